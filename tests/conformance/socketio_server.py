@@ -1,0 +1,63 @@
+"""The server that the official Socket.IO protocol test suite expects.
+
+``python tests/conformance/socketio_server.py [PORT]`` (3000; 0 picks one). Prints ``PORT <port>``.
+"""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import sys  # noqa: E402
+from typing import Any  # noqa: E402
+
+from webpy_socketio.engine import (  # noqa: E402
+    Connection,
+    Engine,
+    EngineConfig,
+    EngineServer,
+    SocketIO,
+)
+
+CONFIG = EngineConfig(
+    ping_interval=0.3,
+    ping_timeout=0.2,
+    connect_timeout=1.0,
+    max_message_size=1_000_000,
+    allowed_origins=["*"],
+    namespaces=("/", "/custom"),
+)
+
+
+class Conformance:
+    """Tells the client its auth payload, and answers two events."""
+
+    def connect(self, connection: Connection) -> None:
+        connection.accept()
+        connection.emit("auth", connection.auth or {})
+
+    def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
+        if name == "message":
+            connection.emit("message-back", *args)
+        elif name == "message-with-ack" and ack is not None:
+            connection.acknowledge(ack, args)
+
+    def disconnected(self, connection: Connection, reason: str) -> None:
+        pass
+
+    def failed(self, connection: Connection, error: Exception) -> None:
+        pass
+
+
+def main(port: int = 3000) -> None:
+    engine = Engine(SocketIO(Conformance(), CONFIG), CONFIG, "/socket.io/")
+    server = EngineServer(("127.0.0.1", port), engine, log=None)
+    server.start()
+    sys.stdout.write(f"PORT {server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))

@@ -1,0 +1,40 @@
+"""What an engine may be told: its limits and deadlines, each with the reason it exists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["EngineConfig"]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Limits and deadlines of an `Engine`; seconds and bytes throughout."""
+
+    #: Seconds between a pong and the next ping; the client is told.
+    ping_interval: float = 25.0
+    #: Seconds a client has for its pong, before it counts as gone; the client is told.
+    ping_timeout: float = 20.0
+    #: Seconds a WebSocket may take to replace long-polling once it is connected.
+    upgrade_timeout: float = 10.0
+    #: Seconds a client may stay without being connected to any namespace (Socket.IO only).
+    connect_timeout: float = 45.0
+    #: Bytes of the largest message, or long-polling body, taken from a client; the client is told.
+    max_message_size: int = 1_000_000
+    #: Bytes and packets that may wait for one client; a slower reader is closed.
+    outbox_bytes: int = 4 * 1024 * 1024
+    outbox_packets: int = 16_384
+    #: Seconds without progress after which writing to a client is given up.
+    write_timeout: float = 20.0
+    #: Events of one connection that may wait for its handlers, before reading from it stops.
+    inbox_events: int = 256
+    #: Transports that clients may use.
+    transports: Sequence[str] = ("polling", "websocket")
+    #: Socket.IO namespaces that exist.
+    namespaces: Sequence[str] = ("/",)
+    #: Origins (``scheme://host[:port]``) whose pages may connect; None for the same origin only,
+    #: ``"*"`` among them for any. Requests without an Origin do not come from a browser's page.
+    allowed_origins: Sequence[str] | None = None
+    #: Addresses or networks of proxies whose ``X-Forwarded-Proto`` and ``-Host`` are believed.
+    trusted_proxies: Sequence[str] = ()

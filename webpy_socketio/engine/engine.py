@@ -1,0 +1,357 @@
+"""The engine: all sessions, how they begin, and which request belongs to which.
+
+It answers Engine.IO requests, given as WSGI environs; where the bytes come from is the server's
+business.
+"""
+
+from __future__ import annotations
+
+import io
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import gevent
+
+from webpy_socketio.engine import json
+from webpy_socketio.engine.config import EngineConfig
+from webpy_socketio.engine.deadlines import Deadlines
+from webpy_socketio.engine.flusher import Flusher
+from webpy_socketio.engine.heartbeat import Heartbeat
+from webpy_socketio.engine.origins import Origins
+from webpy_socketio.engine.packets import OPEN, Message
+from webpy_socketio.engine.polling import Polling, Watch
+from webpy_socketio.engine.requests import Query, RequestError, Response, read_body, read_query
+from webpy_socketio.engine.session import Receiver, Session
+from webpy_socketio.engine.streams import Stream
+from webpy_socketio.engine.websocket import WebSocket, accept
+from webpy_socketio.exceptions import MessageTooBig, ProtocolError
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """An Engine.IO v4 server without the server: sessions, transports, deadlines.
+
+    `receiver` is told about every session; `path` is where the engine is served, with slashes
+    around it.
+    """
+
+    def __init__(
+        self, receiver: Receiver, config: EngineConfig | None = None, path: str = "/engine.io/"
+    ) -> None:
+        self.config = config = config or EngineConfig()
+        self.path = path
+        self.sessions: dict[str, Session] = {}
+        self.origins = Origins(config.allowed_origins, config.trusted_proxies)
+        self.loop: Any = gevent.get_hub().loop
+        self.flusher = Flusher(self.loop)
+        self.receiver = receiver
+        self._heartbeat = Heartbeat(self.loop, config.ping_interval, config.ping_timeout)
+        self._upgrades = Deadlines[WebSocket](self.loop, config.upgrade_timeout, _drop)
+        #: Closed polling sessions whose client has still to be told; for as long as a poll may
+        #: reasonably be on its way.
+        self._lingering = Deadlines[Session](self.loop, config.upgrade_timeout, self._forget)
+        self._stopping = False
+
+    # -- what a session asks of its engine
+
+    def pong(self, session: Session) -> None:
+        self._heartbeat.pong(session)
+
+    def left(self, session: Session) -> None:
+        self._heartbeat.discard(session)
+        if isinstance(session.upgrading, WebSocket):
+            self._upgrades.discard(session.upgrading)
+        transport = session.transport
+        if (
+            isinstance(transport, Polling)
+            and session.reason not in _SILENT
+            and not transport.waiting
+        ):
+            self._lingering.add(session)
+        else:
+            self._forget(session)
+
+    def _forget(self, session: Session) -> None:
+        self.sessions.pop(session.id, None)
+
+    # -- requests
+
+    def owns(self, environ: dict[str, Any]) -> bool:
+        """Whether this is a request of a session that lives here already."""
+        return bool(self.sessions) and _sid(environ) in self.sessions
+
+    def respond(self, environ: dict[str, Any], watch: Watch) -> Response:
+        """Answer a long-polling request; may wait, for as long as there is nothing to send.
+
+        `watch` tells while it waits whether the client hangs up.
+        """
+        try:
+            self._check_origin(environ)
+            if environ["REQUEST_METHOD"] == "OPTIONS":
+                return self._with_cors(environ, Response("204 No Content"))
+            query = read_query(environ, self.config.transports)
+            if query.transport != "polling":
+                raise RequestError(3, "Bad request: a WebSocket handshake was expected", close=True)
+            if query.sid is None:
+                response = self._open_polling(environ)
+            else:
+                response = self._continue_polling(environ, query, watch)
+        except RequestError as error:
+            response = error.response
+        return self._with_cors(environ, response)
+
+    def upgrade(
+        self, environ: dict[str, Any], headers: Sequence[tuple[str, str]] = ()
+    ) -> Upgrade | Response:
+        """Answer a WebSocket handshake: an `Upgrade` to be started with a stream, or a refusal.
+
+        `headers` are added to the answer.
+        """
+        try:
+            self._check_origin(environ)
+            query = read_query(environ, self.config.transports)
+            if query.transport != "websocket":
+                raise RequestError(3, "Bad request: transport=websocket is required")
+            session = None if query.sid is None else self._find(query.sid)
+            if session is None:
+                self._check_open()
+            try:
+                protocol, answer = accept(environ, self.config.max_message_size, headers)
+            except ProtocolError as error:
+                raise RequestError(3, f"Bad request: {error}") from None
+            if answer.status_code != 101:
+                return Response(
+                    f"{answer.status_code} {answer.reason_phrase}",
+                    answer.body or b"",
+                    headers=[
+                        (name, value)
+                        for name, value in answer.headers.raw_items()
+                        if name in ("Upgrade", "Sec-WebSocket-Version")
+                    ]
+                    + [("Connection", "close")],
+                )
+            return Upgrade(self, environ, session, protocol)
+        except RequestError as error:
+            return self._with_cors(environ, error.response)
+
+    def undelivered(self, environ: dict[str, Any]) -> None:
+        """An answer could not be written; if messages were in it, they are lost, and so is all."""
+        session = self.sessions.get(_sid(environ))
+        if session is not None and environ["REQUEST_METHOD"] == "GET":
+            session.close("transport error")
+
+    def close(self, reason: str = "server shutting down") -> None:
+        """Take no new sessions and close those that are there; clients may come back elsewhere."""
+        self._stopping = True
+        for session in list(self.sessions.values()):
+            session.close(reason, 1001, reason)
+
+    def dispose(self) -> None:
+        """Forget what is left after `close`, and stop every timer."""
+        self.sessions.clear()
+        self._heartbeat.clear()
+        self._upgrades.clear()
+        self._lingering.clear()
+
+    # -- how a session begins
+
+    def open(self, environ: dict[str, Any]) -> Session:
+        """Begin a session that no transport carries yet."""
+        environ = dict(environ)
+        environ["wsgi.input"] = _NO_INPUT
+        session = Session(
+            secrets.token_urlsafe(18),  # 144 bits: not to be guessed
+            environ,
+            self,
+            self.receiver,
+            self.config.outbox_bytes,
+            self.config.outbox_packets,
+        )
+        self.sessions[session.id] = session
+        return session
+
+    def begin(self, session: Session, upgrades: list[str]) -> bytes:
+        """Start the session's life; return the handshake packet (protocol v4, "Handshake")."""
+        config = self.config
+        handshake = {
+            "sid": session.id,
+            "upgrades": upgrades,
+            "pingInterval": round(config.ping_interval * 1000),
+            "pingTimeout": round(config.ping_timeout * 1000),
+            "maxPayload": config.max_message_size,
+        }
+        self._heartbeat.add(session)
+        return OPEN + json.dumps(handshake)
+
+    def _open_polling(self, environ: dict[str, Any]) -> Response:
+        if environ["REQUEST_METHOD"] != "GET":
+            raise RequestError(2, "Bad handshake method: a session begins with a GET")
+        self._check_open()
+        session = self.open(environ)
+        session.use(Polling(session))
+        upgrades = [name for name in self.config.transports if name == "websocket"]
+        handshake = self.begin(session, upgrades)
+        self.receiver.opened(session)
+        return Response("200 OK", handshake)
+
+    def _continue_polling(
+        self, environ: dict[str, Any], query: Query, watch: Watch
+    ) -> Response:
+        method = environ["REQUEST_METHOD"]
+        session = self._find(query.sid or "")
+        transport = session.transport
+        if not isinstance(transport, Polling):
+            raise RequestError(3, "Bad request: this session is carried by a WebSocket")
+        try:
+            if method == "GET":
+                if self._heartbeat.check(session):
+                    session.close("ping timeout")
+                    self._forget(session)
+                    raise RequestError(1, "Session ID unknown: it did not answer a ping in time")
+                return Response("200 OK", self._poll(session, transport, watch))
+            if method == "POST":
+                if not session.open:
+                    raise RequestError(1, "Session ID unknown: it is closed")
+                transport.receive(read_body(environ, self.config.max_message_size))
+                return Response("200 OK", b"ok")
+        except MessageTooBig as error:
+            session.close("parse error")
+            raise RequestError(3, f"Payload too large: {error}", "413 Payload Too Large", True) from None
+        except (ProtocolError, OSError) as error:
+            # An OSError is a body that ended early: what it was to say is lost, so is the session.
+            session.close("parse error" if isinstance(error, ProtocolError) else "transport error")
+            raise RequestError(3, f"Bad request: {error}", close=True) from None
+        raise RequestError(3, "Bad request: only GET and POST are used")
+
+    def _poll(self, session: Session, transport: Polling, watch: Watch) -> bytes:
+        payload = transport.poll(watch)
+        if not session.open:
+            self._lingering.discard(session)
+            self._forget(session)
+        return payload
+
+    # -- an upgrade
+
+    def probed(self, session: Session) -> None:
+        """A WebSocket answered to its probe: long-polling is to fall silent."""
+        if isinstance(session.transport, Polling):
+            session.transport.probed(True)
+
+    def upgraded(self, session: Session, websocket: WebSocket) -> None:
+        """The client changes over to the WebSocket."""
+        self._upgrades.discard(websocket)
+        polling = session.transport
+        session.use(websocket)
+        if isinstance(polling, Polling):
+            polling.replaced()
+
+    def dropped(self, session: Session) -> None:
+        """A WebSocket that was tried is gone; long-polling goes on."""
+        if isinstance(session.upgrading, WebSocket):
+            self._upgrades.discard(session.upgrading)
+        session.upgrading = None
+        if isinstance(session.transport, Polling):
+            session.transport.probed(False)
+
+    def try_upgrade(self, session: Session, websocket: WebSocket) -> bool:
+        """Let `websocket` try to take `session` over; False if there is nothing to take over."""
+        if not isinstance(session.transport, Polling) or session.upgrading or not session.open:
+            return False
+        session.upgrading = websocket
+        self._upgrades.add(websocket)
+        return True
+
+    # -- checks
+
+    def _find(self, sid: str) -> Session:
+        session = self.sessions.get(sid)
+        if session is None:
+            raise RequestError(1, "Session ID unknown")
+        return session
+
+    def _check_open(self) -> None:
+        if self._stopping:
+            raise RequestError(3, "The server is stopping", "503 Service Unavailable", True)
+
+    def _check_origin(self, environ: dict[str, Any]) -> None:
+        if not self.origins.allow(environ):
+            raise RequestError(
+                4, "Forbidden: this origin is not allowed", "403 Forbidden", close=True
+            )
+
+    def _with_cors(self, environ: dict[str, Any], response: Response) -> Response:
+        origin = self.origins.cross(environ)
+        if origin is None or not self.origins.allow(environ):
+            return response
+        cors = [
+            ("Access-Control-Allow-Origin", origin),
+            ("Access-Control-Allow-Credentials", "true"),
+            ("Vary", "Origin"),
+        ]
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            cors += [
+                ("Access-Control-Allow-Methods", "GET, POST"),
+                ("Access-Control-Allow-Headers", "Content-Type"),
+                ("Access-Control-Max-Age", "600"),
+            ]
+        return Response(
+            response.status, response.body, response.content_type, [*response.headers, *cors]
+        )
+
+
+class Upgrade:
+    """A WebSocket handshake that was accepted: give it the connection's stream."""
+
+    def __init__(
+        self, engine: Engine, environ: dict[str, Any], session: Session | None, protocol: Any
+    ) -> None:
+        self._engine = engine
+        self._environ = environ
+        self._session = session
+        self._protocol = protocol
+
+    def start(self, stream: Stream, first: bytes) -> None:
+        """Answer the handshake on `stream` and begin; `first` came right behind the request."""
+        engine = self._engine
+        limit = engine.config.outbox_bytes
+        if self._session is None:
+            session = engine.open(self._environ)
+            websocket = WebSocket(session, stream, self._protocol, limit)
+            websocket.answer()
+            session.use(websocket)
+            session.outbox.push(Message(engine.begin(session, [])))
+            engine.receiver.opened(session)
+        else:
+            session = self._session
+            websocket = WebSocket(
+                session, stream, self._protocol, limit, engine.probed, engine.upgraded, engine.dropped
+            )
+            websocket.answer()
+            if not engine.try_upgrade(session, websocket):
+                # Answered, so that the client learns in its own words that it comes too late.
+                websocket.close(1008, "this session has its WebSocket already")
+                return
+        websocket.start(first)
+
+
+#: Stands in for the body of a handshake, which would keep the request's socket alive.
+_NO_INPUT = io.BytesIO()
+
+#: Reasons after which nobody will come to ask: the client knows, or is gone.
+_SILENT = frozenset(
+    ("transport close", "transport error", "ping timeout", "parse error", "slow reader")
+)
+
+
+def _drop(websocket: WebSocket) -> None:
+    websocket.give_up("transport error", 1008)
+
+
+def _sid(environ: dict[str, Any]) -> str:
+    """The session id in a query string, as the stock client writes it: never percent-encoded."""
+    for part in environ.get("QUERY_STRING", "").split("&"):
+        if part.startswith("sid="):
+            return str(part[4:])
+    return ""

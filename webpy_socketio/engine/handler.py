@@ -1,0 +1,174 @@
+"""The HTTP side of the engine, on gevent's pywsgi.
+
+A request is taken over from the WSGI application that marked it as the engine's, or answered
+without it when its session lives in the engine already. After a WebSocket's handshake the
+connection leaves the request's greenlet altogether, unless it is a TLS one.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gevent.pywsgi import WSGIHandler
+from gevent.ssl import SSLSocket
+
+from webpy_socketio.engine.engine import Engine, Upgrade
+from webpy_socketio.engine.requests import Response
+from webpy_socketio.engine.streams import PlainStream, TLSStream
+
+__all__ = ["TAKE_OVER", "RequestHandler"]
+
+#: A key of the environ. Its presence tells the application that it runs on this server; an
+#: application that sets it to True hands the request to the engine, once its answer is complete.
+TAKE_OVER = "webpy_socketio.take_over"
+
+_READ = 1
+
+
+class RequestHandler(WSGIHandler):  # type: ignore[misc]
+    """pywsgi's handler, with an engine beside the application."""
+
+    def run_application(self) -> None:
+        engine: Engine = self.server.engine
+        environ: dict[str, Any] = self.environ
+        cookies: list[tuple[str, str]] = []
+        if environ["PATH_INFO"] != engine.path or not engine.owns(environ):
+            # A new session is the application's to allow; its later requests are not shown to
+            # it: they would load and save a web session each, over what pages save meanwhile.
+            environ[TAKE_OVER] = False
+            if not self._run_wsgi():
+                return
+            cookies = [
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in self.response_headers
+                if name.lower() == b"set-cookie"
+            ]
+        self._run_engine(engine, environ, cookies)
+
+    def finalize_headers(self) -> None:
+        """Say ``Connection: close`` before doing so, which pywsgi does not (RFC 9112, 9.6)."""
+        super().finalize_headers()
+        names = [name.lower() for name, _ in self.response_headers]
+        if self.close_connection and b"connection" not in names:
+            self.response_headers.append((b"Connection", b"close"))
+
+    def _run_wsgi(self) -> bool:
+        """Run the application; return True if it completed and left the request to the engine."""
+        result: Any = None
+        try:
+            result = self.application(self.environ, self.start_response)
+            if self.environ["PATH_INFO"] == self.server.engine.path:
+                # A generator does nothing, and marks nothing, before its first piece is asked for.
+                iterator = iter(result)
+                first = next(iterator, b"")
+                if self.environ[TAKE_OVER] and self.code == 200:
+                    for _ in iterator:  # to its end: processors have work to do there
+                        pass
+                    return True
+                self.result = itertools.chain([first], iterator)
+            else:
+                self.result = result
+            self.process_result()
+            return False
+        finally:
+            close = getattr(result, "close", None)
+            self.result = None
+            if close is not None:
+                close()
+
+    def _run_engine(
+        self, engine: Engine, environ: dict[str, Any], cookies: list[tuple[str, str]]
+    ) -> None:
+        if "websocket" not in environ.get("HTTP_UPGRADE", "").lower():
+            self._answer(engine.respond(environ, self._watch), cookies)
+            return
+        if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
+            # Its body would be read as frames, or its frames as another request.
+            body = b"a WebSocket handshake has no body\n"
+            self._answer(Response("400 Bad Request", body, headers=[("Connection", "close")]), [])
+            return
+        upgrade = engine.upgrade(environ, cookies)
+        if isinstance(upgrade, Upgrade):
+            self._hand_over(engine, upgrade)
+        else:
+            self._answer(upgrade, cookies)
+
+    def _answer(self, response: Response, cookies: list[tuple[str, str]]) -> None:
+        headers = response.all_headers() + cookies
+        if ("Connection", "close") in headers:
+            # What is left of the body is not read, however long it says it is.
+            self.wsgi_input.chunked_input = False
+            self.wsgi_input.content_length = None
+        engine: Engine = self.server.engine
+        self.start_response(response.status, headers)
+        self.result = [response.body]
+        self.socket.settimeout(engine.config.write_timeout)
+        try:
+            self.process_result()
+        except OSError:
+            engine.undelivered(self.environ)
+            self.close_connection = True
+            raise
+        else:
+            self.socket.settimeout(None)
+        finally:
+            self.result = None
+
+    def _hand_over(self, engine: Engine, upgrade: Upgrade) -> None:
+        self.status, self._orig_status = b"101", "101 Switching Protocols"  # for the access log
+        self.close_connection = True
+        self.headers_sent = True
+        first = self._read_ahead()
+        sock = self.socket
+        self.socket = None  # pywsgi reads from a socket that it closes; this one it is to leave
+        timeout = engine.config.write_timeout
+        if isinstance(sock, SSLSocket):
+            tls = TLSStream(sock, timeout)
+            upgrade.start(tls, first)
+            tls.run()
+            sock.close()
+        else:
+            # A plain C socket: gevent's would bring its watchers, and a way to wait.
+            raw = _socket.socket(fileno=sock.detach())
+            raw.setblocking(False)
+            upgrade.start(PlainStream(raw, engine.loop, timeout), first)
+
+    def _read_ahead(self) -> bytes:
+        """What the client sent right behind its request, and pywsgi's file has read already."""
+        self.socket.settimeout(0)
+        try:
+            return bytes(self.rfile.peek())
+        except OSError:
+            return b""  # reset meanwhile; the stream will find out
+
+    @contextlib.contextmanager
+    def _watch(self, hung_up: Callable[[], None]) -> Iterator[None]:
+        """Call `hung_up` if the client closes its connection while it waits for an answer."""
+        watcher = self.server.loop.io(self.socket.fileno(), _READ)
+        # Not gevent's socket, which would wait; nor the TLS one, which cannot peek.
+        peeker = _socket.socket(fileno=os.dup(self.socket.fileno()))
+        peeker.setblocking(False)
+
+        def look() -> None:
+            try:
+                data = peeker.recv(1, _socket.MSG_PEEK)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            watcher.stop()
+            if not data:
+                hung_up()
+
+        watcher.start(look)
+        try:
+            yield
+        finally:
+            watcher.stop()
+            watcher.close()
+            peeker.close()

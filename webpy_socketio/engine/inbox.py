@@ -1,0 +1,65 @@
+"""What a connection still has to do: strictly in order, one thing at a time, never too much."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from webpy_socketio.engine.session import Session
+
+__all__ = ["Inbox"]
+
+logger = logging.getLogger(__name__)
+
+Job = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+class Inbox:
+    """A queue of jobs with a greenlet of its own, for as long as there are jobs.
+
+    A connection without work costs no greenlet, and one whose handler waits makes no other wait.
+    When `limit` jobs are queued, reading from the client stops until half of them are done.
+    """
+
+    __slots__ = ("_greenlet", "_jobs", "_limit", "_paused", "_session")
+
+    def __init__(self, session: Session, limit: int) -> None:
+        self._session = session
+        self._limit = limit
+        self._jobs: deque[Job] = deque()
+        self._greenlet: Any = None
+        self._paused = False
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def put(self, function: Callable[..., None], *args: Any) -> None:
+        """Have `function` called when everything before it is done."""
+        self._jobs.append((function, args))
+        if self._greenlet is None:
+            self._greenlet = gevent.spawn_raw(self._work)
+        if len(self._jobs) >= self._limit and not self._paused:
+            self._paused = True
+            self._session.pause()
+
+    def interrupt(self) -> None:
+        """Raise GreenletExit in the job that is running, if one is; the next one follows."""
+        if self._greenlet is not None:
+            gevent.kill(self._greenlet)
+
+    def _work(self) -> None:
+        jobs = self._jobs
+        while jobs:
+            function, args = jobs.popleft()
+            if self._paused and len(jobs) <= self._limit // 2:
+                self._paused = False
+                self._session.resume()
+            try:
+                function(*args)
+            except BaseException:  # whatever a handler did: the next job is to run
+                logger.exception("a job of a connection failed")
+        self._greenlet = None

@@ -1,0 +1,137 @@
+"""Socket.IO v5 on top of an Engine.IO session: namespaces, events, acknowledgements."""
+
+from __future__ import annotations
+
+import gevent
+
+from webpy_socketio.engine.config import EngineConfig
+from webpy_socketio.engine.connection import Application, Connection
+from webpy_socketio.engine.deadlines import Deadlines
+from webpy_socketio.engine.session import Session
+from webpy_socketio.engine.socketio_packets import (
+    ACK,
+    CONNECT,
+    DISCONNECT,
+    EVENT,
+    Decoder,
+    encode_connect_error,
+)
+from webpy_socketio.exceptions import ProtocolError
+
+__all__ = ["Multiplexer", "SocketIO"]
+
+
+class SocketIO:
+    """The receiver that an `Engine` is given to speak Socket.IO to an `Application`."""
+
+    def __init__(self, application: Application, config: EngineConfig | None = None) -> None:
+        self.application = application
+        self.config = config or EngineConfig()
+        self._unconnected = Deadlines[Session](
+            gevent.get_hub().loop, self.config.connect_timeout, _give_up
+        )
+
+    def opened(self, session: Session) -> None:
+        session.data = Multiplexer(self, session)
+        self._unconnected.add(session)
+
+    def message(self, session: Session, data: str | bytes) -> None:
+        session.data.receive(data)
+
+    def closed(self, session: Session, reason: str) -> None:
+        self._unconnected.discard(session)
+        session.data.closed(reason)
+
+    def connected(self, session: Session, connected: bool) -> None:
+        """A session has its first namespace, or lost its last one: it may not stay without."""
+        if connected:
+            self._unconnected.discard(session)
+        else:
+            self._unconnected.add(session)
+
+    def dispose(self) -> None:
+        """Stop the timer."""
+        self._unconnected.clear()
+
+
+class Multiplexer:
+    """One session's connections, by namespace."""
+
+    __slots__ = ("_connections", "_decoder", "_socketio", "session")
+
+    def __init__(self, socketio: SocketIO, session: Session) -> None:
+        self.session = session
+        self._socketio = socketio
+        self._decoder = Decoder()
+        self._connections: dict[str, Connection] = {}
+
+    @property
+    def application(self) -> Application:
+        """Who is told."""
+        return self._socketio.application
+
+    def receive(self, data: str | bytes) -> None:
+        """Take one message of the client; raises `ProtocolError`, and tells the application so."""
+        try:
+            self._receive(data)
+        except ProtocolError as error:
+            for connection in self._connections.values():
+                self.application.failed(connection, error)
+            raise
+
+    def _receive(self, data: str | bytes) -> None:
+        packet = self._decoder.feed(data)
+        if packet is None:
+            if not self._connections:
+                raise ProtocolError("a binary packet before CONNECT")
+            return
+        connection = self._connections.get(packet.namespace)
+        if packet.type == CONNECT:
+            self._connect(packet.namespace, packet.data, connection)
+        elif connection is None:
+            # In flight while we ended this namespace, perhaps; with no other one, there is
+            # nothing it could be in time for.
+            if not self._connections:
+                raise ProtocolError("a packet for a namespace that is not connected")
+        elif packet.type == EVENT:
+            connection.receive_event(packet.data, packet.id)
+        elif packet.type == ACK and packet.id is not None:
+            connection.receive_ack(packet.id, packet.data)
+        elif packet.type == DISCONNECT:
+            self.remove(connection)
+            connection.close("client namespace disconnect")
+
+    def _connect(self, namespace: str, auth: object, connection: Connection | None) -> None:
+        if connection is not None:
+            raise ProtocolError("a second CONNECT for the same namespace")
+        config = self._socketio.config
+        if namespace not in config.namespaces:
+            self.session.outbox.push(encode_connect_error(namespace, "Invalid namespace"))
+            return
+        connection = Connection(self, namespace, auth, config.inbox_events)
+        if not self._connections:
+            self._socketio.connected(self.session, True)
+        self._connections[namespace] = connection
+        connection.inbox.put(self.application.connect, connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that is over, while the session goes on."""
+        if self._connections.pop(connection.namespace, None) and not self._connections:
+            if self.session.open:
+                self._socketio.connected(self.session, False)
+
+    def close_if_unused(self) -> None:
+        """End the session if the server ended the last of its connections."""
+        if not self._connections:
+            self.session.close("server namespace disconnect")
+
+    def closed(self, reason: str) -> None:
+        """The session is over, and all its connections with it."""
+        connections = list(self._connections.values())
+        self._connections.clear()
+        for connection in connections:
+            connection.close(reason)
+
+
+def _give_up(session: Session) -> None:
+    session.close("connect timeout")

@@ -1,0 +1,61 @@
+"""Engine.IO packets: a type and its data (Engine.IO protocol v4, "Packet encoding").
+
+An outgoing message is made once, as a `Message`, and referred to by everyone who gets it: it holds
+the bytes of its WebSocket frames and of its long-polling payload, ready to be written.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+from websockets.frames import Frame, Opcode
+
+__all__ = ["CLOSE", "MESSAGE", "NOOP", "OPEN", "PING", "PONG", "PROBE", "UPGRADE", "Message"]
+
+OPEN, CLOSE, PING, PONG, MESSAGE, UPGRADE, NOOP = (b"0", b"1", b"2", b"3", b"4", b"5", b"6")
+
+#: What a client appends to its first ping and expects in the pong, on a WebSocket that is to
+#: replace long-polling (Engine.IO protocol v4, "Upgrade").
+PROBE = b"probe"
+
+#: Separates the packets of a long-polling payload (Engine.IO protocol v4, "HTTP long-polling").
+SEPARATOR = b"\x1e"
+
+
+class Message:
+    """One or more packets that travel together, encoded once for all their recipients.
+
+    `text` is a whole text packet (type and data), `attachments` are binary packets that follow it.
+    """
+
+    __slots__ = ("_attachments", "_payload", "_text", "count", "frames", "size")
+
+    #: The packets as WebSocket frames, one after the other.
+    frames: bytes
+    #: How many packets.
+    count: int
+    #: Bytes of `frames`; what an outbox counts.
+    size: int
+
+    def __init__(self, text: bytes | None, attachments: Sequence[bytes] = ()) -> None:
+        frames = [] if text is None else [Frame(Opcode.TEXT, text).serialize(mask=False)]
+        frames += [Frame(Opcode.BINARY, data).serialize(mask=False) for data in attachments]
+        self.frames = frames[0] if len(frames) == 1 else b"".join(frames)
+        self.count = len(frames)
+        self.size = len(self.frames)
+        self._text = text
+        self._attachments = tuple(attachments)
+        self._payload: bytes | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """The packets as long-polling has them; bytes become base64 behind a ``b``."""
+        if self._payload is None:
+            parts = [] if self._text is None else [self._text]
+            parts += [b"b" + base64.b64encode(data) for data in self._attachments]
+            self._payload = SEPARATOR.join(parts)
+        return self._payload
+
+    def __repr__(self) -> str:
+        return f"<Message {self._text!r} +{len(self._attachments)}>"

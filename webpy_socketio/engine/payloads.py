@@ -1,0 +1,55 @@
+"""Long-polling payloads: several packets in one HTTP body (Engine.IO protocol v4, "Payload")."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator
+
+from webpy_socketio.engine.packets import MESSAGE, SEPARATOR, Message
+from webpy_socketio.exceptions import ProtocolError
+
+__all__ = ["decode_packet", "decode_payload", "encode_payload"]
+
+_KNOWN_TYPES = frozenset(b"0123456")
+
+
+def encode_payload(messages: Iterable[Message]) -> bytes:
+    """Join messages into one HTTP body."""
+    return SEPARATOR.join([message.payload for message in messages])
+
+
+def decode_payload(body: bytes) -> Iterator[tuple[bytes, bytes | str]]:
+    """Yield the packets of a body one by one, as `decode_packet` does for text.
+
+    Lazy, so that a body of a million separators costs no more than its first bad packet. Raises
+    `ProtocolError` when it reaches a packet that is not one.
+    """
+    start = 0
+    while True:
+        end = body.find(SEPARATOR, start)
+        packet = body[start:] if end < 0 else body[start:end]
+        if packet[:1] == b"b":
+            yield MESSAGE, _decode_base64(packet[1:])
+        else:
+            yield decode_packet(packet)
+        if end < 0:
+            return
+        start = end + 1
+
+
+def decode_packet(packet: bytes) -> tuple[bytes, str]:
+    """Split one text packet into its type and its data; raise `ProtocolError` if it is neither."""
+    if not packet or packet[0] not in _KNOWN_TYPES:
+        raise ProtocolError("not an Engine.IO packet")
+    try:
+        return packet[:1], packet[1:].decode()
+    except UnicodeDecodeError:
+        raise ProtocolError("a text packet that is not UTF-8") from None
+
+
+def _decode_base64(data: bytes) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except binascii.Error:
+        raise ProtocolError("a binary packet that is not base64") from None

@@ -1,0 +1,104 @@
+"""HTTP on its way in and out: what a request asks of Engine.IO, and how it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from webpy_socketio.engine import json
+from webpy_socketio.exceptions import MessageTooBig, ProtocolError
+
+__all__ = ["Query", "RequestError", "Response", "read_body", "read_query"]
+
+#: A query longer than this is no client's of ours.
+_MAX_QUERY = 4096
+
+
+@dataclass(frozen=True)
+class Response:
+    """A whole HTTP response."""
+
+    status: str
+    body: bytes = b""
+    content_type: str = "text/plain; charset=UTF-8"
+    headers: Sequence[tuple[str, str]] = ()
+
+    def all_headers(self) -> list[tuple[str, str]]:
+        """The headers as WSGI wants them."""
+        return [
+            ("Content-Type", self.content_type),
+            ("Content-Length", str(len(self.body))),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            *self.headers,
+        ]
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the query string of an Engine.IO request says (protocol v4, "HTTP long-polling")."""
+
+    transport: str
+    sid: str | None
+
+
+class RequestError(Exception):
+    """The request is not one of Engine.IO's; `response` says why, and reflects nothing of it.
+
+    The codes in it are those of the reference implementation, which clients show as they are.
+    """
+
+    def __init__(
+        self, code: int, message: str, status: str = "400 Bad Request", close: bool = False
+    ) -> None:
+        super().__init__(message)
+        headers = [("Connection", "close")] if close else []
+        body = json.dumps({"code": code, "message": message})
+        self.response = Response(status, body, "application/json", headers)
+
+
+def read_query(environ: dict[str, Any], transports: Sequence[str]) -> Query:
+    """Read and check the query string; raise `RequestError` if it is not acceptable."""
+    text = environ.get("QUERY_STRING", "")
+    if len(text) > _MAX_QUERY:
+        raise RequestError(3, "Bad request: the query is too long")
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        if name in ("EIO", "transport", "sid", "j"):
+            if name in found:
+                raise RequestError(3, "Bad request: a parameter is given twice")
+            found[name] = value
+    version = found.get("EIO")
+    if version != "4":
+        if version in ("1", "2", "3"):
+            raise RequestError(
+                5,
+                "Unsupported protocol version: this server speaks Engine.IO protocol 4; "
+                "use socket.io-client 3 or 4",
+            )
+        raise RequestError(5, "Unsupported protocol version: EIO=4 is required")
+    if "j" in found:
+        raise RequestError(3, "JSONP is not spoken here; use socket.io-client 4 with CORS")
+    transport = found.get("transport")
+    if transport not in transports:
+        raise RequestError(0, "Transport unknown")
+    return Query(transport, found.get("sid"))
+
+
+def read_body(environ: dict[str, Any], max_size: int) -> bytes:
+    """Read a POST's body, which a limit bounds; raise `MessageTooBig` before reading too much."""
+    declared = environ.get("CONTENT_LENGTH")
+    if declared is not None and declared != "":
+        # Digits only: int() would take "+5", "1_0" and spaces.
+        if not (declared.isascii() and declared.isdigit()):
+            raise ProtocolError("a Content-Length that is not a number")
+        if len(declared) > 15 or int(declared) > max_size:
+            raise MessageTooBig(f"a body above {max_size} bytes")
+    body: bytes = environ["wsgi.input"].read(max_size + 1)
+    if len(body) > max_size:
+        raise MessageTooBig(f"a body above {max_size} bytes")
+    return body
+
+

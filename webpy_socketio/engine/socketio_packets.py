@@ -1,0 +1,219 @@
+"""Socket.IO packets: what an Engine.IO message carries (Socket.IO protocol v5, "Packet encoding").
+
+Text to packet and back; pure functions, and one small state for the attachments that follow a
+binary packet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from webpy_socketio.engine import json
+from webpy_socketio.engine.packets import Message
+from webpy_socketio.exceptions import EncodeError, ProtocolError
+
+__all__ = [
+    "ACK",
+    "CONNECT",
+    "CONNECT_ERROR",
+    "DISCONNECT",
+    "EVENT",
+    "MAX_ATTACHMENTS",
+    "RESERVED_EVENTS",
+    "Decoder",
+    "Packet",
+    "encode_ack",
+    "encode_connect",
+    "encode_connect_error",
+    "encode_disconnect",
+    "encode_event",
+]
+
+CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR = 0, 1, 2, 3, 4
+_BINARY_EVENT, _BINARY_ACK = 5, 6
+
+#: The stock client announces attachments before it sends them; this many are believed.
+MAX_ATTACHMENTS: Final = 10
+
+#: Names the client library gives to its own events: neither side may send them.
+RESERVED_EVENTS: Final = frozenset(
+    ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener")
+)
+
+# <type>[<attachments>-][/<namespace>,][<acknowledgement id>][JSON]; identifiers are bounded by the
+# integers that JavaScript counts exactly (fewer than 16 digits).
+_HEAD = re.compile(r"([0-6])(?:([0-9]{1,3})-)?(?:(/[^,]{0,255})(?:,|$))?([0-9]{1,15})?")
+
+
+class Packet(NamedTuple):
+    """One Socket.IO packet, its attachments already in place."""
+
+    type: int
+    namespace: str
+    #: The payload: the list of an event or acknowledgement, the dict of a CONNECT, or None.
+    data: Any
+    #: The number under which an acknowledgement is asked or given.
+    id: int | None
+
+
+class Decoder:
+    """Text and bytes in, packets out; remembers a binary packet until its attachments are there."""
+
+    __slots__ = ("_attachments", "_missing", "_packet")
+
+    def __init__(self) -> None:
+        self._packet: Packet | None = None
+        self._attachments: list[bytes] = []
+        self._missing = 0
+
+    def feed(self, data: str | bytes) -> Packet | None:
+        """Take one Engine.IO message; return the packet it completes, or None.
+
+        Raises `ProtocolError` for whatever the protocol does not allow.
+        """
+        if isinstance(data, bytes):
+            return self._add_attachment(data)
+        if self._packet is not None:
+            raise ProtocolError("text between a binary packet and its attachments")
+        packet, attachments = _decode(data)
+        if not attachments:
+            return packet
+        self._packet, self._missing = packet, attachments
+        return None
+
+    def _add_attachment(self, data: bytes) -> Packet | None:
+        if self._packet is None:
+            raise ProtocolError("an attachment that no packet announced")
+        self._attachments.append(data)
+        if len(self._attachments) < self._missing:
+            return None
+        packet, attachments = self._packet, self._attachments
+        self._packet, self._attachments = None, []
+        return Packet(
+            packet.type, packet.namespace, _fill(packet.data, attachments), packet.id
+        )
+
+
+def _decode(text: str) -> tuple[Packet, int]:
+    head = _HEAD.match(text)
+    if head is None:
+        raise ProtocolError("not a Socket.IO packet")
+    kind = int(head[1])
+    binary = kind in (_BINARY_EVENT, _BINARY_ACK)
+    if binary != (head[2] is not None):
+        raise ProtocolError("attachments announced where there are none, or not announced")
+    attachments = int(head[2]) if binary else 0
+    if attachments > MAX_ATTACHMENTS:
+        raise ProtocolError(f"more than {MAX_ATTACHMENTS} attachments")
+    if binary:
+        kind -= 3
+    namespace = (head[3] or "/").partition("?")[0]  # the client may append a query, of no use here
+    identifier = None if head[4] is None else int(head[4])
+    rest = text[head.end() :]
+    data = json.loads(_encode(rest)) if rest else None
+    if not _FITS[kind](data, identifier):
+        raise ProtocolError("a Socket.IO packet with the wrong payload for its type")
+    if not binary and "_placeholder" in rest and _find_placeholders(data):
+        raise ProtocolError("a placeholder outside a binary packet")
+    return Packet(kind, namespace, data, identifier), attachments
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ProtocolError("text with a lone surrogate") from None
+
+
+def _is_event(data: Any, identifier: int | None) -> bool:
+    return (
+        isinstance(data, list)
+        and len(data) > 0
+        and isinstance(data[0], str)
+        and data[0] not in RESERVED_EVENTS
+    )
+
+
+_FITS = {
+    CONNECT: lambda data, identifier: identifier is None and (data is None or isinstance(data, dict)),
+    DISCONNECT: lambda data, identifier: identifier is None and data is None,
+    EVENT: _is_event,
+    ACK: lambda data, identifier: identifier is not None and isinstance(data, list),
+    CONNECT_ERROR: lambda data, identifier: False,  # the server's to send
+}
+
+
+def _find_placeholders(value: Any) -> list[tuple[Any, Any, dict[str, Any]]]:
+    """Every placeholder below `value`, as (container, key in it, placeholder)."""
+    found: list[tuple[Any, Any, dict[str, Any]]] = []
+    stack: list[Any] = [value]
+    while stack:
+        container = stack.pop()
+        items = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, child in items:
+            if isinstance(child, dict) and child.get("_placeholder") is True:
+                found.append((container, key, child))
+            elif isinstance(child, (dict, list)):
+                stack.append(child)
+    return found
+
+
+def _fill(data: Any, attachments: list[bytes]) -> Any:
+    """Put every attachment where its placeholder stands: each exactly once."""
+    placeholders = _find_placeholders(data)
+    numbers = [placeholder.get("num") for _, _, placeholder in placeholders]
+    if any(type(number) is not int for number in numbers) or sorted(
+        number for number in numbers if isinstance(number, int)
+    ) != list(range(len(attachments))):
+        raise ProtocolError("placeholders that do not fit the attachments")
+    for container, key, placeholder in placeholders:
+        container[key] = attachments[placeholder["num"]]
+    return data
+
+
+def encode_event(
+    namespace: str, event: str, args: Sequence[Any], identifier: int | None = None
+) -> Message:
+    """An event and its arguments; with an `identifier`, the client is asked to acknowledge it."""
+    if not isinstance(event, str):
+        raise EncodeError(f"an event's name is a str, not {type(event).__name__}")
+    if event in RESERVED_EVENTS:
+        raise EncodeError(f'"{event}" is the client\'s own event: choose another name')
+    return _encode_message(EVENT, namespace, [event, *args], identifier)
+
+
+def encode_ack(namespace: str, identifier: int, args: Sequence[Any]) -> Message:
+    """The answer to an event that asked for one."""
+    return _encode_message(ACK, namespace, list(args), identifier)
+
+
+def encode_connect(namespace: str, session_id: str) -> Message:
+    """The reply to a CONNECT that was accepted."""
+    return _encode_message(CONNECT, namespace, {"sid": session_id}, None)
+
+
+def encode_connect_error(namespace: str, reason: str) -> Message:
+    """The reply to a CONNECT that was refused, and why."""
+    return _encode_message(CONNECT_ERROR, namespace, {"message": reason}, None)
+
+
+def encode_disconnect(namespace: str) -> Message:
+    """The server ends this namespace; the stock client does not come back by itself."""
+    return Message(_head(DISCONNECT, namespace, 0, None))
+
+
+def _head(kind: int, namespace: str, attachments: int, identifier: int | None) -> bytes:
+    head = f"4{kind + 3}{attachments}-" if attachments else f"4{kind}"
+    if namespace != "/":
+        head += namespace + ","
+    if identifier is not None:
+        head += str(identifier)
+    return head.encode()
+
+
+def _encode_message(kind: int, namespace: str, data: Any, identifier: int | None) -> Message:
+    attachments: list[bytes] = []
+    body = json.dumps(data, attachments)
+    return Message(_head(kind, namespace, len(attachments), identifier) + body, attachments)

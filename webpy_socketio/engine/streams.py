@@ -1,0 +1,345 @@
+"""Bytes in, bytes out, and nobody waits: the two ways to hold a connection's socket.
+
+`PlainStream` costs no greenlet: callbacks on the hub read when there is something to read and write
+when there is room. `TLSStream` does the same for a TLS socket, whose reads and writes depend on
+each other and cannot be done from callbacks; it needs two greenlets.
+
+Both have one writer, themselves: no frame is ever cut by another one.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket as stdlib_socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import gevent
+import gevent.event
+
+__all__ = ["PlainStream", "Stream", "StreamUser", "TLSStream"]
+
+logger = logging.getLogger(__name__)
+
+_READ, _WRITE = 1, 2
+
+#: Bytes taken from the kernel at once. Reading stops between two of these, not within one.
+_CHUNK = 65_536
+
+
+class StreamUser(Protocol):
+    """Who is told what happens; nothing of this may wait."""
+
+    def received(self, data: bytes) -> None:
+        """Bytes came in."""
+
+    def drained(self) -> None:
+        """Everything written has left; there is room again."""
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone (once, and not after `Stream.close`)."""
+
+
+class Stream(Protocol):
+    """A connection's bytes."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written but have not left yet."""
+
+    def start(self, user: StreamUser, first: bytes = b"") -> None:
+        """Begin to read; `first` are bytes that were read already."""
+
+    def write(self, data: bytes) -> None:
+        """Send, now or when there is room."""
+
+    def pause(self) -> None:
+        """Stop reading: the kernel's buffers fill, and TCP holds the sender back."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def close(self) -> None:
+        """End the connection when everything written has left; nobody is told."""
+
+    def abort(self) -> None:
+        """End the connection at once; nobody is told."""
+
+
+class PlainStream:
+    """A connected TCP or Unix socket, read and written from the hub.
+
+    `sock` is a non-blocking socket of the standard library's C type, not gevent's: nothing here
+    waits. Without progress for `write_timeout` seconds, writing is given up.
+    """
+
+    __slots__ = (
+        "_closing",
+        "_loop",
+        "_paused",
+        "_reader",
+        "_sock",
+        "_stall",
+        "_unsent",
+        "_user",
+        "_write_timeout",
+        "_writer",
+    )
+
+    def __init__(self, sock: Any, loop: Any, write_timeout: float) -> None:
+        self._sock = sock
+        self._loop = loop
+        self._write_timeout = write_timeout
+        self._reader = loop.io(sock.fileno(), _READ)
+        self._writer: Any = None
+        self._stall: Any = None
+        self._unsent = b""
+        self._user: StreamUser | None = None
+        self._paused = False
+        self._closing = False
+
+    @property
+    def unsent(self) -> int:
+        return len(self._unsent)
+
+    def start(self, user: StreamUser, first: bytes = b"") -> None:
+        self._user = user
+        if not self._paused:
+            self._reader.start(self._readable)
+        if first:
+            self._deliver(first)
+
+    def write(self, data: bytes) -> None:
+        if self._sock is None:
+            return
+        if self._unsent:
+            self._unsent += data
+            return
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._lose(error)
+            return
+        if sent < len(data):
+            self._unsent = data[sent:]
+            self._writer = self._loop.io(self._sock.fileno(), _WRITE)
+            self._writer.start(self._writable)
+            self._watch_progress()
+
+    def pause(self) -> None:
+        self._paused = True
+        if self._sock is not None:
+            self._reader.stop()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._sock is not None and self._user is not None and not self._closing:
+            self._reader.start(self._readable)
+
+    def close(self) -> None:
+        if self._sock is None or self._closing:
+            return
+        self._closing = True
+        self._user = None
+        if self._unsent:
+            self._reader.stop()
+        else:
+            self._shut_down()
+
+    def abort(self) -> None:
+        self._user = None
+        if self._sock is None:
+            return
+        for watcher in (self._reader, self._writer, self._stall):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._writer = self._stall = None
+        self._unsent = b""
+        sock, self._sock = self._sock, None
+        sock.close()
+
+    def _shut_down(self) -> None:
+        """Say that no more will come, and wait a little for the other side to say the same.
+
+        To close while unread bytes are there resets the connection, and takes what we sent last,
+        the reason why, out of the receiver's hands (RFC 6455, 7.1.1).
+        """
+        try:
+            self._sock.shutdown(stdlib_socket.SHUT_WR)
+        except OSError:
+            self.abort()
+            return
+        self._reader.stop()
+        self._reader.start(self._discard)
+        self._watch_progress(min(1.0, self._write_timeout))
+
+    def _discard(self) -> None:
+        try:
+            if self._sock.recv(_CHUNK):
+                return
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            pass  # reset by the other side, which is an end as well
+        self.abort()
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        if data:
+            self._deliver(data)
+        else:
+            self._lose(None)
+
+    def _deliver(self, data: bytes) -> None:
+        user = self._user
+        if user is not None:
+            user.received(data)
+
+    def _writable(self) -> None:
+        try:
+            sent = self._sock.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        self._unsent = self._unsent[sent:]
+        if self._unsent:
+            self._watch_progress()
+            return
+        self._writer.stop()
+        self._writer.close()
+        self._writer = None
+        self._stall.stop()
+        if self._closing:
+            self._shut_down()
+        elif self._user is not None:
+            self._user.drained()
+
+    def _watch_progress(self, seconds: float | None = None) -> None:
+        if self._stall is not None:
+            self._stall.stop()
+            self._stall.close()
+        self._stall = self._loop.timer(self._write_timeout if seconds is None else seconds)
+        self._stall.start(self._stalled)
+
+    def _stalled(self) -> None:
+        self._lose(TimeoutError("no progress in writing"))
+
+    def _lose(self, error: OSError | None) -> None:
+        user = self._user
+        self.abort()
+        if user is not None:
+            user.lost(_reason(error))
+
+
+class TLSStream:
+    """A TLS socket of gevent's, read by one greenlet and written by another.
+
+    `run` is the reader: whoever has a greenlet to spare, such as the request handler that accepted
+    the connection, calls it and returns when the connection is over.
+    """
+
+    def __init__(self, sock: Any, write_timeout: float) -> None:
+        self._sock = sock
+        self._sock.settimeout(None)
+        self._write_timeout = write_timeout
+        self._unsent = b""
+        self._user: StreamUser | None = None
+        self._may_read = gevent.event.Event()
+        self._may_read.set()
+        self._may_write = gevent.event.Event()
+        self._closing = False
+        self._closed = False
+        self._ended = gevent.event.Event()
+        gevent.spawn(self._write_all)
+
+    @property
+    def unsent(self) -> int:
+        return len(self._unsent)
+
+    def start(self, user: StreamUser, first: bytes = b"") -> None:
+        self._user = user
+        if first:
+            user.received(first)
+
+    def run(self) -> None:
+        """Read until the connection is over."""
+        reader = gevent.spawn(self._read_all)
+        self._ended.wait()
+        reader.kill()
+
+    def write(self, data: bytes) -> None:
+        if not self._closed and not self._closing:
+            self._unsent += data
+            self._may_write.set()
+
+    def pause(self) -> None:
+        self._may_read.clear()
+
+    def resume(self) -> None:
+        self._may_read.set()
+
+    def close(self) -> None:
+        self._closing = True
+        self._user = None
+        self._may_write.set()
+
+    def abort(self) -> None:
+        self._user = None
+        self._closed = True
+        self._may_write.set()
+        self._ended.set()
+
+    def _read_all(self) -> None:
+        error: OSError | None = None
+        try:
+            while not self._closed:
+                self._may_read.wait()
+                data = self._sock.recv(_CHUNK)
+                if not data:
+                    break
+                if self._user is not None:
+                    self._user.received(data)
+        except OSError as exception:
+            error = exception
+        self._lose(error)
+
+    def _write_all(self) -> None:
+        try:
+            while not self._closed:
+                self._may_write.wait()
+                self._may_write.clear()
+                while self._unsent and not self._closed:
+                    with gevent.Timeout(self._write_timeout, TimeoutError("no progress")):
+                        sent = self._sock.send(self._unsent[:_CHUNK])
+                    self._unsent = self._unsent[sent:]
+                if self._closing:
+                    self.abort()
+                elif self._user is not None and not self._closed:
+                    self._user.drained()
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError | None) -> None:
+        user = self._user
+        self.abort()
+        if user is not None:
+            user.lost(_reason(error))
+
+
+def _reason(error: OSError | None) -> str:
+    """The Socket.IO words for how a connection was lost."""
+    if error is None or isinstance(error, ConnectionResetError):
+        return "transport close"
+    logger.debug("connection lost: %s", error)
+    return "transport error"

@@ -1,0 +1,273 @@
+"""The WebSocket transport: frames by the `websockets` library, bytes by a `Stream`.
+
+RFC 6455 through the library's Sans-I/O protocol; what it leaves to its user is done here: UTF-8
+across fragments, a cap on fragments, and the upgrade of Engine.IO protocol v4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from websockets.exceptions import InvalidState
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from webpy_socketio.engine.packets import MESSAGE, PING, PONG, PROBE, UPGRADE, Message
+from webpy_socketio.engine.payloads import decode_packet
+from webpy_socketio.engine.session import Session
+from webpy_socketio.engine.streams import Stream
+from webpy_socketio.exceptions import ProtocolError
+
+__all__ = ["WebSocket", "accept"]
+
+#: Pieces a message may come in. The library bounds a message's bytes, not its fragments: a million
+#: empty ones would be kept.
+MAX_FRAGMENTS = 1024
+
+# The library logs each connection at INFO; its debug log is not for production either.
+_quiet = logging.getLogger(__name__ + ".protocol")
+_quiet.setLevel(logging.WARNING)
+
+
+def accept(
+    environ: dict[str, Any], max_size: int, headers: Sequence[tuple[str, str]] = ()
+) -> tuple[ServerProtocol, Any]:
+    """Answer a WebSocket handshake: return the protocol and the library's HTTP response.
+
+    The response is a refusal unless its ``status_code`` is 101 (RFC 6455, 4.2). No extension is
+    ever accepted: compression would hide the size of a message until it is unpacked. Raises
+    `ProtocolError` for headers that are not HTTP.
+    """
+    protocol = ServerProtocol(max_size=max_size, logger=_quiet)
+    # The library reads the handshake from bytes; the server has read it already. It is given what
+    # it needs of it, and no more: what it does not see it cannot negotiate.
+    lines = [f"{environ['REQUEST_METHOD']} / {environ.get('SERVER_PROTOCOL', 'HTTP/1.1')}"]
+    for name in ("Connection", "Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version"):
+        value = environ.get("HTTP_" + name.upper().replace("-", "_"))
+        if value is not None:
+            lines.append(f"{name}: {value}")
+    if not all(line.isprintable() for line in lines):
+        raise ProtocolError("a header that is not HTTP")
+    protocol.receive_data("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    events = protocol.events_received()
+    if not events:
+        raise ProtocolError("a handshake that is not HTTP/1.1")
+    response = protocol.accept(cast(Request, events[0]))
+    for name, value in headers:
+        response.headers[name] = value
+    protocol.send_response(response)
+    return protocol, response
+
+
+class WebSocket:
+    """One WebSocket: a session's transport, or a candidate that wants to become it.
+
+    `upgraded` is called when a candidate has shown that it works and the client says so; `probed`
+    when the probe arrives; `dropped` if it is lost before.
+    """
+
+    __slots__ = (
+        "_candidate",
+        "_closing",
+        "_dropped",
+        "_fragments",
+        "_opcode",
+        "_outbox_bytes",
+        "_probed",
+        "_protocol",
+        "_session",
+        "_stream",
+        "_upgraded",
+    )
+
+    name = "websocket"
+
+    def __init__(
+        self,
+        session: Session,
+        stream: Stream,
+        protocol: ServerProtocol,
+        outbox_bytes: int,
+        probed: Callable[[Session], None] | None = None,
+        upgraded: Callable[[Session, WebSocket], None] | None = None,
+        dropped: Callable[[Session], None] | None = None,
+    ) -> None:
+        self._session = session
+        self._stream = stream
+        self._protocol = protocol
+        self._outbox_bytes = outbox_bytes
+        self._probed = probed
+        self._upgraded = upgraded
+        self._dropped = dropped
+        self._candidate = upgraded is not None
+        self._fragments: list[bytes] = []
+        self._opcode = Opcode.TEXT
+        self._closing = False
+
+    def answer(self) -> None:
+        """Complete the handshake."""
+        self._write_protocol()
+
+    def start(self, first: bytes = b"") -> None:
+        """Begin to read; `first` came right behind the handshake."""
+        self._stream.start(self, first)
+
+    # -- what the session asks of its transport
+
+    def flush(self) -> None:
+        stream, outbox = self._stream, self._session.outbox
+        # While the kernel is full, messages wait in the outbox, where they are counted.
+        if not outbox or stream.unsent:
+            return
+        messages = outbox.take()
+        stream.write(
+            messages[0].frames
+            if len(messages) == 1
+            else b"".join([message.frames for message in messages])
+        )
+        outbox.settle(stream.unsent)
+
+    def close(self, code: int, reason: str) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        if self._session.transport is self:
+            # Whatever waits goes before the goodbye; the stream keeps what the kernel cannot take.
+            for message in self._session.outbox.take():
+                self._stream.write(message.frames)
+        with contextlib.suppress(InvalidState):  # the client was quicker
+            self._protocol.send_close(code, reason)
+        self._write_protocol()
+        self._stream.close()
+
+    def abort(self) -> None:
+        self._closing = True
+        self._stream.abort()
+
+    def pause(self) -> None:
+        self._stream.pause()
+
+    def resume(self) -> None:
+        self._stream.resume()
+
+    # -- what the stream tells
+
+    def received(self, data: bytes) -> None:
+        protocol = self._protocol
+        protocol.receive_data(data)
+        try:
+            for frame in protocol.events_received():
+                if isinstance(frame, Frame):
+                    self._take(frame)
+                if self._closing:
+                    return
+        except ProtocolError as error:
+            self.give_up("parse error", error.close_code)
+            return
+        if protocol.state is not State.OPEN:
+            self._end_by_protocol()
+        elif protocol.writes:
+            self._write_protocol()
+            if self._stream.unsent > self._outbox_bytes:  # pings, and nobody reads the pongs
+                self.give_up("slow reader", 1008)
+                self.abort()
+
+    def drained(self) -> None:
+        self._session.outbox.settle(0)
+        self.flush()
+
+    def lost(self, reason: str) -> None:
+        self._closing = True
+        self.give_up(reason, 1006)
+
+    def give_up(self, reason: str, code: int) -> None:
+        """End this WebSocket; and with it the session, unless it was only a candidate."""
+        if self._candidate:
+            self.close(code, "")
+            if self._dropped is not None:
+                self._dropped(self._session)
+        else:
+            self._session.close(reason, code)
+
+    def _end_by_protocol(self) -> None:
+        """The other side closed, or broke the rules: the library has written our answer."""
+        self._closing = True
+        self._write_protocol()
+        self._stream.close()
+        clean = self._protocol.close_rcvd is not None
+        self.give_up("transport close" if clean else "parse error", 1000)
+
+    def _write_protocol(self) -> None:
+        data = b"".join(self._protocol.data_to_send())
+        if data:
+            self._stream.write(data)
+
+    # -- frames to packets
+
+    def _take(self, frame: Frame) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT and frame.fin:
+            self._receive_text(bytes(frame.data))
+        elif opcode is Opcode.BINARY and frame.fin:
+            self._receive_binary(bytes(frame.data))
+        elif opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            self._take_fragment(frame)
+
+    def _take_fragment(self, frame: Frame) -> None:
+        if frame.opcode is not Opcode.CONT:
+            self._opcode = frame.opcode
+        self._fragments.append(bytes(frame.data))
+        if len(self._fragments) > MAX_FRAGMENTS:
+            raise _too_many_fragments()
+        if not frame.fin:
+            return
+        data = b"".join(self._fragments)
+        self._fragments = []
+        if self._opcode is Opcode.TEXT:
+            self._receive_text(data)
+        else:
+            self._receive_binary(data)
+
+    def _receive_text(self, data: bytes) -> None:
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            raise _not_utf8() from None
+        kind, text = decode_packet(data)
+        if self._candidate:
+            self._receive_as_candidate(kind, text)
+        else:
+            self._session.receive(kind, text)
+
+    def _receive_binary(self, data: bytes) -> None:
+        if self._candidate:
+            raise ProtocolError("a message before the upgrade was completed")
+        self._session.receive(MESSAGE, data)
+
+    def _receive_as_candidate(self, kind: bytes, text: str) -> None:
+        if kind == PING and text.encode() == PROBE and self._probed is not None:
+            self._stream.write(Message(PONG + PROBE).frames)
+            self._probed(self._session)
+            self._probed = None
+        elif kind == UPGRADE and self._probed is None and self._upgraded is not None:
+            self._candidate = False
+            self._upgraded(self._session, self)
+        else:
+            raise ProtocolError("not the way a WebSocket is probed")
+
+
+def _not_utf8() -> ProtocolError:
+    error = ProtocolError("text that is not UTF-8")
+    error.close_code = 1007
+    return error
+
+
+def _too_many_fragments() -> ProtocolError:
+    error = ProtocolError(f"a message in more than {MAX_FRAGMENTS} fragments")
+    error.close_code = 1009
+    return error
