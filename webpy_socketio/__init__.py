@@ -1,0 +1,45 @@
+"""Real-time messaging for web.py: a Socket.IO server whose every stage is a signal.
+
+The first lines of a program that uses it patch the standard library, before web.py is imported::
+
+    from gevent import monkey; monkey.patch_all()
+    import web
+    from webpy_socketio import SocketIOServer, socketio_urls
+    from webpy_socketio.events import on_message
+
+    @on_message
+    def message(request, socket, context, message):
+        socket.send_and_broadcast(message)
+
+    urls = ("/", "index") + socketio_urls
+    app = web.application(urls, globals())
+    SocketIOServer(("", 8000), app.wsgifunc()).serve_forever()
+"""
+
+from webpy_socketio import events, exceptions, signals
+from webpy_socketio.application import socketio_urls
+from webpy_socketio.assets import socketio_scripts, template_dir
+from webpy_socketio.events import *  # noqa: F403
+from webpy_socketio.exceptions import *  # noqa: F403
+from webpy_socketio.outofband import broadcast, broadcast_channel, emit, send
+from webpy_socketio.server import SocketIOServer
+from webpy_socketio.settings import configure
+from webpy_socketio.socket import Socket
+from webpy_socketio.version import __version__
+
+__all__ = [
+    "Socket",
+    "SocketIOServer",
+    "__version__",
+    "broadcast",
+    "broadcast_channel",
+    "configure",
+    "emit",
+    "send",
+    "signals",
+    "socketio_scripts",
+    "socketio_urls",
+    "template_dir",
+    *events.__all__,
+    *exceptions.__all__,
+]

@@ -62,7 +62,7 @@ class Asset:
 
 
 class Html(str):
-    """Text that Mako's and Jinja's escaping leave as it is."""
+    """Text that is HTML already: engines that know MarkupSafe's protocol do not escape it again."""
 
     __slots__ = ()
 
@@ -97,7 +97,7 @@ def socketio_scripts(nonce: str | None = None, resource: str | None = None) -> H
     the page is served by another server than the one that the client shall connect to.
 
     Templates that escape by themselves need to be told that this is HTML: ``$:socketio_scripts()``
-    in web.py's, nothing in Mako and Jinja.
+    in web.py's, ``${socketio_scripts() | n}`` in Mako; Jinja sees it by itself.
     """
     environ = web.ctx.get("env") or {}
     if resource is None:

@@ -7,7 +7,8 @@
     │   ├── SettingsError         a SOCKETIO_* name, type or value
     │   ├── PluginError           a name in SOCKETIO_PLUGINS
     │   ├── EventError            a decorated handler that can never be called
-    │   └── PatchingError         web.py was imported before gevent patched
+    │   ├── PatchingError         web.py was imported before gevent patched
+    │   └── ListenError           the address to listen on cannot be had
     ├── CallerError               yours, at run time: nothing was sent or changed
     │   ├── EncodeError           a value that the wire cannot hold
     │   ├── ChannelError          a channel name, or one channel too many
@@ -32,6 +33,7 @@ __all__ = [
     "Disconnected",
     "EncodeError",
     "EventError",
+    "ListenError",
     "MessageTooBig",
     "NoSocket",
     "PatchingError",
@@ -70,6 +72,10 @@ class PatchingError(ConfigurationError, RuntimeError):
     ``web.ctx`` is a thread-local made when web.py is imported: unpatched, all greenlets would
     share one, and one visitor's request would be seen by another.
     """
+
+
+class ListenError(ConfigurationError, OSError):
+    """The address to listen on cannot be had: it is taken, or not ours."""
 
 
 class CallerError(SocketIOError):

@@ -9,9 +9,9 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import sys  # noqa: E402
+import sys
 
-from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Session  # noqa: E402
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Session
 
 CONFIG = EngineConfig(
     ping_interval=0.3, ping_timeout=0.2, max_message_size=1_000_000, allowed_origins=["*"]

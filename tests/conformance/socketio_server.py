@@ -9,10 +9,10 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import sys  # noqa: E402
-from typing import Any  # noqa: E402
+import sys
+from typing import Any
 
-from webpy_socketio.engine import (  # noqa: E402
+from webpy_socketio.engine import (
     Connection,
     Engine,
     EngineConfig,
@@ -42,6 +42,9 @@ class Conformance:
             connection.emit("message-back", *args)
         elif name == "message-with-ack" and ack is not None:
             connection.acknowledge(ack, args)
+
+    def closing(self, connection: Connection) -> None:
+        pass
 
     def disconnected(self, connection: Connection, reason: str) -> None:
         pass

@@ -32,7 +32,7 @@ class Application(Protocol):
     """Who is told about Socket.IO connections.
 
     `connect`, `event` and `disconnected` run in the connection's greenlet, one after the other,
-    and may wait; `failed` is called where the mistake was found and must not.
+    and may wait; `closing` and `failed` are called where it happens and must not.
     """
 
     def connect(self, connection: Connection) -> None:
@@ -40,6 +40,9 @@ class Application(Protocol):
 
     def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
         """The client emitted an event; with an `ack`, it wants it acknowledged under that number."""
+
+    def closing(self, connection: Connection) -> None:
+        """An accepted connection is gone; what it still has to do comes before `disconnected`."""
 
     def disconnected(self, connection: Connection, reason: str) -> None:
         """An accepted connection is over; exactly once, after everything else."""
@@ -192,5 +195,5 @@ class Connection:
             for result in list(self._acks.values()):
                 result.set_exception(Disconnected(f"the client is gone: {reason}"))
         if accepted:
+            self._multiplexer.application.closing(self)
             self.inbox.put(self._multiplexer.application.disconnected, self, reason)
-

@@ -6,12 +6,14 @@ business.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gevent
+import gevent.event
 
 from webpy_socketio.engine import json
 from webpy_socketio.engine.config import EngineConfig
@@ -53,6 +55,9 @@ class Engine:
         #: reasonably be on its way.
         self._lingering = Deadlines[Session](self.loop, config.upgrade_timeout, self._forget)
         self._stopping = False
+        self._answering = 0
+        self._answered = gevent.event.Event()
+        self._answered.set()
 
     # -- what a session asks of its engine
 
@@ -136,6 +141,22 @@ class Engine:
         except RequestError as error:
             return self._with_cors(environ, error.response)
 
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """While an answer of the engine's is waited for and written."""
+        self._answering += 1
+        self._answered.clear()
+        try:
+            yield
+        finally:
+            self._answering -= 1
+            if not self._answering:
+                self._answered.set()
+
+    def wait_answered(self, timeout: float) -> bool:
+        """Wait until every answer is written; False if some are not after `timeout` seconds."""
+        return bool(self._answered.wait(timeout))
+
     def undelivered(self, environ: dict[str, Any]) -> None:
         """An answer could not be written; if messages were in it, they are lost, and so is all."""
         session = self.sessions.get(_sid(environ))
@@ -196,9 +217,7 @@ class Engine:
         self.receiver.opened(session)
         return Response("200 OK", handshake)
 
-    def _continue_polling(
-        self, environ: dict[str, Any], query: Query, watch: Watch
-    ) -> Response:
+    def _continue_polling(self, environ: dict[str, Any], query: Query, watch: Watch) -> Response:
         method = environ["REQUEST_METHOD"]
         session = self._find(query.sid or "")
         transport = session.transport
@@ -218,7 +237,9 @@ class Engine:
                 return Response("200 OK", b"ok")
         except MessageTooBig as error:
             session.close("parse error")
-            raise RequestError(3, f"Payload too large: {error}", "413 Payload Too Large", True) from None
+            raise RequestError(
+                3, f"Payload too large: {error}", "413 Payload Too Large", True
+            ) from None
         except (ProtocolError, OSError) as error:
             # An OSError is a body that ended early: what it was to say is lost, so is the session.
             session.close("parse error" if isinstance(error, ProtocolError) else "transport error")
@@ -326,7 +347,13 @@ class Upgrade:
         else:
             session = self._session
             websocket = WebSocket(
-                session, stream, self._protocol, limit, engine.probed, engine.upgraded, engine.dropped
+                session,
+                stream,
+                self._protocol,
+                limit,
+                engine.probed,
+                engine.upgraded,
+                engine.dropped,
             )
             websocket.answer()
             if not engine.try_upgrade(session, websocket):

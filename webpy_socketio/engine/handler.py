@@ -30,8 +30,19 @@ TAKE_OVER = "webpy_socketio.take_over"
 _READ = 1
 
 
-class RequestHandler(WSGIHandler):  # type: ignore[misc]
+class RequestHandler(WSGIHandler):
     """pywsgi's handler, with an engine beside the application."""
+
+    # pywsgi's, which says nothing about their types.
+    result: Any
+    socket: Any
+
+    def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
+        super().__init__(sock, address, server, rfile)
+        if sock.family in (_socket.AF_INET, _socket.AF_INET6):
+            # Small answers and frames are the rule here; Nagle's algorithm holds the second of two
+            # back until the first is acknowledged, 40 ms later.
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
     def run_application(self) -> None:
         engine: Engine = self.server.engine
@@ -85,7 +96,8 @@ class RequestHandler(WSGIHandler):  # type: ignore[misc]
         self, engine: Engine, environ: dict[str, Any], cookies: list[tuple[str, str]]
     ) -> None:
         if "websocket" not in environ.get("HTTP_UPGRADE", "").lower():
-            self._answer(engine.respond(environ, self._watch), cookies)
+            with engine.answering():
+                self._answer(engine.respond(environ, self._watch), cookies)
             return
         if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
             # Its body would be read as frames, or its frames as another request.

@@ -57,7 +57,9 @@ def dumps(value: Any, attachments: list[bytes] | None = None) -> bytes:
             raise EncodeError(_explain(again)) from None
     # orjson writes NaN and the infinities as null, which would reach the client as a lie.
     if b"null" in text and _has_unreal_number(value):
-        raise EncodeError("cannot send NaN or Infinity: JSON has no such numbers; send None or text")
+        raise EncodeError(
+            "cannot send NaN or Infinity: JSON has no such numbers; send None or text"
+        )
     # Only in a binary packet is a placeholder read as one; a look-alike in it would be swapped for
     # somebody else's attachment (Socket.IO protocol, "Sample encoding: binary event").
     if attachments and text.count(b'"_placeholder":true') != len(attachments):

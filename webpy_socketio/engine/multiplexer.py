@@ -116,9 +116,9 @@ class Multiplexer:
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is over, while the session goes on."""
-        if self._connections.pop(connection.namespace, None) and not self._connections:
-            if self.session.open:
-                self._socketio.connected(self.session, False)
+        last = self._connections.pop(connection.namespace, None) and not self._connections
+        if last and self.session.open:
+            self._socketio.connected(self.session, False)
 
     def close_if_unused(self) -> None:
         """End the session if the server ended the last of its connections."""

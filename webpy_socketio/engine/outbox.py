@@ -97,5 +97,3 @@ class Outbox:
     def _flush(self) -> None:
         self._scheduled = False
         self.flush()
-
-

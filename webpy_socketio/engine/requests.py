@@ -82,7 +82,7 @@ def read_query(environ: dict[str, Any], transports: Sequence[str]) -> Query:
     if "j" in found:
         raise RequestError(3, "JSONP is not spoken here; use socket.io-client 4 with CORS")
     transport = found.get("transport")
-    if transport not in transports:
+    if transport is None or transport not in transports:
         raise RequestError(0, "Transport unknown")
     return Query(transport, found.get("sid"))
 
@@ -100,5 +100,3 @@ def read_body(environ: dict[str, Any], max_size: int) -> bytes:
     if len(body) > max_size:
         raise MessageTooBig(f"a body above {max_size} bytes")
     return body
-
-

@@ -29,7 +29,7 @@ def take_over_all(path: str) -> Callable[[dict[str, Any], StartResponse], Iterab
     return application
 
 
-class EngineServer(WSGIServer):  # type: ignore[misc]
+class EngineServer(WSGIServer):
     """Serves an `Engine`, and beside it `application` if one is given.
 
     An application that is given decides which sessions may begin: it sets
@@ -48,5 +48,5 @@ class EngineServer(WSGIServer):  # type: ignore[misc]
         """Stop listening, close every session, and forget them."""
         self.close()
         self.engine.close()
-        super().stop(timeout)
+        self.engine.wait_answered(self.stop_timeout if timeout is None else timeout)
         self.engine.dispose()

@@ -196,4 +196,3 @@ class Session:
 
 def _nothing() -> None:
     """The flush of a session that no transport carries yet."""
-

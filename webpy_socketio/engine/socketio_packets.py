@@ -7,7 +7,7 @@ binary packet.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from webpy_socketio.engine import json
@@ -91,9 +91,7 @@ class Decoder:
             return None
         packet, attachments = self._packet, self._attachments
         self._packet, self._attachments = None, []
-        return Packet(
-            packet.type, packet.namespace, _fill(packet.data, attachments), packet.id
-        )
+        return Packet(packet.type, packet.namespace, _fill(packet.data, attachments), packet.id)
 
 
 def _decode(text: str) -> tuple[Packet, int]:
@@ -136,8 +134,10 @@ def _is_event(data: Any, identifier: int | None) -> bool:
     )
 
 
-_FITS = {
-    CONNECT: lambda data, identifier: identifier is None and (data is None or isinstance(data, dict)),
+_FITS: dict[int, Callable[[Any, int | None], bool]] = {
+    CONNECT: lambda data, identifier: (
+        identifier is None and (data is None or isinstance(data, dict))
+    ),
     DISCONNECT: lambda data, identifier: identifier is None and data is None,
     EVENT: _is_event,
     ACK: lambda data, identifier: identifier is not None and isinstance(data, list),

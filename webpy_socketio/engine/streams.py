@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import socket as stdlib_socket
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import gevent

@@ -41,6 +41,11 @@
     return args[args.length - 1];
   }
 
+  /** Calls the page's listeners; the client's own emit() would send to the server. */
+  function tellPage(socket, ...args) {
+    Object.getPrototypeOf(Stock.prototype).emit.apply(socket, args);
+  }
+
   /** Emits past the page's `retries` queue, where a packet would wait for all before it. */
   function emit(socket, ...args) {
     socket.flags.fromQueue = true;
@@ -97,7 +102,7 @@
       for (const resolve of wish.waiting.splice(0)) resolve(answer);
       if (!wish.held && !wasAsked) {
         // Rejoining was refused, and no promise is left to say so.
-        for (const tell of [...this.socket.listeners("subscribe_error")]) tell(channel, answer && answer.error);
+        tellPage(this.socket, "subscribe_error", channel, answer && answer.error);
       }
     }
 

@@ -1,0 +1,170 @@
+"""The web.py side: the urls, the view behind them, and what `web.ctx` is in a handler."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import gevent.local
+import web
+from gevent import monkey
+
+from webpy_socketio import signals
+from webpy_socketio.assets import asset
+from webpy_socketio.dispatcher import Dispatcher
+from webpy_socketio.engine.handler import TAKE_OVER
+from webpy_socketio.exceptions import PatchingError, Refused
+from webpy_socketio.socket import Socket
+
+__all__ = ["SocketIOView", "WebDispatcher", "add_resource", "check_patching", "socketio_urls"]
+
+#: Key of the environ under which the view leaves the application that routed the handshake.
+_APPLICATION = "webpy_socketio.application"
+
+_REMEDY = (
+    "web.py was imported before gevent patched the standard library: all visitors would share one "
+    "web.ctx. Make these the first lines of the program, before any other import:\n\n"
+    "    from gevent import monkey\n"
+    "    monkey.patch_all()\n"
+)
+
+
+def check_patching() -> None:
+    """Raise `PatchingError` if web.py was imported before gevent patched."""
+    if not issubclass(web.utils.ThreadedDict, gevent.local.local):
+        raise PatchingError(_REMEDY)
+    if not monkey.is_module_patched("socket"):
+        raise PatchingError(
+            "gevent has not patched the socket module: a handler that uses the network would stop "
+            "the whole server. Call gevent.monkey.patch_all() without leaving anything out"
+        )
+
+
+class _Resource(str):
+    """The url pattern of all resources that servers were given, known when a request comes.
+
+    `socketio_urls` is put into an application's urls before a server says where Socket.IO is to
+    live; web.py formats its patterns into a regular expression at each match.
+    """
+
+    names: ClassVar[set[str]] = {"socket.io"}
+
+    def __format__(self, spec: str) -> str:
+        return "/(?:" + "|".join(map(re.escape, sorted(self.names))) + ")/(.*)"
+
+    def __str__(self) -> str:
+        return format(self)
+
+
+def add_resource(name: str) -> None:
+    """Let `socketio_urls` match another resource too."""
+    _Resource.names.add(name)
+
+
+class SocketIOView:
+    """Behind `socketio_urls`: the scripts for the browser, and the door to the engine."""
+
+    def GET(self, path: str) -> Any:
+        if path:
+            return _serve_script(path)
+        job = web.ctx.get("socketio_job")
+        if job is not None:
+            return job.run()
+        if TAKE_OVER not in web.ctx.env:
+            web.ctx.status = "500 Internal Server Error"
+            return (
+                "Socket.IO needs its own server: start the application with "
+                "webpy_socketio.SocketIOServer, not with app.run() or another WSGI server.\n"
+            )
+        web.ctx.env[_APPLICATION] = web.ctx.app_stack[0]
+        web.ctx.env[TAKE_OVER] = True
+        return ""
+
+    POST = OPTIONS = PUT = DELETE = PATCH = GET
+
+
+#: Add this to an application's urls: ``urls += socketio_urls``.
+socketio_urls = (_Resource(), SocketIOView)
+
+
+def _serve_script(name: str) -> bytes:
+    script = asset(name) if web.ctx.method == "GET" else None
+    if script is None:
+        raise web.notfound()
+    web.header("Content-Type", script.content_type)
+    web.header("X-Content-Type-Options", "nosniff")
+    web.header("ETag", script.etag)
+    web.header("Vary", "Accept-Encoding")
+    # An address with the version in it never changes its content; one without may.
+    lasting = web.ctx.env.get("QUERY_STRING") == f"v={script.version}"
+    web.header("Cache-Control", "public, max-age=31536000, immutable" if lasting else "no-cache")
+    if script.etag in web.ctx.env.get("HTTP_IF_NONE_MATCH", ""):
+        web.ctx.status = "304 Not Modified"
+        return b""
+    body: bytes = script.body
+    if "gzip" in web.ctx.env.get("HTTP_ACCEPT_ENCODING", ""):
+        web.header("Content-Encoding", "gzip")
+        body = script.gzip
+    web.header("Content-Length", str(len(body)))
+    return body
+
+
+class _Job:
+    """Something to be run where the view would run: inside all of the application's processors."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self.ran = False
+        self.refused: BaseException | None = None
+
+    def run(self) -> str:
+        self.ran = True
+        try:
+            self._function()
+        except Refused as refusal:
+            # Told by way of here: web.py would make an internal error of it.
+            self.refused = refusal
+        return ""
+
+
+class WebDispatcher(Dispatcher):
+    """A dispatcher whose handlers find the handshake's `web.ctx`."""
+
+    def admit(self, socket: Socket, job: Callable[[], None]) -> None:
+        """Run the gate and the connect handlers as if they were a page of the application.
+
+        Its processors run around them: a web.py session is loaded, can be changed and is saved,
+        when all this is done, and not when the connection ends.
+        """
+        application = socket.request.get(_APPLICATION)
+        if application is None:
+            job()
+            return
+        application.load(socket.request)
+        socket.web_context = dict(web.ctx.__dict__)
+        web.ctx.socketio_job = inner = _Job(job)
+        try:
+            application.handle_with_processors()
+        except web.HTTPError as error:
+            # A processor's answer to a browser, such as a redirect to a login page; or what
+            # web.py makes of a processor that failed, after it has logged it.
+            if inner.ran:
+                signals.report(socket, error, "a processor of the application")
+            elif str(error).startswith("500"):
+                raise
+            else:
+                raise Refused(f"the application answered {error}") from None
+        if inner.refused is not None:
+            raise inner.refused
+        if not inner.ran:
+            raise Refused("the application did not let this request through")
+
+    def prepare(self, socket: Socket) -> None:
+        """Make `web.ctx` what it was at the handshake."""
+        saved = socket.web_context
+        if saved is not None:
+            context = web.ctx.__dict__
+            context.clear()
+            context.update(saved)
+            context["headers"] = []  # a handler may append to it; nobody would ever take it away

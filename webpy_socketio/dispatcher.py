@@ -1,0 +1,177 @@
+"""What a client does becomes signals: the engine's application, without web.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gevent.event
+
+from webpy_socketio import signals
+from webpy_socketio.clients import Limits, clients
+from webpy_socketio.engine.connection import Connection
+from webpy_socketio.exceptions import ChannelError, EncodeError, ProtocolError, Refused
+from webpy_socketio.socket import Socket
+
+__all__ = ["Dispatcher"]
+
+#: What a client is told when its handler failed: that it did, not how.
+FAILED = {"error": "internal error"}
+
+
+class Dispatcher:
+    """Turns the connections of one server into sockets, and their events into signals."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._open: set[Socket] = set()
+        self._idle = gevent.event.Event()
+        self._idle.set()
+
+    # -- to be refined by whoever knows the web framework
+
+    def admit(self, socket: Socket, job: Callable[[], None]) -> None:
+        """Run `job`, which lets `socket` in; raises what it raises."""
+        job()
+
+    def prepare(self, socket: Socket) -> None:
+        """Get the greenlet ready for a handler of `socket`."""
+
+    # -- the engine's application
+
+    def connect(self, connection: Connection) -> None:
+        socket = Socket(connection, clients.namespace(connection.namespace), self._limits)
+        connection.data = socket
+        try:
+            self.admit(socket, partial(self._let_in, socket, connection))
+        except Refused as refusal:
+            connection.refuse(str(refusal) or "refused")
+        except Exception as exception:  # noqa: BLE001 - the application's own code
+            signals.report(socket, exception, "the application")
+            connection.refuse("not allowed")
+
+    def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
+        socket: Socket = connection.data
+        self.prepare(socket)
+        reserved = _RESERVED.get(name)
+        if reserved is not None:
+            reserved(self, socket, connection, args, ack)
+        else:
+            self._message(socket, connection, name, args, None, ack)
+
+    def closing(self, connection: Connection) -> None:
+        clients.withdraw(connection.data)
+
+    def disconnected(self, connection: Connection, reason: str) -> None:
+        socket: Socket = connection.data
+        self.prepare(socket)
+        try:
+            clients.end(socket, reason)
+        finally:
+            self._open.discard(socket)
+            if not self._open:
+                self._idle.set()
+
+    def failed(self, connection: Connection, error: ProtocolError) -> None:
+        if connection.connected:
+            connection.inbox.put(self._report, connection.data, error)
+
+    # -- the end of the server
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until every connection's end is told; False if some are not after `timeout`."""
+        return bool(self._idle.wait(timeout))
+
+    def interrupt(self) -> int:
+        """Raise GreenletExit in every handler that still runs; returns how many connections wait."""
+        for socket in self._open:
+            socket.interrupt()
+        return len(self._open)
+
+    # -- how
+
+    def _let_in(self, socket: Socket, connection: Connection) -> None:
+        signals.ask(signals.connecting, socket, auth=connection.auth)
+        if connection.accept():  # it may have gone while the gate made up its mind
+            clients.add(socket)
+            self._open.add(socket)
+            self._idle.clear()
+            signals.emit(signals.connect, socket, auth=connection.auth)
+
+    def _message(
+        self,
+        socket: Socket,
+        connection: Connection,
+        name: str,
+        args: list[Any],
+        channel: str | None,
+        ack: int | None,
+    ) -> None:
+        message = args[0] if len(args) == 1 else args or None
+        outcome = signals.emit(
+            signals.message, socket, message=message, event=name, args=args, channel=channel
+        )
+        if ack is None:
+            return
+        if outcome.failures:
+            answer: tuple[Any, ...] = (FAILED,)
+        else:
+            value = outcome.values[0] if outcome.values else ()
+            answer = value if isinstance(value, tuple) else (value,)
+        try:
+            connection.acknowledge(ack, answer)
+        except EncodeError as error:  # a handler returned what cannot be sent
+            signals.report(socket, error, "an acknowledgement")
+            connection.acknowledge(ack, (FAILED,))
+
+    def _subscribe(
+        self, socket: Socket, connection: Connection, args: list[Any], ack: int | None
+    ) -> None:
+        # Acknowledged at the moment membership begins, ahead of anything that is sent because of
+        # it: a client never hears from a channel that it does not know to be in.
+        self._change(socket.subscribe_for_client, connection, args, ack)
+
+    def _unsubscribe(
+        self, socket: Socket, connection: Connection, args: list[Any], ack: int | None
+    ) -> None:
+        self._change(socket.unsubscribe_for_client, connection, args, ack)
+
+    def _change(
+        self,
+        change: Callable[[Any, Callable[[], None]], bool],
+        connection: Connection,
+        args: list[Any],
+        ack: int | None,
+    ) -> None:
+        def answer(result: dict[str, Any]) -> None:
+            if ack is not None:
+                connection.acknowledge(ack, (result,))
+
+        try:
+            change(args[0] if len(args) == 1 else None, partial(answer, {"ok": True}))
+        except (ChannelError, Refused) as refusal:
+            answer({"ok": False, "error": str(refusal) or "refused"})
+
+    def _channel(
+        self, socket: Socket, connection: Connection, args: list[Any], ack: int | None
+    ) -> None:
+        channel = args[0] if args else None
+        if isinstance(channel, str) and channel in socket.channels:
+            self._message(socket, connection, "message", args[1:], channel, ack)
+            return
+        error = ChannelError("a message to a channel that the socket is not subscribed to")
+        if ack is not None:
+            connection.acknowledge(ack, ({"ok": False, "error": str(error)},))
+        signals.report(socket, error)
+
+    def _report(self, socket: Socket, error: ProtocolError) -> None:
+        self.prepare(socket)
+        signals.report(socket, error)
+
+
+_RESERVED = {
+    "__subscribe__": Dispatcher._subscribe,
+    "__unsubscribe__": Dispatcher._unsubscribe,
+    "__channel__": Dispatcher._channel,
+}

@@ -1,0 +1,209 @@
+"""The documented decorators: a filter on a signal, and a handler's plain arguments.
+
+::
+
+    @on_message(channel="^room-")
+    def message(request, socket, context, message):
+        socket.send_and_broadcast_channel(message)
+
+Each decorator connects a `Handler` to the signal of its stage and returns the function unchanged.
+With ``channel=``, a pattern for ``re.match`` or a compiled one, the handler gets an event if the
+pattern matches the event's channel or, for events without one, any channel that the socket holds;
+once, however many match.
+
+Importing a module twice registers its handlers once: a function of the same file and qualified
+name replaces its predecessor. web.py's reloader imports the main script twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+from webpy_socketio import signals
+from webpy_socketio.exceptions import EventError
+from webpy_socketio.signals import Stage
+
+__all__ = [
+    "off",
+    "on_connect",
+    "on_connecting",
+    "on_disconnect",
+    "on_error",
+    "on_event",
+    "on_finish",
+    "on_message",
+    "on_subscribe",
+    "on_subscribing",
+    "on_unsubscribe",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+Pattern = str | re.Pattern[str]
+
+#: The keyword that each stage's handlers get behind request, socket and context, if any.
+_ARGUMENT = {
+    signals.message: "message",
+    signals.subscribing: "channel",
+    signals.subscribe: "channel",
+    signals.unsubscribe: "channel",
+    signals.error: "exception",
+}
+
+
+class Handler:
+    """A decorated function, as a receiver of its stage's signal."""
+
+    __slots__ = ("_argument", "event", "function", "pattern", "stage")
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        stage: Stage,
+        pattern: re.Pattern[str] | None,
+        event: str | None,
+    ) -> None:
+        self.function = function
+        self.stage = stage
+        self.pattern = pattern
+        #: The custom event it waits for; handlers of messages wait for "message".
+        self.event = event
+        self._argument = _ARGUMENT.get(stage)
+
+    def __call__(
+        self, sender: Any, request: Any, socket: Any, context: Any, **keywords: Any
+    ) -> Any:
+        if self.event is not None and keywords["event"] != self.event:
+            return None
+        if self.pattern is not None:
+            channel = keywords.get("channel")
+            if not (
+                socket.holds_match(self.pattern) if channel is None else self.pattern.match(channel)
+            ):
+                return None
+        if self._argument is None:
+            return self.function(request, socket, context)
+        if self.event is None or self.event == "message":
+            return self.function(request, socket, context, keywords[self._argument])
+        return self.function(request, socket, context, *keywords["args"])
+
+    def __repr__(self) -> str:
+        return f"<Handler of {self.stage.name!r}: {self.function!r}>"
+
+
+class _Decorator:
+    """``@on_stage``, ``@on_stage()`` and ``@on_stage(channel=…)``."""
+
+    def __init__(self, stage: Stage, doc: str, event: str | None = None) -> None:
+        self.__doc__ = doc
+        self.__name__ = "on_" + stage.name
+        self._stage = stage
+        self._event = event
+
+    @overload
+    def __call__(self, function: F) -> F: ...
+    @overload
+    def __call__(self, *, channel: Pattern | None = None) -> Callable[[F], F]: ...
+    def __call__(self, function: Any = None, *, channel: Pattern | None = None) -> Any:
+        if function is None:
+            return lambda decorated: _register(decorated, self, self._stage, channel, self._event)
+        return _register(function, self, self._stage, channel, self._event)
+
+    def __repr__(self) -> str:
+        return f"<decorator {self.__name__}>"
+
+
+on_connecting = _Decorator(signals.connecting, "(request, socket, context): may it connect?")
+on_connect = _Decorator(signals.connect, "(request, socket, context): the connection is there.")
+on_message = _Decorator(
+    signals.message,
+    "(request, socket, context, message): the client sent a message; what the handler returns is "
+    "the acknowledgement, if the client asked for one.",
+    event="message",
+)
+on_subscribing = _Decorator(
+    signals.subscribing, "(request, socket, context, channel): may the socket subscribe?"
+)
+on_subscribe = _Decorator(
+    signals.subscribe, "(request, socket, context, channel): the socket is in the channel."
+)
+on_unsubscribe = _Decorator(
+    signals.unsubscribe, "(request, socket, context, channel): it is in the channel no more."
+)
+on_error = _Decorator(
+    signals.error, "(request, socket, context, exception): a handler raised, or the client erred."
+)
+on_disconnect = _Decorator(signals.disconnect, "(request, socket, context): it is gone.")
+on_finish = _Decorator(signals.finish, "(request, socket, context): the last word.")
+
+
+def on_event(name: str, *, channel: Pattern | None = None) -> Callable[[F], F]:
+    """Handle a custom event: ``(request, socket, context, *args)``, args as the client sent them.
+
+    What the handler returns is the acknowledgement, if the client asked for one; a tuple makes
+    several arguments of it.
+    """
+    if not isinstance(name, str):
+        raise EventError('@on_event needs the event\'s name: @on_event("name")')
+    decorator = _Decorator(signals.message, on_event.__doc__ or "", event=name)
+    decorator.__name__ = "on_event"
+    return decorator(channel=channel)
+
+
+def off(function: Callable[..., Any]) -> None:
+    """Take back every registration of a decorated function."""
+    for key, (registered, handlers) in list(_registered.items()):
+        if registered is function:
+            del _registered[key]
+            for handler in handlers:
+                handler.stage.disconnect(handler)
+
+
+#: Who is registered: by stage, event, file and qualified name.
+_registered: dict[tuple[Any, ...], tuple[Callable[..., Any], list[Handler]]] = {}
+
+_UNBINDABLE = (signals.connecting, signals.connect)
+
+
+def _register(
+    function: Any, decorator: Any, stage: Stage, channel: Pattern | None, event: str | None
+) -> Any:
+    used = "@" + decorator.__name__
+    if not callable(function):
+        raise EventError(f"{used} decorates a function, not {function!r}; use channel=… by name")
+    name = getattr(function, "__qualname__", repr(function))
+    if inspect.iscoroutinefunction(function):
+        raise EventError(f"{used}: {name} is a coroutine function; gevent needs a plain def")
+    if channel is not None and stage in _UNBINDABLE:
+        raise EventError(
+            f"{used}(channel=…) on {name}: a socket is in no channel while it connects; "
+            "use @on_subscribe(channel=…)"
+        )
+    handler = Handler(function, stage, _compile(channel, used, name), event)
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    key = (stage, event, getattr(code, "co_filename", None), name if code else id(function))
+    previous, handlers = _registered.get(key, (function, []))
+    # One function may be decorated several times, for several patterns; another function of the
+    # same name is the same one, imported again.
+    replaced = [
+        other for other in handlers if previous is not function or other.pattern == handler.pattern
+    ]
+    for other in replaced:
+        stage.disconnect(other)
+    kept = [other for other in handlers if other not in replaced]
+    _registered[key] = (function, [*kept, handler])
+    stage.connect(handler, weak=False)
+    return function
+
+
+def _compile(channel: Pattern | None, used: str, name: str) -> re.Pattern[str] | None:
+    if channel is None:
+        return None
+    try:
+        return re.compile(channel)
+    except (re.error, TypeError) as error:
+        raise EventError(
+            f"{used}(channel={channel!r}) on {name}: not a regular expression: {error}"
+        ) from None

@@ -1,0 +1,53 @@
+"""Finding plugins by name, switching them on, and off again."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from types import ModuleType
+
+from webpy_socketio import plugins
+from webpy_socketio.exceptions import PluginError
+from webpy_socketio.settings import Settings
+
+__all__ = ["Plugins"]
+
+
+class Plugins:
+    """The plugins of one server. Raises `PluginError` for a name that cannot be imported."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._modules = [_import(name) for name in dict.fromkeys(names)]
+        self._installed: list[ModuleType] = []
+
+    def install(self, settings: Settings) -> None:
+        """Switch them on, in the order of the list."""
+        for module in self._modules:
+            install = getattr(module, "install", None)
+            if install is not None:
+                install(settings)
+            self._installed.append(module)
+
+    def uninstall(self) -> None:
+        """Switch them off, in the opposite order."""
+        while self._installed:
+            uninstall = getattr(self._installed.pop(), "uninstall", None)
+            if uninstall is not None:
+                uninstall()
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        bundled = [
+            f"{plugins.__name__}.{module.name}" for module in pkgutil.iter_modules(plugins.__path__)
+        ]
+        by_word = {full.rpartition(".")[2]: full for full in bundled}
+        near = difflib.get_close_matches(name.rpartition(".")[2], by_word, 1)
+        hint = f"; did you mean {by_word[near[0]]!r}?" if near else ""
+        raise PluginError(
+            f"SOCKETIO_PLUGINS names {name!r}, which cannot be imported: {error}{hint}"
+        ) from error

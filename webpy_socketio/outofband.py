@@ -1,0 +1,46 @@
+"""Sending from anywhere: a page's handler, a greenlet, another thread.
+
+Each function raises `NoSocket` if nobody is there to receive, and `EncodeError` if the message
+cannot be sent; once it returns, the message is on its way to everybody who was there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from webpy_socketio.channels import check_name
+from webpy_socketio.clients import clients
+from webpy_socketio.exceptions import NoSocket
+from webpy_socketio.socket import encode
+
+__all__ = ["broadcast", "broadcast_channel", "emit", "send"]
+
+
+def broadcast(message: Any, *, namespace: str = "/") -> None:
+    """Send a message to every socket."""
+    emit("message", message, namespace=namespace)
+
+
+def broadcast_channel(message: Any, channel: str, *, namespace: str = "/") -> None:
+    """Send a message to every subscriber of a channel. Raises `ChannelError` for a bad name."""
+    emit("message", message, channel=channel, namespace=namespace)
+
+
+def emit(event: str, *args: Any, channel: str | None = None, namespace: str = "/") -> None:
+    """Send a custom event to every socket or, with `channel`, to every subscriber of it."""
+    if channel is not None:
+        check_name(channel, clients.limits.max_channel_length)
+    encoded = encode(namespace, event, args, clients.limits.outbox_bytes)
+    space = clients.get(namespace)
+    if space is None or not (space.sockets if channel is None else space.channels.members(channel)):
+        whom = "connected" if channel is None else f"subscribed to the channel {channel!r}"
+        raise NoSocket(f"no client is {whom}")
+    clients.soon(space.deliver_to, encoded, channel)
+
+
+def send(session_id: str, message: Any) -> None:
+    """Send a message to one socket, named by its ``socket.session.session_id``."""
+    socket = clients.find(session_id)
+    if socket is None or not socket.connected:
+        raise NoSocket(f"no client is connected with the session id {session_id!r}")
+    socket.send(message)

@@ -1,0 +1,13 @@
+"""Plugins: modules named in ``SOCKETIO_PLUGINS``, which receive signals as anybody can.
+
+A plugin is a module with a function ``install(settings)``, called when a server starts, and
+``uninstall()``, called when it has stopped; or with neither, if importing it is enough because it
+only decorates handlers. The bundled ones use public names only, and none is named by the core:
+
+- `webpy_socketio.plugins.message_logger`
+- `webpy_socketio.plugins.presence`
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

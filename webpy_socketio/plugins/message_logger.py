@@ -1,0 +1,100 @@
+"""Logs what clients send, a line each, with the standard `logging` logger `webpy_socketio.message`.
+
+``SOCKETIO_MESSAGE_LOG_FORMAT`` is a %-format for a dictionary: all keys of the handshake's environ
+and ``TIME``, ``TYPE`` ("message", "subscribe", "unsubscribe", or a custom event's name) and
+``MESSAGE``. A key that this request lacks prints ``-``; ``None`` for the format turns the log off.
+Records have level INFO: nothing is formatted unless somebody listens to that.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+
+from webpy_socketio import SettingsError, signals
+
+__all__ = ["install", "uninstall"]
+
+logger = logging.getLogger("webpy_socketio.message")
+
+#: Characters of a message that are logged.
+MAX_LENGTH = 1000
+
+_format: str | None = None
+
+
+class _Values:
+    """The dictionary of a format: what is known of one message."""
+
+    def __init__(self, environ: dict[str, Any], own: dict[str, Any]) -> None:
+        self._environ = environ
+        self._own = own
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._own.get(key)
+        return self._environ.get(key, "-") if value is None else value
+
+
+def install(settings: Any) -> None:
+    """Connect to the signals. Raises `SettingsError` for a format that cannot be formatted."""
+    global _format
+    _format = settings.message_log_format
+    if _format is None:
+        return
+    try:
+        _format % _Values({}, {})  # every value is text: only a format that takes text will do
+    except (TypeError, ValueError) as error:
+        raise SettingsError(
+            f"SOCKETIO_MESSAGE_LOG_FORMAT is {_format!r}, which cannot be formatted: {error}; "
+            "it takes %(NAME)s for each value, and %% for a percent sign"
+        ) from None
+    signals.message.connect(_message)
+    signals.subscribe.connect(_subscribe)
+    signals.unsubscribe.connect(_unsubscribe)
+
+
+def uninstall() -> None:
+    """Disconnect again."""
+    signals.message.disconnect(_message)
+    signals.subscribe.disconnect(_subscribe)
+    signals.unsubscribe.disconnect(_unsubscribe)
+
+
+def _message(sender: Any, request: dict[str, Any], message: Any, event: str, **extra: Any) -> None:
+    _log(request, event, message)
+
+
+def _subscribe(sender: Any, request: dict[str, Any], channel: str, **extra: Any) -> None:
+    _log(request, "subscribe", channel)
+
+
+def _unsubscribe(sender: Any, request: dict[str, Any], channel: str, **extra: Any) -> None:
+    _log(request, "unsubscribe", channel)
+
+
+def _log(request: dict[str, Any], kind: str, message: Any) -> None:
+    if _format is None or not logger.isEnabledFor(logging.INFO):
+        return
+    own = {
+        "TIME": datetime.now().replace(microsecond=0),
+        "TYPE": kind,
+        "MESSAGE": _shorten(message if isinstance(message, str) else repr(message)),
+    }
+    logger.info("%s", _one_line(_format % _Values(request, own)))
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= MAX_LENGTH:
+        return text
+    return f"{text[:MAX_LENGTH]}... ({len(text)} characters)"
+
+
+def _one_line(text: str) -> str:
+    """What a client sends is not to look like a line of its own, or to steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )

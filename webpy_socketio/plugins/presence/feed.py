@@ -1,0 +1,105 @@
+"""What clients are told about presence: a state when they subscribe, then numbered diffs.
+
+``presence_state`` has ``channel``, ``epoch``, ``rev``, ``count`` and ``members``; ``presence_diff``
+has ``channel``, ``epoch``, ``since``, ``rev``, ``count``, ``joins``, ``updates`` and ``leaves``. A
+diff builds on the revision ``since``: a client that does not have that one, or knows another
+epoch, asks for the state again. In a crowd, members and diffs are left out and the count remains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gevent
+
+from webpy_socketio import NoSocket, emit
+from webpy_socketio.plugins.presence.store import Change, Channel, Metas, State
+
+__all__ = ["CROWD", "Feed", "describe"]
+
+#: Seconds in which changes are gathered into one diff: a hundred people who come at once are one
+#: message to each, not a hundred.
+INTERVAL = 0.1
+
+#: Members above which clients are told a count only.
+CROWD = 200
+
+
+@dataclass
+class _Batch:
+    since: int
+    epoch: str
+    rev: int = 0
+    #: For each key that changed: what it was at `since`, and what it is now.
+    keys: dict[str, tuple[Metas, Metas]] = field(default_factory=dict)
+
+
+class Feed:
+    """Gathers changes and sends them to the subscribers of their channel."""
+
+    def __init__(self, count: Callable[[Channel], int]) -> None:
+        self._count = count
+        self._batches: dict[Channel, _Batch] = {}
+        self._timer: Any = None
+
+    def add(self, change: Change) -> None:
+        """A change, to be told soon."""
+        batch = self._batches.get(change.channel)
+        if batch is None:
+            batch = self._batches[change.channel] = _Batch(change.rev - 1, change.epoch)
+        batch.rev = change.rev
+        before, _ = batch.keys.get(change.key, (change.before, None))
+        batch.keys[change.key] = (before, change.after)
+        if self._timer is None:
+            self._timer = gevent.spawn_later(INTERVAL, self._flush)
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        if self._timer is not None:
+            self._timer.kill()
+            self._timer = None
+        self._batches.clear()
+
+    def _flush(self) -> None:
+        self._timer = None
+        batches, self._batches = self._batches, {}
+        for (namespace, channel), batch in batches.items():
+            diff: dict[str, Any] = {
+                "channel": channel,
+                "epoch": batch.epoch,
+                "since": batch.since,
+                "rev": batch.rev,
+                "count": self._count((namespace, channel)),
+            }
+            if diff["count"] <= CROWD:
+                diff.update(_sort(batch))
+            with contextlib.suppress(NoSocket):  # everybody left
+                emit("presence_diff", diff, channel=channel, namespace=namespace)
+
+
+def _sort(batch: _Batch) -> dict[str, dict[str, Metas]]:
+    diff: dict[str, dict[str, Metas]] = {"joins": {}, "updates": {}, "leaves": {}}
+    for key, (before, after) in batch.keys.items():
+        if not after:
+            # Told even of one that came and went within the batch: whoever got a state in between
+            # knows it.
+            diff["leaves"][key] = before
+        else:
+            diff["updates" if before else "joins"][key] = after
+    return diff
+
+
+def describe(channel: str, state: State) -> dict[str, Any]:
+    """A state as clients get it."""
+    told: dict[str, Any] = {
+        "channel": channel,
+        "epoch": state.epoch,
+        "rev": state.rev,
+        "count": len(state.members),
+    }
+    if len(state.members) <= CROWD:
+        told["members"] = state.members
+    return told

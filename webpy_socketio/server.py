@@ -1,0 +1,178 @@
+"""`SocketIOServer`: an application, its sockets and its plugins, on one address."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import threading
+import time
+from typing import Any
+
+import gevent
+import gevent.event
+import web
+
+from webpy_socketio import settings as settings_module
+from webpy_socketio.application import WebDispatcher, add_resource, check_patching
+from webpy_socketio.assets import RESOURCE_KEY
+from webpy_socketio.clients import Limits, clients
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, SocketIO
+from webpy_socketio.exceptions import ConfigurationError, ListenError, SettingsError
+from webpy_socketio.loader import Plugins
+
+__all__ = ["SocketIOServer"]
+
+logger = logging.getLogger("webpy_socketio")
+
+#: Keywords that pywsgi's server takes, and the TLS ones that it passes on.
+_PYWSGI = [
+    *("backlog", "environ", "error_log", "handler_class", "log", "spawn"),
+    *("ca_certs", "cert_reqs", "certfile", "ciphers", "do_handshake_on_connect", "keyfile"),
+    *("server_side", "ssl_context", "ssl_version", "suppress_ragged_eofs"),
+]
+
+
+class SocketIOServer(EngineServer):
+    """gevent's pywsgi server for a web.py application, with Socket.IO beside its pages.
+
+    `listener` is an address, ``(host, port)``, or a listening socket; None for ``SOCKETIO_HOST``
+    and ``SOCKETIO_PORT``. `application` is what ``app.wsgifunc()`` returns, `resource` the first
+    part of the path where Socket.IO lives. Settings can be given in lower case without their
+    prefix (``ping_interval=10``); further keywords are pywsgi's: ``keyfile`` and ``certfile`` make
+    it a TLS server.
+
+    Raises `ConfigurationError` for whatever is wrong with how it is set up.
+    """
+
+    #: Seconds that handlers have, when the server stops, to finish what they are doing.
+    stop_timeout = 5
+
+    def __init__(
+        self,
+        listener: Any = None,
+        application: Any = None,
+        resource: str = "socket.io",
+        **keywords: Any,
+    ) -> None:
+        check_patching()
+        if application is None:
+            raise SettingsError("SocketIOServer needs an application: app.wsgifunc()")
+        if not callable(application):
+            hint = "; give it app.wsgifunc()" if isinstance(application, web.application) else ""
+            raise SettingsError(f"the application is not callable{hint}")
+        ours = {
+            name: keywords.pop(name) for name in list(keywords) if settings_module.is_setting(name)
+        }
+        for name in keywords:
+            if name not in _PYWSGI:
+                hint = settings_module.suggest(name, _PYWSGI)
+                raise SettingsError(f"SocketIOServer() takes no keyword {name!r}{hint}")
+        #: The settings as they are in force.
+        self.settings = settings = settings_module.resolve(ours, web.config)
+        resource = resource.strip("/")
+        if not resource:
+            raise SettingsError('resource is empty; it is the path of Socket.IO, as "socket.io"')
+        add_resource(resource)
+        self._plugins = Plugins(settings.plugins)
+        self._limits = Limits(
+            settings.max_channels, settings.max_channel_length, settings.outbox_bytes
+        )
+        self._dispatcher = WebDispatcher(self._limits)
+        config = _engine_config(settings)
+        self._socketio = SocketIO(self._dispatcher, config)
+        engine = Engine(self._socketio, config, f"/{resource}/")
+        if listener is None:
+            listener = (settings.host, settings.port)
+        self._stopping: gevent.event.Event | None = None
+        super().__init__(listener, engine, application, **keywords)
+        self.environ[RESOURCE_KEY] = resource  # so that pages know where to find the scripts
+
+    def start(self) -> None:
+        """Listen, and switch the plugins on. Raises `ListenError` if the address cannot be had."""
+        try:
+            self.init_socket()
+        except OSError as error:
+            raise _explain(error, self.address) from error
+        clients.attach(self._limits)
+        self._plugins.install(self.settings)
+        super().start()
+
+    def serve_forever(self, stop_timeout: float | None = None) -> None:
+        """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order."""
+        if not self.started:
+            self.start()
+        watchers = []
+        if threading.current_thread() is threading.main_thread():
+            watchers = [
+                gevent.signal_handler(number, self.close)
+                for number in (signal.SIGINT, signal.SIGTERM)
+            ]
+        try:
+            self._stop_event.wait()
+        finally:
+            gevent.spawn(self.stop, stop_timeout).join()
+            for watcher in watchers:
+                watcher.cancel()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop listening, close every connection, and return when each `finish` has been sent.
+
+        Handlers have `timeout` seconds to come to an end; then GreenletExit is raised in them.
+        Clients are told in a way after which the stock one comes back by itself.
+        """
+        if self._stopping is not None:
+            self._stopping.wait()
+            return
+        self._stopping = gevent.event.Event()
+        deadline = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
+        try:
+            self.close()
+            self.engine.close()
+            self.engine.wait_answered(deadline - time.monotonic())
+            if not self._dispatcher.wait(deadline - time.monotonic()):
+                self._interrupt()
+        finally:
+            self.engine.dispose()
+            self._socketio.dispose()
+            self._plugins.uninstall()
+            self._stopping.set()
+
+    def _interrupt(self) -> None:
+        # Each round ends one handler a connection; a handful is enough for any chain of stages.
+        for _ in range(20):
+            left = self._dispatcher.interrupt()
+            if self._dispatcher.wait(0.1):
+                return
+        logger.error("%d connections would not end: their handlers ignore GreenletExit", left)
+
+
+def _engine_config(settings: settings_module.Settings) -> EngineConfig:
+    return EngineConfig(
+        ping_interval=settings.ping_interval,
+        ping_timeout=settings.ping_timeout,
+        upgrade_timeout=settings.upgrade_timeout,
+        connect_timeout=settings.connect_timeout,
+        max_message_size=settings.max_message_size,
+        outbox_bytes=settings.outbox_bytes,
+        outbox_packets=settings.outbox_packets,
+        write_timeout=settings.write_timeout,
+        inbox_events=settings.inbox_events,
+        transports=tuple(settings.transports),
+        namespaces=tuple(settings.namespaces),
+        allowed_origins=settings.allowed_origins,
+        trusted_proxies=tuple(settings.trusted_proxies),
+    )
+
+
+def _explain(error: OSError, address: Any) -> ConfigurationError:
+    where = ":".join(map(str, address)) if isinstance(address, tuple) else str(address)
+    if error.errno == errno.EADDRINUSE:
+        remedy = "another program listens there: stop it, or choose another SOCKETIO_PORT"
+    elif error.errno == errno.EACCES:
+        remedy = "ports below 1024 need a privilege: choose a higher SOCKETIO_PORT"
+    elif error.errno == errno.EADDRNOTAVAIL:
+        remedy = "the address is not one of this machine's: change SOCKETIO_HOST"
+    else:
+        remedy = "check SOCKETIO_HOST and SOCKETIO_PORT"
+    return ListenError(f"cannot listen on {where}: {error.strerror or error}; {remedy}")

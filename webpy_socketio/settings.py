@@ -1,0 +1,249 @@
+"""The SOCKETIO_* settings: names, defaults, what they may be, and where they come from.
+
+The nearest wins: a keyword of `SocketIOServer` (lower case, without the prefix), then the module
+given to `configure`, then ``web.config``, then the default. What is unknown or impossible is
+refused when the server is made.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+
+from webpy_socketio.exceptions import SettingsError
+
+__all__ = ["SETTINGS", "Setting", "Settings", "configure", "resolve"]
+
+PREFIX = "SOCKETIO_"
+
+#: What is wrong with a value, or None if nothing is.
+Check = Callable[[Any], "str | None"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its name without the prefix, its default, what it is, and what it may be."""
+
+    name: str
+    default: Any
+    doc: str
+    check: Check
+
+
+class Settings:
+    """Resolved settings, one attribute each: ``settings.ping_interval`` is SOCKETIO_PING_INTERVAL.
+
+    Names that belong to a plugin of somebody else's are not here: a plugin reads its own where it
+    likes.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.__dict__.update(values)
+
+    def __getattr__(self, name: str) -> Any:  # only for what is not there
+        raise AttributeError(f"there is no setting {PREFIX}{name.upper()}")
+
+    def __repr__(self) -> str:
+        return f"Settings({self.__dict__!r})"
+
+
+def _seconds(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "a number of seconds"
+    return None if 0 < value < 86_400 else "more than 0 and less than a day"
+
+
+def _seconds_or_none_at_all(value: Any) -> str | None:
+    return None if value == 0 and not isinstance(value, bool) else _seconds(value)
+
+
+def _whole(least: int, most: int = 2**31) -> Check:
+    def check(value: Any) -> str | None:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            return f"a whole number from {least} to {most}"
+        return None
+
+    return check
+
+
+def _text(value: Any) -> str | None:
+    return None if isinstance(value, str) else "text"
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None or isinstance(value, str) else "text, or None"
+
+
+def _function_or_none(value: Any) -> str | None:
+    if value is None or callable(value):
+        return None
+    return "a function of (request, socket, context), or None"
+
+
+def _names(value: Any) -> str | None:
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return None
+    return "a list of names"
+
+
+def _transports(value: Any) -> str | None:
+    if _names(value) is None and value and set(value) <= {"polling", "websocket"}:
+        return None
+    return 'a list with "polling", "websocket" or both'
+
+
+def _namespaces(value: Any) -> str | None:
+    if (
+        _names(value) is None
+        and value
+        and all(name.startswith("/") and "," not in name and "?" not in name for name in value)
+    ):
+        return None
+    return 'a list of namespaces that begin with "/", without commas and question marks'
+
+
+def _origins(value: Any) -> str | None:
+    if value is None:
+        return None
+    if _names(value) is None and all(map(_is_origin, value)):
+        return None
+    return 'a list of origins like "https://example.com" ("*" for any), or None for the same origin'
+
+
+def _is_origin(value: str) -> bool:
+    if value == "*":
+        return True
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return False
+    return bool(parts.scheme and parts.hostname and not parts.path and not parts.query) and (
+        port is not None or parts.scheme in ("http", "https")
+    )
+
+
+def _addresses(value: Any) -> str | None:
+    if _names(value) is None:
+        try:
+            for address in value:
+                ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            return f"a list of addresses or networks: {error}"
+        return None
+    return "a list of addresses or networks"
+
+
+SETTINGS = (
+    Setting("HOST", "127.0.0.1", "address to listen on; empty for all", _text),
+    Setting("PORT", 8000, "port to listen on; 0 for a free one", _whole(0, 65_535)),
+    Setting("PLUGINS", ["webpy_socketio.plugins.message_logger"], "dotted names", _names),
+    Setting(
+        "MESSAGE_LOG_FORMAT",
+        '%(REMOTE_ADDR)s - - [%(TIME)s] "Socket.IO %(TYPE)s: %(MESSAGE)s"',
+        "a line of the message log; None turns it off",
+        _text_or_none,
+    ),
+    Setting("TRANSPORTS", ["polling", "websocket"], "transports that may be used", _transports),
+    Setting("PING_INTERVAL", 25.0, "seconds between a pong and the next ping", _seconds),
+    Setting("PING_TIMEOUT", 20.0, "seconds a client has for its pong", _seconds),
+    Setting("UPGRADE_TIMEOUT", 10.0, "seconds a WebSocket has to replace long-polling", _seconds),
+    Setting("CONNECT_TIMEOUT", 45.0, "seconds a client may stay without a namespace", _seconds),
+    Setting("MAX_MESSAGE_SIZE", 1_000_000, "bytes of a client's message or body", _whole(1)),
+    Setting("OUTBOX_BYTES", 4 * 1024 * 1024, "bytes that may wait for a client", _whole(1024)),
+    Setting("OUTBOX_PACKETS", 16_384, "packets that may wait for a client", _whole(16)),
+    Setting("WRITE_TIMEOUT", 20.0, "seconds without progress in writing", _seconds),
+    Setting("INBOX_EVENTS", 256, "events that may wait for a connection's handlers", _whole(1)),
+    Setting("MAX_CHANNELS", 128, "channels a socket may hold", _whole(0)),
+    Setting("MAX_CHANNEL_LENGTH", 255, "characters of a channel's name", _whole(1)),
+    Setting("NAMESPACES", ["/"], "Socket.IO namespaces that exist", _namespaces),
+    Setting("ALLOWED_ORIGINS", None, "origins whose pages may connect, besides our own", _origins),
+    Setting("TRUSTED_PROXIES", [], "proxies whose X-Forwarded headers are believed", _addresses),
+    Setting("PRESENCE_KEY", None, "presence: who a socket is; None for its id", _function_or_none),
+    Setting("PRESENCE_META", None, "presence: what others see of it, a dict", _function_or_none),
+    Setting(
+        "PRESENCE_GRACE",
+        10.0,
+        "presence: seconds a lost client has to come back before it has left",
+        _seconds_or_none_at_all,
+    ),
+)
+
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+#: What `configure` was given last.
+_configured: dict[str, Any] = {}
+
+
+def configure(source: str | ModuleType | Mapping[str, Any]) -> None:
+    """Take the SOCKETIO_* names of a settings module: its dotted name, itself, or a mapping.
+
+    Replaces what an earlier call took. Raises `SettingsError` if the module cannot be imported, or
+    for a name or value that is not acceptable.
+    """
+    if isinstance(source, str):
+        try:
+            source = importlib.import_module(source)
+        except ImportError as error:
+            raise SettingsError(
+                f"the settings module {source!r} cannot be imported: {error}"
+            ) from error
+    values = source if isinstance(source, Mapping) else vars(source)
+    found = _select(values)
+    _check(found, getattr(source, "__name__", "configure()"))
+    _configured.clear()
+    _configured.update(found)
+
+
+def resolve(keywords: Mapping[str, Any], web_config: Mapping[str, Any]) -> Settings:
+    """Combine all sources, the nearest winning; raises `SettingsError`.
+
+    `keywords` are those of the server, in lower case.
+    """
+    from_web = _select(web_config)
+    _check(from_web, "web.config")
+    near = {name.upper(): value for name, value in keywords.items()}
+    _check(near, "SocketIOServer()", keyword=True)
+    values = {setting.name: setting.default for setting in SETTINGS}
+    for source in (from_web, _configured, near):
+        values.update(source)
+    return Settings({name.lower(): value for name, value in values.items()})
+
+
+def is_setting(keyword: str) -> bool:
+    """Whether a keyword of the server is a setting."""
+    return keyword.islower() and keyword.upper() in _BY_NAME
+
+
+def suggest(keyword: str, others: list[str]) -> str:
+    """A hint for a misspelt keyword, or nothing."""
+    known = [setting.name.lower() for setting in SETTINGS] + others
+    near = difflib.get_close_matches(keyword, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _select(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name[len(PREFIX) :]: value
+        for name, value in values.items()
+        if isinstance(name, str) and name.startswith(PREFIX)
+    }
+
+
+def _check(values: Mapping[str, Any], source: str, keyword: bool = False) -> None:
+    for name, value in values.items():
+        shown = name.lower() if keyword else PREFIX + name
+        setting = _BY_NAME.get(name)
+        if setting is None:
+            near = difflib.get_close_matches(name, _BY_NAME, 1)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+            raise SettingsError(f"{source}: there is no setting {shown}{hint}")
+        wrong = setting.check(value)
+        if wrong is not None:
+            raise SettingsError(f"{source}: {shown} is {value!r}, but has to be {wrong}")

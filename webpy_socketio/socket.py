@@ -1,0 +1,263 @@
+"""What handlers hold: one client, in one namespace.
+
+Every method may be called from any greenlet and any thread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from webpy_socketio import signals
+from webpy_socketio.channels import check_name
+from webpy_socketio.clients import Limits, Namespace, clients
+from webpy_socketio.engine.connection import Connection
+from webpy_socketio.engine.packets import Message
+from webpy_socketio.engine.socketio_packets import encode_event
+from webpy_socketio.exceptions import ChannelError, EncodeError
+
+__all__ = ["RESERVED_EVENTS", "Session", "Socket", "encode"]
+
+#: The names of our own additions to the protocol; nobody's messages go by them.
+RESERVED_EVENTS = frozenset(("__subscribe__", "__unsubscribe__", "__channel__"))
+
+
+@dataclass(frozen=True)
+class Session:
+    """What `send(session_id, message)` needs to find a socket again."""
+
+    #: The public id of the connection: others may know it, it gives no power over it.
+    session_id: str
+
+
+class Socket:
+    """A connected client.
+
+    Handlers get it as their second argument. It is a key like any other object, and equal to
+    itself only.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_connection",
+        "_limits",
+        "_matches",
+        "context",
+        "outbox",
+        "request",
+        "space",
+        "web_context",
+    )
+
+    def __init__(self, connection: Connection, space: Namespace, limits: Limits) -> None:
+        #: The handshake's WSGI environ.
+        self.request: dict[str, Any] = connection.session.environ
+        #: Room for handlers to remember things, for as long as the connection lives.
+        self.context: dict[str, Any] = {}
+        #: The namespace's sockets and channels; for the package's own use.
+        self.space = space
+        self.outbox = connection.session.outbox
+        #: What `web.ctx` is to be while a handler runs.
+        self.web_context: dict[str, Any] | None = None
+        self._connection = connection
+        self._limits = limits
+        self._matches: dict[re.Pattern[str], bool] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Socket {self.session_id} from {self.request.get('REMOTE_ADDR', '-')}>"
+
+    # -- who it is
+
+    @property
+    def session_id(self) -> str:
+        """The public id: what `webpy_socketio.send` takes."""
+        return self._connection.id
+
+    @property
+    def session(self) -> Session:
+        """``socket.session.session_id`` is the public id."""
+        return Session(self._connection.id)
+
+    @property
+    def namespace(self) -> str:
+        """The Socket.IO namespace it is connected to."""
+        return self.space.name
+
+    @property
+    def connected(self) -> bool:
+        """Whether the client is there."""
+        return self._connection.connected
+
+    @property
+    def auth(self) -> Any:
+        """What the client sent along with its connect request: a dict, or None."""
+        return self._connection.auth
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The channels it holds, in the order of subscribing."""
+        return tuple(self.space.channels.held(self))
+
+    def holds_match(self, pattern: re.Pattern[str]) -> bool:
+        """Whether `pattern` matches, from its start, any channel that the socket holds."""
+        if self._matches is None:
+            self._matches = {}
+        found = self._matches.get(pattern)
+        if found is None:
+            found = any(map(pattern.match, self.space.channels.held(self)))
+            self._matches[pattern] = found
+        return found
+
+    # -- to this client
+
+    def send(self, message: Any) -> None:
+        """Send a message to this client; nothing happens if it is gone. Raises `EncodeError`."""
+        self.emit("message", message)
+
+    def emit(self, event: str, *args: Any) -> None:
+        """Send a custom event to this client. Raises `EncodeError`."""
+        clients.soon(self._connection.send, self._encode(event, args))
+
+    def call(self, event: str, *args: Any, timeout: float = 10.0) -> Any:
+        """Send an event and wait, `timeout` seconds at most, until the client acknowledges it.
+
+        Returns what it answered: None, a value, or a list of several. Raises `CallTimeout`,
+        `Disconnected`, or `EncodeError`.
+        """
+        self._encode(event, args)  # the caller's mistakes first, and in the caller's thread
+        answer = clients.wait_for(self._connection.call, event, args, timeout)
+        return answer[0] if len(answer) == 1 else answer or None
+
+    def disconnect(self) -> None:
+        """End the connection; what was sent before still arrives.
+
+        The stock client does not come back by itself after this.
+        """
+        clients.soon(self._connection.disconnect)
+
+    # -- to others
+
+    def broadcast(self, message: Any) -> None:
+        """Send a message to all other sockets. Raises `EncodeError`."""
+        self._broadcast(message, self)
+
+    def send_and_broadcast(self, message: Any) -> None:
+        """Send a message to all sockets, this one included. Raises `EncodeError`."""
+        self._broadcast(message, None)
+
+    def broadcast_channel(self, message: Any, channel: str | None = None) -> None:
+        """Send a message to all other subscribers of `channel`.
+
+        Without a channel: of every channel that this socket is subscribed to, one copy each.
+        Raises `EncodeError` or `ChannelError`.
+        """
+        self._broadcast_channel(message, channel, self)
+
+    def send_and_broadcast_channel(self, message: Any, channel: str | None = None) -> None:
+        """The same as `broadcast_channel`, and to this socket too.
+
+        This one gets it whether it is subscribed or not.
+        """
+        self._broadcast_channel(message, channel, None)
+
+    # -- channels
+
+    def subscribe(self, channel: str) -> bool:
+        """Subscribe to a channel; returns True if the socket was not subscribed before.
+
+        Asks the `subscribing` gate first and raises `Refused` if that denies it. Raises
+        `ChannelError` for a bad name, or for one channel too many.
+        """
+        return bool(clients.wait_for(self.subscribe_for_client, channel, _ignore))
+
+    def unsubscribe(self, channel: str) -> bool:
+        """Unsubscribe from a channel; returns True if the socket was subscribed."""
+        return bool(clients.wait_for(self.unsubscribe_for_client, channel, _ignore))
+
+    # -- for the dispatcher
+
+    def subscribe_for_client(self, channel: Any, begun: Callable[[], None]) -> bool:
+        """Subscribe; `begun` is called when membership begins, before anybody else can know."""
+        check_name(channel, self._limits.max_channel_length)
+        if not self.connected:
+            return False
+        channels = self.space.channels
+        if channel in channels.held(self):
+            begun()
+            return False
+        self._check_room()
+        signals.ask(signals.subscribing, self, channel=channel)
+        # The gate may have waited: the client may have gone meanwhile, or been quicker.
+        if not self.connected:
+            return False
+        if channel not in channels.held(self):
+            self._check_room()
+        changed = channels.add(self, channel)
+        begun()
+        if changed:
+            self._matches = None
+            signals.emit(signals.subscribe, self, channel=channel)
+        return changed
+
+    def unsubscribe_for_client(self, channel: Any, ended: Callable[[], None]) -> bool:
+        """Unsubscribe; `ended` is called when membership has ended, before handlers hear of it."""
+        check_name(channel, self._limits.max_channel_length)
+        # After the end of a connection its channels are held for its last handlers, not for these.
+        changed = self.connected and self.space.channels.remove(self, channel)
+        ended()
+        if changed:
+            self._matches = None
+            signals.emit(signals.unsubscribe, self, channel=channel, reason=None)
+        return changed
+
+    def interrupt(self) -> None:
+        """The server stops: raise GreenletExit in the handler that runs, and drop what is queued."""
+        self._connection.kicked = True
+        self._connection.inbox.interrupt()
+
+    # -- how
+
+    def _check_room(self) -> None:
+        limit = self._limits.max_channels
+        if len(self.space.channels.held(self)) >= limit:
+            raise ChannelError(f"a socket holds at most {limit} channels")
+
+    def _broadcast(self, message: Any, skip: Socket | None) -> None:
+        encoded = self._encode("message", (message,))
+        space = self.space
+        clients.soon(lambda: space.deliver(encoded, space.sockets.values(), skip))
+
+    def _broadcast_channel(self, message: Any, channel: str | None, skip: Socket | None) -> None:
+        if channel is not None:
+            check_name(channel, self._limits.max_channel_length)
+        encoded = self._encode("message", (message,))
+        clients.soon(self._deliver_channel, encoded, channel, skip)
+
+    def _deliver_channel(self, message: Message, channel: str | None, skip: Socket | None) -> None:
+        channels = self.space.channels
+        names = channels.held(self) if channel is None else (channel,)
+        recipients: dict[Socket, None] = {}
+        for name in names:
+            recipients.update(dict.fromkeys(channels.members(name)))
+        if skip is None and self.connected:
+            recipients[self] = None
+        self.space.deliver(message, recipients, skip)
+
+    def _encode(self, event: str, args: tuple[Any, ...]) -> Message:
+        return encode(self.space.name, event, args, self._limits.outbox_bytes)
+
+
+def encode(namespace: str, event: str, args: tuple[Any, ...], max_bytes: int) -> Message:
+    """Encode an event of ours; raises `EncodeError` for what cannot or may not be sent."""
+    if event in RESERVED_EVENTS:
+        raise EncodeError(f'"{event}" is reserved: choose another name for the event')
+    message = encode_event(namespace, event, args)
+    if message.size > max_bytes:
+        raise EncodeError(f"{message.size} bytes are more than an outbox of {max_bytes} can take")
+    return message
+
+
+def _ignore() -> None:
+    pass
