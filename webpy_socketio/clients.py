@@ -129,6 +129,10 @@ class Clients:
             namespace = self._namespaces[name] = Namespace(name)
         return namespace
 
+    def namespaces(self) -> list[Namespace]:
+        """Every namespace that a socket was ever in."""
+        return list(self._namespaces.values())
+
     def find(self, session_id: str) -> Socket | None:
         """The socket with that public session id, in whichever namespace."""
         for namespace in self._namespaces.values():

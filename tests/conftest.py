@@ -1,0 +1,148 @@
+"""What the tests share: a patched process, a server for each test, and nothing left behind it."""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import gevent.event
+import pytest
+import web
+
+from webpy_socketio import SocketIOServer, events, settings, signals, socketio_urls
+from webpy_socketio.clients import clients
+
+from . import raw
+
+#: Seconds after which a test that waits for something is told that it will not come.
+PATIENCE = 10.0
+
+
+class Site:
+    """A running server with a web.py application, and ways to talk to it."""
+
+    def __init__(self, urls: tuple[Any, ...], fvars: dict[str, Any], **keywords: Any) -> None:
+        self.app = web.application((*urls, *socketio_urls), fvars, autoreload=False)
+        keywords.setdefault("plugins", [])
+        keywords.setdefault("log", None)
+        self.server = SocketIOServer(("127.0.0.1", 0), self.app.wsgifunc(), **keywords)
+        self.server.start()
+        self.port: int = self.server.server_port
+        scheme = "https" if self.server.ssl_enabled else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.path = self.server.engine.path
+
+    def websocket(self, **headers: str) -> raw.WebSocket:
+        """A raw Engine.IO connection over WebSocket, its handshake packet already read."""
+        return raw.WebSocket(self.port, self.path, headers=headers)
+
+    def polling(self, **headers: str) -> raw.Polling:
+        """A raw Engine.IO session over long-polling, its handshake already done."""
+        return raw.Polling(self.port, self.path, headers=headers)
+
+    def connect(self, auth: str = "", **headers: str) -> raw.WebSocket:
+        """A raw Socket.IO connection over WebSocket, accepted; its public id is ``.id``."""
+        websocket = self.websocket(**headers)
+        websocket.connect(auth)
+        return websocket
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Site]]:
+    """Start a server: ``serve(urls, fvars, **keywords of SocketIOServer)``; stopped afterwards."""
+    sites: list[Site] = []
+
+    def start(
+        urls: tuple[Any, ...] = (), fvars: dict[str, Any] | None = None, **keywords: Any
+    ) -> Site:
+        site = Site(urls, fvars or {}, **keywords)
+        sites.append(site)
+        return site
+
+    yield start
+    for site in sites:
+        site.server.stop()
+        assert not site.server.engine.sessions
+    assert not any(space.sockets or len(space.channels) for space in clients.namespaces())
+
+
+@pytest.fixture
+def site(serve: Callable[..., Site]) -> Site:
+    """A server with default settings, no plugins and no pages."""
+    return serve()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Take back what a test opened, registered, connected or configured."""
+    yield
+    while raw.OPENED:
+        raw.OPENED.pop().close()
+    for function, _ in list(events._registered.values()):
+        events.off(function)
+    for stage in signals.STAGES:
+        for receiver in list(stage.receivers_for(signals.Signal.ANY)):
+            stage.disconnect(receiver)
+    settings._configured.clear()
+    for name in [name for name in web.config if name.startswith("SOCKETIO_")]:
+        del web.config[name]
+
+
+@pytest.fixture(autouse=True)
+def _patience(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test waits for ever; ``@pytest.mark.patience(60)`` for one that needs longer."""
+    marker = request.node.get_closest_marker("patience")
+    seconds = marker.args[0] if marker else PATIENCE
+    with gevent.Timeout(seconds, AssertionError(f"nothing happened for {seconds} s")):
+        yield
+
+
+class Journal(list[Any]):
+    """A list that can be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = gevent.event.Event()
+
+    def append(self, item: Any) -> None:
+        super().append(item)
+        self._changed.set()
+
+    def wait(self, condition: Callable[[Journal], Any]) -> Journal:
+        """Wait until `condition` holds for the list; a test's patience is the limit."""
+        while not condition(self):
+            self._changed.clear()
+            self._changed.wait()
+        return self
+
+    def wait_for(self, *items: Any) -> Journal:
+        """Wait until every one of `items` is there."""
+        return self.wait(lambda journal: all(item in journal for item in items))
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+@pytest.fixture
+def stages(journal: Journal) -> Journal:
+    """A journal of every stage that is sent, as ``(name, the stage's own value)``."""
+    own = {"message": "message", "error": "exception", "disconnect": "reason", "finish": "reason"}
+
+    def record(stage: signals.Stage) -> Callable[..., None]:
+        key = own.get(stage.name, "channel")
+
+        def receiver(sender: Any, **keywords: Any) -> None:
+            journal.append((stage.name, keywords.get(key)))
+
+        return receiver
+
+    for stage in signals.STAGES:
+        stage.connect(record(stage), weak=False)
+    return journal
