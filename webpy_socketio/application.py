@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -39,6 +41,26 @@ def check_patching() -> None:
             "gevent has not patched the socket module: a handler that uses the network would stop "
             "the whole server. Call gevent.monkey.patch_all() without leaving anything out"
         )
+
+
+def imported_again() -> bool:
+    """Whether this runs in the second import of the main script, which web.py's reloader makes.
+
+    The script runs as ``__main__`` and, from within, once more under its own name; the first is
+    the one that is to serve.
+    """
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    frame = sys._getframe()
+    while main is not None and frame is not None:
+        names = frame.f_globals
+        if (
+            frame.f_code.co_name == "<module>"
+            and names.get("__name__") != "__main__"
+            and os.path.abspath(names.get("__file__") or "") == os.path.abspath(main)
+        ):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 class _Resource(str):
@@ -141,6 +163,7 @@ class WebDispatcher(Dispatcher):
         if application is None:
             job()
             return
+        web.utils.ThreadedDict.clear_all()
         application.load(socket.request)
         socket.web_context = dict(web.ctx.__dict__)
         web.ctx.socketio_job = inner = _Job(job)
@@ -162,9 +185,11 @@ class WebDispatcher(Dispatcher):
 
     def prepare(self, socket: Socket) -> None:
         """Make `web.ctx` what it was at the handshake."""
+        # Greenlets are used again: what web.py kept in this one, a session's data among it, was
+        # another connection's.
+        web.utils.ThreadedDict.clear_all()
         saved = socket.web_context
         if saved is not None:
             context = web.ctx.__dict__
-            context.clear()
             context.update(saved)
             context["headers"] = []  # a handler may append to it; nobody would ever take it away

@@ -135,7 +135,7 @@ class Clients:
 
     def find(self, session_id: str) -> Socket | None:
         """The socket with that public session id, in whichever namespace."""
-        for namespace in self._namespaces.values():
+        for namespace in self.namespaces():  # another thread's iterator would not bear a new one
             socket = namespace.sockets.get(session_id)
             if socket is not None:
                 return socket

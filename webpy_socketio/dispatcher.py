@@ -150,8 +150,11 @@ class Dispatcher:
 
         try:
             change(args[0] if len(args) == 1 else None, partial(answer, {"ok": True}))
-        except (ChannelError, Refused) as refusal:
+        except Refused as refusal:
             answer({"ok": False, "error": str(refusal) or "refused"})
+        except ChannelError as error:  # a rule that the client could have known
+            answer({"ok": False, "error": str(error)})
+            signals.report(socket, error)
 
     def _channel(
         self, socket: Socket, connection: Connection, args: list[Any], ack: int | None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from webpy_socketio import plugins
-from webpy_socketio.exceptions import PluginError
+from webpy_socketio.exceptions import ConfigurationError, PluginError
 from webpy_socketio.settings import Settings
 
 __all__ = ["Plugins"]
@@ -27,7 +27,14 @@ class Plugins:
         for module in self._modules:
             install = getattr(module, "install", None)
             if install is not None:
-                install(settings)
+                try:
+                    install(settings)
+                except ConfigurationError:  # which tells what to do already
+                    raise
+                except Exception as error:
+                    raise PluginError(
+                        f"the plugin {module.__name__!r} cannot be installed: {error!r}"
+                    ) from error
             self._installed.append(module)
 
     def uninstall(self) -> None:

@@ -14,7 +14,12 @@ import gevent.event
 import web
 
 from webpy_socketio import settings as settings_module
-from webpy_socketio.application import WebDispatcher, add_resource, check_patching
+from webpy_socketio.application import (
+    WebDispatcher,
+    add_resource,
+    check_patching,
+    imported_again,
+)
 from webpy_socketio.assets import RESOURCE_KEY
 from webpy_socketio.clients import Limits, clients
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, SocketIO
@@ -89,17 +94,30 @@ class SocketIOServer(EngineServer):
         self.environ[RESOURCE_KEY] = resource  # so that pages know where to find the scripts
 
     def start(self) -> None:
-        """Listen, and switch the plugins on. Raises `ListenError` if the address cannot be had."""
+        """Listen, and switch the plugins on. Raises `ListenError` if the address cannot be had.
+
+        Does nothing in the second import of the main script that web.py's reloader makes.
+        """
+        if imported_again():
+            return
         try:
             self.init_socket()
         except OSError as error:
             raise _explain(error, self.address) from error
-        clients.attach(self._limits)
-        self._plugins.install(self.settings)
+        try:
+            clients.attach(self._limits)
+            self._plugins.install(self.settings)
+        except BaseException:
+            # Not half started: nothing listens, and no plugin is on.
+            self._plugins.uninstall()
+            self.close()
+            raise
         super().start()
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order."""
+        if imported_again():
+            return
         if not self.started:
             self.start()
         watchers = []

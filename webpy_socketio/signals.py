@@ -140,9 +140,7 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
         try:
             value = receiver(socket, request=request, socket=socket, context=context, **keywords)
             if value is not None:
-                if inspect.iscoroutine(value):
-                    value.close()
-                    raise TypeError("a receiver is a coroutine function; gevent needs a plain one")
+                _check_plain(value)
                 values.append(value)
         except BaseException as exception:  # noqa: BLE001 - GreenletExit and Timeout too
             failures += 1
@@ -157,7 +155,10 @@ def ask(gate: Stage, socket: Socket, **keywords: Any) -> None:
     request, context = socket.request, socket.context
     for receiver in gate.receivers_for(socket):
         try:
-            receiver(socket, request=request, socket=socket, context=context, **keywords)
+            # A coroutine would deny nothing, as nobody runs it: it fails, and so the gate is shut.
+            _check_plain(
+                receiver(socket, request=request, socket=socket, context=context, **keywords)
+            )
         except Refused:
             raise
         except BaseException as exception:  # noqa: BLE001 - see emit
@@ -187,6 +188,12 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
             logger.error("a receiver of 'error', %s, failed", _name(receiver), exc_info=again)
             _pass_on(again)
     _pass_on(exception)
+
+
+def _check_plain(value: Any) -> None:
+    if inspect.iscoroutine(value):
+        value.close()
+        raise TypeError("a receiver is a coroutine function; gevent needs a plain one")
 
 
 def _pass_on(exception: BaseException) -> None:

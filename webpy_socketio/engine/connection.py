@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import gevent
 from gevent.event import AsyncResult
 
-from webpy_socketio.engine.inbox import Inbox
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.socketio_packets import (
     encode_ack,
@@ -69,7 +68,7 @@ class Connection:
         "session",
     )
 
-    def __init__(self, multiplexer: Multiplexer, namespace: str, auth: Any, limit: int) -> None:
+    def __init__(self, multiplexer: Multiplexer, namespace: str, auth: Any) -> None:
         #: The public id, which other clients may know; the Engine.IO session's is a secret.
         self.id = secrets.token_urlsafe(15)
         self.session = multiplexer.session
@@ -82,7 +81,7 @@ class Connection:
         self.kicked = False
         #: Room for the application's own.
         self.data: Any = None
-        self.inbox = Inbox(self.session, limit)
+        self.inbox = multiplexer.make_inbox()
         self._multiplexer = multiplexer
         self._state = CONNECTING
         self._acks: dict[int, AsyncResult] | None = None

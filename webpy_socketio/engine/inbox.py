@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+from greenlet import GreenletExit
 
 from webpy_socketio.engine.session import Session
+from webpy_socketio.engine.workers import Workers
 
 __all__ = ["Inbox"]
 
@@ -19,16 +21,17 @@ Job = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 class Inbox:
-    """A queue of jobs with a greenlet of its own, for as long as there are jobs.
+    """A queue of jobs that has a greenlet for as long as there are jobs.
 
     A connection without work costs no greenlet, and one whose handler waits makes no other wait.
     When `limit` jobs are queued, reading from the client stops until half of them are done.
     """
 
-    __slots__ = ("_greenlet", "_jobs", "_limit", "_paused", "_session")
+    __slots__ = ("_greenlet", "_jobs", "_limit", "_paused", "_session", "_workers")
 
-    def __init__(self, session: Session, limit: int) -> None:
+    def __init__(self, session: Session, workers: Workers, limit: int) -> None:
         self._session = session
+        self._workers = workers
         self._limit = limit
         self._jobs: deque[Job] = deque()
         self._greenlet: Any = None
@@ -41,7 +44,7 @@ class Inbox:
         """Have `function` called when everything before it is done."""
         self._jobs.append((function, args))
         if self._greenlet is None:
-            self._greenlet = gevent.spawn_raw(self._work)
+            self._greenlet = self._workers.run(self._work)
         if len(self._jobs) >= self._limit and not self._paused:
             self._paused = True
             self._session.pause()
@@ -49,7 +52,11 @@ class Inbox:
     def interrupt(self) -> None:
         """Raise GreenletExit in the job that is running, if one is; the next one follows."""
         if self._greenlet is not None:
-            gevent.kill(self._greenlet)
+            gevent.get_hub().loop.run_callback(self._interrupt, self._greenlet)
+
+    def _interrupt(self, greenlet: Any) -> None:
+        if self._greenlet is greenlet:  # and not somebody else's by now
+            greenlet.throw(GreenletExit)
 
     def _work(self) -> None:
         jobs = self._jobs

@@ -7,6 +7,7 @@ import gevent
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.connection import Application, Connection
 from webpy_socketio.engine.deadlines import Deadlines
+from webpy_socketio.engine.inbox import Inbox
 from webpy_socketio.engine.session import Session
 from webpy_socketio.engine.socketio_packets import (
     ACK,
@@ -16,6 +17,7 @@ from webpy_socketio.engine.socketio_packets import (
     Decoder,
     encode_connect_error,
 )
+from webpy_socketio.engine.workers import Workers
 from webpy_socketio.exceptions import ProtocolError
 
 __all__ = ["Multiplexer", "SocketIO"]
@@ -27,6 +29,8 @@ class SocketIO:
     def __init__(self, application: Application, config: EngineConfig | None = None) -> None:
         self.application = application
         self.config = config or EngineConfig()
+        #: The greenlets that handlers run in.
+        self.workers = Workers()
         self._unconnected = Deadlines[Session](
             gevent.get_hub().loop, self.config.connect_timeout, _give_up
         )
@@ -50,8 +54,9 @@ class SocketIO:
             self._unconnected.add(session)
 
     def dispose(self) -> None:
-        """Stop the timer."""
+        """Stop the timer, and let idle greenlets go."""
         self._unconnected.clear()
+        self.workers.dispose()
 
 
 class Multiplexer:
@@ -69,6 +74,10 @@ class Multiplexer:
     def application(self) -> Application:
         """Who is told."""
         return self._socketio.application
+
+    def make_inbox(self) -> Inbox:
+        """An inbox for one of the connections."""
+        return Inbox(self.session, self._socketio.workers, self._socketio.config.inbox_events)
 
     def receive(self, data: str | bytes) -> None:
         """Take one message of the client; raises `ProtocolError`, and tells the application so."""
@@ -108,7 +117,7 @@ class Multiplexer:
         if namespace not in config.namespaces:
             self.session.outbox.push(encode_connect_error(namespace, "Invalid namespace"))
             return
-        connection = Connection(self, namespace, auth, config.inbox_events)
+        connection = Connection(self, namespace, auth)
         if not self._connections:
             self._socketio.connected(self.session, True)
         self._connections[namespace] = connection

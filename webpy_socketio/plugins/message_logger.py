@@ -35,6 +35,9 @@ class _Values:
         value = self._own.get(key)
         return self._environ.get(key, "-") if value is None else value
 
+    def __repr__(self) -> str:
+        raise TypeError("a % without a name")  # %s would print this object in every line
+
 
 def install(settings: Any) -> None:
     """Connect to the signals. Raises `SettingsError` for a format that cannot be formatted."""

@@ -35,21 +35,26 @@
   const UNSUBSCRIBE = "__unsubscribe__";
   const CHANNEL = "__channel__";
 
-  /** Acknowledgements come with an error in front if the page set the client's ackTimeout or retries. */
-  function answerOf(args) {
-    if (args[0] instanceof Error) return { ok: false, error: args[0].message };
-    return args[args.length - 1];
-  }
+  const EVENT = 2; // the packet type, Socket.IO protocol 5
 
   /** Calls the page's listeners; the client's own emit() would send to the server. */
   function tellPage(socket, ...args) {
     Object.getPrototypeOf(Stock.prototype).emit.apply(socket, args);
   }
 
-  /** Emits past the page's `retries` queue, where a packet would wait for all before it. */
-  function emit(socket, ...args) {
-    socket.flags.fromQueue = true;
-    socket.emit(...args);
+  /**
+   * Sends an event with a channel, and gets its acknowledgement; without a connection it is kept.
+   *
+   * By hand, because emit() would apply the page's `ackTimeout`, whose time runs out while there is no
+   * connection, and its `retries`, whose queue may be long: a wish waits for neither. (Names without
+   * an underscore only: the others are different in the minified client.)
+   */
+  function request(socket, event, channel, answered) {
+    const id = socket.ids++;
+    socket.acks[id] = answered;
+    const packet = { type: EVENT, data: [event, channel], id, options: { compress: true } };
+    if (socket.connected) socket.packet(packet);
+    else socket.sendBuffer.push(packet);
   }
 
   /** The channels of one socket: what the page wants, and what the server has confirmed. */
@@ -85,12 +90,9 @@
     /** Without a connection the client's own buffer keeps the packet, in its place among the page's others. */
     send(channel, wish) {
       const sending = (wish.sending = {});
-      emit(this.socket, SUBSCRIBE, channel, (...args) => {
-        // Superseded by a later request, an unsubscribe or a new connection: not this one's to settle.
-        if (wish.sending !== sending) return;
-        // Timed out in the buffer, by the page's ackTimeout: the wish stays, in front of the page's packets.
-        if (args[0] instanceof Error && !this.socket.connected) return this.refillBuffer();
-        this.settle(channel, wish, answerOf(args));
+      request(this.socket, SUBSCRIBE, channel, (answer) => {
+        // Unless superseded by a later request or by unsubscribe().
+        if (wish.sending === sending) this.settle(channel, wish, answer);
       });
     }
 
@@ -121,9 +123,9 @@
       }
       return new Promise((resolve) => {
         this.leaving.add(resolve);
-        emit(this.socket, UNSUBSCRIBE, channel, (...args) => {
+        request(this.socket, UNSUBSCRIBE, channel, (answer) => {
           this.leaving.delete(resolve);
-          resolve(answerOf(args));
+          resolve(answer);
         });
       });
     }
@@ -143,7 +145,11 @@
      */
     refillBuffer() {
       const socket = this.socket;
-      const others = socket.sendBuffer.filter(({ data }) => data[0] !== SUBSCRIBE && data[0] !== UNSUBSCRIBE);
+      const others = [];
+      for (const packet of socket.sendBuffer) {
+        if (packet.data[0] === SUBSCRIBE) delete socket.acks[packet.id];
+        else others.push(packet);
+      }
       socket.sendBuffer = [];
       for (const [channel, wish] of this.wanted) this.send(channel, wish);
       socket.sendBuffer.push(...others);
@@ -206,9 +212,8 @@
     ask() {
       if (this._asking || !this._socket.connected) return;
       this._asking = true;
-      emit(this._socket, "presence_state", this.channel, (...args) => {
+      request(this._socket, "presence_state", this.channel, (state) => {
         this._asking = false;
-        const state = answerOf(args);
         if (state && state.channel === this.channel) this.setState(state);
       });
     }
