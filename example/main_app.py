@@ -1,0 +1,183 @@
+"""A chat on web.py and webpy_socketio: rooms, people, messages. Run it: `python example/main_app.py`."""
+
+from gevent import monkey
+
+monkey.patch_all()  # before web.py is imported: its web.ctx then belongs to the greenlet
+
+import hashlib
+import hmac
+import logging
+import secrets
+import sys
+import time
+from urllib.parse import quote
+
+import events  # connects the chat's handlers
+import rooms
+import settings
+import web
+from texts import checked, tidy
+from web.contrib.template import render_mako
+
+from webpy_socketio import (
+    NoSocket,
+    SocketIOServer,
+    broadcast,
+    broadcast_channel,
+    configure,
+    socketio_urls,
+    template_dir,
+)
+from webpy_socketio.plugins import presence
+
+urls = (
+    "/", "Rooms",
+    "/room/([^/]+)", "Room",
+    "/sysmsg", "SystemMessage",
+    r"/static/([a-z]+)\.(css|js|svg)", "Static",
+)  # fmt: skip
+urls += socketio_urls
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+
+configure(settings)
+
+app = web.application(urls, globals())
+render = render_mako(
+    directories=[str(settings.HERE / "templates"), template_dir],
+    default_filters=["h"],  # every ${…} is escaped
+    strict_undefined=True,
+)
+
+
+def begin():
+    """Fill a new session: `csrf` proves that a form is ours, `who` tells browsers apart."""
+    session.update(csrf=secrets.token_urlsafe(), who=secrets.token_hex(8))
+
+
+store = web.session.DiskStore(str(settings.DATA / "sessions"))
+session = web.session.Session(app, store, initializer=begin)
+
+
+def prepare():
+    """Before every request: the session for events.py, and the headers for the browser."""
+    web.ctx.session = session
+    for name, value in HEADERS.items():
+        web.header(name, value)
+
+
+app.add_processor(web.loadhook(prepare))
+
+
+def page(template, **values):
+    html = getattr(render, template)(**values)
+    web.header("Content-Type", "text/html; charset=utf-8")
+    web.header("Cache-Control", "no-cache, private")
+    return html
+
+
+def problem(status, text):
+    """An error to raise, with a page of ours."""
+    return web.HTTPError(status, {}, page("problem", heading=status.partition(" ")[2], text=text))
+
+
+app.notfound = lambda: problem("404 Not Found", "There is nothing at this address.")
+app.internalerror = lambda: problem("500 Internal Server Error", "That went wrong on our side.")
+
+
+def posted(**defaults):
+    """Return the fields of a form that was sent; one that is not from a page of ours is refused."""
+    try:
+        form = web.input(_method="post", csrf="", **defaults)
+        token = form.csrf.encode()
+    except (ValueError, AttributeError):  # not UTF-8, or a file where a text belongs
+        raise problem("400 Bad Request", "This is not a form that can be read.") from None
+    if not hmac.compare_digest(token, session.csrf.encode()):
+        text = "The form is too old, or cookies are off. Go back, reload the page, send it again."
+        raise problem("403 Forbidden", text)
+    return form
+
+
+class Rooms:
+    """The list of rooms, and a form that adds one."""
+
+    def GET(self, typed="", error=None):
+        counted = [(room, presence.count(rooms.channel_of(room))) for room in rooms.everything()]
+        return page("rooms", rooms=counted, typed=typed, error=error, csrf=session.csrf)
+
+    def POST(self):
+        name = posted(name="").name
+        try:
+            slug = rooms.add(name)
+        except ValueError as error:
+            web.ctx.status = "400 Bad Request"
+            return self.GET(tidy(name), error)
+        raise web.seeother(f"/room/{quote(slug)}")
+
+
+class Room:
+    """The page of one room; events.py and chat.js do the rest."""
+
+    def GET(self, slug):
+        room = rooms.find(slug)
+        if room is None:
+            raise problem("404 Not Found", "There is no such room.")
+        return page("room", room=room, channel=rooms.channel_of(room), limits=events)
+
+
+class SystemMessage:
+    """A form that sends to one room or to all, from outside any connection."""
+
+    def GET(self, **shown):
+        shown = {"typed": "", "chosen": "", "error": None, "done": None, **shown}
+        return page("sysmsg", rooms=rooms.everything(), csrf=session.csrf, **shown)
+
+    def POST(self):
+        form = posted(text="", room="")
+        try:
+            self.send(checked(form.text, "A message", events.MESSAGE_LENGTH, lines=True), form.room)
+        except NoSocket:
+            return self.GET(typed=form.text, chosen=form.room, error="Nobody is there to read it.")
+        except ValueError as error:
+            web.ctx.status = "400 Bad Request"
+            return self.GET(typed=tidy(form.text, lines=True), chosen=form.room, error=error)
+        return self.GET(chosen=form.room, done="Sent.")
+
+    def send(self, text, slug):
+        message = {"kind": "system", "text": text, "time": time.time()}
+        if not slug:
+            broadcast(message)
+        elif room := rooms.find(str(slug)):
+            broadcast_channel(message, rooms.channel_of(room))
+        else:
+            raise ValueError("There is no such room.")
+
+
+class Static:
+    """A file of static/. The pattern in `urls` lets plain names through, so none leads elsewhere."""
+
+    def GET(self, name, kind):
+        session.send_cookie = False  # the same for everybody: no session to begin or to save
+        try:
+            body = (settings.HERE / "static" / f"{name}.{kind}").read_bytes()
+        except FileNotFoundError:
+            raise app.notfound() from None
+        web.header("Content-Type", f"{STATIC_TYPES[kind]}; charset=utf-8")
+        web.header("Cache-Control", "no-cache")  # keep it, but ask each time whether it has changed
+        web.modified(etag=hashlib.sha256(body).hexdigest()[:16])
+        return body
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    rooms.create()
+    server = SocketIOServer(None, app.wsgifunc(), resource="socket.io")
+    server.start()
+    events.log.info("Chat on http://%s:%s/", settings.SOCKETIO_HOST, server.server_port)
+    server.serve_forever()

@@ -1,0 +1,30 @@
+"""Settings of the chat. `webpy_socketio.configure` reads the SOCKETIO_* names."""
+
+import os
+from pathlib import Path
+
+import web
+
+web.config.debug = False  # no reloader, which would import main_app twice; no SQL on stderr
+web.config.session_parameters.update(cookie_name="chat_session", samesite="Lax")
+
+HERE = Path(__file__).resolve().parent
+
+# The rooms (SQLite) and the sessions.
+DATA = Path(os.environ.get("CHAT_DATA") or HERE / "data")
+
+SOCKETIO_HOST = "127.0.0.1"
+SOCKETIO_PORT = int(os.environ.get("PORT") or 8000)
+
+SOCKETIO_PLUGINS = [
+    "webpy_socketio.plugins.message_logger",
+    "webpy_socketio.plugins.presence",
+]
+
+
+def SOCKETIO_PRESENCE_KEY(request, socket, context):
+    """Opening a page counts for nothing (None): events.py tracks people when they give a name."""
+
+
+# Seconds for which someone whose connection broke still counts as here.
+SOCKETIO_PRESENCE_GRACE = 3

@@ -1,0 +1,292 @@
+"""The demo's pages, over HTTP, from the real example/main_app.py in a process of its own."""
+
+import http.cookiejar
+import re
+import signal
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from .servers import Process
+
+MAIN_APP = Path(__file__).resolve().parents[1] / "example" / "main_app.py"
+
+
+class Chat:
+    """The demo, run as a user runs it, with a folder of its own. Restarted, it keeps its port."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.port = 0
+        self.start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        env = {"PORT": str(self.port), "CHAT_DATA": str(self.folder / "data")}
+        self.process = Process([sys.executable, str(MAIN_APP)], self.folder / "chat.log", env)
+        try:
+            address = self.process.wait_for("Chat on http://127.0.0.1:")
+        except BaseException:
+            self.process.kill()
+            raise
+        self.port = int(address.rstrip("/"))
+
+    def stop(self):
+        """Stop it as a service manager does: it ends by itself, with status 0 and no complaint."""
+        if self.process.popen.returncode is not None:
+            return
+        self.process.popen.send_signal(signal.SIGTERM)
+        try:
+            assert self.process.wait() == 0
+        finally:
+            self.process.kill()
+        assert "Traceback" not in self.process.errors
+
+
+class Visitor:
+    """A browser without JavaScript: it keeps cookies and fills forms."""
+
+    def __init__(self, url):
+        self.url = url
+        cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
+        self.opener = urllib.request.build_opener(cookies)
+
+    def get(self, path, data=None, headers=None):
+        """Return (status, headers, text, address); redirects are followed."""
+        request = urllib.request.Request(self.url + path, data, headers or {})
+        try:
+            response = self.opener.open(request, timeout=20)
+        except urllib.error.HTTPError as error:
+            response = error
+        with response:
+            return response.status, response.headers, response.read().decode(), response.url
+
+    def post(self, path, **fields):
+        """Send the form of a page, with the token that the page holds."""
+        token = re.search(r'name="csrf" value="([^"]+)"', self.get(path)[2])[1]
+        return self.get(path, urllib.parse.urlencode({"csrf": token, **fields}).encode())
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    chat = Chat(tmp_path_factory.mktemp("chat"))
+    yield chat
+    chat.stop()
+
+
+@pytest.fixture
+def visitor(chat):
+    return Visitor(chat.url)
+
+
+def test_the_first_run_makes_a_few_rooms(visitor):
+    status, headers, text, _ = visitor.get("/")
+    assert status == 200
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    for name in ("Lobby", "Kaffeeküche", "談話室"):
+        assert name in text
+
+
+def test_a_room_page_names_its_channel_and_brings_the_scripts(visitor):
+    status, _, text, _ = visitor.get("/room/lobby")
+    assert status == 200
+    assert 'data-channel="room-lobby"' in text
+    sources = re.findall(r'<script[^>]* src="([^"]+)"', text)
+    assert len(sources) == 3
+    for source in sources:
+        status, headers, _, _ = visitor.get(source)
+        assert status == 200
+        assert "javascript" in headers["Content-Type"]
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("Tea & Biscuits!", "tea-biscuits"),
+        ("Чайная", "чайная"),
+        ("हिन्दी कक्ष", "हिन्दी-कक्ष"),
+        ("غرفة الشاي", "غرفة-الشاي"),
+        ("喫茶店", "喫茶店"),
+        ("ＷＩＤＥ", "wide"),
+        ("../../etc", "etc"),
+        ("🎉", "room"),
+        ("a" * 60, "a" * 60),
+    ],
+)
+def test_a_room_with_a_name_in_any_script(visitor, name, slug):
+    status, _, text, address = visitor.post("/", name=name)
+    assert status == 200
+    assert urllib.parse.unquote(address) == f"{visitor.url}/room/{slug}"
+    assert name.replace("&", "&amp;") in text
+    assert f'href="/room/{urllib.parse.quote(slug)}"' in visitor.get("/")[2]
+
+
+def test_rooms_of_one_name_get_numbers(visitor):
+    addresses = [visitor.post("/", name=name)[3] for name in ("Twins", "twins", " TWINS! ")]
+    assert [a.rpartition("/")[2] for a in addresses] == ["twins", "twins-2", "twins-3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("", "needs at least one character"),
+        (" \t\N{ZERO WIDTH SPACE} ", "needs at least one character"),
+        ("b" * 61, "at most 60 characters; this one has 61"),
+    ],
+)
+def test_a_bad_name_is_told_and_kept(visitor, name, complaint):
+    status, _, text, _ = visitor.post("/", name=name)
+    assert status == 400
+    assert complaint in text
+    assert f'value="{name.strip()}"' in text
+
+
+def test_names_are_escaped_wherever_they_stand(visitor):
+    name = "<script>alert('x')</script>\""
+    _, _, _, address = visitor.post("/", name=name)
+    pages = ["/", "/sysmsg", urllib.parse.urlsplit(address).path]
+    for page in pages:
+        text = visitor.get(page)[2]
+        assert "<script>alert" not in text
+        assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&#34;" in text
+    text = visitor.post("/", name=name + "x" * 60)[2]
+    assert 'value="&lt;script&gt;' in text
+
+
+@pytest.mark.parametrize("path", ["/", "/sysmsg"])
+@pytest.mark.parametrize("token", [{}, {"csrf": ""}, {"csrf": "wrong"}, {"csrf": "é"}])
+def test_a_form_without_its_token_is_refused(visitor, path, token):
+    visitor.get(path)
+    data = urllib.parse.urlencode({**token, "name": "Sneaky", "text": "Sneaky"}).encode()
+    status, _, text, _ = visitor.get(path, data)
+    assert status == 403
+    assert "reload the page" in text
+    assert "Sneaky" not in visitor.get("/")[2]
+
+
+def test_the_token_of_somebody_else_is_refused(chat, visitor):
+    theirs = re.search(r'name="csrf" value="([^"]+)"', Visitor(chat.url).get("/")[2])[1]
+    visitor.get("/")
+    data = urllib.parse.urlencode({"csrf": theirs, "name": "Sneaky"}).encode()
+    assert visitor.get("/", data)[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"csrf=\xff&name=x", "application/x-www-form-urlencoded"),
+        (b"junk", "multipart/form-data; boundary=x"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="csrf"; filename="a"\r\n\r\n1\r\n--x--\r\n',
+            "multipart/form-data; boundary=x",
+        ),
+    ],
+)
+def test_a_form_that_cannot_be_read(visitor, data, kind):
+    status, _, text, _ = visitor.get("/", data, {"Content-Type": kind})
+    assert status in {400, 403}
+    assert "All rooms" in text
+
+
+def test_a_system_message_to_nobody_says_so_and_keeps_the_text(visitor):
+    for room in ("", "lobby"):
+        status, _, text, _ = visitor.post("/sysmsg", text="Is <anyone> there?", room=room)
+        assert status == 200
+        assert "Nobody is there" in text
+        assert "Is &lt;anyone&gt; there?</textarea>" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"text": " ", "room": ""}, "needs at least one character"),
+        ({"text": "x" * 2001, "room": ""}, "at most 2000 characters"),
+        ({"text": "Hello", "room": "no-such-room"}, "There is no such room."),
+    ],
+)
+def test_a_bad_system_message_is_told(visitor, fields, complaint):
+    status, _, text, _ = visitor.post("/sysmsg", **fields)
+    assert status == 400
+    assert complaint in text
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/room/nowhere", "/room/%ff", "/static/none.css", "/static/chat.py"]
+)
+def test_what_is_not_there_gets_a_page_that_leads_back(visitor, path):
+    status, headers, text, _ = visitor.get(path)
+    assert status == 404
+    assert headers.get_all("Content-Type") == ["text/html; charset=utf-8"]
+    assert 'href="/"' in text
+
+
+@pytest.mark.parametrize("path", ["/", "/room/lobby", "/sysmsg", "/nowhere", "/static/chat.js"])
+def test_every_page_is_strict(visitor, path):
+    _, headers, text, _ = visitor.get(path)
+    (policy,) = headers.get_all("Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert not re.search(r"<style|<[^>]+ style=|<[^>]+ on\w+=|<script(?![^>]* src=)", text)
+
+
+def test_the_session_cookie_is_for_this_site_and_not_for_scripts(visitor):
+    cookie = visitor.get("/")[1]["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("chat.css", "text/css"), ("chat.js", "text/javascript"), ("icon.svg", "image/svg+xml")],
+)
+def test_a_static_file_is_asked_for_again_and_not_sent_again(visitor, name, kind):
+    status, headers, text, _ = visitor.get(f"/static/{name}")
+    assert status == 200
+    assert text
+    assert headers["Content-Type"] == f"{kind}; charset=utf-8"
+    assert headers["Cache-Control"] == "no-cache"
+    assert headers["Set-Cookie"] is None
+    status, _, text, _ = visitor.get(f"/static/{name}", headers={"If-None-Match": headers["ETag"]})
+    assert (status, text) == (304, "")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../main_app.py",
+        "/static/%2e%2e/main_app.py",
+        "/static/..%2fmain_app.py",
+        "/static//etc/passwd",
+        "/static/..%5cmain_app.py",
+        "/static/",
+    ],
+)
+def test_nothing_outside_static_is_served(visitor, path):
+    status, _, text, _ = visitor.get(path)
+    assert status == 404
+    assert "monkey" not in text
+
+
+def test_rooms_and_sessions_outlive_a_restart(tmp_path):
+    chat = Chat(tmp_path)
+    try:
+        visitor = Visitor(chat.url)
+        visitor.post("/", name="Lasting")
+        token = re.search(r'csrf" value="([^"]+)"', visitor.get("/")[2])[1]
+        chat.stop()
+        chat.start()
+        text = visitor.get("/")[2]
+        assert "Lasting" in text
+        assert token in text
+        assert text.count("Lobby") == 1
+    finally:
+        chat.stop()
