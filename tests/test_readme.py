@@ -1,0 +1,264 @@
+"""README.rst is true: its snippets run, and do what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import socketio
+import web
+
+from webpy_socketio import settings
+
+from .certificates import make_certificate, trusting
+from .conftest import Journal, Site
+from .raw import WebSocket
+
+README = (Path(__file__).parents[1] / "README.rst").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of one language, in order, without their indentation."""
+    found = re.findall(
+        rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", README, re.MULTILINE
+    )
+    return [re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in found]
+
+
+PROGRAM, *SNIPPETS = blocks("python")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def snippet(word: str) -> str:
+    """The one snippet that has `word` in it."""
+    (found,) = (block for block in SNIPPETS if word in block)
+    return found
+
+
+class TestProgram:
+    """The first snippet is a whole program."""
+
+    @pytest.mark.patience(30)
+    def test_it_talks_to_a_client(self, tmp_path: Path, journal: Journal) -> None:
+        port = free_port()
+        (tmp_path / "chat.py").write_text(PROGRAM.replace("8000", str(port)))
+        program = subprocess.Popen(
+            [sys.executable, "chat.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            stderr=subprocess.DEVNULL,
+        )
+        client = socketio.Client()
+        try:
+            while True:  # until it listens
+                try:
+                    client.connect(f"http://127.0.0.1:{port}")
+                    break
+                except socketio.exceptions.ConnectionError:
+                    assert program.poll() is None
+            client.on("message", journal.append)
+            assert client.call("__subscribe__", "room-1") == {"ok": True}
+            client.send("hello")
+            journal.wait_for("hello")
+            assert journal == ["hello"]  # once, although web.py's reloader imports it twice
+        finally:
+            client.disconnect()
+            program.terminate()
+        assert program.wait() == 0
+
+
+@pytest.fixture
+def names(serve: Callable[..., Site], tmp_path: Path, monkeypatch: Any) -> dict[str, Any]:
+    """The names of all snippets, executed in their order in one module, and a running server."""
+    (tmp_path / "shouting.py").write_text(snippet("shouting.py"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    application = web.application((), {}, autoreload=False)
+    names: dict[str, Any] = {"web": web, "app": application, "__name__": "readme"}
+    for block in SNIPPETS:
+        exec(compile(block, "README.rst", "exec"), names)
+    settings._configured.clear()
+    web.config.pop("SOCKETIO_PORT", None)
+    names["site"] = serve(
+        plugins=["shouting", *names["SOCKETIO_PLUGINS"]],
+        presence_key=names["SOCKETIO_PRESENCE_KEY"],
+        trusted_proxies=names["SOCKETIO_TRUSTED_PROXIES"],
+    )
+    return names
+
+
+def connect(names: dict[str, Any], **headers: str) -> WebSocket:
+    client: WebSocket = names["site"].connect('{"token":"secret"}', **headers)
+    return client
+
+
+def subscribe(client: WebSocket, channel: str) -> None:
+    """Subscribe, and read what the handlers and plugins say about it."""
+    assert client.call("__subscribe__", channel) == [{"ok": True}]
+    assert client.event()[0] == "presence_state"
+
+
+class TestSnippets:
+    def test_a_template_includes_the_scripts(self, names: dict[str, Any]) -> None:
+        lookup = names["lookup"]
+        lookup.put_string("page", blocks("html")[0])
+        page = lookup.get_template("page").render()
+        assert page.count("<script src=") == 3
+        assert "<script" in names["head"]
+
+    def test_events(self, names: dict[str, Any]) -> None:
+        client = connect(names, Cookie="name=Ann")
+        client.emit("message", "hello", ack=1)
+        assert client.event() == ["message", {"to": "Ann", "text": "hello"}]
+        assert client.receive() == '431["received"]'
+
+    def test_channels(self, names: dict[str, Any]) -> None:
+        client = connect(names)
+        subscribe(client, "room-1")
+        client.emit("move", 7, ack=1)
+        assert client.event()[0] == "presence_state"
+        assert client.receive() == "431[true]"
+
+    def test_out_of_band(self, names: dict[str, Any]) -> None:
+        assert names["announce"]("anyone?") == "nobody is there to receive it"
+        client = connect(names)
+        subscribe(client, "room-1")
+        assert names["announce"]("news", client.id) == "sent"
+        assert [client.event() for _ in range(4)] == [
+            ["message", {"text": "news"}],
+            ["message", {"text": "news"}],
+            ["news", "news"],
+            ["message", {"text": "news"}],
+        ]
+
+    def test_binding(self, names: dict[str, Any]) -> None:
+        first, second = connect(names), connect(names)
+        subscribe(first, "room-1")
+        subscribe(second, "room-1")
+        assert first.event() == ["message", {"joined": second.id}]
+
+    def test_signals(self, names: dict[str, Any]) -> None:
+        client = connect(names)
+        client.emit("message", "x", ack=1)
+        assert client.event()[0] == "message"
+        assert client.receive().startswith("431")
+        assert names["seen"]["message"] == 1
+
+    def test_gates(self, names: dict[str, Any]) -> None:
+        stranger = names["site"].websocket()
+        stranger.send("40")
+        assert stranger.receive() == '44{"message":"who are you?"}'
+        client = connect(names)
+        refused = [{"ok": False, "error": "for staff only"}]
+        assert client.call("__subscribe__", "staff-room") == refused
+
+    def test_settings(self, names: dict[str, Any]) -> None:
+        assert names["server"].settings.port == 8002
+        assert names["server"].settings.ping_interval == 10
+
+    def test_plugins(self, names: dict[str, Any]) -> None:
+        client = connect(names)
+        client.emit("message", "HELLO")
+        assert client.event() == ["message", {"to": "stranger", "text": "HELLO"}]
+        assert client.event() == ["message", "no need to shout"]
+
+    def test_presence(self, names: dict[str, Any]) -> None:
+        client = connect(names)
+        subscribe(client, "room-1")
+        assert names["names"]("room-1") == ["stranger"]
+        client.emit("call me", "Ann")
+        diff = client.event()
+        assert diff[0] == "presence_diff"
+        assert names["names"]("room-1") == ["Ann"]
+
+    def test_every_setting_is_in_the_table(self) -> None:
+        for setting in settings.SETTINGS:
+            assert f"``SOCKETIO_{setting.name}``" in README
+
+
+class Nginx(NamedTuple):
+    """A running nginx."""
+
+    port: int
+    certificate: Path
+
+
+class TestNginx:
+    """The directives are those of a real nginx."""
+
+    @pytest.fixture
+    def nginx(self, tmp_path: Path, serve: Callable[..., Site]) -> Iterator[Nginx]:
+        program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+        if program is None:
+            pytest.skip("there is no nginx on this machine")
+        site = serve(trusted_proxies=["127.0.0.1"])
+        certificate, key = make_certificate(tmp_path)
+        port = free_port()
+        (directives,) = blocks("nginx")
+        directives = directives.replace("listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
+        directives = directives.replace("127.0.0.1:8000", f"127.0.0.1:{site.port}")
+        directives = directives.replace(
+            "# ssl_certificate and ssl_certificate_key here",
+            f"ssl_certificate {certificate}; ssl_certificate_key {key};",
+        )
+        temporary = "".join(
+            f"{name}_temp_path {tmp_path / name};\n"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (tmp_path / "nginx.conf").write_text(
+            f"daemon off; worker_processes 1; pid {tmp_path / 'pid'}; error_log stderr;\n"
+            f"events {{}}\nhttp {{ access_log off;\n{temporary}{directives}\n}}\n"
+        )
+        process = subprocess.Popen(
+            [program, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                except ConnectionRefusedError:
+                    assert process.poll() is None
+            yield Nginx(port, certificate)
+        finally:
+            process.terminate()
+            process.wait()
+
+    @pytest.mark.patience(30)
+    @pytest.mark.parametrize("transports", [["polling"], ["websocket"], ["polling", "websocket"]])
+    def test_both_transports_pass(self, transports: list[str], nginx: Nginx) -> None:
+        port = nginx.port
+        client = socketio.Client(http_session=trusting(nginx.certificate))
+        # A WebSocket of this client's says by itself where it comes from, as a browser does.
+        origin = {} if "websocket" in transports else {"Origin": f"https://localhost:{port}"}
+        client.connect(f"https://localhost:{port}", origin, transports=transports)
+        try:
+            assert client.call("__subscribe__", "room-1") == {"ok": True}
+        finally:
+            client.disconnect()
+
+    def test_another_origin_does_not(self, nginx: Nginx) -> None:
+        port = nginx.port
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with context.wrap_socket(socket.create_connection(("127.0.0.1", port))) as sock:
+            sock.sendall(
+                f"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: localhost:{port}\r\n"
+                f"Origin: http://localhost:{port}\r\nConnection: close\r\n\r\n".encode()
+            )
+            assert sock.recv(1000).startswith(b"HTTP/1.1 403")
