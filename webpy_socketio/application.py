@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent.local
@@ -13,7 +13,7 @@ import web
 from gevent import monkey
 
 from webpy_socketio import signals
-from webpy_socketio.assets import asset
+from webpy_socketio.assets import RESOURCE_KEY, asset
 from webpy_socketio.dispatcher import Dispatcher
 from webpy_socketio.engine.handler import TAKE_OVER
 from webpy_socketio.exceptions import PatchingError, Refused
@@ -56,7 +56,7 @@ def imported_again() -> bool:
         if (
             frame.f_code.co_name == "<module>"
             and names.get("__name__") != "__main__"
-            and os.path.abspath(names.get("__file__") or "") == os.path.abspath(main)
+            and Path(names.get("__file__") or "").resolve() == Path(main).resolve()
         ):
             return True
         frame = frame.f_back  # type: ignore[assignment]
@@ -99,6 +99,9 @@ class SocketIOView:
                 "Socket.IO needs its own server: start the application with "
                 "webpy_socketio.SocketIOServer, not with app.run() or another WSGI server.\n"
             )
+        resource = web.ctx.env.get(RESOURCE_KEY, "socket.io")
+        if web.ctx.env["PATH_INFO"] != f"/{resource}/":  # the urls match every server's
+            raise web.notfound(f"Socket.IO is at /{resource}/ on this server.\n")
         web.ctx.env[_APPLICATION] = web.ctx.app_stack[0]
         web.ctx.env[TAKE_OVER] = True
         return ""
@@ -193,3 +196,16 @@ class WebDispatcher(Dispatcher):
             context = web.ctx.__dict__
             context.update(saved)
             context["headers"] = []  # a handler may append to it; nobody would ever take it away
+
+    def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
+        """Lend the greenlet, perhaps a page's, the handshake's `web.ctx` for as long as it takes."""
+        context = web.ctx.__dict__
+        if socket.web_context is None or context.get("env") is socket.request:
+            return function(*args)
+        own = dict(context)
+        self.prepare(socket)
+        try:
+            return function(*args)
+        finally:
+            context.clear()
+            context.update(own)

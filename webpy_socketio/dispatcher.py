@@ -38,10 +38,16 @@ class Dispatcher:
     def prepare(self, socket: Socket) -> None:
         """Get the greenlet ready for a handler of `socket`."""
 
+    def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
+        """Call `function`, which runs handlers of `socket`, in whichever greenlet this is."""
+        return function(*args)
+
     # -- the engine's application
 
     def connect(self, connection: Connection) -> None:
-        socket = Socket(connection, clients.namespace(connection.namespace), self._limits)
+        socket = Socket(
+            connection, clients.namespace(connection.namespace), self._limits, self.within
+        )
         connection.data = socket
         try:
             self.admit(socket, partial(self._let_in, socket, connection))
@@ -154,7 +160,7 @@ class Dispatcher:
             answer({"ok": False, "error": str(refusal) or "refused"})
         except ChannelError as error:  # a rule that the client could have known
             answer({"ok": False, "error": str(error)})
-            signals.report(socket, error)
+            signals.report(connection.data, error)
 
     def _channel(
         self, socket: Socket, connection: Connection, args: list[Any], ack: int | None

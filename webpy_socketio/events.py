@@ -202,7 +202,10 @@ def _compile(channel: Pattern | None, used: str, name: str) -> re.Pattern[str] |
     if channel is None:
         return None
     try:
-        return re.compile(channel)
+        pattern = re.compile(channel)
+        if isinstance(pattern.pattern, bytes):
+            raise TypeError("a channel's name is text, and a pattern of bytes matches none")
+        return pattern
     except (re.error, TypeError) as error:
         raise EventError(
             f"{used}(channel={channel!r}) on {name}: not a regular expression: {error}"

@@ -24,6 +24,14 @@ __all__ = ["RESERVED_EVENTS", "Session", "Socket", "encode"]
 RESERVED_EVENTS = frozenset(("__subscribe__", "__unsubscribe__", "__channel__"))
 
 
+#: Calls a function, with its arguments, as if it were a handler of that socket.
+Within = Callable[..., Any]
+
+
+def _ignore() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Session:
     """What `send(session_id, message)` needs to find a socket again."""
@@ -44,6 +52,7 @@ class Socket:
         "_connection",
         "_limits",
         "_matches",
+        "_within",
         "context",
         "outbox",
         "request",
@@ -51,7 +60,9 @@ class Socket:
         "web_context",
     )
 
-    def __init__(self, connection: Connection, space: Namespace, limits: Limits) -> None:
+    def __init__(
+        self, connection: Connection, space: Namespace, limits: Limits, within: Within
+    ) -> None:
         #: The handshake's WSGI environ.
         self.request: dict[str, Any] = connection.session.environ
         #: Room for handlers to remember things, for as long as the connection lives.
@@ -64,6 +75,7 @@ class Socket:
         self._connection = connection
         self._limits = limits
         self._matches: dict[re.Pattern[str], bool] | None = None
+        self._within = within
 
     def __repr__(self) -> str:
         return f"<Socket {self.session_id} from {self.request.get('REMOTE_ADDR', '-')}>"
@@ -170,15 +182,15 @@ class Socket:
         Asks the `subscribing` gate first and raises `Refused` if that denies it. Raises
         `ChannelError` for a bad name, or for one channel too many.
         """
-        return bool(clients.wait_for(self.subscribe_for_client, channel, _ignore))
+        return bool(clients.wait_for(self._within, self, self.subscribe_for_client, channel))
 
     def unsubscribe(self, channel: str) -> bool:
         """Unsubscribe from a channel; returns True if the socket was subscribed."""
-        return bool(clients.wait_for(self.unsubscribe_for_client, channel, _ignore))
+        return bool(clients.wait_for(self._within, self, self.unsubscribe_for_client, channel))
 
     # -- for the dispatcher
 
-    def subscribe_for_client(self, channel: Any, begun: Callable[[], None]) -> bool:
+    def subscribe_for_client(self, channel: Any, begun: Callable[[], None] = _ignore) -> bool:
         """Subscribe; `begun` is called when membership begins, before anybody else can know."""
         check_name(channel, self._limits.max_channel_length)
         if not self.connected:
@@ -201,7 +213,7 @@ class Socket:
             signals.emit(signals.subscribe, self, channel=channel)
         return changed
 
-    def unsubscribe_for_client(self, channel: Any, ended: Callable[[], None]) -> bool:
+    def unsubscribe_for_client(self, channel: Any, ended: Callable[[], None] = _ignore) -> bool:
         """Unsubscribe; `ended` is called when membership has ended, before handlers hear of it."""
         check_name(channel, self._limits.max_channel_length)
         # After the end of a connection its channels are held for its last handlers, not for these.
@@ -257,7 +269,3 @@ def encode(namespace: str, event: str, args: tuple[Any, ...], max_bytes: int) ->
     if message.size > max_bytes:
         raise EncodeError(f"{message.size} bytes are more than an outbox of {max_bytes} can take")
     return message
-
-
-def _ignore() -> None:
-    pass

@@ -44,6 +44,14 @@ class RequestHandler(WSGIHandler):
             # back until the first is acknowledged, 40 ms later.
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environ()
+        # A socket that listens on every address sees IPv4 clients as IPv6 ones: whoever compares
+        # addresses, or reads them in a log, expects the plain form (RFC 4291, 2.5.5.2).
+        if environ.get("REMOTE_ADDR", "").startswith("::ffff:"):
+            environ["REMOTE_ADDR"] = environ["REMOTE_ADDR"][len("::ffff:") :]
+        return environ
+
     def run_application(self) -> None:
         engine: Engine = self.server.engine
         environ: dict[str, Any] = self.environ

@@ -7,6 +7,7 @@ hurt whoever walks it; orjson refuses most of this by itself, the rest is refuse
 from __future__ import annotations
 
 import math
+from enum import Enum
 from typing import Any
 
 import orjson
@@ -96,6 +97,8 @@ def _has_unreal_number(value: Any) -> bool:
             stack.extend(key for key in current if isinstance(key, float))
         elif isinstance(current, (list, tuple)):
             stack.extend(current)
-        elif hasattr(current, "__dataclass_fields__"):  # which orjson encodes by itself
+        elif isinstance(current, Enum):  # orjson encodes these by itself, and dataclasses
+            stack.append(current.value)
+        elif hasattr(current, "__dataclass_fields__"):
             stack.extend(getattr(current, name, None) for name in current.__dataclass_fields__)
     return False

@@ -113,8 +113,9 @@ def _decode(text: str) -> tuple[Packet, int]:
     data = json.loads(_encode(rest)) if rest else None
     if not _FITS[kind](data, identifier):
         raise ProtocolError("a Socket.IO packet with the wrong payload for its type")
-    if not binary and "_placeholder" in rest and _find_placeholders(data):
-        raise ProtocolError("a placeholder outside a binary packet")
+    # An escape may hide the word from a look at the text.
+    if not attachments and ("_placeholder" in rest or "\\u" in rest) and _find_placeholders(data):
+        raise ProtocolError("a placeholder where there are no attachments")
     return Packet(kind, namespace, data, identifier), attachments
 
 

@@ -9,6 +9,7 @@ Both have one writer, themselves: no frame is ever cut by another one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket as stdlib_socket
 from typing import Any, Protocol
@@ -102,6 +103,11 @@ class PlainStream:
         return len(self._unsent)
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
+        if self._closing:
+            return
+        if self._sock is None:  # lost before there was anybody to be told
+            user.lost("transport close")
+            return
         self._user = user
         if not self._paused:
             self._reader.start(self._readable)
@@ -267,6 +273,8 @@ class TLSStream:
         return len(self._unsent)
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
+        if self._closing:
+            return
         self._user = user
         if first:
             user.received(first)
@@ -276,6 +284,15 @@ class TLSStream:
         reader = gevent.spawn(self._read_all)
         self._ended.wait()
         reader.kill()
+        if self._closing:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Let the other side read to the end what we sent last (see `PlainStream._shut_down`)."""
+        with contextlib.suppress(OSError), gevent.Timeout(min(1.0, self._write_timeout), False):
+            self._sock.shutdown(stdlib_socket.SHUT_WR)
+            while self._sock.recv(_CHUNK):
+                pass
 
     def write(self, data: bytes) -> None:
         if not self._closed and not self._closing:
@@ -303,10 +320,10 @@ class TLSStream:
         error: OSError | None = None
         try:
             while not self._closed:
-                self._may_read.wait()
                 data = self._sock.recv(_CHUNK)
                 if not data:
                     break
+                self._may_read.wait()
                 if self._user is not None:
                     self._user.received(data)
         except OSError as exception:

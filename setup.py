@@ -1,0 +1,59 @@
+"""What the package is called, needs and contains; ``pyproject.toml`` says how it is built."""
+
+import runpy
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+setup(
+    name="webpy_socketio",
+    version=runpy.run_path(str(ROOT / "webpy_socketio" / "version.py"))["__version__"],
+    description="Real-time messaging for web.py: Socket.IO on gevent, with channels and signals",
+    long_description=(ROOT / "README.rst").read_text(encoding="utf-8"),
+    long_description_content_type="text/x-rst",
+    author="webpy_socketio contributors",
+    # MIT is the licence of the bundled JavaScript client; its text lies beside it in static/.
+    license_expression="BSD-2-Clause AND MIT",
+    license_files=["LICENSE"],
+    keywords=["web.py", "socket.io", "websocket", "gevent", "realtime", "chat"],
+    classifiers=[
+        "Environment :: Web Environment",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX",
+        "Programming Language :: JavaScript",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Internet :: WWW/HTTP :: Dynamic Content",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.10",
+    packages=find_packages(include=["webpy_socketio", "webpy_socketio.*"]),
+    package_data={"webpy_socketio": ["py.typed", "static/*", "templates/*"]},
+    include_package_data=False,
+    zip_safe=False,
+    install_requires=[
+        "web.py>=0.76",  # the first that runs on Python 3.13, where the cgi module is gone
+        "gevent>=25.4",
+        "blinker>=1.7",  # Signal.set_class
+        "Mako>=1.3",
+        "websockets>=15",  # 17 needs Python 3.11
+        "orjson>=3.10.7",  # the first with wheels for Python 3.13
+    ],
+    extras_require={
+        "test": [
+            "build>=1.2",
+            "cryptography>=43",
+            "hypothesis>=6.100",
+            "playwright>=1.50",
+            "pytest>=8.2",
+            "python-socketio[client]>=5.11",
+            "setuptools>=77",
+        ],
+        "lint": ["mypy>=1.15", "ruff>=0.11"],
+    },
+)

@@ -1,0 +1,183 @@
+"""The scripts and the HTML that loads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import mako.lookup
+import markupsafe
+import pytest
+import web
+
+from webpy_socketio import assets
+from webpy_socketio.exceptions import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def no_request() -> Iterator[None]:
+    web.ctx.clear()
+    yield
+    web.ctx.clear()
+
+
+@pytest.fixture
+def uncached() -> Iterator[None]:
+    assets._read.cache_clear()
+    yield
+    assets._read.cache_clear()
+
+
+def script_tags(html: str) -> list[dict[str, str | None]]:
+    tags: list[dict[str, str | None]] = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert tag == "script"
+            tags.append(dict(attrs))
+
+        def handle_data(self, data: str) -> None:
+            assert not data.strip(), "no inline script: a strict policy would block it"
+
+    Parser().feed(html)
+    return tags
+
+
+class TestAsset:
+    def test_the_two_scripts_are_there(self) -> None:
+        client, extension = assets.asset("socket.io.min.js"), assets.asset("webpy_socketio.js")
+        assert client is not None
+        assert extension is not None
+        assert b"Socket.IO v4" in client.body
+        assert b"__subscribe__" in extension.body
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "",
+            ".",
+            "..",
+            "../version.py",
+            "socket.io.LICENSE.txt",
+            "SOCKET.IO.MIN.JS",
+            "/etc/passwd",
+        ],
+    )
+    def test_no_other_file_is_reached(self, name: str) -> None:
+        assert assets.asset(name) is None
+
+    def test_it_is_read_once(self) -> None:
+        assert assets.asset("webpy_socketio.js") is assets.asset("webpy_socketio.js")
+
+    def test_gzip_holds_the_same_body(self) -> None:
+        client = assets.asset("socket.io.min.js")
+        assert client is not None
+        assert gzip.decompress(client.gzip) == client.body
+        assert len(client.gzip) < len(client.body) / 2
+
+    def test_etag_and_version_follow_the_content(self) -> None:
+        one, other = assets.Asset("a.js", b"one"), assets.Asset("a.js", b"other")
+        assert one.version == hashlib.sha256(b"one").hexdigest()[:16]
+        assert one.etag == f'W/"{one.version}"'
+        assert one.etag != other.etag
+        assert one == assets.Asset("a.js", b"one")
+
+    def test_it_is_javascript_in_utf8(self) -> None:
+        assert assets.Asset("a.js", b"").content_type == "text/javascript; charset=utf-8"
+
+    def test_it_cannot_be_changed(self) -> None:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            assets.Asset("a.js", b"").name = "b.js"  # type: ignore[misc]
+
+    def test_the_client_asks_for_no_source_map(self) -> None:
+        client = assets.asset("socket.io.min.js")
+        assert client is not None
+        assert b"sourceMappingURL" not in client.body
+
+    def test_a_package_never_built_says_what_to_run(
+        self, uncached: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(assets, "_PACKAGE", tmp_path)
+        with pytest.raises(
+            SettingsError, match=r"socket\.io\.min\.js is missing.*pip install -e \."
+        ):
+            assets.asset("socket.io.min.js")
+
+
+class TestScripts:
+    def test_the_client_comes_before_its_extension(self) -> None:
+        client, extension = script_tags(assets.socketio_scripts())
+        assert re.fullmatch(r"/socket\.io/socket\.io\.min\.js\?v=[0-9a-f]{16}", client["src"] or "")
+        assert re.fullmatch(
+            r"/socket\.io/webpy_socketio\.js\?v=[0-9a-f]{16}", extension["src"] or ""
+        )
+
+    def test_addresses_carry_the_version(self) -> None:
+        extension = assets.asset("webpy_socketio.js")
+        assert extension is not None
+        assert f"?v={extension.version}" in assets.socketio_scripts()
+
+    def test_the_extension_is_told_the_path(self) -> None:
+        assert script_tags(assets.socketio_scripts())[1]["data-path"] == "/socket.io"
+
+    @pytest.mark.parametrize("resource", ["chat/live", "/chat/live", "/chat/live/"])
+    def test_resource(self, resource: str) -> None:
+        client, extension = script_tags(assets.socketio_scripts(resource=resource))
+        assert (client["src"] or "").startswith("/chat/live/socket.io.min.js?")
+        assert extension["data-path"] == "/chat/live"
+
+    def test_the_server_of_the_request_tells_its_resource(self) -> None:
+        web.ctx.env = {assets.RESOURCE_KEY: "live"}
+        assert script_tags(assets.socketio_scripts())[1]["data-path"] == "/live"
+        assert script_tags(assets.socketio_scripts(resource="mine"))[1]["data-path"] == "/mine"
+
+    def test_an_application_mounted_below_a_path(self) -> None:
+        web.ctx.env = {"SCRIPT_NAME": "/caf\xc3\xa9"}
+        assert script_tags(assets.socketio_scripts())[1]["data-path"] == "/caf%C3%A9/socket.io"
+
+    def test_nonce(self) -> None:
+        assert [tag["nonce"] for tag in script_tags(assets.socketio_scripts("r4nd0m"))] == [
+            "r4nd0m"
+        ] * 2
+        assert "nonce" not in assets.socketio_scripts()
+
+    @pytest.mark.parametrize(
+        "evil", ['"><script>alert(1)</script>', "' onload='x", "&quot;", "<>&"]
+    )
+    def test_everything_is_escaped(self, evil: str) -> None:
+        for tag in script_tags(assets.socketio_scripts(nonce=evil, resource=evil)):
+            assert tag.keys() == {"src", "data-path", "nonce"}
+            assert tag["nonce"] == evil
+
+    @pytest.mark.parametrize("filters", [[], ["h"]])
+    def test_the_mako_include(self, filters: list[str]) -> None:
+        lookup = mako.lookup.TemplateLookup(
+            directories=[assets.template_dir], default_filters=filters, strict_undefined=True
+        )
+        lookup.put_string("page.html", '<head><%include file="socketio_scripts.html"/></head>')
+        html: Any = lookup.get_template("page.html").render()
+        assert html == f"<head>{assets.socketio_scripts()}</head>"
+
+    def test_the_mako_include_with_arguments(self) -> None:
+        lookup = mako.lookup.TemplateLookup(directories=[assets.template_dir])
+        lookup.put_string(
+            "page.html",
+            """<%include file="socketio_scripts.html" args="nonce='n', socketio_resource='live'"/>""",
+        )
+        assert lookup.get_template("page.html").render() == assets.socketio_scripts("n", "live")
+
+    def test_engines_that_know_html_do_not_escape_it(self) -> None:
+        scripts = assets.socketio_scripts()
+        assert str(markupsafe.escape(scripts)) == str(scripts)
+
+    def test_web_py_templates(self) -> None:
+        template = web.template.Template(
+            "$:socketio_scripts()", globals={"socketio_scripts": assets.socketio_scripts}
+        )
+        assert str(template()).strip() == assets.socketio_scripts()

