@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
+import gevent
+import gevent.event
 import pytest
 
-from webpy_socketio import on_connect, on_message
+from webpy_socketio import (
+    on_connect,
+    on_connecting,
+    on_disconnect,
+    on_error,
+    on_finish,
+    on_message,
+    on_subscribe,
+    on_unsubscribe,
+)
+from webpy_socketio.clients import clients
 
 from .conftest import Journal, Site
+
+ENDING = ("disconnect", "unsubscribe", "finish")
 
 
 class TestOrder:
@@ -30,9 +47,25 @@ class TestOrder:
             ("finish", "client namespace disconnect"),
         ]
 
-    def test_channels_are_held_until_after_finish(self, site: Site, journal: Journal) -> None:
-        from webpy_socketio import on_disconnect, on_finish, on_unsubscribe
+    def test_a_whole_life_over_polling(self, site: Site, stages: Journal) -> None:
+        client = site.polling()
+        client.connect()
+        client.send('420["__subscribe__","room-1"]', '42["message","hello"]')
+        assert client.poll() == ['430[{"ok":true}]']
+        client.send("1")
+        stages.wait_for(("finish", "transport close"))
+        assert [name for name, _ in stages] == [
+            "connecting",
+            "connect",
+            "subscribing",
+            "subscribe",
+            "message",
+            "disconnect",
+            "unsubscribe",
+            "finish",
+        ]
 
+    def test_channels_are_held_until_after_finish(self, site: Site, journal: Journal) -> None:
         @on_disconnect(channel="^room-")
         def gone(request: Any, socket: Any, context: Any) -> None:
             journal.append(("disconnect", socket.channels, socket.connected))
@@ -44,9 +77,12 @@ class TestOrder:
         @on_finish(channel="^room-")
         def finished(request: Any, socket: Any, context: Any) -> None:
             journal.append(("finish", socket.channels))
+            socket.send("nobody hears")
 
         client = site.connect()
         client.call("__subscribe__", "room-1")
+        socket = clients.find(client.id)
+        assert socket is not None
         client.vanish()
         journal.wait(lambda journal: len(journal) == 3)
         assert journal == [
@@ -54,38 +90,320 @@ class TestOrder:
             ("unsubscribe", "room-1", ("room-1",)),
             ("finish", ("room-1",)),
         ]
+        gevent.idle()
+        assert socket.channels == ()
+
+    def test_unsubscribe_comes_once_for_each_channel_still_held(
+        self, site: Site, stages: Journal
+    ) -> None:
+        client = site.connect()
+        for channel in ("a", "b", "c"):
+            client.call("__subscribe__", channel)
+        client.call("__unsubscribe__", "b")
+        client.call("__unsubscribe__", "b")
+        client.vanish()
+        stages.wait_for(("finish", "transport close"))
+        assert [stage for stage in stages if stage[0] in ENDING] == [
+            ("unsubscribe", "b"),
+            ("disconnect", "transport close"),
+            ("unsubscribe", "a"),
+            ("unsubscribe", "c"),
+            ("finish", "transport close"),
+        ]
+
+    def test_subscribe_comes_once_for_each_real_change(self, site: Site, stages: Journal) -> None:
+        client = site.connect()
+        client.call("__subscribe__", "a")
+        client.call("__subscribe__", "a")
+        client.call("__unsubscribe__", "a")
+        client.call("__subscribe__", "a")
+        told = [stage for stage in stages if stage[0] in ("subscribe", "unsubscribe")]
+        assert told == [("subscribe", "a"), ("unsubscribe", "a"), ("subscribe", "a")]
+
+    def test_a_subscriber_is_in_the_channel_when_told(self, site: Site, journal: Journal) -> None:
+        @on_subscribe
+        def joined(request: Any, socket: Any, context: Any, channel: str) -> None:
+            journal.append(("subscribe", socket.channels))
+
+        @on_unsubscribe
+        def left(request: Any, socket: Any, context: Any, channel: str) -> None:
+            journal.append(("unsubscribe", socket.channels))
+
+        client = site.connect()
+        client.call("__subscribe__", "a")
+        client.call("__unsubscribe__", "a")
+        journal.wait(lambda journal: len(journal) == 2)
+        assert journal == [("subscribe", ("a",)), ("unsubscribe", ())]
+
+    def test_one_connection_has_one_context_and_another_its_own(self, site: Site) -> None:
+        @on_connect
+        def begin(request: Any, socket: Any, context: Any) -> None:
+            context["messages"] = []
+            assert socket.context is context
+
+        @on_message
+        def collect(request: Any, socket: Any, context: Any, message: Any) -> Any:
+            context["messages"].append(message)
+            return context["messages"]
+
+        first, second = site.connect(), site.connect()
+        first.call("message", 1)
+        assert second.call("message", 2) == [[2]]
+        assert first.call("message", 3) == [[1, 3]]
+        assert type(clients.find(first.id).context) is dict  # type: ignore[union-attr]
+
+    def test_messages_are_handled_one_at_a_time_in_order(
+        self, site: Site, journal: Journal
+    ) -> None:
+        @on_message
+        def slow(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(("begin", message))
+            gevent.idle()
+            journal.append(("end", message))
+
+        client = site.connect()
+        for number in range(5):
+            client.emit("message", number)
+        journal.wait_for(("end", 4))
+        assert journal == [(word, number) for number in range(5) for word in ("begin", "end")]
+
+    def test_one_connection_does_not_wait_for_another(self, site: Site, journal: Journal) -> None:
+        go = gevent.event.Event()
+
+        @on_message
+        def wait(request: Any, socket: Any, context: Any, message: Any) -> Any:
+            if message == "wait":
+                journal.append("waiting")
+                go.wait()
+            return message
+
+        first, second = site.connect(), site.connect()
+        first.emit("message", "wait", ack=7)
+        journal.wait_for("waiting")
+        assert second.call("message", "quick") == ["quick"]
+        go.set()
+        assert first.receive() == '437["wait"]'
 
 
-ENDINGS: dict[str, tuple[Callable[[Any, Site], None], str]] = {
-    "client close": (lambda client, site: client.close(), "transport close"),
-    "engine packet 1": (lambda client, site: client.send("1"), "transport close"),
-    "packet 41": (lambda client, site: client.send("41"), "client namespace disconnect"),
-    "FIN": (lambda client, site: client.vanish(), "transport close"),
-    "RST": (lambda client, site: client.vanish(reset=True), "transport close"),
-    "bad packet": (lambda client, site: client.send("4abc"), "parse error"),
+class TestConnecting:
+    def test_a_client_that_vanishes_at_the_gate_was_never_there(
+        self, site: Site, stages: Journal
+    ) -> None:
+        go = gevent.event.Event()
+        passed = Journal()
+
+        @on_connecting
+        def wait(request: Any, socket: Any, context: Any) -> None:
+            passed.append("waiting")
+            go.wait()
+            passed.append("passed")
+
+        client = site.websocket()
+        client.send("40")
+        passed.wait_for("waiting")
+        client.send("1")
+        client.wait_closed()
+        go.set()
+        passed.wait_for("passed")
+        site.server.stop()
+        assert stages == [("connecting", None)]
+        assert not clients.namespace("/").sockets
+
+    def test_a_client_that_leaves_the_namespace_at_the_gate_was_never_in_it(
+        self, site: Site, stages: Journal
+    ) -> None:
+        go = gevent.event.Event()
+        passed = Journal()
+
+        @on_connecting
+        def wait(request: Any, socket: Any, context: Any) -> None:
+            passed.append("waiting")
+            go.wait()
+
+        client = site.websocket()
+        client.send("40")
+        passed.wait_for("waiting")
+        client.send("41")
+        client.send("40")  # ... and comes again, which is another connection
+        passed.wait(lambda passed: passed == ["waiting", "waiting"])
+        go.set()
+        reply = client.receive()
+        assert isinstance(reply, str)
+        assert list(clients.namespace("/").sockets) == [json.loads(reply[2:])["sid"]]
+        assert [name for name, _ in stages].count("connect") == 1
+
+    def test_connect_precedes_what_the_client_sends_at_once(
+        self, site: Site, stages: Journal
+    ) -> None:
+        @on_connect
+        def slow(request: Any, socket: Any, context: Any) -> None:
+            gevent.idle()
+
+        client = site.websocket()
+        client.connect()
+        client.emit("message", "early")
+        stages.wait_for(("message", "early"))
+        assert stages == [("connecting", None), ("connect", None), ("message", "early")]
+
+    def test_vanishing_while_connect_is_handled(self, site: Site, stages: Journal) -> None:
+        go = gevent.event.Event()
+
+        @on_connect
+        def wait(request: Any, socket: Any, context: Any) -> None:
+            go.wait()
+            socket.send("to nobody")
+            assert socket.subscribe("late") is False
+
+        client = site.connect()
+        client.send("1")
+        client.wait_closed()
+        go.set()
+        stages.wait_for(("finish", "transport close"))
+        assert stages == [
+            ("connecting", None),
+            ("connect", None),
+            ("disconnect", "transport close"),
+            ("finish", "transport close"),
+        ]
+
+
+class TestNamespaces:
+    def test_each_is_a_connection_of_its_own(
+        self, serve: Callable[..., Site], stages: Journal
+    ) -> None:
+        seen = Journal()
+
+        @on_connect
+        def connected(request: Any, socket: Any, context: Any) -> None:
+            seen.append((socket.namespace, socket, request))
+
+        site = serve(namespaces=["/", "/chat"])
+        client = site.connect()
+        client.connect(namespace="/chat,")
+        (one, first, request), (other, second, same) = seen.wait(lambda seen: len(seen) == 2)
+        assert (one, other) == ("/", "/chat")
+        assert first is not second
+        assert first.session_id != second.session_id
+        assert first.context is not second.context
+        assert request is same
+        client.send("41/chat,")
+        stages.wait_for(("finish", "client namespace disconnect"))
+        assert (first.connected, second.connected) == (True, False)
+        assert client.call("message", "still here") == []
+        client.vanish()
+        stages.wait_for(("finish", "transport close"))
+        assert [name for name, _ in stages].count("disconnect") == 2
+
+    def test_the_end_of_the_session_ends_both_once(
+        self, serve: Callable[..., Site], stages: Journal
+    ) -> None:
+        site = serve(namespaces=["/", "/chat"])
+        client = site.connect()
+        client.connect(namespace="/chat,")
+        client.vanish()
+        stages.wait(lambda stages: stages.count(("finish", "transport close")) == 2)
+        assert stages.count(("disconnect", "transport close")) == 2
+
+    def test_channels_of_one_name_are_not_shared(self, serve: Callable[..., Site]) -> None:
+        site = serve(namespaces=["/", "/chat"])
+        client = site.connect()
+        client.connect(namespace="/chat,")
+        client.call("__subscribe__", "room")
+        client.send('42/chat,8["__subscribe__","room"]')
+        assert client.receive() == '43/chat,8[{"ok":true}]'
+        (socket,) = clients.namespace("/chat").sockets.values()
+        socket.send_and_broadcast_channel("hello", "room")
+        assert client.receive() == '42/chat,["message","hello"]'
+        assert client.call("message", "and nothing in the other") == []
+
+
+def _give_up(client: Any, site: Site, socket: Any) -> None:
+    site.server.engine._heartbeat._give_up(socket._connection.session)
+
+
+Trigger = tuple[Callable[[Any, Site, Any], Any], str]
+
+#: After these a client can still say something.
+SAID: dict[str, Trigger] = {
+    "packet 41": (lambda client, site, socket: client.send("41"), "client namespace disconnect"),
+    "engine packet 1": (lambda client, site, socket: client.send("1"), "transport close"),
+    "bad packet": (lambda client, site, socket: client.send("4abc"), "parse error"),
+}
+#: After these it cannot.
+LAST_WORDS: dict[str, Trigger] = {
+    "close frame": (lambda client, site, socket: client.close(), "transport close"),
+    "FIN": (lambda client, site, socket: client.vanish(), "transport close"),
+    "RST": (lambda client, site, socket: client.vanish(reset=True), "transport close"),
+}
+SERVER: dict[str, Trigger] = {
     "server disconnect": (
-        lambda client, site: client.emit("message", "kick"),
+        lambda client, site, socket: socket.disconnect(),
         "server namespace disconnect",
     ),
-    "server stop": (lambda client, site: site.server.stop(), "server shutting down"),
+    "ping timeout": (_give_up, "ping timeout"),
+    "server stop": (lambda client, site, socket: site.server.stop(), "server shutting down"),
 }
+ENDINGS = {**SAID, **LAST_WORDS, **SERVER}
 
 
 class TestEndings:
     @pytest.mark.parametrize("name", ENDINGS)
     def test_each_is_told_once(self, name: str, site: Site, stages: Journal) -> None:
-        @on_message
-        def kick(request: Any, socket: Any, context: Any, message: Any) -> None:
-            socket.disconnect()
-
         end, reason = ENDINGS[name]
         client = site.connect()
         client.call("__subscribe__", "room-1")
-        end(client, site)
+        end(client, site, clients.find(client.id))
         stages.wait_for(("finish", reason))
         site.server.stop()
-        endings = [stage for stage in stages if stage[0] in ("disconnect", "unsubscribe", "finish")]
-        assert endings == [("disconnect", reason), ("unsubscribe", "room-1"), ("finish", reason)]
+        assert [stage for stage in stages if stage[0] in ENDING] == [
+            ("disconnect", reason),
+            ("unsubscribe", "room-1"),
+            ("finish", reason),
+        ]
+
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            *itertools.product(SAID, ENDINGS),
+            *itertools.product(LAST_WORDS, SERVER),
+            *itertools.product(SERVER, ENDINGS),
+        ],
+    )
+    def test_every_pair_at_once_keeps_the_first_reason(
+        self, first: str, second: str, site: Site, stages: Journal
+    ) -> None:
+        client = site.connect()
+        client.call("__subscribe__", "room-1")
+        socket = clients.find(client.id)
+        for name in (first, second):
+            ENDINGS[name][0](client, site, socket)
+        # What the server does is done; what a client sends it has still to read.
+        winner = second if first not in SERVER and second in SERVER else first
+        reason = ENDINGS[winner][1]
+        stages.wait(lambda stages: any(name == "finish" for name, _ in stages))
+        site.server.stop()
+        assert [stage for stage in stages if stage[0] in ENDING] == [
+            ("disconnect", reason),
+            ("unsubscribe", "room-1"),
+            ("finish", reason),
+        ]
+
+    @pytest.mark.parametrize("name", ["packet 41", "engine packet 1", "bad packet"])
+    def test_over_polling(self, name: str, site: Site, stages: Journal) -> None:
+        packet, reason = {
+            "packet 41": ("41", "client namespace disconnect"),
+            "engine packet 1": ("1", "transport close"),
+            "bad packet": ("4abc", "parse error"),
+        }[name]
+        client = site.polling()
+        client.connect()
+        client.send(packet)
+        stages.wait_for(("finish", reason))
+        site.server.stop()
+        assert [stage for stage in stages if stage[0] in ENDING] == [
+            ("disconnect", reason),
+            ("finish", reason),
+        ]
 
     def test_ping_timeout(self, serve: Callable[..., Site], stages: Journal) -> None:
         site = serve(ping_interval=0.05, ping_timeout=0.05)
@@ -94,19 +412,241 @@ class TestEndings:
         stages.wait_for(("finish", "ping timeout"))
         assert stages.count(("disconnect", "ping timeout")) == 1
 
+    def test_a_client_that_reads_too_slowly(
+        self, serve: Callable[..., Site], stages: Journal
+    ) -> None:
+        site = serve(outbox_bytes=100_000)
+        client = site.connect()
+        socket = clients.find(client.id)
+        assert socket is not None
+        while socket.connected:
+            socket.send("x" * 50_000)
+            gevent.idle()
+        stages.wait_for(("finish", "slow reader"))
+        assert stages.count(("disconnect", "slow reader")) == 1
+
+    def test_the_client_is_gone_for_others_before_its_end_is_told(
+        self, site: Site, journal: Journal
+    ) -> None:
+        go = gevent.event.Event()
+
+        @on_disconnect
+        def wait(request: Any, socket: Any, context: Any) -> None:
+            journal.append("gone")
+            go.wait()
+
+        client, other = site.connect(), site.connect()
+        for each in (client, other):
+            each.call("__subscribe__", "room")
+        client.vanish()
+        journal.wait_for("gone")
+        assert list(clients.namespace("/").channels.members("room")) == [clients.find(other.id)]
+        assert clients.find(client.id) is None
+        go.set()
+
+
+class TestStopping:
+    def test_a_handler_that_waits_gets_greenlet_exit_and_finish_is_sent(
+        self, site: Site, stages: Journal
+    ) -> None:
+        ended = Journal()
+
+        @on_message
+        def wait(request: Any, socket: Any, context: Any, message: Any) -> None:
+            ended.append("waiting")
+            try:
+                gevent.event.Event().wait()
+            except gevent.GreenletExit:
+                ended.append("GreenletExit")
+                raise
+
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        client.emit("message", "wait")
+        client.emit("message", "not begun any more")
+        ended.wait_for("waiting")
+        site.server.stop(timeout=0.01)
+        assert ended == ["waiting", "GreenletExit"]
+        assert [stage for stage in stages if stage[0] in ENDING] == [
+            ("disconnect", "server shutting down"),
+            ("unsubscribe", "room"),
+            ("finish", "server shutting down"),
+        ]
+
+    def test_a_handler_that_is_quick_enough_is_let_finish(self, site: Site) -> None:
+        ended = Journal()
+
+        @on_message
+        def work(request: Any, socket: Any, context: Any, message: Any) -> None:
+            ended.append("begun")
+            gevent.idle()
+            ended.append("done")
+
+        client = site.connect()
+        client.emit("message", "work")
+        ended.wait_for("begun")
+        site.server.stop()
+        assert ended == ["begun", "done"]
+
+    @pytest.mark.parametrize("stage", ["disconnect", "finish"])
+    def test_handlers_of_the_end_that_wait_do_not_hold_the_server(
+        self, stage: str, site: Site, stages: Journal
+    ) -> None:
+        @{"disconnect": on_disconnect, "finish": on_finish}[stage]
+        def wait(request: Any, socket: Any, context: Any) -> None:
+            gevent.event.Event().wait()
+
+        for _ in range(3):
+            site.connect()
+        site.server.stop(timeout=0.01)
+        assert stages.count(("finish", "server shutting down")) == 3
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even its text")
+
+    __repr__ = __str__
+
+
+def _recurse() -> None:
+    _recurse()
+
+
+FAILURES = [
+    ValueError("an ordinary one"),
+    gevent.GreenletExit(),
+    gevent.Timeout(1),
+    RecursionError(),
+    Unprintable(),
+    GeneratorExit(),
+    AssertionError(),
+]
+
 
 class TestIsolation:
-    def test_one_that_raises_stops_no_other(self, site: Site, stages: Journal) -> None:
-        error = ZeroDivisionError("oops")
-
-        @on_connect
-        def bad(request: Any, socket: Any, context: Any) -> None:
+    @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+    def test_one_that_raises_stops_no_other_and_is_one_error(
+        self, error: BaseException, site: Site, stages: Journal
+    ) -> None:
+        @on_message
+        def bad(request: Any, socket: Any, context: Any, message: Any) -> None:
             raise error
 
-        @on_connect
-        def good(request: Any, socket: Any, context: Any) -> None:
+        @on_message
+        def good(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.send("still here")
 
         client = site.connect()
+        client.emit("message", "hello")
         assert client.event() == ["message", "still here"]
-        assert stages == [("connecting", None), ("connect", None), ("error", error)]
+        assert client.call("another", 1) == []  # the connection lives, and handles what follows
+        assert [value for name, value in stages if name == "error"] == [error]
+
+    def test_a_real_recursion(self, site: Site, stages: Journal) -> None:
+        @on_message
+        def bad(request: Any, socket: Any, context: Any, message: Any) -> None:
+            _recurse()
+
+        client = site.connect()
+        assert client.call("message", 1) == [{"error": "internal error"}]
+        (error,) = [value for name, value in stages if name == "error"]
+        assert isinstance(error, RecursionError)
+
+    @pytest.mark.parametrize(
+        "decorator",
+        [on_connect, on_subscribe, on_unsubscribe, on_disconnect, on_finish],
+        ids=lambda decorator: decorator.__name__,
+    )
+    def test_in_every_stage(self, decorator: Any, site: Site, stages: Journal) -> None:
+        error = ZeroDivisionError("oops")
+
+        @decorator
+        def bad(*args: Any) -> None:
+            raise error
+
+        client = site.connect()
+        assert client.call("__subscribe__", "room") == [{"ok": True}]
+        client.send("41")
+        stages.wait_for(("finish", "client namespace disconnect"))
+        site.server.stop()
+        assert stages.count(("error", error)) == 1
+        assert [name for name, _ in stages if name in ENDING] == list(ENDING)
+
+    def test_each_failure_is_an_error_of_its_own(self, site: Site, stages: Journal) -> None:
+        errors = [ValueError(1), ValueError(2)]
+
+        @on_connect
+        def first(request: Any, socket: Any, context: Any) -> None:
+            raise errors[0]
+
+        @on_connect
+        def second(request: Any, socket: Any, context: Any) -> None:
+            raise errors[1]
+
+        client = site.connect()
+        client.call("barrier")
+        assert [value for name, value in stages if name == "error"] == errors
+
+    def test_error_handlers_get_the_exception(self, site: Site, journal: Journal) -> None:
+        error = KeyError("x")
+
+        @on_error
+        def failed(request: Any, socket: Any, context: Any, exception: Any) -> None:
+            journal.append((request is socket.request, context is socket.context, exception))
+
+        @on_message
+        def bad(request: Any, socket: Any, context: Any, message: Any) -> None:
+            raise error
+
+        site.connect().emit("message")
+        journal.wait_for((True, True, error))
+
+    def test_an_error_handler_that_raises_is_logged_and_not_looped(
+        self, site: Site, journal: Journal, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @on_error
+        def worse(request: Any, socket: Any, context: Any, exception: Any) -> None:
+            journal.append(("worse", str(exception)))
+            raise RuntimeError("from the error handler")
+
+        @on_error
+        def other(request: Any, socket: Any, context: Any, exception: Any) -> None:
+            journal.append(("other", str(exception)))
+
+        @on_message
+        def bad(request: Any, socket: Any, context: Any, message: Any) -> None:
+            raise ValueError("the first")
+
+        client = site.connect()
+        assert client.call("message") == [{"error": "internal error"}]
+        assert journal == [("worse", "the first"), ("other", "the first")]
+        logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert [str(record.exc_info[1]) for record in logged if record.exc_info] == [
+            "the first",
+            "from the error handler",
+        ]
+
+    def test_a_client_that_breaks_a_rule_is_an_error(self, site: Site, stages: Journal) -> None:
+        client = site.connect()
+        client.send("4abc")
+        stages.wait_for(("finish", "parse error"))
+        assert [name for name, _ in stages] == [
+            "connecting",
+            "connect",
+            "error",
+            "disconnect",
+            "finish",
+        ]
+
+    def test_a_failure_does_not_end_other_connections(self, site: Site) -> None:
+        @on_message
+        def bad(request: Any, socket: Any, context: Any, message: Any) -> Any:
+            if message == "bad":
+                raise ValueError(message)
+            return message
+
+        first, second = site.connect(), site.connect()
+        first.call("message", "bad")
+        assert second.call("message", "good") == ["good"]
+        assert first.call("message", "good") == ["good"]

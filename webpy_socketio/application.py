@@ -8,21 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gevent
 import gevent.local
 import web
 from gevent import monkey
+from gevent.event import AsyncResult
 
 from webpy_socketio import signals
 from webpy_socketio.assets import RESOURCE_KEY, asset
 from webpy_socketio.dispatcher import Dispatcher
 from webpy_socketio.engine.handler import TAKE_OVER
-from webpy_socketio.exceptions import PatchingError, Refused
+from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
 from webpy_socketio.socket import Socket
 
 __all__ = ["SocketIOView", "WebDispatcher", "add_resource", "check_patching", "socketio_urls"]
 
 #: Key of the environ under which the view leaves the application that routed the handshake.
 _APPLICATION = "webpy_socketio.application"
+
+#: The same for the headers of the handshake's answer, which processors may still add to.
+_HEADERS = "webpy_socketio.headers"
 
 _REMEDY = (
     "web.py was imported before gevent patched the standard library: all visitors would share one "
@@ -103,6 +108,7 @@ class SocketIOView:
         if web.ctx.env["PATH_INFO"] != f"/{resource}/":  # the urls match every server's
             raise web.notfound(f"Socket.IO is at /{resource}/ on this server.\n")
         web.ctx.env[_APPLICATION] = web.ctx.app_stack[0]
+        web.ctx.env[_HEADERS] = web.ctx.headers
         web.ctx.env[TAKE_OVER] = True
         return ""
 
@@ -153,6 +159,22 @@ class _Job:
         return ""
 
 
+def _keep_cookies(environ: dict[str, Any]) -> None:
+    """Let the cookies that the handshake was answered with count as if they had come with it.
+
+    Otherwise a session that began with it would be lost at once: the processors, run again to let
+    the client in, would not know it and begin another.
+    """
+    cookies = [
+        value.partition(";")[0]
+        for name, value in environ.pop(_HEADERS, ())
+        if name.lower() == "set-cookie"
+    ]
+    if cookies:
+        sent = environ.get("HTTP_COOKIE")
+        environ["HTTP_COOKIE"] = "; ".join([sent, *cookies] if sent else cookies)
+
+
 class WebDispatcher(Dispatcher):
     """A dispatcher whose handlers find the handshake's `web.ctx`."""
 
@@ -167,6 +189,7 @@ class WebDispatcher(Dispatcher):
             job()
             return
         web.utils.ThreadedDict.clear_all()
+        _keep_cookies(socket.request)
         application.load(socket.request)
         socket.web_context = dict(web.ctx.__dict__)
         web.ctx.socketio_job = inner = _Job(job)
@@ -198,14 +221,20 @@ class WebDispatcher(Dispatcher):
             context["headers"] = []  # a handler may append to it; nobody would ever take it away
 
     def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
-        """Lend the greenlet, perhaps a page's, the handshake's `web.ctx` for as long as it takes."""
-        context = web.ctx.__dict__
-        if socket.web_context is None or context.get("env") is socket.request:
+        """Call `function` where `web.ctx` is the handshake's, and return or raise what it does."""
+        if socket.web_context is None or web.ctx.__dict__.get("env") is socket.request:
             return function(*args)
-        own = dict(context)
-        self.prepare(socket)
-        try:
-            return function(*args)
-        finally:
-            context.clear()
-            context.update(own)
+        if gevent.getcurrent() is gevent.get_hub():
+            raise WrongContext("handlers may wait, which cannot be done on gevent's hub")
+        # In a greenlet of its own: this one may be a page's, with its web.ctx and its session.
+        done = AsyncResult()
+
+        def run() -> None:
+            self.prepare(socket)
+            try:
+                done.set(function(*args))
+            except BaseException as exception:  # noqa: BLE001 - raised again where it is awaited
+                done.set_exception(exception)
+
+        gevent.spawn_raw(run)
+        return done.get()

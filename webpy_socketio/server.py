@@ -115,23 +115,37 @@ class SocketIOServer(EngineServer):
         super().start()
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
-        """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order."""
+        """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order.
+
+        When this returns because of a signal, another one is ignored: the program is ending.
+        """
         if imported_again():
             return
         if not self.started:
             self.start()
-        watchers = []
+        watchers = {}
+        told = False
+
+        def tell() -> None:
+            nonlocal told
+            told = True
+            self.close()
+
         if threading.current_thread() is threading.main_thread():
-            watchers = [
-                gevent.signal_handler(number, self.close)
+            watchers = {
+                number: gevent.signal_handler(number, tell)
                 for number in (signal.SIGINT, signal.SIGTERM)
-            ]
+            }
         try:
             self._stop_event.wait()
         finally:
             gevent.spawn(self.stop, stop_timeout).join()
-            for watcher in watchers:
+            for number, watcher in watchers.items():
                 watcher.cancel()
+                if told:
+                    # A second one while the interpreter shuts down would kill it, with a status
+                    # that looks like a failure.
+                    signal.signal(number, signal.SIG_IGN)
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop listening, close every connection, and return when each `finish` has been sent.

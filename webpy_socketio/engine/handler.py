@@ -75,6 +75,14 @@ class RequestHandler(WSGIHandler):
         names = [name.lower() for name, _ in self.response_headers]
         if self.close_connection and b"connection" not in names:
             self.response_headers.append((b"Connection", b"close"))
+        if self.command == "HEAD":
+            self.response_use_chunked = False
+
+    def _write(self, data: bytes) -> None:
+        # Neither pywsgi nor web.py drops the body that a HEAD must not have; the client would take
+        # it for the next response (RFC 9112, 6.3).
+        if self.command != "HEAD":
+            super()._write(data)
 
     def _run_wsgi(self) -> bool:
         """Run the application; return True if it completed and left the request to the engine."""
@@ -130,10 +138,9 @@ class RequestHandler(WSGIHandler):
         self.socket.settimeout(engine.config.write_timeout)
         try:
             self.process_result()
-        except OSError:
+        except OSError:  # gone, or not reading: nothing to tell anybody but the session
             engine.undelivered(self.environ)
             self.close_connection = True
-            raise
         else:
             self.socket.settimeout(None)
         finally:

@@ -128,7 +128,8 @@ class Polling:
         return self._answer is not None or self._probed or bool(self._session.outbox)
 
     def _take(self) -> bytes:
-        if self._probed and self._answer is None:
+        replaced = self._session.transport is not self
+        if replaced or (self._probed and self._answer is None):
             return NOOP
         messages = self._session.outbox.take()
         payload = encode_payload(messages)

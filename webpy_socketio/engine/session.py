@@ -157,6 +157,10 @@ class Session:
             logger.info("closing a session: %s", error)
             self.close("parse error", error.close_code)
             raise
+        except Exception:
+            # To go on would leave a gap: this message was not handled.
+            logger.exception("a receiver failed; its session is closed")
+            self.close("forced close", 1011)
 
     def close(self, reason: str, code: int = 1000, note: str = "") -> None:
         """End the session: what waits is still delivered, then the transport closes.

@@ -284,7 +284,7 @@ class TLSStream:
         reader = gevent.spawn(self._read_all)
         self._ended.wait()
         reader.kill()
-        if self._closing:
+        if self._closing and not self._unsent:
             self._linger()
 
     def _linger(self) -> None:

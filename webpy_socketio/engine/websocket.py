@@ -178,8 +178,9 @@ class WebSocket:
                 self.abort()
 
     def drained(self) -> None:
-        self._session.outbox.settle(0)
-        self.flush()
+        if not self._candidate:  # whose session's messages are another transport's to write
+            self._session.outbox.settle(0)
+            self.flush()
 
     def lost(self, reason: str) -> None:
         self._closing = True

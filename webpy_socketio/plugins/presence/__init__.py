@@ -20,13 +20,14 @@ The signals `joined`, `updated` and `left` are sent with keywords ``channel``, `
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
 
 from blinker import Signal
 
-from webpy_socketio import ChannelError, ConfigurationError, Socket, signals
+from webpy_socketio import ChannelError, ConfigurationError, EncodeError, Socket, signals
 from webpy_socketio.plugins.presence.feed import Feed, describe
 from webpy_socketio.plugins.presence.store import Change, MemoryStore, Metas, Store
 
@@ -121,7 +122,8 @@ class _Presence:
         if channel not in socket.channels:
             raise ChannelError(f"the socket is not subscribed to {channel!r}: subscribe it first")
         if socket.connected:
-            self.store.join((socket.namespace, channel), socket.session_id, key, meta)
+            told = _copy(key, meta)
+            self.store.join((socket.namespace, channel), socket.session_id, key, told)
 
     def _changed(self, change: Change) -> None:
         self._feed.add(change)
@@ -138,6 +140,17 @@ class _Presence:
                 )
             except Exception:  # as with the stages: one receiver does not stop another
                 logger.exception("a receiver of a presence signal failed")
+
+
+def _copy(key: str, meta: dict[str, Any]) -> dict[str, Any]:
+    """What clients will be told: a copy, as the caller may go on changing his own."""
+    try:
+        text = json.dumps([key, meta], ensure_ascii=False, allow_nan=False)
+        text.encode()  # no lone surrogates
+    except (TypeError, ValueError) as error:
+        raise EncodeError(f"clients cannot be told of {key!r}: {error}") from None
+    copy: dict[str, Any] = json.loads(text)[1]
+    return copy
 
 
 _presence: _Presence | None = None
@@ -170,7 +183,8 @@ def count(channel: str, *, namespace: str = "/") -> int:
 def track(socket: Socket, channel: str, key: str, meta: dict[str, Any] | None = None) -> None:
     """Let a subscribed socket be present in `channel` under `key`; or change its key or meta.
 
-    Clients see `meta`: leave secrets out. Raises `ChannelError` if the socket is not subscribed.
+    Clients see `meta`: leave secrets out. Raises `ChannelError` if the socket is not subscribed,
+    and `EncodeError` if JSON cannot hold the meta.
     """
     _running().track(socket, channel, key, {} if meta is None else meta)
 

@@ -8,17 +8,19 @@ epoch, asks for the state again. In a crowd, members and diffs are left out and 
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
 
-from webpy_socketio import NoSocket, emit
+from webpy_socketio import EncodeError, NoSocket, emit
 from webpy_socketio.plugins.presence.store import Change, Channel, Metas, State
 
 __all__ = ["CROWD", "Feed", "describe"]
+
+logger = logging.getLogger("webpy_socketio")
 
 #: Seconds in which changes are gathered into one diff: a hundred people who come at once are one
 #: message to each, not a hundred.
@@ -76,8 +78,12 @@ class Feed:
             }
             if diff["count"] <= CROWD:
                 diff.update(_sort(batch))
-            with contextlib.suppress(NoSocket):  # everybody left
+            try:
                 emit("presence_diff", diff, channel=channel, namespace=namespace)
+            except NoSocket:  # everybody left
+                continue
+            except EncodeError:  # too large for an outbox; the other channels' diffs are not
+                logger.exception("presence in %r cannot be told", channel)
 
 
 def _sort(batch: _Batch) -> dict[str, dict[str, Metas]]:

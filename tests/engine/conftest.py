@@ -1,0 +1,209 @@
+"""What the engine's tests share: a real server for each test, and a receiver that writes down."""
+
+from __future__ import annotations
+
+import datetime
+import http.client
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.ssl
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests import raw
+from tests.conftest import Journal
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Session
+
+
+class Recorder(Journal):
+    """A receiver that writes down what it is told; with `echo`, it sends messages back too."""
+
+    def __init__(self, echo: bool = False) -> None:
+        super().__init__()
+        self.echo = echo
+
+    def opened(self, session: Session) -> None:
+        self.append(("opened", session.id))
+
+    def message(self, session: Session, data: str | bytes) -> None:
+        self.append(("message", data))
+        if self.echo:
+            session.send(data)
+
+    def closed(self, session: Session, reason: str) -> None:
+        self.append(("closed", reason))
+
+    @property
+    def messages(self) -> list[str | bytes]:
+        return [value for kind, value in self if kind == "message"]
+
+    @property
+    def endings(self) -> list[str]:
+        return [value for kind, value in self if kind == "closed"]
+
+    def wait_closed(self) -> str:
+        """Wait for the end of a session, and return its reason."""
+        self.wait(lambda journal: any(kind == "closed" for kind, _ in journal))
+        return self.endings[0]
+
+
+class Http:
+    """One HTTP connection, on which anything can be said."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.sock = socket.create_connection(("127.0.0.1", port))
+        raw.OPENED.append(self.sock)
+
+    def send(self, method: str, target: str, *headers: str, body: bytes = b"") -> None:
+        lines = [f"{method} {target} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *headers, "", ""]
+        self.sock.sendall("\r\n".join(lines).encode("latin-1") + body)
+
+    def response(self, method: str = "GET") -> tuple[int, http.client.HTTPMessage, bytes]:
+        response = http.client.HTTPResponse(self.sock, method=method)
+        try:
+            response.begin()
+            return response.status, response.headers, response.read()
+        finally:
+            response.close()
+
+    def request(
+        self, method: str, target: str, *headers: str, body: bytes = b""
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        self.send(method, target, *headers, body=body)
+        return self.response(method)
+
+    def read_to_end(self) -> bytes:
+        """Everything until the server closes the connection, be it by a reset."""
+        data = b""
+        while True:
+            try:
+                chunk = self.sock.recv(65_536)
+            except ConnectionResetError:
+                return data
+            if not chunk:
+                return data
+            data += chunk
+
+
+class Running:
+    """An engine being served, and ways to talk to it."""
+
+    def __init__(
+        self,
+        receiver: Any = None,
+        application: Any = None,
+        pywsgi: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> None:
+        self.receiver = Recorder() if receiver is None else receiver
+        self.engine = Engine(self.receiver, EngineConfig(**config))
+        self.server = EngineServer(
+            ("127.0.0.1", 0), self.engine, application, log=None, **(pywsgi or {})
+        )
+        self.server.start()
+        self.port: int = self.server.server_port
+
+    @property
+    def session(self) -> Session:
+        """The only session there is."""
+        (session,) = self.engine.sessions.values()
+        return session
+
+    def http(self) -> Http:
+        return Http(self.port)
+
+    def polling(self, **headers: str) -> raw.Polling:
+        return raw.Polling(self.port, self.engine.path, headers=headers)
+
+    def websocket(self, query: str = "", **headers: str) -> raw.WebSocket:
+        query = f"EIO=4&transport=websocket{query}"
+        return raw.WebSocket(self.port, self.engine.path, query, headers)
+
+    def start_poll(self, polling: raw.Polling) -> gevent.Greenlet:
+        """Send a GET; returns when the server has it waiting."""
+        poll = gevent.spawn(polling.request, "GET")
+        eventually(lambda: self.engine.sessions[polling.sid].transport.waiting)
+        return poll
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    """Wait for a state that no event tells of; a test's patience is the limit."""
+    while not condition():
+        gevent.sleep(0.001)
+
+
+def trust_all() -> ssl.SSLContext:
+    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate of our own, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., Running]]:
+    """Start a server: ``run(receiver, application, **config)``; stopped afterwards."""
+    running: list[Running] = []
+
+    def start(receiver: Any = None, application: Any = None, **config: Any) -> Running:
+        running.append(Running(receiver, application, **config))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.server.stop()
+        assert not one.engine.sessions
+
+
+@pytest.fixture
+def server(run: Callable[..., Running]) -> Running:
+    """An engine with default limits, whose receiver writes down."""
+    return run()
+
+
+@pytest.fixture
+def echo(run: Callable[..., Running]) -> Running:
+    """An engine with default limits, whose receiver echoes."""
+    return run(Recorder(echo=True))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_printed(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Whatever a client does is no reason for a traceback."""
+    yield
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,126 @@
+"""Is the client still there? Pings at an interval, and an end for who does not answer."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from tests.conftest import Journal
+from webpy_socketio.engine.heartbeat import Heartbeat
+from webpy_socketio.engine.packets import PING
+from webpy_socketio.engine.session import Session
+
+from .conftest import Recorder
+from .test_session import Host, Memory
+
+
+def make_session(journal: Journal, name: str = "transport") -> Session:
+    session = Session(name, {}, Host(Journal()), Recorder(), 1000, 10)
+    session.use(Memory(session, name, journal))
+    return session
+
+
+def make_heartbeat(interval: float, timeout: float) -> Heartbeat:
+    return Heartbeat(gevent.get_hub().loop, interval, timeout)
+
+
+class TestPings:
+    def test_a_session_is_pinged_after_the_interval(self, journal: Journal) -> None:
+        heartbeat = make_heartbeat(0.005, 3600)
+        heartbeat.add(make_session(journal))
+        assert journal == []
+        journal.wait_for(("transport", [PING]))
+        heartbeat.clear()
+
+    def test_it_is_pinged_again_only_after_its_pong(self, journal: Journal) -> None:
+        heartbeat = make_heartbeat(0.005, 3600)
+        silent, answering = make_session(journal, "silent"), make_session(journal, "answering")
+        heartbeat.add(silent)
+        heartbeat.add(answering)
+        for count in (1, 2, 3):
+            journal.wait(lambda j, n=count: j.count(("answering", [PING])) == n)
+            heartbeat.pong(answering)
+        assert journal.count(("silent", [PING])) == 1
+        heartbeat.clear()
+
+    def test_pongs_that_nobody_asked_for_change_nothing(self, journal: Journal) -> None:
+        heartbeat = make_heartbeat(0.005, 3600)
+        session = make_session(journal)
+        heartbeat.add(session)
+        due = heartbeat._resting.due(session)
+        for _ in range(1000):
+            heartbeat.pong(session)
+        assert heartbeat._resting.due(session) == due
+        journal.wait_for(("transport", [PING]))
+        for _ in range(1000):
+            heartbeat.pong(session)
+        journal.wait(lambda journal: len(journal) == 2)
+        assert journal == [("transport", [PING])] * 2
+        heartbeat.clear()
+
+
+class TestTimeout:
+    def test_who_does_not_answer_is_closed(self, journal: Journal) -> None:
+        heartbeat = make_heartbeat(0.005, 0.005)
+        session = make_session(journal)
+        heartbeat.add(session)
+        assert session.receiver.wait_closed() == "ping timeout"
+        assert ("transport", [PING]) in journal
+
+    def test_one_whose_reading_we_stopped_is_not(self, journal: Journal) -> None:
+        heartbeat = make_heartbeat(0.001, 0.001)
+        paused, other = make_session(journal, "paused"), make_session(journal, "other")
+        paused.pause()
+        heartbeat.add(paused)
+        heartbeat.add(other)
+        other.receiver.wait_closed()
+        assert paused.open
+        paused.resume()
+        assert paused.receiver.wait_closed() == "ping timeout"
+
+    def test_one_that_was_discarded_is_left_alone(self, journal: Journal) -> None:
+        heartbeat = make_heartbeat(0.001, 0.001)
+        session, other = make_session(journal, "gone"), make_session(journal, "other")
+        heartbeat.add(session)
+        heartbeat.add(other)
+        heartbeat.discard(session)
+        other.receiver.wait_closed()
+        assert session.open
+        assert ("gone", [PING]) not in journal
+
+    def test_nobody_is_closed_once_it_is_cleared(self, journal: Journal) -> None:
+        cleared, running = make_heartbeat(0.001, 0.001), make_heartbeat(0.002, 0.002)
+        session, other = make_session(journal), make_session(journal, "other")
+        cleared.add(session)
+        running.add(other)
+        cleared.clear()
+        other.receiver.wait_closed()
+        assert session.open
+
+
+class TestCheck:
+    """A client that comes late is told so, even if the timer has still to run."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        now = [1000.0]
+        monkeypatch.setattr("time.monotonic", lambda: now[0])
+        return now
+
+    def test_the_deadline_is_interval_and_timeout(
+        self, clock: list[float], journal: Journal
+    ) -> None:
+        heartbeat = make_heartbeat(25, 20)
+        session = make_session(journal)
+        heartbeat.add(session)
+        assert not heartbeat.check(session)
+        clock[0] += 44.9
+        assert not heartbeat.check(session)
+        clock[0] += 0.1
+        assert heartbeat.check(session)
+        session.pause()
+        assert not heartbeat.check(session)
+        heartbeat.clear()
+
+    def test_a_session_it_does_not_know_is_not_late(self, journal: Journal) -> None:
+        assert not make_heartbeat(0, 0).check(make_session(journal))

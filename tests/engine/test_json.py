@@ -1,0 +1,225 @@
+"""Strict JSON: what one side may send, the other can read; whoever sends else is told."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from webpy_socketio.engine import json
+from webpy_socketio.exceptions import EncodeError, ProtocolError
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=20,
+)
+
+#: Whatever a careless handler may want to send.
+ANYTHING: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=5)
+    | st.binary(max_size=5)
+    | st.complex_numbers()
+    | st.builds(object)
+    | st.datetimes()
+    | st.uuids(),
+    lambda children: (
+        st.lists(children, max_size=4)
+        | st.tuples(children, children)
+        | st.sets(st.integers(), max_size=2)
+        | st.dictionaries(
+            st.text(max_size=3)
+            | st.integers()
+            | st.floats()
+            | st.none()
+            | st.binary(max_size=2)
+            | st.tuples(st.integers()),
+            children,
+            max_size=4,
+        )
+    ),
+    max_leaves=15,
+)
+
+quickly = settings(max_examples=80, deadline=None, database=None)
+
+
+def nested(depth: int) -> bytes:
+    return b"[" * depth + b"]" * depth
+
+
+class TestReading:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"",
+            b"NaN",
+            b"[Infinity]",
+            b'{"a":-Infinity}',
+            b"1e400",
+            b"[-1e400]",
+            b"9" * 5000,
+            b'"\\ud800"',
+            b'["\\udfff\\ud800"]',
+            b'"\xff"',
+            b'"\xed\xa0\x80"',
+            b"[1,]",
+            b"{'a':1}",
+            b"[1] [2]",
+            b"[" * 100_000,
+            nested(json.MAX_DEPTH + 1),
+            b'{"a":' * 200 + b"1" + b"}" * 200,
+        ],
+        ids=lambda text: text[:20].decode("latin-1") or "empty",
+    )
+    def test_what_is_not_strict_json_is_refused(self, text: bytes) -> None:
+        with pytest.raises(ProtocolError):
+            json.loads(text)
+
+    def test_the_deepest_nest_that_is_read_can_be_written(self) -> None:
+        value = json.loads(nested(json.MAX_DEPTH))
+        assert json.dumps(value) == nested(json.MAX_DEPTH)
+
+    def test_many_brackets_are_not_deep(self) -> None:
+        assert json.loads(b"[" + b"[]," * 500 + b"[]]") == [[]] * 501
+        assert json.loads(b'"' + b"[" * 500 + b'"') == "[" * 500
+
+    @given(st.binary(max_size=40))
+    @quickly
+    def test_nothing_but_a_protocol_error_escapes(self, text: bytes) -> None:
+        with contextlib.suppress(ProtocolError):
+            value = json.loads(text)
+            assert json.loads(json.dumps(value)) == value
+
+    @given(st.text('[]{}",:0123456789.eE+-truefalsn\\u d8', max_size=40))
+    @quickly
+    def test_nor_from_what_resembles_json(self, text: str) -> None:
+        with contextlib.suppress(ProtocolError):
+            value = json.loads(text.encode())
+            assert json.loads(json.dumps(value)) == value
+
+
+@dataclass
+class Point:
+    x: float
+    y: float = 0.0
+
+
+class Level(enum.Enum):
+    LOW = 0.5
+    BROKEN = math.nan
+
+
+class TestWriting:
+    @given(VALUES)
+    @quickly
+    def test_what_is_written_reads_the_same(self, value: Any) -> None:
+        assert json.loads(json.dumps(value)) == value
+
+    @given(ANYTHING)
+    @quickly
+    def test_nothing_but_an_encode_error_escapes(self, value: Any) -> None:
+        attachments: list[bytes] = []
+        with contextlib.suppress(EncodeError):
+            text = json.dumps(value, attachments)
+            assert text.count(b'"_placeholder":true') >= len(attachments)
+            json.loads(text)
+
+    def test_there_are_no_spaces(self) -> None:
+        assert json.dumps({"a": [1, 2], "b": None}) == b'{"a":[1,2],"b":null}'
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            math.nan,
+            [math.inf],
+            {"a": [{"b": -math.inf}]},
+            (1, (None, math.nan)),
+            {math.nan: 1},
+            Point(1.0, math.nan),
+            [Point(math.inf)],
+            Level.BROKEN,
+            {"level": [Level.BROKEN]},
+        ],
+        ids=repr,
+    )
+    def test_nan_is_refused_not_sent_as_null(self, value: Any) -> None:
+        with pytest.raises(EncodeError, match="NaN or Infinity"):
+            json.dumps(value)
+
+    def test_none_and_the_word_null_are_no_nan(self) -> None:
+        assert json.loads(json.dumps([None, "null", {"null": 1.5}])) == [
+            None,
+            "null",
+            {"null": 1.5},
+        ]
+
+    @pytest.mark.parametrize(
+        "value",
+        ["\ud800", {"\udfff": 1}, 2**64, -(2**63) - 1, object(), {1, 2}, 1j, {b"k": 1}, {(1,): 2}],
+        ids=ascii,
+    )
+    def test_what_json_cannot_hold_is_refused(self, value: Any) -> None:
+        with pytest.raises(EncodeError, match="cannot send this value"):
+            json.dumps([value])
+
+    def test_a_circle_is_refused(self) -> None:
+        circle: list[Any] = []
+        circle.append(circle)
+        with pytest.raises(EncodeError):
+            json.dumps(circle)
+
+    def test_the_type_that_does_not_fit_is_named(self) -> None:
+        with pytest.raises(EncodeError, match="complex is not a type that JSON can hold"):
+            json.dumps([1j])
+
+    def test_keys_become_text_as_in_javascript(self) -> None:
+        assert json.loads(json.dumps({1: "a", None: "b", False: "c"})) == {
+            "1": "a",
+            "null": "b",
+            "false": "c",
+        }
+
+
+class TestBytes:
+    def test_they_leave_placeholders_in_order(self) -> None:
+        attachments: list[bytes] = []
+        text = json.dumps(["e", b"a", {"k": bytearray(b"b")}, [memoryview(b"c")]], attachments)
+        assert attachments == [b"a", b"b", b"c"]
+        assert json.loads(text) == [
+            "e",
+            {"_placeholder": True, "num": 0},
+            {"k": {"_placeholder": True, "num": 1}},
+            [{"_placeholder": True, "num": 2}],
+        ]
+
+    def test_a_second_try_for_odd_keys_counts_them_once(self) -> None:
+        attachments: list[bytes] = []
+        text = json.dumps([b"a", {1: b"b"}], attachments)
+        assert attachments == [b"a", b"b"]
+        assert json.loads(text)[1] == {"1": {"_placeholder": True, "num": 1}}
+
+    def test_without_room_for_them_they_are_refused(self) -> None:
+        with pytest.raises(EncodeError, match="bytes is not a type"):
+            json.dumps(b"a")
+
+    def test_a_look_alike_beside_them_is_refused(self) -> None:
+        look_alike = {"_placeholder": True, "num": 0}
+        with pytest.raises(EncodeError, match="_placeholder"):
+            json.dumps([b"a", look_alike], [])
+        assert json.loads(json.dumps([look_alike], [])) == [look_alike]
+        text = json.dumps([b"a", '{"_placeholder":true}'], [])
+        assert json.loads(text)[1] == '{"_placeholder":true}'

@@ -1,0 +1,384 @@
+"""Socket.IO on a session: namespaces, and what a client may do when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent.event
+import pytest
+
+from tests import raw
+from tests.conftest import Journal
+from webpy_socketio.engine import Connection, Engine, EngineConfig, EngineServer, SocketIO
+from webpy_socketio.exceptions import CallTimeout, Disconnected, EncodeError, WrongContext
+
+from .conftest import eventually
+
+PATH = "/engine.io/"
+
+
+class Application(Journal):
+    """Accepts everybody but those who say no, and writes down what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connections: list[Connection] = []
+        self.handlers: dict[str, Callable[..., None]] = {}
+
+    def connect(self, connection: Connection) -> None:
+        self.connections.append(connection)
+        if connection.auth == {"wait": True}:
+            self.append("waiting")
+            self.may_accept.wait()
+        if connection.auth == {"refuse": True}:
+            connection.refuse("not you")
+        elif connection.accept():
+            self.append(("connect", connection.namespace))
+
+    may_accept = gevent.event.Event()
+
+    def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
+        self.append(("event", name, args))
+        handler = self.handlers.get(name)
+        if handler is not None:
+            handler(connection, *args)
+        if ack is not None:
+            connection.acknowledge(ack, args)
+
+    def closing(self, connection: Connection) -> None:
+        self.append(("closing", connection.namespace))
+
+    def disconnected(self, connection: Connection, reason: str) -> None:
+        self.append(("disconnected", connection.namespace, reason))
+
+    def failed(self, connection: Connection, error: Exception) -> None:
+        self.append(("failed", connection.namespace))
+
+    def endings(self) -> list[Any]:
+        return [entry for entry in self if entry[0] == "disconnected"]
+
+
+class Running:
+    def __init__(self, **config: Any) -> None:
+        self.application = Application()
+        settings = EngineConfig(namespaces=("/", "/custom"), **config)
+        self.socketio = SocketIO(self.application, settings)
+        self.engine = Engine(self.socketio, settings)
+        self.server = EngineServer(("127.0.0.1", 0), self.engine, log=None)
+        self.server.start()
+
+    def websocket(self) -> raw.WebSocket:
+        return raw.WebSocket(self.server.server_port, PATH)
+
+    def connect(self) -> raw.WebSocket:
+        client = self.websocket()
+        client.connect()
+        return client
+
+    @property
+    def connection(self) -> Connection:
+        return self.application.connections[-1]
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., Running]]:
+    running: list[Running] = []
+
+    def start(**config: Any) -> Running:
+        running.append(Running(**config))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.server.stop()
+        one.socketio.dispose()
+        assert not one.engine.sessions
+
+
+@pytest.fixture
+def server(run: Callable[..., Running]) -> Running:
+    return run()
+
+
+@pytest.fixture
+def application(server: Running) -> Application:
+    return server.application
+
+
+class TestConnecting:
+    def test_the_public_id_is_not_the_sessions(
+        self, server: Running, application: Application
+    ) -> None:
+        client = server.connect()
+        assert client.id == server.connection.id != client.open["sid"]
+        assert len(client.id) >= 16
+
+    def test_who_is_refused_is_told_why(self, server: Running, application: Application) -> None:
+        client = server.websocket()
+        client.send('40{"refuse":true}')
+        assert client.receive() == '44{"message":"not you"}'
+        client.connect()
+        client.send('42["again"]')
+        application.wait_for(("event", "again", []))
+        assert application == [("connect", "/"), ("event", "again", [])]
+
+    def test_an_unknown_namespace_leaves_the_others_alone(self, server: Running) -> None:
+        client = server.connect()
+        client.send("40/nowhere,")
+        assert client.receive() == '44/nowhere,{"message":"Invalid namespace"}'
+        assert client.call("still here") == []
+
+    def test_events_before_it_is_accepted_close(
+        self, server: Running, application: Application
+    ) -> None:
+        application.may_accept = gevent.event.Event()
+        client = server.websocket()
+        client.send('40{"wait":true}')
+        application.wait_for("waiting")
+        client.send('42["early"]')
+        assert client.wait_closed() == 1002
+        application.may_accept.set()
+        eventually(lambda: not server.connection.inbox)
+        assert application == ["waiting", ("failed", "/")]
+
+    def test_who_goes_before_it_is_accepted_was_never_there(
+        self, server: Running, application: Application
+    ) -> None:
+        application.may_accept = gevent.event.Event()
+        client = server.websocket()
+        client.send('40{"wait":true}')
+        application.wait_for("waiting")
+        client.vanish()
+        eventually(lambda: not server.engine.sessions)
+        application.may_accept.set()
+        eventually(lambda: not server.connection.inbox)
+        assert application == ["waiting"]
+
+    def test_who_connects_to_nothing_is_closed_in_time(self, run: Callable[..., Running]) -> None:
+        running = run(connect_timeout=0.02)
+        connected = running.connect()
+        idle = running.websocket()
+        idle.send("40/nowhere,")
+        assert idle.wait_closed() == 1000
+        assert connected.call("still here") == []
+        connected.send("41")
+        assert connected.wait_closed() == 1000
+
+
+class TestRules:
+    @pytest.mark.parametrize(
+        "packet",
+        ["40", "42", "42{}", '42["connect"]', '42["disconnect"]', "44{}", "45", "4abc", b"lone"],
+        ids=repr,
+    )
+    def test_who_breaks_one_is_closed_and_the_application_told(
+        self, server: Running, application: Application, packet: str | bytes
+    ) -> None:
+        other = server.connect()
+        client = server.connect()
+        client.send(packet)
+        assert client.wait_closed() == 1002
+        application.wait_for(("disconnected", "/", "parse error"))
+        assert application[2:] == [
+            ("failed", "/"),
+            ("closing", "/"),
+            ("disconnected", "/", "parse error"),
+        ]
+        assert other.call("still here") == []
+
+    @pytest.mark.parametrize("packet", ['42["a"]', "431[]", "41", "451-[]", b"lone"], ids=repr)
+    def test_nothing_comes_before_connect(
+        self, server: Running, application: Application, packet: str | bytes
+    ) -> None:
+        client = server.websocket()
+        client.send(packet)
+        assert client.wait_closed() == 1002
+        assert application == []
+
+    def test_a_packet_for_a_namespace_that_just_ended_is_ignored(
+        self, server: Running, application: Application
+    ) -> None:
+        client = server.connect()
+        client.connect(namespace="/custom,")
+        server.connection.disconnect()
+        client.send('42/custom,["late"]')
+        assert client.receive() == "41/custom,"
+        assert client.call("still here") == []
+        assert ("event", "late", []) not in application
+
+
+class TestEndings:
+    def test_the_client_leaves_one_namespace(
+        self, server: Running, application: Application
+    ) -> None:
+        client = server.connect()
+        client.connect(namespace="/custom,")
+        client.send("41/custom,")
+        application.wait_for(("disconnected", "/custom", "client namespace disconnect"))
+        assert client.call("still here") == []
+        assert len(application.endings()) == 1
+
+    def test_the_session_ends_and_all_its_namespaces(
+        self, server: Running, application: Application
+    ) -> None:
+        client = server.connect()
+        client.connect(namespace="/custom,")
+        client.vanish()
+        application.wait(lambda journal: len(application.endings()) == 2)
+        assert application.endings() == [
+            ("disconnected", "/", "transport close"),
+            ("disconnected", "/custom", "transport close"),
+        ]
+
+    def test_the_server_ends_the_last_one_and_the_session(
+        self, server: Running, application: Application
+    ) -> None:
+        client = server.connect()
+        server.connection.disconnect()
+        server.connection.disconnect()
+        assert client.receive() == "41"
+        assert client.wait_closed() == 1000
+        application.wait_for(("disconnected", "/", "server namespace disconnect"))
+        assert len(application.endings()) == 1
+
+    def test_what_was_sent_before_is_handled_before(
+        self, server: Running, application: Application
+    ) -> None:
+        client = server.connect()
+        for number in range(100):
+            client.emit("n", number)
+        client.send("41")
+        application.wait(lambda journal: application.endings())
+        numbers = [entry[2][0] for entry in application if entry[0] == "event"]
+        assert numbers == list(range(100))
+        assert application[-1] == ("disconnected", "/", "client namespace disconnect")
+
+    def test_who_was_kicked_is_heard_no_more(
+        self, server: Running, application: Application
+    ) -> None:
+        application.handlers["kick"] = lambda connection: connection.disconnect()
+        client = server.connect()
+        for event in ("kick", "late"):  # in one segment: both are in the inbox
+            client._protocol.send_text(f'42["{event}"]'.encode())
+        client._flush()
+        application.wait(lambda journal: application.endings())
+        assert ("event", "late", []) not in application
+
+    def test_after_the_end_sending_does_nothing(self, server: Running) -> None:
+        client = server.connect()
+        connection = server.connection
+        connection.disconnect()
+        connection.emit("late")
+        assert not connection.connected
+        assert connection.reason == "server namespace disconnect"
+        assert client.receive() == "41"
+        assert client.wait_closed() == 1000
+
+
+class TestFlood:
+    def test_reading_stops_when_handlers_are_behind(self, run: Callable[..., Running]) -> None:
+        running = run(inbox_events=10)
+        may_go_on = gevent.event.Event()
+        running.application.handlers["wait"] = lambda connection: may_go_on.wait()
+        client = running.connect()
+        client.emit("wait")
+        sending = gevent.spawn(lambda: [client.emit("n", "x" * 1000) for _ in range(20_000)])
+        eventually(lambda: running.connection.session.paused)
+        for _ in range(20):
+            gevent.idle()
+        assert not sending.ready(), "TCP holds the sender back"
+        assert len(running.connection.inbox) < 200
+        may_go_on.set()
+        sending.get()
+        running.application.wait(lambda journal: len(journal) == 20_002)
+
+
+class TestAcknowledgements:
+    def test_the_clients_are_answered(self, server: Running) -> None:
+        assert server.connect().call("echo", 1, "two") == [1, "two"]
+
+    def test_call_returns_what_the_client_answers(self, server: Running) -> None:
+        client = server.connect()
+        call = gevent.spawn(server.connection.call, "question", [1], 10)
+        packet = client.receive()
+        assert packet == '420["question",1]'
+        client.send('430["answer"]')
+        assert call.get() == ["answer"]
+
+    def test_a_handler_may_wait_for_one(self, server: Running, journal: Journal) -> None:
+        server.application.handlers["ask"] = lambda connection: journal.append(
+            connection.call("question", [], 10)
+        )
+        client = server.connect()
+        client.emit("ask")
+        assert client.receive() == '420["question"]'
+        client.send("430[true]")
+        journal.wait_for([True])
+
+    def test_each_call_gets_its_own(self, server: Running) -> None:
+        client = server.connect()
+        calls = [gevent.spawn(server.connection.call, "q", [n], 10) for n in range(5)]
+        packets = [client.receive() for _ in calls]
+        assert packets == [f'42{n}["q",{n}]' for n in range(5)]
+        for number in reversed(range(5)):
+            client.send(f"43{number}[{number}]")
+        assert [call.get() for call in calls] == [[n] for n in range(5)]
+
+    def test_those_nobody_asked_for_are_ignored(self, server: Running) -> None:
+        client = server.connect()
+        client.send("4399[1]")
+        call = gevent.spawn(server.connection.call, "q", [], 10)
+        assert client.receive() == '420["q"]'
+        client.send("430[1]")
+        client.send("430[2]")
+        assert call.get() == [1]
+        assert client.call("still here") == []
+
+    def test_one_that_does_not_come_is_given_up(self, server: Running) -> None:
+        server.connect()
+        with pytest.raises(CallTimeout):
+            server.connection.call("q", [], 0.001)
+        assert not server.connection._acks
+
+    def test_the_callers_own_timeout_is_its_own(self, server: Running) -> None:
+        server.connect()
+        with pytest.raises(gevent.Timeout), gevent.Timeout(0.001):
+            server.connection.call("q", [], 10)
+        assert not server.connection._acks
+
+    def test_the_client_goes_meanwhile(self, server: Running) -> None:
+        client = server.connect()
+        calls = [gevent.spawn(self.call, server.connection) for _ in range(3)]
+        for _ in calls:
+            client.receive()
+        client.vanish()
+        assert [call.get() for call in calls] == [Disconnected] * 3
+        assert self.call(server.connection) is Disconnected
+
+    def call(self, connection: Connection) -> type[BaseException]:
+        with pytest.raises(Disconnected) as caught:
+            connection.call("q", [], 10)
+        return caught.type
+
+    def test_what_cannot_be_sent_is_told_to_the_caller(self, server: Running) -> None:
+        client = server.connect()
+        with pytest.raises(EncodeError):
+            server.connection.call("q", [float("nan")], 10)
+        with pytest.raises(EncodeError):
+            server.connection.emit("q", object())
+        server.connection.emit("next")
+        assert client.event() == ["next"]
+
+    def test_on_the_hub_nothing_may_wait(self, server: Running, journal: Journal) -> None:
+        server.connect()
+
+        def call() -> None:
+            try:
+                server.connection.call("q", [], 10)
+            except WrongContext as error:
+                journal.append(error)
+
+        gevent.get_hub().loop.run_callback(call)
+        journal.wait(len)
+        assert isinstance(journal[0], WrongContext)

@@ -1,0 +1,180 @@
+"""What waits for a client: in order, flushed once a turn, and never too much."""
+
+from __future__ import annotations
+
+import logging
+
+import gevent
+import pytest
+
+from tests.conftest import Journal
+from webpy_socketio.engine.flusher import Flusher
+from webpy_socketio.engine.outbox import Outbox
+from webpy_socketio.engine.packets import Message
+
+
+@pytest.fixture
+def flusher() -> Flusher:
+    return Flusher(gevent.get_hub().loop)
+
+
+class Client:
+    """An outbox whose flushes and overflow are written down."""
+
+    def __init__(
+        self,
+        flusher: Flusher,
+        journal: Journal,
+        max_bytes: int = 1000,
+        max_packets: int = 100,
+        unsent: int = 0,
+    ) -> None:
+        self.journal = journal
+        self.unsent = unsent
+        self.outbox = Outbox(flusher, max_bytes, max_packets, self.flush, self.overflow)
+
+    def flush(self) -> None:
+        self.journal.append([message.payload for message in self.outbox.take()])
+        self.outbox.settle(self.unsent)
+
+    def overflow(self) -> None:
+        self.journal.append("overflow")
+
+
+class TestFlusher:
+    def test_runs_once_what_was_scheduled(self, flusher: Flusher, journal: Journal) -> None:
+        flusher.schedule(lambda: journal.append("a"))
+        flusher.schedule(lambda: journal.append("b"))
+        assert journal == []
+        journal.wait_for("b")
+        flusher.schedule(lambda: journal.append("c"))
+        journal.wait_for("c")
+        assert journal == ["a", "b", "c"]
+
+    def test_runs_after_the_greenlets_that_are_ready(
+        self, flusher: Flusher, journal: Journal
+    ) -> None:
+        gevent.spawn(journal.append, "greenlet")
+        flusher.schedule(lambda: journal.append("flush"))
+        journal.wait_for("flush")
+        assert journal == ["greenlet", "flush"]
+
+    def test_what_is_scheduled_in_a_flush_runs_too(
+        self, flusher: Flusher, journal: Journal
+    ) -> None:
+        flusher.schedule(lambda: flusher.schedule(lambda: journal.append("later")))
+        journal.wait_for("later")
+        assert journal == ["later"]
+
+    def test_one_that_fails_stops_no_other(
+        self, flusher: Flusher, journal: Journal, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        flusher.schedule(fail)
+        flusher.schedule(lambda: journal.append("b"))
+        journal.wait_for("b")
+        (record,) = caplog.records
+        assert record.levelno == logging.ERROR
+
+
+class TestOutbox:
+    def test_one_turns_messages_are_flushed_together(
+        self, flusher: Flusher, journal: Journal
+    ) -> None:
+        outbox = Client(flusher, journal).outbox
+        gevent.spawn(outbox.push, Message(b"4c"))
+        outbox.push(Message(b"4a"))
+        outbox.push(Message(b"4b"))
+        assert outbox
+        assert journal == []
+        journal.wait(len)
+        assert journal == [[b"4a", b"4b", b"4c"]]
+        assert not outbox
+
+    def test_the_next_turn_flushes_again(self, flusher: Flusher, journal: Journal) -> None:
+        outbox = Client(flusher, journal).outbox
+        outbox.push(Message(b"4a"))
+        journal.wait_for([b"4a"])
+        outbox.push(Message(b"4b"))
+        journal.wait_for([b"4b"])
+        assert journal == [[b"4a"], [b"4b"]]
+
+    def test_its_size_is_what_was_pushed_and_not_sent(
+        self, flusher: Flusher, journal: Journal
+    ) -> None:
+        outbox = Client(flusher, journal, unsent=7).outbox
+        message = Message(b"4a")
+        outbox.push(message)
+        assert outbox.size == message.size
+        journal.wait_for([b"4a"])
+        assert outbox.size == 7
+        outbox.push(message)
+        assert outbox.size == 7 + message.size
+
+    @pytest.mark.parametrize(
+        ("limits", "fitting"),
+        [({"max_bytes": 3 * Message(b"4a").size}, 3), ({"max_packets": 5}, 5)],
+        ids=["bytes", "packets"],
+    )
+    def test_beyond_a_bound_it_drops_everything_and_tells(
+        self, flusher: Flusher, journal: Journal, limits: dict[str, int], fitting: int
+    ) -> None:
+        full = Client(flusher, Journal(), **limits)
+        for _ in range(fitting):
+            full.outbox.push(Message(b"4a"))
+        full.journal.wait(len)
+        assert full.journal == [[b"4a"] * fitting]
+        too_full = Client(flusher, journal, **limits)
+        for _ in range(fitting + 1):
+            too_full.outbox.push(Message(b"4a"))
+        assert "overflow" not in journal, "whoever broadcasts must not be disturbed"
+        assert not too_full.outbox
+        journal.wait_for("overflow")
+        assert journal == [[], "overflow"]
+
+    def test_attachments_count_as_packets(self, flusher: Flusher, journal: Journal) -> None:
+        outbox = Client(flusher, journal, max_packets=2).outbox
+        outbox.push(Message(b"451-", [b"1", b"2"]))
+        journal.wait_for("overflow")
+        assert not outbox
+
+    def test_what_the_kernel_did_not_take_counts_too(
+        self, flusher: Flusher, journal: Journal
+    ) -> None:
+        outbox = Client(flusher, journal, max_bytes=100, unsent=99).outbox
+        outbox.push(Message(b"4a"))
+        journal.wait_for([b"4a"])
+        outbox.push(Message(b"4b"))
+        journal.wait_for("overflow")
+        assert not outbox
+
+    def test_overflow_is_told_once(self, flusher: Flusher, journal: Journal) -> None:
+        outbox = Client(flusher, journal, max_packets=1).outbox
+        for _ in range(10):
+            outbox.push(Message(b"4a"))
+        journal.wait_for("overflow")
+        outbox.push(Message(b"4a"))
+        flusher.schedule(lambda: journal.append("end"))
+        journal.wait_for("end")
+        assert journal == [[], "overflow", "end"]
+
+    def test_sealed_it_takes_nothing_and_flushes_the_rest(
+        self, flusher: Flusher, journal: Journal
+    ) -> None:
+        outbox = Client(flusher, journal).outbox
+        outbox.push(Message(b"4a"))
+        outbox.seal()
+        outbox.push(Message(b"4b"))
+        journal.wait(len)
+        assert journal == [[b"4a"]]
+
+    def test_closed_it_drops_the_rest(self, flusher: Flusher, journal: Journal) -> None:
+        outbox = Client(flusher, journal).outbox
+        outbox.push(Message(b"4a"))
+        outbox.close()
+        outbox.push(Message(b"4b"))
+        journal.wait(len)
+        assert journal == [[]]
+        assert outbox.size == 0

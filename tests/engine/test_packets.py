@@ -1,0 +1,60 @@
+"""A message is encoded once, for both transports."""
+
+from __future__ import annotations
+
+import base64
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+from websockets.protocol import CLIENT, OPEN, Protocol
+
+from webpy_socketio.engine import packets
+from webpy_socketio.engine.packets import Message
+
+
+def read_frames(data: bytes) -> list[tuple[Opcode, bytes]]:
+    """The frames as a client reads them."""
+    client = Protocol(CLIENT, state=OPEN, max_size=None)
+    client.receive_data(data)
+    frames = client.events_received()
+    assert client.parser_exc is None
+    assert all(isinstance(frame, Frame) and frame.fin for frame in frames)
+    return [(frame.opcode, bytes(frame.data)) for frame in frames if isinstance(frame, Frame)]
+
+
+class TestMessage:
+    @given(
+        st.none() | st.text(max_size=300).map(str.encode),
+        st.lists(st.binary(max_size=300), max_size=4),
+    )
+    @settings(max_examples=60, deadline=None, database=None)
+    def test_both_forms_say_the_same(self, text: bytes | None, attachments: list[bytes]) -> None:
+        message = Message(text, attachments)
+        expected = [] if text is None else [(Opcode.TEXT, text)]
+        expected += [(Opcode.BINARY, data) for data in attachments]
+        assert read_frames(message.frames) == expected
+        assert message.count == len(expected)
+        assert message.size == len(message.frames)
+        parts = [] if text is None else [text]
+        parts += [b"b" + base64.b64encode(data) for data in attachments]
+        assert message.payload == packets.SEPARATOR.join(parts)
+
+    def test_lengths_at_the_edges_of_a_frame(self) -> None:
+        for length in (0, 125, 126, 65_535, 65_536):
+            data = b"x" * length
+            assert read_frames(Message(data).frames) == [(Opcode.TEXT, data)]
+
+    def test_what_is_encoded_is_kept(self) -> None:
+        message = Message(b"4hello", [b"\0"])
+        assert message.payload is message.payload
+        assert message.frames is message.frames
+
+    def test_it_says_what_it_is(self) -> None:
+        assert repr(Message(b"4hi", [b"a", b"b"])) == "<Message b'4hi' +2>"
+
+
+class TestTypes:
+    def test_are_those_of_the_protocol(self) -> None:
+        names = ("OPEN", "CLOSE", "PING", "PONG", "MESSAGE", "UPGRADE", "NOOP")
+        assert [getattr(packets, name) for name in names] == [b"%d" % n for n in range(7)]

@@ -1,0 +1,100 @@
+"""Several packets in one body: read lazily, and strictly."""
+
+from __future__ import annotations
+
+import contextlib
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from webpy_socketio.engine.packets import MESSAGE, PONG, Message
+from webpy_socketio.engine.payloads import decode_packet, decode_payload, encode_payload
+from webpy_socketio.exceptions import ProtocolError
+
+TEXTS = st.text(max_size=30).filter(lambda text: "\x1e" not in text)
+
+quickly = settings(max_examples=100, deadline=None, database=None)
+
+
+class TestRoundTrip:
+    @given(st.lists(TEXTS | st.binary(max_size=30), min_size=1, max_size=8))
+    @quickly
+    def test_messages_come_out_as_they_went_in(self, data: list[str | bytes]) -> None:
+        body = encode_payload(
+            Message(None, [item]) if isinstance(item, bytes) else Message(MESSAGE + item.encode())
+            for item in data
+        )
+        assert list(decode_payload(body)) == [(MESSAGE, item) for item in data]
+
+    def test_no_messages_are_an_empty_body(self) -> None:
+        assert encode_payload([]) == b""
+
+    def test_five_thousand_packets_are_no_more_trouble_than_one(self) -> None:
+        body = b"\x1e".join(b"4%d" % number for number in range(5000))
+        assert [data for _, data in decode_payload(body)] == [str(n) for n in range(5000)]
+
+
+class TestStrictness:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"\x1e",
+            b"abc",
+            b"7",
+            b"9",
+            b" 4a",
+            b"\xff",
+            b"4\xff",
+            b"4\xed\xa0\x80",
+            b"b!!!!",
+            b"bA",
+            b"bYQ=",
+            b"bYQ==YQ==",
+            b"bYQ==\n",
+            b"b\xff\xff\xff\xff",
+        ],
+        ids=repr,
+    )
+    def test_what_is_no_packet_is_refused(self, body: bytes) -> None:
+        with pytest.raises(ProtocolError):
+            list(decode_payload(body))
+
+    def test_what_comes_before_a_bad_packet_is_read(self) -> None:
+        packets = decode_payload(b"4a\x1e3\x1eabc\x1e4b")
+        assert next(packets) == (MESSAGE, "a")
+        assert next(packets) == (PONG, "")
+        with pytest.raises(ProtocolError):
+            next(packets)
+
+    @pytest.mark.parametrize("body", [b"\x1e" * 1_000_000, b"4\x1e" * 500_000], ids=["1e", "4"])
+    def test_a_bomb_of_separators_is_not_unpacked(self, body: bytes) -> None:
+        tracemalloc.start()
+        try:
+            with pytest.raises(ProtocolError):
+                for _ in decode_payload(body):
+                    pass
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 100_000
+
+    @given(st.binary(max_size=50) | st.text("0123456b\x1e=AQY{", max_size=30).map(str.encode))
+    @quickly
+    def test_nothing_but_a_protocol_error_escapes(self, body: bytes) -> None:
+        packets: list[Any] = []
+        with contextlib.suppress(ProtocolError):
+            packets.extend(decode_payload(body))
+        assert len(packets) <= body.count(b"\x1e") + 1
+
+
+class TestPacket:
+    def test_is_a_type_and_text(self) -> None:
+        assert decode_packet("4grüße".encode()) == (MESSAGE, "grüße")
+
+    def test_text_is_never_base64(self) -> None:
+        with pytest.raises(ProtocolError):
+            decode_packet(b"bYQ==")

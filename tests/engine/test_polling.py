@@ -1,0 +1,300 @@
+"""Long-polling against a real server: one GET and one POST at a time, and nothing lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+
+from tests import raw
+
+from .conftest import Http, Recorder, Running, eventually
+
+QUERY = "/engine.io/?EIO=4&transport=polling"
+
+
+def send_post(http: Http, sid: str, body: bytes, declared: int | None = None) -> None:
+    length = len(body) if declared is None else declared
+    http.send("POST", f"{QUERY}&sid={sid}", f"Content-Length: {length}", body=body)
+
+
+class TestMessages:
+    def test_a_message_is_answered_ok_and_echoed(self, echo: Running) -> None:
+        client = echo.polling()
+        assert client.send("4hello") == (200, "ok")
+        assert client.poll() == ["4hello"]
+
+    def test_bytes_are_base64(self, echo: Running) -> None:
+        client = echo.polling()
+        client.send("bAQIDBA==")
+        assert echo.receiver.messages == [b"\1\2\3\4"]
+        assert client.poll() == ["bAQIDBA=="]
+
+    def test_what_waits_comes_together_and_in_order(self, server: Running) -> None:
+        client = server.polling()
+        for number in range(100):
+            server.session.send(str(number))
+        assert client.poll() == [f"4{number}" for number in range(100)]
+
+    def test_a_get_waits_until_there_is_something(self, server: Running) -> None:
+        client = server.polling()
+        poll = server.start_poll(client)
+        server.session.send("late")
+        assert poll.get() == (200, "4late")
+
+    def test_thousands_of_packets_in_one_post_all_arrive(self, server: Running) -> None:
+        client = server.polling()
+        packets = [f"4{number}" for number in range(5000)]
+        assert client.send(*packets) == (200, "ok")
+        assert server.receiver.messages == [packet[1:] for packet in packets]
+
+    def test_one_connection_serves_many_requests(self, echo: Running) -> None:
+        sid, http = echo.polling().sid, echo.http()
+        for number in range(10):
+            send_post(http, sid, b"4%d" % number)
+            assert http.response()[0] == 200
+            assert http.request("GET", f"{QUERY}&sid={sid}")[2] == b"4%d" % number
+
+    def test_a_chunked_body_is_a_body(self, echo: Running) -> None:
+        http = echo.http()
+        body = b"2\r\n4a\r\n1\r\nb\r\n0\r\n\r\n"
+        target = f"{QUERY}&sid={echo.polling().sid}"
+        status, _, answer = http.request("POST", target, "Transfer-Encoding: chunked", body=body)
+        assert (status, answer) == (200, b"ok")
+        assert echo.receiver.messages == ["ab"]
+
+    def test_pings_come_and_pongs_are_taken(self, run: Callable[..., Running]) -> None:
+        running = run(ping_interval=0.01, ping_timeout=3600)
+        client = running.polling()
+        for _ in range(3):
+            assert client.poll() == ["2"]
+            assert client.send("3") == (200, "ok")
+        assert running.session.open
+
+    def test_a_flood_of_pongs_changes_nothing(self, server: Running) -> None:
+        client = server.polling()
+        assert client.send(*["3"] * 100_000) == (200, "ok")
+        assert server.session.open
+
+
+class TestOneAtATime:
+    def test_a_second_get_closes_the_session(self, server: Running) -> None:
+        client = server.polling()
+        first = server.start_poll(client)
+        assert client.request("GET")[0] == 400
+        assert first.get() == (200, "1")
+        assert server.receiver.endings == ["transport error"]
+        assert server.engine.sessions == {}
+
+    def test_a_second_post_closes_the_session(self, run: Callable[..., Running]) -> None:
+        class Slow(Recorder):
+            """Has the session stop reading at the first message."""
+
+            def message(self, session: Any, data: str | bytes) -> None:
+                super().message(session, data)
+                session.pause()
+
+        running = run(Slow())
+        client = running.polling()
+        first = gevent.spawn(client.send, "4a", "4b")
+        running.receiver.wait_for(("message", "a"))
+        assert client.send("4c")[0] == 400
+        assert running.receiver.wait_closed() == "transport error"
+        first.get()
+        assert running.receiver.messages == ["a"]
+
+
+class TestBadRequests:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"abc",
+            b"0",
+            b"2",
+            b"5",
+            b"6",
+            b"9",
+            b"b!!!!",
+            b"\xff",
+            b"4\xff",
+            b"4a\x1e",
+            b"4a\x1eabc",
+        ],
+        ids=repr,
+    )
+    def test_a_bad_packet_closes_the_session(self, server: Running, body: bytes) -> None:
+        client, http = server.polling(), server.http()
+        send_post(http, client.sid, body)
+        status, headers, answer = http.response()
+        assert status == 400
+        assert headers["Connection"] == "close"
+        assert answer.startswith(b'{"code":3,"message":')
+        assert http.read_to_end() == b""
+        assert server.receiver.endings == ["parse error"]
+        assert client.request("GET")[0] == 400
+
+    def test_a_waiting_get_is_let_go(self, server: Running) -> None:
+        client = server.polling()
+        poll = server.start_poll(client)
+        assert client.send("abc")[0] == 400
+        assert poll.get() == (200, "1")
+
+    def test_the_largest_body_is_taken(self, run: Callable[..., Running]) -> None:
+        running = run(max_message_size=1000)
+        assert running.polling().send("4" + "x" * 999) == (200, "ok")
+        assert running.receiver.messages == ["x" * 999]
+
+    @pytest.mark.parametrize("length", ["1001", "99999999999999999999"])
+    def test_one_that_says_it_is_larger_is_not_read(
+        self, run: Callable[..., Running], length: str
+    ) -> None:
+        running = run(max_message_size=1000)
+        http = running.http()
+        # Nothing of the body is ever sent: the answer cannot have waited for it.
+        target = f"{QUERY}&sid={running.polling().sid}"
+        status, headers, body = http.request("POST", target, f"Content-Length: {length}")
+        assert status == 413
+        assert headers["Connection"] == "close"
+        assert b"1000 bytes" in body
+        assert http.read_to_end() == b""
+        assert running.receiver.endings == ["parse error"]
+
+    def test_a_chunked_one_is_read_no_further_than_the_limit(
+        self, run: Callable[..., Running]
+    ) -> None:
+        running = run(max_message_size=1000)
+        http = running.http()
+        target = f"{QUERY}&sid={running.polling().sid}"
+        chunk = b"200\r\n" + b"x" * 512 + b"\r\n"
+        http.send("POST", target, "Transfer-Encoding: chunked", body=chunk * 2)
+        assert http.response()[0] == 413
+        assert http.read_to_end() == b""
+        assert running.receiver.endings == ["parse error"]
+
+    @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+    def test_half_a_body_closes_the_session(self, server: Running, reset: bool) -> None:
+        client, http = server.polling(), server.http()
+        send_post(http, client.sid, b"4half", declared=100)
+        if reset:
+            http.sock.setsockopt(raw.socket.SOL_SOCKET, raw.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        http.sock.close()
+        assert server.receiver.wait_closed() == "transport error"
+        assert server.receiver.messages == []
+
+    @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])
+    def test_other_methods_are_refused(self, server: Running, method: str) -> None:
+        http = server.http()
+        target = f"{QUERY}&sid={server.polling().sid}"
+        assert http.request(method, target)[0] == 400
+        assert server.session.open
+
+
+class TestClosing:
+    def test_the_servers_close_reaches_a_waiting_get(self, server: Running) -> None:
+        client = server.polling()
+        poll = server.start_poll(client)
+        server.session.close("enough")
+        assert poll.get() == (200, "1")
+        assert server.receiver.endings == ["enough"]
+        assert server.engine.sessions == {}
+
+    def test_the_servers_close_waits_for_the_next_get(self, server: Running) -> None:
+        client = server.polling()
+        server.session.send("last words")
+        server.session.close("enough")
+        assert client.send("4late")[0] == 400
+        assert client.poll() == ["4last words", "1"]
+        assert server.receiver == [("opened", client.sid), ("closed", "enough")]
+        assert client.request("GET")[0] == 400
+
+    def test_nobody_who_does_not_come_is_waited_for_for_ever(
+        self, run: Callable[..., Running]
+    ) -> None:
+        running = run(upgrade_timeout=0.01)
+        running.polling()
+        running.session.close("enough")
+        assert running.engine.sessions
+        eventually(lambda: not running.engine.sessions)
+
+    def test_the_clients_close_gives_its_get_a_noop(self, server: Running) -> None:
+        client = server.polling()
+        poll = server.start_poll(client)
+        assert client.send("1") == (200, "ok")
+        assert poll.get() == (200, "6")
+        assert server.receiver.endings == ["transport close"]
+
+    def test_packets_behind_a_close_are_not_handled(self, server: Running) -> None:
+        client = server.polling()
+        assert client.send("4a", "1", "4b")[0] == 200
+        assert server.receiver[1:] == [("message", "a"), ("closed", "transport close")]
+
+    @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+    def test_who_hangs_up_while_waiting_is_gone(self, server: Running, reset: bool) -> None:
+        client, http = server.polling(), server.http()
+        http.send("GET", f"{QUERY}&sid={client.sid}")
+        eventually(lambda: server.session.transport.waiting)
+        if reset:
+            http.sock.setsockopt(raw.socket.SOL_SOCKET, raw.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        http.sock.close()
+        assert server.receiver.wait_closed() == "transport close"
+        assert server.receiver.endings == ["transport close"]
+
+    def test_a_get_that_was_answered_may_hang_up(self, server: Running) -> None:
+        client = server.polling()
+        poll = server.start_poll(client)
+        server.session.send("a")
+        assert poll.get() == (200, "4a")
+        server.session.send("b")
+        assert client.poll() == ["4b"]
+        assert server.receiver.endings == []
+
+    def test_a_late_get_is_told_without_the_timers_help(
+        self, server: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client = server.polling()
+        monkeypatch.setattr(server.engine._heartbeat, "_timeout", -25.0)
+        assert client.request("GET")[0] == 400
+        assert server.receiver.endings == ["ping timeout"]
+
+    def test_who_never_polls_is_given_up(self, run: Callable[..., Running]) -> None:
+        running = run(ping_interval=0.01, ping_timeout=0.01)
+        clients = [running.polling() for _ in range(5)]
+        running.receiver.wait(lambda journal: len(running.receiver.endings) == len(clients))
+        assert running.receiver.endings == ["ping timeout"] * len(clients)
+        assert running.engine.sessions == {}
+
+
+class TestBounds:
+    def test_a_client_that_never_polls_is_closed_at_its_bound(
+        self, run: Callable[..., Running]
+    ) -> None:
+        running = run(outbox_packets=10)
+        client = running.polling()
+        for _ in range(11):
+            running.session.send("x")
+        assert running.receiver.wait_closed() == "slow reader"
+        assert client.request("GET")[0] == 400
+
+    def test_when_handlers_are_behind_the_post_waits(self, server: Running) -> None:
+        client = server.polling()
+        session = server.session
+        session.pause()
+        post = gevent.spawn(client.send, "4a", "4b")
+        eventually(lambda: session.transport._receiving)
+        assert server.receiver.messages == []
+        session.resume()
+        assert post.get() == (200, "ok")
+        assert server.receiver.messages == ["a", "b"]
+
+    def test_a_post_that_waits_ends_with_its_session(self, server: Running) -> None:
+        client = server.polling()
+        session = server.session
+        session.pause()
+        post = gevent.spawn(client.send, "4a")
+        eventually(lambda: session.transport._receiving)
+        session.close("enough")
+        post.get()
+        assert server.receiver.messages == []

@@ -1,0 +1,228 @@
+"""A session's rules, with transports that are kept in memory."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from tests.conftest import Journal
+from webpy_socketio.engine.flusher import Flusher
+from webpy_socketio.engine.packets import Message
+from webpy_socketio.engine.session import Session
+from webpy_socketio.exceptions import MessageTooBig, ProtocolError
+
+from .conftest import Recorder
+
+
+class Host:
+    """An engine of which a session sees no more than it needs."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.flusher = Flusher(gevent.get_hub().loop)
+        self.journal = journal
+
+    def pong(self, session: Session) -> None:
+        self.journal.append("pong")
+
+    def left(self, session: Session) -> None:
+        self.journal.append(("left", session.reason))
+
+
+class Memory:
+    """A transport that delivers into a journal."""
+
+    def __init__(self, session: Session, name: str, journal: Journal) -> None:
+        self.session = session
+        self.name = name
+        self.journal = journal
+
+    def flush(self) -> None:
+        payloads = [message.payload for message in self.session.outbox.take()]
+        if payloads:
+            self.journal.append((self.name, payloads))
+
+    def close(self, code: int, reason: str) -> None:
+        self.flush()
+        self.journal.append((self.name, "close", code, reason))
+
+    def abort(self) -> None:
+        self.journal.append((self.name, "abort"))
+
+    def pause(self) -> None:
+        self.journal.append((self.name, "pause"))
+
+    def resume(self) -> None:
+        self.journal.append((self.name, "resume"))
+
+
+class Failing(Recorder):
+    """A receiver that objects to a message."""
+
+    def message(self, session: Session, data: str | bytes) -> None:
+        raise MessageTooBig("too big for me")
+
+
+@pytest.fixture
+def receiver() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def session(journal: Journal, receiver: Recorder) -> Session:
+    return Session("sid", {"key": "value"}, Host(journal), receiver, 1000, 10)
+
+
+@pytest.fixture
+def first(session: Session, journal: Journal) -> Memory:
+    transport = Memory(session, "first", journal)
+    session.use(transport)
+    return transport
+
+
+class TestSending:
+    def test_text_and_bytes_go_to_the_transport(
+        self, session: Session, first: Memory, journal: Journal
+    ) -> None:
+        session.send("a")
+        session.send(b"b")
+        journal.wait_for(("first", [b"4a", b"bYg=="]))
+        assert journal == [("first", [b"4a", b"bYg=="])]
+
+    def test_what_was_sent_before_there_was_a_transport_is_kept(
+        self, session: Session, journal: Journal
+    ) -> None:
+        session.send("a")
+        gevent.sleep(0)
+        session.use(Memory(session, "first", journal))
+        session.send("b")
+        journal.wait_for(("first", [b"4a", b"4b"]))
+        assert journal == [("first", [b"4a", b"4b"])]
+
+    def test_another_transport_goes_on_where_the_first_one_stopped(
+        self, session: Session, first: Memory, journal: Journal
+    ) -> None:
+        session.send("a")
+        journal.wait_for(("first", [b"4a"]))
+        session.send("b")
+        session.use(Memory(session, "second", journal))
+        session.send("c")
+        journal.wait_for(("second", [b"4b", b"4c"]))
+        assert journal == [("first", [b"4a"]), ("second", [b"4b", b"4c"])]
+
+    def test_nothing_is_sent_once_it_is_over(
+        self, session: Session, first: Memory, journal: Journal
+    ) -> None:
+        session.send("a")
+        session.close("enough")
+        session.send("b")
+        gevent.idle()
+        assert journal == [("left", "enough"), ("first", [b"4a"]), ("first", "close", 1000, "")]
+
+    def test_a_slow_reader_is_closed_and_its_transport_ended(
+        self, session: Session, first: Memory, receiver: Recorder, journal: Journal
+    ) -> None:
+        for _ in range(11):
+            session.send("a")
+        journal.wait_for(("first", "abort"))
+        assert receiver.endings == ["slow reader"]
+        assert ("first", "close", 1008, "reading too slowly") in journal
+        assert not any(b"4a" in entry[1] for entry in journal if isinstance(entry[1], list))
+
+
+class TestReceiving:
+    def test_messages_go_to_the_receiver(self, session: Session, receiver: Recorder) -> None:
+        session.receive(b"4", "a")
+        session.receive(b"4", b"b")
+        assert receiver.messages == ["a", b"b"]
+
+    def test_a_pong_goes_to_the_host(self, session: Session, journal: Journal) -> None:
+        session.receive(b"3", "")
+        assert journal == ["pong"]
+
+    def test_a_close_packet_ends_it(self, session: Session, receiver: Recorder) -> None:
+        session.receive(b"1", "")
+        assert receiver == [("closed", "transport close")]
+
+    @pytest.mark.parametrize("kind", [b"0", b"2", b"5", b"6"])
+    def test_what_only_servers_send_ends_it(
+        self, session: Session, first: Memory, receiver: Recorder, kind: bytes
+    ) -> None:
+        with pytest.raises(ProtocolError):
+            session.receive(kind, "")
+        assert receiver.endings == ["parse error"]
+
+    def test_what_the_receiver_objects_to_ends_it_with_the_right_code(
+        self, journal: Journal
+    ) -> None:
+        receiver = Failing()
+        session = Session("sid", {}, Host(journal), receiver, 1000, 10)
+        session.use(Memory(session, "first", journal))
+        with pytest.raises(MessageTooBig):
+            session.receive(b"4", "a")
+        assert receiver.endings == ["parse error"]
+        assert ("first", "close", 1009, "") in journal
+
+    def test_nothing_is_received_once_it_is_over(
+        self, session: Session, receiver: Recorder
+    ) -> None:
+        session.close("enough")
+        session.receive(b"4", "late")
+        session.receive(b"2", "late and wrong")
+        assert receiver == [("closed", "enough")]
+
+
+class TestClosing:
+    def test_the_first_reason_counts_and_is_told_once(
+        self, session: Session, first: Memory, receiver: Recorder, journal: Journal
+    ) -> None:
+        assert session.open
+        session.close("one", 1001, "note")
+        session.close("two")
+        assert not session.open
+        assert session.reason == "one"
+        assert receiver == [("closed", "one")]
+        assert journal == [("left", "one"), ("first", "close", 1001, "note")]
+
+    def test_a_receiver_that_closes_again_is_told_once(self, journal: Journal) -> None:
+        class Closing(Recorder):
+            def closed(self, session: Session, reason: str) -> None:
+                super().closed(session, reason)
+                session.close("again")
+
+        receiver = Closing()
+        Session("sid", {}, Host(journal), receiver, 1000, 10).close("once")
+        assert receiver == [("closed", "once")]
+
+    def test_a_candidate_ends_with_it(
+        self, session: Session, first: Memory, journal: Journal
+    ) -> None:
+        session.upgrading = Memory(session, "candidate", journal)
+        session.close("enough")
+        assert ("candidate", "close", 1000, "") in journal
+        assert session.upgrading is None
+
+
+class TestPausing:
+    def test_as_many_resumes_as_pauses(
+        self, session: Session, first: Memory, journal: Journal
+    ) -> None:
+        session.pause()
+        session.pause()
+        session.resume()
+        assert session.paused
+        assert journal == [("first", "pause")]
+        session.resume()
+        assert not session.paused
+        assert journal == [("first", "pause"), ("first", "resume")]
+
+    def test_a_new_transport_is_paused_as_well(self, session: Session, journal: Journal) -> None:
+        session.pause()
+        session.use(Memory(session, "second", journal))
+        assert journal == [("second", "pause")]
+
+
+class TestRoom:
+    def test_a_session_holds_the_handshake_and_what_is_put_into_it(self, session: Session) -> None:
+        assert session.environ == {"key": "value"}
+        session.data = Message(b"4mine")
+        assert session.data.payload == b"4mine"

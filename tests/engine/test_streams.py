@@ -1,0 +1,339 @@
+"""Bytes in and out, plain and over TLS: all of them, in order, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.ssl
+import pytest
+
+from tests.conftest import Journal
+from webpy_socketio.engine.streams import PlainStream, Stream, TLSStream
+
+from .conftest import Recorder, Running, eventually, trust_all
+
+#: More than the kernel takes between two sockets that nobody reads.
+MUCH = os.urandom(1 << 20) * 3
+
+
+class User(Journal):
+    """Writes down what a stream tells."""
+
+    def received(self, data: bytes) -> None:
+        self.append(("received", data))
+
+    def drained(self) -> None:
+        self.append(("drained", b""))
+
+    def lost(self, reason: str) -> None:
+        self.append(("lost", reason))
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(value for kind, value in self if kind == "received")
+
+    def wait_data(self, data: bytes) -> None:
+        self.wait(lambda journal: len(self.data) >= len(data))
+        assert self.data == data
+
+    def wait_lost(self) -> str:
+        self.wait(lambda journal: any(kind == "lost" for kind, _ in journal))
+        (reason,) = [value for kind, value in self if kind == "lost"]
+        return reason
+
+
+Connect = Callable[..., tuple[Stream, Any]]
+
+
+def plain(write_timeout: float) -> tuple[Stream, Any]:
+    ours, theirs = _socket.socketpair()
+    ours.setblocking(False)
+    peer = socket.socket(fileno=theirs.detach())
+    return PlainStream(ours, gevent.get_hub().loop, write_timeout), peer
+
+
+def tls(write_timeout: float, certificate: Path) -> tuple[Stream, Any]:
+    ours, theirs = socket.socketpair()
+    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    accepted = gevent.spawn(context.wrap_socket, ours, server_side=True)
+    peer = trust_all().wrap_socket(theirs)
+    stream = TLSStream(accepted.get(), write_timeout)
+    return stream, peer
+
+
+@pytest.fixture(params=["plain", "tls"])
+def connect(request: pytest.FixtureRequest, certificate: Path) -> Iterator[Connect]:
+    """Two ends of a connection: a stream, and the socket of who talks to it."""
+    opened: list[tuple[Any, Any]] = []
+    runners: list[gevent.Greenlet] = []
+
+    def start(write_timeout: float = 20.0) -> tuple[Stream, Any]:
+        if request.param == "plain":
+            stream, peer = plain(write_timeout)
+        else:
+            stream, peer = tls(write_timeout, certificate)
+            runners.append(gevent.spawn(run_and_close, stream))
+        opened.append((stream, peer))
+        return stream, peer
+
+    def run_and_close(stream: Any) -> None:
+        stream.run()
+        stream._sock.close()  # as the request handler does
+
+    yield start
+    for stream, peer in opened:
+        peer.close()
+        stream.abort()
+    gevent.joinall(runners, raise_error=True)
+
+
+def read_to_end(peer: Any) -> bytes:
+    data = b""
+    while chunk := peer.recv(65_536):
+        data += chunk
+    return data
+
+
+@pytest.fixture
+def user() -> User:
+    return User()
+
+
+class TestReading:
+    def test_bytes_come_in_order(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.start(user)
+        sending = gevent.spawn(peer.sendall, MUCH)
+        user.wait_data(MUCH)
+        sending.get()
+
+    def test_what_was_read_before_comes_first(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        peer.sendall(b"second")
+        stream.start(user, b"first ")
+        user.wait_data(b"first second")
+
+    def test_paused_it_takes_nothing(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.start(user)
+        peer.sendall(b"a")
+        user.wait_data(b"a")
+        stream.pause()
+        sending = gevent.spawn(peer.sendall, MUCH)
+        for _ in range(20):
+            gevent.idle()
+        assert user.data == b"a"
+        assert not sending.ready(), "TCP holds the sender back"
+        stream.resume()
+        user.wait_data(b"a" + MUCH)
+        sending.get()
+
+    def test_paused_before_it_started_it_takes_nothing(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.pause()
+        stream.start(user)
+        peer.sendall(b"a")
+        for _ in range(20):
+            gevent.idle()
+        assert user == []
+        stream.resume()
+        user.wait_data(b"a")
+
+
+class TestWriting:
+    def test_what_the_kernel_does_not_take_follows(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.start(user)
+        stream.write(MUCH)
+        stream.write(b"end")
+        assert stream.unsent > 0
+        received = b""
+        while len(received) < len(MUCH) + 3:
+            received += peer.recv(65_536)
+        assert received == MUCH + b"end"
+        user.wait_for(("drained", b""))
+        assert stream.unsent == 0
+
+    def test_both_directions_at_once(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.start(user)
+        stream.write(MUCH)
+        sending = gevent.spawn(peer.sendall, MUCH)
+        received = b""
+        while len(received) < len(MUCH):
+            received += peer.recv(65_536)
+        assert received == MUCH
+        user.wait_data(MUCH)
+        sending.get()
+
+    def test_a_reader_that_stops_is_given_up(self, connect: Connect, user: User) -> None:
+        stream, _ = connect(write_timeout=0.02)
+        stream.start(user)
+        stream.write(MUCH)
+        assert user.wait_lost() == "transport error"
+        stream.write(b"ignored")
+
+    def test_an_idle_connection_is_no_stall(self, connect: Connect, user: User) -> None:
+        stream, peer = connect(write_timeout=0.01)
+        stream.start(user)
+        stream.write(b"a")
+        assert peer.recv(1) == b"a"
+        other_user = User()
+        other, _ = connect(write_timeout=0.02)
+        other.start(other_user)
+        other.write(MUCH)
+        other_user.wait_lost()
+        assert not any(kind == "lost" for kind, _ in user)
+        stream.write(b"b")
+        assert peer.recv(1) == b"b"
+
+
+class TestEnding:
+    def test_the_other_side_closes(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.start(user)
+        peer.sendall(b"last words")
+        peer.close()
+        assert user.wait_lost() == "transport close"
+        assert user.data == b"last words"
+
+    def test_the_other_side_resets(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.start(user)
+        stream.write(b"never read")
+        gevent.sleep(0)
+        peer.close()
+        assert user.wait_lost() == "transport close"
+
+    def test_lost_before_it_began_is_told_all_the_same(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        peer.close()
+        stream.write(b"answer")
+        stream.start(user)
+        assert user.wait_lost().startswith("transport")
+
+    def test_close_sends_everything_first(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.start(user)
+        stream.write(MUCH)
+        stream.write(b"bye")
+        stream.close()
+        stream.close()
+        assert read_to_end(peer) == MUCH + b"bye"
+        assert all(kind == "drained" for kind, _ in user)
+
+    def test_close_does_not_lose_the_last_words_behind_unread_bytes(
+        self, connect: Connect, user: User
+    ) -> None:
+        stream, peer = connect()
+        stream.pause()
+        stream.start(user)
+
+        def send() -> None:
+            with contextlib.suppress(ssl.SSLError):  # TLS does not send once the other side ended
+                peer.sendall(MUCH[:500_000])
+
+        sending = gevent.spawn(send)
+        for _ in range(20):
+            gevent.idle()
+        stream.write(b"bye")
+        stream.close()
+        assert read_to_end(peer) == b"bye"
+        sending.join()
+
+    def test_after_close_nobody_is_told_anything(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.start(user)
+        stream.close()
+        peer.sendall(b"late")
+        assert read_to_end(peer) == b""
+        peer.close()
+        gevent.idle()
+        assert user == []
+
+    def test_closed_before_it_began_it_stays_closed(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.write(b"bye")
+        stream.close()
+        stream.start(user, b"late")
+        assert read_to_end(peer) == b"bye"
+        peer.close()
+        gevent.idle()
+        assert user == []
+
+    def test_a_reader_that_stops_cannot_hold_a_close_up(self, connect: Connect, user: User) -> None:
+        stream, peer = connect(write_timeout=0.02)
+        stream.start(user)
+        stream.write(MUCH)
+        stream.close()
+        eventually(lambda: stream.unsent == 0 or getattr(stream, "_closed", False))
+        with pytest.raises((ConnectionResetError, BrokenPipeError, ssl.SSLError)):
+            peer.sendall(MUCH)
+        assert user == []
+
+    def test_abort_ends_it_at_once(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.start(user)
+        stream.write(MUCH)
+        stream.abort()
+        received = b""
+        with contextlib.suppress(OSError):  # a TLS client is right to be surprised
+            received = read_to_end(peer)
+        assert len(received) < len(MUCH)
+        stream.write(b"ignored")
+        stream.pause()
+        stream.resume()
+        stream.close()
+        stream.abort()
+        assert user == []
+
+    def test_a_user_may_abort_while_it_is_told(self, connect: Connect) -> None:
+        class Aborting(User):
+            def received(self, data: bytes) -> None:
+                super().received(data)
+                stream.abort()
+
+        user = Aborting()
+        stream, peer = connect()
+        stream.start(user)
+        peer.sendall(b"a")
+        user.wait_data(b"a")
+        gevent.idle()
+        assert user == [("received", b"a")]
+
+
+class TestOverTLS:
+    """The same server, with a certificate."""
+
+    def test_polling_and_websocket_work(
+        self, certificate: Path, run: Callable[..., Running]
+    ) -> None:
+        from websockets.sync.client import connect
+
+        files = {"certfile": str(certificate), "keyfile": str(certificate)}
+        running = run(Recorder(echo=True), pywsgi=files)
+        url = f"wss://127.0.0.1:{running.port}/engine.io/?EIO=4&transport=websocket"
+        big = "ü" * 400_000
+        with connect(url, ssl=trust_all(), proxy=None, compression=None, max_size=None) as client:
+            assert str(client.recv()).startswith('0{"sid":')
+            for _ in range(3):
+                client.send("4" + big)
+                assert client.recv() == "4" + big
+        assert running.receiver.wait_closed() == "transport close"
+        assert running.receiver.messages == [big] * 3
+        context = trust_all()
+        with (
+            socket.create_connection(("127.0.0.1", running.port)) as tcp,
+            context.wrap_socket(tcp) as client,
+        ):
+            client.sendall(b"GET /engine.io/?EIO=4&transport=polling HTTP/1.0\r\n\r\n")
+            assert b'\r\n\r\n0{"sid":' in read_to_end(client)

@@ -1,0 +1,103 @@
+"""Greenlets that are used again: one user leaves nothing of itself to the next."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import gevent.event
+import pytest
+from greenlet import getcurrent
+
+from tests.conftest import Journal
+from webpy_socketio.engine import workers as module
+from webpy_socketio.engine.workers import Workers
+
+from .conftest import eventually
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    workers = Workers()
+    yield workers
+    workers.dispose()
+
+
+def run(workers: Workers, function: Callable[[], Any]) -> Any:
+    """Run `function` in a worker, and return its result when the worker is idle again."""
+    result = gevent.event.AsyncResult()
+    workers.run(lambda: result.set(function()))
+    value = result.get()
+    gevent.idle()
+    return value
+
+
+class TestWorkers:
+    def test_one_after_the_other_they_share_a_greenlet(self, workers: Workers) -> None:
+        first = run(workers, getcurrent)
+        assert run(workers, getcurrent) is first
+        assert first is not getcurrent()
+
+    def test_at_the_same_time_each_has_its_own(self, workers: Workers, journal: Journal) -> None:
+        may_go_on = gevent.event.Event()
+        for number in range(50):
+            workers.run(lambda n=number: (may_go_on.wait(), journal.append((n, getcurrent()))))
+        gevent.idle()
+        may_go_on.set()
+        journal.wait(lambda journal: len(journal) == 50)
+        assert len({worker for _, worker in journal}) == 50
+
+    def test_run_returns_the_greenlet_and_does_not_wait(
+        self, workers: Workers, journal: Journal
+    ) -> None:
+        worker = workers.run(lambda: journal.append(getcurrent()))
+        assert journal == []
+        assert journal.wait(len) == [worker]
+
+    @pytest.mark.parametrize("error", [ZeroDivisionError(), SystemExit(), gevent.GreenletExit()])
+    def test_one_whose_function_failed_is_used_again(
+        self, workers: Workers, caplog: pytest.LogCaptureFixture, error: BaseException
+    ) -> None:
+        def fail() -> None:
+            raise error
+
+        worker = workers.run(fail)
+        gevent.idle()
+        assert run(workers, getcurrent) is worker
+        (record,) = caplog.records
+        assert record.levelno == logging.ERROR
+
+    def test_context_variables_are_not_handed_on(self, workers: Workers) -> None:
+        run(workers, lambda: variable.set("mine"))
+        assert run(workers, variable.get) == "unset"
+
+    def test_a_forgotten_timer_hits_nobody_else(
+        self, workers: Workers, journal: Journal, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        worker = run(workers, lambda: (gevent.Timeout.start_new(0.001), getcurrent())[1])
+        eventually(lambda: caplog.records)
+        assert run(workers, getcurrent) is worker
+
+    def test_idle_ones_are_bounded(
+        self, workers: Workers, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "MAX_IDLE", 3)
+        may_go_on = gevent.event.Event()
+        all_of_them = [workers.run(may_go_on.wait) for _ in range(10)]
+        gevent.idle()
+        may_go_on.set()
+        gevent.idle()
+        assert sum(not worker.dead for worker in all_of_them) == 3
+
+    def test_dispose_ends_those_that_are_idle(self) -> None:
+        workers = Workers()
+        worker = run(workers, getcurrent)
+        assert not worker.dead
+        workers.dispose()
+        gevent.idle()
+        assert worker.dead

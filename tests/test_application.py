@@ -1,0 +1,607 @@
+"""Inside a web.py application: its urls, its `web.ctx`, its sessions and its processors."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import http.client
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import gevent.pywsgi
+import pytest
+import web
+
+import webpy_socketio
+from webpy_socketio import (
+    Refused,
+    events,
+    on_connect,
+    on_connecting,
+    on_disconnect,
+    on_error,
+    on_event,
+    on_finish,
+    on_message,
+    on_subscribe,
+    on_subscribing,
+    on_unsubscribe,
+    signals,
+    socketio_urls,
+)
+from webpy_socketio.assets import CLIENT, EXTENSION, asset
+from webpy_socketio.clients import clients
+
+from .conftest import Journal, Site
+from .raw import Polling, WebSocket
+
+HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
+
+
+class Answer:
+    """A response, read to its end."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = b"" if response.status == 101 else response.read()
+
+    @property
+    def cookie(self) -> str:
+        """The cookies it sets, as a browser would send them."""
+        cookies = self.headers.get_all("Set-Cookie") or []
+        return "; ".join(cookie.partition(";")[0] for cookie in cookies)
+
+
+def visit(port: int, path: str, method: str = "GET", **headers: str) -> Answer:
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, headers=named)
+        return Answer(connection.getresponse())
+    finally:
+        connection.close()
+
+
+def visit_websocket(port: int, **headers: str) -> Answer:
+    """A WebSocket's handshake, for the headers of its answer."""
+    return visit(
+        port,
+        "/socket.io/?EIO=4&transport=websocket",
+        Connection="Upgrade",
+        Upgrade="websocket",
+        Sec_WebSocket_Version="13",
+        Sec_WebSocket_Key=base64.b64encode(os.urandom(16)).decode(),
+        **headers,
+    )
+
+
+class TestUrls:
+    def test_adding_them_is_enough(self) -> None:
+        urls: tuple[Any, ...] = ("/", "index")
+        urls += socketio_urls
+        assert len(urls) == 4
+
+    def test_pages_and_sockets_live_side_by_side(self, serve: Callable[..., Site]) -> None:
+        class Index:
+            def GET(self) -> str:
+                return "a page"
+
+        site = serve(("/", "index"), {"index": Index})
+        client = site.connect()
+        assert visit(site.port, "/").body == b"a page"
+        assert visit(site.port, "/nothing").status == 404
+        assert client.call("message") == []
+
+    def test_star_import_brings_every_public_name(self) -> None:
+        names: dict[str, Any] = {}
+        exec("from webpy_socketio import *", names)
+        documented = {
+            *("SocketIOServer", "socketio_urls", "broadcast", "broadcast_channel", "send", "emit"),
+            *("NoSocket", "Refused", "EventError", "ChannelError", "SettingsError", "EncodeError"),
+            *("CallTimeout", "Disconnected", "PluginError", "PatchingError", "ListenError"),
+            *("configure", "socketio_scripts", "template_dir", "signals", "Socket"),
+            *("on_connecting", "on_connect", "on_message", "on_subscribing", "on_subscribe"),
+            *("on_unsubscribe", "on_error", "on_disconnect", "on_finish", "on_event"),
+        }
+        assert documented <= names.keys()
+        assert all(names[name] is getattr(webpy_socketio, name) for name in webpy_socketio.__all__)
+        assert len(set(webpy_socketio.__all__)) == len(webpy_socketio.__all__)
+
+    def test_the_modules_of_the_documentation_have_the_names_too(self) -> None:
+        assert events.on_message is on_message
+        assert signals.message.name == "message"
+
+    def test_another_resource(self, serve: Callable[..., Site]) -> None:
+        site = serve(resource="rt")
+        assert site.path == "/rt/"
+        assert site.connect().call("message") == []
+        assert site.polling().open["sid"]
+        assert visit(site.port, f"/rt/{EXTENSION}").status == 200
+        answer = visit(site.port, HANDSHAKE)
+        assert (answer.status, b"/rt/" in answer.body) == (404, True)
+
+    @pytest.mark.parametrize("resource", ["/rt/", "a/b", "with.dots+and(brackets"])
+    def test_whatever_it_is_called(self, resource: str, serve: Callable[..., Site]) -> None:
+        site = serve(resource=resource)
+        assert site.path == f"/{resource.strip('/')}/"
+        assert site.connect().call("message") == []
+
+    def test_two_servers_with_resources_of_their_own(self, serve: Callable[..., Site]) -> None:
+        first, second = serve(resource="one"), serve(resource="two")
+        assert first.connect().id
+        assert second.connect().id
+        assert visit(first.port, "/two/?EIO=4&transport=polling").status == 404
+
+    def test_the_page_knows_where_the_scripts_are(self, serve: Callable[..., Site]) -> None:
+        class Index:
+            def GET(self) -> str:
+                return webpy_socketio.socketio_scripts()
+
+        site = serve(("/", "index"), {"index": Index}, resource="rt")
+        assert b'src="/rt/socket.io.min.js?v=' in visit(site.port, "/").body
+
+    def test_a_subapplication_beside_it(self, serve: Callable[..., Site]) -> None:
+        class Page:
+            def GET(self) -> str:
+                return "a page of the blog"
+
+        blog = web.application(("/page", "page"), {"page": Page}, autoreload=False)
+        site = serve(("/blog", blog))
+        assert visit(site.port, "/blog/page").body == b"a page of the blog"
+        assert site.connect().call("message") == []
+
+    def test_in_a_subapplication(self, serve: Callable[..., Site], journal: Journal) -> None:
+        inner = web.application(socketio_urls, {}, autoreload=False)
+
+        def processor(handler: Callable[[], Any]) -> Any:
+            journal.append(web.ctx.homepath)
+            return handler()
+
+        inner.add_processor(processor)
+        site = serve(("/live", inner), resource="live/socket.io")
+        assert site.connect().call("message") == []
+        assert visit(site.port, f"/live/socket.io/{CLIENT}").status == 200
+        assert journal == ["/live", "/live", "/live"]  # the handshake, connecting, the script
+
+    def test_behind_another_server_it_says_what_to_do(self) -> None:
+        app = web.application(socketio_urls, {}, autoreload=False)
+        server = gevent.pywsgi.WSGIServer(("127.0.0.1", 0), app.wsgifunc(), log=None)
+        server.start()
+        try:
+            answer = visit(server.server_port, HANDSHAKE)
+            assert answer.status == 500
+            assert b"SocketIOServer" in answer.body
+            assert visit(server.server_port, f"/socket.io/{CLIENT}").status == 200
+        finally:
+            server.stop()
+
+    def test_a_path_below_the_resource_that_is_no_script(self, site: Site) -> None:
+        for path in ("/socket.io/nothing", "/socket.io/../setup.py", "/socket.io", "/socket.iox/"):
+            assert visit(site.port, path).status == 404
+
+
+class TestScripts:
+    @pytest.mark.parametrize("name", [CLIENT, EXTENSION])
+    def test_they_are_served(self, name: str, site: Site) -> None:
+        script = asset(name)
+        assert script is not None
+        answer = visit(site.port, f"/socket.io/{name}")
+        assert (answer.status, answer.body) == (200, script.body)
+        assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["ETag"] == script.etag
+        assert answer.headers["Cache-Control"] == "no-cache"
+        assert "Content-Encoding" not in answer.headers
+        assert answer.headers["Vary"] == "Accept-Encoding"
+
+    def test_an_address_with_the_version_lasts(self, site: Site) -> None:
+        script = asset(CLIENT)
+        assert script is not None
+        lasting = visit(site.port, f"/socket.io/{CLIENT}?v={script.version}")
+        assert "immutable" in lasting.headers["Cache-Control"]
+        other = visit(site.port, f"/socket.io/{CLIENT}?v=of-an-older-page")
+        assert other.headers["Cache-Control"] == "no-cache"
+
+    def test_who_has_it_gets_no_body(self, site: Site) -> None:
+        script = asset(CLIENT)
+        assert script is not None
+        answer = visit(site.port, f"/socket.io/{CLIENT}", If_None_Match=script.etag)
+        assert (answer.status, answer.body) == (304, b"")
+        assert answer.headers["ETag"] == script.etag
+        changed = visit(site.port, f"/socket.io/{CLIENT}", If_None_Match='W/"another"')
+        assert changed.status == 200
+
+    def test_gzip_for_those_who_accept_it(self, site: Site) -> None:
+        script = asset(CLIENT)
+        assert script is not None
+        answer = visit(site.port, f"/socket.io/{CLIENT}", Accept_Encoding="gzip, deflate")
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert len(answer.body) < len(script.body) / 2
+        assert gzip.decompress(answer.body) == script.body
+
+    def test_they_are_only_read(self, site: Site) -> None:
+        assert visit(site.port, f"/socket.io/{CLIENT}", "POST").status == 404
+
+
+class TestContext:
+    """`web.ctx` in handlers."""
+
+    def test_it_is_the_handshakes_in_every_one(self, site: Site, journal: Journal) -> None:
+        def look(name: str, request: Any) -> None:
+            journal.append(
+                (
+                    name,
+                    web.ctx.env is request,
+                    web.ctx.ip,
+                    web.ctx.path,
+                    web.cookies().get("name"),
+                    web.input().get("room"),
+                )
+            )
+
+        def record(name: str) -> Callable[..., None]:
+            def handler(request: Any, *args: Any) -> None:
+                look(name, request)
+
+            return handler
+
+        decorators: list[Any] = [
+            *(on_connecting, on_connect, on_message, on_subscribing, on_subscribe),
+            *(on_unsubscribe, on_error, on_disconnect, on_finish),
+        ]
+        for decorator in decorators:
+            decorator(record(decorator.__name__))
+        on_event("custom")(record("on_event"))
+        client = WebSocket(
+            site.port,
+            query="EIO=4&transport=websocket&room=7",
+            headers={"Cookie": "name=Ann"},
+        )
+        client.connect()
+        client.call("__subscribe__", "room")
+        client.call("message")
+        client.call("custom")
+        client.call("__channel__", "nowhere")
+        client.send("1")
+        journal.wait(lambda journal: journal[-1][0] == "on_finish")
+        assert {name for name, *_ in journal} == {
+            "on_event",
+            *(decorator.__name__ for decorator in decorators),
+        }
+        assert {tuple(seen) for _, *seen in journal} == {
+            (True, "127.0.0.1", "/socket.io/", "Ann", "7")
+        }
+
+    def test_each_connection_has_its_own(self, site: Site) -> None:
+        @on_message
+        def who(request: Any, socket: Any, context: Any, message: Any) -> Any:
+            gevent.idle()
+            return web.cookies().get("name")
+
+        ann, bob = site.connect(Cookie="name=Ann"), site.connect(Cookie="name=Bob")
+        for client in (ann, bob, ann, bob):
+            client.emit("message", ack=1)
+        assert [ann.receive(), ann.receive()] == ['431["Ann"]'] * 2
+        assert [bob.receive(), bob.receive()] == ['431["Bob"]'] * 2
+
+    def test_cookies_that_the_handshake_set_count_as_sent(self, site: Site) -> None:
+        def processor(handler: Callable[[], Any]) -> Any:
+            web.setcookie("seen", "yes")
+            web.setcookie("name", "changed", path="/", httponly=True)
+            return handler()
+
+        @on_message
+        def look(request: Any, socket: Any, context: Any, message: Any) -> Any:
+            return [web.cookies().get(name) for name in ("seen", "name", "other")]
+
+        site.app.add_processor(processor)
+        client = site.connect(Cookie="name=Ann; other=1")
+        assert client.call("message") == [["yes", "changed", "1"]]
+
+    def test_what_a_handler_does_to_it_is_gone_with_the_next(self, site: Site) -> None:
+        @on_message
+        def spoil(request: Any, socket: Any, context: Any, message: Any) -> Any:
+            before = (web.ctx.get("spoilt"), len(web.ctx.headers))
+            web.ctx.spoilt = True
+            web.header("X-Spoilt", "yes")
+            return list(before)
+
+        client = site.connect()
+        assert client.call("message") == [[None, 0]]
+        assert client.call("message") == [[None, 0]]
+
+    def test_over_polling_too(self, site: Site) -> None:
+        @on_message
+        def who(request: Any, socket: Any, context: Any, message: Any) -> Any:
+            return [web.cookies().get("name"), web.ctx.query]
+
+        client = site.polling(Cookie="name=Ann")
+        client.connect()
+        client.send('421["message"]')
+        assert client.poll() == ['431[["Ann","?EIO=4&transport=polling"]]']
+
+    def test_reading_a_body_finds_none(self, site: Site) -> None:
+        @on_message
+        def read(request: Any, socket: Any, context: Any, message: Any) -> Any:
+            return [web.data().decode(), request["wsgi.input"].read().decode()]
+
+        assert site.connect().call("message") == [["", ""]]
+
+
+Sites = tuple[Site, Any]
+
+
+@pytest.fixture
+def shop(serve: Callable[..., Site], tmp_path: pathlib.Path) -> Sites:
+    """A site with a web.py session on disk, and pages that write and read it."""
+
+    class Put:
+        def GET(self, name: str, value: str) -> str:
+            session[name] = value
+            return "ok"
+
+    class Show:
+        def GET(self) -> str:
+            return json.dumps({key: session.get(key) for key in ("page", "socket", "visits")})
+
+    urls = ("/put/(.*)/(.*)", "put", "/show", "show")
+    site = serve(urls, {"put": Put, "show": Show})
+    store = web.session.DiskStore(str(tmp_path))
+    session = web.session.Session(site.app, store, initializer={"visits": 0})
+    return site, session
+
+
+def shown(site: Site, cookie: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(visit(site.port, "/show", Cookie=cookie).body)
+    return values
+
+
+def open_client(site: Site, transport: str, cookie: str) -> WebSocket | Polling:
+    if transport == "websocket":
+        return site.connect(Cookie=cookie)
+    client = site.polling(Cookie=cookie)
+    client.connect()
+    return client
+
+
+every_transport = pytest.mark.parametrize("transport", ["websocket", "polling", "upgrade"])
+
+
+class TestSessions:
+    @pytest.mark.parametrize("decorator", [on_connecting, on_connect])
+    @pytest.mark.parametrize("transport", ["websocket", "polling"])
+    def test_readable_and_writable_and_saved_at_once(
+        self, decorator: Any, transport: str, shop: Sites
+    ) -> None:
+        site, session = shop
+        seen = []
+
+        @decorator
+        def handler(request: Any, socket: Any, context: Any) -> None:
+            seen.append(session.page)
+            session.socket = "was here"
+            session.visits += 1
+
+        cookie = visit(site.port, "/put/page/hello").cookie
+        open_client(site, transport, cookie)
+        assert seen == ["hello"]
+        assert shown(site, cookie) == {"page": "hello", "socket": "was here", "visits": 1}
+
+    def test_a_gate_decides_by_it(self, shop: Sites) -> None:
+        site, session = shop
+
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> None:
+            if "page" not in session:
+                raise Refused("visit the page first")
+            context["page"] = session.page
+
+        client = site.websocket()
+        client.send("40")
+        assert client.receive() == '44{"message":"visit the page first"}'
+        cookie = visit(site.port, "/put/page/hello").cookie
+        socket = clients.find(site.connect(Cookie=cookie).id)
+        assert socket is not None
+        assert socket.context == {"page": "hello"}
+
+    @every_transport
+    def test_what_a_page_saves_while_a_connection_lives_survives_its_end(
+        self, transport: str, shop: Sites, stages: Journal
+    ) -> None:
+        site, session = shop
+
+        @on_connect
+        def handler(request: Any, socket: Any, context: Any) -> None:
+            session.socket = "was here"
+
+        cookie = visit(site.port, "/put/page/old").cookie
+        client: Any
+        if transport == "upgrade":
+            polling = site.polling(Cookie=cookie)
+            polling.connect()
+            client = WebSocket(
+                site.port,
+                query=f"EIO=4&transport=websocket&sid={polling.sid}",
+                headers={"Cookie": cookie},
+            )
+            client.send("2probe")
+            assert client.receive() == "3probe"
+            client.send("5")
+        else:
+            client = open_client(site, transport, cookie)
+        visit(site.port, "/put/page/new", Cookie=cookie)
+        assert shown(site, cookie)["page"] == "new"
+        for number in range(3):
+            client.send(f'42["message",{number}]')
+        visit(site.port, "/put/page/newer", Cookie=cookie)
+        client.send("1")
+        stages.wait_for(("finish", "transport close"))
+        site_sessions = site.server.engine.sessions
+        assert not [session for session in site_sessions.values() if session.open]
+        assert shown(site, cookie) == {"page": "newer", "socket": "was here", "visits": 0}
+
+    def test_a_poll_that_waits_saves_nothing_when_it_ends(self, shop: Sites) -> None:
+        site, _ = shop
+        cookie = visit(site.port, "/put/page/old").cookie
+        client = site.polling(Cookie=cookie)
+        client.connect()
+        poll = gevent.spawn(client.poll)
+        session = site.server.engine.sessions[client.sid]
+        while not session.transport.waiting:  # type: ignore[union-attr]
+            gevent.idle()
+        visit(site.port, "/put/page/new", Cookie=cookie)
+        clients.find(client.id).send("answer the poll")  # type: ignore[union-attr]
+        assert poll.get() == ['42["message","answer the poll"]']
+        assert shown(site, cookie)["page"] == "new"
+
+    def test_one_begun_by_the_handshake_is_the_one_that_connect_finds(self, shop: Sites) -> None:
+        site, session = shop
+
+        @on_connect
+        def handler(request: Any, socket: Any, context: Any) -> None:
+            session.socket = "was here"
+
+        answer = visit(site.port, HANDSHAKE)
+        client = Polling.__new__(Polling)
+        client.port, client.path, client.headers = site.port, "/socket.io/", {}
+        client.sid = json.loads(answer.body[1:])["sid"]
+        client.connect()
+        assert shown(site, answer.cookie)["socket"] == "was here"
+
+    def test_the_cookies_of_the_handshake_are_passed_on(self, shop: Sites) -> None:
+        site, _ = shop
+        assert "webpy_session_id=" in visit(site.port, HANDSHAKE).cookie
+        answer = visit_websocket(site.port)
+        assert answer.status == 101
+        assert "webpy_session_id=" in answer.cookie
+
+
+class TestProcessors:
+    def test_they_run_around_the_handshake_and_around_connect(
+        self, site: Site, journal: Journal
+    ) -> None:
+        def processor(handler: Callable[[], Any]) -> Any:
+            journal.append("before")
+            try:
+                return handler()
+            finally:
+                journal.append("after")
+
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> None:
+            journal.append("connecting")
+
+        @on_connect
+        def connected(request: Any, socket: Any, context: Any) -> None:
+            journal.append("connect")
+
+        @on_message
+        def message(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append("message")
+
+        site.app.add_processor(processor)
+        client = site.websocket()
+        assert journal == ["before", "after"]
+        client.connect()
+        client.call("message")
+        assert journal[2:] == ["before", "connecting", "connect", "after", "message"]
+
+    @pytest.mark.parametrize(
+        ("answer", "status"),
+        [
+            (lambda: web.seeother("/login"), 303),
+            (lambda: web.forbidden(), 403),
+            (lambda: web.unauthorized(), 401),
+            (lambda: web.notfound(), 404),
+        ],
+    )
+    def test_one_that_answers_itself_refuses_the_handshake(
+        self, answer: Callable[[], Any], status: int, site: Site, stages: Journal
+    ) -> None:
+        def login(handler: Callable[[], Any]) -> Any:
+            if web.cookies().get("user") is None:
+                raise answer()
+            return handler()
+
+        site.app.add_processor(login)
+        assert visit(site.port, HANDSHAKE).status == status
+        assert visit_websocket(site.port).status == status
+        assert not stages
+        assert not site.server.engine.sessions
+        assert site.connect(Cookie="user=Ann").id
+
+    def test_one_that_changes_its_mind_refuses_the_connection(
+        self, site: Site, stages: Journal
+    ) -> None:
+        banned = False
+
+        def ban(handler: Callable[[], Any]) -> Any:
+            if banned:
+                raise web.forbidden()
+            return handler()
+
+        site.app.add_processor(ban)
+        client = site.websocket()
+        banned = True
+        client.send("40")
+        assert client.receive() == '44{"message":"the application answered 403 Forbidden"}'
+        assert not stages
+
+    def test_one_that_swallows_the_request(self, site: Site, stages: Journal) -> None:
+        away = False
+        site.app.add_processor(lambda handler: "closed today" if away else handler())
+        client = site.websocket()
+        away = True
+        client.send("40")
+        packet = client.receive()
+        assert isinstance(packet, str)
+        assert packet.startswith("44")
+        assert not stages
+        answer = visit(site.port, HANDSHAKE)
+        assert (answer.status, answer.body) == (200, b"closed today")
+
+    def test_one_that_fails_lets_nobody_in_and_leaks_nothing(
+        self, site: Site, stages: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(web.config, "debug", False)
+
+        broken = False
+
+        def fail(handler: Callable[[], Any]) -> Any:
+            if broken:
+                raise KeyError("the password is 12345")
+            return handler()
+
+        site.app.add_processor(fail)
+        client = site.websocket()
+        broken = True
+        client.send("40")
+        assert client.receive() == '44{"message":"not allowed"}'
+        assert [name for name, _ in stages] == ["error"]
+        assert visit(site.port, HANDSHAKE).status == 500
+
+    def test_one_that_fails_after_connect_is_an_error_and_no_end(
+        self, site: Site, stages: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(web.config, "debug", False)
+
+        def fail(handler: Callable[[], Any]) -> Any:
+            result = handler()
+            if web.ctx.get("socketio_job"):
+                raise KeyError("too late")
+            return result
+
+        site.app.add_processor(fail)
+        client = site.connect()
+        assert client.call("message") == []
+        assert [name for name, _ in stages] == ["connecting", "connect", "error", "message"]
+
+    def test_load_hooks_and_unload_hooks(self, site: Site, journal: Journal) -> None:
+        site.app.add_processor(web.loadhook(lambda: journal.append("load")))
+        site.app.add_processor(web.unloadhook(lambda: journal.append("unload")))
+        site.connect()
+        assert journal == ["load", "unload"] * 2

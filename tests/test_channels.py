@@ -1,0 +1,447 @@
+"""Channels: who is in which, what they may be called, and what their subscribers get."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+
+from webpy_socketio import (
+    ChannelError,
+    NoSocket,
+    Socket,
+    broadcast_channel,
+    on_event,
+    on_message,
+    on_subscribe,
+    on_unsubscribe,
+    send,
+    signals,
+)
+from webpy_socketio.channels import Channels, check_name
+from webpy_socketio.clients import clients
+
+from .conftest import Journal, Site
+from .raw import WebSocket
+
+OK = [{"ok": True}]
+
+
+def socket_of(client: WebSocket) -> Socket:
+    socket = clients.find(client.id)
+    assert socket is not None
+    return socket
+
+
+class TestMembership:
+    """The pure data."""
+
+    def test_add_and_remove_tell_whether_anything_changed(self) -> None:
+        channels: Channels[str] = Channels()
+        assert channels.add("ann", "room") is True
+        assert channels.add("ann", "room") is False
+        assert channels.remove("ann", "room") is True
+        assert channels.remove("ann", "room") is False
+        assert channels.remove("bob", "room") is False
+
+    def test_members_and_held_are_in_the_order_of_joining(self) -> None:
+        channels: Channels[str] = Channels()
+        for member in ("c", "a", "b"):
+            for channel in ("3", "1", "2"):
+                channels.add(member, channel)
+        assert list(channels.members("1")) == ["c", "a", "b"]
+        assert list(channels.held("a")) == ["3", "1", "2"]
+
+    def test_reading_makes_nothing(self) -> None:
+        channels: Channels[str] = Channels()
+        for number in range(1000):
+            assert not channels.members(f"unknown {number}")
+            assert not channels.held(f"unknown {number}")
+            channels.remove("nobody", f"unknown {number}")
+            channels.withdraw(f"unknown {number}")
+            channels.forget(f"unknown {number}")
+        assert not channels._members
+        assert not channels._held
+
+    def test_nothing_empty_is_kept(self) -> None:
+        channels: Channels[str] = Channels()
+        for number in range(1000):
+            channels.add("ann", f"room {number}")
+            channels.remove("ann", f"room {number}")
+        assert len(channels) == 0
+        assert not channels._members
+        assert not channels._held
+
+    def test_who_withdraws_is_in_none_but_holds_them_until_forgotten(self) -> None:
+        channels: Channels[str] = Channels()
+        channels.add("ann", "room")
+        channels.add("ann", "hall")
+        channels.add("bob", "room")
+        channels.withdraw("ann")
+        assert list(channels.members("room")) == ["bob"]
+        assert not channels.members("hall")
+        assert list(channels.held("ann")) == ["room", "hall"]
+        channels.forget("ann")
+        assert not channels.held("ann")
+        assert len(channels) == 1
+
+    def test_against_a_plain_model(self) -> None:
+        random_ = random.Random(1)
+        channels: Channels[int] = Channels()
+        model: set[tuple[int, str]] = set()
+        for _ in range(5000):
+            member, channel = random_.randrange(10), str(random_.randrange(10))
+            pair = (member, channel)
+            match random_.randrange(5):
+                case 0 | 1 | 2:
+                    assert channels.add(member, channel) is (pair not in model)
+                    model.add(pair)
+                case 3:
+                    assert channels.remove(member, channel) is (pair in model)
+                    model.discard(pair)
+                case _:
+                    channels.withdraw(member)
+                    channels.forget(member)
+                    model = {pair for pair in model if pair[0] != member}
+            assert set(channels.held(member)) == {c for m, c in model if m == member}
+            assert set(channels.members(channel)) == {m for m, c in model if c == channel}
+        assert len(channels) == len({channel for _, channel in model})
+
+
+BAD_NAMES = {
+    "empty": "",
+    "256 characters": "x" * 256,
+    "a number": 5,
+    "nothing": None,
+    "true": True,
+    "a list": ["room"],
+    "an object": {"room": 1},
+    "NUL": "a\0b",
+    "a newline": "a\nb",
+    "a tab": "\t",
+    "escape": "\x1b[31m",
+    "delete": "a\x7f",
+    "a C1 control": "a\x85",
+    "__proto__": "__proto__",
+}
+GOOD_NAMES = {
+    "one character": "x",
+    "255 characters": "x" * 255,
+    "255 wide characters": "𝄞" * 255,
+    "any script": "комната 房间 غرفة",
+    "punctuation": "room-1:*?[]{}/,.",
+    "a space": " ",
+    "no break space": "a\xa0b",
+    "emoji with joiners": "👩‍👩‍👧",
+    "an own word of JavaScript": "constructor",
+    "a reserved event": "__subscribe__",
+}
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
+    def test_refused(self, name: Any) -> None:
+        with pytest.raises(ChannelError):
+            check_name(name, 255)
+
+    @pytest.mark.parametrize("name", ["\ud800", "a\udfffb", b"bytes"], ids=repr)
+    def test_refused_too_though_json_cannot_bring_it(self, name: Any) -> None:
+        with pytest.raises(ChannelError):
+            check_name(name, 255)
+
+    @pytest.mark.parametrize("name", GOOD_NAMES.values(), ids=GOOD_NAMES)
+    def test_accepted(self, name: str) -> None:
+        assert check_name(name, 255) == name
+
+    @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
+    def test_refused_with_an_acknowledgement_and_the_connection_kept(
+        self, name: Any, site: Site, stages: Journal
+    ) -> None:
+        client = site.connect()
+        for event in ("__subscribe__", "__unsubscribe__"):
+            ((answer),) = client.call(event, name)
+            assert answer["ok"] is False
+            assert "name" in answer["error"]
+        assert clients.find(client.id).channels == ()  # type: ignore[union-attr]
+        assert client.call("__subscribe__", "good") == OK
+        # The client broke a rule, and that is what "error" is for.
+        assert [name for name, _ in stages] == [
+            *("connecting", "connect", "error", "error", "subscribing", "subscribe")
+        ]
+
+    @pytest.mark.parametrize("args", [(), ("a", "b")], ids=["none", "two"])
+    def test_one_name_at_a_time(self, args: tuple[str, ...], site: Site) -> None:
+        client = site.connect()
+        ((answer),) = client.call("__subscribe__", *args)
+        assert answer["ok"] is False
+
+    @pytest.mark.parametrize("name", GOOD_NAMES.values(), ids=GOOD_NAMES)
+    def test_a_good_one_works(self, name: str, site: Site) -> None:
+        client = site.connect()
+        assert client.call("__subscribe__", name) == OK
+        broadcast_channel("hello", name)
+        assert client.event() == ["message", "hello"]
+        assert client.call("__unsubscribe__", name) == OK
+
+    @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
+    def test_the_callers_mistake_is_raised_at_the_caller(self, name: Any, site: Site) -> None:
+        socket = socket_of(site.connect())
+        with pytest.raises(ChannelError):
+            socket.subscribe(name)
+        with pytest.raises(ChannelError):
+            socket.unsubscribe(name)
+        with pytest.raises(ChannelError):
+            broadcast_channel("hello", 5 if name is None else name)
+        with pytest.raises(ChannelError):
+            socket.broadcast_channel("hello", 5 if name is None else name)
+
+    def test_the_length_is_a_setting(self, serve: Callable[..., Site]) -> None:
+        site = serve(max_channel_length=4)
+        client = site.connect()
+        assert client.call("__subscribe__", "four") == OK
+        ((answer),) = client.call("__subscribe__", "fives")
+        assert "1 to 4 characters" in answer["error"]
+        with pytest.raises(ChannelError):
+            broadcast_channel("hello", "fives")
+
+
+class TestLimit:
+    def test_the_129th_is_refused_and_the_connection_kept(self, site: Site) -> None:
+        client = site.connect()
+        for number in range(128):
+            assert client.call("__subscribe__", f"room-{number}") == OK
+        ((answer),) = client.call("__subscribe__", "one more")
+        assert answer == {"ok": False, "error": "a socket holds at most 128 channels"}
+        assert client.call("__subscribe__", "room-5") == OK  # held already
+        with pytest.raises(ChannelError, match="128"):
+            socket_of(client).subscribe("one more")
+        client.call("__unsubscribe__", "room-5")
+        assert client.call("__subscribe__", "one more") == OK
+
+    def test_coming_and_going_leaves_nothing(self, site: Site) -> None:
+        socket = socket_of(site.connect())
+        channels = clients.namespace("/").channels
+        for number in range(2000):
+            assert socket.subscribe(f"room-{number}")
+            assert socket.unsubscribe(f"room-{number}")
+        assert len(channels) == 0
+        assert not channels._held
+
+
+class TestSubscribe:
+    def test_it_is_true_if_it_changed_anything(self, site: Site) -> None:
+        socket = socket_of(site.connect())
+        assert socket.subscribe("room") is True
+        assert socket.subscribe("room") is False
+        assert socket.channels == ("room",)
+        assert socket.unsubscribe("room") is True
+        assert socket.unsubscribe("room") is False
+        assert socket.channels == ()
+
+    def test_a_socket_that_is_gone_is_in_no_channel(self, site: Site) -> None:
+        socket = socket_of(site.connect())
+        socket.subscribe("room")
+        socket.disconnect()
+        assert socket.subscribe("late") is False
+        assert socket.unsubscribe("room") is False
+        assert not len(clients.namespace("/").channels)
+
+    def test_asked_twice_the_client_is_told_twice(self, site: Site) -> None:
+        client = site.connect()
+        assert client.call("__subscribe__", "room") == OK
+        assert client.call("__subscribe__", "room") == OK
+        assert client.call("__unsubscribe__", "room") == OK
+        assert client.call("__unsubscribe__", "room") == OK
+
+    def test_a_client_hears_of_its_channel_only_after_it_knows_to_be_in_it(
+        self, site: Site
+    ) -> None:
+        @on_subscribe
+        def welcome(request: Any, socket: Any, context: Any, channel: str) -> None:
+            socket.send_and_broadcast_channel("welcome", channel)
+
+        client = site.connect()
+        client.emit("__subscribe__", "room", ack=1)
+        assert client.receive() == '431[{"ok":true}]'
+        assert client.event() == ["message", "welcome"]
+
+    def test_nothing_comes_before_subscribe_or_after_unsubscribe_returned(
+        self, site: Site
+    ) -> None:
+        client, other = site.connect(), site.connect()
+        socket, keeper = socket_of(client), socket_of(other)
+        keeper.subscribe("room")
+        broadcast_channel("before", "room")
+        socket.subscribe("room")
+        broadcast_channel("during", "room")
+        socket.unsubscribe("room")
+        broadcast_channel("after", "room")
+        assert client.event() == ["message", "during"]
+        assert client.call("unknown") == []
+        assert [other.event()[1] for _ in range(3)] == ["before", "during", "after"]
+
+    def test_the_acknowledgement_of_unsubscribe_is_the_last_of_the_channel(
+        self, site: Site
+    ) -> None:
+        @on_unsubscribe
+        def farewell(request: Any, socket: Any, context: Any, channel: str) -> None:
+            socket.broadcast_channel("somebody left", channel)
+
+        client, other = site.connect(), site.connect()
+        for each in (client, other):
+            each.call("__subscribe__", "room")
+        client.emit("__unsubscribe__", "room", ack=1)
+        assert client.receive() == '431[{"ok":true}]'
+        assert other.event() == ["message", "somebody left"]
+        assert client.call("unknown") == []
+
+    def test_without_an_acknowledgement(self, site: Site) -> None:
+        client = site.connect()
+        client.emit("__subscribe__", "room")
+        assert client.call("unknown") == []
+        assert socket_of(client).channels == ("room",)
+
+
+class TestAddressed:
+    def test_a_message_to_a_channel_carries_it(self, site: Site, journal: Journal) -> None:
+        @signals.message.connect
+        def receiver(sender: Any, message: Any, channel: Any, event: str, **extra: Any) -> None:
+            journal.append((event, channel, message))
+
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        client.call("__channel__", "room", "hello")
+        client.call("__channel__", "room")
+        client.call("__channel__", "room", 1, 2)
+        client.call("message", "hello")
+        assert journal == [
+            ("message", "room", "hello"),
+            ("message", "room", None),
+            ("message", "room", [1, 2]),
+            ("message", None, "hello"),
+        ]
+
+    @pytest.mark.parametrize("args", [("other", "x"), (), (5, "x"), (["room"], "x"), (None,)])
+    def test_only_to_one_that_the_socket_is_in(
+        self, args: tuple[Any, ...], site: Site, stages: Journal
+    ) -> None:
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        ((answer),) = client.call("__channel__", *args)
+        assert answer == {
+            "ok": False,
+            "error": "a message to a channel that the socket is not subscribed to",
+        }
+        assert [name for name, _ in stages][4:] == ["error"]
+        assert client.call("unknown") == []
+
+    @pytest.mark.parametrize("name", ["__subscribe__", "__unsubscribe__", "__channel__"])
+    def test_a_message_whose_text_is_a_reserved_name_is_just_a_message(
+        self, name: str, site: Site, journal: Journal
+    ) -> None:
+        @on_message
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(message)
+            socket.send(message)
+
+        @on_event(name)
+        def never(*args: Any) -> None:
+            journal.append("the reserved event")
+
+        client = site.connect()
+        client.emit("message", name)
+        assert client.event() == ["message", name]
+        client.call(name, "room", "x")
+        assert journal == [name]
+
+
+class TestDelivery:
+    def test_one_copy_where_channels_overlap(self, site: Site) -> None:
+        sender, other = site.connect(), site.connect()
+        for channel in ("a", "b", "c"):
+            socket_of(sender).subscribe(channel)
+            socket_of(other).subscribe(channel)
+        socket_of(sender).send_and_broadcast_channel("once")
+        for client in (sender, other):
+            assert client.event() == ["message", "once"]
+            assert client.call("unknown") == []
+
+    def test_all_subscribers_see_the_same_order(self, site: Site) -> None:
+        receivers = [site.connect() for _ in range(5)]
+        for receiver in receivers:
+            socket_of(receiver).subscribe("room")
+
+        def speak(name: int) -> None:
+            for number in range(20):
+                broadcast_channel([name, number], "room")
+                gevent.idle()
+
+        gevent.joinall([gevent.spawn(speak, name) for name in range(4)], raise_error=True)
+        seen = [[receiver.event()[1] for _ in range(80)] for receiver in receivers]
+        assert all(order == seen[0] for order in seen)
+        for name in range(4):
+            assert [number for who, number in seen[0] if who == name] == list(range(20))
+
+    def test_from_inside_a_receiver(self, site: Site) -> None:
+        @on_subscribe
+        def joined(request: Any, socket: Any, context: Any, channel: str) -> None:
+            broadcast_channel(f"{len(socket.space.channels.members(channel))} are here", channel)
+
+        first, second = site.connect(), site.connect()
+        first.call("__subscribe__", "room")
+        assert first.event() == ["message", "1 are here"]
+        second.call("__subscribe__", "room")
+        assert first.event() == second.event() == ["message", "2 are here"]
+
+    def test_members_may_come_and_go_while_it_is_broadcast_to_them(self, site: Site) -> None:
+        steady = site.connect()
+        socket_of(steady).subscribe("room")
+        sockets = [socket_of(site.connect()) for _ in range(5)]
+
+        def come_and_go(socket: Socket) -> None:
+            for _ in range(50):
+                socket.subscribe("room")
+                gevent.idle()
+                socket.unsubscribe("room")
+
+        def speak() -> None:
+            for number in range(50):
+                broadcast_channel(number, "room")
+                gevent.idle()
+
+        jobs = [gevent.spawn(come_and_go, socket) for socket in sockets]
+        gevent.joinall([gevent.spawn(speak), *jobs], raise_error=True)
+        assert [steady.event()[1] for _ in range(50)] == list(range(50))
+
+    def test_subscribing_while_the_client_goes_leaves_no_ghost(
+        self, site: Site, stages: Journal
+    ) -> None:
+        for _ in range(150):
+            stages.clear()
+            client = site.connect()
+            socket = socket_of(client)
+            client.send('42["__subscribe__","room"]')
+            gevent.spawn(socket.subscribe, "hall")
+            client.send("42" + '["__subscribe__","attic"]')
+            client.vanish(reset=True)
+            stages.wait(lambda stages: any(name == "finish" for name, _ in stages))
+            came = [channel for name, channel in stages if name == "subscribe"]
+            went = [channel for name, channel in stages if name == "unsubscribe"]
+            assert sorted(came) == sorted(went)
+            assert len(clients.namespace("/").channels) == 0
+        assert not clients.namespace("/").channels._held
+        assert not clients.namespace("/").sockets
+
+    def test_a_channel_named_like_somebody_gets_nothing_of_theirs(self, site: Site) -> None:
+        victim, spy = site.connect(), site.connect()
+        for name in (victim.id, socket_of(victim)._connection.session.id):
+            assert spy.call("__subscribe__", name) == OK
+        send(victim.id, "private")
+        socket_of(victim).send("private too")
+        assert [victim.event()[1] for _ in range(2)] == ["private", "private too"]
+        assert spy.call("unknown") == []
+        with pytest.raises(NoSocket):
+            send("a channel, not a session", "x")

@@ -1,0 +1,361 @@
+"""The servers of `tests/conformance`, and what the official protocol suites expect of them.
+
+The suites themselves need Node; here, raw clients ask what they ask.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from tests import raw
+from tests.raw import Closed, Polling, WebSocket
+
+SERVERS = Path(__file__).parent / "conformance"
+ENGINE, SOCKETIO = "/engine.io/", "/socket.io/"
+
+
+def serve(name: str) -> Iterator[int]:
+    """Run a server in a process of its own; its port. It is to say nothing on stderr."""
+    process = subprocess.Popen(
+        [sys.executable, SERVERS / name, "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=SERVERS.parent.parent,
+        env={"PYTHONPATH": str(SERVERS.parent.parent)},
+    )
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline().removeprefix("PORT "))
+        assert process.poll() is None, "it has died"
+    finally:
+        process.terminate()
+        _, errors = process.communicate()
+    assert errors == ""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[int]:
+    """The port of the Engine.IO server."""
+    yield from serve("engine_server.py")
+
+
+@pytest.fixture(scope="module")
+def socketio() -> Iterator[int]:
+    """The port of the Socket.IO server."""
+    yield from serve("socketio_server.py")
+
+
+def request(
+    port: int, method: str, query: str, body: bytes | None = None, path: str = ENGINE
+) -> tuple[int, str]:
+    """One request with any query; its status and body."""
+    connection = raw.http.client.HTTPConnection("127.0.0.1", port)
+    try:
+        connection.request(method, f"{path}?{query}", body)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def start_poll(client: Polling) -> gevent.Greenlet:
+    """A GET on its way; what is sent after it comes after it."""
+    connection = raw.socket.create_connection(("127.0.0.1", client.port))
+    raw.OPENED.append(connection)
+    head = f"GET {client.path}?{client.query} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    connection.sendall(head.encode())
+
+    def read() -> str:
+        answer = b""
+        while data := connection.recv(65_536):
+            answer += data
+        return answer.partition(b"\r\n\r\n")[2].decode()
+
+    return gevent.spawn(read)
+
+
+class TestEngineHandshake:
+    def test_over_polling(self, engine: int) -> None:
+        status, body = request(engine, "GET", "EIO=4&transport=polling")
+        assert status == 200
+        assert re.fullmatch(
+            r'0\{"sid":"[\w-]+","upgrades":\["websocket"\],'
+            r'"pingInterval":300,"pingTimeout":200,"maxPayload":1000000\}',
+            body,
+        )
+
+    def test_over_websocket(self, engine: int) -> None:
+        client = WebSocket(engine, ENGINE)
+        sid = client.open.pop("sid")
+        assert isinstance(sid, str)
+        assert client.open == {
+            "upgrades": [],
+            "pingInterval": 300,
+            "pingTimeout": 200,
+            "maxPayload": 1000000,
+        }
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "transport=polling",
+            "EIO=abc&transport=polling",
+            "EIO=4",
+            "EIO=4&transport=abc",
+        ],
+    )
+    def test_a_bad_query_is_refused(self, engine: int, query: str) -> None:
+        assert request(engine, "GET", query)[0] == 400
+        assert WebSocket(engine, ENGINE, query).status == 400
+
+    @pytest.mark.parametrize("method", ["POST", "PUT"])
+    def test_only_a_get_opens_a_session(self, engine: int, method: str) -> None:
+        assert request(engine, method, "EIO=4&transport=polling", b"4a")[0] == 400
+
+
+class TestEngineMessages:
+    def test_polling_echoes(self, engine: int) -> None:
+        client = Polling(engine, ENGINE)
+        assert client.send("4hello") == (200, "ok")
+        assert client.poll() == ["4hello"]
+        assert client.send("4test1", "4test2", "4test3") == (200, "ok")
+        received: list[str] = []
+        while len(received) < 3:
+            received += client.poll()
+        assert received == ["4test1", "4test2", "4test3"]
+
+    def test_polling_echoes_bytes(self, engine: int) -> None:
+        client = Polling(engine, ENGINE)
+        assert client.send("bAQIDBA==") == (200, "ok")
+        assert client.poll() == ["bAQIDBA=="]
+
+    @pytest.mark.parametrize("body", [b"abc", b"", b"2"])
+    def test_polling_refuses_junk(self, engine: int, body: bytes) -> None:
+        client = Polling(engine, ENGINE)
+        assert client.request("POST", body)[0] == 400
+        assert client.request("GET")[0] == 400
+
+    def test_two_gets_at_once_close_the_session(self, engine: int) -> None:
+        client = Polling(engine, ENGINE)
+        answers = [start_poll(client), start_poll(client)]
+        assert "1" in [poll.get() for poll in answers]
+        assert client.request("GET")[0] == 400
+
+    def test_websocket_echoes_text_and_bytes(self, engine: int) -> None:
+        client = WebSocket(engine, ENGINE)
+        client.send("4hello")
+        assert client.receive() == "4hello"
+        client.send(b"\1\2\3\4")
+        assert client.receive() == b"\1\2\3\4"
+
+    def test_websocket_refuses_junk(self, engine: int) -> None:
+        client = WebSocket(engine, ENGINE)
+        client.send("abc")
+        assert client.wait_closed() is not None
+
+
+class TestEngineHeartbeat:
+    def test_polling_is_pinged(self, engine: int) -> None:
+        client = Polling(engine, ENGINE)
+        for _ in range(3):
+            assert client.poll() == ["2"]
+            assert client.send("3") == (200, "ok")
+
+    def test_websocket_is_pinged(self, engine: int) -> None:
+        client = WebSocket(engine, ENGINE)
+        for _ in range(3):
+            assert client.receive(pings=True) == "2"
+            client.send("3")
+
+    def test_who_does_not_answer_is_closed(self, engine: int) -> None:
+        polling = Polling(engine, ENGINE)
+        client = WebSocket(engine, ENGINE)
+        assert client.receive(pings=True) == "2"
+        with pytest.raises(Closed):
+            client.receive(pings=True)
+        # The poller began before and never came back: it is late as well.
+        assert polling.request("GET")[0] == 400
+
+
+class TestEngineClose:
+    def test_polling_by_the_client(self, engine: int) -> None:
+        client = Polling(engine, ENGINE)
+        poll = start_poll(client)
+        assert client.send("1") == (200, "ok")
+        assert poll.get() in ("6", "6\x1e1")
+        assert client.request("GET")[0] == 400
+
+    def test_websocket_by_the_client(self, engine: int) -> None:
+        client = WebSocket(engine, ENGINE)
+        client.send("1")
+        assert client.wait_closed() is not None
+
+
+class TestEngineUpgrade:
+    def test_the_whole_way(self, engine: int) -> None:
+        polling = Polling(engine, ENGINE)
+        client = WebSocket(engine, ENGINE, f"EIO=4&transport=websocket&sid={polling.sid}")
+        poll = start_poll(polling)
+        client.send("2probe")
+        assert client.receive() == "3probe"
+        assert poll.get() == "6"
+        assert polling.poll() == ["6"]
+        client.send("5")
+        client.send("4hello")
+        assert client.receive() == "4hello"
+        assert polling.request("GET")[0] == 400
+
+    def test_a_second_one_is_ignored(self, engine: int) -> None:
+        client = WebSocket(engine, ENGINE)
+        sid = client.open["sid"]
+        second = WebSocket(engine, ENGINE, f"EIO=4&transport=websocket&sid={sid}")
+        assert second.status == 101
+        assert second.wait_closed() is not None
+        client.send("4hello")
+        assert client.receive() == "4hello"
+
+
+def connect(port: int) -> WebSocket:
+    """A client of the main namespace that has been told its auth."""
+    client = WebSocket(port, SOCKETIO)
+    client.connect()
+    assert client.event() == ["auth", {}]
+    return client
+
+
+class TestSocketIOConnect:
+    def test_without_and_with_auth(self, socketio: int) -> None:
+        client = WebSocket(socketio, SOCKETIO)
+        payload = client.connect()
+        assert set(payload) == {"sid"}
+        assert payload["sid"] != client.open["sid"], "the Engine.IO id is a secret"
+        assert client.event() == ["auth", {}]
+        client = WebSocket(socketio, SOCKETIO)
+        client.connect('{"token":"123"}')
+        assert client.event() == ["auth", {"token": "123"}]
+
+    def test_to_a_namespace(self, socketio: int) -> None:
+        client = WebSocket(socketio, SOCKETIO)
+        assert set(client.connect(namespace="/custom,")) == {"sid"}
+        assert client.receive() == '42/custom,["auth",{}]'
+        client.connect('{"token":"abc"}')
+        assert client.event() == ["auth", {"token": "abc"}]
+
+    @pytest.mark.parametrize("auth", ["", '{"token":"123"}'])
+    def test_to_one_that_does_not_exist(self, socketio: int, auth: str) -> None:
+        client = WebSocket(socketio, SOCKETIO)
+        client.send(f"40/random,{auth}")
+        assert client.receive() == '44/random,{"message":"Invalid namespace"}'
+
+    def test_over_polling(self, socketio: int) -> None:
+        client = Polling(socketio, SOCKETIO)
+        client.connect()
+        assert client.send('42["message",1]') == (200, "ok")
+        received: list[str] = []
+        while '42["message-back",1]' not in received:
+            received += client.poll()
+        assert received[-1] == '42["message-back",1]'
+
+    def test_who_never_does_is_closed(self, socketio: int) -> None:
+        client = WebSocket(socketio, SOCKETIO)
+        assert client.wait_closed() is not None
+
+    def test_who_sends_anything_else_first_is_closed(self, socketio: int) -> None:
+        client = WebSocket(socketio, SOCKETIO)
+        client.send('42["message"]')
+        assert client.wait_closed() is not None
+
+    def test_twice_closes(self, socketio: int) -> None:
+        client = connect(socketio)
+        client.send("40")
+        assert client.wait_closed() is not None
+
+
+class TestSocketIOMessages:
+    def test_an_event_is_answered_by_one(self, socketio: int) -> None:
+        client = connect(socketio)
+        args: list[Any] = [1, "2", {"3": [True]}, None, "ü"]
+        client.emit("message", *args)
+        assert client.event() == ["message-back", *args]
+
+    def test_json_has_no_spaces(self, socketio: int) -> None:
+        client = connect(socketio)
+        client.send('42["message",1,"2",{"3":[true]}]')
+        assert client.receive() == '42["message-back",1,"2",{"3":[true]}]'
+
+    def test_bytes_too(self, socketio: int) -> None:
+        client = connect(socketio)
+        places = '{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}'
+        client.send(f'452-["message",{places}]')
+        client.send(b"\1\2\3")
+        client.send(b"\4\5\6")
+        reply = client.receive()
+        assert isinstance(reply, str)
+        assert reply == f'452-["message-back",{places}]'
+        assert [client.receive(), client.receive()] == [b"\1\2\3", b"\4\5\6"]
+
+    def test_an_acknowledgement_carries_the_arguments(self, socketio: int) -> None:
+        client = connect(socketio)
+        client.send('42456["message-with-ack",1,"2",{"3":[false]}]')
+        assert client.receive() == '43456[1,"2",{"3":[false]}]'
+
+    def test_with_bytes_too(self, socketio: int) -> None:
+        client = connect(socketio)
+        client.send('451-789["message-with-ack",{"_placeholder":true,"num":0}]')
+        client.send(b"\1\2\3")
+        assert client.receive() == '461-789[{"_placeholder":true,"num":0}]'
+        assert client.receive() == b"\1\2\3"
+
+    @pytest.mark.parametrize(
+        "packet", ["4abc", "42{}", '42["a"', "45", "42abc", "42[]", "4", b"lone", '42["connect"]']
+    )
+    def test_junk_closes(self, socketio: int, packet: str | bytes) -> None:
+        client = connect(socketio)
+        client.send(packet)
+        assert client.wait_closed() is not None
+
+
+class TestSocketIODisconnect:
+    def test_from_a_namespace_of_two(self, socketio: int) -> None:
+        client = connect(socketio)
+        client.connect(namespace="/custom,")
+        assert client.receive() == '42/custom,["auth",{}]'
+        client.send("41/custom,")
+        client.send('42["message","message to main namespace"]')
+        assert client.event() == ["message-back", "message to main namespace"]
+
+    def test_from_the_last_one_it_may_connect_again(self, socketio: int) -> None:
+        client = connect(socketio)
+        client.send("41")
+        client.connect()
+        assert client.event() == ["auth", {}]
+
+
+class TestSocketIOUpgrade:
+    def test_events_go_on(self, socketio: int) -> None:
+        polling = Polling(socketio, SOCKETIO)
+        polling.send("40")
+        packets = polling.poll()
+        assert json.loads(packets[0][2:]).keys() == {"sid"}
+        query = f"EIO=4&transport=websocket&sid={polling.sid}"
+        client = WebSocket(socketio, SOCKETIO, query)
+        client.send("2probe")
+        while client.receive() != "3probe":
+            pass
+        assert polling.poll() == ["6"]
+        client.send("5")
+        client.send('42["message","over"]')
+        received = [*packets[1:], client.receive()]
+        while received[-1] != '42["message-back","over"]':
+            received.append(client.receive())
+        assert received == ['42["auth",{}]', '42["message-back","over"]']

@@ -1,0 +1,558 @@
+"""The decorators: which events a handler gets, and with which arguments."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import webpy_socketio
+from webpy_socketio import (
+    EventError,
+    events,
+    on_connect,
+    on_connecting,
+    on_disconnect,
+    on_error,
+    on_event,
+    on_finish,
+    on_message,
+    on_subscribe,
+    on_subscribing,
+    on_unsubscribe,
+    signals,
+)
+from webpy_socketio.clients import clients
+from webpy_socketio.events import off
+
+from .conftest import Journal, Site
+
+#: Each decorator, the name of its stage, and the arguments of its handlers.
+DECORATORS: dict[Any, tuple[str, ...]] = {
+    on_connecting: ("request", "socket", "context"),
+    on_connect: ("request", "socket", "context"),
+    on_message: ("request", "socket", "context", "message"),
+    on_subscribing: ("request", "socket", "context", "channel"),
+    on_subscribe: ("request", "socket", "context", "channel"),
+    on_unsubscribe: ("request", "socket", "context", "channel"),
+    on_error: ("request", "socket", "context", "exception"),
+    on_disconnect: ("request", "socket", "context"),
+    on_finish: ("request", "socket", "context"),
+}
+BINDABLE = [each for each in DECORATORS if each not in (on_connecting, on_connect)]
+
+every_decorator = pytest.mark.parametrize("decorator", DECORATORS, ids=lambda each: each.__name__)
+every_bindable = pytest.mark.parametrize("decorator", BINDABLE, ids=lambda each: each.__name__)
+
+
+def live(site: Site, *channels: str) -> None:
+    """A life in which every stage comes, in `channels`."""
+    client = site.connect()
+    for channel in channels:
+        client.call("__subscribe__", channel)
+    client.call("message", "hello")
+    client.call("__channel__", "not subscribed", "an error")
+    for channel in channels:
+        client.call("__unsubscribe__", channel)
+    for channel in channels:
+        client.call("__subscribe__", channel)
+    socket = clients.find(client.id)
+    assert socket is not None
+    client.send("1")
+    client.wait_closed()
+    site.server.stop()
+
+
+class TestArguments:
+    @every_decorator
+    def test_exactly_the_documented_ones(
+        self, decorator: Any, site: Site, journal: Journal
+    ) -> None:
+        sent: list[dict[str, Any]] = []
+
+        def receiver(sender: Any, **keywords: Any) -> None:
+            sent.append(keywords)
+
+        stage = getattr(signals, decorator.__name__.removeprefix("on_"))
+        stage.connect(receiver)
+
+        @decorator
+        def handler(*args: Any) -> None:
+            journal.append(args)
+
+        live(site, "room")
+        assert journal
+        assert len(journal) == len(sent)
+        for args, keywords in zip(journal, sent, strict=True):
+            assert args == tuple(keywords[name] for name in DECORATORS[decorator])
+
+    def test_request_is_the_environ_of_the_handshake(self, site: Site, journal: Journal) -> None:
+        @on_message
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(request)
+
+        site.connect(X_Name="Ann").call("message", 1)
+        (request,) = journal
+        assert request["HTTP_X_NAME"] == "Ann"
+        assert request["PATH_INFO"] == "/socket.io/"
+        assert request["REMOTE_ADDR"] == "127.0.0.1"
+
+    def test_a_message_is_the_argument_or_a_list_of_several_or_none(
+        self, site: Site, journal: Journal
+    ) -> None:
+        @on_message
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(message)
+
+        client = site.connect()
+        client.call("message")
+        client.call("message", "one")
+        client.call("message", ["a", "list"])
+        client.call("message", {"a": 1})
+        client.call("message", 1, 2)
+        assert journal == [None, "one", ["a", "list"], {"a": 1}, [1, 2]]
+
+    def test_custom_events_spread_their_arguments(self, site: Site, journal: Journal) -> None:
+        @on_event("add")
+        def add(request: Any, socket: Any, context: Any, one: int, other: int) -> int:
+            return one + other
+
+        @on_event("none")
+        def none(request: Any, socket: Any, context: Any) -> str:
+            return "no arguments"
+
+        client = site.connect()
+        assert client.call("add", 1, 2) == [3]
+        assert client.call("none") == ["no arguments"]
+        assert client.call("add", 1) == [{"error": "internal error"}]  # it takes two
+
+
+class TestDecorators:
+    @every_decorator
+    @pytest.mark.parametrize("form", ["bare", "called"])
+    def test_the_function_is_returned_unchanged(self, decorator: Any, form: str) -> None:
+        def handler(*args: Any) -> str:
+            """Its docstring."""
+            return "as before"
+
+        before = dict(vars(handler))
+        decorated = decorator(handler) if form == "bare" else decorator()(handler)
+        assert decorated is handler
+        assert vars(handler) == before
+        assert handler() == "as before"
+
+    @every_bindable
+    def test_bound_it_is_returned_unchanged_too(self, decorator: Any) -> None:
+        def handler(*args: Any) -> None:
+            """Nothing to do."""
+
+        assert decorator(channel="^room-")(handler) is handler
+        assert on_event("x", channel="^room-")(handler) is handler
+
+    def test_all_are_public(self) -> None:
+        for name in events.__all__:
+            assert getattr(webpy_socketio, name) is getattr(events, name)
+            assert name in webpy_socketio.__all__
+        assert {decorator.__name__ for decorator in DECORATORS} | {"on_event", "off"} == set(
+            events.__all__
+        )
+
+    def test_there_is_one_for_every_stage(self) -> None:
+        assert [each.__name__ for each in DECORATORS] == [
+            f"on_{stage.name}" for stage in signals.STAGES
+        ]
+        assert repr(on_message) == "<decorator on_message>"
+
+    def test_handlers_run_in_the_order_of_decoration_among_receivers(
+        self, site: Site, journal: Journal
+    ) -> None:
+        @on_message
+        def first(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append("first")
+
+        def second(sender: Any, **keywords: Any) -> None:
+            journal.append("second")
+
+        signals.message.connect(second)
+
+        @on_event("message")
+        def third(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append("third")
+
+        site.connect().call("message", 1)
+        assert journal == ["first", "second", "third"]
+
+    def test_methods_and_other_callables(self, site: Site, journal: Journal) -> None:
+        class Room:
+            def message(self, request: Any, socket: Any, context: Any, message: Any) -> None:
+                journal.append("method")
+
+            def __call__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
+                journal.append("object")
+
+        on_message(Room().message)  # held strongly: nothing else refers to it
+        on_message(Room())
+        site.connect().call("message", 1)
+        assert journal == ["method", "object"]
+
+
+class TestUnbound:
+    @pytest.mark.parametrize("channels", [(), ("room",), ("room", "other")])
+    def test_it_gets_everything_whatever_the_socket_holds(
+        self, channels: tuple[str, ...], site: Site, journal: Journal
+    ) -> None:
+        def record(name: str) -> Callable[..., None]:
+            def handler(request: Any, socket: Any, context: Any, *own: Any) -> None:
+                journal.append(name)
+
+            return handler
+
+        for decorator in DECORATORS:
+            decorator(record(decorator.__name__))
+        live(site, *channels)
+        count = len(channels)
+        assert journal == [
+            *("on_connecting", "on_connect"),
+            *["on_subscribing", "on_subscribe"] * count,
+            *("on_message", "on_error"),
+            *["on_unsubscribe"] * count,
+            *["on_subscribing", "on_subscribe"] * count,
+            "on_disconnect",
+            *["on_unsubscribe"] * count,
+            "on_finish",
+        ]
+
+    def test_but_custom_events_are_no_messages(self, site: Site, journal: Journal) -> None:
+        @on_message
+        def message(*args: Any) -> None:
+            journal.append("message")
+
+        @on_event("custom")
+        def custom(*args: Any) -> None:
+            journal.append("custom")
+
+        client = site.connect()
+        client.call("custom")
+        client.call("message")
+        client.call("unknown")
+        assert journal == ["custom", "message"]
+
+
+class TestBound:
+    @pytest.mark.parametrize("decorator", [on_subscribing, on_subscribe, on_unsubscribe])
+    def test_stages_about_a_channel_match_that_channel(
+        self, decorator: Any, site: Site, journal: Journal
+    ) -> None:
+        @decorator(channel="^room-")
+        def handler(request: Any, socket: Any, context: Any, channel: str) -> None:
+            journal.append(channel)
+
+        client = site.connect()
+        for channel in ("other", "room-1", "my room-2", "room-3"):
+            client.call("__subscribe__", channel)
+        for channel in ("other", "room-1", "my room-2", "room-3"):
+            client.call("__unsubscribe__", channel)
+        assert journal == ["room-1", "room-3"]
+
+    @pytest.mark.parametrize("decorator", [on_error, on_disconnect, on_finish])
+    @pytest.mark.parametrize(
+        ("channels", "times"), [((), 0), (("other",), 0), (("room-1",), 1), (("x", "room-1"), 1)]
+    )
+    def test_other_stages_match_any_channel_that_the_socket_holds(
+        self, decorator: Any, channels: tuple[str, ...], times: int, site: Site, journal: Journal
+    ) -> None:
+        @decorator(channel="^room-")
+        def handler(*args: Any) -> None:
+            journal.append("called")
+
+        live(site, *channels)
+        assert journal == ["called"] * times
+
+    def test_a_message_to_no_channel_matches_any_that_is_held(
+        self, site: Site, journal: Journal
+    ) -> None:
+        @on_message(channel="^room-")
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(message)
+
+        client = site.connect()
+        client.call("message", "in none")
+        client.call("__subscribe__", "other")
+        client.call("message", "in another")
+        client.call("__subscribe__", "room-1")
+        client.call("message", "in a room")
+        client.call("__unsubscribe__", "room-1")
+        client.call("message", "in another again")
+        assert journal == ["in a room"]
+
+    def test_a_message_to_a_channel_matches_that_channel_only(
+        self, site: Site, journal: Journal
+    ) -> None:
+        @on_message(channel="^room-")
+        def room(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(("room", message))
+
+        @on_message(channel="^hall$")
+        def hall(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(("hall", message))
+
+        @on_message
+        def anything(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(("any", message))
+
+        client = site.connect()
+        for channel in ("room-1", "hall"):
+            client.call("__subscribe__", channel)
+        client.call("__channel__", "room-1", "to the room")
+        client.call("__channel__", "hall", "to the hall")
+        assert journal == [
+            ("room", "to the room"),
+            ("any", "to the room"),
+            ("hall", "to the hall"),
+            ("any", "to the hall"),
+        ]
+
+    def test_once_however_many_channels_match(self, site: Site, journal: Journal) -> None:
+        @on_message(channel="^room-")
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(message)
+
+        @on_disconnect(channel="^room-")
+        def gone(request: Any, socket: Any, context: Any) -> None:
+            journal.append("gone")
+
+        client = site.connect()
+        for number in range(5):
+            client.call("__subscribe__", f"room-{number}")
+        client.call("message", "hello")
+        client.send("41")
+        journal.wait_for("gone")
+        assert journal == ["hello", "gone"]
+
+    def test_the_pattern_is_matched_from_the_start_as_re_match_does(
+        self, site: Site, journal: Journal
+    ) -> None:
+        @on_subscribe(channel="room")
+        def handler(request: Any, socket: Any, context: Any, channel: str) -> None:
+            journal.append(channel)
+
+        client = site.connect()
+        for channel in ("room", "rooms", "my room", "ROOM"):
+            client.call("__subscribe__", channel)
+        assert journal == ["room", "rooms"]
+
+    def test_a_compiled_pattern_keeps_its_flags(self, site: Site, journal: Journal) -> None:
+        @on_subscribe(channel=re.compile("room$", re.IGNORECASE))
+        def handler(request: Any, socket: Any, context: Any, channel: str) -> None:
+            journal.append(channel)
+
+        client = site.connect()
+        for channel in ("room", "ROOM", "rooms"):
+            client.call("__subscribe__", channel)
+        assert journal == ["room", "ROOM"]
+
+    def test_custom_events_can_be_bound(self, site: Site, journal: Journal) -> None:
+        @on_event("draw", channel="^board$")
+        def draw(request: Any, socket: Any, context: Any, *args: Any) -> None:
+            journal.append(args)
+
+        client = site.connect()
+        client.call("draw", 1)
+        client.call("__subscribe__", "board")
+        client.call("draw", 2, 3)
+        assert journal == [(2, 3)]
+
+    def test_an_empty_pattern_needs_a_channel_to_match(self, site: Site, journal: Journal) -> None:
+        @on_message(channel="")
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(message)
+
+        client = site.connect()
+        client.call("message", "in none")
+        client.call("__subscribe__", "any")
+        client.call("message", "in one")
+        assert journal == ["in one"]
+
+
+def named_handler(*args: Any) -> None:
+    """A handler whose name errors tell."""
+
+
+class TestMistakes:
+    @pytest.mark.parametrize("decorator", [on_connect, on_connecting])
+    def test_a_connecting_socket_is_in_no_channel(self, decorator: Any) -> None:
+        with pytest.raises(EventError, match="named_handler") as caught:
+            decorator(channel="^room-")(named_handler)
+        assert f"@{decorator.__name__}(channel=" in str(caught.value)
+        assert "on_subscribe" in str(caught.value)  # what to do instead
+
+    @every_bindable
+    @pytest.mark.parametrize("pattern", ["(", "*", "[a", 5, b"bytes", ["list"]])
+    def test_a_bad_pattern(self, decorator: Any, pattern: Any) -> None:
+        try:
+            decorator(channel=pattern)(named_handler)
+        except EventError as error:
+            assert "named_handler" in str(error)
+            assert repr(pattern) in str(error)
+            assert decorator.__name__ in str(error)
+        else:
+            raise AssertionError("accepted")
+
+    @every_decorator
+    def test_a_coroutine_function(self, decorator: Any) -> None:
+        async def coroutine(*args: Any) -> None:
+            """Nobody would await it."""
+
+        with pytest.raises(EventError, match=r"coroutine is a coroutine function"):
+            decorator(coroutine)
+
+    @every_decorator
+    @pytest.mark.parametrize("value", ["^room-", 5, re.compile("^room-")])
+    def test_what_is_no_function(self, decorator: Any, value: Any) -> None:
+        with pytest.raises(EventError, match="channel="):
+            decorator(value)
+
+    def test_on_event_without_a_name(self) -> None:
+        with pytest.raises(EventError, match="name"):
+            on_event(named_handler)  # type: ignore[arg-type]
+
+    def test_nothing_is_registered_by_a_mistake(self) -> None:
+        with pytest.raises(EventError):
+            on_message(channel="(")(named_handler)
+        assert not signals.message.receivers
+
+
+MODULE = """
+from webpy_socketio import on_message, on_event, on_disconnect
+
+@on_message
+def message(request, socket, context, message):
+    context.setdefault("called", []).append((__name__, "message"))
+
+@on_message(channel="^room-")
+def bound(request, socket, context, message):
+    context.setdefault("called", []).append((__name__, "bound"))
+
+@on_event("called")
+def called(request, socket, context):
+    return context.pop("called", [])
+"""
+
+
+class TestRegisteredAgain:
+    def load(self, path: Path, name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def test_a_file_imported_under_two_names_counts_once(self, site: Site, tmp_path: Path) -> None:
+        path = tmp_path / "app.py"
+        path.write_text(MODULE)
+        self.load(path, "first")
+        self.load(path, "second")
+        client = site.connect()
+        client.call("__subscribe__", "room-1")
+        client.call("message", 1)
+        assert client.call("called") == [[["second", "message"], ["second", "bound"]]]
+
+    def test_another_file_with_the_same_names_counts_too(self, site: Site, tmp_path: Path) -> None:
+        for name in ("first", "second"):
+            path = tmp_path / f"{name}.py"
+            path.write_text(MODULE.replace('"called"', f'"called by {name}"'))
+            self.load(path, name)
+        client = site.connect()
+        client.call("message", 1)
+        assert client.call("called by first") == [[["first", "message"]]]
+        assert client.call("called by second") == [[["second", "message"]]]
+
+    def test_the_main_script_imported_by_its_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site
+    ) -> None:
+        # What web.py's reloader does: the script runs as __main__, and is imported once more.
+        path = tmp_path / "main_app.py"
+        path.write_text(MODULE)
+        self.load(path, "__main__")
+        monkeypatch.syspath_prepend(tmp_path)
+        importlib.import_module("main_app")
+        monkeypatch.delitem(sys.modules, "main_app")
+        client = site.connect()
+        client.call("message", 1)
+        assert client.call("called") == [[["main_app", "message"]]]
+
+    def test_decorating_a_function_again_does_not_double_it(
+        self, site: Site, journal: Journal
+    ) -> None:
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(message)
+
+        on_message(handler)
+        on_message(handler)
+        on_message(channel="^a")(handler)
+        on_message(channel="^a")(handler)
+        client = site.connect()
+        client.call("message", 1)
+        assert journal == [1]
+
+    def test_stacked_decorators_count_each(self, site: Site, journal: Journal) -> None:
+        @on_subscribe
+        @on_message(channel="^a")
+        @on_message(channel="^b")
+        def handler(request: Any, socket: Any, context: Any, value: Any) -> None:
+            journal.append(value)
+
+        client = site.connect()
+        client.call("__subscribe__", "a")
+        client.call("message", 1)
+        client.call("__subscribe__", "b")
+        client.call("message", 2)
+        assert journal == ["a", 1, "b", 2, 2]
+
+    def test_one_function_for_several_events(self, site: Site) -> None:
+        @on_event("one")
+        @on_event("two")
+        def handler(request: Any, socket: Any, context: Any) -> str:
+            return "called"
+
+        client = site.connect()
+        assert client.call("one") == ["called"]
+        assert client.call("two") == ["called"]
+
+
+class TestOff:
+    def test_every_registration_is_taken_back(self, site: Site, journal: Journal) -> None:
+        @on_message
+        @on_message(channel="^a")
+        @on_event("custom")
+        def handler(*args: Any) -> None:
+            journal.append("handler")
+
+        @on_message
+        def other(*args: Any) -> None:
+            journal.append("other")
+
+        client = site.connect()
+        client.call("__subscribe__", "a")
+        off(handler)
+        client.call("message", 1)
+        client.call("custom")
+        assert journal == ["other"]
+
+    def test_and_it_may_be_registered_again(self, site: Site, journal: Journal) -> None:
+        @on_message
+        def handler(*args: Any) -> None:
+            journal.append("handler")
+
+        off(handler)
+        off(handler)
+        on_message(handler)
+        site.connect().call("message", 1)
+        assert journal == ["handler"]

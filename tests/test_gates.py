@@ -1,0 +1,292 @@
+"""The gates: who may connect, and who may subscribe to what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import gevent.event
+import pytest
+
+from webpy_socketio import Refused, on_connect, on_connecting, on_subscribing, signals
+from webpy_socketio.clients import clients
+
+from .conftest import Journal, Site
+
+SECRET = "the password is 12345"
+
+
+class TestConnecting:
+    def test_who_is_refused_is_told_why(self, site: Site, stages: Journal) -> None:
+        @on_connecting
+        def nobody(request: Any, socket: Any, context: Any) -> None:
+            raise Refused("members only: žádný vstup")
+
+        client = site.websocket()
+        client.send("40")
+        assert client.receive() == '44{"message":"members only: žádný vstup"}'
+        client.send("1")
+        client.wait_closed()
+        assert stages == [("connecting", None)]
+        assert not clients.namespace("/").sockets
+
+    def test_a_refusal_without_words(self, site: Site) -> None:
+        @on_connecting
+        def nobody(request: Any, socket: Any, context: Any) -> None:
+            raise Refused
+
+        client = site.websocket()
+        client.send("40")
+        assert client.receive() == '44{"message":"refused"}'
+
+    def test_over_polling(self, site: Site) -> None:
+        @on_connecting
+        def nobody(request: Any, socket: Any, context: Any) -> None:
+            raise Refused("no")
+
+        client = site.polling()
+        client.send("40")
+        assert client.poll() == ['44{"message":"no"}']
+
+    def test_by_what_the_client_sent_along(self, site: Site) -> None:
+        @on_connecting
+        def token(request: Any, socket: Any, context: Any) -> None:
+            assert not socket.connected
+            if (socket.auth or {}).get("token") != "right":
+                raise Refused("wrong token")
+            context["user"] = "Ann"
+
+        @on_connect
+        def welcome(request: Any, socket: Any, context: Any) -> None:
+            socket.send(context["user"])
+
+        client = site.websocket()
+        client.send('40{"token":"wrong"}')
+        assert client.receive() == '44{"message":"wrong token"}'
+        client.connect('{"token":"right"}')  # in the same session
+        assert client.event() == ["message", "Ann"]
+
+    def test_one_that_fails_denies_and_leaks_nothing(self, site: Site, stages: Journal) -> None:
+        error = KeyError(SECRET)
+
+        @on_connecting
+        def broken(request: Any, socket: Any, context: Any) -> None:
+            raise error
+
+        client = site.websocket()
+        client.send("40")
+        assert client.receive() == '44{"message":"not allowed"}'
+        assert stages == [("connecting", None), ("error", error)]
+
+    @pytest.mark.parametrize("error", [gevent.GreenletExit(), gevent.Timeout(1), RecursionError()])
+    def test_however_it_fails(self, error: BaseException, site: Site, stages: Journal) -> None:
+        @on_connecting
+        def broken(request: Any, socket: Any, context: Any) -> None:
+            raise error
+
+        client = site.websocket()
+        client.send("40")
+        assert client.receive() == '44{"message":"not allowed"}'
+        assert stages == [("connecting", None), ("error", error)]
+
+    @pytest.mark.parametrize("refusing", [0, 1, 2])
+    def test_every_gate_must_pass(self, refusing: int, site: Site, journal: Journal) -> None:
+        def make(number: int) -> Callable[..., None]:
+            def gate(sender: Any, **keywords: Any) -> None:
+                journal.append(number)
+                if number == refusing:
+                    raise Refused(f"gate {number}")
+
+            return gate
+
+        for number in range(3):
+            signals.connecting.connect(make(number), weak=False)
+        client = site.websocket()
+        client.send("40")
+        assert client.receive() == f'44{{"message":"gate {refusing}"}}'
+        assert journal == list(range(refusing + 1))
+
+    def test_what_a_gate_returns_means_nothing(self, site: Site) -> None:
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> bool:
+            return False
+
+        assert site.connect().id
+
+    def test_one_namespace_may_be_refused_and_another_not(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> None:
+            if socket.namespace == "/staff":
+                raise Refused("staff only")
+
+        site = serve(namespaces=["/", "/staff"])
+        client = site.connect()
+        client.send("40/staff,")
+        assert client.receive() == '44/staff,{"message":"staff only"}'
+        assert client.call("message") == []
+
+    def test_gates_of_different_clients_do_not_wait_for_each_other(self, site: Site) -> None:
+        go = gevent.event.Event()
+
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> None:
+            if socket.auth == {"slow": True}:
+                go.wait()
+
+        slow = site.websocket()
+        slow.send('40{"slow":true}')
+        site.connect()
+        go.set()
+        packet = slow.receive()
+        assert isinstance(packet, str)
+        assert packet.startswith("40")
+
+
+class TestSubscribing:
+    def test_who_is_refused_is_told_why(self, site: Site, stages: Journal) -> None:
+        @on_subscribing
+        def nobody(request: Any, socket: Any, context: Any, channel: str) -> None:
+            assert channel not in socket.channels
+            raise Refused(f"{channel} is private")
+
+        client = site.connect()
+        assert client.call("__subscribe__", "room") == [{"ok": False, "error": "room is private"}]
+        assert clients.find(client.id).channels == ()  # type: ignore[union-attr]
+        assert stages[2:] == [("subscribing", "room")]
+
+    def test_patterns_match_as_everywhere(self, site: Site) -> None:
+        @on_subscribing(channel="staff")
+        def staff(request: Any, socket: Any, context: Any, channel: str) -> None:
+            raise Refused("staff only")
+
+        client = site.connect()
+        denied = [{"ok": False, "error": "staff only"}]
+        assert client.call("__subscribe__", "staff") == denied
+        assert client.call("__subscribe__", "staff-room") == denied  # rather too much than too little
+        assert client.call("__subscribe__", "not staff") == [{"ok": True}]
+
+    def test_one_that_fails_denies_and_leaks_nothing(self, site: Site, stages: Journal) -> None:
+        error = KeyError(SECRET)
+
+        @on_subscribing
+        def broken(request: Any, socket: Any, context: Any, channel: str) -> None:
+            raise error
+
+        client = site.connect()
+        assert client.call("__subscribe__", "room") == [{"ok": False, "error": "not allowed"}]
+        assert stages[2:] == [("subscribing", "room"), ("error", error)]
+
+    @pytest.mark.parametrize("error", [gevent.GreenletExit(), gevent.Timeout(1), RecursionError()])
+    def test_however_it_fails(self, error: BaseException, site: Site, stages: Journal) -> None:
+        @on_subscribing
+        def broken(request: Any, socket: Any, context: Any, channel: str) -> None:
+            raise error
+
+        client = site.connect()
+        assert client.call("__subscribe__", "room") == [{"ok": False, "error": "not allowed"}]
+        assert stages.count(("error", error)) == 1
+
+    def test_every_gate_that_matches_must_pass(self, site: Site, journal: Journal) -> None:
+        @on_subscribing
+        def everywhere(request: Any, socket: Any, context: Any, channel: str) -> None:
+            journal.append(("everywhere", channel))
+
+        @on_subscribing(channel="^staff-")
+        def staff(request: Any, socket: Any, context: Any, channel: str) -> None:
+            raise Refused("staff only")
+
+        client = site.connect()
+        assert client.call("__subscribe__", "hall") == [{"ok": True}]
+        assert client.call("__subscribe__", "staff-1") == [{"ok": False, "error": "staff only"}]
+        assert journal == [("everywhere", "hall"), ("everywhere", "staff-1")]
+
+    def test_the_server_is_asked_too(self, site: Site) -> None:
+        @on_subscribing(channel="^staff-")
+        def staff(request: Any, socket: Any, context: Any, channel: str) -> None:
+            raise Refused("staff only")
+
+        @on_subscribing(channel="^broken-")
+        def broken(request: Any, socket: Any, context: Any, channel: str) -> None:
+            raise KeyError(SECRET)
+
+        socket = clients.find(site.connect().id)
+        assert socket is not None
+        with pytest.raises(Refused, match="^staff only$"):
+            socket.subscribe("staff-1")
+        with pytest.raises(Refused, match="^not allowed$"):
+            socket.subscribe("broken-1")
+        assert socket.channels == ()
+        assert socket.subscribe("hall") is True
+
+    def test_not_asked_for_a_channel_that_is_held(self, site: Site, stages: Journal) -> None:
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        client.call("__subscribe__", "room")
+        assert stages.count(("subscribing", "room")) == 1
+
+    def test_a_client_that_goes_while_the_gate_waits_is_in_no_channel(
+        self, site: Site, stages: Journal
+    ) -> None:
+        go = gevent.event.Event()
+        passed = Journal()
+
+        @on_subscribing
+        def wait(request: Any, socket: Any, context: Any, channel: str) -> None:
+            passed.append("waiting")
+            go.wait()
+
+        client = site.connect()
+        client.emit("__subscribe__", "room")
+        passed.wait_for("waiting")
+        client.send("1")
+        client.wait_closed()
+        go.set()
+        stages.wait_for(("finish", "transport close"))
+        assert not len(clients.namespace("/").channels)
+        assert [name for name, _ in stages] == [
+            "connecting",
+            "connect",
+            "subscribing",
+            "disconnect",
+            "finish",
+        ]
+
+    def test_two_that_pass_the_gate_at_once_are_one_change(
+        self, site: Site, stages: Journal
+    ) -> None:
+        go = gevent.event.Event()
+
+        @on_subscribing
+        def wait(request: Any, socket: Any, context: Any, channel: str) -> None:
+            go.wait()
+
+        socket = clients.find(site.connect().id)
+        assert socket is not None
+        greenlets = [gevent.spawn(socket.subscribe, "room") for _ in range(3)]
+        gevent.idle()
+        go.set()
+        gevent.joinall(greenlets)
+        assert sorted(greenlet.get() for greenlet in greenlets) == [False, False, True]
+        assert stages.count(("subscribe", "room")) == 1
+
+    def test_the_limit_holds_for_many_that_wait_at_the_gate(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        go = gevent.event.Event()
+
+        @on_subscribing
+        def wait(request: Any, socket: Any, context: Any, channel: str) -> None:
+            go.wait()
+
+        site = serve(max_channels=2)
+        socket = clients.find(site.connect().id)
+        assert socket is not None
+        greenlets = [gevent.spawn(socket.subscribe, f"room-{number}") for number in range(5)]
+        gevent.idle()
+        go.set()
+        gevent.joinall(greenlets)
+        assert [greenlet.successful() for greenlet in greenlets].count(True) == 2
+        assert len(socket.channels) == 2

@@ -1,0 +1,207 @@
+"""The message log: one physical line for whatever a client sends."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import web
+
+from webpy_socketio import SettingsError, SocketIOServer, signals
+from webpy_socketio.plugins import message_logger
+from webpy_socketio.settings import resolve
+
+from .conftest import Site
+
+NAME = "webpy_socketio.message"
+PLUGIN = "webpy_socketio.plugins.message_logger"
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What was logged since the last time it was asked for."""
+    caplog.set_level(logging.INFO, NAME)
+
+    def read() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records if record.name == NAME]
+        caplog.clear()
+        return lines
+
+    return read
+
+
+Log = Callable[[], list[str]]
+
+
+def logged(log: Log, message: Any, form: str = "%(MESSAGE)s", **environ: Any) -> str:
+    """The line that a message makes."""
+    message_logger.install(resolve({"message_log_format": form}, {}))
+    try:
+        message_logger._message(None, environ, message, "message")
+    finally:
+        message_logger.uninstall()
+    (line,) = log()
+    return line
+
+
+class TestLines:
+    def test_the_default_format(self, serve: Callable[..., Site], log: Log) -> None:
+        client = serve(plugins=[PLUGIN]).connect()
+        client.call("__subscribe__", "room")
+        client.call("message", "hello")
+        client.call("draw", 1, "two")
+        client.call("__channel__", "room", "to the room")
+        client.call("__unsubscribe__", "room")
+        head = r'127\.0\.0\.1 - - \[\d\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d\] "Socket\.IO '
+        lines = log()
+        assert [re.sub(head, "", line) for line in lines] == [
+            'subscribe: room"',
+            'message: hello"',
+            "draw: [1, 'two']\"",
+            'message: to the room"',
+            'unsubscribe: room"',
+        ]
+        assert all(re.match(head, line) for line in lines)
+
+    def test_a_format_of_ones_own_from_the_environ(
+        self, serve: Callable[..., Site], log: Log
+    ) -> None:
+        form = "%(HTTP_X_NAME)s %(REQUEST_METHOD)s %(TYPE)s=%(MESSAGE)s 100%%"
+        client = serve(plugins=[PLUGIN], message_log_format=form).connect(X_Name="Ann")
+        client.call("message", "hello")
+        assert log() == ["Ann GET message=hello 100%"]
+
+    def test_none_turns_it_off(self, serve: Callable[..., Site], log: Log) -> None:
+        client = serve(plugins=[PLUGIN], message_log_format=None).connect()
+        client.call("message", "hello")
+        assert log() == []
+        assert not signals.message.receivers
+
+    def test_a_missing_key_prints_a_dash(self, log: Log) -> None:
+        assert logged(log, "hello", "%(HTTP_NOTHING)s %(REMOTE_USER)s %(MESSAGE)s") == "- - hello"
+
+    def test_a_client_cannot_forge_the_own_keys(self, log: Log) -> None:
+        assert logged(log, "hello", "%(TYPE)s %(MESSAGE)s", TYPE="x", MESSAGE="y") == (
+            "message hello"
+        )
+
+    @pytest.mark.parametrize("level", [logging.WARNING, logging.CRITICAL])
+    def test_nothing_is_formatted_when_nobody_listens(
+        self, level: int, serve: Callable[..., Site], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Loud(dict[str, Any]):
+            def get(self, key: str, default: Any = None) -> Any:
+                raise AssertionError("formatted")
+
+        message_logger.install(resolve({}, {}))
+        caplog.set_level(level, NAME)
+        message_logger._message(None, Loud(), "hello", "message")
+        message_logger.uninstall()
+        assert not caplog.records
+
+
+NASTY: dict[str, tuple[Any, str]] = {
+    "a newline": ("a\nb", r"a\nb"),
+    "every line end": ("a\r\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029b", ""),
+    "a forged line": ('x"\n10.0.0.1 - - "Socket.IO message: y', ""),
+    "terminal escapes": ("\x1b[31mred\x1b[0m\x07", r"\x1b[31mred\x1b[0m\x07"),
+    "C1 controls": ("\x9b31m", r"\x9b31m"),
+    "NUL": ("a\0b", r"a\x00b"),
+    "right to left": ("\u202eevil", r"\u202eevil"),
+    "percent": ("100%", "100%"),
+    "percent s": ("%s %d %n", "%s %d %n"),
+    "a key": ("%(REMOTE_ADDR)s", "%(REMOTE_ADDR)s"),
+    "braces": ("{} {0} $x", "{} {0} $x"),
+    "a lone surrogate": ("a\ud800b", r"a\ud800b"),
+    "binary": (b"\0\n\xff", r"b'\x00\n\xff'"),
+    "binary inside": ({"a": [b"\n"]}, r"{'a': [b'\n']}"),
+    "a newline inside": ({"a": "b\nc"}, r"{'a': 'b\nc'}"),
+    "any script": ("žluťoučký 房间 👩!", "žluťoučký 房间 👩!"),
+    "nothing": (None, "None"),
+    "a number": (1.5, "1.5"),
+}
+
+
+class TestOneLine:
+    @pytest.mark.parametrize(("message", "line"), NASTY.values(), ids=NASTY)
+    def test_whatever_is_sent(self, message: Any, line: str, log: Log) -> None:
+        found = logged(log, message)
+        assert len(found.splitlines()) == 1
+        assert found.isprintable()
+        found.encode()
+        if line:
+            assert found == line
+
+    @pytest.mark.parametrize(("message", "line"), NASTY.values(), ids=NASTY)
+    def test_also_in_a_channels_name_an_events_name_and_the_environ(
+        self, message: Any, line: str, log: Log
+    ) -> None:
+        text = message if isinstance(message, str) else repr(message)
+        message_logger.install(resolve({"message_log_format": "%(X)s %(TYPE)s %(MESSAGE)s"}, {}))
+        message_logger._message(None, {"X": text}, "x", text)
+        message_logger._subscribe(None, {"X": text}, text)
+        message_logger._unsubscribe(None, {"X": text}, text)
+        message_logger.uninstall()
+        lines = log()
+        assert len(lines) == 3
+        assert all(found.isprintable() for found in lines)
+
+    def test_long_ones_are_cut_and_their_length_told(self, log: Log) -> None:
+        line = logged(log, "x" * 1_000_000)
+        assert line == "x" * 1000 + "... (1000000 characters)"
+        assert logged(log, "x" * 1000) == "x" * 1000
+        assert logged(log, "x" * 1001) == "x" * 1000 + "... (1001 characters)"
+
+    def test_long_ones_of_controls_stay_bounded(self, log: Log) -> None:
+        assert len(logged(log, "\x00" * 1_000_000)) < 5000
+
+    def test_long_binary(self, log: Log) -> None:
+        assert logged(log, b"\0" * 1_000_000).endswith("... (4000003 characters)")
+
+    def test_through_a_server(self, serve: Callable[..., Site], log: Log) -> None:
+        client = serve(plugins=[PLUGIN], message_log_format="%(MESSAGE)s").connect()
+        client.call("message", "a\nb")
+        client.call("message", "x" * 900_000)
+        client.send('451-["message",{"_placeholder":true,"num":0}]')
+        client.send(b"\n")
+        client.call("end")
+        first, second, third, _ = log()
+        assert first == r"a\nb"
+        assert second.endswith("(900000 characters)")
+        assert third == r"b'\n'"
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        "form",
+        [
+            *("%(TIME", "%(TIME)", "%(MESSAGE)d", "%(TYPE)f", "%", "100%", "%(MESSAGE)s %"),
+            *("%s", "%r", "%d", "%s %s", "%(MESSAGE)s %s", "%(MESSAGE)y", "%*s"),
+        ],
+    )
+    def test_one_that_cannot_be_formatted_is_refused_at_start(
+        self, form: str, serve: Callable[..., Site]
+    ) -> None:
+        with pytest.raises(SettingsError) as caught:
+            serve(plugins=[PLUGIN], message_log_format=form)
+        text = str(caught.value)
+        assert "SOCKETIO_MESSAGE_LOG_FORMAT" in text
+        assert repr(form) in text
+        assert "%(NAME)s" in text
+        assert not signals.message.receivers
+
+    @pytest.mark.parametrize("form", ["", "plain text", "%(MESSAGE)20s", "%(MESSAGE)-5s|", "%%"])
+    def test_others_are_taken(self, form: str, log: Log) -> None:
+        assert logged(log, "x", form) == form % {"MESSAGE": "x"}
+
+    def test_a_server_is_not_left_half_started(self, serve: Callable[..., Site]) -> None:
+        app = web.application((), {}, autoreload=False)
+        server = SocketIOServer(
+            ("127.0.0.1", 0), app.wsgifunc(), plugins=[PLUGIN], message_log_format="%("
+        )
+        with pytest.raises(SettingsError):
+            server.start()
+        assert server.closed

@@ -1,0 +1,190 @@
+"""Plugins: found by name, switched on when a server starts, and off when it has stopped."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import web
+
+from webpy_socketio import (
+    ConfigurationError,
+    PluginError,
+    SettingsError,
+    SocketIOServer,
+    plugins,
+    signals,
+)
+from webpy_socketio.plugins import message_logger, presence
+
+from .conftest import Site
+
+JOURNAL = """
+from webpy_socketio import signals
+
+calls = []
+
+def receive(sender, message, **extra):
+    calls.append(("message", message))
+
+def install(settings):
+    calls.append(("install", settings.ping_interval))
+    signals.message.connect(receive)
+
+def uninstall():
+    calls.append(("uninstall",))
+    signals.message.disconnect(receive)
+"""
+
+DECORATED = """
+from webpy_socketio import on_message
+
+@on_message
+def answer(request, socket, context, message):
+    return "from the plugin"
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Write a module that can be imported; forgotten afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names: list[str] = []
+
+    def write(name: str, source: str) -> None:
+        (tmp_path / f"{name}.py").write_text(source)
+        names.append(name)
+
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def wsgi() -> Any:
+    return web.application((), {}, autoreload=False).wsgifunc()
+
+
+Write = Callable[[str, str], None]
+
+
+class TestLoading:
+    def test_a_users_own_is_loaded_like_a_bundled_one(
+        self, write: Write, serve: Callable[..., Site]
+    ) -> None:
+        write("shop_plugin", JOURNAL)
+        site = serve(plugins=["shop_plugin"], ping_interval=7)
+        calls = importlib.import_module("shop_plugin").calls
+        assert calls == [("install", 7)]
+        site.connect().call("message", "hello")
+        site.server.stop()
+        assert calls == [("install", 7), ("message", "hello"), ("uninstall",)]
+        assert not signals.message.receivers
+
+    def test_one_without_install_only_decorates(
+        self, write: Write, serve: Callable[..., Site]
+    ) -> None:
+        write("decorating_plugin", DECORATED)
+        site = serve(plugins=["decorating_plugin"])
+        assert site.connect().call("message") == ["from the plugin"]
+
+    def test_named_twice_it_is_installed_once(
+        self, write: Write, serve: Callable[..., Site]
+    ) -> None:
+        write("shop_plugin", JOURNAL)
+        serve(plugins=["shop_plugin", "shop_plugin"])
+        assert len(importlib.import_module("shop_plugin").calls) == 1
+
+    def test_in_the_order_of_the_list_and_off_in_the_opposite(
+        self, write: Write, serve: Callable[..., Site]
+    ) -> None:
+        write("log_of_plugins", "calls = []")
+        for name in ("first_plugin", "second_plugin"):
+            write(
+                name,
+                "from log_of_plugins import calls\n"
+                "def install(settings): calls.append(('on', __name__))\n"
+                "def uninstall(): calls.append(('off', __name__))\n",
+            )
+        serve(plugins=["second_plugin", "first_plugin"]).server.stop()
+        assert importlib.import_module("log_of_plugins").calls == [
+            ("on", "second_plugin"),
+            ("on", "first_plugin"),
+            ("off", "first_plugin"),
+            ("off", "second_plugin"),
+        ]
+
+    def test_by_default_it_is_the_message_logger(self, wsgi: Any) -> None:
+        server = SocketIOServer(("127.0.0.1", 0), wsgi, log=None)
+        server.start()
+        try:
+            assert message_logger._message in list(signals.message.receivers_for(None))
+        finally:
+            server.stop()
+        assert not signals.message.receivers
+
+    def test_the_core_runs_with_none(self, serve: Callable[..., Site]) -> None:
+        site = serve(plugins=[])
+        assert site.connect().call("__subscribe__", "room") == [{"ok": True}]
+        assert not any(stage.receivers for stage in signals.STAGES)
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("name", "near"),
+        [
+            ("webpy_socketio.plugins.mesage_logger", "webpy_socketio.plugins.message_logger"),
+            ("webpy_socketio.plugins.precense", "webpy_socketio.plugins.presence"),
+            ("presence", "webpy_socketio.plugins.presence"),
+            ("message_logger", "webpy_socketio.plugins.message_logger"),
+        ],
+    )
+    def test_an_unknown_name_with_a_near_one(self, name: str, near: str, wsgi: Any) -> None:
+        with pytest.raises(PluginError, match=repr(near)) as caught:
+            SocketIOServer(("127.0.0.1", 0), wsgi, plugins=[name])
+        assert repr(name) in str(caught.value)
+        assert "SOCKETIO_PLUGINS" in str(caught.value)
+        assert isinstance(caught.value, ConfigurationError)
+
+    def test_an_unknown_name_with_none_near(self, wsgi: Any) -> None:
+        with pytest.raises(PluginError, match="no_such_thing_at_all") as caught:
+            SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["no_such_thing_at_all"])
+        assert "did you mean" not in str(caught.value)
+
+    def test_one_that_imports_what_is_missing_tells_what(self, write: Write, wsgi: Any) -> None:
+        write("needy_plugin", "import no_such_library")
+        with pytest.raises(PluginError, match=r"needy_plugin.*no_such_library"):
+            SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["needy_plugin"])
+
+    def test_one_whose_install_fails_is_named(self, write: Write, wsgi: Any) -> None:
+        write("shop_plugin", JOURNAL)
+        write("broken_plugin", "def install(settings):\n    raise KeyError('the database')\n")
+        server = SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["shop_plugin", "broken_plugin"])
+        with pytest.raises(PluginError, match=r"broken_plugin.*the database"):
+            server.start()
+        # The one that was on already is off again.
+        assert importlib.import_module("shop_plugin").calls[-1] == ("uninstall",)
+        assert not server.started
+
+    def test_one_that_refuses_a_setting_says_it_itself(self, wsgi: Any) -> None:
+        server = SocketIOServer(
+            ("127.0.0.1", 0),
+            wsgi,
+            plugins=["webpy_socketio.plugins.message_logger"],
+            message_log_format="%(TIME)",
+        )
+        with pytest.raises(SettingsError, match="SOCKETIO_MESSAGE_LOG_FORMAT"):
+            server.start()
+
+
+class TestBundled:
+    @pytest.mark.parametrize("plugin", [message_logger, presence])
+    def test_they_are_plugins_as_documented(self, plugin: Any) -> None:
+        assert callable(plugin.install)
+        assert callable(plugin.uninstall)
+        plugin.uninstall()  # though it is not on
+        assert f"`{plugin.__name__}`" in (plugins.__doc__ or "")

@@ -1,0 +1,675 @@
+"""Presence: who is in a channel, from how many connections, and what clients are told of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from webpy_socketio import (
+    ChannelError,
+    ConfigurationError,
+    EncodeError,
+    Socket,
+    on_connect,
+    on_subscribe,
+)
+from webpy_socketio.clients import clients
+from webpy_socketio.plugins import presence
+from webpy_socketio.plugins.presence import feed
+from webpy_socketio.plugins.presence.store import Change, MemoryStore, Store
+
+from .conftest import Journal, Site
+from .raw import WebSocket
+
+PLUGIN = "webpy_socketio.plugins.presence"
+ROOM = ("/", "room")
+OTHER = ("/", "other")
+
+# -- the store
+
+STORES = {"memory": MemoryStore}
+
+
+class Kept:
+    """A store and all the changes that it told."""
+
+    def __init__(self, make: Callable[[Callable[[Change], None]], Store]) -> None:
+        self.changes = Journal()
+        self.store = make(self.changes.append)
+
+    def join(self, connection: str, key: str, **meta: Any) -> None:
+        self.store.join(ROOM, connection, key, meta)
+
+    def leave(self, connection: str, grace: float = 0.0) -> None:
+        self.store.leave(ROOM, connection, grace)
+
+    @property
+    def members(self) -> dict[str, Any]:
+        return self.store.state(ROOM).members
+
+    def told(self) -> list[tuple[str, Any, Any]]:
+        """What was told since the last time it was asked for."""
+        told = [(change.key, change.before, change.after) for change in self.changes]
+        self.changes.clear()
+        return told
+
+
+@pytest.fixture(params=STORES)
+def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
+    kept = Kept(STORES[request.param])
+    yield kept
+    kept.store.close()
+
+
+class TestStore:
+    def test_the_first_comes_others_update_and_the_last_goes(self, kept: Kept) -> None:
+        kept.join("1", "Ann", tab=1)
+        kept.join("2", "Ann", tab=2)
+        kept.leave("1")
+        kept.leave("2")
+        assert kept.told() == [
+            ("Ann", [], [{"tab": 1}]),
+            ("Ann", [{"tab": 1}], [{"tab": 1}, {"tab": 2}]),
+            ("Ann", [{"tab": 1}, {"tab": 2}], [{"tab": 2}]),
+            ("Ann", [{"tab": 2}], []),
+        ]
+        assert kept.members == {}
+
+    def test_every_change_has_the_next_revision(self, kept: Kept) -> None:
+        for number in range(5):
+            kept.join(str(number), f"key {number}")
+        kept.leave("3")
+        revisions = [change.rev for change in kept.changes]
+        assert revisions == list(range(revisions[0], revisions[0] + 6))
+        assert kept.store.state(ROOM).rev == revisions[-1]
+        assert {change.epoch for change in kept.changes} == {kept.store.state(ROOM).epoch}
+
+    def test_a_channel_that_was_empty_gives_no_revision_twice(self, kept: Kept) -> None:
+        for _ in range(3):
+            kept.join("1", "Ann")
+            kept.leave("1")
+        revisions = [change.rev for change in kept.changes]
+        assert revisions == sorted(set(revisions))
+        assert kept.store.state(ROOM).rev == revisions[-1]
+
+    def test_what_changes_nothing_is_not_told(self, kept: Kept) -> None:
+        kept.join("1", "Ann", a=1)
+        kept.told()
+        kept.join("1", "Ann", a=1)
+        kept.leave("unknown")
+        kept.store.leave(OTHER, "1", 0.0)
+        assert kept.told() == []
+
+    def test_another_meta_is_an_update(self, kept: Kept) -> None:
+        kept.join("1", "Ann", a=1)
+        kept.join("2", "Ann")
+        kept.told()
+        kept.join("1", "Ann", a=2)
+        assert kept.told() == [("Ann", [{"a": 1}, {}], [{"a": 2}, {}])]
+
+    def test_another_key_is_a_leave_and_a_join(self, kept: Kept) -> None:
+        kept.join("1", "Ann")
+        kept.told()
+        kept.join("1", "Bob")
+        assert kept.told() == [("Ann", [{}], []), ("Bob", [], [{}])]
+        assert kept.members == {"Bob": [{}]}
+        assert kept.store.state(ROOM).rev == 3
+
+    def test_channels_do_not_mix(self, kept: Kept) -> None:
+        kept.join("1", "Ann")
+        kept.store.join(OTHER, "1", "Ann", {})
+        kept.store.join(("/chat", "room"), "1", "Bob", {})
+        kept.leave("1")
+        assert kept.members == {}
+        assert kept.store.state(OTHER).members == {"Ann": [{}]}
+        assert kept.store.state(("/chat", "room")).members == {"Bob": [{}]}
+
+    def test_who_vanished_stays_for_the_grace(self, kept: Kept) -> None:
+        kept.join("1", "Ann")
+        kept.told()
+        kept.leave("1", 0.02)
+        assert kept.members == {"Ann": [{}]}
+        assert kept.told() == []
+        kept.changes.wait(len)
+        assert kept.told() == [("Ann", [{}], [])]
+        assert kept.members == {}
+
+    def test_the_same_key_coming_back_takes_the_place(self, kept: Kept) -> None:
+        kept.join("1", "Ann", name="A")
+        kept.told()
+        kept.leave("1", 60)
+        kept.join("2", "Ann", name="A")
+        assert kept.told() == []
+        assert kept.members == {"Ann": [{"name": "A"}]}
+        kept.leave("2")
+        assert kept.told() == [("Ann", [{"name": "A"}], [])]
+
+    def test_one_that_comes_back_takes_one_place_only(self, kept: Kept) -> None:
+        for connection in ("1", "2"):
+            kept.join(connection, "Ann")
+        for connection in ("1", "2"):
+            kept.leave(connection, 60)
+        kept.join("3", "Ann")
+        assert len(kept.members["Ann"]) == 2
+
+    def test_another_key_does_not_take_it(self, kept: Kept) -> None:
+        kept.join("1", "Ann")
+        kept.leave("1", 60)
+        kept.join("2", "Bob")
+        assert kept.members == {"Ann": [{}], "Bob": [{}]}
+
+    def test_leaving_twice_is_once(self, kept: Kept) -> None:
+        kept.join("1", "Ann")
+        kept.told()
+        kept.leave("1", 0.01)
+        kept.leave("1", 60)
+        kept.changes.wait(len)
+        kept.leave("1")
+        assert kept.told() == [("Ann", [{}], [])]
+
+    def test_closing_forgets_without_telling(self, kept: Kept) -> None:
+        kept.join("1", "Ann")
+        kept.join("2", "Bob")
+        kept.leave("1", 0.001)
+        kept.told()
+        kept.store.close()
+        assert kept.told() == []
+        assert kept.members == {}
+
+    def test_each_life_has_an_epoch_of_its_own(self) -> None:
+        for make in STORES.values():
+            assert len({make(print).state(ROOM).epoch for _ in range(10)}) == 10
+
+    def test_the_changes_replayed_are_the_state_at_every_revision(self, kept: Kept) -> None:
+        random_ = random.Random(2)
+        replayed: dict[str, Any] = {}
+        rev = kept.store.state(ROOM).rev
+        for _ in range(2000):
+            connection = str(random_.randrange(8))
+            if random_.random() < 0.6:
+                kept.join(connection, random_.choice("abc"), v=random_.randrange(3))
+            else:
+                kept.leave(connection, random_.choice([0.0, 60.0]))
+            for change in kept.changes:
+                assert change.rev > rev
+                rev = change.rev
+                assert replayed.get(change.key, []) == change.before
+                replayed[change.key] = change.after
+                if not change.after:
+                    del replayed[change.key]
+            kept.changes.clear()
+            state = kept.store.state(ROOM)
+            assert (state.rev, state.members) == (rev, replayed)
+
+
+# -- what clients see
+
+
+def socket_of(client: WebSocket) -> Socket:
+    socket = clients.find(client.id)
+    assert socket is not None
+    return socket
+
+
+class Viewer:
+    """A client that keeps a channel's presence as the documentation tells it to."""
+
+    def __init__(self, site: Site, name: str | None = None, channel: str = "room") -> None:
+        self.client = site.connect(json.dumps({"name": name}) if name else "")
+        self.channel = channel
+        assert self.client.call("__subscribe__", channel) == [{"ok": True}]
+        event, self.state = self.client.event()
+        assert event == "presence_state"
+        self.members: dict[str, Any] = self.state["members"]
+        self.rev: int = self.state["rev"]
+
+    def diff(self) -> dict[str, Any]:
+        """The next diff, as it came; applied if it is news."""
+        event, diff = self.client.event()
+        assert event == "presence_diff"
+        assert diff["channel"] == self.channel
+        assert diff["epoch"] == self.state["epoch"]
+        if diff["rev"] > self.rev:
+            assert diff["since"] <= self.rev, "a gap"
+            self.members.update(diff["joins"])
+            self.members.update(diff["updates"])
+            for key in diff["leaves"]:
+                self.members.pop(key, None)
+            self.rev = diff["rev"]
+            assert diff["count"] == len(self.members)
+        result: dict[str, Any] = diff
+        return result
+
+    def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Apply diffs until `condition` holds for the members."""
+        while not condition(self.members):
+            self.diff()
+        return self.members
+
+    def ask(self) -> Any:
+        """Ask for the state, as after a gap; diffs that come before the answer are applied."""
+        self.client.emit("presence_state", self.channel, ack=5)
+        while True:
+            packet = self.client.receive()
+            assert isinstance(packet, str)
+            if packet.startswith("435"):
+                return json.loads(packet[3:])[0]
+
+
+def by_name(request: Any, socket: Any, context: Any) -> str | None:
+    name: str | None = (socket.auth or {}).get("name")
+    return name
+
+
+Serve = Callable[..., Site]
+
+
+class TestPlugin:
+    def test_by_default_a_socket_is_present_under_its_session_id(self, serve: Serve) -> None:
+        site = serve(plugins=[PLUGIN])
+        viewer = Viewer(site)
+        assert viewer.state == {
+            "channel": "room",
+            "epoch": viewer.state["epoch"],
+            "rev": 1,
+            "count": 1,
+            "members": {viewer.client.id: [{}]},
+        }
+        assert presence.members("room") == {viewer.client.id: [{}]}
+        assert presence.count("room") == 1
+
+    def test_key_and_meta_are_settings(self, serve: Serve) -> None:
+        @on_connect
+        def connected(request: Any, socket: Any, context: Any) -> None:
+            context["seat"] = 7
+
+        def meta(request: Any, socket: Any, context: Any) -> dict[str, Any]:
+            return {"from": request["REMOTE_ADDR"], "seat": context["seat"]}
+
+        site = serve(plugins=[PLUGIN], presence_key=by_name, presence_meta=meta)
+        viewer = Viewer(site, "Ann")
+        assert viewer.members == {"Ann": [{"from": "127.0.0.1", "seat": 7}]}
+
+    def test_a_key_of_none_only_looks_on(self, serve: Serve) -> None:
+        site = serve(plugins=[PLUGIN], presence_key=by_name)
+        viewer = Viewer(site)
+        assert (viewer.members, viewer.state["count"]) == ({}, 0)
+        Viewer(site, "Ann")
+        viewer.until(lambda members: members == {"Ann": [{}]})
+        presence.track(socket_of(viewer.client), "room", "Eve", {"late": True})
+        viewer.until(lambda members: members == {"Ann": [{}], "Eve": [{"late": True}]})
+
+    def test_one_person_in_many_tabs(self, serve: Serve) -> None:
+        site = serve(plugins=[PLUGIN], presence_key=by_name)
+        viewer = Viewer(site, "Bob")
+        assert viewer.diff()["joins"] == {"Bob": [{}]}
+        tabs = [Viewer(site, "Ann").client]
+        assert viewer.diff()["joins"] == {"Ann": [{}]}
+        tabs.append(Viewer(site, "Ann").client)
+        diff = viewer.diff()
+        assert (diff["joins"], diff["updates"], diff["leaves"]) == ({}, {"Ann": [{}, {}]}, {})
+        assert presence.count("room") == 2
+        tabs.pop().send("41")
+        assert viewer.diff()["updates"] == {"Ann": [{}]}
+        tabs.pop().send("41")
+        diff = viewer.diff()
+        assert (diff["joins"], diff["updates"], diff["leaves"]) == ({}, {}, {"Ann": [{}]})
+        assert presence.members("room") == {"Bob": [{}]}
+
+    def test_track_changes_key_and_meta(self, serve: Serve) -> None:
+        viewer = Viewer(serve(plugins=[PLUGIN]))
+        socket = socket_of(viewer.client)
+        presence.track(socket, "room", "Ann", {"status": "typing"})
+        viewer.until(lambda members: members == {"Ann": [{"status": "typing"}]})
+        presence.track(socket, "room", "Ann")
+        viewer.until(lambda members: members == {"Ann": [{}]})
+
+    def test_track_takes_a_copy(self, serve: Serve) -> None:
+        viewer = Viewer(serve(plugins=[PLUGIN]))
+        meta: dict[str, Any] = {"status": {"now": "reading"}}
+        presence.track(socket_of(viewer.client), "room", "Ann", meta)
+        viewer.until(lambda members: members == {"Ann": [{"status": {"now": "reading"}}]})
+        meta["status"]["now"] = "typing"
+        presence.track(socket_of(viewer.client), "room", "Ann", meta)
+        viewer.until(lambda members: members == {"Ann": [{"status": {"now": "typing"}}]})
+
+    def test_untrack_leaves_but_stays_subscribed(self, serve: Serve) -> None:
+        viewer = Viewer(serve(plugins=[PLUGIN]))
+        socket = socket_of(viewer.client)
+        presence.untrack(socket, "room")
+        presence.untrack(socket, "room")
+        viewer.until(lambda members: members == {})
+        assert socket.channels == ("room",)
+        assert presence.count("room") == 0
+
+    def test_namespaces_do_not_mix(self, serve: Serve) -> None:
+        site = serve(plugins=[PLUGIN], namespaces=["/", "/chat"])
+        client = site.connect()
+        other = client.connect(namespace="/chat,")["sid"]
+        clients.find(other).subscribe("room")  # type: ignore[union-attr]
+        assert presence.members("room") == {}
+        assert presence.members("room", namespace="/chat") == {other: [{}]}
+        packet = client.receive()
+        assert isinstance(packet, str)
+        assert packet.startswith('42/chat,["presence_state"')
+
+    def test_the_state_precedes_what_subscribe_handlers_send(self, serve: Serve) -> None:
+        @on_subscribe
+        def welcome(request: Any, socket: Any, context: Any, channel: str) -> None:
+            socket.send(sorted(presence.members(channel)))
+
+        # Registered before the plugin was switched on: its turn comes first.
+        client = serve(plugins=[PLUGIN], presence_key=by_name).connect('{"name":"Ann"}')
+        client.call("__subscribe__", "room")
+        assert {client.event()[0], client.event()[0]} == {"message", "presence_state"}
+
+    def test_switched_off_nothing_is_left(self, serve: Serve) -> None:
+        site = serve(plugins=[PLUGIN])
+        Viewer(site)
+        site.server.stop()
+        with pytest.raises(ConfigurationError, match="webpy_socketio.plugins.presence"):
+            presence.members("room")
+        site = serve(plugins=[])
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        assert client.call("barrier") == []
+        with pytest.raises(ConfigurationError, match="SOCKETIO_PLUGINS"):
+            presence.track(socket_of(client), "room", "Ann")
+
+    def test_a_restart_is_another_epoch(self, serve: Serve) -> None:
+        site = serve(plugins=[PLUGIN])
+        first = Viewer(site).state["epoch"]
+        site.server.stop()
+        assert Viewer(serve(plugins=[PLUGIN])).state["epoch"] != first
+
+
+class TestMistakes:
+    def test_track_needs_a_subscription(self, serve: Serve) -> None:
+        client = serve(plugins=[PLUGIN]).connect()
+        with pytest.raises(ChannelError, match="'room'"):
+            presence.track(socket_of(client), "room", "Ann")
+
+    @pytest.mark.parametrize(("key", "meta"), [(5, {}), (None, {}), ("Ann", "meta"), ("Ann", [1])])
+    def test_a_key_is_text_and_a_meta_a_dict(self, key: Any, meta: Any, serve: Serve) -> None:
+        viewer = Viewer(serve(plugins=[PLUGIN]))
+        with pytest.raises(TypeError):
+            presence.track(socket_of(viewer.client), "room", key, meta)
+
+    @pytest.mark.parametrize(
+        ("key", "meta"),
+        [
+            ("Ann", {"x": object()}),
+            ("Ann", {"x": float("nan")}),
+            ("Ann", {"x": b"bytes"}),
+            ("Ann", {"x": "\ud800"}),
+            ("\udfff", {}),
+        ],
+    )
+    def test_what_clients_could_not_be_told(self, key: str, meta: Any, serve: Serve) -> None:
+        viewer = Viewer(serve(plugins=[PLUGIN]))
+        before = presence.members("room")
+        with pytest.raises(EncodeError):
+            presence.track(socket_of(viewer.client), "room", key, meta)
+        assert presence.members("room") == before
+
+    def test_a_key_function_that_fails_is_an_error_event(
+        self, serve: Serve, stages: Journal
+    ) -> None:
+        def key(request: Any, socket: Any, context: Any) -> str:
+            raise ZeroDivisionError
+
+        client = serve(plugins=[PLUGIN], presence_key=key).connect()
+        assert client.call("__subscribe__", "room") == [{"ok": True}]
+        stages.wait(lambda stages: stages[-1][0] == "error")
+        assert presence.members("room") == {}
+
+    def test_track_after_the_end_does_nothing(self, serve: Serve, stages: Journal) -> None:
+        socket = socket_of(Viewer(serve(plugins=[PLUGIN])).client)
+        socket.disconnect()
+        presence.track(socket, "room", "ghost")
+        assert "ghost" not in presence.members("room")
+        stages.wait_for(("finish", "server namespace disconnect"))
+        assert presence.members("room") == {}
+
+
+class TestWire:
+    def test_a_diff_tells_what_it_builds_on(self, serve: Serve) -> None:
+        site = serve(plugins=[PLUGIN], presence_key=by_name)
+        viewer = Viewer(site, "Ann")
+        first = viewer.diff()
+        assert first == {
+            "channel": "room",
+            "epoch": viewer.state["epoch"],
+            "since": 0,
+            "rev": 1,
+            "count": 1,
+            "joins": {"Ann": [{}]},
+            "updates": {},
+            "leaves": {},
+        }
+        Viewer(site, "Bob")
+        second = viewer.diff()
+        assert (second["since"], second["rev"], second["count"]) == (1, 2, 2)
+
+    def test_changes_are_gathered_into_one_diff(self, serve: Serve) -> None:
+        site = serve(plugins=[PLUGIN], presence_key=by_name)
+        viewer = Viewer(site)
+        socket = socket_of(viewer.client)
+        for number in range(50):
+            presence.track(socket, "room", "Ann", {"number": number})
+        diff = viewer.diff()
+        assert diff["joins"] == {"Ann": [{"number": 49}]}
+        assert (diff["rev"] - diff["since"], diff["updates"]) == (50, {})
+        assert viewer.client.call("barrier") == []
+
+    def test_one_that_came_and_went_in_between_is_told_as_gone(self, serve: Serve) -> None:
+        site = serve(plugins=[PLUGIN], presence_key=by_name)
+        viewer = Viewer(site)
+        Viewer(site, "Ann").client.send("41")
+        diff = viewer.diff()
+        assert (diff["joins"], diff["leaves"]) == ({}, {"Ann": []})
+
+    def test_the_diffs_replayed_are_the_state(self, serve: Serve) -> None:
+        site = serve(plugins=[PLUGIN], presence_key=by_name, presence_grace=0)
+        viewer = Viewer(site)
+        sockets = [socket_of(site.connect()) for _ in range(6)]
+        random_ = random.Random(3)
+        for number in range(400):
+            socket = random_.choice(sockets)
+            match random_.randrange(4):
+                case 0:
+                    socket.subscribe("room")
+                case 1:
+                    socket.unsubscribe("room")
+                case 2 if "room" in socket.channels:
+                    presence.untrack(socket, "room")
+                case _ if "room" in socket.channels:
+                    key = random_.choice(["Ann", "Bob", "Eve"])
+                    presence.track(socket, "room", key, {"number": number})
+                case _:
+                    pass
+            if number % 40 == 39:
+                viewer.diff()  # which waits for a batch
+        state = copy.deepcopy(presence.members("room"))
+        expected = presence._running().store.state(ROOM).rev
+        while viewer.rev < expected:
+            viewer.diff()
+        assert viewer.members == state
+
+    def test_a_client_that_missed_one_asks_for_the_state(self, serve: Serve) -> None:
+        site = serve(plugins=[PLUGIN], presence_key=by_name)
+        viewer = Viewer(site, "Ann")
+        Viewer(site, "Bob")
+        assert viewer.ask() == {
+            "channel": "room",
+            "epoch": viewer.state["epoch"],
+            "rev": 2,
+            "count": 2,
+            "members": {"Ann": [{}], "Bob": [{}]},
+        }
+
+    @pytest.mark.parametrize("args", [("other",), (), (5,), (None,), ("room", "x"), ([],)])
+    def test_but_only_of_a_channel_that_it_is_in(
+        self, args: tuple[Any, ...], serve: Serve
+    ) -> None:
+        site = serve(plugins=[PLUGIN])
+        Viewer(site, channel="other")
+        client = site.connect()
+        ((answer),) = client.call("presence_state", *args)
+        assert answer == {"ok": False, "error": "not subscribed to this channel"}
+
+    def test_a_crowd_is_only_counted(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert feed.CROWD == 200
+        monkeypatch.setattr(feed, "CROWD", 2)
+        site = serve(plugins=[PLUGIN], presence_key=by_name)
+        viewer = Viewer(site, "Ann")
+        viewer.diff()
+        Viewer(site, "Bob")
+        assert viewer.diff()["joins"] == {"Bob": [{}]}
+        third = site.connect('{"name":"Eve"}')
+        third.call("__subscribe__", "room")
+        _, state = third.event()
+        assert state.keys() == {"channel", "epoch", "rev", "count"}
+        assert state["count"] == 3
+        _, diff = viewer.client.event()
+        assert diff.keys() == {"channel", "epoch", "since", "rev", "count"}
+        assert diff["count"] == 3
+        assert viewer.ask().keys() == state.keys()
+
+    def test_200_are_no_crowd_yet(self, serve: Serve) -> None:
+        viewer = Viewer(serve(plugins=[PLUGIN]))
+        store = presence._running().store
+        for number in range(199):
+            store.join(ROOM, f"connection {number}", f"key {number}", {})
+        assert len(viewer.ask()["members"]) == 200
+        store.join(ROOM, "one more", "one more", {})
+        state = viewer.ask()
+        assert (state["count"], "members" in state) == (201, False)
+
+
+class TestEnds:
+    @pytest.mark.parametrize("how", ["__unsubscribe__", "41", "server disconnect", "server side"])
+    def test_a_clean_leave_is_at_once(self, how: str, serve: Serve, stages: Journal) -> None:
+        site = serve(plugins=[PLUGIN], presence_key=by_name, presence_grace=60)
+        viewer, other = Viewer(site), Viewer(site, "Ann")
+        socket = socket_of(other.client)
+        match how:
+            case "41":
+                other.client.send("41")
+            case "server disconnect":
+                socket.disconnect()
+            case "server side":
+                socket.unsubscribe("room")
+            case _:
+                other.client.emit(how, "room")
+        stages.wait_for(("unsubscribe", "room"))
+        assert presence.members("room") == {}
+        while viewer.diff()["leaves"].keys() != {"Ann"}:
+            pass
+
+    @pytest.mark.parametrize("how", ["vanish", "reset", "close", "engine packet 1"])
+    def test_an_abrupt_end_waits_for_the_grace(
+        self, how: str, serve: Serve, stages: Journal
+    ) -> None:
+        site = serve(plugins=[PLUGIN], presence_key=by_name, presence_grace=0.05)
+        viewer, other = Viewer(site), Viewer(site, "Ann")
+        viewer.until(lambda members: "Ann" in members)
+        match how:
+            case "vanish":
+                other.client.vanish()
+            case "reset":
+                other.client.vanish(reset=True)
+            case "close":
+                other.client.close()
+            case _:
+                other.client.send("1")
+        stages.wait_for(("finish", "transport close"))
+        assert presence.members("room") == {"Ann": [{}]}
+        viewer.until(lambda members: "Ann" not in members)
+        assert presence.members("room") == {}
+
+    def test_coming_back_within_the_grace_it_never_left(
+        self, serve: Serve, stages: Journal
+    ) -> None:
+        site = serve(plugins=[PLUGIN], presence_key=by_name, presence_grace=60)
+        viewer = Viewer(site, "Bob")
+        Viewer(site, "Ann").client.vanish()
+        stages.wait_for(("finish", "transport close"))
+        again = Viewer(site, "Ann")
+        assert again.members == {"Bob": [{}], "Ann": [{}]}
+        assert again.state["rev"] == 2  # nothing changed
+        viewer.until(lambda members: "Ann" in members)
+        assert viewer.rev == 2
+        again.client.send("41")
+        viewer.until(lambda members: "Ann" not in members)
+
+    def test_a_grace_of_nothing(self, serve: Serve, stages: Journal) -> None:
+        site = serve(plugins=[PLUGIN], presence_grace=0)
+        Viewer(site).client.vanish()
+        stages.wait_for(("finish", "transport close"))
+        assert presence.members("room") == {}
+
+    def test_a_ping_timeout_is_abrupt(self, serve: Serve, stages: Journal) -> None:
+        site = serve(
+            plugins=[PLUGIN],
+            presence_key=by_name,
+            presence_grace=60,
+            ping_interval=0.1,
+            ping_timeout=0.1,
+        )
+        Viewer(site, "Ann")  # which reads, and answers, no more
+        stages.wait_for(("finish", "ping timeout"))
+        assert presence.members("room") == {"Ann": [{}]}
+
+
+class TestSignals:
+    def test_each_change_is_one_signal(self, serve: Serve, journal: Journal) -> None:
+        def record(name: str) -> Callable[..., None]:
+            def receiver(sender: Any, **keywords: Any) -> None:
+                assert sender is presence._running().store
+                journal.append((name, keywords))
+
+            return receiver
+
+        receivers = [record(name) for name in ("joined", "updated", "left")]
+        for signal, receiver in zip(
+            (presence.joined, presence.updated, presence.left), receivers, strict=True
+        ):
+            signal.connect(receiver)
+        site = serve(plugins=[PLUGIN], presence_key=by_name)
+        socket = socket_of(Viewer(site, "Ann").client)
+        presence.track(socket, "room", "Ann", {"a": 1})
+        socket.unsubscribe("room")
+        assert journal == [
+            (name, {"channel": "room", "namespace": "/", "key": "Ann", "metas": metas})
+            for name, metas in [("joined", [{}]), ("updated", [{"a": 1}]), ("left", [{"a": 1}])]
+        ]
+
+    def test_a_receiver_that_fails_stops_no_other_and_is_logged(
+        self, serve: Serve, journal: Journal, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def bad(sender: Any, **keywords: Any) -> None:
+            raise ValueError("bad")
+
+        def good(sender: Any, key: str, **keywords: Any) -> None:
+            journal.append(key)
+
+        presence.joined.connect(bad)
+        presence.joined.connect(good)
+        Viewer(serve(plugins=[PLUGIN], presence_key=by_name), "Ann")
+        assert journal == ["Ann"]
+        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+    def test_presence_is_asked_from_a_thread_too(self, serve: Serve) -> None:
+        viewer = Viewer(serve(plugins=[PLUGIN], presence_key=by_name), "Ann")
+        found = gevent.get_hub().threadpool.spawn(presence.members, "room").get()
+        assert found == {"Ann": [{}]} == viewer.members

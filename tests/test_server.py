@@ -1,0 +1,482 @@
+"""`SocketIOServer`: how it is made, how it listens, and how it stops."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.socket
+import pytest
+import socketio
+import web
+
+from webpy_socketio import (
+    ConfigurationError,
+    ListenError,
+    PluginError,
+    SettingsError,
+    SocketIOServer,
+    on_finish,
+    on_message,
+    socketio_urls,
+)
+
+from .certificates import make_certificate, trusting
+from .conftest import Journal, Site
+from .raw import Closed, Polling, WebSocket
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def app() -> Any:
+    return web.application(socketio_urls, {}, autoreload=False)
+
+
+@pytest.fixture
+def wsgi(app: Any) -> Any:
+    return app.wsgifunc()
+
+
+class TestMaking:
+    def test_settings_are_keywords_in_lower_case(self, serve: Callable[..., Site]) -> None:
+        site = serve(ping_interval=7, ping_timeout=3, max_message_size=500)
+        opened = site.websocket().open
+        assert opened["pingInterval"] == 7000
+        assert opened["pingTimeout"] == 3000
+        assert opened["maxPayload"] == 500
+        assert site.server.settings.ping_interval == 7
+
+    def test_other_keywords_are_pywsgis(self, serve: Callable[..., Site], journal: Journal) -> None:
+        @on_message
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(request["SHOP"])
+
+        site = serve(environ={"SHOP": "corner"}, backlog=5)
+        site.connect().call("message")
+        assert journal == ["corner"]
+        assert site.server.backlog == 5
+
+    @pytest.mark.parametrize(
+        ("keyword", "near"),
+        [
+            ("ping_intervall", "ping_interval"),
+            ("certfle", "certfile"),
+            ("PING_INTERVAL", ""),
+            ("policy_server", ""),
+        ],
+    )
+    def test_an_unknown_keyword(self, keyword: str, near: str, wsgi: Any) -> None:
+        with pytest.raises(SettingsError, match=repr(keyword)) as caught:
+            SocketIOServer(("127.0.0.1", 0), wsgi, **{keyword: 1})
+        assert near in str(caught.value)
+        assert ("did you mean" in str(caught.value)) == bool(near)
+
+    def test_a_setting_that_is_wrong(self, wsgi: Any) -> None:
+        with pytest.raises(SettingsError, match="ping_interval is 'often'"):
+            SocketIOServer(("127.0.0.1", 0), wsgi, ping_interval="often")
+
+    def test_no_application(self) -> None:
+        with pytest.raises(SettingsError, match="wsgifunc"):
+            SocketIOServer(("127.0.0.1", 0))
+
+    def test_the_application_itself_instead_of_its_function(self, app: Any) -> None:
+        with pytest.raises(SettingsError, match=r"app\.wsgifunc\(\)"):
+            SocketIOServer(("127.0.0.1", 0), app)
+
+    @pytest.mark.parametrize("resource", ["", "/", "//"])
+    def test_an_empty_resource(self, resource: str, wsgi: Any) -> None:
+        with pytest.raises(SettingsError, match="resource"):
+            SocketIOServer(("127.0.0.1", 0), wsgi, resource)
+
+    def test_by_position_as_documented(self, wsgi: Any) -> None:
+        server = SocketIOServer(("127.0.0.1", 0), wsgi, "rt")
+        assert server.engine.path == "/rt/"
+
+
+#: gevent leaves a socket that could not be bound to the garbage collector.
+leaves_a_socket = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+class TestListening:
+    def start(self, listener: Any, wsgi: Any, **keywords: Any) -> SocketIOServer:
+        keywords.setdefault("plugins", [])
+        server = SocketIOServer(listener, wsgi, log=None, **keywords)
+        server.start()
+        return server
+
+    def test_without_a_listener_where_the_settings_say(self, wsgi: Any) -> None:
+        web.config.SOCKETIO_HOST = "127.0.0.1"
+        web.config.SOCKETIO_PORT = 0
+        server = self.start(None, wsgi)
+        try:
+            assert server.server_host == "127.0.0.1"
+            assert server.server_port != 0
+            assert WebSocket(server.server_port).connect()
+        finally:
+            server.stop()
+
+    def test_the_default_is_this_machine_only_at_port_8000(self, wsgi: Any) -> None:
+        assert SocketIOServer(None, wsgi).address == ("127.0.0.1", 8000)
+
+    def test_on_every_address(self, wsgi: Any) -> None:
+        server = self.start(("", 0), wsgi)
+        try:
+            assert WebSocket(server.server_port).connect()
+        finally:
+            server.stop()
+
+    def test_on_a_socket_that_listens_already(self, wsgi: Any) -> None:
+        listener = gevent.socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        server = self.start(listener, wsgi)
+        try:
+            assert WebSocket(listener.getsockname()[1]).connect()
+        finally:
+            server.stop()
+
+    @leaves_a_socket
+    def test_a_port_that_is_taken(self, site: Site, wsgi: Any) -> None:
+        with pytest.raises(ListenError) as caught:
+            self.start(("127.0.0.1", site.port), wsgi)
+        text = str(caught.value)
+        assert f"127.0.0.1:{site.port}" in text
+        assert "another program listens there" in text
+        assert "SOCKETIO_PORT" in text
+        assert isinstance(caught.value, OSError)
+        del caught
+        gc.collect()
+
+    @leaves_a_socket
+    def test_an_address_of_another_machine(self, wsgi: Any) -> None:
+        with pytest.raises(ListenError, match=r"192\.0\.2\.1:0: .* SOCKETIO_HOST"):
+            self.start(("192.0.2.1", 0), wsgi)
+        gc.collect()
+
+    def test_a_plugin_that_fails_leaves_nothing_listening(self, wsgi: Any) -> None:
+        free = socket.create_server(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        with pytest.raises(ConfigurationError):
+            self.start(
+                ("127.0.0.1", port),
+                wsgi,
+                plugins=["webpy_socketio.plugins.message_logger"],
+                message_log_format="%(TIME",
+            )
+        self.start(("127.0.0.1", port), wsgi).stop()
+
+    def test_an_unknown_plugin(self, wsgi: Any) -> None:
+        with pytest.raises(PluginError, match="no_such_plugin"):
+            SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["no_such_plugin"])
+
+    def test_the_access_log(self, serve: Callable[..., Site]) -> None:
+        log = io.StringIO()
+        site = serve(log=log)
+        site.connect().call("message")
+        site.polling()
+        site.server.stop()
+        lines = log.getvalue().splitlines()
+        assert '"GET /socket.io/?EIO=4&transport=polling HTTP/1.1" 200' in "\n".join(lines)
+
+    def test_no_access_log(self, site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+        site.connect().call("message")
+        site.polling()
+        site.server.stop()
+        assert capfd.readouterr() == ("", "")
+
+
+class TestStopping:
+    def test_clients_are_told_so_that_they_come_back(self, site: Site) -> None:
+        websocket, polling = site.connect(), site.polling()
+        polling.connect()
+        poll = gevent.spawn(polling.poll)
+        while not site.server.engine.sessions[polling.sid].transport.waiting:  # type: ignore[union-attr]
+            gevent.idle()
+        site.server.stop()
+        with pytest.raises(Closed) as caught:  # with no Socket.IO disconnect before
+            websocket.receive()
+        assert caught.value.code == 1001
+        assert poll.get() == ["1"]
+
+    def test_each_finish_is_sent_before_it_returns(self, site: Site) -> None:
+        finished = []
+
+        @on_finish
+        def finish(request: Any, socket: Any, context: Any) -> None:
+            gevent.idle()
+            finished.append(socket.session_id)
+
+        ids = [site.connect().id for _ in range(20)]
+        site.server.stop()
+        assert sorted(finished) == sorted(ids)
+
+    def test_nothing_listens_any_more(self, site: Site) -> None:
+        site.server.stop()
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", site.port))
+
+    def test_again_does_nothing(self, site: Site, stages: Journal) -> None:
+        site.connect()
+        site.server.stop()
+        site.server.stop()
+        assert [name for name, _ in stages].count("finish") == 1
+
+    def test_several_at_once_return_when_it_is_done(self, site: Site, stages: Journal) -> None:
+        @on_finish
+        def slow(request: Any, socket: Any, context: Any) -> None:
+            gevent.idle()
+
+        site.connect()
+        done: list[int] = []
+
+        def stop() -> None:
+            site.server.stop()
+            done.append([name for name, _ in stages].count("finish"))
+
+        gevent.joinall([gevent.spawn(stop) for _ in range(3)], raise_error=True)
+        assert done == [1, 1, 1]
+
+    def test_one_that_was_never_started(self, wsgi: Any) -> None:
+        server = SocketIOServer(("127.0.0.1", 0), wsgi, plugins=[])
+        server.stop()
+        assert not server.started
+
+    def test_serve_forever_returns_when_it_is_stopped(self, wsgi: Any, stages: Journal) -> None:
+        server = SocketIOServer(("127.0.0.1", 0), wsgi, plugins=[], log=None)
+        server.start()
+        serving = gevent.spawn(server.serve_forever)
+        client = WebSocket(server.server_port)
+        client.connect()
+        server.stop()
+        serving.get()
+        assert [name for name, _ in stages][-1] == "finish"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+class TestTLS:
+    @pytest.mark.parametrize(
+        "transports", [["polling"], ["websocket"], ["polling", "websocket"]], ids="+".join
+    )
+    def test_with_a_real_client(
+        self,
+        transports: list[str],
+        certificate: tuple[Path, Path],
+        serve: Callable[..., Site],
+        stages: Journal,
+    ) -> None:
+        @on_message
+        def echo(request: Any, socket: Any, context: Any, message: Any) -> Any:
+            assert request["wsgi.url_scheme"] == "https"
+            socket.send(message)
+            return message
+
+        certfile, keyfile = certificate
+        site = serve(certfile=str(certfile), keyfile=str(keyfile))
+        assert site.url.startswith("https")
+        with trusting(certfile) as http:
+            client = socketio.Client(http_session=http, reconnection=False)
+            got = Journal()
+            client.on("message", got.append)
+            client.connect(site.url, transports=transports, wait_timeout=5)
+            assert client.transport() == transports[-1]
+            big = "x" * 300_000
+            assert client.call("message", "hello") == "hello"
+            assert client.call("message", big) == big
+            assert client.call("message", b"\0\xff") == b"\0\xff"
+            got.wait(lambda got: got == ["hello", big, b"\0\xff"])
+            client.disconnect()
+            client.wait()
+        stages.wait(lambda stages: stages[-1][0] == "finish")
+        assert [name for name, _ in stages].count("disconnect") == 1
+
+    def test_stopping_tells_them_too(
+        self, certificate: tuple[Path, Path], serve: Callable[..., Site], stages: Journal
+    ) -> None:
+        certfile, keyfile = certificate
+        site = serve(certfile=str(certfile), keyfile=str(keyfile))
+        with trusting(certfile) as http:
+            client = socketio.Client(http_session=http, reconnection=False)
+            gone = Journal()
+            client.on("disconnect", gone.append)
+            client.connect(site.url, transports=["websocket"])
+            site.server.stop()
+            gone.wait(len)
+            client.wait()
+            client.eio.ws.shutdown()  # which it leaves open when the server closes first
+        assert stages[-1] == ("finish", "server shutting down")
+
+
+SERVER = """
+from gevent import monkey; monkey.patch_all()
+import sys, web
+from webpy_socketio import *
+
+def say(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")
+    sys.stdout.flush()
+
+@on_finish
+def finish(request, socket, context):
+    say("finish", socket.session_id)
+
+@on_message
+def message(request, socket, context, message):
+    say("message", message)
+
+web.config.debug = DEBUG
+app = web.application(socketio_urls, globals())
+server = SocketIOServer(("127.0.0.1", 0), app.wsgifunc(), log=None)
+server.start()
+say("port", server.server_port)
+server.serve_forever()
+say("end")
+"""
+
+
+class Program:
+    """A Python program in a process of its own; it is waited for, and killed if need be."""
+
+    def __init__(self, path: Path, source: str) -> None:
+        path.write_text(source)
+        self.popen = subprocess.Popen(
+            [sys.executable, str(path)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def line(self) -> str:
+        assert self.popen.stdout is not None
+        return self.popen.stdout.readline().rstrip("\n")
+
+    def end(self) -> tuple[int, str, str]:
+        """Its exit status, and what else it wrote."""
+        out, errors = self.popen.communicate()
+        return self.popen.returncode, out, errors
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[[str], Program]]:
+    programs: list[Program] = []
+
+    def start(source: str) -> Program:
+        program = Program(tmp_path / "main_app.py", source)
+        programs.append(program)
+        return program
+
+    yield start
+    for program in programs:
+        if program.popen.returncode is None:
+            program.popen.kill()
+            program.end()
+
+
+@pytest.mark.patience(30)
+class TestSignals:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_every_finish_is_sent_and_the_exit_status_is_0(
+        self, number: int, times: int, run: Callable[[str], Program]
+    ) -> None:
+        program = run(SERVER.replace("DEBUG", "False"))
+        word, port = program.line().split()
+        assert word == "port"
+        websockets = [WebSocket(int(port)) for _ in range(3)]
+        polling = Polling(int(port))
+        ids = {client.connect()["sid"] for client in websockets}
+        polling.connect()
+        ids.add(polling.id)
+        for _ in range(times):
+            program.popen.send_signal(number)
+        assert [client.wait_closed() for client in websockets] == [1001] * 3
+        status, out, errors = program.end()
+        assert status == 0, errors
+        lines = out.splitlines()
+        assert lines[-1] == "end"
+        assert sorted(lines[:-1]) == sorted(f"finish {session_id}" for session_id in ids)
+        assert errors == ""
+
+    def test_the_main_script_imported_twice_serves_once(
+        self, run: Callable[[str], Program]
+    ) -> None:
+        # As web.py's reloader does while web.config.debug is on, which is its default.
+        program = run(SERVER.replace("DEBUG", "True"))
+        assert [program.line(), program.line()] == ["port 0", "end"]  # from the second import
+        port = int(program.line().split()[1])
+        client = WebSocket(port)
+        client.connect()
+        client.call("message", "hello")
+        assert program.line() == "message hello"  # and the handlers are there once
+        program.popen.send_signal(signal.SIGTERM)
+        status, out, errors = program.end()
+        assert (status, out) == (0, f"finish {client.id}\nend\n"), errors
+
+
+MISTAKES: dict[str, tuple[str, str, str]] = {
+    "web.py imported before patching": (
+        "import web\nfrom gevent import monkey; monkey.patch_all()\n",
+        "",
+        "monkey.patch_all()\n",
+    ),
+    "the package imported before patching": (
+        "import webpy_socketio\nfrom gevent import monkey; monkey.patch_all()\n",
+        "",
+        "monkey.patch_all()\n",
+    ),
+    "never patched": ("", "", "monkey.patch_all()\n"),
+    "patched in part": (
+        "from gevent import monkey; monkey.patch_all(socket=False)\n",
+        "",
+        "without leaving anything out",
+    ),
+    "a port that is taken": (
+        "from gevent import monkey; monkey.patch_all()\n"
+        "import socket; taken = socket.create_server(('127.0.0.1', 0))\n",
+        "port=taken.getsockname()[1]",
+        "SOCKETIO_PORT",
+    ),
+    "a bad setting": (
+        "from gevent import monkey; monkey.patch_all()\n",
+        "ping_interval=0",
+        "ping_interval",
+    ),
+    "a plugin that cannot be imported": (
+        "from gevent import monkey; monkey.patch_all()\n",
+        "plugins=['webpy_socketio.plugins.presense']",
+        "did you mean 'webpy_socketio.plugins.presence'",
+    ),
+}
+
+
+@pytest.mark.patience(30)
+class TestRefusals:
+    @pytest.mark.parametrize("name", MISTAKES)
+    def test_it_says_what_to_do_and_does_not_start(
+        self, name: str, run: Callable[[str], Program]
+    ) -> None:
+        first, keywords, remedy = MISTAKES[name]
+        program = run(
+            f"{first}import web\nfrom webpy_socketio import *\n"
+            "web.config.debug = False\n"
+            "app = web.application(socketio_urls, globals())\n"
+            f"SocketIOServer(None, app.wsgifunc(), {keywords}).serve_forever()\n"
+        )
+        status, _, errors = program.end()
+        assert status == 1
+        assert remedy in errors

@@ -1,0 +1,312 @@
+"""SOCKETIO_* names: where they come from, which one wins, and what they may be."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import web
+
+from webpy_socketio import ConfigurationError, SettingsError, SocketIOServer, configure
+from webpy_socketio.settings import SETTINGS, Settings, resolve
+
+from .conftest import Site
+
+#: What the documentation promises, by the name without prefix.
+DEFAULTS: dict[str, Any] = {
+    "HOST": "127.0.0.1",
+    "PORT": 8000,
+    "PLUGINS": ["webpy_socketio.plugins.message_logger"],
+    "MESSAGE_LOG_FORMAT": '%(REMOTE_ADDR)s - - [%(TIME)s] "Socket.IO %(TYPE)s: %(MESSAGE)s"',
+    "TRANSPORTS": ["polling", "websocket"],
+    "PING_INTERVAL": 25,
+    "PING_TIMEOUT": 20,
+    "UPGRADE_TIMEOUT": 10,
+    "CONNECT_TIMEOUT": 45,
+    "MAX_MESSAGE_SIZE": 1_000_000,
+    "OUTBOX_BYTES": 4 * 1024 * 1024,
+    "OUTBOX_PACKETS": 16_384,
+    "WRITE_TIMEOUT": 20,
+    "INBOX_EVENTS": 256,
+    "MAX_CHANNELS": 128,
+    "MAX_CHANNEL_LENGTH": 255,
+    "NAMESPACES": ["/"],
+    "ALLOWED_ORIGINS": None,
+    "TRUSTED_PROXIES": [],
+    "PRESENCE_KEY": None,
+    "PRESENCE_META": None,
+    "PRESENCE_GRACE": 10,
+}
+
+
+def from_keywords(name: str, value: Any) -> Settings:
+    return resolve({name.lower(): value}, {})
+
+
+def from_web_config(name: str, value: Any) -> Settings:
+    return resolve({}, {f"SOCKETIO_{name}": value})
+
+
+def from_configure(name: str, value: Any) -> Settings:
+    configure({f"SOCKETIO_{name}": value})
+    return resolve({}, {})
+
+
+every_source = pytest.mark.parametrize("source", [from_keywords, from_web_config, from_configure])
+
+
+class TestDefaults:
+    def test_they_are_the_documented_ones(self) -> None:
+        assert {setting.name: setting.default for setting in SETTINGS} == DEFAULTS
+        settings = resolve({}, {})
+        assert {name: getattr(settings, name.lower()) for name in DEFAULTS} == DEFAULTS
+
+    def test_each_is_acceptable_and_explained(self) -> None:
+        for setting in SETTINGS:
+            assert setting.check(setting.default) is None
+            assert setting.doc
+
+    def test_a_running_server_has_them(self, site: Site) -> None:
+        opened = site.websocket().open
+        assert {name: value for name, value in opened.items() if name != "sid"} == {
+            "upgrades": [],
+            "pingInterval": 25_000,
+            "pingTimeout": 20_000,
+            "maxPayload": 1_000_000,
+        }
+        config = site.server.engine.config
+        assert (config.upgrade_timeout, config.connect_timeout) == (10, 45)
+        assert (config.outbox_bytes, config.outbox_packets) == (4 * 1024 * 1024, 16_384)
+        assert (config.write_timeout, config.inbox_events) == (20, 256)
+        assert (tuple(config.namespaces), config.allowed_origins) == (("/",), None)
+
+    def test_what_is_no_setting_says_so(self) -> None:
+        with pytest.raises(AttributeError, match="SOCKETIO_PORTS"):
+            _ = resolve({}, {}).ports
+
+
+class TestSources:
+    @every_source
+    def test_each_is_read(self, source: Callable[[str, Any], Settings]) -> None:
+        assert source("PORT", 1234).port == 1234
+
+    def test_the_nearest_wins(self) -> None:
+        assert resolve({}, {"SOCKETIO_PORT": 1}).port == 1
+        configure({"SOCKETIO_PORT": 2})
+        assert resolve({}, {"SOCKETIO_PORT": 1}).port == 2
+        assert resolve({"port": 3}, {"SOCKETIO_PORT": 1}).port == 3
+        assert resolve({}, {"SOCKETIO_HOST": "::1"}).host == "::1"  # the others are not lost
+        assert resolve({"port": 3}, {}).host == "127.0.0.1"
+
+    def test_a_value_that_is_the_default_wins_too(self) -> None:
+        configure({"SOCKETIO_MESSAGE_LOG_FORMAT": None})
+        assert resolve({}, {"SOCKETIO_MESSAGE_LOG_FORMAT": "%(MESSAGE)s"}).message_log_format is None
+
+    def test_a_server_reads_web_config(self, serve: Callable[..., Site]) -> None:
+        web.config.SOCKETIO_PING_INTERVAL = 5
+        assert serve().websocket().open["pingInterval"] == 5000
+        assert serve(ping_interval=6).websocket().open["pingInterval"] == 6000
+
+    def test_other_names_are_nobodys_business(self) -> None:
+        configure({"DEBUG": True, "socketio_port": 5, "MY_SOCKETIO_PORT": 5, "__name__": "x"})
+        assert resolve({}, {"debug": True}).port == 8000
+
+
+class TestConfigure:
+    def test_a_module_by_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "my_settings.py").write_text("SOCKETIO_PORT = 1234\nDEBUG = True\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        configure("my_settings")
+        monkeypatch.delitem(sys.modules, "my_settings")
+        assert resolve({}, {}).port == 1234
+
+    def test_a_module_itself(self) -> None:
+        module = ModuleType("settings")
+        vars(module)["SOCKETIO_PORT"] = 1234
+        configure(module)
+        assert resolve({}, {}).port == 1234
+
+    def test_a_mapping(self) -> None:
+        configure({"SOCKETIO_PORT": 1234})
+        assert resolve({}, {}).port == 1234
+
+    def test_it_replaces_what_was_there(self) -> None:
+        configure({"SOCKETIO_PORT": 1234, "SOCKETIO_HOST": "::1"})
+        configure({"SOCKETIO_PORT": 4321})
+        settings = resolve({}, {})
+        assert (settings.port, settings.host) == (4321, "127.0.0.1")
+
+    def test_a_mistake_changes_nothing(self) -> None:
+        configure({"SOCKETIO_PORT": 1234})
+        with pytest.raises(SettingsError):
+            configure({"SOCKETIO_PORT": "many"})
+        assert resolve({}, {}).port == 1234
+
+    def test_a_module_that_is_not_there(self) -> None:
+        with pytest.raises(SettingsError, match="no_such_settings"):
+            configure("no_such_settings")
+
+    def test_a_mistake_names_the_module(self) -> None:
+        module = ModuleType("shop.settings")
+        vars(module)["SOCKETIO_PROT"] = 1234
+        with pytest.raises(SettingsError, match=r"shop\.settings: .*SOCKETIO_PROT"):
+            configure(module)
+
+    def test_a_server_takes_it(self, serve: Callable[..., Site]) -> None:
+        configure({"SOCKETIO_PING_TIMEOUT": 3})
+        assert serve().websocket().open["pingTimeout"] == 3000
+
+
+class TestUnknown:
+    @pytest.mark.parametrize(
+        ("name", "near"),
+        [
+            ("SOCKETIO_PROT", "SOCKETIO_PORT"),
+            ("SOCKETIO_PLUGIN", "SOCKETIO_PLUGINS"),
+            ("SOCKETIO_PING_INTERVALL", "SOCKETIO_PING_INTERVAL"),
+            ("SOCKETIO_MESSAGE_LOG", "SOCKETIO_MESSAGE_LOG_FORMAT"),
+        ],
+    )
+    def test_the_nearest_name_is_told(self, name: str, near: str) -> None:
+        for refuse in (lambda: configure({name: 1}), lambda: resolve({}, {name: 1})):
+            with pytest.raises(SettingsError) as caught:
+                refuse()
+            assert f"there is no setting {name}; did you mean {near}?" in str(caught.value)
+
+    def test_nothing_is_near(self) -> None:
+        with pytest.raises(SettingsError) as caught:
+            configure({"SOCKETIO_ZZZZ": 1})
+        assert "did you mean" not in str(caught.value)
+
+    def test_a_server_does_not_start(self) -> None:
+        web.config.SOCKETIO_PROT = 1
+        app = web.application((), {}, autoreload=False)
+        with pytest.raises(SettingsError, match=r"web\.config: .*SOCKETIO_PROT"):
+            SocketIOServer(("127.0.0.1", 0), app.wsgifunc())
+
+    def test_it_is_a_configuration_error_and_a_value_error(self) -> None:
+        assert issubclass(SettingsError, (ConfigurationError, ValueError))
+
+
+def some_function(request: Any, socket: Any, context: Any) -> str:
+    return "key"
+
+
+SECONDS = (
+    [0.001, 1, 25.5, 86_399],
+    [0, -1, "5", None, True, float("nan"), float("inf"), 86_400, [1]],
+)
+
+
+def whole(least: int) -> tuple[list[Any], list[Any]]:
+    return [least, least + 1, 100_000], [least - 1, -1, 1.5, "5", None, True, 2**31 + 1]
+
+
+#: What is taken for each setting, and what is refused.
+VALUES: dict[str, tuple[list[Any], list[Any]]] = {
+    "HOST": (["", "0.0.0.0", "::", "localhost"], [None, 5, b"localhost", ["localhost"]]),
+    "PORT": ([0, 80, 65_535], [-1, 65_536, "8000", 80.0, None, True]),
+    "PLUGINS": ([[], ["a"], ("a.b", "c")], ["a", None, [1], {"a": 1}, 5]),
+    "MESSAGE_LOG_FORMAT": ([None, "", "%(MESSAGE)s"], [5, b"x", ["x"]]),
+    "TRANSPORTS": (
+        [["polling"], ["websocket"], ("websocket", "polling")],
+        [[], "polling", ["flash"], ["polling", "xhr"], None, [1]],
+    ),
+    "PING_INTERVAL": SECONDS,
+    "PING_TIMEOUT": SECONDS,
+    "UPGRADE_TIMEOUT": SECONDS,
+    "CONNECT_TIMEOUT": SECONDS,
+    "WRITE_TIMEOUT": SECONDS,
+    "MAX_MESSAGE_SIZE": whole(1),
+    "OUTBOX_BYTES": whole(1024),
+    "OUTBOX_PACKETS": whole(16),
+    "INBOX_EVENTS": whole(1),
+    "MAX_CHANNELS": whole(0),
+    "MAX_CHANNEL_LENGTH": whole(1),
+    "NAMESPACES": (
+        [["/"], ["/", "/chat"], ("/čaj",)],
+        [[], "/", ["chat"], ["/a,b"], ["/a?b"], [""], None, [1]],
+    ),
+    "ALLOWED_ORIGINS": (
+        [None, [], ["*"], ["https://example.com", "http://localhost:8080"], ["app://shop:1"]],
+        [
+            *("*", "https://example.com", ["example.com"], ["https://example.com/"], ["null"]),
+            *(["https://example.com/path"], ["https://example.com:port"], [None], 5, [""]),
+        ],
+    ),
+    "TRUSTED_PROXIES": (
+        [[], ["127.0.0.1"], ["10.0.0.0/8", "::1", "fd00::/8"]],
+        ["127.0.0.1", ["localhost"], ["10.0.0.0/33"], None, [1], ["300.1.1.1"]],
+    ),
+    "PRESENCE_KEY": ([None, some_function], ["session_id", 5]),
+    "PRESENCE_META": ([None, some_function], [{}, "meta"]),
+    "PRESENCE_GRACE": ([0, 0.5, 10], [-1, None, "10", True, False, 86_400]),
+}
+
+
+def cases(which: int) -> list[Any]:
+    return [
+        pytest.param(name, value, id=f"{name}={value!r}")
+        for name, values in VALUES.items()
+        for value in values[which]
+    ]
+
+
+class TestValues:
+    def test_every_setting_is_tried(self) -> None:
+        assert VALUES.keys() == DEFAULTS.keys()
+
+    @pytest.mark.parametrize(("name", "value"), cases(0))
+    def test_taken(self, name: str, value: Any) -> None:
+        assert getattr(from_keywords(name, value), name.lower()) == value
+
+    @every_source
+    @pytest.mark.parametrize(("name", "value"), cases(1))
+    def test_refused_with_name_value_and_what_it_has_to_be(
+        self, source: Callable[[str, Any], Settings], name: str, value: Any
+    ) -> None:
+        with pytest.raises(SettingsError) as caught:
+            source(name, value)
+        text = str(caught.value)
+        shown = name.lower() if source is from_keywords else f"SOCKETIO_{name}"
+        assert f"{shown} is {value!r}, but has to be " in text
+
+
+class TestEffect:
+    """Settings that no other module's tests see the effect of."""
+
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    def test_a_transport_that_is_switched_off(
+        self, transport: str, serve: Callable[..., Site]
+    ) -> None:
+        site = serve(transports=["websocket" if transport == "polling" else "polling"])
+        if transport == "polling":
+            connection = http.client.HTTPConnection("127.0.0.1", site.port)
+            connection.request("GET", "/socket.io/?EIO=4&transport=polling")
+            response = connection.getresponse()
+            assert (response.status, b"ransport" in response.read()) == (400, True)
+            connection.close()
+            assert site.connect().call("message") == []
+        else:
+            assert site.websocket().status == 400
+            assert site.polling().open["upgrades"] == []
+
+    def test_namespaces(self, serve: Callable[..., Site]) -> None:
+        client = serve(namespaces=["/chat"]).websocket()
+        client.send("40")
+        assert client.receive() == '44{"message":"Invalid namespace"}'
+        assert client.connect(namespace="/chat,")
+
+    def test_origins(self, serve: Callable[..., Site]) -> None:
+        site = serve()
+        assert site.websocket(Origin=site.url).status == 101
+        assert site.websocket(Origin="http://evil.example").status == 403
+        assert site.websocket(Origin="null").status == 403
+        site = serve(allowed_origins=["http://friend.example"])
+        assert site.websocket(Origin="http://friend.example").status == 101
+        assert site.websocket(Origin="http://evil.example").status == 403

@@ -1,0 +1,326 @@
+"""The stages as blinker signals: order, isolation, keywords, and who receives."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import blinker
+import pytest
+
+import webpy_socketio
+from webpy_socketio import Refused, signals
+from webpy_socketio.clients import clients
+from webpy_socketio.signals import STAGES, Stage, ask, emit
+
+from .conftest import Journal, Site
+
+
+class Sender:
+    """As much of a socket as a signal needs."""
+
+    def __init__(self) -> None:
+        self.request: dict[str, Any] = {"PATH_INFO": "/"}
+        self.context: dict[str, Any] = {}
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage("a stage", "of nobody else's")
+
+
+@pytest.fixture
+def sender() -> Any:
+    return Sender()
+
+
+def recorder(journal: list[Any], name: Any) -> Callable[..., None]:
+    def receiver(sender: Any, **keywords: Any) -> None:
+        journal.append(name)
+
+    return receiver
+
+
+class TestCatalogue:
+    def test_the_stages_in_the_order_of_a_life(self) -> None:
+        assert [stage.name for stage in STAGES] == [
+            "connecting",
+            "connect",
+            "message",
+            "subscribing",
+            "subscribe",
+            "unsubscribe",
+            "error",
+            "disconnect",
+            "finish",
+        ]
+
+    @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+    def test_each_is_a_blinker_signal_of_that_name(self, stage: Stage) -> None:
+        assert isinstance(stage, blinker.Signal)
+        assert getattr(signals, stage.name) is stage
+        assert stage.name in signals.__all__
+        assert f"``{stage.name}``" in (signals.__doc__ or "")
+
+    def test_they_are_public(self) -> None:
+        assert webpy_socketio.signals is signals
+
+
+class TestOrder:
+    def test_receivers_run_in_the_order_they_were_connected(
+        self, stage: Stage, sender: Any
+    ) -> None:
+        called: list[int] = []
+        for number in range(50):
+            stage.connect(recorder(called, number), weak=False)
+        emit(stage, sender)
+        assert called == list(range(50))
+
+    def test_also_those_of_one_sender_among_those_of_any(self, stage: Stage, sender: Any) -> None:
+        called: list[int] = []
+        for number in range(20):
+            to = sender if number % 3 else signals.Signal.ANY
+            stage.connect(recorder(called, number), sender=to, weak=False)
+        emit(stage, sender)
+        assert called == list(range(20))
+
+    def test_connecting_again_does_not_double_or_move(self, stage: Stage, sender: Any) -> None:
+        called: list[str] = []
+        first, second = recorder(called, "first"), recorder(called, "second")
+        for receiver in (first, second, first):
+            stage.connect(receiver)
+        emit(stage, sender)
+        assert called == ["first", "second"]
+
+    def test_disconnected_and_connected_again_it_is_last(self, stage: Stage, sender: Any) -> None:
+        called: list[str] = []
+        first, second = recorder(called, "first"), recorder(called, "second")
+        stage.connect(first)
+        stage.connect(second)
+        stage.disconnect(first)
+        stage.connect(first)
+        emit(stage, sender)
+        assert called == ["second", "first"]
+
+    def test_a_receiver_may_connect_and_disconnect_others(self, stage: Stage, sender: Any) -> None:
+        called: list[str] = []
+        late = recorder(called, "late")
+
+        @stage.connect
+        def once(sender: Any, **keywords: Any) -> None:
+            called.append("once")
+            stage.disconnect(once)
+            stage.connect(late)
+
+        emit(stage, sender)
+        called.clear()
+        emit(stage, sender)
+        assert called == ["late"]
+
+
+class TestIsolation:
+    def test_the_rest_run_and_the_failure_is_counted(self, stage: Stage, sender: Any) -> None:
+        called: list[int] = []
+        errors: list[Any] = []
+
+        def bad(sender: Any, **keywords: Any) -> None:
+            raise ValueError("bad")
+
+        def failed(sender: Any, exception: Any, **keywords: Any) -> None:
+            errors.append(exception)
+
+        signals.error.connect(failed)
+        stage.connect(recorder(called, 1), weak=False)
+        stage.connect(bad)
+        stage.connect(recorder(called, 2), weak=False)
+        outcome = emit(stage, sender)
+        assert called == [1, 2]
+        assert outcome.failures == 1
+        assert [str(error) for error in errors] == ["bad"]
+
+    def test_a_failure_is_logged_with_the_receivers_name_and_traceback(
+        self, stage: Stage, sender: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def clumsy(sender: Any, **keywords: Any) -> None:
+            raise ValueError("bad")
+
+        stage.connect(clumsy)
+        emit(stage, sender)
+        (record,) = caplog.records
+        assert record.levelno == logging.ERROR
+        assert record.name == "webpy_socketio"
+        assert "clumsy" in record.getMessage()
+        assert "'a stage'" in record.getMessage()
+        assert record.exc_info
+
+    def test_a_coroutine_receiver_fails_as_it_would_never_run(
+        self, stage: Stage, sender: Any
+    ) -> None:
+        errors: list[Any] = []
+
+        async def never(sender: Any, **keywords: Any) -> None:
+            raise AssertionError("nobody awaits it")
+
+        def failed(sender: Any, exception: Any, **keywords: Any) -> None:
+            errors.append(exception)
+
+        signals.error.connect(failed)
+        stage.connect(never)
+        assert emit(stage, sender).failures == 1
+        assert "coroutine" in str(errors[0])
+
+    def test_a_coroutine_receiver_shuts_a_gate(self, stage: Stage, sender: Any) -> None:
+        async def never(sender: Any, **keywords: Any) -> None:
+            raise Refused("nobody awaits it")
+
+        stage.connect(never)
+        with pytest.raises(Refused, match="^not allowed$"):
+            ask(stage, sender)
+
+    def test_receivers_of_a_muted_signal_are_not_called(self, stage: Stage, sender: Any) -> None:
+        called: list[int] = []
+        stage.connect(recorder(called, 1), weak=False)
+        with stage.muted():
+            emit(stage, sender)
+            ask(stage, sender)
+        assert called == []
+        emit(stage, sender)
+        assert called == [1]
+
+    def test_muted_errors_reach_nobody_and_end_nothing(self, stage: Stage, sender: Any) -> None:
+        called: list[str] = []
+        errors = recorder(called, "error")
+
+        def bad(sender: Any, **keywords: Any) -> None:
+            raise ValueError("bad")
+
+        signals.error.connect(errors)
+        stage.connect(bad)
+        with signals.error.muted():
+            assert emit(stage, sender).failures == 1
+        assert called == []
+
+
+class TestReceivers:
+    def test_values_are_collected_in_order_without_none(self, stage: Stage, sender: Any) -> None:
+        for value in (None, 0, "", None, "last"):
+            stage.connect(lambda sender, value=value, **keywords: value, weak=False)
+        assert emit(stage, sender).values == [0, "", "last"]
+
+    def test_one_that_nothing_else_holds_is_forgotten(self, stage: Stage, sender: Any) -> None:
+        called: list[str] = []
+        stage.connect(recorder(called, "weak"))
+        stage.connect(recorder(called, "strong"), weak=False)
+        gc.collect()
+        emit(stage, sender)
+        assert called == ["strong"]
+
+    def test_a_method_lives_as_long_as_its_object(self, stage: Stage, sender: Any) -> None:
+        called: list[str] = []
+
+        class Counter:
+            def receive(self, sender: Any, **keywords: Any) -> None:
+                called.append("method")
+
+        counter = Counter()
+        stage.connect(counter.receive)
+        emit(stage, sender)
+        del counter
+        gc.collect()
+        emit(stage, sender)
+        assert called == ["method"]
+
+    def test_one_for_a_single_socket_hears_of_no_other(self, site: Site, journal: Journal) -> None:
+        first, second = site.connect(), site.connect()
+        socket = clients.find(first.id)
+
+        def receiver(sender: Any, message: Any, **keywords: Any) -> None:
+            journal.append((sender, message))
+
+        signals.message.connect(receiver, sender=socket)
+        second.call("message", "of the second")
+        first.call("message", "of the first")
+        assert journal == [(socket, "of the first")]
+
+    def test_a_receiver_may_take_what_it_wants_of_the_keywords(
+        self, site: Site, journal: Journal
+    ) -> None:
+        @signals.message.connect
+        def receiver(sender: Any, message: Any, **extra: Any) -> None:
+            journal.append(message)
+
+        site.connect().call("message", "hello")
+        assert journal == ["hello"]
+
+
+#: What every stage carries beside request, socket and context.
+KEYWORDS: dict[str, set[str]] = {
+    "connecting": {"auth"},
+    "connect": {"auth"},
+    "message": {"message", "event", "args", "channel"},
+    "subscribing": {"channel"},
+    "subscribe": {"channel"},
+    "unsubscribe": {"channel", "reason"},
+    "error": {"exception"},
+    "disconnect": {"reason"},
+    "finish": {"reason"},
+}
+
+
+class TestKeywords:
+    def test_each_stage_carries_its_own(self, site: Site, journal: Journal) -> None:
+        def record(stage: Stage) -> Callable[..., None]:
+            def receiver(sender: Any, **keywords: Any) -> None:
+                journal.append((stage.name, sender, keywords))
+
+            return receiver
+
+        for stage in STAGES:
+            stage.connect(record(stage), weak=False)
+        client = site.connect('{"name":"Ann"}')
+        client.call("__subscribe__", "room")
+        client.call("__channel__", "room", "hello")
+        client.call("custom", 1, [2])
+        client.call("__channel__", "elsewhere", "hello")
+        client.call("__unsubscribe__", "room")
+        client.call("__subscribe__", "other")
+        client.send("1")
+        journal.wait(lambda journal: journal[-1][0] == "finish")
+        assert [name for name, _, _ in journal] == [
+            *("connecting", "connect", "subscribing", "subscribe", "message", "message"),
+            *("error", "unsubscribe", "subscribing", "subscribe"),
+            *("disconnect", "unsubscribe", "finish"),
+        ]
+        for name, sender, keywords in journal:
+            assert keywords.keys() == {"request", "socket", "context"} | KEYWORDS[name]
+            assert keywords["socket"] is sender
+            assert keywords["request"] is sender.request
+            assert keywords["context"] is sender.context
+        told = [(name, {k: keywords[k] for k in KEYWORDS[name]}) for name, _, keywords in journal]
+        assert told[0] == ("connecting", {"auth": {"name": "Ann"}})
+        assert told[1] == ("connect", {"auth": {"name": "Ann"}})
+        assert told[4][1] == {
+            "message": "hello",
+            "event": "message",
+            "args": ["hello"],
+            "channel": "room",
+        }
+        assert told[5][1] == {
+            "message": [1, [2]],
+            "event": "custom",
+            "args": [1, [2]],
+            "channel": None,
+        }
+        assert told[7][1] == {"channel": "room", "reason": None}
+        assert told[-3][1] == {"reason": "transport close"}
+        assert told[-2][1] == {"channel": "other", "reason": "transport close"}
+        assert told[-1][1] == {"reason": "transport close"}
+
+    def test_the_documentation_lists_the_same(self) -> None:
+        documented = signals.__doc__ or ""
+        for name, keywords in KEYWORDS.items():
+            after = documented.partition(f"``{name}``")[2]
+            for keyword in keywords:
+                assert f"``{keyword}``" in after, (name, keyword)

@@ -1,0 +1,406 @@
+"""What handlers hold: every method and attribute of a socket, seen by real clients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+
+from webpy_socketio import EncodeError, Socket, on_connect, on_connecting, on_message
+from webpy_socketio.clients import clients
+
+from .conftest import Journal, Site
+from .raw import Closed, WebSocket
+
+
+def socket_of(client: WebSocket) -> Socket:
+    socket = clients.find(client.id)
+    assert socket is not None
+    return socket
+
+
+def gets(client: WebSocket, *messages: Any) -> None:
+    """Assert that a client got these messages, and nothing else."""
+    for message in messages:
+        assert client.event() == ["message", message]
+    assert client.call("barrier") == []
+
+
+class Trio:
+    """Three clients: two in the room, the first of them in the hall too, and one in neither."""
+
+    def __init__(self, site: Site) -> None:
+        self.ann, self.bob, self.eve = (site.connect() for _ in range(3))
+        self.socket = socket_of(self.ann)
+        self.socket.subscribe("room")
+        self.socket.subscribe("hall")
+        socket_of(self.bob).subscribe("room")
+
+    def get(self, *, ann: int, bob: int, eve: int) -> None:
+        for client, copies in ((self.ann, ann), (self.bob, bob), (self.eve, eve)):
+            gets(client, *["hello"] * copies)
+
+
+@pytest.fixture
+def trio(site: Site) -> Trio:
+    return Trio(site)
+
+
+class TestSending:
+    def test_send(self, trio: Trio) -> None:
+        trio.socket.send("hello")
+        trio.get(ann=1, bob=0, eve=0)
+
+    def test_broadcast(self, trio: Trio) -> None:
+        trio.socket.broadcast("hello")
+        trio.get(ann=0, bob=1, eve=1)
+
+    def test_send_and_broadcast(self, trio: Trio) -> None:
+        trio.socket.send_and_broadcast("hello")
+        trio.get(ann=1, bob=1, eve=1)
+
+    def test_broadcast_channel(self, trio: Trio) -> None:
+        trio.socket.broadcast_channel("hello", "room")
+        trio.get(ann=0, bob=1, eve=0)
+
+    def test_broadcast_channel_by_keyword(self, trio: Trio) -> None:
+        trio.socket.broadcast_channel("hello", channel="hall")
+        trio.get(ann=0, bob=0, eve=0)
+
+    def test_broadcast_channel_without_one_is_every_channel_of_the_socket(
+        self, trio: Trio
+    ) -> None:
+        socket_of(trio.bob).subscribe("hall")  # in both, and yet one copy
+        socket_of(trio.eve).subscribe("attic")  # the sender is not there
+        trio.socket.broadcast_channel("hello")
+        trio.get(ann=0, bob=1, eve=0)
+
+    def test_send_and_broadcast_channel(self, trio: Trio) -> None:
+        trio.socket.send_and_broadcast_channel("hello", "room")
+        trio.get(ann=1, bob=1, eve=0)
+
+    def test_send_and_broadcast_channel_without_one(self, trio: Trio) -> None:
+        socket_of(trio.bob).subscribe("hall")
+        trio.socket.send_and_broadcast_channel("hello")
+        trio.get(ann=1, bob=1, eve=0)
+
+    def test_to_a_channel_that_the_sender_is_not_in(self, trio: Trio) -> None:
+        socket_of(trio.eve).broadcast_channel("hello", "room")
+        trio.get(ann=1, bob=1, eve=0)
+
+    def test_send_and_broadcast_channel_reaches_the_sender_anyway(self, trio: Trio) -> None:
+        socket_of(trio.eve).send_and_broadcast_channel("hello", "room")
+        trio.get(ann=1, bob=1, eve=1)
+
+    def test_nobody_else_is_no_error(self, trio: Trio) -> None:
+        trio.socket.broadcast_channel("hello", "nobody is here")
+        socket_of(trio.eve).broadcast_channel("hello")
+        trio.get(ann=0, bob=0, eve=0)
+
+    def test_to_one_that_is_gone_nothing_happens(self, trio: Trio) -> None:
+        trio.socket.disconnect()
+        trio.socket.send("hello")
+        trio.socket.emit("custom")
+        trio.socket.send_and_broadcast_channel("hello", "room")
+        trio.socket.broadcast("hello")
+        gets(trio.bob, "hello", "hello")
+        gets(trio.eve, "hello")
+
+    def test_others_means_this_namespace(self, serve: Callable[..., Site]) -> None:
+        site = serve(namespaces=["/", "/chat"])
+        client = site.connect()
+        client.connect(namespace="/chat,")
+        socket_of(client).send_and_broadcast("hello")
+        assert client.receive() == '42/chat,["message","hello"]'
+        gets(site.connect())
+
+    @pytest.mark.parametrize(
+        "message",
+        ["text", "", "žluťoučký 🐎 \u2028 </script>", 0, 1.5, True, None, [], [1, [2]], {"a": {}}],
+        ids=repr,
+    )
+    def test_whatever_json_holds(self, message: Any, trio: Trio) -> None:
+        trio.socket.send_and_broadcast(message)
+        gets(trio.ann, message)
+        gets(trio.bob, message)
+
+    def test_in_the_order_of_sending(self, trio: Trio) -> None:
+        for number in range(100):
+            trio.socket.send_and_broadcast(number)
+        gets(trio.ann, *range(100))
+        gets(trio.eve, *range(100))
+
+    def test_over_polling(self, site: Site) -> None:
+        client = site.polling()
+        client.connect()
+        socket = clients.find(client.id)
+        assert socket is not None
+        socket.send("one")
+        socket.send_and_broadcast("two")
+        assert client.poll() == ['42["message","one"]', '42["message","two"]']
+
+
+class TestEmit:
+    @pytest.mark.parametrize("args", [(), (1,), ("a", [1], {"b": None})], ids=repr)
+    def test_a_custom_event(self, args: tuple[Any, ...], trio: Trio) -> None:
+        trio.socket.emit("custom event", *args)
+        assert trio.ann.event() == ["custom event", *args]
+        trio.get(ann=0, bob=0, eve=0)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("connect", "connect_error", "disconnect", "disconnecting"),
+            *("newListener", "removeListener"),
+            *("__subscribe__", "__unsubscribe__", "__channel__"),
+        ],
+    )
+    def test_reserved_names_are_refused_at_the_caller(self, name: str, trio: Trio) -> None:
+        with pytest.raises(EncodeError, match=name):
+            trio.socket.emit(name, 1)
+        with pytest.raises(EncodeError, match=name):
+            trio.socket.call(name, 1)
+        trio.get(ann=0, bob=0, eve=0)
+
+    def test_a_name_is_text(self, trio: Trio) -> None:
+        with pytest.raises(EncodeError, match="int"):
+            trio.socket.emit(5)  # type: ignore[arg-type]
+        trio.get(ann=0, bob=0, eve=0)
+
+
+UNSENDABLE: dict[str, Any] = {
+    "NaN": float("nan"),
+    "Infinity": float("inf"),
+    "minus Infinity": float("-inf"),
+    "NaN deep inside": {"a": [1, {"b": float("nan")}]},
+    "NaN as a key": {float("nan"): 1},
+    "NaN beside None": [None, float("nan")],
+    "an object": object(),
+    "a set": {1, 2},
+    "a function": len,
+    "a key that is no text": {("a", "tuple"): 1},
+    "a huge integer": 2**64,
+    "a lone surrogate": "a\ud800b",
+    "a lone surrogate as a key": {"\udfff": 1},
+    "a placeholder beside bytes": [b"x", {"_placeholder": True, "num": 0}],
+}
+
+
+class TestUnsendable:
+    @pytest.mark.parametrize("value", UNSENDABLE.values(), ids=UNSENDABLE)
+    def test_raised_at_the_caller_and_nothing_sent(self, value: Any, trio: Trio) -> None:
+        socket = trio.socket
+        for send in (
+            socket.send,
+            socket.broadcast,
+            socket.send_and_broadcast,
+            socket.broadcast_channel,
+            socket.send_and_broadcast_channel,
+            lambda value: socket.broadcast_channel(value, "room"),
+            lambda value: socket.emit("custom", 1, value),
+            lambda value: socket.call("custom", value),
+        ):
+            with pytest.raises(EncodeError):
+                send(value)
+        trio.get(ann=0, bob=0, eve=0)
+
+    def test_what_refers_to_itself(self, trio: Trio) -> None:
+        loop: list[Any] = []
+        loop.append(loop)
+        with pytest.raises(EncodeError):
+            trio.socket.send(loop)
+        trio.get(ann=0, bob=0, eve=0)
+
+    def test_more_than_an_outbox_takes(self, serve: Callable[..., Site]) -> None:
+        client = serve(outbox_bytes=10_000).connect()
+        with pytest.raises(EncodeError, match="10000"):
+            socket_of(client).send("x" * 10_000)
+        gets(client)
+
+    def test_a_handler_that_tries_is_one_error(self, site: Site, stages: Journal) -> None:
+        @on_message
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            socket.send_and_broadcast(object())
+
+        client = site.connect()
+        assert client.call("message") == [{"error": "internal error"}]
+        assert [type(value) for name, value in stages if name == "error"] == [EncodeError]
+        gets(client)
+
+
+class TestBinary:
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    def test_to_the_client(self, kind: Any, site: Site) -> None:
+        client = site.connect()
+        socket_of(client).send({"picture": kind(b"\0\xff" * 10), "name": "x"})
+        assert client.receive() == (
+            '451-["message",{"picture":{"_placeholder":true,"num":0},"name":"x"}]'
+        )
+        assert client.receive() == b"\0\xff" * 10
+        gets(client)
+
+    def test_to_many(self, trio: Trio) -> None:
+        trio.socket.send_and_broadcast([b"one", b"two"])
+        for client in (trio.ann, trio.bob, trio.eve):
+            head = client.receive()
+            assert isinstance(head, str)
+            assert head.startswith('452-["message"')
+            assert [client.receive(), client.receive()] == [b"one", b"two"]
+
+    def test_from_the_client(self, site: Site, journal: Journal) -> None:
+        @on_message
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(message)
+
+        client = site.connect()
+        client.send('451-["message",{"picture":{"_placeholder":true,"num":0}}]')
+        client.send(b"\1\2")
+        journal.wait(len)
+        assert journal == [{"picture": b"\1\2"}]
+
+    def test_over_polling(self, site: Site, journal: Journal) -> None:
+        @on_message
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(message)
+            socket.send(message)
+
+        client = site.polling()
+        client.connect()
+        client.send('451-["message",{"_placeholder":true,"num":0}]', "bAQI=")
+        journal.wait(len)
+        assert journal == [b"\1\2"]
+        assert client.poll() == ['451-["message",{"_placeholder":true,"num":0}]', "bAQI="]
+
+
+class TestAttributes:
+    def test_the_session_id_is_public_and_not_the_engines(self, site: Site) -> None:
+        client = site.connect()
+        socket = socket_of(client)
+        assert socket.session.session_id == socket.session_id == client.id
+        assert client.open["sid"] != client.id
+        assert client.open["sid"] not in repr(socket)
+        assert not hasattr(socket.session, "id")
+
+    def test_ids_differ(self, site: Site) -> None:
+        assert len({site.connect().id for _ in range(20)}) == 20
+
+    def test_request_is_the_handshakes_environ(self, site: Site) -> None:
+        socket = socket_of(site.connect(Cookie="a=b"))
+        assert socket.request["HTTP_COOKIE"] == "a=b"
+        assert socket.request["QUERY_STRING"] == "EIO=4&transport=websocket"
+
+    def test_context_is_a_plain_dict_that_stays(self, site: Site) -> None:
+        socket = socket_of(site.connect())
+        assert socket.context == {}
+        assert type(socket.context) is dict
+        socket.context["x"] = 1
+        assert socket.context == {"x": 1}
+
+    def test_connected(self, site: Site, journal: Journal) -> None:
+        @on_connect
+        def handler(request: Any, socket: Any, context: Any) -> None:
+            journal.append(socket.connected)
+
+        client = site.connect()
+        socket = socket_of(client)
+        assert socket.connected
+        assert journal == [True]
+        client.send("1")
+        client.wait_closed()
+        assert not socket.connected
+
+    @pytest.mark.parametrize(
+        ("auth", "value"), [("", None), ("{}", {}), ('{"token":[1]}', {"token": [1]})]
+    )
+    def test_auth(self, auth: str, value: Any, site: Site) -> None:
+        assert socket_of(site.connect(auth)).auth == value
+
+    def test_namespace(self, serve: Callable[..., Site]) -> None:
+        client = serve(namespaces=["/", "/chat"]).connect()
+        assert socket_of(client).namespace == "/"
+        client.id = client.connect(namespace="/chat,")["sid"]
+        assert socket_of(client).namespace == "/chat"
+
+    def test_channels(self, trio: Trio) -> None:
+        assert trio.socket.channels == ("room", "hall")
+        assert socket_of(trio.eve).channels == ()
+
+    def test_it_can_be_a_key_and_equals_itself_only(self, trio: Trio) -> None:
+        assert {trio.socket: 1}[socket_of(trio.ann)] == 1
+        assert trio.socket != socket_of(trio.bob)
+
+    def test_its_text_tells_who_it_is(self, site: Site) -> None:
+        client = site.connect()
+        assert repr(socket_of(client)) == f"<Socket {client.id} from 127.0.0.1>"
+
+
+class TestDisconnect:
+    def test_what_was_sent_before_still_arrives(self, site: Site, stages: Journal) -> None:
+        client = site.connect()
+        socket = socket_of(client)
+        socket.send("the last word")
+        socket.disconnect()
+        assert not socket.connected
+        assert client.event() == ["message", "the last word"]
+        assert client.receive() == "41"
+        with pytest.raises(Closed):
+            client.receive()
+        stages.wait_for(("finish", "server namespace disconnect"))
+
+    def test_over_polling(self, site: Site, stages: Journal) -> None:
+        client = site.polling()
+        client.connect()
+        socket = clients.find(client.id)
+        assert socket is not None
+        socket.send("the last word")
+        socket.disconnect()
+        assert client.poll() == ['42["message","the last word"]', "41", "1"]
+        stages.wait_for(("finish", "server namespace disconnect"))
+
+    def test_twice_is_once(self, site: Site, stages: Journal) -> None:
+        client = site.connect()
+        socket = socket_of(client)
+        socket.disconnect()
+        socket.disconnect()
+        stages.wait_for(("finish", "server namespace disconnect"))
+        client.wait_closed()
+        assert [name for name, _ in stages].count("disconnect") == 1
+
+    def test_what_the_client_sent_before_it_knew_is_not_handled(
+        self, site: Site, stages: Journal
+    ) -> None:
+        @on_message
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            socket.disconnect()
+            gevent.idle()
+
+        client = site.connect()
+        for number in range(3):
+            client.emit("message", number)
+        stages.wait_for(("finish", "server namespace disconnect"))
+        assert [value for name, value in stages if name == "message"] == [0]
+
+    def test_the_other_namespaces_of_the_client_stay(self, serve: Callable[..., Site]) -> None:
+        client = serve(namespaces=["/", "/chat"]).connect()
+        other = client.connect(namespace="/chat,")["sid"]
+        socket = clients.find(other)
+        assert socket is not None
+        socket.disconnect()
+        assert client.receive() == "41/chat,"
+        assert client.call("barrier") == []
+
+    def test_while_connecting_it_is_a_refusal(self, site: Site, stages: Journal) -> None:
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> None:
+            socket.disconnect()
+
+        client = site.websocket()
+        client.send("40")
+        packet = client.receive()
+        assert isinstance(packet, str)
+        assert packet.startswith("44")
+        assert json.loads(packet[2:])["message"]
+        assert stages == [("connecting", None)]
