@@ -268,9 +268,7 @@ class TestSubscribe:
         assert client.receive() == '431[{"ok":true}]'
         assert client.event() == ["message", "welcome"]
 
-    def test_nothing_comes_before_subscribe_or_after_unsubscribe_returned(
-        self, site: Site
-    ) -> None:
+    def test_nothing_comes_before_subscribe_or_after_unsubscribe_returned(self, site: Site) -> None:
         client, other = site.connect(), site.connect()
         socket, keeper = socket_of(client), socket_of(other)
         keeper.subscribe("room")

@@ -114,9 +114,7 @@ class TestConnecting:
 
         assert site.connect().id
 
-    def test_one_namespace_may_be_refused_and_another_not(
-        self, serve: Callable[..., Site]
-    ) -> None:
+    def test_one_namespace_may_be_refused_and_another_not(self, serve: Callable[..., Site]) -> None:
         @on_connecting
         def gate(request: Any, socket: Any, context: Any) -> None:
             if socket.namespace == "/staff":
@@ -165,7 +163,9 @@ class TestSubscribing:
         client = site.connect()
         denied = [{"ok": False, "error": "staff only"}]
         assert client.call("__subscribe__", "staff") == denied
-        assert client.call("__subscribe__", "staff-room") == denied  # rather too much than too little
+        assert (
+            client.call("__subscribe__", "staff-room") == denied
+        )  # rather too much than too little
         assert client.call("__subscribe__", "not staff") == [{"ok": True}]
 
     def test_one_that_fails_denies_and_leaks_nothing(self, site: Site, stages: Journal) -> None:

@@ -516,18 +516,14 @@ class TestWire:
         }
 
     @pytest.mark.parametrize("args", [("other",), (), (5,), (None,), ("room", "x"), ([],)])
-    def test_but_only_of_a_channel_that_it_is_in(
-        self, args: tuple[Any, ...], serve: Serve
-    ) -> None:
+    def test_but_only_of_a_channel_that_it_is_in(self, args: tuple[Any, ...], serve: Serve) -> None:
         site = serve(plugins=[PLUGIN])
         Viewer(site, channel="other")
         client = site.connect()
         ((answer),) = client.call("presence_state", *args)
         assert answer == {"ok": False, "error": "not subscribed to this channel"}
 
-    def test_a_crowd_is_only_counted(
-        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_crowd_is_only_counted(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         assert feed.CROWD == 200
         monkeypatch.setattr(feed, "CROWD", 2)
         site = serve(plugins=[PLUGIN], presence_key=by_name)

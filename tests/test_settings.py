@@ -105,7 +105,9 @@ class TestSources:
 
     def test_a_value_that_is_the_default_wins_too(self) -> None:
         configure({"SOCKETIO_MESSAGE_LOG_FORMAT": None})
-        assert resolve({}, {"SOCKETIO_MESSAGE_LOG_FORMAT": "%(MESSAGE)s"}).message_log_format is None
+        assert (
+            resolve({}, {"SOCKETIO_MESSAGE_LOG_FORMAT": "%(MESSAGE)s"}).message_log_format is None
+        )
 
     def test_a_server_reads_web_config(self, serve: Callable[..., Site]) -> None:
         web.config.SOCKETIO_PING_INTERVAL = 5

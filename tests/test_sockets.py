@@ -70,9 +70,7 @@ class TestSending:
         trio.socket.broadcast_channel("hello", channel="hall")
         trio.get(ann=0, bob=0, eve=0)
 
-    def test_broadcast_channel_without_one_is_every_channel_of_the_socket(
-        self, trio: Trio
-    ) -> None:
+    def test_broadcast_channel_without_one_is_every_channel_of_the_socket(self, trio: Trio) -> None:
         socket_of(trio.bob).subscribe("hall")  # in both, and yet one copy
         socket_of(trio.eve).subscribe("attic")  # the sender is not there
         trio.socket.broadcast_channel("hello")
