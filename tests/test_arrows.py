@@ -52,7 +52,7 @@ FOR_TYPES: dict[str, set[str]] = {"signals": {"socket"}, "clients": {"socket"}}
 ENGINE = [
     *("config", "json", "packets", "flusher", "deadlines", "workers", "streams", "origins"),
     *("payloads", "outbox", "socketio_packets", "requests"),
-    *("session", "heartbeat", "inbox", "polling", "websocket"),
+    *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),
 ]
 

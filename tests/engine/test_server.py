@@ -50,7 +50,7 @@ class TestStop:
         assert server.engine.sessions == {}
         engine = server.engine
         for deadlines in (
-            engine._upgrades,
+            engine.upgrades._pending,
             engine._lingering,
             engine._heartbeat._resting,
             engine._heartbeat._awaited,

@@ -16,7 +16,8 @@ import gevent.ssl
 import pytest
 
 from tests.conftest import Journal
-from webpy_socketio.engine.streams import PlainStream, Stream, TLSStream
+from webpy_socketio.engine.streams import PlainStream, Stream
+from webpy_socketio.engine.tls import TLSStream
 
 from .conftest import Recorder, Running, eventually, trust_all
 

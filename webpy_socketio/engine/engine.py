@@ -10,6 +10,7 @@ import contextlib
 import io
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gevent
@@ -26,6 +27,7 @@ from webpy_socketio.engine.polling import Polling, Watch
 from webpy_socketio.engine.requests import Query, RequestError, Response, read_body, read_query
 from webpy_socketio.engine.session import Receiver, Session
 from webpy_socketio.engine.streams import Stream
+from webpy_socketio.engine.upgrades import Upgrades
 from webpy_socketio.engine.websocket import WebSocket, accept
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError
 
@@ -50,7 +52,7 @@ class Engine:
         self.flusher = Flusher(self.loop)
         self.receiver = receiver
         self._heartbeat = Heartbeat(self.loop, config.ping_interval, config.ping_timeout)
-        self._upgrades = Deadlines[WebSocket](self.loop, config.upgrade_timeout, _drop)
+        self.upgrades = Upgrades(self.loop, config.upgrade_timeout)
         #: Closed polling sessions whose client has still to be told; for as long as a poll may
         #: reasonably be on its way.
         self._lingering = Deadlines[Session](self.loop, config.upgrade_timeout, self._forget)
@@ -66,8 +68,7 @@ class Engine:
 
     def left(self, session: Session) -> None:
         self._heartbeat.discard(session)
-        if isinstance(session.upgrading, WebSocket):
-            self._upgrades.discard(session.upgrading)
+        self.upgrades.discard(session)
         transport = session.transport
         if (
             isinstance(transport, Polling)
@@ -173,7 +174,7 @@ class Engine:
         """Forget what is left after `close`, and stop every timer."""
         self.sessions.clear()
         self._heartbeat.clear()
-        self._upgrades.clear()
+        self.upgrades.clear()
         self._lingering.clear()
 
     # -- how a session begins
@@ -253,37 +254,6 @@ class Engine:
             self._forget(session)
         return payload
 
-    # -- an upgrade
-
-    def probed(self, session: Session) -> None:
-        """A WebSocket answered to its probe: long-polling is to fall silent."""
-        if isinstance(session.transport, Polling):
-            session.transport.probed(True)
-
-    def upgraded(self, session: Session, websocket: WebSocket) -> None:
-        """The client changes over to the WebSocket."""
-        self._upgrades.discard(websocket)
-        polling = session.transport
-        session.use(websocket)
-        if isinstance(polling, Polling):
-            polling.replaced()
-
-    def dropped(self, session: Session) -> None:
-        """A WebSocket that was tried is gone; long-polling goes on."""
-        if isinstance(session.upgrading, WebSocket):
-            self._upgrades.discard(session.upgrading)
-        session.upgrading = None
-        if isinstance(session.transport, Polling):
-            session.transport.probed(False)
-
-    def try_upgrade(self, session: Session, websocket: WebSocket) -> bool:
-        """Let `websocket` try to take `session` over; False if there is nothing to take over."""
-        if not isinstance(session.transport, Polling) or session.upgrading or not session.open:
-            return False
-        session.upgrading = websocket
-        self._upgrades.add(websocket)
-        return True
-
     # -- checks
 
     def _find(self, sid: str) -> Session:
@@ -303,23 +273,7 @@ class Engine:
             )
 
     def _with_cors(self, environ: dict[str, Any], response: Response) -> Response:
-        origin = self.origins.cross(environ)
-        if origin is None or not self.origins.allow(environ):
-            return response
-        cors = [
-            ("Access-Control-Allow-Origin", origin),
-            ("Access-Control-Allow-Credentials", "true"),
-            ("Vary", "Origin"),
-        ]
-        if environ["REQUEST_METHOD"] == "OPTIONS":
-            cors += [
-                ("Access-Control-Allow-Methods", "GET, POST"),
-                ("Access-Control-Allow-Headers", "Content-Type"),
-                ("Access-Control-Max-Age", "600"),
-            ]
-        return Response(
-            response.status, response.body, response.content_type, [*response.headers, *cors]
-        )
+        return replace(response, headers=[*response.headers, *self.origins.cors(environ)])
 
 
 class Upgrade:
@@ -346,17 +300,18 @@ class Upgrade:
             engine.receiver.opened(session)
         else:
             session = self._session
+            upgrades = engine.upgrades
             websocket = WebSocket(
                 session,
                 stream,
                 self._protocol,
                 limit,
-                engine.probed,
-                engine.upgraded,
-                engine.dropped,
+                upgrades.probed,
+                upgrades.completed,
+                upgrades.dropped,
             )
             websocket.answer()
-            if not engine.try_upgrade(session, websocket):
+            if not upgrades.begin(session, websocket):
                 # Answered, so that the client learns in its own words that it comes too late.
                 websocket.close(1008, "this session has its WebSocket already")
                 return
@@ -370,10 +325,6 @@ _NO_INPUT = io.BytesIO()
 _SILENT = frozenset(
     ("transport close", "transport error", "ping timeout", "parse error", "slow reader")
 )
-
-
-def _drop(websocket: WebSocket) -> None:
-    websocket.give_up("transport error", 1008)
 
 
 def _sid(environ: dict[str, Any]) -> str:

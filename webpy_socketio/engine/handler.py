@@ -19,7 +19,8 @@ from gevent.ssl import SSLSocket
 
 from webpy_socketio.engine.engine import Engine, Upgrade
 from webpy_socketio.engine.requests import Response
-from webpy_socketio.engine.streams import PlainStream, TLSStream
+from webpy_socketio.engine.streams import PlainStream
+from webpy_socketio.engine.tls import TLSStream
 
 __all__ = ["TAKE_OVER", "RequestHandler"]
 

@@ -46,6 +46,24 @@ class Origins:
             return False
         return self._any or normal in self._allowed or normal == self.own(environ)
 
+    def cors(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
+        """The CORS headers for a response: none unless an allowed page of another origin asks."""
+        origin = self.cross(environ)
+        if origin is None or not self.allow(environ):
+            return []
+        headers = [
+            ("Access-Control-Allow-Origin", origin),
+            ("Access-Control-Allow-Credentials", "true"),
+            ("Vary", "Origin"),
+        ]
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            headers += [
+                ("Access-Control-Allow-Methods", "GET, POST"),
+                ("Access-Control-Allow-Headers", "Content-Type"),
+                ("Access-Control-Max-Age", "600"),
+            ]
+        return headers
+
     def cross(self, environ: dict[str, Any]) -> str | None:
         """The origin of an allowed request from another origin: it needs CORS headers."""
         origin: str | None = environ.get("HTTP_ORIGIN")

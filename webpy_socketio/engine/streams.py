@@ -1,30 +1,24 @@
-"""Bytes in, bytes out, and nobody waits: the two ways to hold a connection's socket.
+"""Bytes in, bytes out, and nobody waits: how a connection's socket is held.
 
 `PlainStream` costs no greenlet: callbacks on the hub read when there is something to read and write
-when there is room. `TLSStream` does the same for a TLS socket, whose reads and writes depend on
-each other and cannot be done from callbacks; it needs two greenlets.
-
-Both have one writer, themselves: no frame is ever cut by another one.
+when there is room. `webpy_socketio.engine.tls` has the other way, for TLS sockets. Both have one
+writer, themselves: no frame is ever cut by another one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket as stdlib_socket
 from typing import Any, Protocol
 
-import gevent
-import gevent.event
-
-__all__ = ["PlainStream", "Stream", "StreamUser", "TLSStream"]
+__all__ = ["CHUNK", "PlainStream", "Stream", "StreamUser", "reason_for"]
 
 logger = logging.getLogger(__name__)
 
 _READ, _WRITE = 1, 2
 
 #: Bytes taken from the kernel at once. Reading stops between two of these, not within one.
-_CHUNK = 65_536
+CHUNK = 65_536
 
 
 class StreamUser(Protocol):
@@ -183,7 +177,7 @@ class PlainStream:
 
     def _discard(self) -> None:
         try:
-            if self._sock.recv(_CHUNK):
+            if self._sock.recv(CHUNK):
                 return
         except (BlockingIOError, InterruptedError):
             return
@@ -193,7 +187,7 @@ class PlainStream:
 
     def _readable(self) -> None:
         try:
-            data = self._sock.recv(_CHUNK)
+            data = self._sock.recv(CHUNK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -244,116 +238,10 @@ class PlainStream:
         user = self._user
         self.abort()
         if user is not None:
-            user.lost(_reason(error))
+            user.lost(reason_for(error))
 
 
-class TLSStream:
-    """A TLS socket of gevent's, read by one greenlet and written by another.
-
-    `run` is the reader: whoever has a greenlet to spare, such as the request handler that accepted
-    the connection, calls it and returns when the connection is over.
-    """
-
-    def __init__(self, sock: Any, write_timeout: float) -> None:
-        self._sock = sock
-        self._sock.settimeout(None)
-        self._write_timeout = write_timeout
-        self._unsent = b""
-        self._user: StreamUser | None = None
-        self._may_read = gevent.event.Event()
-        self._may_read.set()
-        self._may_write = gevent.event.Event()
-        self._closing = False
-        self._closed = False
-        self._ended = gevent.event.Event()
-        gevent.spawn(self._write_all)
-
-    @property
-    def unsent(self) -> int:
-        return len(self._unsent)
-
-    def start(self, user: StreamUser, first: bytes = b"") -> None:
-        if self._closing:
-            return
-        self._user = user
-        if first:
-            user.received(first)
-
-    def run(self) -> None:
-        """Read until the connection is over."""
-        reader = gevent.spawn(self._read_all)
-        self._ended.wait()
-        reader.kill()
-        if self._closing and not self._unsent:
-            self._linger()
-
-    def _linger(self) -> None:
-        """Let the other side read to the end what we sent last (see `PlainStream._shut_down`)."""
-        with contextlib.suppress(OSError), gevent.Timeout(min(1.0, self._write_timeout), False):
-            self._sock.shutdown(stdlib_socket.SHUT_WR)
-            while self._sock.recv(_CHUNK):
-                pass
-
-    def write(self, data: bytes) -> None:
-        if not self._closed and not self._closing:
-            self._unsent += data
-            self._may_write.set()
-
-    def pause(self) -> None:
-        self._may_read.clear()
-
-    def resume(self) -> None:
-        self._may_read.set()
-
-    def close(self) -> None:
-        self._closing = True
-        self._user = None
-        self._may_write.set()
-
-    def abort(self) -> None:
-        self._user = None
-        self._closed = True
-        self._may_write.set()
-        self._ended.set()
-
-    def _read_all(self) -> None:
-        error: OSError | None = None
-        try:
-            while not self._closed:
-                data = self._sock.recv(_CHUNK)
-                if not data:
-                    break
-                self._may_read.wait()
-                if self._user is not None:
-                    self._user.received(data)
-        except OSError as exception:
-            error = exception
-        self._lose(error)
-
-    def _write_all(self) -> None:
-        try:
-            while not self._closed:
-                self._may_write.wait()
-                self._may_write.clear()
-                while self._unsent and not self._closed:
-                    with gevent.Timeout(self._write_timeout, TimeoutError("no progress")):
-                        sent = self._sock.send(self._unsent[:_CHUNK])
-                    self._unsent = self._unsent[sent:]
-                if self._closing:
-                    self.abort()
-                elif self._user is not None and not self._closed:
-                    self._user.drained()
-        except OSError as error:
-            self._lose(error)
-
-    def _lose(self, error: OSError | None) -> None:
-        user = self._user
-        self.abort()
-        if user is not None:
-            user.lost(_reason(error))
-
-
-def _reason(error: OSError | None) -> str:
+def reason_for(error: OSError | None) -> str:
     """The Socket.IO words for how a connection was lost."""
     if error is None or isinstance(error, ConnectionResetError):
         return "transport close"
