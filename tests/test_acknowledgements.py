@@ -233,7 +233,7 @@ class TestCall:
     def test_no_answer_in_time(self, site: Site) -> None:
         client = site.connect()
         socket = socket_of(client)
-        with pytest.raises(CallTimeout, match="'question' within 0.01 s"):
+        with pytest.raises(CallTimeout, match=r"'question' within 0\.01 s"):
             socket.call("question", timeout=0.01)
         client.receive()
         client.send('430["too late"]')

@@ -510,6 +510,27 @@ class TestProcessors:
         client.call("message")
         assert journal[2:] == ["before", "connecting", "connect", "after", "message"]
 
+    def test_they_see_nothing_of_a_connection_that_is_let_in(
+        self, site: Site, journal: Journal
+    ) -> None:
+        # Each request of long-polling would load and save a web session.
+        def processor(handler: Callable[[], Any]) -> Any:
+            journal.append(web.ctx.method)
+            return handler()
+
+        site.app.add_processor(processor)
+        client = site.polling()
+        client.connect()
+        assert journal == ["GET", "GET"]  # the handshake, and connecting
+        client.send('421["message"]')
+        assert client.poll() == ["431[]"]
+        websocket = WebSocket(site.port, query=f"EIO=4&transport=websocket&sid={client.sid}")
+        websocket.send("2probe")
+        assert websocket.receive() == "3probe"
+        websocket.send("5")
+        assert websocket.call("message") == []
+        assert journal == ["GET", "GET"]
+
     @pytest.mark.parametrize(
         ("answer", "status"),
         [

@@ -50,8 +50,8 @@ FOR_TYPES: dict[str, set[str]] = {"signals": {"socket"}, "clients": {"socket"}}
 
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
-    *("config", "json", "packets", "flusher", "deadlines", "workers", "streams", "origins"),
-    *("payloads", "outbox", "socketio_packets", "requests"),
+    *("config", "json", "packets", "flusher", "deadlines", "workers", "streams", "origins", "http"),
+    *("strict", "payloads", "outbox", "socketio_packets", "requests"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),
 ]

@@ -214,9 +214,9 @@ class TestSubscribing:
 
         socket = clients.find(site.connect().id)
         assert socket is not None
-        with pytest.raises(Refused, match="^staff only$"):
+        with pytest.raises(Refused, match=r"^staff only$"):
             socket.subscribe("staff-1")
-        with pytest.raises(Refused, match="^not allowed$"):
+        with pytest.raises(Refused, match=r"^not allowed$"):
             socket.subscribe("broken-1")
         assert socket.channels == ()
         assert socket.subscribe("hall") is True

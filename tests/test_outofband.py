@@ -281,6 +281,33 @@ class TestThreads:
         assert journal == [thread(), thread()]
         assert elsewhere[2] != thread()
 
+    def test_outboxes_are_filled_in_the_thread_of_the_server(self, site: Site) -> None:
+        thread = get_original("_thread", "get_ident")
+        seen = []
+
+        class Watched:
+            def __init__(self, outbox: Any) -> None:
+                self.outbox = outbox
+
+            def push(self, message: Any) -> None:
+                seen.append(thread())
+                self.outbox.push(message)
+
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        socket = socket_of(client)
+        socket.outbox = Watched(socket.outbox)  # type: ignore[assignment]
+
+        def work() -> None:
+            broadcast(1)
+            broadcast_channel(2, "room")
+            socket.send_and_broadcast(3)
+            socket.send_and_broadcast_channel(4)
+
+        in_thread(work)
+        gets(client, 1, 2, 3, 4)
+        assert seen == [thread()] * 4
+
     def test_what_subscribing_raises(self, site: Site) -> None:
         @on_subscribing
         def gate(request: Any, socket: Any, context: Any, channel: str) -> None:

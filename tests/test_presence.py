@@ -374,7 +374,7 @@ class TestPlugin:
         site = serve(plugins=[PLUGIN])
         Viewer(site)
         site.server.stop()
-        with pytest.raises(ConfigurationError, match="webpy_socketio.plugins.presence"):
+        with pytest.raises(ConfigurationError, match=r"webpy_socketio\.plugins\.presence"):
             presence.members("room")
         site = serve(plugins=[])
         client = site.connect()

@@ -356,6 +356,7 @@ class Program:
         self.popen = subprocess.Popen(
             [sys.executable, str(path)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -367,7 +368,7 @@ class Program:
 
     def end(self) -> tuple[int, str, str]:
         """Its exit status, and what else it wrote."""
-        out, errors = self.popen.communicate()
+        out, errors = self.popen.communicate("\n")
         return self.popen.returncode, out, errors
 
 
@@ -411,6 +412,19 @@ class TestSignals:
         assert lines[-1] == "end"
         assert sorted(lines[:-1]) == sorted(f"finish {session_id}" for session_id in ids)
         assert errors == ""
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_while_it_ends_another_one_does_not_kill_it(
+        self, number: int, run: Callable[[str], Program]
+    ) -> None:
+        program = run(SERVER.replace("DEBUG", "False") + "sys.stdin.readline()\nsay('done')\n")
+        client = WebSocket(int(program.line().split()[1]))
+        client.connect()  # so it serves by now
+        program.popen.send_signal(signal.SIGTERM)
+        assert [program.line(), program.line()] == [f"finish {client.id}", "end"]
+        program.popen.send_signal(number)
+        status, out, errors = program.end()
+        assert (status, out, errors) == (0, "done\n", "")
 
     def test_the_main_script_imported_twice_serves_once(
         self, run: Callable[[str], Program]

@@ -176,7 +176,7 @@ class TestIsolation:
             raise Refused("nobody awaits it")
 
         stage.connect(never)
-        with pytest.raises(Refused, match="^not allowed$"):
+        with pytest.raises(Refused, match=r"^not allowed$"):
             ask(stage, sender)
 
     def test_receivers_of_a_muted_signal_are_not_called(self, stage: Stage, sender: Any) -> None:

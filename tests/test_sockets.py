@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import gevent
 import pytest
 
 from webpy_socketio import EncodeError, Socket, on_connect, on_connecting, on_message
@@ -373,11 +372,10 @@ class TestDisconnect:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.disconnect()
-            gevent.idle()
 
-        client = site.connect()
-        for number in range(3):
-            client.emit("message", number)
+        client = site.polling()
+        client.connect()
+        client.send(*(f'42["message",{number}]' for number in range(3)))  # all of them at once
         stages.wait_for(("finish", "server namespace disconnect"))
         assert [value for name, value in stages if name == "message"] == [0]
 

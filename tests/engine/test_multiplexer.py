@@ -165,6 +165,38 @@ class TestConnecting:
         connected.send("41")
         assert connected.wait_closed() == 1000
 
+    def test_to_be_refused_again_and_again_buys_no_time(self, run: Callable[..., Running]) -> None:
+        server = run(connect_timeout=0.3)
+        client = server.websocket()
+        refusals = 0
+        try:
+            while True:
+                client.send('40{"refuse":true}')
+                assert client.receive() == '44{"message":"not you"}'
+                refusals += 1
+        except (raw.Closed, OSError):
+            assert refusals > 1
+
+    def test_attachments_that_never_come_are_not_waited_for(
+        self, run: Callable[..., Running]
+    ) -> None:
+        server = run(ping_timeout=0.2)
+        client = server.websocket()
+        client.connect()
+        client.send('452-["event",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]')
+        client.send(b"one of two")
+        assert client.wait_closed() == 1002
+        server.application.wait_for(("disconnected", "/", "parse error"))
+
+    def test_attachments_that_came_are_forgotten(self, run: Callable[..., Running]) -> None:
+        server = run(ping_timeout=0.2)
+        client = server.websocket()
+        client.connect()
+        client.send('451-["event",{"_placeholder":true,"num":0}]')
+        client.send(b"all of it")
+        server.application.wait_for(("event", "event", [b"all of it"]))
+        assert len(server.socketio._incomplete) == 0
+
 
 class TestRules:
     @pytest.mark.parametrize(

@@ -27,6 +27,16 @@ class EngineConfig:
     outbox_packets: int = 16_384
     #: Seconds without progress after which writing to a client is given up.
     write_timeout: float = 20.0
+    #: Sessions at once; further ones are answered with 503.
+    max_sessions: int = 20_000
+    #: Seconds for the head of an HTTP request, and for a TLS handshake.
+    header_timeout: float = 10.0
+    #: Seconds without progress in a request's body; beyond them it has to bring 1,000 bytes each.
+    body_timeout: float = 20.0
+    #: Seconds a connection may rest between two HTTP requests.
+    idle_timeout: float = 75.0
+    #: Bytes of the body of a request to the application.
+    max_body_size: int = 16 * 1024 * 1024
     #: Events of one connection that may wait for its handlers, before reading from it stops.
     inbox_events: int = 256
     #: Transports that clients may use.

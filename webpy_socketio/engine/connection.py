@@ -99,6 +99,7 @@ class Connection:
         if self._state is not CONNECTING:
             return False
         self._state = CONNECTED
+        self._multiplexer.accepted()
         self.session.outbox.push(encode_connect(self.namespace, self.id))
         return True
 

@@ -86,7 +86,7 @@ class Engine:
 
     def owns(self, environ: dict[str, Any]) -> bool:
         """Whether this is a request of a session that lives here already."""
-        return bool(self.sessions) and _sid(environ) in self.sessions
+        return bool(self.sessions) and _sid(environ.get("QUERY_STRING", "")) in self.sessions
 
     def respond(self, environ: dict[str, Any], watch: Watch) -> Response:
         """Answer a long-polling request; may wait, for as long as there is nothing to send.
@@ -158,9 +158,15 @@ class Engine:
         """Wait until every answer is written; False if some are not after `timeout` seconds."""
         return bool(self._answered.wait(timeout))
 
+    def broken_off(self, query: str, reason: str) -> None:
+        """A request came with half a body, or too much: what it was to say is lost, so is all."""
+        session = self.sessions.get(_sid(query))
+        if session is not None:
+            session.close(reason)
+
     def undelivered(self, environ: dict[str, Any]) -> None:
         """An answer could not be written; if messages were in it, they are lost, and so is all."""
-        session = self.sessions.get(_sid(environ))
+        session = self.sessions.get(_sid(environ.get("QUERY_STRING", "")))
         if session is not None and environ["REQUEST_METHOD"] == "GET":
             session.close("transport error")
 
@@ -265,6 +271,8 @@ class Engine:
     def _check_open(self) -> None:
         if self._stopping:
             raise RequestError(3, "The server is stopping", "503 Service Unavailable", True)
+        if len(self.sessions) >= self.config.max_sessions:
+            raise RequestError(3, "The server is full", "503 Service Unavailable", True)
 
     def _check_origin(self, environ: dict[str, Any]) -> None:
         if not self.origins.allow(environ):
@@ -327,9 +335,9 @@ _SILENT = frozenset(
 )
 
 
-def _sid(environ: dict[str, Any]) -> str:
+def _sid(query: str) -> str:
     """The session id in a query string, as the stock client writes it: never percent-encoded."""
-    for part in environ.get("QUERY_STRING", "").split("&"):
+    for part in query.split("&"):
         if part.startswith("sid="):
             return str(part[4:])
     return ""

@@ -14,12 +14,12 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gevent.pywsgi import WSGIHandler
 from gevent.ssl import SSLSocket
 
 from webpy_socketio.engine.engine import Engine, Upgrade
 from webpy_socketio.engine.requests import Response
 from webpy_socketio.engine.streams import PlainStream
+from webpy_socketio.engine.strict import StrictHandler
 from webpy_socketio.engine.tls import TLSStream
 
 __all__ = ["TAKE_OVER", "RequestHandler"]
@@ -31,19 +31,27 @@ TAKE_OVER = "webpy_socketio.take_over"
 _READ = 1
 
 
-class RequestHandler(WSGIHandler):
+class RequestHandler(StrictHandler):
     """pywsgi's handler, with an engine beside the application."""
 
-    # pywsgi's, which says nothing about their types.
-    result: Any
-    socket: Any
+    result: Any  # pywsgi's, which says nothing about its type
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         super().__init__(sock, address, server, rfile)
+        sock.settimeout(None)  # the one of the TLS handshake
         if sock.family in (_socket.AF_INET, _socket.AF_INET6):
             # Small answers and frames are the rule here; Nagle's algorithm holds the second of two
             # back until the first is acknowledged, 40 ms later.
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+
+    def body_limit(self, path: str) -> int:
+        engine: Engine = self.server.engine
+        if path.partition("?")[0] == engine.path:
+            return self.config.max_message_size
+        return super().body_limit(path)
+
+    def broken_off(self, reason: str) -> None:
+        self.server.engine.broken_off(self.path.partition("?")[2], reason)
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
@@ -116,11 +124,6 @@ class RequestHandler(WSGIHandler):
             with engine.answering():
                 self._answer(engine.respond(environ, self._watch), cookies)
             return
-        if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
-            # Its body would be read as frames, or its frames as another request.
-            body = b"a WebSocket handshake has no body\n"
-            self._answer(Response("400 Bad Request", body, headers=[("Connection", "close")]), [])
-            return
         upgrade = engine.upgrade(environ, cookies)
         if isinstance(upgrade, Upgrade):
             self._hand_over(engine, upgrade)
@@ -129,10 +132,6 @@ class RequestHandler(WSGIHandler):
 
     def _answer(self, response: Response, cookies: list[tuple[str, str]]) -> None:
         headers = response.all_headers() + cookies
-        if ("Connection", "close") in headers:
-            # What is left of the body is not read, however long it says it is.
-            self.wsgi_input.chunked_input = False
-            self.wsgi_input.content_length = None
         engine: Engine = self.server.engine
         self.start_response(response.status, headers)
         self.result = [response.body]
@@ -148,7 +147,7 @@ class RequestHandler(WSGIHandler):
             self.result = None
 
     def _hand_over(self, engine: Engine, upgrade: Upgrade) -> None:
-        self.status, self._orig_status = b"101", "101 Switching Protocols"  # for the access log
+        self.status = self._orig_status = "101 Switching Protocols"  # for the access log
         self.close_connection = True
         self.headers_sent = True
         first = self._read_ahead()

@@ -34,6 +34,9 @@ class SocketIO:
         self._unconnected = Deadlines[Session](
             gevent.get_hub().loop, self.config.connect_timeout, _give_up
         )
+        self._incomplete = Deadlines[Session](
+            gevent.get_hub().loop, self.config.ping_timeout, _give_up_waiting
+        )
 
     def opened(self, session: Session) -> None:
         session.data = Multiplexer(self, session)
@@ -44,18 +47,29 @@ class SocketIO:
 
     def closed(self, session: Session, reason: str) -> None:
         self._unconnected.discard(session)
+        self._incomplete.discard(session)
         session.data.closed(reason)
 
     def connected(self, session: Session, connected: bool) -> None:
         """A session has its first namespace, or lost its last one: it may not stay without."""
         if connected:
             self._unconnected.discard(session)
-        else:
+        elif session not in self._unconnected:  # to be refused again and again buys no time
             self._unconnected.add(session)
+
+    def announced(self, session: Session) -> None:
+        """Attachments are to follow: soon, or what came so far would be kept for ever."""
+        if session not in self._incomplete:
+            self._incomplete.add(session)
+
+    def completed(self, session: Session) -> None:
+        """The attachments came."""
+        self._incomplete.discard(session)
 
     def dispose(self) -> None:
         """Stop the timer, and let idle greenlets go."""
         self._unconnected.clear()
+        self._incomplete.clear()
         self.workers.dispose()
 
 
@@ -93,7 +107,10 @@ class Multiplexer:
         if packet is None:
             if not self._connections:
                 raise ProtocolError("a binary packet before CONNECT")
+            self._socketio.announced(self.session)
             return
+        if isinstance(data, bytes):
+            self._socketio.completed(self.session)
         connection = self._connections.get(packet.namespace)
         if packet.type == CONNECT:
             self._connect(packet.namespace, packet.data, connection)
@@ -118,15 +135,17 @@ class Multiplexer:
             self.session.outbox.push(encode_connect_error(namespace, "Invalid namespace"))
             return
         connection = Connection(self, namespace, auth)
-        if not self._connections:
-            self._socketio.connected(self.session, True)
         self._connections[namespace] = connection
         connection.inbox.put(self.application.connect, connection)
 
+    def accepted(self) -> None:
+        """A connection was accepted: the session may stay."""
+        self._socketio.connected(self.session, True)
+
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is over, while the session goes on."""
-        last = self._connections.pop(connection.namespace, None) and not self._connections
-        if last and self.session.open:
+        self._connections.pop(connection.namespace, None)
+        if self.session.open and not self._connections:
             self._socketio.connected(self.session, False)
 
     def close_if_unused(self) -> None:
@@ -144,3 +163,7 @@ class Multiplexer:
 
 def _give_up(session: Session) -> None:
     session.close("connect timeout")
+
+
+def _give_up_waiting(session: Session) -> None:
+    session.close("parse error", ProtocolError.close_code, "attachments never came")

@@ -51,6 +51,8 @@ class EngineServer(WSGIServer):
         super().__init__(listener, application or take_over_all(engine.path), **pywsgi)
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
+        # For the handshake; the request's handler takes it back.
+        client_socket.settimeout(self.engine.config.header_timeout)
         try:
             super().wrap_socket_and_handle(client_socket, address)
         except OSError as error:  # most often somebody who does not speak TLS, or not ours

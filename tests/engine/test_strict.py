@@ -1,0 +1,238 @@
+"""What the server does about requests that are not plain HTTP: one 4xx, and the connection closed.
+
+On a user's own pages too: these go to the application.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from tests import raw
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer
+from webpy_socketio.engine.server import take_over_all
+
+
+class Pages:
+    """A WSGI application that remembers what reached it, and answers with the body."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        data = environ["wsgi.input"].read()
+        self.bodies.append(data)
+        assert environ.get("CONTENT_LENGTH", "0") == str(len(data))
+        start_response("200 OK", [("Content-Length", str(len(data)))])
+        return [data]
+
+
+class Nobody:
+    def opened(self, session: Any) -> None: ...
+    def message(self, session: Any, data: Any) -> None: ...
+    def closed(self, session: Any, reason: str) -> None: ...
+
+
+class Server:
+    def __init__(self, **config: Any) -> None:
+        self.pages = Pages()
+        self.log = io.StringIO()
+        engine = Engine(Nobody(), EngineConfig(**config))
+        self.server = EngineServer(
+            ("127.0.0.1", 0), engine, self.pages, log=None, error_log=self.log
+        )
+        self.server.start()
+
+    def connect(self) -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", self.server.server_port))
+        raw.OPENED.append(sock)
+        return sock
+
+    def exchange(self, data: bytes) -> bytes:
+        """Send, and read until the server closes."""
+        sock = self.connect()
+        sock.sendall(data)
+        return read_all(sock)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    received = b""
+    while data := sock.recv(65_536):
+        received += data
+    return received
+
+
+@pytest.fixture
+def serve_pages() -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(**config: Any) -> Server:
+        servers.append(Server(**config))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.server.stop()
+
+
+@pytest.fixture
+def pages(serve_pages: Callable[..., Server]) -> Server:
+    return serve_pages()
+
+
+POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("request_", "status"),
+        [
+            (POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+            (POST + b"Content-Length: 5\r\nContent-Length: 0\r\n\r\nhello", b"400"),
+            (POST + b"Content-Length: +5\r\n\r\nhello", b"400"),
+            (POST + b"Transfer-Encoding: xchunked\r\n\r\n", b"400"),
+            (POST + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n", b"413"),
+            (POST + b"Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n", b"400"),
+            (POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", b"400"),
+            (POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"400"),
+            (
+                POST + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
+                b"400",
+            ),
+            (POST + b"Content-Length: 99999999999999999999\r\n\r\n", b"413"),
+            (b"GET / HTTP/1.1\r\n" + b"H: x\r\n" * 200 + b"\r\n", b"431"),
+            (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", b"414"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: \x00\r\n\r\n", b"400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n", b"400"),
+            (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"400"),
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
+        ],
+    )
+    def test_one_answer_and_closed(self, request_: bytes, status: bytes, pages: Server) -> None:
+        answer = pages.exchange(request_ + SMUGGLED)
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b"Connection: close" in answer
+        assert pages.pages.bodies == []
+        assert pages.log.getvalue() == ""
+
+    def test_the_others_are_served(self, pages: Server) -> None:
+        pages.exchange(b"junk\r\n\r\n")
+        assert pages.exchange(SMUGGLED).startswith(b"HTTP/1.1 200")
+
+    def test_a_page_has_a_limit_too(self, serve_pages: Callable[..., Server]) -> None:
+        server = serve_pages(max_body_size=10)
+        assert server.exchange(POST + b"Content-Length: 11\r\n\r\n").startswith(b"HTTP/1.1 413")
+        whole = POST + b"Connection: close\r\nContent-Length: 10\r\n\r\n0123456789"
+        assert server.exchange(whole).endswith(b"\r\n\r\n0123456789")
+
+
+class TestBodies:
+    def test_chunks_are_put_together(self, pages: Server) -> None:
+        chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"
+        answer = pages.exchange(chunked + SMUGGLED)
+        assert pages.pages.bodies == [b"hello", b""]
+        assert answer.count(b"HTTP/1.1 200") == 2
+
+    def test_a_large_one_arrives_whole(self, pages: Server) -> None:
+        data = bytes(range(256)) * 4096  # goes to a temporary file
+        head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(data)
+        assert pages.exchange(head + data).endswith(data)
+
+    def test_one_that_is_asked_for(self, pages: Server) -> None:
+        sock = pages.connect()
+        sock.sendall(
+            POST + b"Connection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        )
+        assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(b"hi")
+        assert read_all(sock).endswith(b"\r\n\r\nhi")
+
+    @pytest.mark.parametrize("reset", [False, True])
+    def test_half_a_body_reaches_nobody(self, reset: bool, pages: Server) -> None:
+        sock = pages.connect()
+        sock.sendall(POST + b"Content-Length: 100\r\n\r\n0123456789")
+        if reset:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sock.close()
+        else:
+            sock.shutdown(socket.SHUT_WR)
+            assert read_all(sock).startswith(b"HTTP/1.1 400")
+        assert pages.exchange(SMUGGLED).startswith(b"HTTP/1.1 200")
+        assert pages.pages.bodies == [b""]
+        assert pages.log.getvalue() == ""
+
+
+class TestDeadlines:
+    def test_a_head_that_trickles(self, serve_pages: Callable[..., Server]) -> None:
+        server = serve_pages(header_timeout=0.1)
+        sock = server.connect()
+        sock.sendall(b"GET / HT")
+        assert read_all(sock).startswith(b"HTTP/1.1 408")
+
+    def test_one_that_says_nothing(self, serve_pages: Callable[..., Server]) -> None:
+        server = serve_pages(header_timeout=0.1)
+        assert read_all(server.connect()) == b""
+
+    def test_one_that_rests_between_requests(self, serve_pages: Callable[..., Server]) -> None:
+        server = serve_pages(idle_timeout=0.1)
+        sock = server.connect()
+        sock.sendall(SMUGGLED.replace(b"Connection: close\r\n", b""))
+        answer = read_all(sock)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.count(b"HTTP/1.1") == 1
+
+    def test_a_body_that_stops(self, serve_pages: Callable[..., Server]) -> None:
+        server = serve_pages(body_timeout=0.1)
+        sock = server.connect()
+        sock.sendall(POST + b"Content-Length: 100\r\n\r\n0123456789")
+        assert read_all(sock).startswith(b"HTTP/1.1 408")
+        assert server.pages.bodies == []
+
+    def test_a_body_that_trickles(self, serve_pages: Callable[..., Server]) -> None:
+        server = serve_pages(body_timeout=0.2)
+        sock = server.connect()
+        sock.sendall(POST + b"Content-Length: 100000\r\n\r\n")
+
+        def trickle() -> None:
+            try:
+                while True:
+                    sock.sendall(b"x")
+                    gevent.sleep(0.05)  # slower than the least rate, faster than the deadline
+            except OSError:
+                pass  # the server has had enough
+
+        trickling = gevent.spawn(trickle)
+        answer = sock.recv(1000)
+        trickling.kill()
+        assert answer.startswith(b"HTTP/1.1 408")
+
+    def test_many_slow_ones_hold_nobody_up(self, serve_pages: Callable[..., Server]) -> None:
+        server = serve_pages(header_timeout=5.0)
+        slow = [server.connect() for _ in range(200)]
+        for sock in slow:
+            sock.sendall(b"GET ")
+        assert server.exchange(SMUGGLED).startswith(b"HTTP/1.1 200")
+
+
+class TestConnectionClose:
+    def test_it_is_said_and_done(self, pages: Server) -> None:
+        answer = pages.exchange(SMUGGLED)
+        assert b"\r\nConnection: close\r\n" in answer
+
+
+class TestSessions:
+    def test_a_full_server_says_so(self, serve_pages: Callable[..., Server]) -> None:
+        server = serve_pages(max_sessions=1)
+        server.server.application = take_over_all("/engine.io/")
+        first = raw.Polling(server.server.server_port, "/engine.io/")
+        assert first.sid
+        target = b"GET /engine.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: a\r\n\r\n"
+        assert server.exchange(target).startswith(b"HTTP/1.1 503")

@@ -1,0 +1,234 @@
+"""HTTP/1.1 requests, read strictly: whatever two readers could read differently is refused.
+
+pywsgi is lax where it hurts behind a proxy: it takes the first of two lengths, ``+5`` for a length,
+``xchunked`` for chunked. What one reader takes for a body another one takes for the next request
+(request smuggling; RFC 9112, 11.2). So nothing here is guessed. Pure functions from bytes, and two
+that read from a file; limits are the caller's, deadlines too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+__all__ = ["BadRequest", "Head", "Reader", "Truncated", "parse_head", "read_body", "read_head"]
+
+#: Bytes of a request line, of a whole head, and the number of its headers.
+MAX_LINE = 8192
+MAX_HEAD = 65_536
+MAX_HEADERS = 100
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# One space between the parts, no control characters (RFC 9112, 3). Bytes above ASCII are not
+# allowed there either, but browsers of some age send them and nobody misreads them.
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^\x00-\x20\x7f]+) HTTP/(1\.[01])")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[0-9A-Za-z._~!$&'()*+;=%\-]*)(?::[0-9]{0,5})?")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+
+
+class BadRequest(ValueError):
+    """The request cannot be read, or is too large; the connection is closed after `status`."""
+
+    def __init__(self, message: str, status: str = "400 Bad Request") -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Truncated(BadRequest):
+    """The request ends early: the client has gone."""
+
+
+class Reader(Protocol):
+    """A buffered file to read from, as sockets make them."""
+
+    def readline(self, size: int = -1, /) -> bytes:
+        """A line with its end, or less at the end of the file or after `size` bytes."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """`size` bytes, or less at the end of the file."""
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """What is there of `size` bytes; nothing only at the end of the file."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A request line and headers that can be read one way only."""
+
+    method: str
+    target: str
+    version: str
+    #: Names as they came, and values without the white space around them.
+    headers: list[tuple[str, str]]
+    #: Bytes of the body; None if it is chunked.
+    length: int | None
+    #: Whether the connection ends with this request.
+    close: bool
+    #: Whether the client waits to be told that its body is wanted.
+    expects: bool
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows."""
+        return self.length != 0
+
+
+def read_head(file: Reader) -> bytes:
+    """Read a head, from the request line to the empty line; b"" if the client has gone before.
+
+    Raises `BadRequest` as soon as it is too large.
+    """
+    line = file.readline(MAX_LINE + 1)
+    if line == b"\r\n":  # one empty line before is forgiven (RFC 9112, 2.2)
+        line = file.readline(MAX_LINE + 1)
+    if not line:
+        return b""
+    if len(line) > MAX_LINE:
+        raise BadRequest(f"a request line above {MAX_LINE} bytes", "414 URI Too Long")
+    lines = [line]
+    size = len(line)
+    while line != b"\r\n":
+        if not line.endswith(b"\r\n"):
+            raise BadRequest("a line that does not end as HTTP's do, or an end in the middle")
+        line = file.readline(MAX_HEAD + 1)
+        size += len(line)
+        if size > MAX_HEAD or len(lines) > MAX_HEADERS + 1:
+            raise BadRequest("too many headers", "431 Request Header Fields Too Large")
+        lines.append(line)
+    return b"".join(lines)
+
+
+def parse_head(head: bytes) -> Head:
+    """Parse what `read_head` read; raises `BadRequest` for whatever is not plain HTTP/1.1."""
+    first, *lines = head[:-4].split(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(first)
+    if match is None:
+        raise BadRequest("a request line that is not HTTP/1.0 or 1.1")
+    method, target, version = match[1].decode(), match[2], match[3].decode()
+    headers = [_parse_header(line) for line in lines]
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        values.setdefault(name.lower(), []).append(value)
+    _check_host(values.get(b"host", []), version)
+    length = _find_length(values, version)
+    options = {
+        option.strip().lower()
+        for value in values.get(b"connection", [])
+        for option in value.split(b",")
+    }
+    if b"upgrade" in options and length != 0:
+        # Whoever upgrades reads what follows as another protocol; a proxy reads it as the body.
+        raise BadRequest("a body in a request that asks for an upgrade")
+    expect = b",".join(values.get(b"expect", [])).lower()
+    if expect not in (b"", b"100-continue"):
+        raise BadRequest("an expectation that nobody can meet", "417 Expectation Failed")
+    return Head(
+        method,
+        _origin_form(target, method),
+        version,
+        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers],
+        length,
+        b"close" in options or (version == "1.0" and b"keep-alive" not in options),
+        bool(expect) and version == "1.1",
+    )
+
+
+def _parse_header(line: bytes) -> tuple[bytes, bytes]:
+    name, colon, value = line.partition(b":")
+    # No space before the colon, no folded lines: both are read differently by different readers
+    # (RFC 9112, 5.1 and 5.2).
+    if not colon or _TOKEN.fullmatch(name) is None:
+        raise BadRequest("a header without a proper name")
+    value = value.strip(b" \t")
+    if _VALUE.fullmatch(value) is None:
+        raise BadRequest("a header with control characters")
+    return name, value
+
+
+def _check_host(hosts: list[bytes], version: str) -> None:
+    if len(hosts) > 1 or (version == "1.1" and not hosts):
+        raise BadRequest("not exactly one Host")
+    if hosts and _HOST.fullmatch(hosts[0]) is None:
+        raise BadRequest("a Host that is not one")
+
+
+def _find_length(values: dict[bytes, list[bytes]], version: str) -> int | None:
+    lengths, codings = values.get(b"content-length"), values.get(b"transfer-encoding")
+    if codings is not None:
+        if lengths is not None or version == "1.0":
+            raise BadRequest("a body with two ways to tell its length")
+        if [coding.lower() for coding in codings] != [b"chunked"]:
+            raise BadRequest("a transfer coding other than chunked")
+        return None
+    if lengths is None:
+        return 0
+    if len(lengths) > 1 or not lengths[0].isdigit():
+        raise BadRequest("a Content-Length that is not one number")
+    return min(int(lengths[0][:19]), 10**18)  # more digits are no more than above every limit
+
+
+def _origin_form(target: bytes, method: str) -> str:
+    """The path and query, also of a request written for a proxy (RFC 9112, 3.2.2)."""
+    absolute = _ABSOLUTE.match(target)
+    if absolute is not None:
+        target = target[absolute.end() :] or b"/"
+        if target.startswith(b"?"):
+            target = b"/" + target
+    if not target.startswith(b"/") and not (target == b"*" and method == "OPTIONS"):
+        raise BadRequest("a request for something that is not a path here")
+    return target.decode("latin-1")
+
+
+def read_body(
+    file: Reader, length: int | None, limit: int, into: IO[bytes], progress: Callable[[int], None]
+) -> int:
+    """Read a whole body and write it to `into`; returns its size.
+
+    `progress` is told of each piece's size. Raises `BadRequest` if the body is larger than `limit`,
+    before reading what is too much, is framed wrongly, or ends early.
+    """
+    if length is not None:
+        if length > limit:
+            raise too_large(limit)
+        _copy(file, length, into, progress)
+        return length
+    total = 0
+    while True:
+        line = file.readline(MAX_LINE)
+        size = _CHUNK.fullmatch(line)
+        if not line.endswith(b"\n") and len(line) < MAX_LINE:
+            raise Truncated("a body that ends early")
+        if size is None:
+            raise BadRequest("a chunk without a proper size")
+        chunk = int(size[1], 16)
+        if chunk == 0:
+            break
+        total += chunk
+        if total > limit:
+            raise too_large(limit)
+        _copy(file, chunk, into, progress)
+        if file.read(2) != b"\r\n":
+            raise BadRequest("a chunk longer than its size")
+    if file.readline(MAX_LINE) != b"\r\n":
+        # Trailers are allowed by HTTP and used by nobody; nothing is to be smuggled in them.
+        raise BadRequest("something behind the last chunk")
+    return total
+
+
+def too_large(limit: int) -> BadRequest:
+    """The refusal of a body of more than `limit` bytes."""
+    return BadRequest(f"a body above {limit} bytes", "413 Payload Too Large")
+
+
+def _copy(file: Reader, size: int, into: IO[bytes], progress: Callable[[int], None]) -> None:
+    while size:
+        data = file.read1(min(size, 65_536))
+        if not data:
+            raise Truncated("a body that ends early")
+        into.write(data)
+        progress(len(data))
+        size -= len(data)

@@ -1,0 +1,235 @@
+"""pywsgi's handler with a strict reader: framing, limits and deadlines of HTTP requests.
+
+A request reaches the application whole, or not at all: its head is read within one deadline, its
+body, bounded, before the application is called. What `webpy_socketio.engine.http` refuses is
+answered with a 4xx, once, and the connection is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import socket as stdlib_socket
+import tempfile
+import time
+from typing import Any
+
+import gevent
+from gevent.pywsgi import WSGIHandler
+
+from webpy_socketio.engine.config import EngineConfig
+from webpy_socketio.engine.http import (
+    BadRequest,
+    Head,
+    Truncated,
+    parse_head,
+    read_body,
+    read_head,
+    too_large,
+)
+
+__all__ = ["StrictHandler"]
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of a body that are kept in memory; larger ones go to a temporary file.
+_IN_MEMORY = 262_144
+
+#: Bytes a second that a body has to bring, on average, to be waited for beyond its first seconds.
+_LEAST_RATE = 1000.0
+
+#: Bytes that are read from a connection that is being closed, so that its end can be read.
+_DRAIN = 1_048_576
+
+
+class _Nothing:
+    """What pywsgi is to read of a body that has been read already."""
+
+    def _discard(self) -> None:
+        """Nothing is left of it."""
+
+
+class _Patience:
+    """The deadline of a body: seconds without progress, and a least rate beyond them.
+
+    A large body may take longer than a small one; one that trickles may not.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
+        self._timer = self._start()
+
+    def progress(self, size: int) -> None:
+        """`size` bytes came; raises `BadRequest` if they took too long."""
+        self._timer.close()
+        self._until += size / _LEAST_RATE
+        if time.monotonic() > self._until:
+            raise _too_slow()
+        self._timer = self._start()
+
+    def close(self) -> None:
+        """The body is there."""
+        self._timer.close()
+
+    def _start(self) -> Any:
+        return gevent.Timeout.start_new(self._seconds, _too_slow())
+
+
+def _too_slow() -> BadRequest:
+    return BadRequest("a body too slow", "408 Request Timeout")
+
+
+class StrictHandler(WSGIHandler):
+    """Reads requests so that nobody can read them differently.
+
+    Subclasses say with `body_limit` how large a body may be, and hear with `broken_off` of one that
+    did not come to its end.
+    """
+
+    # pywsgi's, which says nothing about their types.
+    socket: Any
+    rfile: Any
+    requestline: Any
+    command: Any
+    path: Any
+    headers: Any
+    content_length: Any
+    close_connection: Any
+
+    _served = 0
+    _head: bytes
+    _failure: BadRequest | None
+    _body: Any
+    _body_size: int | None
+
+    @property
+    def config(self) -> EngineConfig:
+        """Where the limits and deadlines are."""
+        config: EngineConfig = self.server.engine.config
+        return config
+
+    def body_limit(self, path: str) -> int:
+        """Bytes that the body of a request for `path` may have."""
+        return self.config.max_body_size
+
+    def broken_off(self, reason: str) -> None:
+        """The body of the request for `self.path` did not come to its end, or is refused."""
+
+    # -- what pywsgi calls, in its order
+
+    def read_requestline(self) -> str:
+        """Read the whole head; what is wrong with it is told by `read_request`."""
+        self._failure = None
+        # The first request has to come soon; a connection that is kept alive may rest.
+        patience = self.config.idle_timeout if self._served else self.config.header_timeout
+        self._served += 1
+        with gevent.Timeout(patience, False):
+            if not self.rfile.peek(1):
+                return ""
+            patience = 0
+        if patience:
+            return ""
+        try:
+            with gevent.Timeout(
+                self.config.header_timeout, BadRequest("a head too slow", "408 Request Timeout")
+            ):
+                self._head = read_head(self.rfile)
+        except BadRequest as failure:
+            self._failure = failure
+            return "* *"
+        return self._head.partition(b"\r\n")[0].decode("latin-1")
+
+    def read_request(self, raw_requestline: str) -> bool:
+        """Take the head, and read the body."""
+        self.requestline = ""
+        if self._failure is not None:
+            raise self._failure
+        head = parse_head(self._head)
+        self.requestline = raw_requestline
+        self.command, self.path = head.method, head.target
+        self.request_version = "HTTP/" + head.version
+        self.close_connection = head.close
+        fields = self._head.partition(b"\r\n")[2]
+        self.headers = self.MessageClass(io.BytesIO(fields), 0)
+        try:
+            self._read_body(head)
+        except (BadRequest, OSError) as error:
+            self._body.close()
+            theirs = isinstance(error, BadRequest) and not isinstance(error, Truncated)
+            self.broken_off("parse error" if theirs else "transport error")
+            raise
+        return True
+
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environ()
+        environ["wsgi.input"] = self._body
+        environ["wsgi.input_terminated"] = True
+        if self._body_size is not None:
+            # Framing is the connection's business: what follows sees a body of known size.
+            environ["CONTENT_LENGTH"] = str(self._body_size)
+            environ.pop("HTTP_TRANSFER_ENCODING", None)
+        self.wsgi_input = _Nothing()
+        return environ
+
+    def _handle_client_error(self, ex: Exception) -> tuple[str, bytes] | None:
+        """Answer what cannot be served; a client that has gone is not answered."""
+        if not isinstance(ex, BadRequest):
+            if isinstance(ex, OSError):
+                return None
+            logger.error("a request could not be read", exc_info=ex)
+            ex = BadRequest("not readable")
+        logger.info("refused a request of %s: %s", self.client_address, ex)
+        body = f"{ex.status}: {ex}\n".encode()
+        answer = (
+            f"HTTP/1.1 {ex.status}\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        self._close_after(answer.encode() + body)
+        self.status = self._orig_status = ex.status
+        self.response_length = len(body)
+        self.log_request()
+        return None
+
+    def handle_one_response(self) -> None:
+        try:
+            super().handle_one_response()
+        finally:
+            self._body.close()
+
+    # -- how
+
+    def _read_body(self, head: Head) -> None:
+        self._body_size = None
+        self._body = io.BytesIO()
+        self.content_length = None
+        if not head.has_body:
+            return
+        limit = self.body_limit(head.target)
+        if head.length is not None and head.length > limit:
+            raise too_large(limit)
+        if head.expects:
+            self.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if head.length is None or head.length > _IN_MEMORY:
+            self._body = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the request's
+        patience = _Patience(self.config.body_timeout)
+        try:
+            self._body_size = read_body(
+                self.rfile, head.length, limit, self._body, patience.progress
+            )
+        finally:
+            patience.close()
+        self._body.seek(0)
+
+    def _close_after(self, answer: bytes) -> None:
+        """Send a last answer, and let the client read it: closing over unread bytes resets."""
+        with contextlib.suppress(OSError), gevent.Timeout(1.0, False):
+            self.socket.sendall(answer)
+            self.socket.shutdown(stdlib_socket.SHUT_WR)
+            drained = 0
+            while drained < _DRAIN:
+                data = self.socket.recv(65_536)
+                if not data:
+                    break
+                drained += len(data)
