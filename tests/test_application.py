@@ -202,7 +202,7 @@ class TestScripts:
         script = asset(CLIENT)
         assert script is not None
         lasting = visit(site.port, f"/socket.io/{CLIENT}?v={script.version}")
-        assert "immutable" in lasting.headers["Cache-Control"]
+        assert lasting.headers["Cache-Control"] == "private, max-age=31536000, immutable"
         other = visit(site.port, f"/socket.io/{CLIENT}?v=of-an-older-page")
         assert other.headers["Cache-Control"] == "no-cache"
 

@@ -188,3 +188,21 @@ class TestBundled:
         assert callable(plugin.uninstall)
         plugin.uninstall()  # though it is not on
         assert f"`{plugin.__name__}`" in (plugins.__doc__ or "")
+
+
+class TestTwoServers:
+    def test_a_plugin_stays_until_the_last_one_stops(
+        self, serve: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "counted.py").write_text(
+            "calls = []\n"
+            "def install(settings): calls.append('install')\n"
+            "def uninstall(): calls.append('uninstall')\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        first, second = serve(plugins=["counted"]), serve(plugins=["counted"])
+        calls = importlib.import_module("counted").calls
+        first.server.stop()
+        assert calls == ["install"]
+        second.server.stop()
+        assert calls == ["install", "uninstall"]

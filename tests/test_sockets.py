@@ -6,9 +6,18 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import gevent.event
 import pytest
+import web
 
-from webpy_socketio import EncodeError, Socket, on_connect, on_connecting, on_message
+from webpy_socketio import (
+    EncodeError,
+    Socket,
+    on_connect,
+    on_connecting,
+    on_message,
+    on_subscribe,
+)
 from webpy_socketio.clients import clients
 
 from .conftest import Journal, Site
@@ -400,3 +409,30 @@ class TestDisconnect:
         assert packet.startswith("44")
         assert json.loads(packet[2:])["message"]
         assert stages == [("connecting", None)]
+
+
+class TestOneThingAtATime:
+    def test_a_subscription_made_from_elsewhere_is_told_in_turn(
+        self, site: Site, journal: Journal
+    ) -> None:
+        may_go_on = gevent.event.Event()
+
+        @on_message
+        def slow(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(("begun", socket))
+            may_go_on.wait()
+            journal.append("done")
+
+        @on_subscribe
+        def subscribed(request: Any, socket: Any, context: Any, channel: str) -> None:
+            journal.append(("subscribed", web.ctx.env is request))
+
+        client = site.connect()
+        client.emit("message", "x")
+        journal.wait(len)
+        socket = journal[0][1]
+        assert socket.subscribe("room-1") is True
+        assert socket.channels == ("room-1",)
+        may_go_on.set()
+        journal.wait(lambda journal: len(journal) == 3)
+        assert journal[1:] == ["done", ("subscribed", True)]

@@ -120,16 +120,17 @@ socketio_urls = (_Resource(), SocketIOView)
 
 
 def _serve_script(name: str) -> bytes:
-    script = asset(name) if web.ctx.method == "GET" else None
+    script = asset(name) if web.ctx.method in ("GET", "HEAD") else None
     if script is None:
         raise web.notfound()
     web.header("Content-Type", script.content_type)
     web.header("X-Content-Type-Options", "nosniff")
     web.header("ETag", script.etag)
     web.header("Vary", "Accept-Encoding")
-    # An address with the version in it never changes its content; one without may.
+    # An address with the version in it never changes its content; one without may. Private, since
+    # the application's processors may have put a visitor's cookie beside it.
     lasting = web.ctx.env.get("QUERY_STRING") == f"v={script.version}"
-    web.header("Cache-Control", "public, max-age=31536000, immutable" if lasting else "no-cache")
+    web.header("Cache-Control", "private, max-age=31536000, immutable" if lasting else "no-cache")
     if script.etag in web.ctx.env.get("HTTP_IF_NONE_MATCH", ""):
         web.ctx.status = "304 Not Modified"
         return b""

@@ -45,9 +45,7 @@ class Dispatcher:
     # -- the engine's application
 
     def connect(self, connection: Connection) -> None:
-        socket = Socket(
-            connection, clients.namespace(connection.namespace), self._limits, self.within
-        )
+        socket = Socket(connection, clients.namespace(connection.namespace), self._limits, self)
         connection.data = socket
         try:
             self.admit(socket, partial(self._let_in, socket, connection))

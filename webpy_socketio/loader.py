@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections import Counter
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -26,7 +27,7 @@ class Plugins:
         """Switch them on, in the order of the list."""
         for module in self._modules:
             install = getattr(module, "install", None)
-            if install is not None:
+            if install is not None and module not in _users:
                 try:
                     install(settings)
                 except ConfigurationError:  # which tells what to do already
@@ -36,19 +37,29 @@ class Plugins:
                         f"the plugin {module.__name__!r} cannot be installed: {error!r}"
                     ) from error
             self._installed.append(module)
+            _users[module] += 1
 
     def uninstall(self) -> None:
         """Switch them off, in the opposite order."""
         while self._installed:
-            uninstall = getattr(self._installed.pop(), "uninstall", None)
-            if uninstall is not None:
-                uninstall()
+            module = self._installed.pop()
+            _users[module] -= 1
+            if not _users[module]:
+                del _users[module]
+                uninstall = getattr(module, "uninstall", None)
+                if uninstall is not None:
+                    uninstall()
+
+
+#: How many running servers use a plugin. It receives the signals of all of them, so the first one
+#: switches it on, with its settings, and the last one off.
+_users: Counter[ModuleType] = Counter()
 
 
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except Exception as error:  # a module may fail in any way while it is imported
         bundled = [
             f"{plugins.__name__}.{module.name}" for module in pkgutil.iter_modules(plugins.__path__)
         ]

@@ -90,7 +90,11 @@ class SocketIOServer(EngineServer):
         if listener is None:
             listener = (settings.host, settings.port)
         self._stopping: gevent.event.Event | None = None
-        super().__init__(listener, engine, application, **keywords)
+        try:
+            super().__init__(listener, engine, application, **keywords)
+        except OSError as error:  # ssl.SSLError is one
+            files = (keywords.get("certfile"), keywords.get("keyfile"))
+            raise SettingsError(f"no TLS with certfile and keyfile {files}: {error}") from error
         self.environ[RESOURCE_KEY] = resource  # so that pages know where to find the scripts
 
     def start(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from webpy_socketio import signals
 from webpy_socketio.channels import check_name
@@ -17,6 +17,7 @@ from webpy_socketio.engine.connection import Connection
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.socketio_packets import encode_event
 from webpy_socketio.exceptions import ChannelError, EncodeError
+from webpy_socketio.signals import Stage
 
 __all__ = ["RESERVED_EVENTS", "Session", "Socket", "encode"]
 
@@ -24,8 +25,14 @@ __all__ = ["RESERVED_EVENTS", "Session", "Socket", "encode"]
 RESERVED_EVENTS = frozenset(("__subscribe__", "__unsubscribe__", "__channel__"))
 
 
-#: Calls a function, with its arguments, as if it were a handler of that socket.
-Within = Callable[..., Any]
+class Host(Protocol):
+    """What a socket needs of the dispatcher that made it."""
+
+    def prepare(self, socket: Socket) -> None:
+        """Get the greenlet, the socket's own, ready for a handler."""
+
+    def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that runs receivers of the socket, from whichever greenlet."""
 
 
 def _ignore() -> None:
@@ -50,9 +57,9 @@ class Socket:
     __slots__ = (
         "__weakref__",
         "_connection",
+        "_host",
         "_limits",
         "_matches",
-        "_within",
         "context",
         "outbox",
         "request",
@@ -61,7 +68,7 @@ class Socket:
     )
 
     def __init__(
-        self, connection: Connection, space: Namespace, limits: Limits, within: Within
+        self, connection: Connection, space: Namespace, limits: Limits, host: Host
     ) -> None:
         #: The handshake's WSGI environ.
         self.request: dict[str, Any] = connection.session.environ
@@ -75,7 +82,7 @@ class Socket:
         self._connection = connection
         self._limits = limits
         self._matches: dict[re.Pattern[str], bool] | None = None
-        self._within = within
+        self._host = host
 
     def __repr__(self) -> str:
         return f"<Socket {self.session_id} from {self.request.get('REMOTE_ADDR', '-')}>"
@@ -180,13 +187,15 @@ class Socket:
         """Subscribe to a channel; returns True if the socket was not subscribed before.
 
         Asks the `subscribing` gate first and raises `Refused` if that denies it. Raises
-        `ChannelError` for a bad name, or for one channel too many.
+        `ChannelError` for a bad name, or for one channel too many. Called from elsewhere than one
+        of this socket's handlers, it returns when the socket is in the channel; the receivers of
+        `subscribe` run when it is their turn.
         """
-        return bool(clients.wait_for(self._within, self, self.subscribe_for_client, channel))
+        return bool(clients.wait_for(self._host.within, self, self.subscribe_for_client, channel))
 
     def unsubscribe(self, channel: str) -> bool:
         """Unsubscribe from a channel; returns True if the socket was subscribed."""
-        return bool(clients.wait_for(self._within, self, self.unsubscribe_for_client, channel))
+        return bool(clients.wait_for(self._host.within, self, self.unsubscribe_for_client, channel))
 
     # -- for the dispatcher
 
@@ -210,7 +219,7 @@ class Socket:
         begun()
         if changed:
             self._matches = None
-            signals.emit(signals.subscribe, self, channel=channel)
+            self._tell(signals.subscribe, channel=channel)
         return changed
 
     def unsubscribe_for_client(self, channel: Any, ended: Callable[[], None] = _ignore) -> bool:
@@ -221,7 +230,7 @@ class Socket:
         ended()
         if changed:
             self._matches = None
-            signals.emit(signals.unsubscribe, self, channel=channel, reason=None)
+            self._tell(signals.unsubscribe, channel=channel, reason=None)
         return changed
 
     def interrupt(self) -> None:
@@ -230,6 +239,22 @@ class Socket:
         self._connection.inbox.interrupt()
 
     # -- how
+
+    def _tell(self, stage: Stage, **keywords: Any) -> None:
+        """Send a signal now, or, from somebody else's greenlet, when it is this socket's turn.
+
+        One thing at a time happens to a connection; to wait here until it is its turn could be to
+        wait for somebody who waits for us.
+        """
+        inbox = self._connection.inbox
+        if inbox.current:
+            signals.emit(stage, self, **keywords)
+        else:
+            inbox.put(self._tell_in_turn, stage, keywords)
+
+    def _tell_in_turn(self, stage: Stage, keywords: dict[str, Any]) -> None:
+        self._host.prepare(self)
+        signals.emit(stage, self, **keywords)
 
     def _check_room(self) -> None:
         limit = self._limits.max_channels

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-from greenlet import GreenletExit
+from greenlet import GreenletExit, getcurrent
 
 from webpy_socketio.engine.session import Session
 from webpy_socketio.engine.workers import Workers
@@ -39,6 +39,11 @@ class Inbox:
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    @property
+    def current(self) -> bool:
+        """Whether this greenlet is the one that does the jobs."""
+        return self._greenlet is not None and self._greenlet is getcurrent()
 
     def put(self, function: Callable[..., None], *args: Any) -> None:
         """Have `function` called when everything before it is done."""
