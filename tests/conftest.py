@@ -14,7 +14,7 @@ import gevent.event
 import pytest
 import web
 
-from webpy_socketio import SocketIOServer, events, settings, signals, socketio_urls
+from webpy_socketio import Socket, SocketIOServer, events, settings, signals, socketio_urls
 from webpy_socketio.clients import clients
 
 from . import raw
@@ -50,6 +50,20 @@ class Site:
         websocket = self.websocket(**headers)
         websocket.connect(auth)
         return websocket
+
+
+def socket_of(client: raw.WebSocket) -> Socket:
+    """The server's side of a raw client."""
+    socket = clients.find(client.id)
+    assert socket is not None
+    return socket
+
+
+def gets(client: raw.WebSocket, *messages: Any) -> None:
+    """Assert that a client got these messages, and nothing else."""
+    for message in messages:
+        assert client.event() == ["message", message]
+    assert client.call("barrier") == []
 
 
 @pytest.fixture

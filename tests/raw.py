@@ -9,6 +9,7 @@ import socket
 from typing import Any
 
 from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
@@ -88,11 +89,14 @@ class WebSocket:
         return event
 
     def send(self, data: str | bytes) -> None:
-        """Send one frame."""
-        if isinstance(data, str):
-            self._protocol.send_text(data.encode())
-        else:
-            self._protocol.send_binary(data)
+        """Send one frame; raises `Closed` if the server's close frame was there before."""
+        try:
+            if isinstance(data, str):
+                self._protocol.send_text(data.encode())
+            else:
+                self._protocol.send_binary(data)
+        except InvalidState:
+            raise Closed(self._protocol.close_code) from None
         self._flush()
 
     def send_raw(self, data: bytes) -> None:

@@ -12,25 +12,16 @@ from webpy_socketio import (
     CallTimeout,
     Disconnected,
     EncodeError,
-    Socket,
     WrongContext,
     on_event,
     on_message,
     signals,
 )
-from webpy_socketio.clients import clients
 
-from .conftest import Journal, Site
-from .raw import WebSocket
+from .conftest import Journal, Site, socket_of
 
 SECRET = "the password is 12345"
 FAILED = [{"error": "internal error"}]
-
-
-def socket_of(client: WebSocket) -> Socket:
-    socket = clients.find(client.id)
-    assert socket is not None
-    return socket
 
 
 class TestReturnValues:

@@ -24,16 +24,9 @@ from webpy_socketio import (
 from webpy_socketio.channels import Channels, check_name
 from webpy_socketio.clients import clients
 
-from .conftest import Journal, Site
-from .raw import WebSocket
+from .conftest import Journal, Site, socket_of
 
 OK = [{"ok": True}]
-
-
-def socket_of(client: WebSocket) -> Socket:
-    socket = clients.find(client.id)
-    assert socket is not None
-    return socket
 
 
 class TestMembership:

@@ -19,7 +19,6 @@ from webpy_socketio import (
     EncodeError,
     NoSocket,
     Refused,
-    Socket,
     broadcast,
     broadcast_channel,
     emit,
@@ -31,21 +30,7 @@ from webpy_socketio import (
 )
 from webpy_socketio.clients import clients
 
-from .conftest import Journal, Site
-from .raw import WebSocket
-
-
-def socket_of(client: WebSocket) -> Socket:
-    socket = clients.find(client.id)
-    assert socket is not None
-    return socket
-
-
-def gets(client: WebSocket, *messages: Any) -> None:
-    """Assert that a client got these messages, and nothing else."""
-    for message in messages:
-        assert client.event() == ["message", message]
-    assert client.call("barrier") == []
+from .conftest import Journal, Site, gets, socket_of
 
 
 def in_thread(function: Callable[..., Any], *args: Any) -> Any:

@@ -16,7 +16,6 @@ from webpy_socketio import (
     ChannelError,
     ConfigurationError,
     EncodeError,
-    Socket,
     on_connect,
     on_subscribe,
 )
@@ -25,8 +24,7 @@ from webpy_socketio.plugins import presence
 from webpy_socketio.plugins.presence import feed
 from webpy_socketio.plugins.presence.store import Change, MemoryStore, Store
 
-from .conftest import Journal, Site
-from .raw import WebSocket
+from .conftest import Journal, Site, socket_of
 
 PLUGIN = "webpy_socketio.plugins.presence"
 ROOM = ("/", "room")
@@ -210,12 +208,6 @@ class TestStore:
 
 
 # -- what clients see
-
-
-def socket_of(client: WebSocket) -> Socket:
-    socket = clients.find(client.id)
-    assert socket is not None
-    return socket
 
 
 class Viewer:

@@ -12,7 +12,6 @@ import web
 
 from webpy_socketio import (
     EncodeError,
-    Socket,
     on_connect,
     on_connecting,
     on_message,
@@ -20,21 +19,8 @@ from webpy_socketio import (
 )
 from webpy_socketio.clients import clients
 
-from .conftest import Journal, Site
-from .raw import Closed, WebSocket
-
-
-def socket_of(client: WebSocket) -> Socket:
-    socket = clients.find(client.id)
-    assert socket is not None
-    return socket
-
-
-def gets(client: WebSocket, *messages: Any) -> None:
-    """Assert that a client got these messages, and nothing else."""
-    for message in messages:
-        assert client.event() == ["message", message]
-    assert client.call("barrier") == []
+from .conftest import Journal, Site, gets, socket_of
+from .raw import Closed
 
 
 class Trio:

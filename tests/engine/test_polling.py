@@ -226,6 +226,13 @@ class TestClosing:
         assert poll.get() == (200, "6")
         assert server.receiver.endings == ["transport close"]
 
+    def test_the_clients_close_may_be_read_before_its_get(self, server: Running) -> None:
+        client = server.polling()
+        assert client.send("1") == (200, "ok")
+        assert client.request("GET") == (200, "6")
+        assert not server.engine.sessions
+        assert client.request("GET")[0] == 400
+
     def test_packets_behind_a_close_are_not_handled(self, server: Running) -> None:
         client = server.polling()
         assert client.send("4a", "1", "4b")[0] == 200
