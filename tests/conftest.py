@@ -100,8 +100,7 @@ def _nothing_left() -> Iterator[None]:
     for function, _ in list(events._registered.values()):
         events.off(function)
     for stage in signals.STAGES:
-        for receiver in list(stage.receivers_for(signals.Signal.ANY)):
-            stage.disconnect(receiver)
+        stage._clear_state()
     settings._configured.clear()
     for name in [name for name in web.config if name.startswith("SOCKETIO_")]:
         del web.config[name]

@@ -224,13 +224,43 @@ class TestConnecting:
         client.send("40")
         passed.wait_for("waiting")
         client.send("41")
-        client.send("40")  # ... and comes again, which is another connection
-        passed.wait(lambda passed: passed == ["waiting", "waiting"])
+        client.send(
+            "40"
+        )  # ... and comes again, which is another connection, and waits for its turn
+        (session,) = site.server.engine.sessions.values()
+        while not len(session.data.inbox("/")):
+            gevent.sleep(0.001)
         go.set()
         reply = client.receive()
         assert isinstance(reply, str)
         assert list(clients.namespace("/").sockets) == [json.loads(reply[2:])["sid"]]
         assert [name for name, _ in stages].count("connect") == 1
+        assert passed == ["waiting", "waiting"]
+
+    def test_who_comes_and_goes_again_and_again_waits_in_one_queue(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        site = serve(inbox_events=8)
+        go = gevent.event.Event()
+        asked = Journal()
+
+        @on_connecting
+        def wait(request: Any, socket: Any, context: Any) -> None:
+            asked.append(socket)
+            go.wait()
+
+        client = site.websocket()
+        for _ in range(100):
+            client.send("40")
+            client.send("41")
+        asked.wait(len)
+        (session,) = site.server.engine.sessions.values()
+        while not session.paused:
+            gevent.sleep(0.001)
+        assert len(asked) == 1
+        go.set()
+        client.connect()
+        assert len(asked) == 2  # of those who had left already nobody was asked
 
     def test_connect_precedes_what_the_client_sends_at_once(
         self, site: Site, stages: Journal

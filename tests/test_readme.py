@@ -136,12 +136,13 @@ class TestSnippets:
         assert names["announce"]("anyone?") == "nobody is there to receive it"
         client = connect(names)
         subscribe(client, "room-1")
-        assert names["announce"]("news", client.id) == "sent"
+        assert names["announce"]("news") == "sent"
+        names["announce_to"](client.id, "room-1", "more")
         assert [client.event() for _ in range(4)] == [
             ["message", {"text": "news"}],
-            ["message", {"text": "news"}],
-            ["news", "news"],
-            ["message", {"text": "news"}],
+            ["message", {"text": "more"}],
+            ["message", {"text": "more"}],
+            ["news", "more"],
         ]
 
     def test_binding(self, names: dict[str, Any]) -> None:

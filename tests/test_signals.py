@@ -209,15 +209,34 @@ class TestReceivers:
             stage.connect(lambda sender, value=value, **keywords: value, weak=False)
         assert emit(stage, sender).values == [0, "", "last"]
 
-    def test_one_that_nothing_else_holds_is_forgotten(self, stage: Stage, sender: Any) -> None:
+    def test_only_a_weak_one_that_nothing_else_holds_is_forgotten(
+        self, stage: Stage, sender: Any
+    ) -> None:
         called: list[str] = []
-        stage.connect(recorder(called, "weak"))
-        stage.connect(recorder(called, "strong"), weak=False)
+        stage.connect(recorder(called, "weak"), weak=True)
+        stage.connect(recorder(called, "strong"))
         gc.collect()
         emit(stage, sender)
         assert called == ["strong"]
 
-    def test_a_method_lives_as_long_as_its_object(self, stage: Stage, sender: Any) -> None:
+    def test_a_second_import_of_the_main_script_replaces_its_receivers(
+        self, stage: Stage, sender: Any
+    ) -> None:
+        source = (
+            "def receiver(sender, **extra): return __name__\n"
+            "def other(sender, **extra): return __name__\n"
+        )
+        code = compile(source, "chat.py", "exec")
+        for name in ("__main__", "chat"):
+            module = {"__name__": name}
+            exec(code, module)
+            stage.connect(module["receiver"])
+            stage.connect(module["other"])
+        assert emit(stage, sender).values == ["chat", "chat"]
+
+    def test_a_weakly_held_method_lives_as_long_as_its_object(
+        self, stage: Stage, sender: Any
+    ) -> None:
         called: list[str] = []
 
         class Counter:
@@ -225,7 +244,7 @@ class TestReceivers:
                 called.append("method")
 
         counter = Counter()
-        stage.connect(counter.receive)
+        stage.connect(counter.receive, weak=True)
         emit(stage, sender)
         del counter
         gc.collect()

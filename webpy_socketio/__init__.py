@@ -21,7 +21,7 @@ from webpy_socketio.application import socketio_urls
 from webpy_socketio.assets import socketio_scripts, template_dir
 from webpy_socketio.events import *  # noqa: F403
 from webpy_socketio.exceptions import *  # noqa: F403
-from webpy_socketio.outofband import broadcast, broadcast_channel, emit, send
+from webpy_socketio.outofband import broadcast, broadcast_channel, emit, run_on_hub, send
 from webpy_socketio.server import SocketIOServer
 from webpy_socketio.settings import configure
 from webpy_socketio.socket import Socket
@@ -35,6 +35,7 @@ __all__ = [
     "broadcast_channel",
     "configure",
     "emit",
+    "run_on_hub",
     "send",
     "signals",
     "socketio_scripts",

@@ -195,6 +195,13 @@ class WebDispatcher(Dispatcher):
         socket.web_context = dict(web.ctx.__dict__)
         web.ctx.socketio_job = inner = _Job(job)
         try:
+            self._run_processors(application, socket, inner)
+        finally:
+            # The greenlet is used again, and would hold on to this connection until then.
+            web.utils.ThreadedDict.clear_all()
+
+    def _run_processors(self, application: Any, socket: Socket, inner: _Job) -> None:
+        try:
             application.handle_with_processors()
         except web.HTTPError as error:
             # A processor's answer to a browser, such as a redirect to a login page; or what

@@ -87,6 +87,10 @@ class Dispatcher:
         """Wait until every connection's end is told; False if some are not after `timeout`."""
         return bool(self._idle.wait(timeout))
 
+    def handling(self) -> bool:
+        """Whether this greenlet is the one of a handler."""
+        return any(socket.handling for socket in self._open)
+
     def interrupt(self) -> int:
         """Raise GreenletExit in every handler that still runs; returns how many connections wait."""
         for socket in self._open:

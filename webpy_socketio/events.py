@@ -17,8 +17,11 @@ name replaces its predecessor. web.py's reloader imports the main script twice.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import logging
 import re
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
@@ -40,8 +43,16 @@ __all__ = [
     "on_unsubscribe",
 ]
 
+logger = logging.getLogger(__name__)
+
 F = TypeVar("F", bound=Callable[..., Any])
 Pattern = str | re.Pattern[str]
+
+#: Seconds of work that one match may take; nothing else happens in the process meanwhile.
+SLOW_MATCH = 0.05
+
+#: Channels for which a pattern's answer is remembered. Clients choose the names, so not all.
+REMEMBERED_MATCHES = 256
 
 #: The keyword that each stage's handlers get behind request, socket and context, if any.
 _ARGUMENT = {
@@ -53,6 +64,40 @@ _ARGUMENT = {
 }
 
 
+class ChannelPattern:
+    """A handler's pattern, which remembers its answers and tells, once, if it is a slow one.
+
+    A regular expression's work may double with each character of the name that a client gives.
+    """
+
+    __slots__ = ("_told", "_whose", "match", "regex")
+
+    #: Whether the pattern matches a channel's name from its start.
+    match: Callable[[str], bool]
+
+    def __init__(self, regex: re.Pattern[str], whose: str) -> None:
+        self.regex = regex
+        self._whose = whose
+        self._told = False
+        self.match = functools.lru_cache(REMEMBERED_MATCHES)(self._match)
+
+    def _match(self, channel: str) -> bool:
+        # The thread's own time: that the machine is busy is not the pattern's fault.
+        began = time.thread_time()
+        found = self.regex.match(channel) is not None
+        seconds = time.thread_time() - began
+        if seconds > SLOW_MATCH and not self._told:
+            self._told = True
+            logger.warning(
+                "%s: matching a channel of %d characters took %d ms, and every client waited; "
+                "avoid repetitions inside repetitions, or shorten SOCKETIO_MAX_CHANNEL_LENGTH",
+                self._whose,
+                len(channel),
+                seconds * 1000,
+            )
+        return found
+
+
 class Handler:
     """A decorated function, as a receiver of its stage's signal."""
 
@@ -62,7 +107,7 @@ class Handler:
         self,
         function: Callable[..., Any],
         stage: Stage,
-        pattern: re.Pattern[str] | None,
+        pattern: ChannelPattern | None,
         event: str | None,
     ) -> None:
         self.function = function
@@ -181,14 +226,15 @@ def _register(
             f"{used}(channel=…) on {name}: a socket is in no channel while it connects; "
             "use @on_subscribe(channel=…)"
         )
-    handler = Handler(function, stage, _compile(channel, used, name), event)
+    pattern = _compile(channel, used, name)
+    handler = Handler(function, stage, pattern, event)
     code = getattr(inspect.unwrap(function), "__code__", None)
     key = (stage, event, getattr(code, "co_filename", None), name if code else id(function))
     previous, handlers = _registered.get(key, (function, []))
     # One function may be decorated several times, for several patterns; another function of the
     # same name is the same one, imported again.
     replaced = [
-        other for other in handlers if previous is not function or other.pattern == handler.pattern
+        other for other in handlers if previous is not function or _same(other.pattern, pattern)
     ]
     for other in replaced:
         stage.disconnect(other)
@@ -198,15 +244,18 @@ def _register(
     return function
 
 
-def _compile(channel: Pattern | None, used: str, name: str) -> re.Pattern[str] | None:
+def _same(one: ChannelPattern | None, other: ChannelPattern | None) -> bool:
+    return one is other if one is None or other is None else one.regex == other.regex
+
+
+def _compile(channel: Pattern | None, used: str, name: str) -> ChannelPattern | None:
     if channel is None:
         return None
+    whose = f"{used}(channel={channel!r}) on {name}"
     try:
         pattern = re.compile(channel)
         if isinstance(pattern.pattern, bytes):
             raise TypeError("a channel's name is text, and a pattern of bytes matches none")
-        return pattern
+        return ChannelPattern(pattern, whose)
     except (re.error, TypeError) as error:
-        raise EventError(
-            f"{used}(channel={channel!r}) on {name}: not a regular expression: {error}"
-        ) from None
+        raise EventError(f"{whose}: not a regular expression: {error}") from None

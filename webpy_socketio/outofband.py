@@ -6,14 +6,17 @@ cannot be sent; once it returns, the message is on its way to everybody who was 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from webpy_socketio.channels import check_name
 from webpy_socketio.clients import clients
 from webpy_socketio.exceptions import NoSocket
 from webpy_socketio.socket import encode
 
-__all__ = ["broadcast", "broadcast_channel", "emit", "send"]
+__all__ = ["broadcast", "broadcast_channel", "emit", "run_on_hub", "send"]
+
+T = TypeVar("T")
 
 
 def broadcast(message: Any, *, namespace: str = "/") -> None:
@@ -36,6 +39,16 @@ def emit(event: str, *args: Any, channel: str | None = None, namespace: str = "/
         whom = "connected" if channel is None else f"subscribed to the channel {channel!r}"
         raise NoSocket(f"no client is {whom}")
     clients.soon(space.deliver_to, encoded, channel)
+
+
+def run_on_hub(function: Callable[..., T], *args: Any) -> T:
+    """Call `function` in the thread that the sockets live in; return or raise what it does.
+
+    For plugins and others with state of their own that receivers and other threads share. In that
+    thread already, it is a plain call.
+    """
+    result: T = clients.wait_for(function, *args)
+    return result
 
 
 def send(session_id: str, message: Any) -> None:

@@ -157,6 +157,10 @@ class SocketIOServer(EngineServer):
         Handlers have `timeout` seconds to come to an end; then GreenletExit is raised in them.
         Clients are told in a way after which the stock one comes back by itself.
         """
+        if self._dispatcher.handling():
+            # A handler that stops the server is not to wait for its own end.
+            gevent.spawn(self.stop, timeout)
+            return
         if self._stopping is not None:
             self._stopping.wait()
             return

@@ -26,8 +26,7 @@ takes what it wants of them, and ``**extra`` for what later versions add::
 
 Receivers run in the order they were connected, in the connection's greenlet, and may wait. What
 one raises stops no other: it becomes an ``error`` event. At a gate it denies what was asked; raise
-`Refused` to say why. blinker holds receivers weakly: a function that nothing else refers to needs
-``connect(receiver, weak=False)``.
+`Refused` to say why. Receivers are held strongly, unless connected with ``weak=True``.
 
 ``reason`` is Socket.IO's: "client namespace disconnect", "server namespace disconnect", "transport
 close", "transport error", "ping timeout", "parse error", "slow reader", "server shutting down"; it
@@ -39,7 +38,8 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import gevent
 from blinker import Signal
@@ -62,6 +62,8 @@ __all__ = [
     "subscribing",
     "unsubscribe",
 ]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -96,6 +98,31 @@ class Stage(Signal):
 
     def __repr__(self) -> str:
         return f"<Stage {self.name}>"
+
+    def connect(self, receiver: F, sender: Any = Signal.ANY, weak: bool = False) -> F:
+        """Connect a receiver; it is held strongly unless `weak` says otherwise.
+
+        (blinker's default is to forget a function that nothing else refers to.) The twin that comes
+        with a second import of the main script, which web.py's reloader makes, replaces the first.
+        """
+        for other in list(self.receivers_for(Signal.ANY)):
+            if _are_twins(other, receiver):
+                self.disconnect(other)
+        return super().connect(receiver, sender, weak)
+
+
+def _are_twins(one: Any, other: Any) -> bool:
+    """Whether two functions are one, of ``__main__`` and of the same file imported by its name."""
+    first, second = getattr(one, "__code__", None), getattr(other, "__code__", None)
+    modules = (getattr(one, "__module__", None), getattr(other, "__module__", None))
+    return (
+        first is not None
+        and second is not None
+        and modules[0] != modules[1]
+        and "__main__" in modules
+        and (first.co_filename, first.co_firstlineno, one.__qualname__)
+        == (second.co_filename, second.co_firstlineno, other.__qualname__)
+    )
 
 
 connecting = Stage("connecting", "A gate: may this client connect?")

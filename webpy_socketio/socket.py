@@ -5,7 +5,6 @@ Every method may be called from any greenlet and any thread.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,8 +20,19 @@ from webpy_socketio.signals import Stage
 
 __all__ = ["RESERVED_EVENTS", "Session", "Socket", "encode"]
 
+#: Patterns of which a socket remembers whether they match; handlers may come and go while it stays.
+MAX_MATCHES = 1024
+
 #: The names of our own additions to the protocol; nobody's messages go by them.
 RESERVED_EVENTS = frozenset(("__subscribe__", "__unsubscribe__", "__channel__"))
+
+
+class Pattern(Protocol):
+    """What handlers are bound to channels by; told from others by its identity."""
+
+    @property
+    def match(self) -> Callable[[str], bool]:
+        """Whether it matches a channel's name from its start."""
 
 
 class Host(Protocol):
@@ -60,6 +70,7 @@ class Socket:
         "_host",
         "_limits",
         "_matches",
+        "_untold",
         "context",
         "outbox",
         "request",
@@ -81,8 +92,9 @@ class Socket:
         self.web_context: dict[str, Any] | None = None
         self._connection = connection
         self._limits = limits
-        self._matches: dict[re.Pattern[str], bool] | None = None
+        self._matches: dict[Pattern, bool] | None = None
         self._host = host
+        self._untold = 0
 
     def __repr__(self) -> str:
         return f"<Socket {self.session_id} from {self.request.get('REMOTE_ADDR', '-')}>"
@@ -119,9 +131,9 @@ class Socket:
         """The channels it holds, in the order of subscribing."""
         return tuple(self.space.channels.held(self))
 
-    def holds_match(self, pattern: re.Pattern[str]) -> bool:
+    def holds_match(self, pattern: Pattern) -> bool:
         """Whether `pattern` matches, from its start, any channel that the socket holds."""
-        if self._matches is None:
+        if self._matches is None or len(self._matches) >= MAX_MATCHES:
             self._matches = {}
         found = self._matches.get(pattern)
         if found is None:
@@ -233,6 +245,11 @@ class Socket:
             self._tell(signals.unsubscribe, channel=channel, reason=None)
         return changed
 
+    @property
+    def handling(self) -> bool:
+        """Whether this greenlet is the one of this socket's handlers."""
+        return self._connection.inbox.current
+
     def interrupt(self) -> None:
         """The server stops: raise GreenletExit in the handler that runs, and drop what is queued."""
         self._connection.kicked = True
@@ -247,12 +264,14 @@ class Socket:
         wait for somebody who waits for us.
         """
         inbox = self._connection.inbox
-        if inbox.current:
+        if inbox.current and not self._untold:
             signals.emit(stage, self, **keywords)
-        else:
+        else:  # nor before what waits to be told: that happened earlier
+            self._untold += 1
             inbox.put(self._tell_in_turn, stage, keywords)
 
     def _tell_in_turn(self, stage: Stage, keywords: dict[str, Any]) -> None:
+        self._untold -= 1
         self._host.prepare(self)
         signals.emit(stage, self, **keywords)
 

@@ -170,6 +170,7 @@ class TestReadBody:
             b"g\r\n",
             b"11111111111111111\r\n",
             b"5;\x00\r\nhello\r\n0\r\n\r\n",
+            b"1;" + b"x" * 1000 + b"\r\na\r\n" + (b"1;" + b"x" * 1000 + b"\r\na\r\n") * 30,
         ],
     )
     def test_bad_chunks(self, data: bytes) -> None:

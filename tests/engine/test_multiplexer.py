@@ -180,7 +180,7 @@ class TestConnecting:
     def test_attachments_that_never_come_are_not_waited_for(
         self, run: Callable[..., Running]
     ) -> None:
-        server = run(ping_timeout=0.2)
+        server = run(ping_interval=0.1, ping_timeout=0.2)
         client = server.websocket()
         client.connect()
         client.send('452-["event",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]')
@@ -189,7 +189,7 @@ class TestConnecting:
         server.application.wait_for(("disconnected", "/", "parse error"))
 
     def test_attachments_that_came_are_forgotten(self, run: Callable[..., Running]) -> None:
-        server = run(ping_timeout=0.2)
+        server = run(ping_interval=0.1, ping_timeout=0.2)
         client = server.websocket()
         client.connect()
         client.send('451-["event",{"_placeholder":true,"num":0}]')

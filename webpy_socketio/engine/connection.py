@@ -17,7 +17,13 @@ from webpy_socketio.engine.socketio_packets import (
     encode_disconnect,
     encode_event,
 )
-from webpy_socketio.exceptions import CallTimeout, Disconnected, ProtocolError, WrongContext
+from webpy_socketio.exceptions import (
+    CallTimeout,
+    Disconnected,
+    EncodeError,
+    ProtocolError,
+    WrongContext,
+)
 
 if TYPE_CHECKING:
     from webpy_socketio.engine.multiplexer import Multiplexer
@@ -81,7 +87,7 @@ class Connection:
         self.kicked = False
         #: Room for the application's own.
         self.data: Any = None
-        self.inbox = multiplexer.make_inbox()
+        self.inbox = multiplexer.inbox(namespace)
         self._multiplexer = multiplexer
         self._state = CONNECTING
         self._acks: dict[int, AsyncResult] | None = None
@@ -121,7 +127,10 @@ class Connection:
 
     def acknowledge(self, number: int, args: Sequence[Any]) -> None:
         """Answer an event that asked for it. Raises `EncodeError`."""
-        self.send(encode_ack(self.namespace, number, args))
+        message = encode_ack(self.namespace, number, args)
+        if message.size > self._multiplexer.outbox_bytes:
+            raise EncodeError(f"{message.size} bytes are more than the client's outbox can take")
+        self.send(message)
 
     def call(self, event: str, args: Sequence[Any], timeout: float) -> list[Any]:
         """Emit an event and wait for the client's acknowledgement, at most `timeout` seconds.
@@ -169,6 +178,14 @@ class Connection:
         self._multiplexer.close_if_unused()
 
     # -- the engine's side
+
+    def begin(self) -> None:
+        """Have the application asked when it is this connection's turn."""
+        self.inbox.put(self._handle_connect)
+
+    def _handle_connect(self) -> None:
+        if self._state is CONNECTING:  # and not gone again meanwhile
+            self._multiplexer.application.connect(self)
 
     def receive_event(self, data: list[Any], ack: int | None) -> None:
         if self._state is CONNECTING:

@@ -72,8 +72,10 @@ class Engine:
         transport = session.transport
         if (
             isinstance(transport, Polling)
-            and session.reason not in _SILENT
             and not transport.waiting
+            # A client that closes by a POST may have sent a GET just before: on two connections,
+            # and the second one may be read first.
+            and (session.reason not in _SILENT or transport.left_by_post)
         ):
             self._lingering.add(session)
         else:
@@ -120,6 +122,10 @@ class Engine:
             query = read_query(environ, self.config.transports)
             if query.transport != "websocket":
                 raise RequestError(3, "Bad request: transport=websocket is required")
+            if environ["REQUEST_METHOD"] != "GET":
+                raise RequestError(
+                    2, "Bad handshake method: a WebSocket begins with a GET", _NOT_ALLOWED, True
+                )
             session = None if query.sid is None else self._find(query.sid)
             if session is None:
                 self._check_open()
@@ -325,6 +331,8 @@ class Upgrade:
                 return
         websocket.start(first)
 
+
+_NOT_ALLOWED = "405 Method Not Allowed"
 
 #: Stands in for the body of a handshake, which would keep the request's socket alive.
 _NO_INPUT = io.BytesIO()

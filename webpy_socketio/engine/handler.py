@@ -135,14 +135,11 @@ class RequestHandler(StrictHandler):
         engine: Engine = self.server.engine
         self.start_response(response.status, headers)
         self.result = [response.body]
-        self.socket.settimeout(engine.config.write_timeout)
         try:
             self.process_result()
         except OSError:  # gone, or not reading: nothing to tell anybody but the session
             engine.undelivered(self.environ)
             self.close_connection = True
-        else:
-            self.socket.settimeout(None)
         finally:
             self.result = None
 

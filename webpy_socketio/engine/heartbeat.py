@@ -51,7 +51,7 @@ class Heartbeat:
         A client that polls late is told that it is late, even if the timer has still to run.
         """
         since = self._since.get(session)
-        if since is None or session.paused:
+        if since is None or self._excused(session):
             return False
         return time.monotonic() - since >= self._interval + self._timeout
 
@@ -66,7 +66,11 @@ class Heartbeat:
         self._awaited.add(session)
 
     def _give_up(self, session: Session) -> None:
-        if session.paused:  # we are the ones who do not read: the pong may be waiting
+        if self._excused(session):
             self._awaited.add(session)
         else:
             session.close("ping timeout")
+
+    def _excused(self, session: Session) -> bool:
+        """Whether we were the ones who did not read: the pong may wait behind all the rest."""
+        return session.paused or time.monotonic() - session.resumed < self._timeout

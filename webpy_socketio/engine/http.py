@@ -20,6 +20,10 @@ MAX_LINE = 8192
 MAX_HEAD = 65_536
 MAX_HEADERS = 100
 
+#: Bytes that the sizes of chunks may take beyond what is in them: a body of one-byte chunks costs
+#: six times what it says.
+_FRAMING = 16_384
+
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # One space between the parts, no control characters (RFC 9112, 3). Bytes above ASCII are not
 # allowed there either, but browsers of some age send them and nobody misreads them.
@@ -196,9 +200,12 @@ def read_body(
             raise too_large(limit)
         _copy(file, length, into, progress)
         return length
-    total = 0
+    total = framing = 0
     while True:
         line = file.readline(MAX_LINE)
+        framing += len(line) + 2
+        if framing > total + _FRAMING:
+            raise BadRequest("chunks so small that most of the body is their sizes")
         size = _CHUNK.fullmatch(line)
         if not line.endswith(b"\n") and len(line) < MAX_LINE:
             raise Truncated("a body that ends early")

@@ -17,6 +17,9 @@ __all__ = ["Inbox"]
 
 logger = logging.getLogger(__name__)
 
+#: Jobs of one connection that are done before others have their turn.
+_AT_A_STRETCH = 64
+
 Job = tuple[Callable[..., None], tuple[Any, ...]]
 
 
@@ -65,12 +68,16 @@ class Inbox:
 
     def _work(self) -> None:
         jobs = self._jobs
+        done = 0
         while jobs:
             function, args = jobs.popleft()
             if self._paused and len(jobs) <= self._limit // 2:
                 self._paused = False
                 self._session.resume()
+            done += 1
             try:
+                if not done % _AT_A_STRETCH:
+                    gevent.sleep(0)
                 function(*args)
             except BaseException:  # whatever a handler did: the next job is to run
                 logger.exception("a job of a connection failed")

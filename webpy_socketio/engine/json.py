@@ -20,6 +20,9 @@ __all__ = ["MAX_DEPTH", "dumps", "loads"]
 #: of our own, a message could be received that no handler would be able to pass on.
 MAX_DEPTH = 128
 
+#: What orjson writes.
+_WRITABLE_DEPTH = 254
+
 
 def loads(text: bytes) -> Any:
     """Decode what a client sent; raise `ProtocolError` if it is not strict JSON."""
@@ -27,9 +30,16 @@ def loads(text: bytes) -> Any:
         value = orjson.loads(text)
     except ValueError as error:
         raise ProtocolError(f"malformed JSON: {error}") from None
-    # Counting brackets is far cheaper than walking, and nearly always enough.
-    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        raise ProtocolError(f"JSON nested deeper than {MAX_DEPTH} levels")
+    # Counting brackets is cheap, and nearly always enough. To see how deep they go is left to
+    # orjson, which gives up at a depth of its own, in a hundredth of the time that walking takes.
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+        nested = value
+        for _ in range(_WRITABLE_DEPTH - MAX_DEPTH):
+            nested = [nested]
+        try:
+            orjson.dumps(nested)
+        except TypeError:
+            raise ProtocolError(f"JSON nested deeper than {MAX_DEPTH} levels") from None
     return value
 
 
@@ -71,18 +81,6 @@ def dumps(value: Any, attachments: list[bytes] | None = None) -> bytes:
 def _explain(error: TypeError) -> str:
     cause = error.__cause__
     return f"cannot send this value: {cause if isinstance(cause, TypeError) else error}"
-
-
-def _depth(value: Any) -> int:
-    deepest = 0
-    stack = [(value, 1)]
-    while stack:
-        current, depth = stack.pop()
-        if isinstance(current, (dict, list)):
-            deepest = max(deepest, depth)
-            children = current.values() if isinstance(current, dict) else current
-            stack.extend((child, depth + 1) for child in children)
-    return deepest
 
 
 def _has_unreal_number(value: Any) -> bool:

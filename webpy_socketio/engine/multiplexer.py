@@ -35,7 +35,9 @@ class SocketIO:
             gevent.get_hub().loop, self.config.connect_timeout, _give_up
         )
         self._incomplete = Deadlines[Session](
-            gevent.get_hub().loop, self.config.ping_timeout, _give_up_waiting
+            gevent.get_hub().loop,
+            self.config.ping_interval + self.config.ping_timeout,
+            self._give_up_waiting,
         )
 
     def opened(self, session: Session) -> None:
@@ -59,8 +61,13 @@ class SocketIO:
 
     def announced(self, session: Session) -> None:
         """Attachments are to follow: soon, or what came so far would be kept for ever."""
-        if session not in self._incomplete:
+        self._incomplete.add(session)
+
+    def _give_up_waiting(self, session: Session) -> None:
+        if session.paused:  # we are the ones who do not read
             self._incomplete.add(session)
+        else:
+            session.close("parse error", ProtocolError.close_code, "attachments never came")
 
     def completed(self, session: Session) -> None:
         """The attachments came."""
@@ -76,22 +83,37 @@ class SocketIO:
 class Multiplexer:
     """One session's connections, by namespace."""
 
-    __slots__ = ("_connections", "_decoder", "_socketio", "session")
+    __slots__ = ("_connections", "_decoder", "_inboxes", "_socketio", "session")
 
     def __init__(self, socketio: SocketIO, session: Session) -> None:
         self.session = session
         self._socketio = socketio
         self._decoder = Decoder()
         self._connections: dict[str, Connection] = {}
+        self._inboxes: dict[str, Inbox] = {}
 
     @property
     def application(self) -> Application:
         """Who is told."""
         return self._socketio.application
 
-    def make_inbox(self) -> Inbox:
-        """An inbox for one of the connections."""
-        return Inbox(self.session, self._socketio.workers, self._socketio.config.inbox_events)
+    def inbox(self, namespace: str) -> Inbox:
+        """The inbox of a namespace.
+
+        It outlives a connection: a client that connects and leaves again and again waits for what it
+        asked before, and is not read any further while that is too much.
+        """
+        inbox = self._inboxes.get(namespace)
+        if inbox is None:
+            config = self._socketio.config
+            inbox = Inbox(self.session, self._socketio.workers, config.inbox_events)
+            self._inboxes[namespace] = inbox
+        return inbox
+
+    @property
+    def outbox_bytes(self) -> int:
+        """Bytes that a message to the client may have."""
+        return self._socketio.config.outbox_bytes
 
     def receive(self, data: str | bytes) -> None:
         """Take one message of the client; raises `ProtocolError`, and tells the application so."""
@@ -136,7 +158,7 @@ class Multiplexer:
             return
         connection = Connection(self, namespace, auth)
         self._connections[namespace] = connection
-        connection.inbox.put(self.application.connect, connection)
+        connection.begin()
 
     def accepted(self) -> None:
         """A connection was accepted: the session may stay."""
@@ -163,7 +185,3 @@ class Multiplexer:
 
 def _give_up(session: Session) -> None:
     session.close("connect timeout")
-
-
-def _give_up_waiting(session: Session) -> None:
-    session.close("parse error", ProtocolError.close_code, "attachments never came")

@@ -30,6 +30,7 @@ class Outbox:
         "_size",
         "_unsent",
         "flush",
+        "measure",
         "overflow",
     )
 
@@ -46,6 +47,8 @@ class Outbox:
         self._max_packets = max_packets
         self.flush = flush
         self.overflow = overflow
+        #: Tells how many bytes of what was taken are still to be written.
+        self.measure: Callable[[], int] | None = None
         self._pending: list[Message] = []
         self._size = 0
         self._count = 0
@@ -72,6 +75,10 @@ class Outbox:
             self._scheduled = True
             self._flusher.schedule(self._flush)
         if self._size + self._unsent > self._max_bytes or self._count > self._max_packets:
+            if self.measure is not None:
+                self._unsent = self.measure()  # some of it may have left since
+            if self._size + self._unsent <= self._max_bytes and self._count <= self._max_packets:
+                return
             self.close()
             self._flusher.schedule(self.overflow)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+import gevent
 import gevent.event
 
 from webpy_socketio.engine.packets import CLOSE, NOOP
@@ -19,6 +20,10 @@ __all__ = ["Polling"]
 
 #: Watches the request's connection while it waits: calls back if the client hangs up.
 Watch = Callable[[Callable[[], None]], AbstractContextManager[None]]
+
+
+#: Packets of one body that are handled before others have their turn.
+_AT_A_STRETCH = 128
 
 
 class Polling:
@@ -38,9 +43,19 @@ class Polling:
         self._may_read: gevent.event.Event | None = None
 
     @property
+    def receiving(self) -> bool:
+        """Whether a POST is being read."""
+        return self._receiving
+
+    @property
     def waiting(self) -> bool:
         """Whether a GET is waiting."""
         return self._waiting
+
+    @property
+    def left_by_post(self) -> bool:
+        """Whether the client closes the session in the POST that is being read."""
+        return self._receiving and self._session.reason == "transport close"
 
     # -- what the session asks of its transport
 
@@ -57,6 +72,9 @@ class Polling:
 
     def abort(self) -> None:
         """A GET that waits takes nothing but the close packet: the outbox is empty by now."""
+
+    def unsent(self) -> int:
+        return 0  # what a GET has taken is its own to write
 
     def pause(self) -> None:
         self._may_read = gevent.event.Event()
@@ -112,10 +130,12 @@ class Polling:
         session = self._session
         self._receiving = True
         try:
-            for kind, data in decode_payload(body):
+            for number, (kind, data) in enumerate(decode_payload(body), 1):
+                if not number % _AT_A_STRETCH:
+                    gevent.sleep(0)
                 while self._may_read is not None:  # the handlers are behind: hold the answer back
                     self._may_read.wait()
-                if not session.open:
+                if not session.open or session.transport is not self:
                     return
                 session.receive(kind, data)
         except ProtocolError:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import gevent
 import gevent.ssl
 from gevent.pywsgi import WSGIServer
 
@@ -51,12 +52,17 @@ class EngineServer(WSGIServer):
         super().__init__(listener, application or take_over_all(engine.path), **pywsgi)
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
-        # For the handshake; the request's handler takes it back.
-        client_socket.settimeout(self.engine.config.header_timeout)
         try:
-            super().wrap_socket_and_handle(client_socket, address)
+            with gevent.Timeout(self.engine.config.header_timeout, TimeoutError("too slow")):
+                sock = self.wrap_socket(client_socket, **self.ssl_args)
         except OSError as error:  # most often somebody who does not speak TLS, or not ours
             logger.debug("a TLS handshake failed: %s", error)
+            client_socket.close()
+            return
+        try:
+            self.handle(sock, address)
+        finally:
+            sock.close()
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop listening, close every session, and forget them."""

@@ -7,6 +7,7 @@ transport, long-polling or WebSocket, does the rest.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from webpy_socketio.engine.outbox import Outbox
@@ -48,6 +49,9 @@ class Transport(Protocol):
     def abort(self) -> None:
         """End at once, whatever is not written yet."""
 
+    def unsent(self) -> int:
+        """Bytes that were taken from the outbox and have not left yet."""
+
     def pause(self) -> None:
         """Take nothing more from the client for now."""
 
@@ -83,6 +87,7 @@ class Session:
         "outbox",
         "reason",
         "receiver",
+        "resumed",
         "transport",
         "upgrading",
     )
@@ -110,6 +115,8 @@ class Session:
         self.transport: Transport | None = None
         #: A WebSocket that is to replace long-polling, while it is being tried.
         self.upgrading: Transport | None = None
+        #: The monotonic time since which we read again, after the last pause.
+        self.resumed = float("-inf")
         self._host = host
         self._pauses = 0
 
@@ -135,6 +142,7 @@ class Session:
         self.transport = transport
         self.upgrading = None
         self.outbox.flush = transport.flush
+        self.outbox.measure = transport.unsent
         if self.paused:
             transport.pause()
         if self.outbox:
@@ -189,8 +197,10 @@ class Session:
     def resume(self) -> None:
         """Take one `pause` back."""
         self._pauses -= 1
-        if self._pauses == 0 and self.transport is not None:
-            self.transport.resume()
+        if self._pauses == 0:
+            self.resumed = time.monotonic()
+            if self.transport is not None:
+                self.transport.resume()
 
     def _overflowed(self) -> None:
         self.close("slow reader", 1008, "reading too slowly")

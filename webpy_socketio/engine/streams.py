@@ -17,8 +17,9 @@ logger = logging.getLogger(__name__)
 
 _READ, _WRITE = 1, 2
 
-#: Bytes taken from the kernel at once. Reading stops between two of these, not within one.
-CHUNK = 65_536
+#: Bytes taken from the kernel at once. Reading stops between two of these, not within one; and what
+#: is in one is parsed at a stretch, a thousand of the smallest events.
+CHUNK = 16_384
 
 
 class StreamUser(Protocol):

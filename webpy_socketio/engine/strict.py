@@ -8,6 +8,7 @@ answered with a 4xx, once, and the connection is closed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import socket as stdlib_socket
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 #: Bytes of a body that are kept in memory; larger ones go to a temporary file.
 _IN_MEMORY = 262_144
 
+#: Bytes that are written within one deadline.
+_PIECE = 65_536
+
 #: Bytes a second that a body has to bring, on average, to be waited for beyond its first seconds.
 _LEAST_RATE = 1000.0
 
@@ -59,11 +63,15 @@ class _Patience:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._until = time.monotonic() + seconds
+        self._pieces = 0
         self._timer = self._start()
 
     def progress(self, size: int) -> None:
         """`size` bytes came; raises `BadRequest` if they took too long."""
         self._timer.close()
+        self._pieces += 1
+        if not self._pieces % 32:
+            gevent.sleep(0)  # gevent reads without a pause what is there already
         self._until += size / _LEAST_RATE
         if time.monotonic() > self._until:
             raise _too_slow()
@@ -124,6 +132,8 @@ class StrictHandler(WSGIHandler):
         self._failure = None
         # The first request has to come soon; a connection that is kept alive may rest.
         patience = self.config.idle_timeout if self._served else self.config.header_timeout
+        if self._served:
+            gevent.sleep(0)  # requests that come one behind the other are not served at a stretch
         self._served += 1
         with gevent.Timeout(patience, False):
             if not self.rfile.peek(1):
@@ -197,6 +207,19 @@ class StrictHandler(WSGIHandler):
             super().handle_one_response()
         finally:
             self._body.close()
+
+    def _sendall(self, data: Any) -> None:
+        """Write piece by piece: whoever reads slowly is waited for, whoever does not read is not."""
+        sock = self.socket
+        sock.settimeout(self.config.write_timeout)
+        try:
+            for start in range(0, len(data), _PIECE):
+                super()._sendall(data[start : start + _PIECE])
+        except TimeoutError as error:
+            # For pywsgi this is one of many errors; a client that went is one that it knows.
+            raise BrokenPipeError(errno.EPIPE, "the client does not read") from error
+        finally:
+            sock.settimeout(None)
 
     # -- how
 

@@ -96,6 +96,7 @@ class TLSStream:
                 self._may_read.wait()
                 if self._user is not None:
                     self._user.received(data)
+                gevent.sleep(0)  # gevent reads without a pause what is there already
         except OSError as exception:
             error = exception
         self._lose(error)

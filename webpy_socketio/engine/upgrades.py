@@ -12,6 +12,7 @@ from webpy_socketio.engine.deadlines import Deadlines
 from webpy_socketio.engine.polling import Polling
 from webpy_socketio.engine.session import Session
 from webpy_socketio.engine.websocket import WebSocket
+from webpy_socketio.exceptions import ProtocolError
 
 __all__ = ["Upgrades"]
 
@@ -39,6 +40,9 @@ class Upgrades:
         """The client changes over to the WebSocket."""
         self._pending.discard(websocket)
         polling = session.transport
+        if isinstance(polling, Polling) and polling.receiving:
+            # What is left of the POST would come between what comes by the WebSocket.
+            raise ProtocolError("an upgrade in the middle of a POST")
         session.use(websocket)
         if isinstance(polling, Polling):
             polling.replaced()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from websockets.exceptions import InvalidState
-from websockets.frames import Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -141,13 +141,17 @@ class WebSocket:
             for message in self._session.outbox.take():
                 self._stream.write(message.frames)
         with contextlib.suppress(InvalidState):  # the client was quicker
-            self._protocol.send_close(code, reason)
+            # A control frame has 125 bytes, two of them for the code (RFC 6455, 5.5).
+            self._protocol.send_close(code, reason.encode()[:123].decode(errors="ignore"))
         self._write_protocol()
         self._stream.close()
 
     def abort(self) -> None:
         self._closing = True
         self._stream.abort()
+
+    def unsent(self) -> int:
+        return self._stream.unsent
 
     def pause(self) -> None:
         self._stream.pause()
@@ -198,10 +202,16 @@ class WebSocket:
     def _end_by_protocol(self) -> None:
         """The other side closed, or broke the rules: the library has written our answer."""
         self._closing = True
+        close = self._protocol.close_rcvd
+        if close is not None and self._fragments:
+            # The library takes a goodbye between fragments for an error. It is none: control frames
+            # may come there, and the code is echoed as ever (RFC 6455, 5.4 and 5.5.1).
+            self._protocol.data_to_send()
+            data = b"" if close.code == CloseCode.NO_STATUS_RCVD else close.serialize()
+            self._stream.write(Frame(Opcode.CLOSE, data).serialize(mask=False))
         self._write_protocol()
         self._stream.close()
-        clean = self._protocol.close_rcvd is not None
-        self.give_up("transport close" if clean else "parse error", 1000)
+        self.give_up("parse error" if close is None else "transport close", 1000)
 
     def _write_protocol(self) -> None:
         data = b"".join(self._protocol.data_to_send())

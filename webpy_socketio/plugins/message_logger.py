@@ -81,7 +81,7 @@ def _log(request: dict[str, Any], kind: str, message: Any) -> None:
         return
     own = {
         "TIME": datetime.now().replace(microsecond=0),
-        "TYPE": kind,
+        "TYPE": _shorten(kind),
         "MESSAGE": _shorten(message if isinstance(message, str) else repr(message)),
     }
     logger.info("%s", _one_line(_format % _Values(request, own)))

@@ -81,6 +81,8 @@
     subscribe(channel) {
       let wish = this.wanted.get(channel);
       if (!wish) this.wanted.set(channel, (wish = { held: false, sending: null, waiting: [] }));
+      const presence = this.presences.get(channel);
+      if (presence) presence._left = false;
       return new Promise((resolve) => {
         wish.waiting.push(resolve);
         this.send(channel, wish);
@@ -192,6 +194,7 @@
       this._revision = 0;
       this._listed = true; // false while the server only counts
       this._asking = false;
+      this._left = false;
     }
 
     on(event, listener) {
@@ -219,6 +222,7 @@
     }
 
     setState({ epoch, rev, members, count }) {
+      if (this._left) return;
       if (epoch === this._epoch && rev < this._revision) return; // an answer that a later state overtook
       this._epoch = epoch;
       this._revision = rev;
@@ -226,6 +230,7 @@
     }
 
     applyDiff({ epoch, since, rev, joins, updates, leaves, count }) {
+      if (this._left) return;
       if (epoch === this._epoch && rev <= this._revision) return; // part of the state already
       // Something was missed, or a channel that was only counted is listed again. A change that
       // reaches further back than our revision is no gap: it carries whole lists, not steps.
@@ -246,6 +251,7 @@
 
     /** The page left the channel. */
     forget() {
+      this._left = true; // a state that is on its way already is of no use any more
       this.pause();
       this._replace(new Map());
     }

@@ -27,9 +27,16 @@ from typing import Any
 
 from blinker import Signal
 
-from webpy_socketio import ChannelError, ConfigurationError, EncodeError, Socket, signals
+from webpy_socketio import (
+    ChannelError,
+    ConfigurationError,
+    EncodeError,
+    Socket,
+    run_on_hub,
+    signals,
+)
 from webpy_socketio.plugins.presence.feed import Feed, describe
-from webpy_socketio.plugins.presence.store import Change, MemoryStore, Metas, Store
+from webpy_socketio.plugins.presence.store import Change, MemoryStore, Metas, State, Store
 
 __all__ = [
     "count",
@@ -45,9 +52,9 @@ __all__ = [
 
 logger = logging.getLogger("webpy_socketio")
 
-joined = Signal("A key has its first connection in a channel.")
-updated = Signal("A key's connections, or what is told about them, changed.")
-left = Signal("A key's last connection left a channel.")
+joined = signals.Stage("joined", "A key has its first connection in a channel.")
+updated = signals.Stage("updated", "A key's connections, or what is told about them, changed.")
+left = signals.Stage("left", "A key's last connection left a channel.")
 
 #: Ends of which the client knows: it meant to go, or was sent away. All others may be accidents.
 _CLEAN = (
@@ -91,7 +98,9 @@ class _Presence:
         **extra: Any,
     ) -> None:
         key = socket.session_id if self._key is None else self._key(request, socket, context)
-        if key is not None:
+        # A handler that ran before may have tracked it already, and knows better.
+        known = self.store.knows((socket.namespace, channel), socket.session_id)
+        if key is not None and not known:
             meta = {} if self._meta is None else self._meta(request, socket, context)
             self.track(socket, channel, key, meta)
         socket.emit("presence_state", self._describe(socket, channel))
@@ -172,7 +181,8 @@ def uninstall() -> None:
 
 def members(channel: str, *, namespace: str = "/") -> dict[str, Metas]:
     """Who is in a channel: for each key, one meta a connection, in the order of joining."""
-    return _running().store.state((namespace, channel)).members
+    state: State = run_on_hub(_running().store.state, (namespace, channel))
+    return state.members
 
 
 def count(channel: str, *, namespace: str = "/") -> int:
@@ -186,12 +196,12 @@ def track(socket: Socket, channel: str, key: str, meta: dict[str, Any] | None = 
     Clients see `meta`: leave secrets out. Raises `ChannelError` if the socket is not subscribed,
     and `EncodeError` if JSON cannot hold the meta.
     """
-    _running().track(socket, channel, key, {} if meta is None else meta)
+    run_on_hub(_running().track, socket, channel, key, {} if meta is None else meta)
 
 
 def untrack(socket: Socket, channel: str) -> None:
     """Let a socket be present no more, while it stays subscribed."""
-    _running().store.leave((socket.namespace, channel), socket.session_id, 0.0)
+    run_on_hub(_running().store.leave, (socket.namespace, channel), socket.session_id, 0.0)
 
 
 def _running() -> _Presence:

@@ -15,7 +15,7 @@ from typing import Any
 
 import gevent
 
-from webpy_socketio import EncodeError, NoSocket, emit
+from webpy_socketio import CallerError, NoSocket, emit
 from webpy_socketio.plugins.presence.store import Change, Channel, Metas, State
 
 __all__ = ["CROWD", "Feed", "describe"]
@@ -82,7 +82,7 @@ class Feed:
                 emit("presence_diff", diff, channel=channel, namespace=namespace)
             except NoSocket:  # everybody left
                 continue
-            except EncodeError:  # too large for an outbox; the other channels' diffs are not
+            except CallerError:  # too large for an outbox; the other channels' diffs are not
                 logger.exception("presence in %r cannot be told", channel)
 
 

@@ -55,6 +55,9 @@ class Store(Protocol):
     def leave(self, channel: Channel, connection: str, grace: float) -> None:
         """A connection has gone; it counts as there for `grace` seconds, or until its key is back."""
 
+    def knows(self, channel: Channel, connection: str) -> bool:
+        """Whether a connection is there."""
+
     def state(self, channel: Channel) -> State:
         """Who is there."""
 
@@ -128,6 +131,10 @@ class MemoryStore:
             timer.start(self._remove, channel, room, connection)
         else:
             self._remove(channel, room, connection)
+
+    def knows(self, channel: Channel, connection: str) -> bool:
+        room = self._rooms.get(channel)
+        return room is not None and connection in room.connections
 
     def state(self, channel: Channel) -> State:
         room = self._rooms.get(channel)
