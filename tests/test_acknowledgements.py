@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -284,3 +285,17 @@ class TestCall:
         for packet in ("430[1]", "43999[1]", "430[]"):
             client.send(packet)
         assert client.call("unknown") == []
+
+
+class TestTooLarge:
+    def test_one_above_the_outbox_is_an_error_and_the_connection_kept(
+        self, serve: Callable[..., Site], stages: Journal
+    ) -> None:
+        @on_message
+        def large(request: Any, socket: Any, context: Any, message: Any) -> str:
+            return "x" * 20_000
+
+        client = serve(outbox_bytes=10_000).connect()
+        assert client.call("message", "x") == [{"error": "internal error"}]
+        assert stages[-1][0] == "error"
+        assert isinstance(stages[-1][1], EncodeError)

@@ -205,3 +205,15 @@ class TestFormats:
         with pytest.raises(SettingsError):
             server.start()
         assert server.closed
+
+
+class TestEventNames:
+    def test_a_long_one_is_cut_too(
+        self, serve: Callable[..., Site], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "webpy_socketio.message")
+        client = serve(plugins=["webpy_socketio.plugins.message_logger"]).connect()
+        client.emit("\x7f" * 100_000, ack=1)
+        assert client.receive() == "431[]"
+        (record,) = [record for record in caplog.records if "100000" in record.getMessage()]
+        assert len(record.getMessage()) < 10_000

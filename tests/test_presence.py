@@ -661,3 +661,24 @@ class TestSignals:
         viewer = Viewer(serve(plugins=[PLUGIN], presence_key=by_name), "Ann")
         found = gevent.get_hub().threadpool.spawn(presence.members, "room").get()
         assert found == {"Ann": [{}]} == viewer.members
+
+
+class TestTracking:
+    def test_from_another_thread(self, serve: Callable[..., Site]) -> None:
+        site = serve(plugins=[PLUGIN], presence_key=by_name)
+        viewer = Viewer(site)
+        socket = socket_of(viewer.client)
+        pool = gevent.get_hub().threadpool
+        pool.apply(presence.track, (socket, "room", "Ann"))
+        assert viewer.until(lambda members: "Ann" in members) == {"Ann": [{}]}
+        assert pool.apply(presence.members, ("room",)) == {"Ann": [{}]}
+        pool.apply(presence.untrack, (socket, "room"))
+        assert viewer.until(lambda members: not members) == {}
+
+    def test_a_handler_that_tracked_before_knows_better(self, serve: Callable[..., Site]) -> None:
+        @on_subscribe
+        def track(request: Any, socket: Any, context: Any, channel: str) -> None:
+            presence.track(socket, channel, "Ann")
+
+        viewer = Viewer(serve(plugins=[PLUGIN]))
+        assert viewer.members == {"Ann": [{}]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +16,10 @@ from webpy_socketio import (
     EncodeError,
     on_connect,
     on_connecting,
+    on_finish,
     on_message,
     on_subscribe,
+    signals,
 )
 from webpy_socketio.clients import clients
 
@@ -422,3 +426,64 @@ class TestOneThingAtATime:
         may_go_on.set()
         journal.wait(lambda journal: len(journal) == 3)
         assert journal[1:] == ["done", ("subscribed", True)]
+
+
+class TestOrderOfTelling:
+    def test_what_happened_first_is_told_first(self, site: Site, journal: Journal) -> None:
+        may_go_on = gevent.event.Event()
+
+        @on_message
+        def slow(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append(socket)
+            may_go_on.wait()
+            socket.unsubscribe("room-1")
+
+        @signals.subscribe.connect
+        def subscribed(sender: Any, channel: str, **extra: Any) -> None:
+            journal.append("subscribed")
+
+        @signals.unsubscribe.connect
+        def unsubscribed(sender: Any, channel: str, **extra: Any) -> None:
+            journal.append("unsubscribed")
+
+        client = site.connect()
+        client.emit("message", "x")
+        journal.wait(len)
+        assert journal[0].subscribe("room-1")
+        may_go_on.set()
+        journal.wait(lambda journal: len(journal) == 3)
+        assert journal[1:] == ["subscribed", "unsubscribed"]
+
+
+class TestNothingStays:
+    def test_a_socket_that_is_gone_is_freed(self, site: Site, journal: Journal) -> None:
+        client = site.connect()
+        client.emit("message", "x")
+        gone = weakref.ref(socket_of(client))
+
+        @on_finish
+        def finished(request: Any, socket: Any, context: Any) -> None:
+            journal.append("finish")
+
+        client.vanish()
+        journal.wait_for("finish")
+        gevent.idle()
+        gc.collect()
+        assert gone() is None
+
+
+class TestStoppingFromAHandler:
+    def test_it_does_not_wait_for_itself(self, site: Site, journal: Journal) -> None:
+        @on_message
+        def stop(request: Any, socket: Any, context: Any, message: Any) -> None:
+            site.server.stop()
+            journal.append("returned")
+
+        @on_finish
+        def finished(request: Any, socket: Any, context: Any) -> None:
+            journal.append("finish")
+
+        client = site.connect()
+        client.emit("message", "x")
+        journal.wait_for("finish")
+        assert journal == ["returned", "finish"]

@@ -305,3 +305,24 @@ class TestBounds:
         session.close("enough")
         post.get()
         assert server.receiver.messages == []
+
+
+class TestFairness:
+    """A body of many packets does not hold everybody else up."""
+
+    def test_others_have_their_turn_in_between(self, server: Running) -> None:
+        polling = server.polling()
+        turns = 0
+
+        def tick() -> None:
+            nonlocal turns
+            while True:
+                gevent.sleep(0)
+                turns += 1
+
+        ticking = gevent.spawn(tick)
+        eventually(lambda: turns > 10)
+        before = turns
+        server.engine.sessions[polling.sid].transport.receive(b"\x1e".join([b"3"] * 100_000))
+        assert turns - before > 100
+        ticking.kill()

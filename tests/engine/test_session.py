@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import gevent
 import pytest
 
@@ -229,3 +232,12 @@ class TestRoom:
         assert session.environ == {"key": "value"}
         session.data = Message(b"4mine")
         assert session.data.payload == b"4mine"
+
+
+class TestLongNotes:
+    def test_one_that_no_close_frame_can_hold_is_cut(self, run: Callable[..., Any]) -> None:
+        server = run()
+        client = server.websocket()
+        server.session.close("bye", 1008, "x" * 500)
+        assert client.wait_closed() == 1008
+        server.receiver.wait_for(("closed", "bye"))
