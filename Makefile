@@ -3,6 +3,7 @@
 #   make demo     the chat on http://127.0.0.1:8000 (PORT= to change it)
 #   make test     all tests (PYTEST_ARGS= for pytest's own options)
 #   make lint     ruff, and mypy in its strict mode
+#   make soak     an hour of clients that come, go and vanish (SOAK_SECONDS= to change it)
 #   make clean    remove what these have made
 #
 # PYTHON= chooses the interpreter for .venv: make clean; make test PYTHON=python3.12
@@ -10,6 +11,7 @@
 PYTHON ?= python3
 PORT ?= 8000
 PYTEST_ARGS ?=
+SOAK_SECONDS ?= 3600
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -28,7 +30,7 @@ NODE := tests/js/node_modules/.package-lock.json
 # .venv/bin comes last on the path: Node.js is there (from PyPI) only if the machine has none.
 WITH_NODE := PATH="$$PATH:$(abspath $(VENV))/bin"
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint soak clean
 
 demo: $(PROJECT)
 	@echo "The chat: http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
@@ -36,6 +38,9 @@ demo: $(PROJECT)
 
 test: $(TESTS) $(NODE)
 	$(WITH_NODE) $(PY) -m pytest $(PYTEST_ARGS)
+
+soak: $(TESTS)
+	$(PY) tests/soak.py --seconds $(SOAK_SECONDS)
 
 lint: $(LINTERS)
 	$(VENV)/bin/ruff check .

@@ -49,6 +49,7 @@ setup(
             "build>=1.2",
             "cryptography>=43",
             "hypothesis>=6.100",
+            "kosoku",  # the Autobahn cases, on Python 3
             "playwright>=1.50",
             "pytest>=8.2",
             "python-socketio[client]>=5.11",

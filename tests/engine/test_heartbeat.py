@@ -78,6 +78,18 @@ class TestTimeout:
         paused.resume()
         assert paused.receiver.wait_closed() == "ping timeout"
 
+    def test_one_that_is_read_again_has_its_time_anew(self, journal: Journal) -> None:
+        heartbeat = make_heartbeat(0.001, 3600)
+        session = make_session(journal)
+        heartbeat.add(session)
+        journal.wait_for(("transport", [PING]))
+        heartbeat._since[session] -= 4000  # long ago, if nobody had stopped reading
+        assert heartbeat.check(session)
+        session.pause()
+        session.resume()
+        assert not heartbeat.check(session)
+        heartbeat.clear()
+
     def test_one_that_was_discarded_is_left_alone(self, journal: Journal) -> None:
         heartbeat = make_heartbeat(0.001, 0.001)
         session, other = make_session(journal, "gone"), make_session(journal, "other")

@@ -1,0 +1,85 @@
+"""The server that Autobahn's WebSocket cases expect: an echo of every message, and no Engine.IO.
+
+``python tests/conformance/websocket_server.py [PORT]`` (9001; 0 picks one). Prints ``PORT <port>``.
+
+Requests, handshake, frames, UTF-8, limits, closing and the bytes on the wire are the engine's own;
+only the packet type is put before a text that comes in, and not written before one that goes out.
+"""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from webpy_socketio.engine import Engine, EngineServer, Session
+from webpy_socketio.engine.engine import Upgrade
+from webpy_socketio.engine.packets import MESSAGE, Message
+from webpy_socketio.engine.requests import Response
+from webpy_socketio.engine.streams import Stream
+from webpy_socketio.engine.websocket import WebSocket
+
+
+class Untyped(WebSocket):
+    """A WebSocket on which all text is a message."""
+
+    __slots__ = ()
+
+    def _receive_text(self, data: bytes) -> None:
+        super()._receive_text(MESSAGE + data)
+
+
+class Echo:
+    """Sends every message back as it came."""
+
+    def opened(self, session: Session) -> None:
+        pass
+
+    def message(self, session: Session, data: str | bytes) -> None:
+        if isinstance(data, str):
+            session.outbox.push(Message(data.encode()))
+        else:
+            session.send(data)
+
+    def closed(self, session: Session, reason: str) -> None:
+        pass
+
+
+class EchoUpgrade(Upgrade):
+    """An accepted handshake, after which the session begins without a packet."""
+
+    def start(self, stream: Stream, first: bytes) -> None:
+        session = self._engine.open(self._environ)
+        websocket = Untyped(session, stream, self._protocol, self._engine.config.outbox_bytes)
+        websocket.answer()
+        session.use(websocket)
+        websocket.start(first)
+
+
+class EchoEngine(Engine):
+    """An engine to which every WebSocket is a session's first."""
+
+    def upgrade(
+        self, environ: dict[str, Any], headers: Sequence[tuple[str, str]] = ()
+    ) -> Upgrade | Response:
+        environ = {**environ, "QUERY_STRING": "EIO=4&transport=websocket"}
+        upgrade = super().upgrade(environ, headers)
+        if isinstance(upgrade, Upgrade):
+            return EchoUpgrade(self, environ, None, upgrade._protocol)
+        return upgrade
+
+
+def main(port: int = 9001) -> None:
+    server = EngineServer(("127.0.0.1", port), EchoEngine(Echo(), path="/"), log=None)
+    server.start()
+    sys.stdout.write(f"PORT {server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))

@@ -1,0 +1,260 @@
+"""What is fuzzed: functions of bytes that fail if a reader of a client's words does.
+
+Each lets pass only the errors that its reader documents, and checks what the reader returned. A
+kept case is a file in ``cases/<target>/``; its bytes are what the target is called with.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from webpy_socketio.channels import check_name
+from webpy_socketio.engine import json
+from webpy_socketio.engine.http import BadRequest, parse_head, read_body, read_head
+from webpy_socketio.engine.origins import Origins
+from webpy_socketio.engine.packets import SEPARATOR, Message
+from webpy_socketio.engine.payloads import decode_packet, decode_payload
+from webpy_socketio.engine.requests import RequestError, read_query
+from webpy_socketio.engine.socketio_packets import (
+    ACK,
+    EVENT,
+    MAX_ATTACHMENTS,
+    Decoder,
+    Packet,
+    encode_ack,
+    encode_event,
+)
+from webpy_socketio.exceptions import ChannelError, ProtocolError
+
+CASES = Path(__file__).parent / "cases"
+
+#: Bytes of a body that are taken.
+LIMIT = 100
+
+_ORIGINS = Origins(["https://example.com", "http://localhost:8000"], ["10.0.0.0/8"])
+
+
+def payloads(data: bytes) -> None:
+    try:
+        packets = list(decode_payload(data))
+    except ProtocolError:
+        return
+    again = SEPARATOR.join(
+        kind + item.encode() if isinstance(item, str) else b"b" + base64.b64encode(item)
+        for kind, item in packets
+    )
+    assert list(decode_payload(again)) == packets
+    assert len(again) == len(data), "nothing was passed over"
+
+
+def packets(data: bytes) -> None:
+    try:
+        kind, text = decode_packet(data)
+    except ProtocolError:
+        return
+    assert kind + text.encode() == data
+
+
+def socketio_packets(data: bytes) -> None:
+    """Messages with separators between them; those that begin with ``b`` are attachments."""
+    decoder = Decoder()
+    for piece in data.split(SEPARATOR):
+        item = piece[1:] if piece[:1] == b"b" else piece.decode("utf-8", "replace")
+        try:
+            packet = decoder.feed(item)
+        except ProtocolError:
+            return
+        if packet is not None:
+            _check_packet(packet)
+
+
+def _check_packet(packet: Packet) -> None:
+    assert packet.namespace.startswith("/")
+    assert "," not in packet.namespace
+    # What a client may say to a handler, the handler can say to others.
+    if packet.type == EVENT:
+        message = encode_event(packet.namespace, packet.data[0], packet.data[1:], packet.id)
+    elif packet.type == ACK and packet.id is not None:
+        message = encode_ack(packet.namespace, packet.id, packet.data)
+    else:
+        assert packet.data is None or isinstance(packet.data, dict)
+        return
+    assert message.count <= 1 + MAX_ATTACHMENTS
+    assert _receive(message) == packet
+
+
+def _receive(message: Message) -> Packet | None:
+    decoder = Decoder()
+    packet = None
+    for _, item in decode_payload(message.payload):
+        packet = decoder.feed(item)
+    return packet
+
+
+def json_texts(data: bytes) -> None:
+    try:
+        value = json.loads(data)
+    except ProtocolError:
+        return
+    assert json.loads(json.dumps(value)) == value
+
+
+def heads(data: bytes) -> None:
+    file = io.BytesIO(data)
+    try:
+        read = read_head(file)
+        if not read:
+            return
+        head = parse_head(read)
+    except BadRequest as error:
+        _check_status(error.status, 400, 414, 417, 431)
+        return
+    assert head.target.startswith("/") or (head.target, head.method) == ("*", "OPTIONS")
+    assert head.length is None or 0 <= head.length <= 10**18
+    assert not any(character in head.target for character in "\0\r\n \t")
+    names = [name.lower() for name, _ in head.headers]
+    for name, value in head.headers:
+        assert name.isascii()
+        assert not set(name) & set("\0\r\n\t :")
+        assert not set(value) & set("\0\r\n")
+        assert value == value.strip(" \t")
+    # Nothing by which another reader could find another end of the body.
+    assert names.count("content-length") + names.count("transfer-encoding") <= 1
+    assert names.count("host") <= 1
+
+
+def _check_status(status: str, *allowed: int) -> None:
+    assert int(status[:4]) in allowed
+
+
+def bodies(data: bytes) -> None:
+    """The first byte is the length, or says that the body is chunked."""
+    length = data[0] if data and data[0] < 128 else None
+    file, into = io.BufferedReader(io.BytesIO(data[1:])), io.BytesIO()  # type: ignore[arg-type]
+    pieces: list[int] = []
+    try:
+        size = read_body(file, length, LIMIT, into, pieces.append)
+    except BadRequest:
+        assert len(into.getvalue()) <= LIMIT
+        return
+    assert size == len(into.getvalue()) == sum(pieces) <= LIMIT
+    assert length is None or size == length
+
+
+def queries(data: bytes) -> None:
+    try:
+        query = read_query({"QUERY_STRING": data.decode("latin-1")}, ["polling", "websocket"])
+    except RequestError as error:
+        _check_status(error.response.status, 400)
+        return
+    assert query.transport in ("polling", "websocket")
+
+
+def origins(data: bytes) -> None:
+    """An origin, a host, and what a proxy says, in lines."""
+    keys = ("HTTP_ORIGIN", "HTTP_HOST", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO")
+    environ = dict(zip(keys, data.decode("latin-1").split("\n"), strict=False))
+    environ |= {"REMOTE_ADDR": "10.1.2.3", "REQUEST_METHOD": "GET"}
+    headers = dict(_ORIGINS.cors(environ))
+    assert headers.get("Access-Control-Allow-Origin") in (None, environ.get("HTTP_ORIGIN"))
+    assert not headers or _ORIGINS.allow(environ)
+
+
+def channel_names(data: bytes) -> None:
+    name = data.decode("utf-8", "surrogateescape")
+    try:
+        assert check_name(name, 255) == name
+    except ChannelError:
+        return
+    assert 1 <= len(name) <= 255
+    assert name == name.encode().decode(), "it can be sent"
+    assert not set(name) & {chr(code) for code in range(32)}
+
+
+#: By the name of their folder of cases.
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "payloads": payloads,
+    "packets": packets,
+    "socketio_packets": socketio_packets,
+    "json": json_texts,
+    "heads": heads,
+    "bodies": bodies,
+    "queries": queries,
+    "origins": origins,
+    "channel_names": channel_names,
+}
+
+#: Words that mean something to the readers; random bytes would hardly ever hit on them.
+WORDS = [
+    *(b"\x1e", b"b", b"0", b"1", b"2probe", b"3", b"4", b"5", b"6", b"="),
+    *(
+        b"40",
+        b"41",
+        b"42",
+        b"43",
+        b"44",
+        b"45",
+        b"46",
+        b"51-",
+        b"461-",
+        b"11-",
+        b"/custom,",
+        b"?a=b",
+    ),
+    *(b'{"_placeholder":true,"num":0}', b'"_placeholder"', b'"\\u005fplaceholder"', b'"num":1'),
+    *(
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b'"',
+        b",",
+        b":",
+        b"null",
+        b"true",
+        b"NaN",
+        b"1e400",
+        b"-0",
+        b"\\ud800",
+    ),
+    *(b'"connect"', b'["a"]', b'["message",', b"9007199254740993", b"18446744073709551616"),
+    *(b"GET / HTTP/1.1\r\n", b"Host: a\r\n", b"\r\n", b"\r", b"\n", b"http://a/", b"OPTIONS * "),
+    *(b"Content-Length: 1\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: upgrade\r\n"),
+    *(
+        b"Expect: 100-continue\r\n",
+        b"0\r\n\r\n",
+        b"5\r\n",
+        b";a=b",
+        b"FFFFFFFFFFFFFFFF",
+        b"0x5",
+        b"+5",
+    ),
+    *(b"EIO=4", b"&", b"transport=polling", b"transport=websocket", b"sid=", b"%0d%0a", b"j=0"),
+    *(
+        b"http://",
+        b"https://example.com",
+        b"localhost:8000",
+        b"null",
+        b"@",
+        b"[::1]",
+        b":99999",
+        b"//",
+    ),
+    *(
+        b"__proto__",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xc0\x80",
+        b"\x00",
+        b"\x7f",
+        b"\xc2\x85",
+    ),
+]
+
+
+def cases(target: str) -> list[Path]:
+    """The kept cases of a target."""
+    return sorted(path for path in (CASES / target).iterdir() if path.is_file())

@@ -1,0 +1,240 @@
+"""Visitors of every kind, for as long as one likes: ``python tests/soak.py --seconds 3600``.
+
+A server of its own is visited in rounds: clients connect, subscribe, publish, upgrade and vanish in
+every way they can, at random; then all is quiet, and every count has to be back where it was. At
+the end the memory has to be what it was after the first rounds. ``--seed`` repeats what was chosen
+(not the times at which it happened). The exit status is 0 if all is well.
+"""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import argparse
+import contextlib
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gevent
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.swarm import HELD, CountedServer, Counts, Gone, Polling, WebSocket, close_all, frame
+
+#: Seconds of coming and going in a round, visitors at once, and channels they share.
+ROUND = 10.0
+VISITORS = 100
+CHANNELS = 20
+
+#: Bytes that memory may grow by between the second round and the last one.
+GROWTH = 16 * 1024 * 1024
+
+#: Seconds within which everything has to be given back: the longest deadlines, and a slow machine.
+PATIENCE = 60.0
+
+OPTIONS = {
+    "ping_interval": 1.0,
+    "ping_timeout": 3.0,
+    "upgrade_timeout": 1.0,
+    "connect_timeout": 3.0,
+    "write_timeout": 2.0,
+    "header_timeout": 2.0,
+    "body_timeout": 5.0,
+    # Longer than a client rests between two POSTs: otherwise it would have to try again.
+    "idle_timeout": 20.0,
+    "plugins": ["webpy_socketio.plugins.presence"],
+    "presence_grace": 1.0,
+}
+
+
+def say(*words: object) -> None:
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
+# -- how a visitor goes
+
+
+def mute(client: WebSocket | Polling) -> None:
+    """Answer no ping any more: what a black hole looks like from the server."""
+    client.answering = False
+
+
+def kicked(client: WebSocket | Polling) -> None:
+    client.emit("kick")
+
+
+def packet(data: str) -> Callable[[WebSocket | Polling], None]:
+    return lambda client: client.send(data)
+
+
+def bytes_and(data: bytes, reset: bool) -> Callable[[WebSocket], None]:
+    def end(client: WebSocket) -> None:
+        if data:
+            client.wire.write(data)
+        client.wire.close(reset)
+
+    return end
+
+
+def vanish(reset: bool) -> Callable[[Polling], None]:
+    return lambda client: client.vanish(reset)
+
+
+def half_a_post(reset: bool) -> Callable[[Polling], None]:
+    def end(client: Polling) -> None:
+        client.post_half()
+        client.vanish(reset)
+
+    return end
+
+
+def half_an_upgrade(probe: bool, reset: bool) -> Callable[[Polling], None]:
+    def end(client: Polling) -> None:
+        candidate = WebSocket(client.port, client.sid)
+        if probe:
+            candidate.probe()
+        candidate.wire.close(reset)
+        client.vanish(reset)
+
+    return end
+
+
+HALF_A_FRAME = frame(b'42["echo","half"]')[:9]
+
+WEBSOCKET_ENDS: list[Callable[[WebSocket], None]] = [
+    WebSocket.goodbye,
+    mute,
+    kicked,
+    packet("1"),  # Engine.IO's close
+    packet("41"),  # Socket.IO's disconnect
+    packet("42{}"),  # nonsense
+    *[bytes_and(data, reset) for data in (b"", HALF_A_FRAME) for reset in (False, True)],
+    bytes_and(b"\xff" * 10, False),
+]
+
+POLLING_ENDS: list[Callable[[Polling], None]] = [
+    mute,
+    kicked,
+    packet("1"),
+    packet("41"),
+    *[end(reset) for end in (vanish, half_a_post) for reset in (False, True)],
+    *[half_an_upgrade(probe, reset) for probe in (False, True) for reset in (False, True)],
+]
+
+
+class Visitor:
+    """One client, from its coming to its going."""
+
+    def __init__(self, port: int, dice: random.Random) -> None:
+        self._port = port
+        self._dice = dice
+
+    def live(self) -> None:
+        dice = self._dice
+        if dice.random() < 0.05:  # a handshake, and nothing more
+            Polling(self._port, connect=False).vanish()
+            return
+        transport = WebSocket if dice.random() < 0.6 else Polling
+        client = transport(self._port)
+        client.heard = lambda event: None
+        for _ in range(dice.randrange(6)):
+            self._do_something(client)
+        if isinstance(client, Polling) and dice.random() < 0.4:
+            client = client.upgrade()
+            self._do_something(client)
+        with contextlib.suppress(Gone):  # the end may be there before the answer to a POST
+            if isinstance(client, WebSocket):
+                dice.choice(WEBSOCKET_ENDS)(client)
+            else:
+                dice.choice(POLLING_ENDS)(client)
+        client.closed.wait()
+
+    def _do_something(self, client: WebSocket | Polling) -> None:
+        dice = self._dice
+        channel = f"room-{dice.randrange(CHANNELS)}"
+        deed = dice.randrange(5)
+        if deed == 0:
+            client.call("echo", "x" * dice.randrange(2000))
+        elif deed == 1:
+            client.call("__unsubscribe__", channel)
+        elif deed == 2:
+            gevent.sleep(dice.random())
+        else:
+            client.subscribe(channel)
+            client.call("__channel__", channel, {"text": "hello"})
+
+
+class Soak:
+    """The server and its visitors."""
+
+    def __init__(self, server: CountedServer, dice: random.Random) -> None:
+        self._server = server
+        self._dice = dice
+        self.visits = 0
+
+    def round(self, seconds: float) -> None:
+        """Let visitors come for so long, and wait until all have gone."""
+        end = time.monotonic() + seconds
+        visitors = [gevent.spawn(self._come_and_go, end) for _ in range(VISITORS)]
+        with gevent.Timeout(seconds + PATIENCE, AssertionError("visitors who would not go")):
+            gevent.joinall(visitors, raise_error=True)
+        close_all()
+
+    def settle(self, before: Counts) -> Counts:
+        """Wait until the server holds no more than `before`."""
+        with gevent.Timeout(PATIENCE, AssertionError("something is left behind")):
+            return self._server.settle(before)
+
+    def _come_and_go(self, end: float) -> None:
+        while time.monotonic() < end:
+            self.visits += 1
+            Visitor(self._server.port, random.Random(self._dice.random())).live()
+
+
+def soak(seconds: float, seed: int, folder: Path) -> None:
+    """Raise AssertionError if anything is left behind."""
+    server = CountedServer(folder, **OPTIONS)
+    try:
+        end = time.monotonic() + seconds
+        soak = Soak(server, random.Random(seed))
+        soak.round(1.0)  # what is loaded once is there after it
+        before = server.eventually(lambda counts: not counts["sessions"] + counts["sockets"])
+        memory: list[int] = []
+        while time.monotonic() < end or len(memory) < 2:
+            soak.round(ROUND)
+            counts = soak.settle(before)
+            memory.append(counts["memory"])
+            held = ", ".join(f"{counts[name]} {name}" for name in HELD)
+            say(f"{soak.visits} visits; {held}, {memory[-1] >> 20} MB")
+        assert counts["sessions"] == counts["sockets"] == counts["channels"] == 0
+        assert counts["connects"] == counts["finishes"] == sum(counts["reasons"].values())
+        assert memory[-1] - memory[1] < GROWTH, f"memory, round by round: {memory}"
+        server.stop()
+        assert "Traceback" not in server.errors, server.errors
+        say("reasons:", counts["reasons"])
+    finally:
+        close_all()
+        server.process.kill()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    options = parser.parse_args()
+    say("seed", options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        soak(options.seconds, options.seed, Path(folder))
+    say("nothing is left behind")
+
+
+if __name__ == "__main__":
+    main()

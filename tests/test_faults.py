@@ -1,0 +1,318 @@
+"""What networks do to connections: each fault on each transport, at each moment of its life.
+
+Whatever happens, `disconnect` and `finish` come once, with the right reason, nothing is left
+behind, and a client that is connected beside it notices nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from webpy_socketio import on_event, on_message, signals
+
+from . import swarm
+from .conftest import Journal, Site
+from .engine.conftest import eventually
+from .faults import Fault, Link, Proxy
+from .swarm import HELD, counts
+
+pytestmark = pytest.mark.patience(30)
+
+#: Deadlines short enough to be waited for, long enough for those who answer.
+OPTIONS = {
+    "ping_interval": 0.2,
+    "ping_timeout": 1.0,
+    "upgrade_timeout": 0.3,
+    "write_timeout": 0.5,
+    "header_timeout": 2.0,
+    "body_timeout": 2.0,
+    "idle_timeout": 1.5,
+}
+
+#: How a connection is lost, and how that is told.
+LOSSES = {
+    "black hole": (Link.black_hole, "ping timeout"),
+    "reset": (Link.reset, "transport close"),
+    "close": (Link.close, "transport close"),
+}
+
+
+@pytest.fixture(params=LOSSES)
+def loss(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+class Scene:
+    """A server, a proxy in front of it, and a client that is connected beside the proxy."""
+
+    def __init__(self, site: Site) -> None:
+        self.endings = Journal()
+        signals.disconnect.connect(self._ended, weak=False)
+        signals.finish.connect(self._ended, weak=False)
+
+        @on_event("echo")
+        def echo(request: Any, socket: Any, context: Any, *args: Any) -> Any:
+            return args
+
+        @on_event("kick")
+        def kick(request: Any, socket: Any, context: Any) -> None:
+            socket.disconnect()
+
+        self.site = site
+        self.bystander = swarm.WebSocket(site.port)
+        self.bystander.subscribe("beside")
+        self.before = counts(site.server)
+        self.proxy = Proxy(site.port)
+
+    def _ended(self, sender: Any, reason: str, **extra: Any) -> None:
+        self.endings.append((sender.session_id, reason))
+
+    def check_ended(self, session_id: str, reason: str) -> None:
+        """Wait for `disconnect` and `finish` of a client; nothing else ended, nothing is left."""
+        self.endings.wait(lambda endings: len(endings) >= 2)
+        self.check_nothing_left()
+        assert self.endings == [(session_id, reason)] * 2
+
+    def check_nothing_left(self) -> None:
+        self.proxy.close()
+        left: dict[str, int] = {}
+
+        def settled() -> bool:
+            now = counts(self.site.server)
+            left.update({name: now[name] - self.before[name] for name in HELD})
+            return not any(number > 0 for number in left.values())
+
+        try:
+            eventually(settled)
+        except AssertionError as error:
+            raise AssertionError(f"more than before: {left}") from error
+        assert self.bystander.call("echo", 1) == [1]
+        assert not self.bystander.closed.ready()
+
+
+@pytest.fixture
+def scene(serve: Callable[..., Site]) -> Iterator[Scene]:
+    scene = Scene(serve(**OPTIONS))
+    yield scene
+    scene.proxy.close()
+    swarm.close_all()
+
+
+class TestLoss:
+    """The network loses a connection that rests."""
+
+    def test_of_a_websocket(self, scene: Scene, loss: str) -> None:
+        fault, reason = LOSSES[loss]
+        client = swarm.WebSocket(scene.proxy.port)
+        client.subscribe("a")
+        fault(scene.proxy.link)
+        scene.check_ended(client.id, reason)
+
+    def test_of_a_waiting_poll(self, scene: Scene, loss: str) -> None:
+        fault, reason = LOSSES[loss]
+        client = swarm.Polling(scene.proxy.port)
+        client.subscribe("a")
+        eventually(lambda: counts(scene.site.server)["waiting"])
+        scene.proxy.everything(fault)
+        scene.check_ended(client.id, reason)
+
+    def test_of_a_websocket_that_took_over(self, scene: Scene, loss: str) -> None:
+        fault, reason = LOSSES[loss]
+        polling = swarm.Polling(scene.proxy.port)
+        client = polling.upgrade()
+        client.subscribe("a")
+        fault(scene.proxy.link)
+        scene.check_ended(client.id, reason)
+
+
+class TestMidMessage:
+    """The network loses a connection in the middle of what the client says."""
+
+    @pytest.mark.parametrize("passed", [1, 5, 20], ids=lambda count: f"after {count} bytes")
+    def test_of_a_websocket(self, scene: Scene, loss: str, passed: int) -> None:
+        fault, reason = LOSSES[loss]
+        client = swarm.WebSocket(scene.proxy.port)
+        scene.proxy.link.cut_after(passed, fault)
+        client.emit("echo", "x" * 1000)
+        scene.proxy.link.cut.wait()
+        scene.check_ended(client.id, reason)
+
+    @pytest.mark.parametrize("passed", [1, 300], ids=["in its head", "in its body"])
+    def test_of_a_post(self, scene: Scene, loss: str, passed: int) -> None:
+        fault, reason = LOSSES[loss]
+        client = swarm.Polling(scene.proxy.port)
+        posts = scene.proxy.link
+        posts.cut_after(passed, fault)
+        sending = gevent.spawn(self.try_to_send, client)
+        posts.cut.wait()
+        if loss != "black hole":
+            sending.join()
+            if passed == 1:
+                # Half a head says nothing of whose it is; the client gives up by itself.
+                client.vanish()
+            else:
+                reason = "transport error"  # of half a body it is known, and what it said is lost
+        else:
+            scene.proxy.everything(fault)
+        scene.check_ended(client.id, reason)
+
+    @staticmethod
+    def try_to_send(client: swarm.Polling) -> None:
+        with pytest.raises(swarm.Gone):
+            client.emit("echo", "x" * 1000)
+
+
+class TestMidUpgrade:
+    """The network loses a WebSocket that is to replace long-polling."""
+
+    @pytest.fixture(params=["before the probe", "within the probe", "after the probe"])
+    def candidate(self, request: pytest.FixtureRequest) -> Callable[[Scene, str, Fault], None]:
+        """Let a WebSocket come as far as this, and then have it lost."""
+
+        def lose(scene: Scene, sid: str, fault: Fault) -> None:
+            websocket = swarm.WebSocket(scene.proxy.port, sid)
+            link = scene.proxy.link
+            if request.param == "within the probe":
+                link.cut_after(8, fault)
+                websocket.send("2probe")
+                link.cut.wait()
+            else:
+                if request.param == "after the probe":
+                    websocket.probe()
+                fault(link)
+            websocket.wire.close()
+
+        return lose
+
+    def test_polling_goes_on(
+        self, scene: Scene, candidate: Callable[[Scene, str, Fault], None], loss: str
+    ) -> None:
+        fault, _ = LOSSES[loss]
+        client = swarm.Polling(scene.site.port)
+        session = scene.site.server.engine.sessions[client.sid]
+        candidate(scene, client.sid, fault)
+        eventually(lambda: session.upgrading is None)
+        assert client.call("echo", "still here") == ["still here"]
+        assert scene.endings == []
+        again = client.upgrade()
+        assert again.call("echo", "now there") == ["now there"]
+        again.goodbye()
+        scene.check_ended(client.id, "transport close")
+
+    def test_everything_is_lost_at_once(
+        self, scene: Scene, candidate: Callable[[Scene, str, Fault], None], loss: str
+    ) -> None:
+        fault, _ = LOSSES[loss]
+        client = swarm.Polling(scene.proxy.port)
+        candidate(scene, client.sid, fault)
+        scene.proxy.everything(fault)
+        scene.endings.wait(lambda endings: len(endings) >= 2)
+        scene.check_nothing_left()
+        reason = scene.endings[0][1]
+        # Between two polls, when the probe has let one go, there is nothing to see the loss by.
+        assert reason == LOSSES[loss][1] or reason == "ping timeout"
+        assert scene.endings == [(client.id, reason)] * 2
+
+
+class TestHeldCloses:
+    """One side closes, and the other one never hears of it."""
+
+    def test_a_client_whose_end_is_not_heard(self, scene: Scene) -> None:
+        client = swarm.WebSocket(scene.proxy.port)
+        scene.proxy.link.hold_closes()
+        client.stop_reading()
+        client.wire.close()
+        scene.check_ended(client.id, "ping timeout")
+
+    def test_a_client_that_never_ends_its_side(self, scene: Scene) -> None:
+        client = swarm.WebSocket(scene.proxy.port)
+        before = counts(scene.site.server)["descriptors"]
+        scene.proxy.link.hold_closes()
+        client.emit("kick")
+        scene.endings.wait(lambda endings: len(endings) == 2)
+        # The client's descriptor and the server's; the proxy keeps its two.
+        eventually(lambda: counts(scene.site.server)["descriptors"] <= before - 2)
+        scene.check_ended(client.id, "server namespace disconnect")
+
+
+class TestSlowLines:
+    """Late and in pieces, but whole: nothing is lost, doubled or out of order."""
+
+    @pytest.fixture(params=["a byte at a time", "late"])
+    def line(self, scene: Scene, request: pytest.FixtureRequest) -> Proxy:
+        if request.param == "late":
+            scene.proxy.latency = 0.02
+        else:
+            scene.proxy.piece = 1
+        return scene.proxy
+
+    @pytest.mark.parametrize("transport", [swarm.WebSocket, swarm.Polling])
+    def test_all_comes_in_order(self, scene: Scene, line: Proxy, transport: Any) -> None:
+        @on_message
+        def back(request: Any, socket: Any, context: Any, message: Any) -> None:
+            socket.send(message)
+
+        heard = Journal()
+        client = transport(line.port)
+        client.heard = heard.append
+        expected = [["message", f"{number} äß€ 😀"] for number in range(20)]
+        for event in expected:
+            client.emit(*event)
+        heard.wait(lambda heard: len(heard) >= len(expected))
+        assert heard == expected
+        client.send("41")
+        scene.check_ended(client.id, "client namespace disconnect")
+
+    def test_an_upgrade(self, scene: Scene, line: Proxy) -> None:
+        polling = swarm.Polling(line.port)
+        client = polling.upgrade()
+        assert client.call("echo", "there") == ["there"]
+        client.goodbye()
+        scene.check_ended(client.id, "transport close")
+
+
+class TestUpgradeRaces:
+    """While both sides send, a client goes over to a WebSocket."""
+
+    @pytest.fixture
+    def scene(self, serve: Callable[..., Site]) -> Iterator[Scene]:
+        scene = Scene(serve())  # with deadlines that a busy machine keeps
+        yield scene
+        scene.proxy.close()
+        swarm.close_all()
+
+    def test_numbered_messages_stay_in_order_over_500_upgrades(self, scene: Scene) -> None:
+        count = 12
+        received: dict[str, list[int]] = {}
+
+        @on_event("number")
+        def number(request: Any, socket: Any, context: Any, number: int) -> None:
+            received.setdefault(socket.session_id, []).append(number)
+            socket.send(number)
+
+        def live(turn: int) -> None:
+            client: Any = swarm.Polling(scene.site.port)
+            sending = gevent.spawn(self.send_numbers, client, count)
+            for _ in range(turn % 7):  # at another moment each time
+                gevent.sleep(0)
+            websocket = client.upgrade()
+            sending.get()
+            websocket.call("echo")
+            assert client.events == [["message", number] for number in range(count)]
+            websocket.goodbye()
+
+        swarm.together(live, 500)
+        scene.endings.wait(lambda endings: len(endings) == 1000)
+        assert list(received.values()) == [list(range(count))] * 500
+        assert {reason for _, reason in scene.endings} == {"transport close"}
+        scene.check_nothing_left()
+
+    @staticmethod
+    def send_numbers(client: swarm.Polling, count: int) -> None:
+        for number in range(count):
+            client.emit("number", number)

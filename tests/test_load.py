@@ -1,0 +1,281 @@
+"""Many clients at once, clients that take or give too much, and an end in the middle of it.
+
+The server is a process of its own, the clients are greenlets; both are in `tests.swarm`.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.event
+import pytest
+
+from .swarm import (
+    CountedServer,
+    Gone,
+    Polling,
+    WebSocket,
+    close_all,
+    raise_descriptor_limit,
+    together,
+)
+
+MANY = 5000
+POLLS = 1000
+
+Start = Callable[..., CountedServer]
+
+pytestmark = pytest.mark.patience(120)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a server with these settings; its end is to be a good one, whatever it went through."""
+    servers: list[CountedServer] = []
+
+    def start(**options: Any) -> CountedServer:
+        servers.append(CountedServer(tmp_path, **options))
+        return servers[-1]
+
+    yield start
+    close_all()
+    for server in servers:
+        server.close()
+        assert server.errors == ""
+
+
+@pytest.fixture
+def _many_descriptors() -> Iterator[None]:
+    """Let this process and the server have a socket for each client, and a few more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = MANY + 3 * POLLS + 500
+    if not raise_descriptor_limit(needed):
+        pytest.skip(f"{needed} open files are needed, and no more than {before[1]} are allowed")
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def warmed_up(server: CountedServer) -> dict[str, Any]:
+    """The counts of a server that has had its first visitors: what it loads once is there."""
+    for client in (WebSocket(server.port), Polling(server.port)):
+        client.send("1")
+        client.closed.wait()
+    return server.eventually(
+        lambda counts: counts["finishes"] == 2 and not counts["sessions"] + counts["sockets"]
+    )
+
+
+@pytest.mark.usefixtures("_many_descriptors")
+class TestStorm:
+    def test_thousands_come_hear_a_message_and_go_in_every_way(self, start: Start) -> None:
+        server = start()
+        before = warmed_up(server)
+        clients = together(lambda number: WebSocket(server.port), MANY)
+        full = server.counts()
+        assert (full["sessions"], full["sockets"]) == (MANY, MANY)
+        # Five of them wait for themselves; the others cost no greenlet.
+        assert full["greenlets"] <= before["greenlets"] + 5
+
+        heard = [gevent.event.Event() for _ in clients]
+        for client, event in zip(clients, heard, strict=True):
+            client.heard = lambda event_, event=event: event.set()
+        clients[0].call("publish", 0, 1, 100)
+        gevent.wait(heard)
+
+        ways: list[Callable[[WebSocket], None]] = [
+            WebSocket.goodbye,
+            lambda client: client.wire.close(),
+            lambda client: client.wire.close(reset=True),
+            lambda client: client.send("1"),
+            lambda client: client.emit("kick"),
+        ]
+        together(lambda number: ways[number % len(ways)](clients[number]), MANY)
+        gevent.wait([client.closed for client in clients])
+        server.settle(before)
+        told = server.end()
+        assert told["connects"] == told["finishes"] == MANY + 2
+        assert told["reasons"] == {
+            "transport close": MANY * 4 // 5 + 2,
+            "server namespace disconnect": MANY // 5,
+        }
+
+    def test_a_thousand_polls_wait_and_are_answered(self, start: Start) -> None:
+        server = start()
+        before = warmed_up(server)
+        clients = together(lambda number: Polling(server.port), POLLS)
+        server.eventually(lambda counts: counts["waiting"] == POLLS)
+        heard = [gevent.event.Event() for _ in clients]
+        for client, event in zip(clients, heard, strict=True):
+            client.heard = lambda event_, event=event: event.set()
+        clients[0].call("publish", 0, 1, 100)
+        gevent.wait(heard)
+        server.eventually(lambda counts: counts["waiting"] == POLLS)
+        together(lambda number: clients[number].vanish(reset=number % 2 == 0), POLLS)
+        server.settle(before)
+        told = server.end()
+        assert told["finishes"] == POLLS + 2
+        assert told["reasons"] == {"transport close": POLLS + 2}
+
+
+class TestHandshakeFlood:
+    def test_sessions_that_are_never_used_go_with_the_ping_deadline(self, start: Start) -> None:
+        server = start(ping_interval=0.5, ping_timeout=0.5)
+        before = warmed_up(server)
+
+        def shake(number: int) -> str:
+            client = Polling(server.port, connect=False)
+            client.vanish()
+            return client.sid
+
+        assert len(set(together(shake, MANY))) == MANY
+        server.settle(before)
+        assert server.counts()["connects"] == 2, "nobody heard of the others"
+
+    def test_beyond_the_cap_they_are_turned_away(self, start: Start) -> None:
+        server = start(max_sessions=100)
+
+        def shake(number: int) -> int:
+            client = Polling(server.port, connect=False)
+            client.vanish()
+            return client.status
+
+        statuses = together(shake, 300)
+        assert sorted(statuses) == [200] * 100 + [503] * 200
+        with pytest.raises(Gone):
+            WebSocket(server.port)
+        assert server.counts()["sessions"] == 100
+
+
+class TestBackPressure:
+    def test_who_stops_reading_is_closed_and_the_others_get_everything(self, start: Start) -> None:
+        cap, size, batch, total = 1_000_000, 1000, 200, 20_000
+        server = start(outbox_bytes=cap)
+        before = warmed_up(server)
+        clients = together(lambda number: WebSocket(server.port), 20)
+        lazy = WebSocket(server.port)
+        lazy.stop_reading()
+        counted = [0] * len(clients)
+        arrived = gevent.event.Event()
+
+        def reader(number: int) -> Callable[[list[Any]], None]:
+            def hear(event: list[Any]) -> None:
+                # The next one, whole: none is lost, doubled, overtaken or cut.
+                assert event == ["message", f"{counted[number]} ".ljust(size, "x")]
+                counted[number] += 1
+                arrived.set()
+
+            return hear
+
+        for number, client in enumerate(clients):
+            client.heard = reader(number)
+        largest = 0
+        for first in range(0, total, batch):
+            clients[0].call("publish", first, batch, size)
+            while min(counted) < first + batch:
+                arrived.clear()
+                arrived.wait()
+            if first % 1000 == 0:
+                largest = max(largest, server.counts()["outbox"])
+        found = server.eventually(lambda counts: counts["sessions"] == len(clients))
+        assert found["reasons"] == {"transport close": 2, "slow reader": 1}
+        assert 0 < largest <= cap
+        assert counted == [total] * len(clients)
+        # The 20 MB that it did not take, or a copy for each of the others, would show.
+        assert found["memory"] - before["memory"] < 20 * size * 1000
+        for client in clients:
+            client.goodbye()
+        lazy.wire.close()
+        server.settle(before)
+
+
+class TestInboundFlood:
+    #: Much shorter than what the flood takes: who is not read cannot be heard to be alive.
+    OPTIONS = {"ping_interval": 0.3, "ping_timeout": 2.0, "inbox_events": 100}  # noqa: RUF012
+
+    @staticmethod
+    def flood(client: Any, count: int) -> gevent.Greenlet:
+        def send() -> None:
+            for number in range(count):
+                client.emit("slow", number, "x" * 200)
+                if number % 100 == 0:
+                    gevent.sleep(0)  # a pong is to have its turn
+
+        return gevent.spawn(send)
+
+    def test_reading_stops_and_goes_on_when_the_handlers_do(self, start: Start) -> None:
+        total = 100_000
+        server = start(**self.OPTIONS)
+        before = warmed_up(server)
+        other = WebSocket(server.port)
+        client = WebSocket(server.port)
+        sending = self.flood(client, total)
+        server.eventually(lambda counts: counts["queued"] >= 99)
+        # Longer than the interval and the timeout together; it is pinged as before, and so is it.
+        pings = other.pings
+        found = server.eventually(lambda counts: other.pings >= pings + 9)
+        assert not sending.ready(), "the kernel's buffers are full, and TCP holds it back"
+        # What is read at once is handled at once: 64 KB, of more than 200 bytes each.
+        assert found["queued"] <= 100 + 65_536 // 200
+        assert found["sessions"] == 2
+        assert found["memory"] - before["memory"] < 20_000_000
+        assert client.pings >= 1
+        assert other.call("echo", "meanwhile") == ["meanwhile"]
+        server.open_gate()
+        sending.get()
+        # In order, after all of them: not one is lost, the handler has seen to that.
+        assert client.call("slow", total) == [total]
+        assert server.counts()["handled"] == total + 1
+        client.goodbye()
+        other.goodbye()
+        server.settle(before)
+        assert server.end()["reasons"] == {"transport close": 4}
+
+    def test_a_post_is_held_back_too(self, start: Start) -> None:
+        server = start(**self.OPTIONS)
+        before = warmed_up(server)
+        other = WebSocket(server.port)
+        client = Polling(server.port)
+        packets = "\x1e".join(f'42["slow",{number}]' for number in range(5000))
+        sending = gevent.spawn(client.send, packets)
+        server.eventually(lambda counts: counts["queued"] >= 99)
+        pings = other.pings
+        found = server.eventually(lambda counts: other.pings >= pings + 9)
+        assert not sending.ready()
+        assert found["queued"] == 99, "one of a hundred is being handled"
+        assert found["sessions"] == 2
+        server.open_gate()
+        sending.get()
+        assert client.call("slow", 5000) == [5000]
+        client.send("1")
+        other.goodbye()
+        server.settle(before)
+        assert server.end()["reasons"] == {"transport close": 4}
+
+
+@pytest.mark.usefixtures("_many_descriptors")
+class TestStopping:
+    @pytest.mark.parametrize("times", [1, 2], ids=["SIGTERM", "a second SIGTERM"])
+    def test_everybody_is_told_and_every_finish_is_sent(self, times: int, start: Start) -> None:
+        server = start()
+        clients = together(lambda number: WebSocket(server.port), MANY)
+        polls = together(lambda number: Polling(server.port), POLLS)
+        server.eventually(lambda counts: counts["waiting"] == POLLS)
+        assert clients[0].call("gated") == [True]
+        server.process.popen.send_signal(signal.SIGTERM)
+        server.wait_for("WAITING")  # a handler of the first one that was told
+        for _ in range(times - 1):
+            server.process.popen.send_signal(signal.SIGTERM)
+        server.open_gate()
+        told = {"websockets": [client.closed.get() for client in clients]}
+        told["polls"] = [client.closed.get() for client in polls]
+        assert told == {"websockets": [1001] * MANY, "polls": ["1"] * POLLS}
+        assert server.process.wait() == 0
+        ended = server.process.wait_for("TOLD ")
+        assert f'"connects": {MANY + POLLS}' in ended
+        assert f'"reasons": {{"server shutting down": {MANY + POLLS}}}' in ended
+        assert f'"finishes": {MANY + POLLS}' in ended

@@ -1,0 +1,25 @@
+"""A short soak, as ``make soak`` does for an hour: every count comes back to where it was."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOAK = Path(__file__).with_name("soak.py")
+
+
+@pytest.mark.patience(180)
+def test_nothing_is_left_behind() -> None:
+    run = subprocess.run(
+        [sys.executable, str(SOAK), "--seconds", "30"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    assert run.stdout.startswith("seed ")
+    assert run.stdout.endswith("nothing is left behind\n")
