@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 
 from kosoku import FailureError, run_fuzzingclient
@@ -29,3 +30,7 @@ async def main(url: str, *cases: str) -> None:
 
 if __name__ == "__main__":
     asyncio.run(main(*sys.argv[1:]))
+    sys.stdout.flush()
+    # Not by way of the interpreter's end: kosoku's threads are still there (0.1.0), and now and then
+    # one of them aborts the process over it.
+    os._exit(0)
