@@ -3,6 +3,7 @@
 #   make demo     the chat on http://127.0.0.1:8000 (PORT= to change it)
 #   make test     all tests (PYTEST_ARGS= for pytest's own options)
 #   make lint     ruff, and mypy in its strict mode
+#   make torture  faults, thousands of clients and a short soak (about three minutes)
 #   make soak     an hour of clients that come, go and vanish (SOAK_SECONDS= to change it)
 #   make clean    remove what these have made
 #
@@ -30,7 +31,7 @@ NODE := tests/js/node_modules/.package-lock.json
 # .venv/bin comes last on the path: Node.js is there (from PyPI) only if the machine has none.
 WITH_NODE := PATH="$$PATH:$(abspath $(VENV))/bin"
 
-.PHONY: demo test lint soak clean
+.PHONY: demo test lint torture soak clean
 
 demo: $(PROJECT)
 	@echo "The chat: http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
@@ -38,6 +39,9 @@ demo: $(PROJECT)
 
 test: $(TESTS) $(NODE)
 	$(WITH_NODE) $(PY) -m pytest $(PYTEST_ARGS)
+
+torture: $(TESTS)
+	$(PY) -m pytest -m torture $(PYTEST_ARGS)
 
 soak: $(TESTS)
 	$(PY) tests/soak.py --seconds $(SOAK_SECONDS)

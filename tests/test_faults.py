@@ -20,7 +20,7 @@ from .engine.conftest import eventually
 from .faults import Fault, Link, Proxy
 from .swarm import HELD, counts
 
-pytestmark = pytest.mark.patience(30)
+pytestmark = [pytest.mark.patience(30), pytest.mark.torture]
 
 #: Deadlines short enough to be waited for, long enough for those who answer.
 OPTIONS = {

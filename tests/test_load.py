@@ -30,7 +30,7 @@ POLLS = 1000
 
 Start = Callable[..., CountedServer]
 
-pytestmark = pytest.mark.patience(120)
+pytestmark = [pytest.mark.patience(120), pytest.mark.torture]
 
 
 @pytest.fixture

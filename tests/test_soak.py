@@ -11,6 +11,7 @@ import pytest
 SOAK = Path(__file__).with_name("soak.py")
 
 
+@pytest.mark.torture
 @pytest.mark.patience(180)
 def test_nothing_is_left_behind() -> None:
     run = subprocess.run(
