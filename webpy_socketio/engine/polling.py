@@ -99,7 +99,6 @@ class Polling:
         """A WebSocket took over; a GET that still waits is let go."""
         self._answer = NOOP
         self._wake.set()
-        self.resume()
 
     # -- the two requests
 
@@ -135,7 +134,7 @@ class Polling:
                     gevent.sleep(0)
                 while self._may_read is not None:  # the handlers are behind: hold the answer back
                     self._may_read.wait()
-                if not session.open or session.transport is not self:
+                if not session.open:
                     return
                 session.receive(kind, data)
         except ProtocolError:
