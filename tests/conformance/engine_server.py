@@ -11,6 +11,8 @@ monkey.patch_all()
 
 import sys
 
+from announce import run
+
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Session
 
 CONFIG = EngineConfig(
@@ -33,10 +35,7 @@ class Echo:
 
 def main(port: int = 3000) -> None:
     server = EngineServer(("127.0.0.1", port), Engine(Echo(), CONFIG, "/engine.io/"), log=None)
-    server.start()
-    sys.stdout.write(f"PORT {server.server_port}\n")
-    sys.stdout.flush()
-    server.serve_forever()
+    run(server)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ monkey.patch_all()
 import sys
 from typing import Any
 
+from announce import run
+
 from webpy_socketio.engine import (
     Connection,
     Engine,
@@ -56,10 +58,7 @@ class Conformance:
 def main(port: int = 3000) -> None:
     engine = Engine(SocketIO(Conformance(), CONFIG), CONFIG, "/socket.io/")
     server = EngineServer(("127.0.0.1", port), engine, log=None)
-    server.start()
-    sys.stdout.write(f"PORT {server.server_port}\n")
-    sys.stdout.flush()
-    server.serve_forever()
+    run(server)
 
 
 if __name__ == "__main__":

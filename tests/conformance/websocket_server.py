@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from announce import run
+
 from webpy_socketio.engine import Engine, EngineServer, Session
 from webpy_socketio.engine.engine import Upgrade
 from webpy_socketio.engine.packets import MESSAGE, Message
@@ -75,10 +77,7 @@ class EchoEngine(Engine):
 
 def main(port: int = 9001) -> None:
     server = EngineServer(("127.0.0.1", port), EchoEngine(Echo(), path="/"), log=None)
-    server.start()
-    sys.stdout.write(f"PORT {server.server_port}\n")
-    sys.stdout.flush()
-    server.serve_forever()
+    run(server)
 
 
 if __name__ == "__main__":
