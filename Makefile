@@ -3,7 +3,7 @@
 #   make demo     the chat on http://127.0.0.1:8000 (PORT= to change it)
 #   make test     all tests (PYTEST_ARGS= for pytest's own options)
 #   make lint     ruff, and mypy in its strict mode
-#   make torture  faults, thousands of clients and a short soak (about three minutes)
+#   make torture  of the tests, only faults, thousands of clients and a short soak
 #   make soak     an hour of clients that come, go and vanish (SOAK_SECONDS= to change it)
 #   make clean    remove what these have made
 #

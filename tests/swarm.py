@@ -388,6 +388,7 @@ def counts(server: Any) -> Counts:
         "greenlets": alive - workers,
         "watchers": gevent.get_hub().loop.activecnt,
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "upgrading": sum(session.upgrading is not None for session in sessions),
         "waiting": sum(getattr(session.transport, "waiting", False) for session in sessions),
         "queued": max(map(len, inboxes), default=0),
         "outbox": max((session.outbox.size for session in sessions), default=0),
@@ -419,8 +420,9 @@ from tests.swarm import counts
 from webpy_socketio import signals
 
 OPTIONS = json.loads(os.environ["OPTIONS"])
-urls = ("/counts", "Counts")
+urls = ("/counts", "Counts", "/endings", "Endings")
 
+endings = collections.deque(maxlen=10_000)
 told = {"connects": 0, "reasons": collections.Counter(), "finishes": 0, "handled": 0}
 atexit.register(lambda: say("TOLD", json.dumps(told)))
 
@@ -434,6 +436,11 @@ class Counts:
         return json.dumps({**counts(server), **told})
 
 
+class Endings:
+    def GET(self):
+        return json.dumps(list(endings))
+
+
 @on_connect
 def connected(request, socket, context):
     told["connects"] += 1
@@ -442,14 +449,16 @@ def connected(request, socket, context):
 @signals.disconnect.connect
 def disconnected(sender, reason, **extra):
     told["reasons"][reason] += 1
+    endings.append(["disconnect", sender.session_id, reason])
 
 
-@on_finish
-def finished(request, socket, context):
+@signals.finish.connect
+def finished(sender, context, reason, **extra):
     if "gated" in context:
         say("WAITING")
         gate.wait()
     told["finishes"] += 1
+    endings.append(["finish", sender.session_id, reason])
 
 
 @on_event("gated")
@@ -487,13 +496,30 @@ def kick(request, socket, context):
 @on_event("echo")
 def echo(request, socket, context, *args):
     return args
+
+
+@on_event("back")
+def back(request, socket, context, message):
+    socket.send(message)
+
+
+@on_event("number")
+def number(request, socket, context, number):
+    context.setdefault("numbers", []).append(number)
+    socket.send(number)
+
+
+@on_event("numbers")
+def numbers(request, socket, context):
+    return context["numbers"]
 """
 
 
 class CountedServer(ServerProcess):
     """A server whose ``/counts`` tells `counts` and what its handlers were told.
 
-    Its events: ``echo``; ``publish`` first, count, size: broadcasts numbered messages; ``slow``:
+    Its events: ``echo``; ``back``: a message, sent back as one; ``number``: the same, remembered
+    for ``numbers``, which returns them; ``publish`` first, count, size: broadcasts numbered messages; ``slow``:
     waits for `open_gate`; ``gated``: the connection's ``finish`` is to wait for it; ``kick``: ends
     the connection.
     """
@@ -515,6 +541,21 @@ class CountedServer(ServerProcess):
         with urllib.request.urlopen(f"{self.url}/counts") as answer:
             found: Counts = json.load(answer)
             return found
+
+    def endings(self) -> list[list[str]]:
+        """Who ended: ``[stage, session id, reason]`` for each disconnect and finish, in order."""
+        with urllib.request.urlopen(f"{self.url}/endings") as answer:
+            found: list[list[str]] = json.load(answer)
+            return found
+
+    def warm_up(self) -> Counts:
+        """Have the first visitors: what a server loads once is there; returns its counts then."""
+        for client in (WebSocket(self.port), Polling(self.port)):
+            client.send("1")
+            client.closed.wait()
+        return self.eventually(
+            lambda counts: counts["finishes"] == 2 and not counts["sessions"] + counts["sockets"]
+        )
 
     def eventually(self, condition: Callable[[Counts], Any]) -> Counts:
         """Wait until `condition` holds for the counts; a test's patience is the limit."""

@@ -7,20 +7,19 @@ behind, and a client that is connected beside it notices nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 
-from webpy_socketio import on_event, on_message, signals
-
 from . import swarm
-from .conftest import Journal, Site
-from .engine.conftest import eventually
+from .conftest import Journal
 from .faults import Fault, Link, Proxy
-from .swarm import HELD, counts
+from .swarm import CountedServer, Counts
 
-pytestmark = [pytest.mark.patience(30), pytest.mark.torture]
+pytestmark = [pytest.mark.patience(60), pytest.mark.torture]
 
 #: Deadlines short enough to be waited for, long enough for those who answer.
 OPTIONS = {
@@ -50,57 +49,73 @@ def loss(request: pytest.FixtureRequest) -> str:
 class Scene:
     """A server, a proxy in front of it, and a client that is connected beside the proxy."""
 
-    def __init__(self, site: Site) -> None:
-        self.endings = Journal()
-        signals.disconnect.connect(self._ended, weak=False)
-        signals.finish.connect(self._ended, weak=False)
-
-        @on_event("echo")
-        def echo(request: Any, socket: Any, context: Any, *args: Any) -> Any:
-            return args
-
-        @on_event("kick")
-        def kick(request: Any, socket: Any, context: Any) -> None:
-            socket.disconnect()
-
-        self.site = site
-        self.bystander = swarm.WebSocket(site.port)
+    def __init__(self, server: CountedServer) -> None:
+        self.server = server
+        self._told = len(server.endings())
+        self.bystander = swarm.WebSocket(server.port)
         self.bystander.subscribe("beside")
-        self.before = counts(site.server)
-        self.proxy = Proxy(site.port)
+        self.before = server.counts()
+        self.proxy = Proxy(server.port)
 
-    def _ended(self, sender: Any, reason: str, **extra: Any) -> None:
-        self.endings.append((sender.session_id, reason))
+    @property
+    def endings(self) -> list[list[str]]:
+        """Who ended in this scene: ``[stage, session id, reason]``, in order."""
+        return self.server.endings()[self._told :]
+
+    def wait_for_endings(self, count: int) -> list[list[str]]:
+        """Wait until so many stages have been told, and return all that were."""
+        while len(endings := self.endings) < count:
+            gevent.sleep(0.02)
+        return endings
 
     def check_ended(self, session_id: str, reason: str) -> None:
         """Wait for `disconnect` and `finish` of a client; nothing else ended, nothing is left."""
-        self.endings.wait(lambda endings: len(endings) >= 2)
+        self.wait_for_endings(2)
         self.check_nothing_left()
-        assert self.endings == [(session_id, reason)] * 2
+        assert self.endings == [["disconnect", session_id, reason], ["finish", session_id, reason]]
 
     def check_nothing_left(self) -> None:
         self.proxy.close()
-        left: dict[str, int] = {}
-
-        def settled() -> bool:
-            now = counts(self.site.server)
-            left.update({name: now[name] - self.before[name] for name in HELD})
-            return not any(number > 0 for number in left.values())
-
-        try:
-            eventually(settled)
-        except AssertionError as error:
-            raise AssertionError(f"more than before: {left}") from error
+        self.server.settle(self.before)
         assert self.bystander.call("echo", 1) == [1]
         assert not self.bystander.closed.ready()
 
+    def eventually(self, condition: Callable[[Counts], Any]) -> None:
+        self.server.eventually(condition)
 
-@pytest.fixture
-def scene(serve: Callable[..., Site]) -> Iterator[Scene]:
-    scene = Scene(serve(**OPTIONS))
+
+@contextmanager
+def running(folder: Path, **options: Any) -> Iterator[CountedServer]:
+    """A server that has had visitors; at the end it was sound, whatever it went through."""
+    server = CountedServer(folder, **options)
+    try:
+        server.warm_up()
+        yield server
+    finally:
+        server.close()
+    assert server.errors == ""
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountedServer]:
+    with running(tmp_path_factory.mktemp("impatient"), **OPTIONS) as server:
+        yield server
+
+
+@contextmanager
+def scene_of(server: CountedServer) -> Iterator[Scene]:
+    scene = Scene(server)
     yield scene
     scene.proxy.close()
     swarm.close_all()
+    # The next scene has the same server: let this one's clients be gone.
+    server.eventually(lambda counts: not counts["sessions"] + counts["sockets"])
+
+
+@pytest.fixture
+def scene(impatient: CountedServer) -> Iterator[Scene]:
+    with scene_of(impatient) as scene:
+        yield scene
 
 
 class TestLoss:
@@ -117,7 +132,7 @@ class TestLoss:
         fault, reason = LOSSES[loss]
         client = swarm.Polling(scene.proxy.port)
         client.subscribe("a")
-        eventually(lambda: counts(scene.site.server)["waiting"])
+        scene.eventually(lambda counts: counts["waiting"])
         scene.proxy.everything(fault)
         scene.check_ended(client.id, reason)
 
@@ -193,10 +208,9 @@ class TestMidUpgrade:
         self, scene: Scene, candidate: Callable[[Scene, str, Fault], None], loss: str
     ) -> None:
         fault, _ = LOSSES[loss]
-        client = swarm.Polling(scene.site.port)
-        session = scene.site.server.engine.sessions[client.sid]
+        client = swarm.Polling(scene.server.port)
         candidate(scene, client.sid, fault)
-        eventually(lambda: session.upgrading is None)
+        scene.eventually(lambda counts: not counts["upgrading"])
         assert client.call("echo", "still here") == ["still here"]
         assert scene.endings == []
         again = client.upgrade()
@@ -211,12 +225,12 @@ class TestMidUpgrade:
         client = swarm.Polling(scene.proxy.port)
         candidate(scene, client.sid, fault)
         scene.proxy.everything(fault)
-        scene.endings.wait(lambda endings: len(endings) >= 2)
+        scene.wait_for_endings(2)
         scene.check_nothing_left()
-        reason = scene.endings[0][1]
+        reason = scene.endings[0][2]
         # Between two polls, when the probe has let one go, there is nothing to see the loss by.
         assert reason == LOSSES[loss][1] or reason == "ping timeout"
-        assert scene.endings == [(client.id, reason)] * 2
+        assert scene.endings == [[stage, client.id, reason] for stage in ("disconnect", "finish")]
 
 
 class TestHeldCloses:
@@ -231,12 +245,12 @@ class TestHeldCloses:
 
     def test_a_client_that_never_ends_its_side(self, scene: Scene) -> None:
         client = swarm.WebSocket(scene.proxy.port)
-        before = counts(scene.site.server)["descriptors"]
+        before = scene.server.counts()["descriptors"]
         scene.proxy.link.hold_closes()
         client.emit("kick")
-        scene.endings.wait(lambda endings: len(endings) == 2)
-        # The client's descriptor and the server's; the proxy keeps its two.
-        eventually(lambda: counts(scene.site.server)["descriptors"] <= before - 2)
+        scene.wait_for_endings(2)
+        # The server's side goes, though the proxy keeps its own.
+        scene.eventually(lambda counts: counts["descriptors"] < before)
         scene.check_ended(client.id, "server namespace disconnect")
 
 
@@ -253,16 +267,12 @@ class TestSlowLines:
 
     @pytest.mark.parametrize("transport", [swarm.WebSocket, swarm.Polling])
     def test_all_comes_in_order(self, scene: Scene, line: Proxy, transport: Any) -> None:
-        @on_message
-        def back(request: Any, socket: Any, context: Any, message: Any) -> None:
-            socket.send(message)
-
         heard = Journal()
         client = transport(line.port)
         client.heard = heard.append
         expected = [["message", f"{number} äß€ 😀"] for number in range(20)]
-        for event in expected:
-            client.emit(*event)
+        for _, message in expected:
+            client.emit("back", message)
         heard.wait(lambda heard: len(heard) >= len(expected))
         assert heard == expected
         client.send("41")
@@ -280,36 +290,29 @@ class TestUpgradeRaces:
     """While both sides send, a client goes over to a WebSocket."""
 
     @pytest.fixture
-    def scene(self, serve: Callable[..., Site]) -> Iterator[Scene]:
-        scene = Scene(serve())  # with deadlines that a busy machine keeps
-        yield scene
-        scene.proxy.close()
-        swarm.close_all()
+    def scene(self, tmp_path: Path) -> Iterator[Scene]:
+        # With deadlines that a busy machine keeps.
+        with running(tmp_path) as server, scene_of(server) as scene:
+            yield scene
 
     def test_numbered_messages_stay_in_order_over_500_upgrades(self, scene: Scene) -> None:
         count = 12
-        received: dict[str, list[int]] = {}
 
-        @on_event("number")
-        def number(request: Any, socket: Any, context: Any, number: int) -> None:
-            received.setdefault(socket.session_id, []).append(number)
-            socket.send(number)
-
-        def live(turn: int) -> None:
-            client: Any = swarm.Polling(scene.site.port)
+        def live(turn: int) -> list[int]:
+            client: Any = swarm.Polling(scene.server.port)
             sending = gevent.spawn(self.send_numbers, client, count)
             for _ in range(turn % 7):  # at another moment each time
                 gevent.sleep(0)
             websocket = client.upgrade()
             sending.get()
-            websocket.call("echo")
+            received: list[int] = websocket.call("numbers")[0]
             assert client.events == [["message", number] for number in range(count)]
             websocket.goodbye()
+            return received
 
-        swarm.together(live, 500)
-        scene.endings.wait(lambda endings: len(endings) == 1000)
-        assert list(received.values()) == [list(range(count))] * 500
-        assert {reason for _, reason in scene.endings} == {"transport close"}
+        assert swarm.together(live, 500) == [list(range(count))] * 500
+        endings = scene.wait_for_endings(1000)
+        assert {reason for _, _, reason in endings} == {"transport close"}
         scene.check_nothing_left()
 
     @staticmethod

@@ -60,21 +60,11 @@ def _many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def warmed_up(server: CountedServer) -> dict[str, Any]:
-    """The counts of a server that has had its first visitors: what it loads once is there."""
-    for client in (WebSocket(server.port), Polling(server.port)):
-        client.send("1")
-        client.closed.wait()
-    return server.eventually(
-        lambda counts: counts["finishes"] == 2 and not counts["sessions"] + counts["sockets"]
-    )
-
-
 @pytest.mark.usefixtures("_many_descriptors")
 class TestStorm:
     def test_thousands_come_hear_a_message_and_go_in_every_way(self, start: Start) -> None:
         server = start()
-        before = warmed_up(server)
+        before = server.warm_up()
         clients = together(lambda number: WebSocket(server.port), MANY)
         full = server.counts()
         assert (full["sessions"], full["sockets"]) == (MANY, MANY)
@@ -106,7 +96,7 @@ class TestStorm:
 
     def test_a_thousand_polls_wait_and_are_answered(self, start: Start) -> None:
         server = start()
-        before = warmed_up(server)
+        before = server.warm_up()
         clients = together(lambda number: Polling(server.port), POLLS)
         server.eventually(lambda counts: counts["waiting"] == POLLS)
         heard = [gevent.event.Event() for _ in clients]
@@ -125,7 +115,7 @@ class TestStorm:
 class TestHandshakeFlood:
     def test_sessions_that_are_never_used_go_with_the_ping_deadline(self, start: Start) -> None:
         server = start(ping_interval=0.5, ping_timeout=0.5)
-        before = warmed_up(server)
+        before = server.warm_up()
 
         def shake(number: int) -> str:
             client = Polling(server.port, connect=False)
@@ -155,7 +145,7 @@ class TestBackPressure:
     def test_who_stops_reading_is_closed_and_the_others_get_everything(self, start: Start) -> None:
         cap, size, batch, total = 1_000_000, 1000, 200, 20_000
         server = start(outbox_bytes=cap)
-        before = warmed_up(server)
+        before = server.warm_up()
         clients = together(lambda number: WebSocket(server.port), 20)
         lazy = WebSocket(server.port)
         lazy.stop_reading()
@@ -210,7 +200,7 @@ class TestInboundFlood:
     def test_reading_stops_and_goes_on_when_the_handlers_do(self, start: Start) -> None:
         total = 100_000
         server = start(**self.OPTIONS)
-        before = warmed_up(server)
+        before = server.warm_up()
         other = WebSocket(server.port)
         client = WebSocket(server.port)
         sending = self.flood(client, total)
@@ -237,7 +227,7 @@ class TestInboundFlood:
 
     def test_a_post_is_held_back_too(self, start: Start) -> None:
         server = start(**self.OPTIONS)
-        before = warmed_up(server)
+        before = server.warm_up()
         other = WebSocket(server.port)
         client = Polling(server.port)
         packets = "\x1e".join(f'42["slow",{number}]' for number in range(5000))
