@@ -20,13 +20,14 @@ LAYERS: dict[str, set[str]] = {
     "exceptions": set(),
     "version": set(),
     "engine": {"exceptions"},
-    "signals": {"exceptions"},
-    "events": {"exceptions", "signals"},
+    "receivers": set(),
+    "signals": {"exceptions", "receivers"},
+    "events": {"exceptions", "receivers", "signals"},
     "channels": {"exceptions"},
     "settings": {"exceptions"},
     "assets": {"exceptions"},
     "clients": {"exceptions", "signals", "channels", "engine"},
-    "socket": {"exceptions", "signals", "channels", "clients", "engine"},
+    "socket": {"exceptions", "receivers", "signals", "channels", "clients", "engine"},
     "outofband": {"exceptions", "channels", "clients", "socket"},
     "dispatcher": {"exceptions", "signals", "clients", "socket", "engine"},
     "application": {
@@ -67,7 +68,7 @@ PURE = [
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
     "web": {"application", "assets", "server"},
-    "blinker": {"signals", "plugins"},
+    "blinker": {"receivers", "plugins"},
     "mako": set(),
 }
 

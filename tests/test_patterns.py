@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from webpy_socketio import events, on_event, on_message, on_subscribe, on_subscribing, socket
+from webpy_socketio import (
+    events,
+    on_event,
+    on_message,
+    on_subscribe,
+    on_subscribing,
+    receivers,
+    signals,
+)
 from webpy_socketio.clients import clients
 from webpy_socketio.events import REMEMBERED_MATCHES, ChannelPattern
 
@@ -114,21 +122,24 @@ class TestMemory:
         assert answers == [str(number).startswith("1") for number in range(len(answers))]
         assert pattern.match.cache_info().currsize == REMEMBERED_MATCHES
 
-    def test_the_patterns_of_which_a_socket_knows_are_bounded(
-        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    def test_the_kinds_of_events_of_which_a_signal_knows_are_bounded(
+        self, site: Site, journal: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(socket, "MAX_MATCHES", 10)
+        monkeypatch.setattr(receivers, "MAX_KINDS", 10)
+        signals.message.connect(lambda sender, event, **extra: journal.append(event))
+        on_message(channel="^room-")(handler)
         client = site.connect()
-        client.call("__subscribe__", "room-7")
+        names = [f"event-{number}" for number in range(50)]
+        for name in names:
+            client.call("__subscribe__", name)
+            client.call(name)
+            client.call("__channel__", name, "hello")
+        assert journal == [each for name in names for each in (name, "message")]
         found = clients.find(client.id)
         assert found is not None
-        patterns = [
-            ChannelPattern(re.compile(f"^room-{number}$"), "somebody") for number in range(100)
-        ]
-        assert [found.holds_match(pattern) for pattern in patterns] == [
-            number == 7 for number in range(100)
-        ]
-        assert len(found._matches or ()) <= 10
+        for memory in (signals.message._by_event, signals.message._by_channel):
+            assert 0 < len(memory) <= 10
+        assert len(found.choices or {}) <= 1, "only of events that a bound handler waits for"
 
 
 class TestSlowOnes:

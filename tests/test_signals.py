@@ -24,6 +24,8 @@ class Sender:
     def __init__(self) -> None:
         self.request: dict[str, Any] = {"PATH_INFO": "/"}
         self.context: dict[str, Any] = {}
+        self.choices: Any = None
+        self.channels: tuple[str, ...] = ()
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ class TestOrder:
     def test_also_those_of_one_sender_among_those_of_any(self, stage: Stage, sender: Any) -> None:
         called: list[int] = []
         for number in range(20):
-            to = sender if number % 3 else signals.Signal.ANY
+            to = sender if number % 3 else blinker.ANY
             stage.connect(recorder(called, number), sender=to, weak=False)
         emit(stage, sender)
         assert called == list(range(20))
@@ -135,9 +137,9 @@ class TestIsolation:
         stage.connect(recorder(called, 1), weak=False)
         stage.connect(bad)
         stage.connect(recorder(called, 2), weak=False)
-        outcome = emit(stage, sender)
+        _, failures = emit(stage, sender)
         assert called == [1, 2]
-        assert outcome.failures == 1
+        assert failures == 1
         assert [str(error) for error in errors] == ["bad"]
 
     def test_a_failure_is_logged_with_the_receivers_name_and_traceback(
@@ -168,7 +170,7 @@ class TestIsolation:
 
         signals.error.connect(failed)
         stage.connect(never)
-        assert emit(stage, sender).failures == 1
+        assert emit(stage, sender)[1] == 1
         assert "coroutine" in str(errors[0])
 
     def test_a_coroutine_receiver_shuts_a_gate(self, stage: Stage, sender: Any) -> None:
@@ -199,7 +201,7 @@ class TestIsolation:
         signals.error.connect(errors)
         stage.connect(bad)
         with signals.error.muted():
-            assert emit(stage, sender).failures == 1
+            assert emit(stage, sender)[1] == 1
         assert called == []
 
 
@@ -207,7 +209,7 @@ class TestReceivers:
     def test_values_are_collected_in_order_without_none(self, stage: Stage, sender: Any) -> None:
         for value in (None, 0, "", None, "last"):
             stage.connect(lambda sender, value=value, **keywords: value, weak=False)
-        assert emit(stage, sender).values == [0, "", "last"]
+        assert emit(stage, sender)[0] == [0, "", "last"]
 
     def test_only_a_weak_one_that_nothing_else_holds_is_forgotten(
         self, stage: Stage, sender: Any
@@ -232,7 +234,7 @@ class TestReceivers:
             exec(code, module)
             stage.connect(module["receiver"])
             stage.connect(module["other"])
-        assert emit(stage, sender).values == ["chat", "chat"]
+        assert emit(stage, sender)[0] == ["chat", "chat"]
 
     def test_a_weakly_held_method_lives_as_long_as_its_object(
         self, stage: Stage, sender: Any

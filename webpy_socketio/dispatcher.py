@@ -117,15 +117,15 @@ class Dispatcher:
         ack: int | None,
     ) -> None:
         message = args[0] if len(args) == 1 else args or None
-        outcome = signals.emit(
+        values, failures = signals.emit(
             signals.message, socket, message=message, event=name, args=args, channel=channel
         )
         if ack is None:
             return
-        if outcome.failures:
+        if failures:
             answer: tuple[Any, ...] = (FAILED,)
         else:
-            value = outcome.values[0] if outcome.values else ()
+            value = values[0] if values else ()
             answer = value if isinstance(value, tuple) else (value,)
         try:
             connection.acknowledge(ack, answer)

@@ -27,6 +27,7 @@ from typing import Any, TypeVar, overload
 
 from webpy_socketio import signals
 from webpy_socketio.exceptions import EventError
+from webpy_socketio.receivers import Selective
 from webpy_socketio.signals import Stage
 
 __all__ = [
@@ -98,7 +99,7 @@ class ChannelPattern:
         return found
 
 
-class Handler:
+class Handler(Selective):
     """A decorated function, as a receiver of its stage's signal."""
 
     __slots__ = ("_argument", "event", "function", "pattern", "stage")
@@ -117,22 +118,33 @@ class Handler:
         self.event = event
         self._argument = _ARGUMENT.get(stage)
 
-    def __call__(
-        self, sender: Any, request: Any, socket: Any, context: Any, **keywords: Any
-    ) -> Any:
-        if self.event is not None and keywords["event"] != self.event:
-            return None
-        if self.pattern is not None:
-            channel = keywords.get("channel")
-            if not (
-                socket.holds_match(self.pattern) if channel is None else self.pattern.match(channel)
-            ):
-                return None
+    @property
+    def bound(self) -> bool:
+        return self.pattern is not None
+
+    def listens(self, event: str | None) -> bool:
+        return self.event is None or self.event == event
+
+    def matches(self, sender: Any, channel: str | None) -> bool:
+        if self.pattern is None:
+            return True
+        if channel is not None:
+            return self.pattern.match(channel)
+        return any(map(self.pattern.match, sender.channels))
+
+    def take(self, sender: Any, keywords: dict[str, Any]) -> Any:
+        request, context = keywords["request"], keywords["context"]
         if self._argument is None:
-            return self.function(request, socket, context)
+            return self.function(request, sender, context)
         if self.event is None or self.event == "message":
-            return self.function(request, socket, context, keywords[self._argument])
-        return self.function(request, socket, context, *keywords["args"])
+            return self.function(request, sender, context, keywords[self._argument])
+        return self.function(request, sender, context, *keywords["args"])
+
+    def __call__(self, sender: Any, **keywords: Any) -> Any:
+        """Take an event if it is one for us: for whoever sends the signal by blinker's own way."""
+        if self.listens(keywords.get("event")) and self.matches(sender, keywords.get("channel")):
+            return self.take(sender, keywords)
+        return None
 
     def __repr__(self) -> str:
         return f"<Handler of {self.stage.name!r}: {self.function!r}>"

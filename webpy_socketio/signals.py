@@ -36,15 +36,13 @@ is None when a socket left a channel of its own accord.
 from __future__ import annotations
 
 import inspect
-import itertools
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import gevent
-from blinker import Signal
 
 from webpy_socketio.exceptions import Refused
+from webpy_socketio.receivers import Ordered
 
 if TYPE_CHECKING:
     from webpy_socketio.socket import Socket
@@ -63,34 +61,11 @@ __all__ = [
     "unsubscribe",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 logger = logging.getLogger("webpy_socketio")
 
 
-class _InOrder(dict[Any, int]):
-    """A set for blinker that remembers in which order its members came (``Signal.set_class``)."""
-
-    _clock = itertools.count()
-
-    def add(self, item: Any) -> None:
-        self.setdefault(item, next(self._clock))
-
-    def discard(self, item: Any) -> None:
-        self.pop(item, None)
-
-    def copy(self) -> _InOrder:
-        return _InOrder(self)
-
-    def __or__(self, other: Any) -> Any:
-        both = {**self, **other}
-        return _InOrder(sorted(both.items(), key=lambda member: member[1]))
-
-
-class Stage(Signal):
+class Stage(Ordered):
     """A signal with a name, whose receivers run in the order they were connected."""
-
-    set_class = _InOrder  # type: ignore[assignment]
 
     def __init__(self, name: str, doc: str) -> None:
         super().__init__(doc)
@@ -98,31 +73,6 @@ class Stage(Signal):
 
     def __repr__(self) -> str:
         return f"<Stage {self.name}>"
-
-    def connect(self, receiver: F, sender: Any = Signal.ANY, weak: bool = False) -> F:
-        """Connect a receiver; it is held strongly unless `weak` says otherwise.
-
-        (blinker's default is to forget a function that nothing else refers to.) The twin that comes
-        with a second import of the main script, which web.py's reloader makes, replaces the first.
-        """
-        for other in list(self.receivers_for(Signal.ANY)):
-            if _are_twins(other, receiver):
-                self.disconnect(other)
-        return super().connect(receiver, sender, weak)
-
-
-def _are_twins(one: Any, other: Any) -> bool:
-    """Whether two functions are one, of ``__main__`` and of the same file imported by its name."""
-    first, second = getattr(one, "__code__", None), getattr(other, "__code__", None)
-    modules = (getattr(one, "__module__", None), getattr(other, "__module__", None))
-    return (
-        first is not None
-        and second is not None
-        and modules[0] != modules[1]
-        and "__main__" in modules
-        and (first.co_filename, first.co_firstlineno, one.__qualname__)
-        == (second.co_filename, second.co_firstlineno, other.__qualname__)
-    )
 
 
 connecting = Stage("connecting", "A gate: may this client connect?")
@@ -149,43 +99,41 @@ STAGES = (
 )
 
 
-class Outcome(NamedTuple):
-    """What came of a signal: the values returned, in order, and how many receivers failed."""
-
-    values: list[Any]
-    failures: int
+#: What came of a signal: the values returned, in order, and how many receivers failed.
+Outcome = tuple[list[Any], int]
 
 
 def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
-    """Send a stage's signal; a receiver that raises stops no other and becomes an error event."""
+    """Send a stage's signal; a receiver that raises stops no other and becomes an error event.
+
+    Who receives it is settled before the first one runs.
+    """
     values: list[Any] = []
     failures = 0
-    if not stage.receivers or stage.is_muted:
-        return Outcome(values, failures)
-    request, context = socket.request, socket.context
-    for receiver in stage.receivers_for(socket):
+    chosen = stage.choose(socket, keywords.get("event"), keywords.get("channel"))
+    if not chosen:
+        return values, failures
+    keywords.update(request=socket.request, socket=socket, context=socket.context)
+    for receiver, take in chosen:
         try:
-            value = receiver(socket, request=request, socket=socket, context=context, **keywords)
+            value = receiver(socket, **keywords) if take is None else take(socket, keywords)
             if value is not None:
                 _check_plain(value)
                 values.append(value)
         except BaseException as exception:  # noqa: BLE001 - GreenletExit and Timeout too
             failures += 1
             report(socket, exception, f"a receiver of {stage.name!r}, {_name(receiver)},")
-    return Outcome(values, failures)
+    return values, failures
 
 
 def ask(gate: Stage, socket: Socket, **keywords: Any) -> None:
     """Send a gate's signal; raises `Refused` at the first receiver that denies or fails."""
-    if not gate.receivers or gate.is_muted:
-        return
-    request, context = socket.request, socket.context
-    for receiver in gate.receivers_for(socket):
+    chosen = gate.choose(socket, None, keywords.get("channel"))
+    keywords.update(request=socket.request, socket=socket, context=socket.context)
+    for receiver, take in chosen:
         try:
             # A coroutine would deny nothing, as nobody runs it: it fails, and so the gate is shut.
-            _check_plain(
-                receiver(socket, request=request, socket=socket, context=context, **keywords)
-            )
+            _check_plain(receiver(socket, **keywords) if take is None else take(socket, keywords))
         except Refused:
             raise
         except BaseException as exception:  # noqa: BLE001 - see emit
@@ -202,15 +150,18 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
         logger.info("%s broke a rule: %s", socket, exception)
     else:
         logger.error("%s failed for %s", what, socket, exc_info=exception)
-    for receiver in error.receivers_for(socket) if not error.is_muted else ():
+    keywords = {
+        "request": socket.request,
+        "socket": socket,
+        "context": socket.context,
+        "exception": exception,
+    }
+    for receiver, take in error.choose(socket, None, None):
         try:
-            receiver(
-                socket,
-                request=socket.request,
-                socket=socket,
-                context=socket.context,
-                exception=exception,
-            )
+            if take is None:
+                receiver(socket, **keywords)
+            else:
+                take(socket, keywords)
         except BaseException as again:
             logger.error("a receiver of 'error', %s, failed", _name(receiver), exc_info=again)
             _pass_on(again)

@@ -16,23 +16,13 @@ from webpy_socketio.engine.connection import Connection
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.socketio_packets import encode_event
 from webpy_socketio.exceptions import ChannelError, EncodeError
+from webpy_socketio.receivers import Chosen
 from webpy_socketio.signals import Stage
 
 __all__ = ["RESERVED_EVENTS", "Session", "Socket", "encode"]
 
-#: Patterns of which a socket remembers whether they match; handlers may come and go while it stays.
-MAX_MATCHES = 1024
-
 #: The names of our own additions to the protocol; nobody's messages go by them.
 RESERVED_EVENTS = frozenset(("__subscribe__", "__unsubscribe__", "__channel__"))
-
-
-class Pattern(Protocol):
-    """What handlers are bound to channels by; told from others by its identity."""
-
-    @property
-    def match(self) -> Callable[[str], bool]:
-        """Whether it matches a channel's name from its start."""
 
 
 class Host(Protocol):
@@ -69,8 +59,8 @@ class Socket:
         "_connection",
         "_host",
         "_limits",
-        "_matches",
         "_untold",
+        "choices",
         "context",
         "outbox",
         "request",
@@ -90,9 +80,10 @@ class Socket:
         self.outbox = connection.session.outbox
         #: What `web.ctx` is to be while a handler runs.
         self.web_context: dict[str, Any] | None = None
+        #: Which handlers get its events, as signals found out; see `Ordered.choose`.
+        self.choices: dict[Any, tuple[int, Chosen]] | None = None
         self._connection = connection
         self._limits = limits
-        self._matches: dict[Pattern, bool] | None = None
         self._host = host
         self._untold = 0
 
@@ -130,16 +121,6 @@ class Socket:
     def channels(self) -> tuple[str, ...]:
         """The channels it holds, in the order of subscribing."""
         return tuple(self.space.channels.held(self))
-
-    def holds_match(self, pattern: Pattern) -> bool:
-        """Whether `pattern` matches, from its start, any channel that the socket holds."""
-        if self._matches is None or len(self._matches) >= MAX_MATCHES:
-            self._matches = {}
-        found = self._matches.get(pattern)
-        if found is None:
-            found = any(map(pattern.match, self.space.channels.held(self)))
-            self._matches[pattern] = found
-        return found
 
     # -- to this client
 
@@ -230,7 +211,7 @@ class Socket:
         changed = channels.add(self, channel)
         begun()
         if changed:
-            self._matches = None
+            self.choices = None
             self._tell(signals.subscribe, channel=channel)
         return changed
 
@@ -241,7 +222,7 @@ class Socket:
         changed = self.connected and self.space.channels.remove(self, channel)
         ended()
         if changed:
-            self._matches = None
+            self.choices = None
             self._tell(signals.unsubscribe, channel=channel, reason=None)
         return changed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import gevent
 import pytest
@@ -35,19 +36,26 @@ class Client:
 
     def flush(self) -> None:
         self.journal.append([message.payload for message in self.outbox.take()])
-        self.outbox.settle(self.unsent)
+        self.outbox.unsent = self.unsent
 
     def overflow(self) -> None:
         self.journal.append("overflow")
 
 
+class Flush:
+    """Something to be flushed."""
+
+    def __init__(self, flush: Callable[[], object]) -> None:
+        self.flush = flush
+
+
 class TestFlusher:
     def test_runs_once_what_was_scheduled(self, flusher: Flusher, journal: Journal) -> None:
-        flusher.schedule(lambda: journal.append("a"))
-        flusher.schedule(lambda: journal.append("b"))
+        flusher.add(Flush(lambda: journal.append("a")))
+        flusher.add(Flush(lambda: journal.append("b")))
         assert journal == []
         journal.wait_for("b")
-        flusher.schedule(lambda: journal.append("c"))
+        flusher.add(Flush(lambda: journal.append("c")))
         journal.wait_for("c")
         assert journal == ["a", "b", "c"]
 
@@ -55,14 +63,15 @@ class TestFlusher:
         self, flusher: Flusher, journal: Journal
     ) -> None:
         gevent.spawn(journal.append, "greenlet")
-        flusher.schedule(lambda: journal.append("flush"))
+        flusher.add(Flush(lambda: journal.append("flush")))
         journal.wait_for("flush")
         assert journal == ["greenlet", "flush"]
 
     def test_what_is_scheduled_in_a_flush_runs_too(
         self, flusher: Flusher, journal: Journal
     ) -> None:
-        flusher.schedule(lambda: flusher.schedule(lambda: journal.append("later")))
+        later = Flush(lambda: journal.append("later"))
+        flusher.add(Flush(lambda: flusher.add(later)))
         journal.wait_for("later")
         assert journal == ["later"]
 
@@ -72,8 +81,8 @@ class TestFlusher:
         def fail() -> None:
             raise ZeroDivisionError
 
-        flusher.schedule(fail)
-        flusher.schedule(lambda: journal.append("b"))
+        flusher.add(Flush(fail))
+        flusher.add(Flush(lambda: journal.append("b")))
         journal.wait_for("b")
         (record,) = caplog.records
         assert record.levelno == logging.ERROR
@@ -156,7 +165,7 @@ class TestOutbox:
             outbox.push(Message(b"4a"))
         journal.wait_for("overflow")
         outbox.push(Message(b"4a"))
-        flusher.schedule(lambda: journal.append("end"))
+        flusher.later(lambda: journal.append("end"))
         journal.wait_for("end")
         assert journal == [[], "overflow", "end"]
 

@@ -49,11 +49,12 @@ class MemoryStream:
         if first:
             user.received(first)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> int:
         assert not self.ended, "written behind the end"
         self._waiting += data
         if not self.full:
             self._deliver()
+        return len(self._waiting)
 
     def pause(self) -> None:
         self._paused = True

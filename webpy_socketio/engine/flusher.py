@@ -4,34 +4,52 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["Flusher"]
+__all__ = ["Flushable", "Flusher"]
 
 logger = logging.getLogger(__name__)
 
 
-class Flusher:
-    """Calls what was scheduled, once, when everything that runs in this turn has run."""
+class Flushable(Protocol):
+    """What has something to write: an outbox."""
 
-    __slots__ = ("_loop", "_scheduled")
+    @property
+    def flush(self) -> Callable[[], None]:
+        """Write it. Called on the hub: must not wait."""
+
+
+class Flusher:
+    """Flushes, once, everything that is `dirty` when all that runs in this turn has run."""
+
+    __slots__ = ("_loop", "dirty")
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
-        self._scheduled: list[Callable[[], None]] = []
+        #: What is to be flushed at the end of the turn. Whoever appends the first one calls `wake`;
+        #: `add` does both.
+        self.dirty: list[Flushable] = []
 
-    def schedule(self, flush: Callable[[], None]) -> None:
-        """Have `flush` called at the end of the turn. It runs on the hub and must not wait."""
-        if not self._scheduled:
-            # Callbacks run in the order they were asked for: greenlets that are ready now run, and
-            # send, before this one does.
-            self._loop.run_callback(self._run)
-        self._scheduled.append(flush)
+    def add(self, flushable: Flushable) -> None:
+        """Have `flushable` flushed at the end of the turn."""
+        if not self.dirty:
+            self.wake()
+        self.dirty.append(flushable)
+
+    def wake(self) -> None:
+        """See to it that the turn ends with a flush."""
+        # Callbacks run in the order they were asked for: greenlets that are ready now run, and
+        # send, before this one does.
+        self._loop.run_callback(self._run)
+
+    def later(self, function: Callable[[], None]) -> None:
+        """Have `function` called on the hub, behind all that is asked for already."""
+        self._loop.run_callback(function)
 
     def _run(self) -> None:
-        scheduled, self._scheduled = self._scheduled, []
-        for flush in scheduled:
+        dirty, self.dirty = self.dirty, []
+        for flushable in dirty:
             try:
-                flush()
+                flushable.flush()
             except Exception:  # one connection's trouble is not to reach the others
                 logger.exception("a flush failed")

@@ -11,12 +11,14 @@ __all__ = ["Outbox"]
 
 
 class Outbox:
-    """A bounded queue of messages that asks to be flushed once a turn.
+    """A bounded queue of messages that asks to be flushed at the end of the turn.
 
-    `flush` is what the flusher calls: it takes the messages and tells with `settle` what of them
-    is not written yet. When a bound is passed, everything is dropped and `overflow` called, later
-    in the turn: never inside `push`, so that whoever broadcasts may go through its recipients in
-    peace.
+    It asks when it gets its first message. `flush` takes the messages and tells in `unsent` how
+    many bytes of them are still to be written; a transport that cannot take them at that moment
+    flushes by itself when it can.
+
+    When a bound is passed, everything is dropped and `overflow` called, later in the turn: never
+    inside `push`, so that whoever broadcasts may go through its recipients in peace.
     """
 
     __slots__ = (
@@ -26,12 +28,11 @@ class Outbox:
         "_max_bytes",
         "_max_packets",
         "_pending",
-        "_scheduled",
         "_size",
-        "_unsent",
         "flush",
         "measure",
         "overflow",
+        "unsent",
     )
 
     def __init__(
@@ -49,11 +50,11 @@ class Outbox:
         self.overflow = overflow
         #: Tells how many bytes of what was taken are still to be written.
         self.measure: Callable[[], int] | None = None
+        #: The same, as the transport told it when it last took something.
+        self.unsent = 0
         self._pending: list[Message] = []
         self._size = 0
         self._count = 0
-        self._unsent = 0
-        self._scheduled = False
         self._closed = False
 
     def __bool__(self) -> bool:
@@ -62,35 +63,31 @@ class Outbox:
     @property
     def size(self) -> int:
         """Bytes that the kernel has not taken yet."""
-        return self._size + self._unsent
+        return self._size + self.unsent
 
     def push(self, message: Message) -> None:
         """Append a message; ignored when the outbox is closed."""
+        # Every recipient of a broadcast comes through here: `Flusher.add` is written out.
         if self._closed:
             return
-        self._pending.append(message)
-        self._size += message.size
-        self._count += message.count
-        if not self._scheduled:
-            self._scheduled = True
-            self._flusher.schedule(self._flush)
-        if self._size + self._unsent > self._max_bytes or self._count > self._max_packets:
-            if self.measure is not None:
-                self._unsent = self.measure()  # some of it may have left since
-            if self._size + self._unsent <= self._max_bytes and self._count <= self._max_packets:
-                return
-            self.close()
-            self._flusher.schedule(self.overflow)
+        pending = self._pending
+        if not pending:
+            dirty = self._flusher.dirty
+            if not dirty:
+                self._flusher.wake()
+            dirty.append(self)
+        pending.append(message)
+        self._size = size = self._size + message.size
+        self._count = count = self._count + message.count
+        if size + self.unsent > self._max_bytes or count > self._max_packets:
+            self._check_bounds()
 
     def take(self) -> list[Message]:
         """Remove and return everything that waits."""
-        pending, self._pending = self._pending, []
+        pending = self._pending
+        self._pending = []
         self._size = self._count = 0
         return pending
-
-    def settle(self, unsent: int) -> None:
-        """Tell how many bytes of what was taken are still to be written."""
-        self._unsent = unsent
 
     def close(self) -> None:
         """Drop what waits and take nothing more."""
@@ -101,6 +98,9 @@ class Outbox:
         """Take nothing more; what waits may still be flushed."""
         self._closed = True
 
-    def _flush(self) -> None:
-        self._scheduled = False
-        self.flush()
+    def _check_bounds(self) -> None:
+        if self.measure is not None:
+            self.unsent = self.measure()  # some of it may have left since
+        if self.size > self._max_bytes or self._count > self._max_packets:
+            self.close()
+            self._flusher.later(self.overflow)

@@ -143,10 +143,11 @@ class Session:
         self.upgrading = None
         self.outbox.flush = transport.flush
         self.outbox.measure = transport.unsent
+        self.outbox.unsent = transport.unsent()
         if self.paused:
             transport.pause()
         if self.outbox:
-            self._host.flusher.schedule(transport.flush)
+            self._host.flusher.add(self.outbox)
 
     def receive(self, kind: bytes, data: str | bytes) -> None:
         """Take one packet from the client; whatever is wrong with it closes this session only."""

@@ -45,8 +45,8 @@ class Stream(Protocol):
     def start(self, user: StreamUser, first: bytes = b"") -> None:
         """Begin to read; `first` are bytes that were read already."""
 
-    def write(self, data: bytes) -> None:
-        """Send, now or when there is room."""
+    def write(self, data: bytes) -> int:
+        """Send, now or when there is room; returns `unsent`, and `drained` follows if that is not 0."""
 
     def pause(self) -> None:
         """Stop reading: the kernel's buffers fill, and TCP holds the sender back."""
@@ -109,24 +109,25 @@ class PlainStream:
         if first:
             self._deliver(first)
 
-    def write(self, data: bytes) -> None:
-        if self._sock is None:
-            return
+    def write(self, data: bytes) -> int:
         if self._unsent:
             self._unsent += data
-            return
+            return len(self._unsent)
+        if self._sock is None:
+            return 0
         try:
             sent = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
             self._lose(error)
-            return
+            return 0
         if sent < len(data):
             self._unsent = data[sent:]
             self._writer = self._loop.io(self._sock.fileno(), _WRITE)
             self._writer.start(self._writable)
             self._watch_progress()
+        return len(self._unsent)
 
     def pause(self) -> None:
         self._paused = True

@@ -64,10 +64,11 @@ class TLSStream:
             while self._sock.recv(CHUNK):
                 pass
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> int:
         if not self._closed and not self._closing:
             self._unsent += data
             self._may_write.set()
+        return len(self._unsent)
 
     def pause(self) -> None:
         self._may_read.clear()

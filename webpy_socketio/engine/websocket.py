@@ -77,6 +77,7 @@ class WebSocket:
         "_dropped",
         "_fragments",
         "_opcode",
+        "_outbox",
         "_outbox_bytes",
         "_probed",
         "_protocol",
@@ -98,6 +99,7 @@ class WebSocket:
         dropped: Callable[[Session], None] | None = None,
     ) -> None:
         self._session = session
+        self._outbox = session.outbox
         self._stream = stream
         self._protocol = protocol
         self._outbox_bytes = outbox_bytes
@@ -120,17 +122,15 @@ class WebSocket:
     # -- what the session asks of its transport
 
     def flush(self) -> None:
-        stream, outbox = self._stream, self._session.outbox
+        outbox = self._outbox
         # While the kernel is full, messages wait in the outbox, where they are counted.
-        if not outbox or stream.unsent:
+        if outbox.unsent:
             return
         messages = outbox.take()
-        stream.write(
-            messages[0].frames
-            if len(messages) == 1
-            else b"".join([message.frames for message in messages])
-        )
-        outbox.settle(stream.unsent)
+        if len(messages) == 1:
+            outbox.unsent = self._stream.write(messages[0].frames)
+        elif messages:
+            outbox.unsent = self._stream.write(b"".join([one.frames for one in messages]))
 
     def close(self, code: int, reason: str) -> None:
         if self._closing:
@@ -138,7 +138,7 @@ class WebSocket:
         self._closing = True
         if self._session.transport is self:
             # Whatever waits goes before the goodbye; the stream keeps what the kernel cannot take.
-            for message in self._session.outbox.take():
+            for message in self._outbox.take():
                 self._stream.write(message.frames)
         with contextlib.suppress(InvalidState):  # the client was quicker
             # A control frame has 125 bytes, two of them for the code (RFC 6455, 5.5).
@@ -183,7 +183,7 @@ class WebSocket:
 
     def drained(self) -> None:
         if not self._candidate:  # whose session's messages are another transport's to write
-            self._session.outbox.settle(0)
+            self._outbox.unsent = 0
             self.flush()
 
     def lost(self, reason: str) -> None:

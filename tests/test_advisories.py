@@ -1,0 +1,379 @@
+"""What was published about others, tried on this server: one class for each kind of weakness.
+
+The advisories are those of socket.io, engine.io, ws, python-socketio, python-engineio, websockets,
+gevent, gunicorn, waitress, uvicorn, daphne, Phoenix and Centrifugo. Kinds that another module tests
+already, as a rule of a protocol or as a limit, are not repeated here.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gevent.event
+import pytest
+
+import webpy_socketio
+from webpy_socketio import on_connect, on_event, signals
+
+from .conftest import Journal, Site
+from .engine.conftest import Http, eventually
+from .servers import ServerProcess, application_source
+
+POLLING = "/socket.io/?EIO=4&transport=polling"
+WEBSOCKET = "/socket.io/?EIO=4&transport=websocket"
+UPGRADE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
+KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+SMUGGLED = b"GET /secret HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+class Page:
+    """A page that must not be reached by whoever was refused."""
+
+    visits = 0
+
+    def GET(self) -> str:
+        type(self).visits += 1
+        return "a page"
+
+
+@pytest.fixture
+def pages(serve: Callable[..., Site]) -> Site:
+    """A server with a page at every address that is not the engine's."""
+    Page.visits = 0
+    return serve(("/(?!socket.io).*", "page"), {"page": Page})
+
+
+def masked(text: str) -> bytes:
+    """A short text frame as clients send it, masked with zeros."""
+    data = text.encode()
+    assert len(data) < 126
+    return bytes([0x81, 0x80 | len(data), 0, 0, 0, 0]) + data
+
+
+class TestRefusedUpgrades:
+    """CVE-2023-31125, CVE-2026-59724 (engine.io), CVE-2026-129502 (fastify-http-proxy), CVE-2020-7693
+    (sockjs): an upgrade that is not what was expected brings the process down. And WebSocket
+    smuggling: a proxy takes the refusal for an acceptance, and tunnels what it would have filtered.
+
+    So whoever asked to speak something else is answered once, and closed.
+    """
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "/socket.io/",
+            WEBSOCKET + "&sid=nobody",
+            WEBSOCKET + "&sid=__proto__",
+            WEBSOCKET + "&j=1",
+            WEBSOCKET + "#fragment",
+            WEBSOCKET + "&EIO=4",
+            POLLING,
+            WEBSOCKET.replace("EIO=4", "EIO=3"),
+            WEBSOCKET.replace("=websocket", "=__proto__"),
+            WEBSOCKET.replace("=websocket", "=constructor"),
+            WEBSOCKET.replace("=websocket", "=webtransport"),
+        ],
+    )
+    def test_by_the_engine(self, target: str, pages: Site) -> None:
+        other = pages.connect()
+        http = Http(pages.port)
+        http.send("GET", target, *UPGRADE, KEY, body=SMUGGLED)
+        answer = http.read_to_end()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert Page.visits == 0
+        assert other.call("message") == []
+
+    @pytest.mark.parametrize("protocol", ["websocket", "h2c", "WebSocket, h2c"])
+    def test_by_a_page(self, protocol: str, pages: Site) -> None:
+        http = Http(pages.port)
+        http.send("GET", "/", "Connection: Upgrade", f"Upgrade: {protocol}", body=SMUGGLED)
+        answer = http.read_to_end()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert Page.visits == 1
+
+
+class TestPipelinedUpgrades:
+    """CVE-2026-130647 (fastify-http-proxy), CVE-2022-21676 (engine.io): an upgrade that comes behind
+    another request, or frames that come with it, in one segment."""
+
+    def test_are_answered_in_turn_and_what_comes_with_them_is_delivered(
+        self, pages: Site, journal: Journal
+    ) -> None:
+        on_connect(lambda request, socket, context: journal.append("connect"))
+        head = "\r\n".join([f"GET {WEBSOCKET} HTTP/1.1", "Host: a", *UPGRADE, KEY, "", ""])
+        http = Http(pages.port)
+        http.send("GET", "/", body=head.encode() + masked("40"))
+        journal.wait_for("connect")
+        answer = http.sock.recv(65_536)
+        assert answer.index(b"HTTP/1.1 200 ") < answer.index(b"HTTP/1.1 101 ")
+
+
+class TestLineSeparators:
+    """CVE-2026-44546 (daphne): a byte that one parser takes for the end of a line, and another one
+    does not, brings in a header that nobody sent."""
+
+    @pytest.mark.parametrize("byte", "\x0b\x0c\x1c\x1d\x1e\x85", ids=ascii)
+    def test_make_no_header(self, byte: str, site: Site) -> None:
+        http = Http(site.port)
+        http.send("GET", POLLING, f"X-Note: a{byte}X-Role: admin", "Connection: close")
+        answer = http.read_to_end()
+        environs = [session.environ for session in site.server.engine.sessions.values()]
+        assert answer.startswith(b"HTTP/1.1 200 " if environs else b"HTTP/1.1 400 ")
+        assert all("HTTP_X_ROLE" not in environ for environ in environs)
+
+
+class TestForgedHeaders:
+    """CVE-2015-0219 (Django and its servers), CVE-2026-71485 (Centrifugo): what only a proxy may say
+    of a request is said by the client, in another spelling or another place."""
+
+    def test_by_an_underscore(self, serve: Callable[..., Site]) -> None:
+        site = serve(trusted_proxies=["127.0.0.1"])
+        http = Http(site.port)
+        forged = ("X_Forwarded_Host: evil.example", "X_Role: admin", "Origin: http://evil.example")
+        assert http.request("GET", POLLING, *forged)[0] == 403
+        assert Http(site.port).request("GET", POLLING, *forged[:2])[0] == 200
+        (session,) = site.server.engine.sessions.values()
+        assert session.environ.keys().isdisjoint({"HTTP_X_FORWARDED_HOST", "HTTP_X_ROLE"})
+
+    def test_by_what_is_sent_along_with_connect(self, site: Site, journal: Journal) -> None:
+        @on_connect
+        def connected(request: Any, socket: Any, context: Any) -> None:
+            journal.append((request.get("HTTP_X_ROLE"), request["REMOTE_ADDR"], socket.auth))
+
+        auth = {"headers": {"X-Role": "admin"}, "HTTP_X_ROLE": "admin", "REMOTE_ADDR": "192.0.2.1"}
+        site.connect(json.dumps(auth))
+        assert journal == [(None, "127.0.0.1", auth)]
+
+
+class TestTwoHosts:
+    """The kind of CVE-2024-1135 and CVE-2024-6827 (gunicorn), for the host: a request line that names
+    one and a header that names another are read differently by a proxy and by what is behind it."""
+
+    @pytest.mark.parametrize(
+        "authority", ["evil.example", "ours.example:8080", "user@ours.example", ""]
+    )
+    def test_are_refused(self, authority: str, pages: Site) -> None:
+        http = Http(pages.port)
+        request = f"GET http://{authority}/ HTTP/1.1\r\nHost: ours.example\r\n\r\n"
+        http.sock.sendall(request.encode() + SMUGGLED)
+        answer = http.read_to_end()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert Page.visits == 0
+
+    def test_one_that_is_named_twice_is_one(self, pages: Site) -> None:
+        http = Http(pages.port)
+        http.sock.sendall(b"GET http://ours.example/ HTTP/1.1\r\nHost: Ours.Example\r\n\r\n")
+        assert http.response()[0] == 200
+
+
+class TestWildcardOrigins:
+    """CVE-2022-42975 (Phoenix): a wildcard among the allowed origins lets in whom it should not.
+
+    There are none: an entry is one origin, and one with a ``*`` in it is nobody's.
+    """
+
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            *("https://evil.example", "https://a.ours.example.evil.example"),
+            *("https://evil-ours.example", "https://a.ours.example", "https://ours.example"),
+        ],
+    )
+    def test_let_nobody_in(self, origin: str, serve: Callable[..., Site]) -> None:
+        site = serve(allowed_origins=["https://*.ours.example"])
+        assert Http(site.port).request("GET", POLLING, f"Origin: {origin}")[0] == 403
+        assert site.websocket(Origin=origin).status == 403
+
+
+class TestBodyLimit:
+    """CVE-2020-36048 (engine.io): a large body for long-polling takes memory and time.
+
+    However the address of the engine is written, its limit is the one that holds.
+    """
+
+    @pytest.mark.parametrize("path", ["/socket.io/", "/socket%2eio/", "/%73ocket.io%2F"])
+    def test_holds_for_every_spelling(self, path: str, site: Site) -> None:
+        sid = site.polling().sid
+        target = f"{path}?EIO=4&transport=polling&sid={sid}"
+        answer = Http(site.port).request("POST", target, "Content-Length: 1000001")
+        assert answer[0] == 413
+
+
+class TestNoAttachments:
+    """CVE-2026-69185 (socket.io-parser): a binary packet that announces no attachment is waited for
+    without end, and everything that comes is kept."""
+
+    def test_are_not_waited_for(self, site: Site, journal: Journal) -> None:
+        on_event("none")(lambda request, socket, context, value: journal.append(value))
+        client = site.connect()
+        client.send('450-["none","complete"]')
+        journal.wait_for("complete")
+        client.send(b"for nobody")
+        assert client.wait_closed() == 1002
+
+
+class TestWaitingMessages:
+    """CVE-2020-36049 (socket.io-parser), CVE-2026-48779 (ws): what is small on its way is large in
+    memory, so that a limit on the one does not hold the other.
+
+    What waits for handlers is counted in bytes too, not in messages only.
+    """
+
+    def test_are_bounded_in_bytes(self, serve: Callable[..., Site], journal: Journal) -> None:
+        site = serve(max_message_size=100_000)
+        may_go_on = gevent.event.Event()
+
+        @on_event("large")
+        def large(request: Any, socket: Any, context: Any, number: int, value: Any) -> None:
+            journal.append(number)
+            may_go_on.wait()
+
+        client = site.connect()
+        (session,) = site.server.engine.sessions.values()
+        count = 100  # of 256 that may wait
+        dicts = ",".join(["{}"] * 10_000)
+        sending = gevent.spawn(
+            lambda: [client.send(f'42["large",{number},[{dicts}]]') for number in range(count)]
+        )
+        journal.wait_for(0)
+        eventually(lambda: session.paused)
+        assert len(session.data.inbox("/")) <= 5
+        may_go_on.set()
+        journal.wait_for(count - 1)
+        assert journal == list(range(count))
+        sending.get()
+        assert not session.paused
+
+    def test_attachments_count(self, serve: Callable[..., Site], journal: Journal) -> None:
+        site = serve(max_message_size=100_000)
+        may_go_on = gevent.event.Event()
+
+        @on_event("large")
+        def large(request: Any, socket: Any, context: Any, value: bytes) -> None:
+            journal.append(len(value))
+            may_go_on.wait()
+
+        client = site.connect()
+        (session,) = site.server.engine.sessions.values()
+        for _ in range(5):
+            client.send('451-["large",{"_placeholder":true,"num":0}]')
+            client.send(bytes(60_000))
+        eventually(lambda: session.paused)
+        may_go_on.set()
+        journal.wait(lambda journal: len(journal) == 5)
+        assert journal == [60_000] * 5
+
+
+class TestEventNames:
+    """CVE-2024-38355 (socket.io), CVE-2023-32695 (socket.io-parser): an event is named like
+    something that the server has its own use for, such as "error"."""
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *(
+                stage.name
+                for stage in signals.STAGES
+                if stage.name not in ("connect", "disconnect")
+            ),
+            *(
+                "__class__",
+                "__proto__",
+                "constructor",
+                "toString",
+                "emit",
+                "",
+                "0",
+                "close",
+                "open",
+            ),
+        ],
+    )
+    def test_are_only_names(self, name: str, site: Site, stages: Journal) -> None:
+        other = site.connect()
+        client = site.connect()
+        del stages[:]
+        assert client.call(name, "argument") == []
+        assert [stage for stage, _ in stages] == ["message"]
+        assert client.call("message") == other.call("message") == []
+
+
+class TestExhaustion:
+    """CVE-2026-59725 (engine.io), CVE-2024-49769 (waitress): connections use up the descriptors that
+    a process may have. While there are none it says so, in words; when there are, it goes on."""
+
+    APPLICATION = application_source(
+        """
+import logging, resource
+
+class Index:
+    def GET(self):
+        return "a page"
+
+class Said(logging.Handler):
+    def emit(self, record):
+        say(record.levelname, record.getMessage())
+
+logging.getLogger("webpy_socketio").addHandler(Said())
+urls = ("/", "Index")
+OPTIONS = {"log": None, "plugins": []}
+resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+"""
+    )
+
+    @pytest.mark.patience(60)
+    def test_of_descriptors_passes(self, tmp_path: Path) -> None:
+        server = ServerProcess(self.APPLICATION, tmp_path)
+        try:
+            many = [Http(server.port) for _ in range(80)]
+            assert "Too many open files" in server.wait_for("WARNING")
+            for http in many:
+                http.sock.close()
+            http = Http(server.port)
+            assert http.request("GET", "/", "Connection: close")[2] == b"a page"
+            server.stop()
+            assert server.errors == ""
+        finally:
+            server.close()
+
+
+class TestAccessLog:
+    """CVE-2020-7694 (uvicorn), CVE-2009-4492 (WEBrick): an address with control characters in it is
+    written to the log as it came, and steers the terminal of whoever reads it."""
+
+    @pytest.mark.parametrize("character", ["\x9b31m", "\x85", "\x90", "é", "%1b[31m"])
+    def test_has_no_control_characters(self, character: str, serve: Callable[..., Site]) -> None:
+        log = io.StringIO()
+        site = serve(log=log)
+        Http(site.port).request("GET", f"/a{character}b", "Connection: close")
+        (line,) = log.getvalue().splitlines()
+        assert line.isascii()
+        assert line.isprintable()
+        assert '"GET /a' in line
+
+
+class TestDeserializing:
+    """CVE-2025-61765 (python-socketio): what other processes send is unpickled, so that whoever can
+    write to the queue between them runs code in all of them."""
+
+    def test_nothing_here_makes_code_of_data(self) -> None:
+        dangerous = {"pickle", "cPickle", "marshal", "shelve", "dill", "yaml", "jsonpickle"}
+        for path in Path(webpy_socketio.__file__).parent.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names: set[str] = set()
+                if isinstance(node, ast.Import):
+                    names = {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    names = {str(node.module).split(".")[0]}
+                elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    assert node.func.id not in ("eval", "exec", "compile"), path
+                assert names.isdisjoint(dangerous), path

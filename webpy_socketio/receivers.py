@@ -1,0 +1,192 @@
+"""Who receives a signal: in which order, and which of many for one event.
+
+blinker keeps the receivers; here they keep their order, and what was found out once about an event
+is not asked again for the next one of its kind: a hundred handlers that are bound to other channels
+cost a message nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
+
+from blinker import Signal
+
+__all__ = ["Chosen", "Ordered", "Selective", "Sender"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Kinds of events of which a signal remembers who receives them; clients choose their names.
+MAX_KINDS = 1024
+
+
+class Selective:
+    """A receiver that takes only some events: a decorated handler."""
+
+    __slots__ = ()
+
+    @property
+    def bound(self) -> bool:
+        """Whether it asks for the channel, and not only for the kind of event."""
+        raise NotImplementedError
+
+    def listens(self, event: str | None) -> bool:
+        """Whether it takes events of this name."""
+        raise NotImplementedError
+
+    def matches(self, sender: Any, channel: str | None) -> bool:
+        """Whether it takes events of this channel; without one, of the channels `sender` holds."""
+        raise NotImplementedError
+
+    def take(self, sender: Any, keywords: dict[str, Any]) -> Any:
+        """Take an event that it was chosen for."""
+        raise NotImplementedError
+
+
+#: Receivers in their order; behind each that is `Selective` its `take`.
+Chosen = tuple[tuple[Callable[..., Any], Callable[[Any, dict[str, Any]], Any] | None], ...]
+
+
+class Sender(Protocol):
+    """Who signals are sent with; here a socket."""
+
+    #: What `Ordered.choose` remembers of it; to be emptied when it holds other channels than before.
+    choices: dict[Any, tuple[int, Chosen]] | None
+
+
+class _InOrder(dict[Any, int]):
+    """A set for blinker that remembers in which order its members came (``Signal.set_class``)."""
+
+    _clock = itertools.count()
+
+    def add(self, item: Any) -> None:
+        self.setdefault(item, next(self._clock))
+
+    def discard(self, item: Any) -> None:
+        self.pop(item, None)
+
+    def copy(self) -> _InOrder:
+        return _InOrder(self)
+
+    def __or__(self, other: Any) -> Any:
+        both = {**self, **other}
+        return _InOrder(sorted(both.items(), key=lambda member: member[1]))
+
+
+class Ordered(Signal):
+    """A signal whose receivers run in the order they were connected."""
+
+    set_class = _InOrder  # type: ignore[assignment]
+
+    def __init__(self, doc: str) -> None:
+        super().__init__(doc)
+        # Who receives which kind of event, as far as it was asked; forgotten at every change.
+        self._by_event: dict[str | None, tuple[bool, Chosen]] = {}
+        self._by_channel: dict[tuple[str | None, str], Chosen] = {}
+        self._changes = 0
+        # Whether some receiver may go by itself, or is for one sender: then nothing is remembered.
+        self._volatile = False
+
+    def connect(self, receiver: F, sender: Any = Signal.ANY, weak: bool = False) -> F:
+        """Connect a receiver; it is held strongly unless `weak` says otherwise.
+
+        (blinker's default is to forget a function that nothing else refers to.) The twin that comes
+        with a second import of the main script, which web.py's reloader makes, replaces the first.
+        """
+        if hasattr(receiver, "__code__"):
+            for other in list(self.receivers_for(Signal.ANY)):
+                if _are_twins(other, receiver):
+                    self.disconnect(other)
+        if weak or sender is not Signal.ANY:
+            self._volatile = True
+        connected = super().connect(receiver, sender, weak)
+        self._forget()
+        return connected
+
+    def disconnect(self, receiver: Callable[..., Any], sender: Any = Signal.ANY) -> None:
+        """Disconnect a receiver; of the events that are under way it may still get one."""
+        super().disconnect(receiver, sender)
+        self._forget()
+
+    def choose(self, sender: Any, event: str | None, channel: str | None) -> Chosen:
+        """Who receives an event, as things are now."""
+        if self.is_muted or not self.receivers:
+            return ()
+        if self._volatile:
+            return _narrow(_listening(self.receivers_for(sender), event), sender, channel)
+        if channel is not None:
+            return self._choose_by_channel(sender, event, channel)
+        bound, chosen = self._choose_by_event(event)
+        return self._choose_by_sender(sender, event, chosen) if bound else chosen
+
+    def _choose_by_event(self, event: str | None) -> tuple[bool, Chosen]:
+        known = self._by_event.get(event)
+        if known is not None:
+            return known
+        chosen = _listening(self.receivers_for(Signal.ANY), event)
+        bound = any(isinstance(one, Selective) and one.bound for one, _ in chosen)
+        _remember(self._by_event, event, (bound, chosen))
+        return bound, chosen
+
+    def _choose_by_channel(self, sender: Any, event: str | None, channel: str) -> Chosen:
+        chosen = self._by_channel.get((event, channel))
+        if chosen is None:
+            chosen = _narrow(self._choose_by_event(event)[1], sender, channel)
+            _remember(self._by_channel, (event, channel), chosen)
+        return chosen
+
+    def _choose_by_sender(self, sender: Sender, event: str | None, candidates: Chosen) -> Chosen:
+        if sender.choices is None:
+            sender.choices = {}
+        changes, chosen = sender.choices.get((self, event), (None, ()))
+        if changes != self._changes:
+            chosen = _narrow(candidates, sender, None)
+            sender.choices[self, event] = self._changes, chosen
+        return chosen
+
+    def _forget(self) -> None:
+        self._changes += 1
+        self._by_event.clear()
+        self._by_channel.clear()
+
+    def _clear_state(self) -> None:
+        super()._clear_state()
+        self._volatile = False
+        self._forget()
+
+
+def _listening(receivers: Iterable[Callable[..., Any]], event: str | None) -> Chosen:
+    return tuple(
+        (receiver, receiver.take if isinstance(receiver, Selective) else None)
+        for receiver in receivers
+        if not isinstance(receiver, Selective) or receiver.listens(event)
+    )
+
+
+def _narrow(chosen: Chosen, sender: Any, channel: str | None) -> Chosen:
+    return tuple(
+        pair
+        for pair in chosen
+        if not isinstance(pair[0], Selective) or pair[0].matches(sender, channel)
+    )
+
+
+def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(memory) >= MAX_KINDS:
+        memory.clear()
+    memory[key] = value
+
+
+def _are_twins(one: Any, other: Any) -> bool:
+    """Whether two functions are one, of ``__main__`` and of the same file imported by its name."""
+    first, second = getattr(one, "__code__", None), getattr(other, "__code__", None)
+    modules = (getattr(one, "__module__", None), getattr(other, "__module__", None))
+    return (
+        first is not None
+        and second is not None
+        and modules[0] != modules[1]
+        and "__main__" in modules
+        and (first.co_filename, first.co_firstlineno, one.__qualname__)
+        == (second.co_filename, second.co_firstlineno, other.__qualname__)
+    )
