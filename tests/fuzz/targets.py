@@ -53,7 +53,7 @@ def payloads(data: bytes) -> None:
 def packets(data: bytes) -> None:
     try:
         kind, text = decode_packet(data)
-    except ProtocolError:
+    except (ProtocolError, UnicodeDecodeError):
         return
     assert kind + text.encode() == data
 
@@ -96,10 +96,10 @@ def _receive(message: Message) -> Packet | None:
 
 def json_texts(data: bytes) -> None:
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode("utf-8", "surrogateescape"))
     except ProtocolError:
         return
-    assert json.loads(json.dumps(value)) == value
+    assert json.loads(json.dumps(value).decode()) == value
 
 
 def heads(data: bytes) -> None:

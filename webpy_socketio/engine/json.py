@@ -24,7 +24,7 @@ MAX_DEPTH = 128
 _WRITABLE_DEPTH = 254
 
 
-def loads(text: bytes) -> Any:
+def loads(text: str) -> Any:
     """Decode what a client sent; raise `ProtocolError` if it is not strict JSON."""
     try:
         value = orjson.loads(text)
@@ -32,7 +32,7 @@ def loads(text: bytes) -> Any:
         raise ProtocolError(f"malformed JSON: {error}") from None
     # Counting brackets is cheap, and nearly always enough. To see how deep they go is left to
     # orjson, which gives up at a depth of its own, in a hundredth of the time that walking takes.
-    if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+    if text.count("[") + text.count("{") > MAX_DEPTH:
         nested = value
         for _ in range(_WRITABLE_DEPTH - MAX_DEPTH):
             nested = [nested]

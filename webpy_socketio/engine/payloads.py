@@ -6,12 +6,22 @@ import base64
 import binascii
 from collections.abc import Iterable, Iterator
 
-from webpy_socketio.engine.packets import MESSAGE, SEPARATOR, Message
+from webpy_socketio.engine.packets import (
+    CLOSE,
+    MESSAGE,
+    NOOP,
+    OPEN,
+    PING,
+    PONG,
+    SEPARATOR,
+    UPGRADE,
+    Message,
+)
 from webpy_socketio.exceptions import ProtocolError
 
 __all__ = ["decode_packet", "decode_payload", "encode_payload"]
 
-_KNOWN_TYPES = frozenset(b"0123456")
+_KNOWN_TYPES = frozenset((OPEN, CLOSE, PING, PONG, MESSAGE, UPGRADE, NOOP))
 
 
 def encode_payload(messages: Iterable[Message]) -> bytes:
@@ -32,20 +42,26 @@ def decode_payload(body: bytes) -> Iterator[tuple[bytes, bytes | str]]:
         if packet[:1] == b"b":
             yield MESSAGE, _decode_base64(packet[1:])
         else:
-            yield decode_packet(packet)
+            try:
+                yield decode_packet(packet)
+            except UnicodeDecodeError:
+                raise ProtocolError("a text packet that is not UTF-8") from None
         if end < 0:
             return
         start = end + 1
 
 
 def decode_packet(packet: bytes) -> tuple[bytes, str]:
-    """Split one text packet into its type and its data; raise `ProtocolError` if it is neither."""
-    if not packet or packet[0] not in _KNOWN_TYPES:
+    """Split one text packet into its type and its data.
+
+    Raises `UnicodeDecodeError` if it is not UTF-8, for the transport to say so in its own words,
+    and `ProtocolError` if it is no packet.
+    """
+    text = packet.decode()
+    kind = packet[:1]
+    if kind not in _KNOWN_TYPES:
         raise ProtocolError("not an Engine.IO packet")
-    try:
-        return packet[:1], packet[1:].decode()
-    except UnicodeDecodeError:
-        raise ProtocolError("a text packet that is not UTF-8") from None
+    return kind, text[1:]
 
 
 def _decode_base64(data: bytes) -> bytes:

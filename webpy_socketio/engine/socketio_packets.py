@@ -115,7 +115,7 @@ def _decode(text: str) -> tuple[Packet, int]:
     namespace = (head[3] or "/").partition("?")[0]  # the client may append a query, of no use here
     identifier = None if head[4] is None else int(head[4])
     rest = text[head.end() :]
-    data = json.loads(_encode(rest)) if rest else None
+    data = json.loads(rest) if rest else None
     if attachments and rest.count("[") + rest.count("{") > _MAX_CONTAINERS:
         raise ProtocolError("a binary packet of too many pieces")
     if not _FITS[kind](data, identifier):
@@ -129,13 +129,6 @@ def _decode(text: str) -> tuple[Packet, int]:
     ):
         raise ProtocolError("a placeholder where there are no attachments")
     return Packet(kind, namespace, data, identifier), attachments
-
-
-def _encode(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise ProtocolError("text with a lone surrogate") from None
 
 
 def _is_event(data: Any, identifier: int | None) -> bool:

@@ -246,10 +246,9 @@ class WebSocket:
 
     def _receive_text(self, data: bytes) -> None:
         try:
-            data.decode()
+            kind, text = decode_packet(data)
         except UnicodeDecodeError:
             raise _not_utf8() from None
-        kind, text = decode_packet(data)
         if self._candidate:
             self._receive_as_candidate(kind, text)
         else:
