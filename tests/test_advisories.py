@@ -18,7 +18,7 @@ import gevent.event
 import pytest
 
 import webpy_socketio
-from webpy_socketio import on_connect, on_event, signals
+from webpy_socketio import SettingsError, on_connect, on_connecting, on_event, signals
 
 from .conftest import Journal, Site
 from .engine.conftest import Http, eventually
@@ -178,20 +178,15 @@ class TestTwoHosts:
 class TestWildcardOrigins:
     """CVE-2022-42975 (Phoenix): a wildcard among the allowed origins lets in whom it should not.
 
-    There are none: an entry is one origin, and one with a ``*`` in it is nobody's.
+    There are none: an entry is one origin, and one with a ``*`` in it is refused at the start.
     """
 
     @pytest.mark.parametrize(
-        "origin",
-        [
-            *("https://evil.example", "https://a.ours.example.evil.example"),
-            *("https://evil-ours.example", "https://a.ours.example", "https://ours.example"),
-        ],
+        "origin", ["https://*.ours.example", "https://*", "*.ours.example", "https://ours.*:443"]
     )
-    def test_let_nobody_in(self, origin: str, serve: Callable[..., Site]) -> None:
-        site = serve(allowed_origins=["https://*.ours.example"])
-        assert Http(site.port).request("GET", POLLING, f"Origin: {origin}")[0] == 403
-        assert site.websocket(Origin=origin).status == 403
+    def test_are_refused_at_the_start(self, origin: str, serve: Callable[..., Site]) -> None:
+        with pytest.raises(SettingsError, match="origins"):
+            serve(allowed_origins=[origin])
 
 
 class TestBodyLimit:
@@ -271,6 +266,30 @@ class TestWaitingMessages:
         may_go_on.set()
         journal.wait(lambda journal: len(journal) == 5)
         assert journal == [60_000] * 5
+
+    def test_what_is_sent_along_with_connect_counts(
+        self, serve: Callable[..., Site], journal: Journal
+    ) -> None:
+        site = serve(max_message_size=100_000)
+        may_go_on = gevent.event.Event()
+
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> None:
+            journal.append("asked")
+            may_go_on.wait()
+
+        client = site.websocket()
+        (session,) = site.server.engine.sessions.values()
+        auth = json.dumps({"a": "x" * 60_000})
+        client.send("40" + auth)
+        journal.wait_for("asked")
+        for _ in range(5):  # what each brings is kept until it is its turn
+            client.send("41")
+            client.send("40" + auth)
+        eventually(lambda: session.paused)
+        assert len(session.data.inbox("/")) <= 3
+        may_go_on.set()
+        eventually(lambda: not session.paused)
 
 
 class TestEventNames:

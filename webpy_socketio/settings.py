@@ -113,12 +113,15 @@ def _origins(value: Any) -> str | None:
         return None
     if _names(value) is None and all(map(_is_origin, value)):
         return None
-    return 'a list of origins like "https://example.com" ("*" for any), or None for the same origin'
+    return (
+        'a list of origins like "https://example.com" (no patterns; "*" alone for any), or None for '
+        "the same origin"
+    )
 
 
 def _is_origin(value: str) -> bool:
-    if value == "*":
-        return True
+    if "*" in value:  # any, or nobody: there are no patterns
+        return value == "*"
     try:
         parts = urlsplit(value)
         port = parts.port

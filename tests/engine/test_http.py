@@ -123,14 +123,18 @@ class TestParseHead:
             ["Host: a", "X: a\x00b"],
             ["Host: a", "X: a\rb"],
             ["Host: a", ": x"],
-            ["Host: a", "Connection: Upgrade", "Content-Length: 3"],
-            ["Host: a", "Connection: Upgrade", "Transfer-Encoding: chunked"],
+            ["Host: a", "Connection: Upgrade", "Upgrade: websocket", "Content-Length: 3"],
+            ["Host: a", "Connection: Upgrade", "Upgrade: h2c", "Transfer-Encoding: chunked"],
             ["Host: a", "Expect: 200-ok"],
         ],
     )
     def test_bad_headers(self, lines: list[str]) -> None:
         with pytest.raises(BadRequest):
             parse_head(head(*lines))
+
+    def test_a_body_and_an_upgrade_to_nothing_is_the_last_request(self) -> None:
+        parsed = parse_head(head("Host: a", "Connection: upgrade", "Content-Length: 3"))
+        assert (parsed.length, parsed.close, parsed.suspicious) == (3, True, True)
 
     def test_no_transfer_coding_in_http_1_0(self) -> None:
         with pytest.raises(BadRequest):

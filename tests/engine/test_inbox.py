@@ -35,7 +35,7 @@ def reading() -> Reading:
 @pytest.fixture
 def make_inbox(reading: Reading) -> Iterator[Callable[[int], Inbox]]:
     workers = Workers()
-    yield lambda limit: Inbox(reading, workers, limit)  # type: ignore[arg-type]
+    yield lambda limit: Inbox(reading, workers, limit, 1_000_000)  # type: ignore[arg-type]
     workers.dispose()
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests import raw
 from tests.conftest import Journal
 from webpy_socketio.engine import Connection, Engine, EngineConfig, EngineServer, SocketIO
+from webpy_socketio.engine.multiplexer import MAX_AUTH
 from webpy_socketio.exceptions import CallTimeout, Disconnected, EncodeError, WrongContext
 
 from .conftest import eventually
@@ -218,6 +219,18 @@ class TestRules:
             ("disconnected", "/", "parse error"),
         ]
         assert other.call("still here") == []
+
+    def test_what_a_client_says_of_itself_is_bounded(
+        self, server: Running, application: Application
+    ) -> None:
+        def auth(size: int) -> str:
+            return '{"a":"'.ljust(size - len('0"}'), "x") + '"}'  # in the packet a 0 stands before
+
+        server.websocket().connect(auth(MAX_AUTH))
+        client = server.websocket()
+        client.send("40" + auth(MAX_AUTH + 1))
+        assert client.wait_closed() == 1002
+        assert application == [("connect", "/")]
 
     @pytest.mark.parametrize("packet", ['42["a"]', "431[]", "41", "451-[]", b"lone"], ids=repr)
     def test_nothing_comes_before_connect(

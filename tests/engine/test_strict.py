@@ -105,6 +105,7 @@ class TestRefusals:
                 POST + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
                 b"400",
             ),
+            (POST + b"Connection: Upgrade\r\nContent-Length: 3\r\n\r\nabc", b"400"),
             (POST + b"Content-Length: 99999999999999999999\r\n\r\n", b"413"),
             (b"GET / HTTP/1.1\r\n" + b"H: x\r\n" * 200 + b"\r\n", b"431"),
             (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", b"414"),
@@ -135,6 +136,13 @@ class TestRefusals:
 
 
 class TestBodies:
+    def test_one_behind_a_proxy_that_asks_for_an_upgrade_each_time(self, pages: Server) -> None:
+        # As nginx does when it is set up the way Socket.IO's own documentation says.
+        answer = pages.exchange(POST + b"Connection: upgrade\r\nContent-Length: 5\r\n\r\nhello")
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"Connection: close" in answer
+        assert pages.pages.bodies == [b"hello"]
+
     def test_chunks_are_put_together(self, pages: Server) -> None:
         chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"
         answer = pages.exchange(chunked + SMUGGLED)

@@ -179,18 +179,18 @@ class Connection:
 
     # -- the engine's side
 
-    def begin(self) -> None:
-        """Have the application asked when it is this connection's turn."""
-        self.inbox.put(self._handle_connect)
+    def begin(self, size: int) -> None:
+        """Have the application asked when it is this connection's turn; `size` is the packet's."""
+        self.inbox.put(self._handle_connect, size=size)
 
     def _handle_connect(self) -> None:
         if self._state is CONNECTING:  # and not gone again meanwhile
             self._multiplexer.application.connect(self)
 
-    def receive_event(self, data: list[Any], ack: int | None) -> None:
+    def receive_event(self, data: list[Any], ack: int | None, size: int) -> None:
         if self._state is CONNECTING:
             raise ProtocolError("an event before the connection was accepted")
-        self.inbox.put(self._handle_event, data[0], data[1:], ack)
+        self.inbox.put(self._handle_event, data[0], data[1:], ack, size=size)
 
     def _handle_event(self, name: str, args: list[Any], ack: int | None) -> None:
         if not self.kicked:

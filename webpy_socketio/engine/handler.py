@@ -13,6 +13,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from gevent.ssl import SSLSocket
 
@@ -46,7 +47,7 @@ class RequestHandler(StrictHandler):
 
     def body_limit(self, path: str) -> int:
         engine: Engine = self.server.engine
-        if path.partition("?")[0] == engine.path:
+        if unquote(path.partition("?")[0], "latin-1") == engine.path:
             return self.config.max_message_size
         return super().body_limit(path)
 
@@ -147,7 +148,7 @@ class RequestHandler(StrictHandler):
         self.status = self._orig_status = "101 Switching Protocols"  # for the access log
         self.close_connection = True
         self.headers_sent = True
-        first = self._read_ahead()
+        first = self.read_ahead()
         sock = self.socket
         self.socket = None  # pywsgi reads from a socket that it closes; this one it is to leave
         timeout = engine.config.write_timeout
@@ -161,14 +162,6 @@ class RequestHandler(StrictHandler):
             raw = _socket.socket(fileno=sock.detach())
             raw.setblocking(False)
             upgrade.start(PlainStream(raw, engine.loop, timeout), first)
-
-    def _read_ahead(self) -> bytes:
-        """What the client sent right behind its request, and pywsgi's file has read already."""
-        self.socket.settimeout(0)
-        try:
-            return bytes(self.rfile.peek())
-        except OSError:
-            return b""  # reset meanwhile; the stream will find out
 
     @contextlib.contextmanager
     def _watch(self, hung_up: Callable[[], None]) -> Iterator[None]:

@@ -31,7 +31,7 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^\x00-\x20\x7f]+)
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[0-9A-Za-z._~!$&'()*+;=%\-]*)(?::[0-9]{0,5})?")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-_ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 
 
 class BadRequest(ValueError):
@@ -72,6 +72,8 @@ class Head:
     length: int | None
     #: Whether the connection ends with this request.
     close: bool
+    #: Whether it has a body although its connection is to be upgraded, to what is not said.
+    suspicious: bool
     #: Whether the client waits to be told that its body is wanted.
     expects: bool
 
@@ -117,14 +119,15 @@ def parse_head(head: bytes) -> Head:
     values: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         values.setdefault(name.lower(), []).append(value)
-    _check_host(values.get(b"host", []), version)
+    _check_host(values.get(b"host", []), version, target)
     length = _find_length(values, version)
     options = {
         option.strip().lower()
         for value in values.get(b"connection", [])
         for option in value.split(b",")
     }
-    if b"upgrade" in options and length != 0:
+    upgrade = b"upgrade" in options
+    if upgrade and b"upgrade" in values and length != 0:
         # Whoever upgrades reads what follows as another protocol; a proxy reads it as the body.
         raise BadRequest("a body in a request that asks for an upgrade")
     expect = b",".join(values.get(b"expect", [])).lower()
@@ -136,7 +139,13 @@ def parse_head(head: bytes) -> Head:
         version,
         [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers],
         length,
-        b"close" in options or (version == "1.0" and b"keep-alive" not in options),
+        # Whoever asks for another protocol and gets an answer in this one may not have noticed: what
+        # follows is not to be read as requests (a proxy that takes any answer for "yes" lets through
+        # what it would not have, RFC 9110, 7.8).
+        upgrade or b"close" in options or (version == "1.0" and b"keep-alive" not in options),
+        # Proxies that are set up as Socket.IO's own documentation says send "Connection: upgrade"
+        # with each request, and Upgrade only where the client did.
+        upgrade and length != 0,
         bool(expect) and version == "1.1",
     )
 
@@ -153,11 +162,15 @@ def _parse_header(line: bytes) -> tuple[bytes, bytes]:
     return name, value
 
 
-def _check_host(hosts: list[bytes], version: str) -> None:
+def _check_host(hosts: list[bytes], version: str, target: bytes) -> None:
     if len(hosts) > 1 or (version == "1.1" and not hosts):
         raise BadRequest("not exactly one Host")
     if hosts and _HOST.fullmatch(hosts[0]) is None:
         raise BadRequest("a Host that is not one")
+    absolute = _ABSOLUTE.match(target)
+    if absolute is not None and [absolute[1].lower()] != [host.lower() for host in hosts]:
+        # One reader goes by the first, another one by the second (RFC 9112, 3.2.2).
+        raise BadRequest("a request for one host that names another one as its Host")
 
 
 def _find_length(values: dict[bytes, list[bytes]], version: str) -> int | None:

@@ -20,22 +20,34 @@ logger = logging.getLogger(__name__)
 #: Jobs of one connection that are done before others have their turn.
 _AT_A_STRETCH = 64
 
-Job = tuple[Callable[..., None], tuple[Any, ...]]
+Job = tuple[Callable[..., None], tuple[Any, ...], int]
 
 
 class Inbox:
     """A queue of jobs that has a greenlet for as long as there are jobs.
 
     A connection without work costs no greenlet, and one whose handler waits makes no other wait.
-    When `limit` jobs are queued, reading from the client stops until half of them are done.
+    When `limit` jobs are queued, or jobs of `max_size` bytes, reading from the client stops until
+    no more than half of that is left.
     """
 
-    __slots__ = ("_greenlet", "_jobs", "_limit", "_paused", "_session", "_workers")
+    __slots__ = (
+        "_greenlet",
+        "_jobs",
+        "_limit",
+        "_max_size",
+        "_paused",
+        "_session",
+        "_size",
+        "_workers",
+    )
 
-    def __init__(self, session: Session, workers: Workers, limit: int) -> None:
+    def __init__(self, session: Session, workers: Workers, limit: int, max_size: int) -> None:
         self._session = session
         self._workers = workers
         self._limit = limit
+        self._max_size = max_size
+        self._size = 0
         self._jobs: deque[Job] = deque()
         self._greenlet: Any = None
         self._paused = False
@@ -48,12 +60,13 @@ class Inbox:
         """Whether this greenlet is the one that does the jobs."""
         return self._greenlet is not None and self._greenlet is getcurrent()
 
-    def put(self, function: Callable[..., None], *args: Any) -> None:
-        """Have `function` called when everything before it is done."""
-        self._jobs.append((function, args))
+    def put(self, function: Callable[..., None], *args: Any, size: int = 0) -> None:
+        """Have `function` called when everything before it is done; `size` is what it holds."""
+        self._jobs.append((function, args, size))
+        self._size += size
         if self._greenlet is None:
             self._greenlet = self._workers.run(self._work)
-        if len(self._jobs) >= self._limit and not self._paused:
+        if not self._paused and (len(self._jobs) >= self._limit or self._size >= self._max_size):
             self._paused = True
             self._session.pause()
 
@@ -70,8 +83,9 @@ class Inbox:
         jobs = self._jobs
         done = 0
         while jobs:
-            function, args = jobs.popleft()
-            if self._paused and len(jobs) <= self._limit // 2:
+            function, args, size = jobs.popleft()
+            self._size -= size
+            if self._paused and len(jobs) <= self._limit // 2 and self._size <= self._max_size // 2:
                 self._paused = False
                 self._session.resume()
             done += 1

@@ -23,6 +23,11 @@ from webpy_socketio.exceptions import ProtocolError
 __all__ = ["Multiplexer", "SocketIO"]
 
 
+#: Characters of a CONNECT. What a client says of itself is kept for as long as it is connected, and
+#: takes many times as much memory.
+MAX_AUTH = 65_536
+
+
 class SocketIO:
     """The receiver that an `Engine` is given to speak Socket.IO to an `Application`."""
 
@@ -106,7 +111,11 @@ class Multiplexer:
         inbox = self._inboxes.get(namespace)
         if inbox is None:
             config = self._socketio.config
-            inbox = Inbox(self.session, self._socketio.workers, config.inbox_events)
+            # In memory a message is many times as large as on its way: an empty dict takes 64 bytes
+            # for the 3 that it had. So no more may wait than is let through at once.
+            inbox = Inbox(
+                self.session, self._socketio.workers, config.inbox_events, config.max_message_size
+            )
             self._inboxes[namespace] = inbox
         return inbox
 
@@ -142,7 +151,7 @@ class Multiplexer:
             if not self._connections:
                 raise ProtocolError("a packet for a namespace that is not connected")
         elif packet.type == EVENT:
-            connection.receive_event(packet.data, packet.id)
+            connection.receive_event(packet.data, packet.id, self._decoder.size)
         elif packet.type == ACK and packet.id is not None:
             connection.receive_ack(packet.id, packet.data)
         elif packet.type == DISCONNECT:
@@ -152,13 +161,15 @@ class Multiplexer:
     def _connect(self, namespace: str, auth: object, connection: Connection | None) -> None:
         if connection is not None:
             raise ProtocolError("a second CONNECT for the same namespace")
+        if self._decoder.size > MAX_AUTH:
+            raise ProtocolError(f"an auth payload above {MAX_AUTH} characters")
         config = self._socketio.config
         if namespace not in config.namespaces:
             self.session.outbox.push(encode_connect_error(namespace, "Invalid namespace"))
             return
         connection = Connection(self, namespace, auth)
         self._connections[namespace] = connection
-        connection.begin()
+        connection.begin(self._decoder.size)
 
     def accepted(self) -> None:
         """A connection was accepted: the session may stay."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,6 +19,12 @@ __all__ = ["EngineServer", "take_over_all"]
 StartResponse = Callable[..., Any]
 
 logger = logging.getLogger(__name__)
+
+#: What ``accept`` fails with when the process or the machine has no room for another connection.
+_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+#: Seconds for which nobody is accepted then.
+_REST = 0.5
 
 
 def take_over_all(path: str) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
@@ -50,6 +57,20 @@ class EngineServer(WSGIServer):
         if "certfile" in pywsgi and not pywsgi.keys() & {"ssl_context", "ssl_version"}:
             pywsgi["ssl_context"] = _tls_context(pywsgi)
         super().__init__(listener, application or take_over_all(engine.path), **pywsgi)
+
+    def do_read(self) -> Any:
+        """Accept a connection; without room for one, wait a little, as gevent does, but quietly."""
+        try:
+            return super().do_read()
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            logger.warning("cannot accept connections for now: %s", error.strerror)
+        # gevent's own way to wait: `stop_accepting` stops the timer as well.
+        self.stop_accepting()
+        self._timer = self.loop.timer(_REST)
+        self._timer.start(self._start_accepting_if_started)
+        return None
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         try:

@@ -66,9 +66,11 @@ class Packet(NamedTuple):
 class Decoder:
     """Text and bytes in, packets out; remembers a binary packet until its attachments are there."""
 
-    __slots__ = ("_attachments", "_missing", "_packet")
+    __slots__ = ("_attachments", "_missing", "_packet", "size")
 
     def __init__(self) -> None:
+        #: Characters and bytes of the packet that came last, its attachments included.
+        self.size = 0
         self._packet: Packet | None = None
         self._attachments: list[bytes] = []
         self._missing = 0
@@ -79,7 +81,9 @@ class Decoder:
         Raises `ProtocolError` for whatever the protocol does not allow.
         """
         if isinstance(data, bytes):
+            self.size += len(data)
             return self._add_attachment(data)
+        self.size = len(data)
         if self._packet is not None:
             raise ProtocolError("text between a binary packet and its attachments")
         packet, attachments = _decode(data)

@@ -157,7 +157,8 @@ class StrictHandler(WSGIHandler):
         if self._failure is not None:
             raise self._failure
         head = parse_head(self._head)
-        self.requestline = raw_requestline
+        # For the access log, where a byte above ASCII may be a control character of a terminal.
+        self.requestline = raw_requestline.encode("ascii", "backslashreplace").decode()
         self.command, self.path = head.method, head.target
         self.request_version = "HTTP/" + head.version
         self.close_connection = head.close
@@ -165,12 +166,24 @@ class StrictHandler(WSGIHandler):
         self.headers = self.MessageClass(io.BytesIO(fields), 0)
         try:
             self._read_body(head)
+            if head.suspicious and self.read_ahead():
+                raise BadRequest("a request behind one that asked for an upgrade")
         except (BadRequest, OSError) as error:
             self._body.close()
             theirs = isinstance(error, BadRequest) and not isinstance(error, Truncated)
             self.broken_off("parse error" if theirs else "transport error")
             raise
         return True
+
+    def read_ahead(self) -> bytes:
+        """What the client sent behind its request, as far as it is there already."""
+        self.socket.settimeout(0)
+        try:
+            return bytes(self.rfile.peek())
+        except OSError:
+            return b""  # reset meanwhile; whoever writes will find out
+        finally:
+            self.socket.settimeout(None)
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
