@@ -63,7 +63,7 @@ def close_all() -> None:
 
 
 class Gone(Exception):
-    """The server closed the connection."""
+    """The server closed the connection; with the WebSocket's close code, where there is one."""
 
 
 class _Wire:
@@ -180,7 +180,7 @@ class _Client:
         self.closed.set(last)
         for waiting in (self._connected, *self._answers.values()):
             if not waiting.ready():
-                waiting.set_exception(Gone())
+                waiting.set_exception(Gone(last))
 
     def _take(self, packet: str) -> None:
         if packet == "2":
