@@ -18,7 +18,7 @@ from typing import Any
 
 from announce import run
 
-from webpy_socketio.engine import Engine, EngineServer, Session
+from webpy_socketio.engine import Engine, EngineServer, Session, handshake
 from webpy_socketio.engine.engine import Upgrade
 from webpy_socketio.engine.packets import MESSAGE, Message
 from webpy_socketio.engine.requests import Response
@@ -56,9 +56,11 @@ class EchoUpgrade(Upgrade):
 
     def start(self, stream: Stream, first: bytes) -> None:
         session = self._engine.open(self._environ)
-        websocket = Untyped(session, stream, self._protocol, self._engine.config.outbox_bytes)
-        websocket.answer()
+        config = self._engine.config
+        protocol = handshake.frames(config.max_message_size)
+        websocket = Untyped(session, stream, protocol, config.outbox_bytes)
         session.use(websocket)
+        websocket.answer(self.answer)
         websocket.start(first)
 
 
@@ -71,7 +73,7 @@ class EchoEngine(Engine):
         environ = {**environ, "QUERY_STRING": "EIO=4&transport=websocket"}
         upgrade = super().upgrade(environ, headers)
         if isinstance(upgrade, Upgrade):
-            return EchoUpgrade(self, environ, None, upgrade._protocol)
+            return EchoUpgrade(self, environ, None, upgrade.answer)
         return upgrade
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 import gevent.event
 
-from webpy_socketio.engine import json
+from webpy_socketio.engine import handshake, json
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.deadlines import Deadlines
 from webpy_socketio.engine.flusher import Flusher
@@ -28,7 +28,7 @@ from webpy_socketio.engine.requests import Query, RequestError, Response, read_b
 from webpy_socketio.engine.session import Receiver, Session
 from webpy_socketio.engine.streams import Stream
 from webpy_socketio.engine.upgrades import Upgrades
-from webpy_socketio.engine.websocket import WebSocket, accept
+from webpy_socketio.engine.websocket import WebSocket
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError
 
 __all__ = ["Engine"]
@@ -130,13 +130,13 @@ class Engine:
             if session is None:
                 self._check_open()
             try:
-                protocol, answer = accept(environ, self.config.max_message_size, headers)
+                answer = handshake.check(environ)
             except ProtocolError as error:
                 raise RequestError(3, f"Bad request: {error}") from None
             if answer.status_code != 101:
                 return Response(
                     f"{answer.status_code} {answer.reason_phrase}",
-                    answer.body or b"",
+                    bytes(answer.body or b""),
                     headers=[
                         (name, value)
                         for name, value in answer.headers.raw_items()
@@ -144,7 +144,9 @@ class Engine:
                     ]
                     + [("Connection", "close")],
                 )
-            return Upgrade(self, environ, session, protocol)
+            for name, value in headers:
+                answer.headers[name] = value
+            return Upgrade(self, environ, session, answer.serialize())
         except RequestError as error:
             return self._with_cors(environ, error.response)
 
@@ -294,23 +296,25 @@ class Upgrade:
     """A WebSocket handshake that was accepted: give it the connection's stream."""
 
     def __init__(
-        self, engine: Engine, environ: dict[str, Any], session: Session | None, protocol: Any
+        self, engine: Engine, environ: dict[str, Any], session: Session | None, answer: bytes
     ) -> None:
         self._engine = engine
         self._environ = environ
         self._session = session
-        self._protocol = protocol
+        #: The HTTP response, headers and all.
+        self.answer = answer
 
     def start(self, stream: Stream, first: bytes) -> None:
         """Answer the handshake on `stream` and begin; `first` came right behind the request."""
         engine = self._engine
         limit = engine.config.outbox_bytes
+        protocol = handshake.frames(engine.config.max_message_size)
         if self._session is None:
             session = engine.open(self._environ)
-            websocket = WebSocket(session, stream, self._protocol, limit)
-            websocket.answer()
+            websocket = WebSocket(session, stream, protocol, limit)
             session.use(websocket)
             session.outbox.push(Message(engine.begin(session, [])))
+            websocket.answer(self.answer)
             engine.receiver.opened(session)
         else:
             session = self._session
@@ -318,13 +322,13 @@ class Upgrade:
             websocket = WebSocket(
                 session,
                 stream,
-                self._protocol,
+                protocol,
                 limit,
                 upgrades.probed,
                 upgrades.completed,
                 upgrades.dropped,
             )
-            websocket.answer()
+            websocket.answer(self.answer)
             if not upgrades.begin(session, websocket):
                 # Answered, so that the client learns in its own words that it comes too late.
                 websocket.close(1008, "this session has its WebSocket already")

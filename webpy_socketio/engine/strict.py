@@ -47,6 +47,33 @@ _LEAST_RATE = 1000.0
 _DRAIN = 1_048_576
 
 
+class _Fields:
+    """A request's headers, the way pywsgi asks for them.
+
+    Its own way is to have `email` parse them, which takes a tenth of the time of a request.
+    """
+
+    def __init__(self, fields: list[tuple[str, str]]) -> None:
+        self._fields = fields
+
+    @property
+    def headers(self) -> list[str]:
+        """Each as a line."""
+        return [f"{name}: {value}" for name, value in self._fields]
+
+    @property
+    def typeheader(self) -> str | None:
+        """The type of the body."""
+        return self.get("content-type")
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The first value of a header, whatever the case of its name."""
+        name = name.lower()
+        return next((value for other, value in self._fields if other.lower() == name), default)
+
+    getheader = get
+
+
 class _Nothing:
     """What pywsgi is to read of a body that has been read already."""
 
@@ -162,8 +189,7 @@ class StrictHandler(WSGIHandler):
         self.command, self.path = head.method, head.target
         self.request_version = "HTTP/" + head.version
         self.close_connection = head.close
-        fields = self._head.partition(b"\r\n")[2]
-        self.headers = self.MessageClass(io.BytesIO(fields), 0)
+        self.headers = _Fields(head.headers)
         try:
             self._read_body(head)
             if head.suspicious and self.read_ahead():

@@ -7,15 +7,11 @@ across fragments, a cap on fragments, and the upgrade of Engine.IO protocol v4.
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable
 
 from websockets.exceptions import InvalidState
 from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import State
-from websockets.server import ServerProtocol
+from websockets.protocol import Protocol, State
 
 from webpy_socketio.engine.packets import MESSAGE, PING, PONG, PROBE, UPGRADE, Message
 from webpy_socketio.engine.payloads import decode_packet
@@ -23,45 +19,11 @@ from webpy_socketio.engine.session import Session
 from webpy_socketio.engine.streams import Stream
 from webpy_socketio.exceptions import ProtocolError
 
-__all__ = ["WebSocket", "accept"]
+__all__ = ["WebSocket"]
 
 #: Pieces a message may come in. The library bounds a message's bytes, not its fragments: a million
 #: empty ones would be kept.
 MAX_FRAGMENTS = 1024
-
-# The library logs each connection at INFO; its debug log is not for production either.
-_quiet = logging.getLogger(__name__ + ".protocol")
-_quiet.setLevel(logging.WARNING)
-
-
-def accept(
-    environ: dict[str, Any], max_size: int, headers: Sequence[tuple[str, str]] = ()
-) -> tuple[ServerProtocol, Any]:
-    """Answer a WebSocket handshake: return the protocol and the library's HTTP response.
-
-    The response is a refusal unless its ``status_code`` is 101 (RFC 6455, 4.2). No extension is
-    ever accepted: compression would hide the size of a message until it is unpacked. Raises
-    `ProtocolError` for headers that are not HTTP.
-    """
-    protocol = ServerProtocol(max_size=max_size, logger=_quiet)
-    # The library reads the handshake from bytes; the server has read it already. It is given what
-    # it needs of it, and no more: what it does not see it cannot negotiate.
-    lines = [f"{environ['REQUEST_METHOD']} / {environ.get('SERVER_PROTOCOL', 'HTTP/1.1')}"]
-    for name in ("Connection", "Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version"):
-        value = environ.get("HTTP_" + name.upper().replace("-", "_"))
-        if value is not None:
-            lines.append(f"{name}: {value}")
-    if not all(line.isprintable() for line in lines):
-        raise ProtocolError("a header that is not HTTP")
-    protocol.receive_data("\r\n".join([*lines, "", ""]).encode("latin-1"))
-    events = protocol.events_received()
-    if not events:
-        raise ProtocolError("a handshake that is not HTTP/1.1")
-    response = protocol.accept(cast(Request, events[0]))
-    for name, value in headers:
-        response.headers[name] = value
-    protocol.send_response(response)
-    return protocol, response
 
 
 class WebSocket:
@@ -92,7 +54,7 @@ class WebSocket:
         self,
         session: Session,
         stream: Stream,
-        protocol: ServerProtocol,
+        protocol: Protocol,
         outbox_bytes: int,
         probed: Callable[[Session], None] | None = None,
         upgraded: Callable[[Session, WebSocket], None] | None = None,
@@ -111,9 +73,14 @@ class WebSocket:
         self._opcode = Opcode.TEXT
         self._closing = False
 
-    def answer(self) -> None:
-        """Complete the handshake."""
-        self._write_protocol()
+    def answer(self, response: bytes) -> None:
+        """Complete the handshake; what the session has to say at once goes with it."""
+        if self._candidate:
+            self._stream.write(response)
+        else:
+            messages = self._outbox.take()
+            data = b"".join([response, *[message.frames for message in messages]])
+            self._outbox.unsent = self._stream.write(data)
 
     def start(self, first: bytes = b"") -> None:
         """Begin to read; `first` came right behind the handshake."""
