@@ -51,7 +51,18 @@ FOR_TYPES: dict[str, set[str]] = {"signals": {"socket"}, "clients": {"socket"}}
 
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
-    *("config", "json", "packets", "flusher", "deadlines", "workers", "streams", "origins", "http"),
+    *(
+        "config",
+        "json",
+        "frames",
+        "packets",
+        "flusher",
+        "deadlines",
+        "workers",
+        "streams",
+        "origins",
+        "http",
+    ),
     *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),

@@ -18,7 +18,7 @@ from typing import Any
 
 from announce import run
 
-from webpy_socketio.engine import Engine, EngineServer, Session, handshake
+from webpy_socketio.engine import Engine, EngineServer, Session
 from webpy_socketio.engine.engine import Upgrade
 from webpy_socketio.engine.packets import MESSAGE, Message
 from webpy_socketio.engine.requests import Response
@@ -57,8 +57,7 @@ class EchoUpgrade(Upgrade):
     def start(self, stream: Stream, first: bytes) -> None:
         session = self._engine.open(self._environ)
         config = self._engine.config
-        protocol = handshake.frames(config.max_message_size)
-        websocket = Untyped(session, stream, protocol, config.outbox_bytes)
+        websocket = Untyped(session, stream, config.max_message_size, config.outbox_bytes)
         session.use(websocket)
         websocket.answer(self.answer)
         websocket.start(first)

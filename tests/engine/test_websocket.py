@@ -47,6 +47,52 @@ CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
 class TestMessages:
+    def test_frames_come_as_the_network_cuts_them(self, echo: Running) -> None:
+        # Short ones, alone in a segment, have a way of their own; no mixture may confuse the two.
+        texts = ["4a", "4" + "b" * 124, "4" + "c" * 125, "4", "4d" * 40_000, "4e", "4grüße"]
+        frames = [frame(TEXT, text.encode()) for text in texts]
+        long_way = bytes([0x81, 0x80 | 126, 0, 2]) + bytes(4) + b"4l"  # longer than it had to be
+        pieces = [
+            *frames,
+            frames[0] + frames[5],
+            frames[0][:1],
+            frames[0][1:] + frames[5],
+            frames[2] + frames[0][:5],
+            frames[0][5:],
+            frame(PING, b"x"),
+            frames[0],
+            frame(TEXT, b"4f", fin=False),
+            frame(CONT, b"g"),
+            frames[5],
+            long_way,
+            frames[0],
+        ]
+        expected = [
+            *texts,
+            *("4a", "4e", "4a", "4e", texts[2], "4a", "4a", "4fg", "4e", "4l", "4a"),
+        ]
+        client = echo.websocket()
+        for piece in pieces:
+            client.send_raw(piece)
+            gevent.sleep(0)
+        assert [client.receive() for _ in expected] == expected
+
+    def test_a_short_one_may_not_come_between_fragments(self, echo: Running) -> None:
+        client = echo.websocket()
+        client.send_raw(frame(TEXT, b"4a", fin=False))
+        eventually(lambda: echo.session.transport._fragments)  # type: ignore[union-attr]
+        client.send_raw(frame(TEXT, b"4b"))
+        assert client.wait_closed() == 1002
+        assert echo.receiver.messages == []
+
+    @pytest.mark.parametrize("masked", [True, False])
+    def test_a_short_one_has_a_limit_and_a_mask_as_any(
+        self, run: Callable[..., Running], masked: bool
+    ) -> None:
+        client = run(max_message_size=10).websocket()
+        client.send_raw(frame(TEXT, b"4" + b"a" * (10 if masked else 9), masked=masked))
+        assert client.wait_closed() == (1009 if masked else 1002)
+
     def test_text_and_bytes_are_echoed(self, echo: Running) -> None:
         client = echo.websocket()
         client.send("4grüße")

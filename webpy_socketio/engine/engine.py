@@ -307,11 +307,10 @@ class Upgrade:
     def start(self, stream: Stream, first: bytes) -> None:
         """Answer the handshake on `stream` and begin; `first` came right behind the request."""
         engine = self._engine
-        limit = engine.config.outbox_bytes
-        protocol = handshake.frames(engine.config.max_message_size)
+        limits = (engine.config.max_message_size, engine.config.outbox_bytes)
         if self._session is None:
             session = engine.open(self._environ)
-            websocket = WebSocket(session, stream, protocol, limit)
+            websocket = WebSocket(session, stream, *limits)
             session.use(websocket)
             session.outbox.push(Message(engine.begin(session, [])))
             websocket.answer(self.answer)
@@ -322,8 +321,7 @@ class Upgrade:
             websocket = WebSocket(
                 session,
                 stream,
-                protocol,
-                limit,
+                *limits,
                 upgrades.probed,
                 upgrades.completed,
                 upgrades.dropped,

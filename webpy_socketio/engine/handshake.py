@@ -1,29 +1,23 @@
 """The WebSocket handshake (RFC 6455, 4.2): checked by the `websockets` library, answered by us.
 
 The library would like to read it from the wire. The server has read it already, so it is given the
-headers that matter, and the connection begins where frames do.
+headers that matter.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
-from websockets.protocol import Protocol, Side
 from websockets.server import ServerProtocol
 
 from webpy_socketio.exceptions import ProtocolError
 
-__all__ = ["check", "frames"]
+__all__ = ["check"]
 
-# The library logs each connection at INFO; its debug log is not for production either.
-_quiet = logging.getLogger(__name__)
-_quiet.setLevel(logging.WARNING)
-
-#: Checks handshakes. It is none's connection, so it never changes.
-_negotiator = ServerProtocol(logger=_quiet)
+#: Checks handshakes. It is nobody's connection, so it never changes.
+_negotiator = ServerProtocol()
 
 _HEADERS = {
     "HTTP_" + name.upper().replace("-", "_"): name
@@ -48,8 +42,3 @@ def check(environ: dict[str, Any]) -> Response:
                 raise ProtocolError("a header that is not HTTP")
             headers[name] = value
     return _negotiator.accept(Request("/", headers))
-
-
-def frames(max_size: int) -> Protocol:
-    """The library's protocol for a connection whose handshake is done; `max_size` in bytes."""
-    return Protocol(Side.SERVER, max_size=max_size, logger=_quiet)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from websockets.frames import Frame, Opcode
+from webpy_socketio.engine.frames import BINARY, TEXT, encode
 
 __all__ = ["CLOSE", "MESSAGE", "NOOP", "OPEN", "PING", "PONG", "PROBE", "UPGRADE", "Message"]
 
@@ -39,10 +39,11 @@ class Message:
     size: int
 
     def __init__(self, text: bytes | None, attachments: Sequence[bytes] = ()) -> None:
-        frames = [] if text is None else [Frame(Opcode.TEXT, text).serialize(mask=False)]
-        frames += [Frame(Opcode.BINARY, data).serialize(mask=False) for data in attachments]
-        self.frames = frames[0] if len(frames) == 1 else b"".join(frames)
+        frames = [encode(BINARY, data) for data in attachments]
+        if text is not None:
+            frames.insert(0, encode(TEXT, text))
         self.count = len(frames)
+        self.frames = frames[0] if self.count == 1 else b"".join(frames)
         self.size = len(self.frames)
         self._text = text
         self._attachments = tuple(attachments)

@@ -7,12 +7,14 @@ across fragments, a cap on fragments, and the upgrade of Engine.IO protocol v4.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 
 from websockets.exceptions import InvalidState
 from websockets.frames import CloseCode, Frame, Opcode
-from websockets.protocol import Protocol, State
+from websockets.protocol import Protocol, Side, State
 
+from webpy_socketio.engine.frames import size_on_the_wire, whole_text
 from webpy_socketio.engine.packets import MESSAGE, PING, PONG, PROBE, UPGRADE, Message
 from webpy_socketio.engine.payloads import decode_packet
 from webpy_socketio.engine.session import Session
@@ -26,9 +28,15 @@ __all__ = ["WebSocket"]
 MAX_FRAGMENTS = 1024
 
 
+# The library logs each connection at INFO; its debug log is not for production either.
+_quiet = logging.getLogger(__name__)
+_quiet.setLevel(logging.WARNING)
+
+
 class WebSocket:
     """One WebSocket: a session's transport, or a candidate that wants to become it.
 
+    A message has at most `max_size` bytes; beyond `outbox_bytes`, unread pongs end it.
     `upgraded` is called when a candidate has shown that it works and the client says so; `probed`
     when the probe arrives; `dropped` if it is lost before.
     """
@@ -38,6 +46,7 @@ class WebSocket:
         "_closing",
         "_dropped",
         "_fragments",
+        "_max_size",
         "_opcode",
         "_outbox",
         "_outbox_bytes",
@@ -45,6 +54,7 @@ class WebSocket:
         "_protocol",
         "_session",
         "_stream",
+        "_unparsed",
         "_upgraded",
     )
 
@@ -54,7 +64,7 @@ class WebSocket:
         self,
         session: Session,
         stream: Stream,
-        protocol: Protocol,
+        max_size: int,
         outbox_bytes: int,
         probed: Callable[[Session], None] | None = None,
         upgraded: Callable[[Session, WebSocket], None] | None = None,
@@ -63,7 +73,8 @@ class WebSocket:
         self._session = session
         self._outbox = session.outbox
         self._stream = stream
-        self._protocol = protocol
+        self._protocol = Protocol(Side.SERVER, max_size=max_size, logger=_quiet)
+        self._max_size = max_size
         self._outbox_bytes = outbox_bytes
         self._probed = probed
         self._upgraded = upgraded
@@ -72,6 +83,9 @@ class WebSocket:
         self._fragments: list[bytes] = []
         self._opcode = Opcode.TEXT
         self._closing = False
+        # Bytes that the library has not made a frame of; frames that are longer than they had to be
+        # count too, which is no harm: zero always means that the next byte begins a frame.
+        self._unparsed = 0
 
     def answer(self, response: bytes) -> None:
         """Complete the handshake; what the session has to say at once goes with it."""
@@ -130,10 +144,17 @@ class WebSocket:
 
     def received(self, data: bytes) -> None:
         protocol = self._protocol
-        protocol.receive_data(data)
         try:
+            if not self._unparsed and not self._fragments:
+                text = whole_text(data, self._max_size)
+                if text is not None:
+                    self._receive_text(text)
+                    return
+            self._unparsed += len(data)
+            protocol.receive_data(data)
             for frame in protocol.events_received():
                 if isinstance(frame, Frame):
+                    self._unparsed -= size_on_the_wire(len(frame.data))
                     self._take(frame)
                 if self._closing:
                     return
