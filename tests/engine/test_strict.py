@@ -97,7 +97,7 @@ class TestRefusals:
             (POST + b"Content-Length: 5\r\nContent-Length: 0\r\n\r\nhello", b"400"),
             (POST + b"Content-Length: +5\r\n\r\nhello", b"400"),
             (POST + b"Transfer-Encoding: xchunked\r\n\r\n", b"400"),
-            (POST + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n", b"413"),
+            (POST + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n", b"400"),
             (POST + b"Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n", b"400"),
             (POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", b"400"),
             (POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"400"),

@@ -166,6 +166,21 @@ class Engine:
         """Wait until every answer is written; False if some are not after `timeout` seconds."""
         return bool(self._answered.wait(timeout))
 
+    def arriving(self, query: str) -> Polling | None:
+        """A POST begins to come in; returns the transport that it is for.
+
+        Two of them at once close their session: nobody can tell which one was to be read first.
+        """
+        session = self.sessions.get(_sid(query))
+        transport = None if session is None else session.transport
+        if session is None or not isinstance(transport, Polling):
+            return None
+        if transport.receiving:
+            session.close("transport error")
+            return None
+        transport.arriving = True
+        return transport
+
     def broken_off(self, query: str, reason: str) -> None:
         """A request came with half a body, or too much: what it was to say is lost, so is all."""
         session = self.sessions.get(_sid(query))

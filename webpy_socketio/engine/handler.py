@@ -18,7 +18,9 @@ from urllib.parse import unquote
 from gevent.ssl import SSLSocket
 
 from webpy_socketio.engine.engine import Engine, Upgrade
-from webpy_socketio.engine.requests import Response
+from webpy_socketio.engine.http import BadRequest
+from webpy_socketio.engine.polling import Polling
+from webpy_socketio.engine.requests import QUERY_TOO_LONG, Response
 from webpy_socketio.engine.streams import PlainStream
 from webpy_socketio.engine.strict import StrictHandler
 from webpy_socketio.engine.tls import TLSStream
@@ -37,6 +39,9 @@ class RequestHandler(StrictHandler):
 
     result: Any  # pywsgi's, which says nothing about its type
 
+    #: The session's transport whose POST this is, until it is handled.
+    _posted: Polling | None = None
+
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         super().__init__(sock, address, server, rfile)
         sock.settimeout(None)  # the one of the TLS handshake
@@ -46,12 +51,20 @@ class RequestHandler(StrictHandler):
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
     def body_limit(self, path: str) -> int:
-        engine: Engine = self.server.engine
-        if unquote(path.partition("?")[0], "latin-1") == engine.path:
-            return self.config.max_message_size
-        return super().body_limit(path)
+        return self.config.max_message_size if self._is_ours(path) else super().body_limit(path)
+
+    def explain(self, failure: BadRequest) -> tuple[str, str, bytes]:
+        # One of ours that is too long even for HTTP is told so as all the others are.
+        if failure.line.partition(b" ")[2].startswith(self.server.engine.path.encode() + b"?"):
+            return QUERY_TOO_LONG.status, QUERY_TOO_LONG.content_type, QUERY_TOO_LONG.body
+        return super().explain(failure)
+
+    def announced(self) -> None:
+        if self.command == "POST" and self._is_ours(self.path):
+            self._posted = self.server.engine.arriving(self.path.partition("?")[2])
 
     def broken_off(self, reason: str) -> None:
+        self._arrived()
         self.server.engine.broken_off(self.path.partition("?")[2], reason)
 
     def get_environ(self) -> dict[str, Any]:
@@ -123,13 +136,25 @@ class RequestHandler(StrictHandler):
     ) -> None:
         if "websocket" not in environ.get("HTTP_UPGRADE", "").lower():
             with engine.answering():
-                self._answer(engine.respond(environ, self._watch), cookies)
+                response = engine.respond(environ, self._watch)
+                self._arrived()  # the client may send the next one as soon as it is answered
+                self._answer(response, cookies)
             return
         upgrade = engine.upgrade(environ, cookies)
         if isinstance(upgrade, Upgrade):
             self._hand_over(engine, upgrade)
         else:
             self._answer(upgrade, cookies)
+
+    def _is_ours(self, target: str) -> bool:
+        """Whether a request is the engine's, however its path is written."""
+        path: str = self.server.engine.path
+        return unquote(target.partition("?")[0], "latin-1") == path
+
+    def _arrived(self) -> None:
+        posted, self._posted = self._posted, None
+        if posted is not None:
+            posted.arriving = False
 
     def _answer(self, response: Response, cookies: list[tuple[str, str]]) -> None:
         headers = response.all_headers() + cookies

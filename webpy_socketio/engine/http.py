@@ -30,16 +30,19 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^\x00-\x20\x7f]+) HTTP/(1\.[01])")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[0-9A-Za-z._~!$&'()*+;=%\-]*)(?::[0-9]{0,5})?")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+# Fifteen digits are above every limit; more are meant for a reader that counts in 64 bits.
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 
 
 class BadRequest(ValueError):
     """The request cannot be read, or is too large; the connection is closed after `status`."""
 
-    def __init__(self, message: str, status: str = "400 Bad Request") -> None:
+    def __init__(self, message: str, status: str = "400 Bad Request", line: bytes = b"") -> None:
         super().__init__(message)
         self.status = status
+        #: The beginning of a request line of which no more was read.
+        self.line = line
 
 
 class Truncated(BadRequest):
@@ -94,7 +97,7 @@ def read_head(file: Reader) -> bytes:
     if not line:
         return b""
     if len(line) > MAX_LINE:
-        raise BadRequest(f"a request line above {MAX_LINE} bytes", "414 URI Too Long")
+        raise BadRequest(f"a request line above {MAX_LINE} bytes", "414 URI Too Long", line)
     lines = [line]
     size = len(line)
     while line != b"\r\n":

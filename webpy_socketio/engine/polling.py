@@ -29,11 +29,22 @@ _AT_A_STRETCH = 128
 class Polling:
     """The long-polling transport of one session."""
 
-    __slots__ = ("_answer", "_may_read", "_probed", "_receiving", "_session", "_waiting", "_wake")
+    __slots__ = (
+        "_answer",
+        "_may_read",
+        "_probed",
+        "_receiving",
+        "_session",
+        "_waiting",
+        "_wake",
+        "arriving",
+    )
 
     name = "polling"
 
     def __init__(self, session: Session) -> None:
+        #: Whether a POST is on its way: its head is there, its body perhaps not yet.
+        self.arriving = False
         self._session = session
         self._wake = gevent.event.Event()
         self._waiting = False
@@ -45,7 +56,7 @@ class Polling:
     @property
     def receiving(self) -> bool:
         """Whether a POST is being read."""
-        return self._receiving
+        return self.arriving or self._receiving
 
     @property
     def waiting(self) -> bool:

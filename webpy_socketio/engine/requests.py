@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from webpy_socketio.engine import json
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError
 
-__all__ = ["Query", "RequestError", "Response", "read_body", "read_query"]
+__all__ = ["QUERY_TOO_LONG", "Query", "RequestError", "Response", "read_body", "read_query"]
 
 #: A query longer than this is no client's of ours.
 _MAX_QUERY = 4096
@@ -59,11 +59,17 @@ class RequestError(Exception):
         self.response = Response(status, body, "application/json", headers)
 
 
+_TOO_LONG = "Bad request: the query is too long"
+
+#: The answer to a query that is too long even for HTTP.
+QUERY_TOO_LONG = RequestError(3, _TOO_LONG, close=True).response
+
+
 def read_query(environ: dict[str, Any], transports: Sequence[str]) -> Query:
     """Read and check the query string; raise `RequestError` if it is not acceptable."""
     text = environ.get("QUERY_STRING", "")
     if len(text) > _MAX_QUERY:
-        raise RequestError(3, "Bad request: the query is too long")
+        raise RequestError(3, _TOO_LONG)
     found: dict[str, str] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
         if name in ("EIO", "transport", "sid", "j"):

@@ -149,6 +149,13 @@ class StrictHandler(WSGIHandler):
         """Bytes that the body of a request for `path` may have."""
         return self.config.max_body_size
 
+    def explain(self, failure: BadRequest) -> tuple[str, str, bytes]:
+        """The status, the content type and the body of the answer to a request that is refused."""
+        return failure.status, "text/plain", f"{failure.status}: {failure}\n".encode()
+
+    def announced(self) -> None:
+        """The request for `self.path` is about to bring its body."""
+
     def broken_off(self, reason: str) -> None:
         """The body of the request for `self.path` did not come to its end, or is refused."""
 
@@ -230,13 +237,13 @@ class StrictHandler(WSGIHandler):
             logger.error("a request could not be read", exc_info=ex)
             ex = BadRequest("not readable")
         logger.info("refused a request of %s: %s", self.client_address, ex)
-        body = f"{ex.status}: {ex}\n".encode()
+        status, content_type, body = self.explain(ex)
         answer = (
-            f"HTTP/1.1 {ex.status}\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+            f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         self._close_after(answer.encode() + body)
-        self.status = self._orig_status = ex.status
+        self.status = self._orig_status = status
         self.response_length = len(body)
         self.log_request()
         return None
@@ -266,6 +273,7 @@ class StrictHandler(WSGIHandler):
         self._body_size = None
         self._body = io.BytesIO()
         self.content_length = None
+        self.announced()
         if not head.has_body:
             return
         limit = self.body_limit(head.target)

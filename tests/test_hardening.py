@@ -1,0 +1,1205 @@
+"""What clients and faults may do to a whole server: a web.py page, sockets, and a bystander.
+
+Each class is a kind of trouble. Whatever its cause, an end means the same (`Scene.check_ended`):
+the client is told in the words of its protocol, its TCP connection is gone, ``disconnect`` and
+``finish`` come once with one reason, nothing of it is kept, a client beside it notices nothing, and
+nobody prints a traceback. What takes long is in `test_hardening_load`; the parts have tests of
+their own in ``tests/engine``.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gc
+import itertools
+import json
+import logging
+import signal
+import socket as stdlib_socket
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.event
+import pytest
+import web
+
+from webpy_socketio import (
+    Disconnected,
+    broadcast,
+    on_error,
+    on_message,
+    signals,
+)
+from webpy_socketio.clients import clients
+
+from . import raw
+from .conftest import Journal, Site, socket_of
+from .engine.conftest import Http, eventually
+from .engine.test_websocket import (
+    BINARY,
+    CLOSE,
+    CONT,
+    HANDSHAKE,
+    PING,
+    PONG,
+    TEXT,
+    frame,
+)
+from .swarm import HELD, CountedServer, counts
+
+ENGINE = "/socket.io/?EIO=4&transport=polling"
+RESET = struct.pack("ii", 1, 0)
+
+
+class Page:
+    """A page of the user's own, which counts who comes and answers with what they brought."""
+
+    visits: list[bytes]
+
+    def GET(self) -> bytes:
+        data: bytes = web.data() or b"hello"
+        self.visits.append(data)
+        return data
+
+    POST = GET
+
+
+class Scene:
+    """A server with a page, what its handlers were told, and a client beside whoever misbehaves."""
+
+    def __init__(self, serve: Callable[..., Site], **options: Any) -> None:
+        self.handled = Journal()
+        self.errors = Journal()
+        #: Each end as ``(session id, stage, reason)``.
+        self.endings = Journal()
+        self.visits: list[bytes] = []
+
+        @signals.message.connect
+        def handled(sender: Any, event: str, args: Any, **extra: Any) -> Any:
+            if event != "here":
+                self.handled.append([event, *args])
+            return tuple(args)
+
+        @signals.error.connect
+        def failed(sender: Any, exception: BaseException, **extra: Any) -> None:
+            self.errors.append((sender.session_id, exception))
+
+        for stage in (signals.disconnect, signals.finish):
+
+            def ended(sender: Any, reason: str, name: str = stage.name, **extra: Any) -> None:
+                self.endings.append((sender.session_id, name, reason))
+
+            stage.connect(ended)
+        self.site = serve(("/page", "page"), {"page": self.page()}, **options)
+        self.bystander = self.site.connect()
+        self.bystander.call("__subscribe__", "room")
+        self.before = held(self.site)
+
+    def page(self) -> type[Page]:
+        return type("page", (Page,), {"visits": self.visits})
+
+    def http(self) -> Http:
+        return Http(self.site.port)
+
+    def check_the_others(self) -> None:
+        """The bystander is served as before, and so is a page's visitor."""
+        assert self.bystander.call("here", 1) == [1]
+        status, _, body = self.http().request("GET", "/page", "Connection: close")
+        assert (status, body) == (200, b"hello")
+
+    def check_ended(self, session_id: str, reason: str) -> None:
+        """This client's end was told once, nothing of it is left, and nobody else ended."""
+        self.endings.wait_for((session_id, "finish", reason))
+        self.check_nothing_left()
+        assert self.endings == [(session_id, "disconnect", reason), (session_id, "finish", reason)]
+
+    def check_nothing_left(self) -> None:
+        self.check_the_others()
+        while raw.OPENED[1:]:  # all but the bystander's
+            raw.OPENED.pop().close()
+        left: dict[str, int] = {}
+
+        def settled() -> bool:
+            now = held(self.site)
+            left.update({name: now[name] - self.before[name] for name in now})
+            return not any(number > 0 for number in left.values())
+
+        try:
+            eventually(settled)
+        except AssertionError as error:
+            raise AssertionError(f"more than before: {left}") from error
+
+
+def held(site: Site) -> dict[str, int]:
+    """What the process holds because of its clients, as far as it can be counted quickly."""
+    engine, socketio = site.server.engine, site.server._socketio
+    spaces = clients.namespaces()
+    deadlines = (
+        engine._heartbeat._resting,
+        engine._heartbeat._awaited,
+        engine._heartbeat._since,
+        engine._lingering,
+        engine.upgrades._pending,
+        socketio._unconnected,
+        socketio._incomplete,
+    )
+    return {
+        "sessions": len(engine.sessions),
+        "sockets": sum(len(space.sockets) for space in spaces),
+        "channels": sum(len(space.channels) + len(space.channels._held) for space in spaces),
+        "deadlines": sum(map(len, deadlines)),
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "open": len(site.server._dispatcher._open),
+    }
+
+
+def check_gone(client: raw.WebSocket) -> None:
+    """The server has closed the TCP connection too, though this side keeps its own open."""
+    with contextlib.suppress(ConnectionResetError):
+        while client.sock.recv(65_536):
+            pass
+
+
+@pytest.fixture(autouse=True)
+def _nothing_printed(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    """Whatever a client does is no reason for a traceback, or for a line that looks like one."""
+    yield
+    assert capfd.readouterr().err == ""
+    records = caplog.get_records("call")
+    lines = [record.getMessage() for record in records if record.levelno >= logging.WARNING]
+    # Only what a handler of the test's own raises on purpose is reported.
+    assert [line for line in lines if not line.startswith("a receiver of 'message', ")] == []
+
+
+@pytest.fixture
+def scene(serve: Callable[..., Site]) -> Scene:
+    return Scene(serve)
+
+
+# -- HTTP
+
+SMUGGLED = b"GET /page?smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+CHUNKED = (b"Transfer-Encoding: chunked",)
+
+#: What comes after "POST <target> HTTP/1.1", and the answers that are right.
+BROKEN: dict[str, tuple[tuple[bytes, ...], bytes, set[int]]] = {
+    "a length and chunks": ((b"Content-Length: 5", *CHUNKED), b"0\r\n\r\n", {400}),
+    "chunks and a length": ((*CHUNKED, b"Content-Length: 5"), b"0\r\n\r\n", {400}),
+    "two lengths": ((b"Content-Length: 5", b"Content-Length: 0"), b"hello", {400}),
+    "a list of lengths": ((b"Content-Length: 5, 0",), b"hello", {400}),
+    "length +5": ((b"Content-Length: +5",), b"hello", {400}),
+    "length 1_0": ((b"Content-Length: 1_0",), b"helloworld", {400}),
+    "xchunked": ((b"Transfer-Encoding: xchunked",), b"0\r\n\r\n", {400}),
+    "chunked twice": ((*CHUNKED, *CHUNKED), b"0\r\n\r\n", {400}),
+    "gzip, chunked": ((b"Transfer-Encoding: gzip, chunked",), b"0\r\n\r\n", {400}),
+    "a space before the colon": ((b"Transfer-Encoding : chunked",), b"0\r\n\r\n", {400}),
+    "a folded header": ((b"Content-Length:", b" 5"), b"hello", {400}),
+    "a chunk of 2^64 - 1": (CHUNKED, b"FFFFFFFFFFFFFFFF\r\n", {400}),
+    "a chunk that is a request": (CHUNKED, b"5\r\nhello\r\n0GET /x HTTP/1.1\r\n\r\n", {400}),
+    "a request as the trailer": (CHUNKED, b"5\r\nhello\r\n0\r\nGET /x HTTP/1.1\r\n\r\n", {400}),
+    "chunk 0x5": (CHUNKED, b"0x5\r\nhello\r\n0\r\n\r\n", {400}),
+    "chunk -1": (CHUNKED, b"-1\r\n\r\n", {400}),
+    "chunk +5": (CHUNKED, b"+5\r\nhello\r\n0\r\n\r\n", {400}),
+    "a chunk longer than it says": (CHUNKED, b"5\r\nhello!\r\n0\r\n\r\n", {400}),
+    "a bare LF among chunks": (CHUNKED, b"5\nhello\n0\n\n", {400}),
+    "a body on an upgrade": (
+        (b"Connection: Upgrade", b"Upgrade: websocket", b"Content-Length: 5"),
+        b"hello",
+        {400},
+    ),
+    "a body on an upgrade to nothing": (
+        (b"Connection: Upgrade", b"Content-Length: 5"),
+        b"hello",
+        {400},
+    ),
+    "chunks on an upgrade": (
+        (b"Connection: Upgrade", b"Upgrade: websocket", *CHUNKED),
+        b"0\r\n\r\n",
+        {400},
+    ),
+    "an impossible length": ((b"Content-Length: 99999999999999999999",), b"", {413}),
+    "200 headers": ((b"H: x",) * 200, b"", {431}),
+    "a header of 70 KB": ((b"H: " + b"x" * 70_000,), b"", {431}),
+    "NUL in a header": ((b"H: a\0b",), b"", {400}),
+    "a bare CR in a header": ((b"H: a\rContent-Length: 5",), b"", {400}),
+    "two hosts": ((b"Host: b",), b"", {400}),
+}
+
+#: The same for the whole of what is sent first.
+NOT_EVEN: dict[str, tuple[bytes, set[int]]] = {
+    "a request line of 9 KB": (
+        b"GET /page?" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        {400, 414},
+    ),
+    "NUL in the target": (b"GET /page\0 HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "a bare CR in the target": (b"GET /page\rx HTTP/1.1\r\nHost: a\r\n\r\n", {400}),
+    "no host": (b"GET /page HTTP/1.1\r\n\r\n", {400}),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400}),
+    "no HTTP at all": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", {400}),
+}
+
+
+class TestHTTP:
+    """Requests that two readers could read differently, or that are too much; a page's too."""
+
+    def exchange(self, scene: Scene, data: bytes) -> tuple[int, bytes]:
+        """Send all this, and all that follows it; the only answer's status, and the answer."""
+        http = scene.http()
+        http.sock.sendall(data)
+        answer = http.read_to_end()
+        assert answer.count(b"HTTP/1.1 ") == 1, "a part of it was taken for another request"
+        assert b"\r\nConnection: close\r\n" in answer
+        assert scene.visits == []
+        scene.check_nothing_left()
+        assert scene.endings == []
+        return int(answer.split()[1]), answer
+
+    @pytest.mark.parametrize("target", ["/page", ENGINE], ids=["page", "engine"])
+    @pytest.mark.parametrize(("headers", "body", "statuses"), BROKEN.values(), ids=BROKEN)
+    def test_one_refusal_and_closed(
+        self,
+        headers: tuple[bytes, ...],
+        body: bytes,
+        statuses: set[int],
+        target: str,
+        scene: Scene,
+    ) -> None:
+        head = [f"POST {target} HTTP/1.1".encode(), b"Host: a", *headers, b"", b""]
+        status, _ = self.exchange(scene, b"\r\n".join(head) + body + SMUGGLED)
+        assert status in statuses
+
+    @pytest.mark.parametrize(("data", "statuses"), NOT_EVEN.values(), ids=NOT_EVEN)
+    def test_what_is_hardly_a_request(self, data: bytes, statuses: set[int], scene: Scene) -> None:
+        assert self.exchange(scene, data + SMUGGLED)[0] in statuses
+
+    def test_the_connection_goes_though_the_client_keeps_its_side(self, scene: Scene) -> None:
+        http = scene.http()
+        http.sock.sendall(b"junk\r\n\r\n")
+        assert http.read_to_end().startswith(b"HTTP/1.1 400 ")
+        # Ours alone is left, and the bystander's two were there before.
+        eventually(lambda: held(scene.site)["descriptors"] == scene.before["descriptors"] + 1)
+
+    @pytest.mark.parametrize("target", ["/page", "/nowhere", ENGINE, f"{ENGINE}&sid=unknown"])
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    def test_who_asks_for_a_close_is_told_and_closed(
+        self, method: str, target: str, scene: Scene
+    ) -> None:
+        http = scene.http()
+        _, headers, _ = http.request(method, target, "Connection: close", "Content-Length: 0")
+        assert headers["Connection"] == "close"
+        assert http.read_to_end() == b""
+
+    @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+    def test_half_a_body_of_a_page_is_nothing(self, reset: bool, scene: Scene) -> None:
+        http = scene.http()
+        http.send("POST", "/page", "Content-Length: 100", body=b"0123456789")
+        if reset:
+            http.sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, RESET)
+        http.sock.close()
+        scene.check_nothing_left()
+        assert scene.visits == [b"hello"], "the visitor's who came after it"
+
+    @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+    def test_half_a_body_ends_its_session(self, reset: bool, scene: Scene) -> None:
+        client, http = scene.site.polling(), scene.http()
+        client.connect()
+        body = b'42["message","half'
+        http.send("POST", f"{ENGINE}&sid={client.sid}", "Content-Length: 100", body=body)
+        if reset:
+            http.sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, RESET)
+        http.sock.close()
+        scene.check_ended(client.id, "transport error")
+        assert scene.handled == []
+
+
+class TestSlowSenders:
+    """Who sends a byte now and then is closed at a deadline that bytes do not move."""
+
+    #: What has come of a request before it trickles.
+    PLACES: tuple[bytes, ...] = (
+        b"GET /pa",
+        b"GET /page HTTP/1.1\r\nHost: a\r\nX-Slow: ",
+        b"POST /page HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n",
+        b"POST /page HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;",
+    )
+
+    def test_in_the_line_the_headers_and_the_body(self, serve: Callable[..., Site]) -> None:
+        scene = Scene(serve, header_timeout=0.5, body_timeout=0.5)
+        slow = [scene.http() for _ in range(20 * len(self.PLACES))]
+        answers = Journal()
+
+        def trickle(http: Http, beginning: bytes) -> None:
+            http.sock.sendall(beginning)
+            reading = gevent.spawn(http.read_to_end)
+            with contextlib.suppress(OSError):  # the server has had enough
+                while not reading.ready():
+                    http.sock.sendall(b"x")
+                    reading.join(0.05)
+            answers.append(reading.get()[:12])
+
+        for http, beginning in zip(slow, itertools.cycle(self.PLACES), strict=False):
+            gevent.spawn(trickle, http, beginning)
+        served = 0
+        while len(answers) < len(slow):
+            scene.check_the_others()
+            served += 1
+        assert served > 1
+        assert answers == [b"HTTP/1.1 408"] * len(slow)
+        assert scene.visits == [b"hello"] * served
+        scene.check_nothing_left()
+
+
+# -- Engine.IO
+
+BAD_PAYLOADS: dict[str, bytes] = {
+    "empty": b"",
+    "letters": b"abc",
+    "open": b"0",
+    "ping": b"2",
+    "probe": b"2probe",
+    "upgrade": b"5",
+    "noop": b"6",
+    "unknown": b"9",
+    "not base64": b"b!!!!",
+    "not UTF-8": b"\xff",
+    "not UTF-8 in a message": b'42["message","\xff"]',
+    "a surrogate in UTF-8": b'42["message","\xed\xa0\x80"]',
+    "a separator at the end": b"3\x1e",
+    "bad ones behind a good one": b"3\x1eabc\x1e" + b'42["late"]',
+    "a million separators": b"\x1e" * 1_000_000,
+    "half a million empty messages": b"4\x1e" * 500_000,
+}
+
+
+class TestEngineIO:
+    """What is posted and asked for over long-polling."""
+
+    @pytest.mark.parametrize("payload", BAD_PAYLOADS.values(), ids=BAD_PAYLOADS)
+    def test_a_bad_packet_ends_its_session_with_one_error(
+        self, payload: bytes, scene: Scene
+    ) -> None:
+        client = scene.site.polling()
+        client.connect()
+        status, body = client.request("POST", payload)
+        assert status == 400
+        assert set(json.loads(body)) == {"code", "message"}
+        scene.check_ended(client.id, "parse error")
+        assert scene.handled == []
+        assert len(scene.errors) <= 1
+        assert client.request("GET")[0] == 400
+
+    def test_a_bomb_of_separators_takes_no_memory(self, scene: Scene) -> None:
+        """Taken apart before it is looked at, it would be eight bytes for each of its million."""
+        client = scene.site.polling()
+        client.connect()
+        bomb = b"\x1e" * 1_000_000
+        tracemalloc.start()
+        try:
+            assert client.request("POST", bomb)[0] == 400
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 5 * len(bomb)
+        scene.check_ended(client.id, "parse error")
+
+    def test_a_bomb_blocks_nobody(self, scene: Scene) -> None:
+        """The longest that others wait; what is unpacked at once takes many times the bound."""
+        client = scene.site.polling()
+        client.connect()
+        with gaps() as longest:
+            assert client.request("POST", b"3\x1e" * 499_999 + b"3")[0] == 200
+        assert longest() < 0.25
+
+    def test_thousands_of_events_in_one_post_are_all_handled(self, scene: Scene) -> None:
+        client = scene.site.polling()
+        client.connect()
+        packets = [f'42["n",{number}]' for number in range(5000)]
+        assert client.send(*packets) == (200, "ok")
+        scene.handled.wait(lambda handled: len(handled) == 5000)
+        assert scene.handled == [["n", number] for number in range(5000)]
+
+    def test_a_body_of_the_largest_size_is_taken(self, scene: Scene) -> None:
+        client = scene.site.polling()
+        client.connect()
+        begin, end = '42["m","', '"]'
+        filling = "x" * (1_000_000 - len(begin) - len(end))
+        assert client.send(begin + filling + end) == (200, "ok")
+        scene.handled.wait(len)
+
+    @pytest.mark.parametrize("how", ["declared", "chunked"])
+    def test_one_byte_more_is_refused_before_it_is_read(self, how: str, scene: Scene) -> None:
+        client, http = scene.site.polling(), scene.http()
+        client.connect()
+        size = b"%x\r\n" % 1_000_001 if how == "chunked" else b""
+        length = "Transfer-Encoding: chunked" if size else "Content-Length: 1000001"
+        # Of the body itself nothing is ever sent: the answer cannot have waited for it.
+        http.send("POST", f"{ENGINE}&sid={client.sid}", length, body=size)
+        answer = http.read_to_end()
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b"\r\nConnection: close\r\n" in answer
+        scene.check_ended(client.id, "parse error")
+
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    def test_a_flood_of_pongs_changes_nothing(self, transport: str, scene: Scene) -> None:
+        if transport == "polling":
+            client: Any = scene.site.polling()
+            client.connect()
+        else:
+            client = scene.site.connect()
+        before = counts(scene.site.server)
+        largest = 0
+
+        def look() -> None:
+            nonlocal largest
+            while True:
+                gevent.sleep(0)
+                largest = max(largest, gevent.get_hub().loop.activecnt)
+
+        looking = gevent.spawn(look)
+        if transport == "polling":
+            assert client.send(*["3"] * 100_000) == (200, "ok")
+        else:
+            client.send_raw(frame(TEXT, b"3") * 100_000)
+            client.call("here")
+        looking.kill()
+        after = counts(scene.site.server)
+        # Each side's own connection costs a few; a pong costs nothing, neither then nor later.
+        assert after["greenlets"] <= before["greenlets"] + 5
+        assert max(largest, after["watchers"]) <= before["watchers"] + 20
+        assert scene.endings == []
+
+    def test_overlapping_gets_end_the_session(self, scene: Scene) -> None:
+        client = scene.site.polling()
+        client.connect()
+        first = gevent.spawn(client.request, "GET")
+        session = scene.site.server.engine.sessions[client.sid]
+        eventually(lambda: session.transport.waiting)  # type: ignore[union-attr]
+        assert client.request("GET")[0] == 400
+        assert first.get() == (200, "1")
+        scene.check_ended(client.id, "transport error")
+
+    @pytest.mark.parametrize("passed", [0, 8], ids=["in its head", "in its body"])
+    def test_overlapping_posts_end_the_session(self, passed: int, scene: Scene) -> None:
+        """However little of the first one's body has come: nobody knows which one is earlier."""
+        client, http = scene.site.polling(), scene.http()
+        client.connect()
+        body = b'42["message","first"]'
+        target = f"{ENGINE}&sid={client.sid}"
+        http.send("POST", target, f"Content-Length: {len(body)}", body=body[:passed])
+        before = gevent.get_hub().loop.activecnt
+        scene.check_the_others()  # whose requests came later, and are answered: it is read by now
+        assert client.send('42["message","second"]')[0] == 400
+        with contextlib.suppress(OSError):
+            http.sock.sendall(body[passed:])
+            assert http.response()[0] == 400
+        scene.check_ended(client.id, "transport error")
+        assert scene.handled == []
+        assert gevent.get_hub().loop.activecnt <= before
+
+    def test_a_post_behind_one_that_is_answered_overlaps_nothing(self, scene: Scene) -> None:
+        client = scene.site.polling()
+        client.connect()
+        for number in range(50):
+            assert client.send(f'42["n",{number}]') == (200, "ok")
+        scene.handled.wait_for(["n", 49])
+        assert scene.endings == []
+
+    def test_an_upgrade_in_the_middle_of_a_post_ends_the_session(self, scene: Scene) -> None:
+        """What is left of the POST would come between what comes by the WebSocket, or be lost."""
+        client, http = scene.site.polling(), scene.http()
+        client.connect()
+        http.send("POST", f"{ENGINE}&sid={client.sid}", "Content-Length: 30", body=b'42["message')
+        websocket = raw.WebSocket(
+            scene.site.port, scene.site.path, f"EIO=4&transport=websocket&sid={client.sid}"
+        )
+        websocket.send("2probe")
+        assert websocket.receive() == "3probe"
+        websocket.send("5")
+        assert websocket.wait_closed() == 1002
+        http.sock.close()
+        scene.check_ended(client.id, "parse error")
+
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "EIO=4",
+            "EIO=4&transport=",
+            "EIO=4&transport=carrier-pigeon",
+            "EIO=4&transport=__proto__",
+            "EIO=4&transport={}&transport={}",
+            "transport={}",
+            "EIO=&transport={}",
+            "EIO=99&transport={}",
+            "EIO=4&EIO=4&transport={}",
+            "EIO=4&transport={}&sid=carrier-pigeon",
+            "EIO=4&transport={}&sid=",
+            "EIO=4&transport={}&sid=__proto__",
+            "EIO=4&transport={}&sid=constructor&sid=constructor",
+            "EIO=4&transport={}&sid=" + "carrier-pigeon" * 500,
+            "EIO=4&transport={}&sid=" + "carrier-pigeon" * 750,  # more than 10 KB
+            "EIO=4&transport={}&sid=a%0d%0aX-Pigeon:%201",
+            "EIO=4&transport={}&sid=%00",
+            "EIO=3&transport={}",
+            "EIO=4&transport={}&j=0",
+        ],
+        ids=lambda query: query[:60],
+    )
+    def test_a_bad_query_is_refused_and_nothing_of_it_reflected(
+        self, query: str, transport: str, scene: Scene
+    ) -> None:
+        target = "/socket.io/?" + query.replace("{}", transport)
+        headers = HANDSHAKE if transport == "websocket" else ()
+        http = scene.http()
+        http.send("GET", target, *headers)
+        status, answer, body = http.response()
+        assert status == 400
+        assert answer["Content-Type"] == "application/json"
+        told = json.loads(body)
+        assert set(told) == {"code", "message"}
+        assert type(told["code"]) is int
+        for word in ("pigeon", "__proto__", "constructor", "99", "Pigeon"):
+            assert word not in str(answer) + body.decode()
+        if "EIO=3" in query or "j=0" in query:
+            assert "socket.io-client" in told["message"]
+        scene.check_nothing_left()
+
+    @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])
+    @pytest.mark.parametrize("known", [False, True], ids=["without a sid", "with one"])
+    def test_other_methods_are_refused(self, method: str, known: bool, scene: Scene) -> None:
+        client = scene.site.polling()
+        http = scene.http()
+        http.send(method, ENGINE + (f"&sid={client.sid}" if known else ""))
+        status, answer, _ = http.response(method)
+        assert status == 400
+        assert answer["Content-Type"] == "application/json"
+        assert list(scene.site.server.engine.sessions)[1:] == [client.sid]
+
+
+class TestSessionIds:
+    def test_every_bit_of_them_is_random(self, scene: Scene) -> None:
+        """At least 96 bits, of the secret id and of the public one, and neither tells the other."""
+        secret, public = [], []
+        for _ in range(100):
+            client = scene.site.connect()
+            secret.append(client.open["sid"])
+            public.append(client.id)
+            client.send("1")
+            client.wait_closed()
+        for ids in (secret, public, [*secret, *public]):
+            assert len(set(ids)) == len(ids)
+        numbers = []
+        for ids in (secret, public):
+            raw_ids = [base64.urlsafe_b64decode(each + "=" * (-len(each) % 4)) for each in ids]
+            size = min(map(len, raw_ids))
+            assert size * 8 >= 96
+            numbers.append([int.from_bytes(each[:12], "big") for each in raw_ids])
+            for bit in range(96):
+                assert 10 < sum(number >> bit & 1 for number in numbers[-1]) < 90, bit
+        for bit in range(96):  # of their difference too
+            both = zip(*numbers, strict=True)
+            assert 10 < sum((one ^ other) >> bit & 1 for one, other in both) < 90, bit
+
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    def test_the_secret_one_is_in_no_handlers_hands(self, transport: str, scene: Scene) -> None:
+        if transport == "polling":
+            client: Any = scene.site.polling()
+            client.connect()
+            secret = client.sid
+        else:
+            client = scene.site.connect()
+            secret = client.open["sid"]
+        found = socket_of(client)
+        for text in (repr(found), repr(found.request), repr(found.session), found.session_id):
+            assert secret not in text
+
+
+# -- WebSocket
+
+BAD_FRAMES: dict[str, tuple[bytes, int]] = {
+    "unmasked": (frame(TEXT, b'42["a"]', masked=False), 1002),
+    **{f"RSV{n}": (frame(TEXT, b'42["a"]', rsv=0x80 >> n), 1002) for n in (1, 2, 3)},
+    **{f"opcode {n:x}": (frame(n, b"a"), 1002) for n in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
+    **{f"a long {n:x}": (frame(n, b"\3\xe8" + b"x" * 126), 1002) for n in (CLOSE, PING, PONG)},
+    **{f"a fragmented {n:x}": (frame(n, fin=False), 1002) for n in (CLOSE, PING, PONG)},
+    "a continuation of nothing": (frame(CONT, b"a"), 1002),
+    "text in a text": (frame(TEXT, b"42", fin=False) + frame(TEXT, b"[]"), 1002),
+    "bytes in a text": (frame(TEXT, b"42", fin=False) + frame(BINARY, b"[]"), 1002),
+    "no UTF-8": (frame(TEXT, b'42["\xff"]'), 1007),
+    "no UTF-8 in fragments": (
+        frame(TEXT, b'42["\xe2\x82', fin=False) + frame(CONT, b'"]'),
+        1007,
+    ),
+    "a surrogate": (frame(TEXT, b'42["\xed\xa0\x80"]'), 1007),
+    "1 GiB declared": (b"\x81\xff" + struct.pack("!Q", 1 << 30) + b"\0\0\0\0", 1009),
+    "2^63 declared": (b"\x81\xff" + struct.pack("!Q", 1 << 63) + b"\0\0\0\0", 1009),
+    "1 GiB of bytes declared": (b"\x82\xff" + struct.pack("!Q", 1 << 30) + b"\0\0\0\0", 1009),
+    "20 fragments of 100 KB": (
+        frame(TEXT, b"42" + b"x" * 99_998, fin=False)
+        + frame(CONT, b"x" * 100_000, fin=False) * 18
+        + frame(CONT, b"x" * 100_000),
+        1009,
+    ),
+    "a million empty fragments": (
+        frame(TEXT, b"42", fin=False) + frame(CONT, fin=False) * 1_000_000,
+        1009,
+    ),
+}
+
+
+class TestWebSocket:
+    """Frames that break RFC 6455, and those that are too much."""
+
+    @pytest.mark.parametrize(("data", "code"), BAD_FRAMES.values(), ids=BAD_FRAMES)
+    def test_who_breaks_a_rule_is_closed_with_its_code(
+        self, data: bytes, code: int, scene: Scene
+    ) -> None:
+        client = scene.site.connect()
+        client.call("__subscribe__", "room")
+        sending = gevent.spawn(self.send, client, data)
+        # A length that no 64-bit number may have is no WebSocket's at all (RFC 6455, 5.2).
+        assert client.wait_closed() in ({code, 1002} if data[2:3] == b"\x80" else {code})
+        sending.kill()
+        check_gone(client)
+        scene.check_ended(client.id, "parse error")
+        assert scene.handled == []
+
+    @staticmethod
+    def send(client: raw.WebSocket, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # it need not all be taken
+            client.send_raw(data)
+
+    @pytest.mark.parametrize(
+        "data",
+        [BAD_FRAMES["1 GiB declared"][0] + b"x" * 1000, BAD_FRAMES["a million empty fragments"][0]],
+        ids=["1 GiB declared", "a million empty fragments"],
+    )
+    def test_what_is_too_much_takes_no_memory(self, data: bytes, scene: Scene) -> None:
+        client = scene.site.connect()
+        tracemalloc.start()
+        try:
+            sending = gevent.spawn(self.send, client, data)
+            assert client.wait_closed() == 1009
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        sending.kill()
+        assert peak < 2_000_000
+        scene.check_ended(client.id, "parse error")
+
+    def test_the_tcp_connection_goes_though_the_client_keeps_its_side(self, scene: Scene) -> None:
+        client = scene.site.connect()
+        client.send("4abc")
+        assert client.wait_closed() == 1002
+        eventually(lambda: held(scene.site)["descriptors"] == scene.before["descriptors"] + 1)
+        assert scene.endings[-1] == (client.id, "finish", "parse error")
+
+    def test_a_handshake_that_is_refused_and_reset_is_nothing(self, scene: Scene) -> None:
+        target = "/socket.io/?EIO=4&transport=websocket"
+        for headers in (HANDSHAKE[:-1], [h.replace("13", "12") for h in HANDSHAKE], HANDSHAKE):
+            http = scene.http()
+            http.send("GET", target, *headers, body=b"junk")
+            http.sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, RESET)
+            http.sock.close()
+        scene.check_nothing_left()
+        assert scene.endings == []
+
+    def test_100_000_pings_of_one_who_does_not_read_are_bounded(self, scene: Scene) -> None:
+        """By what the kernel takes and an outbox: their pongs are not kept beyond it."""
+        client = scene.site.connect()
+        found = socket_of(client)
+        session = found._connection.session
+        most = 0
+
+        def look() -> None:
+            nonlocal most
+            while True:
+                most = max(most, session.transport.unsent())
+                gevent.sleep(0)
+
+        looking = gevent.spawn(look)
+        pings = frame(PING, b"x" * 125) * 1000
+        sending = gevent.spawn(lambda: [self.send(client, pings) for _ in range(100)])
+        eventually(lambda: sending.ready() or not session.open)
+        looking.kill()
+        sending.kill()
+        # Above the cap by no more than what is read at once.
+        assert most <= scene.site.server.settings.outbox_bytes + 65_536
+        client.sock.close()
+        scene.endings.wait(lambda endings: len(endings) == 2)
+        assert {reason for _, _, reason in scene.endings} <= {"slow reader", "transport close"}
+
+    def test_20_mb_to_a_slow_reader_with_a_ping_in_between(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        scene = Scene(serve, outbox_bytes=32 << 20)
+        client = scene.site.connect()
+        found = socket_of(client)
+        sent = [f"{number}:" + chr(97 + number) * 1_000_000 for number in range(20)]
+        for message in sent:
+            found.send(message)
+        client.send_raw(frame(PING, b"in the middle"))
+        found.send("short")
+        for message in [*sent, "short"]:
+            assert client.event() == ["message", message]
+            gevent.sleep(0)
+        assert client.call("here") == []
+
+
+# -- Socket.IO
+
+
+def placeholder(number: str) -> str:
+    return f'{{"_placeholder":true,"num":{number}}}'
+
+
+#: What a connected client sends, in order; bytes are attachments.
+BAD_PACKETS: dict[str, list[str | bytes]] = {
+    "a placeholder beyond the attachments": [f'451-["e",{placeholder("1")}]', b"x"],
+    "a negative placeholder": [f'451-["e",{placeholder("-1")}]', b"x"],
+    "a placeholder that is no integer": [f'451-["e",{placeholder("0.5")}]', b"x"],
+    "a placeholder that is text": [f'451-["e",{placeholder(chr(34) + "0" + chr(34))}]', b"x"],
+    "a placeholder that is true": [f'452-["e",{placeholder("0")},{placeholder("true")}]', b"", b""],
+    "the same placeholder twice": [
+        f'452-["e",{placeholder("0")},{placeholder("0")}]',
+        b"x",
+        b"y",
+    ],
+    "a placeholder in a plain event": [f'42["e",{placeholder("0")}]'],
+    "one hidden by an escape": ['42["e",{"\\u005fplaceholder":true,"num":0}]'],
+    "one in a plain acknowledgement": [f"430[{placeholder('0')}]"],
+    "an attachment with no place": ['451-["e"]', b"x"],
+    "11 attachments": ["4511-" + json.dumps(["e"] * 12)],
+    "text among attachments": [f'451-["e",{placeholder("0")}]', '42["late"]'],
+    "an attachment of nothing": [b"x"],
+    "an event named 5": ["42[5]"],
+    "an event named null": ["42[null]"],
+    "an event named by a list": ['42[["e"]]'],
+    "an event without a name": ["42[]"],
+    **{
+        f"an event named {name}": [f'42["{name}"]']
+        for name in (
+            *("connect", "connect_error", "disconnect", "disconnecting"),
+            *("newListener", "removeListener"),
+        )
+    },
+    "a reserved name in a binary event": [f'451-["disconnect",{placeholder("0")}]'],
+    "abc": ["4abc"],
+    "an object for an event": ["42{}"],
+    "half a list": ['42["a"'],
+    "nothing": ["42"],
+    "a binary event of nothing": ["45"],
+    "an unknown type": ["47[]"],
+    "an empty message": ["4"],
+    "a second CONNECT": ["40"],
+    "the server's CONNECT_ERROR": ['44{"message":"x"}'],
+    "an acknowledgement without a number": ["43[1]"],
+    "NaN": ['42["e",NaN]'],
+    "Infinity": ['42["e",-Infinity]'],
+    "1e400": ['42["e",1e400]'],
+    "100,000 brackets": ['42["e",' + "[" * 100_000],
+    "100,000 brackets that close": ['42["e",' + "[" * 100_000 + "]" * 100_000 + "]"],
+    "100,000 objects": ['42["e",' + '{"a":' * 100_000 + "1" + "}" * 100_000 + "]"],
+    "an integer of 5,000 digits": ['42["e",' + "9" * 5000 + "]"],
+    "a lone surrogate": ['42["e","\\ud800"]'],
+    "a lone surrogate in a key": ['42["e",{"\\udfff":1}]'],
+    "a lone surrogate in the event's name": ['42["\\ud800"]'],
+}
+
+
+def over_websocket(site: Site, packets: list[str | bytes]) -> str:
+    """Send these; the public id of who did, which is closed by now."""
+    client = site.connect()
+    client.call("__subscribe__", "room")
+    for packet in packets:
+        client.send(packet)
+    assert client.wait_closed() == 1002
+    check_gone(client)
+    return client.id
+
+
+def over_polling(site: Site, packets: list[str | bytes]) -> str:
+    """The same in one POST."""
+    client = site.polling()
+    client.connect()
+    client.send('420["__subscribe__","room"]')
+    assert client.poll() == ['430[{"ok":true}]']
+    texts = [
+        packet if isinstance(packet, str) else "b" + base64.b64encode(packet).decode()
+        for packet in packets
+    ]
+    assert client.send(*texts)[0] == 400
+    assert client.request("GET")[0] == 400
+    return client.id
+
+
+class TestSocketIO:
+    """Packets that the protocol does not allow: their sender is closed, and nobody else."""
+
+    @pytest.mark.parametrize("send", [over_websocket, over_polling])
+    @pytest.mark.parametrize("packets", BAD_PACKETS.values(), ids=BAD_PACKETS)
+    def test_the_sender_is_closed_and_no_handler_called(
+        self, packets: list[str | bytes], send: Callable[[Site, Any], str], scene: Scene
+    ) -> None:
+        session_id = send(scene.site, packets)
+        scene.check_ended(session_id, "parse error")
+        assert scene.handled == []
+        (failed,) = scene.errors
+        assert failed[0] == session_id
+        broadcast("to the others of the room")
+        assert scene.bystander.event() == ["message", "to the others of the room"]
+
+    @pytest.mark.parametrize(
+        "packet",
+        [
+            '42["e"]',
+            '42/,["e"]',
+            f'451-["e",{placeholder("0")}]',
+            f"461-0[{placeholder('0')}]",
+            "430[]",
+            "41",
+            "44",
+            "4abc",
+            b"attachment",
+        ],
+        ids=repr,
+    )
+    def test_nothing_comes_before_connect(self, packet: str | bytes, scene: Scene) -> None:
+        client = scene.site.websocket()
+        client.send(packet)
+        assert client.wait_closed() == 1002
+        check_gone(client)
+        scene.check_nothing_left()
+        assert (scene.handled, scene.errors, scene.endings) == ([], [], [])
+
+    def test_attachments_that_never_come_end_the_session(self, serve: Callable[..., Site]) -> None:
+        scene = Scene(serve, ping_interval=0.3, ping_timeout=0.5)
+        answering = gevent.spawn(self.answer_pings, scene.bystander)
+        client = scene.site.connect()
+        client.send(f'452-["e",{placeholder("0")},{placeholder("1")}]')
+        client.send(b"x" * 100_000)
+        assert client.wait_closed() == 1002, "though it answers every ping"
+        scene.endings.wait_for((client.id, "finish", "parse error"))
+        assert scene.handled == []
+        eventually(lambda: held(scene.site)["deadlines"] <= scene.before["deadlines"])
+        answering.kill()
+
+    @staticmethod
+    def answer_pings(client: raw.WebSocket) -> None:
+        with contextlib.suppress(raw.Closed, OSError):
+            while True:
+                client.receive()
+
+    def test_of_all_of_them_nothing_is_kept(self, scene: Scene) -> None:
+        """Not one object of a connection, greenlet, timer or descriptor, after one of each kind."""
+        kinds = ("Session", "Socket", "Connection", "Multiplexer", "WebSocket", "PlainStream")
+
+        def alive() -> dict[str, int]:
+            gc.collect()
+            names = [type(each).__name__ for each in gc.get_objects() if in_package(each)]
+            return {kind: names.count(kind) for kind in kinds}
+
+        def in_package(each: Any) -> bool:
+            return str(type(each).__module__).startswith("webpy_socketio")
+
+        over_websocket(scene.site, ["4abc"])
+        over_polling(scene.site, ["4abc"])
+        scene.endings.wait(lambda endings: len(endings) == 4)
+        scene.check_nothing_left()
+        scene.errors.clear()  # an exception's traceback holds on to whom it came from
+        before, objects = counts(scene.site.server), alive()
+        for packets in BAD_PACKETS.values():
+            for send in (over_websocket, over_polling):
+                send(scene.site, packets)
+        scene.endings.wait(lambda endings: len(endings) == 4 + 4 * len(BAD_PACKETS))
+        scene.check_nothing_left()
+        scene.errors.clear()
+        after = counts(scene.site.server)
+        assert after["watchers"] <= before["watchers"] + 3, "a timer for all is not taken back"
+        for name in ("sessions", "sockets", "channels", "greenlets", "descriptors"):
+            assert after[name] <= before[name], name
+        assert alive() == objects
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "[" * 450_000,
+            "[" * 450_000 + "]" * 450_000,
+            "[" + "[]," * 300_000 + "[]]",
+            "[" + "{}," * 300_000 + "{}]",
+            '{"a":' * 150_000 + "1" + "}" * 150_000,
+            "9" * 900_000,
+            "1e" + "9" * 900_000,
+            '"' + "\\ud83d\\ude00" * 75_000 + '"',
+            '"' + "_placeholder" * 70_000 + '\\u0041"',
+            "[" + '{"_placeholder":1},' * 45_000 + "1]",
+        ],
+        ids=lambda value: value[:24],
+    )
+    def test_json_of_a_megabyte_blocks_nobody(self, value: str, scene: Scene) -> None:
+        """The longest that others wait while it is read: a bound several times what it takes."""
+        client = scene.site.connect()
+        with gaps() as longest, contextlib.suppress(raw.Closed, OSError):
+            client.send(f'427["e",{value}]')
+            client.receive()
+        assert longest() < 0.5
+        scene.check_the_others()
+
+    def test_acknowledgements_that_nobody_asked_for_are_ignored(self, scene: Scene) -> None:
+        client = scene.site.connect()
+        waiting = gevent.spawn(socket_of(client).call, "question")
+        assert client.receive() == '420["question"]'
+        connection = socket_of(client)._connection
+        packets = [frame(TEXT, b"43%d[1]" % number) for number in range(1, 100_001)]
+        client.send_raw(b"".join(packets))
+        assert client.call("here", 1) == [1]
+        assert list(connection._acks or ()) == [0]
+        for answer in ('430["first"]', '430["second"]'):
+            client.send(answer)
+        assert waiting.get() == "first"
+        assert client.call("here", 2) == [2]
+        assert not connection._acks
+        assert scene.endings == []
+
+    def test_acknowledgements_that_never_come_are_freed_with_the_client(self, scene: Scene) -> None:
+        client = scene.site.connect()
+        found = socket_of(client)
+        before = counts(scene.site.server)
+        waiting = [gevent.spawn(self.call, found) for _ in range(2000)]
+        for _ in waiting:
+            client.receive()
+        assert len(found._connection._acks or ()) == 2000
+        client.vanish()
+        assert [each.get() for each in waiting] == [Disconnected] * 2000
+        assert not found._connection._acks
+        waiting.clear()
+        after = counts(scene.site.server)
+        assert after["greenlets"] <= before["greenlets"]
+        assert after["watchers"] <= before["watchers"]
+
+    @staticmethod
+    def call(socket: Any) -> type[BaseException] | None:
+        try:
+            socket.call("question", timeout=3600)
+        except Disconnected as error:
+            return type(error)
+        return None
+
+
+# -- origins
+
+
+class TestOrigins:
+    """Another page's requests reach nobody, on either transport."""
+
+    FOREIGN = (
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1:{port}.evil.example",
+        "http://evil-127.0.0.1:{port}",
+        "http://127.0.0.1:{port}0",
+        "http://127.0.0.1",
+        "https://127.0.0.1:{port}",
+        "http://127.0.0.1:{port}@evil.example",
+        "http://127.0.0.1:{port}/",
+        "",
+    )
+
+    @pytest.fixture
+    def scene(self, serve: Callable[..., Site], stages: Journal) -> Scene:
+        scene = Scene(serve)
+        stages.clear()
+        return scene
+
+    def refusals(self, scene: Scene, *headers: str) -> list[tuple[int, Any]]:
+        """What both transports answer a handshake with these headers: statuses and headers."""
+        found = []
+        for target, more in (
+            (ENGINE, ()),
+            ("/socket.io/?EIO=4&transport=websocket", HANDSHAKE),
+        ):
+            http = scene.http()
+            http.send("GET", target, *more, *headers)
+            status, answer, _ = http.response()
+            found.append((status, answer))
+        return found
+
+    @pytest.mark.parametrize("origin", FOREIGN)
+    def test_a_foreign_one_is_refused_before_any_signal(
+        self, origin: str, scene: Scene, stages: Journal
+    ) -> None:
+        for status, answer in self.refusals(
+            scene, f"Origin: {origin.format(port=scene.site.port)}"
+        ):
+            assert status == 403
+            assert not [name for name in answer if name.lower().startswith("access-control")]
+        assert stages == []
+        scene.check_nothing_left()
+
+    def test_ours_and_none_at_all_may_connect(self, scene: Scene) -> None:
+        own = f"http://127.0.0.1:{scene.site.port}"
+        for headers in ({}, {"Origin": own}):
+            client = scene.site.connect(**headers)
+            assert client.call("here", 1) == [1]
+            polling = scene.site.polling(**headers)
+            polling.connect()
+
+    @pytest.mark.parametrize("allowed", [["http://app.example"], ["*"]], ids=["named", "any"])
+    def test_cors_headers_name_the_page_and_never_everybody(
+        self, allowed: list[str], serve: Callable[..., Site]
+    ) -> None:
+        scene = Scene(serve, allowed_origins=allowed)
+        status, answer, _ = scene.http().request("GET", ENGINE, "Origin: http://app.example")
+        assert status == 200
+        assert answer["Access-Control-Allow-Origin"] == "http://app.example"
+        assert answer["Access-Control-Allow-Credentials"] == "true"
+        for status, answer in self.refusals(scene, "Origin: null"):
+            assert status == 403
+            assert answer["Access-Control-Allow-Origin"] is None
+
+    @pytest.mark.parametrize("trusted", [[], ["127.0.0.1"], ["192.0.2.1"]], ids=str)
+    def test_a_forwarded_host_is_believed_of_a_trusted_proxy_only(
+        self, trusted: list[str], serve: Callable[..., Site]
+    ) -> None:
+        scene = Scene(serve, trusted_proxies=trusted)
+        status, _, _ = scene.http().request(
+            "GET",
+            ENGINE,
+            "Origin: https://shop.example",
+            "X-Forwarded-Host: shop.example",
+            "X-Forwarded-Proto: https",
+        )
+        assert status == (200 if "127.0.0.1" in trusted else 403)
+
+
+# -- handlers
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even its text")
+
+    __repr__ = __str__
+
+
+class TestHandlers:
+    """Whatever a handler raises: one error each, others run, the connection stays."""
+
+    @pytest.mark.parametrize(
+        "make",
+        [ValueError, gevent.GreenletExit, lambda: gevent.Timeout(1), RecursionError, Unprintable],
+        ids=["Exception", "GreenletExit", "gevent.Timeout", "RecursionError", "no __str__"],
+    )
+    def test_nothing_leaks(self, make: Callable[[], BaseException], scene: Scene) -> None:
+        told: list[type[BaseException]] = []
+
+        @on_message
+        def bad(request: Any, socket: Any, context: Any, message: Any) -> None:
+            raise make()
+
+        @on_error
+        def failed(request: Any, socket: Any, context: Any, exception: BaseException) -> None:
+            told.append(type(exception))
+
+        client = scene.site.connect()
+        client.call("message", 0)
+        before = counts(scene.site.server)
+        for number in range(1, 100):
+            assert client.call("message", number) == [{"error": "internal error"}]
+        assert scene.handled == [["message", number] for number in range(100)]
+        assert told == [type(make())] * 100
+        scene.errors.clear()
+        after = counts(scene.site.server)
+        for name in HELD:
+            assert after[name] <= before[name], name
+        client.send("41")
+        scene.check_ended(client.id, "client namespace disconnect")
+
+
+# -- the clock
+
+
+class TestClock:
+    @pytest.mark.parametrize("jump", [3600, -3600], ids=["forward", "back"])
+    def test_a_jump_of_an_hour_is_no_reason_for_anything(
+        self, jump: float, serve: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Heartbeats go on, nobody is closed, and who is silent is closed as ever."""
+        scene = Scene(serve, ping_interval=0.1, ping_timeout=1.0)
+        answering = gevent.spawn(TestSocketIO.answer_pings, scene.bystander)
+        client = scene.site.connect()
+        polling = scene.site.polling()
+        polling.connect()
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + jump)
+        for _ in range(3):
+            assert client.receive(pings=True) == "2"
+            client.send("3")
+            assert polling.poll() == ["2"]
+            polling.send("3")
+        assert scene.endings == []
+        silent = scene.site.connect()
+        keeping = gevent.spawn(TestSocketIO.answer_pings, client)
+        scene.endings.wait_for((silent.id, "finish", "ping timeout"))
+        # (So may be the polling client by now, which is silent as well.)
+        assert {client.id, scene.bystander.id}.isdisjoint(each for each, *_ in scene.endings)
+        for each in (answering, keeping):
+            each.kill()
+
+
+# -- stopping
+
+
+@pytest.mark.patience(30)
+class TestStopping:
+    def test_from_the_signal_on_nobody_is_accepted(self, tmp_path: Path) -> None:
+        """Also while the handlers of those who are there still have work to do."""
+        server = CountedServer(tmp_path)
+        try:
+            client = raw.WebSocket(server.port, "/socket.io/")
+            client.connect()
+            assert client.call("gated") == [True]
+            kept = Http(server.port)
+            kept.request("GET", ENGINE)
+            server.process.popen.send_signal(signal.SIGTERM)
+            server.wait_for("WAITING")
+            assert client.wait_closed() == 1001
+            with pytest.raises(OSError, match="refused"):
+                stdlib_socket.create_connection(("127.0.0.1", server.port))
+            # Nor on a connection that is kept alive.
+            assert kept.request("GET", ENGINE)[0] == 503
+            server.open_gate()
+            assert server.process.wait() == 0
+            assert server.errors == ""
+        finally:
+            server.process.kill()
+
+
+@contextlib.contextmanager
+def gaps() -> Iterator[Callable[[], float]]:
+    """Meanwhile, measure the longest time in seconds that others waited for their turn."""
+    longest = 0.0
+
+    def tick() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while True:
+            gevent.sleep(0)
+            now = time.perf_counter()
+            longest = max(longest, now - last)
+            last = now
+
+    ticking = gevent.spawn(tick)
+    gevent.sleep(0)
+    try:
+        yield lambda: longest
+    finally:
+        ticking.kill()

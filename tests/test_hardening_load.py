@@ -1,0 +1,404 @@
+"""What `test_hardening` asks of a server, in the numbers that take their time.
+
+Nothing here is about speed: what is counted is what is kept, lost, doubled or let in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import resource
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.event
+import pytest
+from gevent import socket
+
+from webpy_socketio import (
+    Disconnected,
+    NoSocket,
+    Socket,
+    broadcast_channel,
+    on_event,
+    on_message,
+    on_subscribe,
+    signals,
+)
+from webpy_socketio.clients import clients
+
+from .conftest import Journal, Site, socket_of
+from .engine.conftest import eventually
+from .swarm import (
+    HELD,
+    CountedServer,
+    Gone,
+    Polling,
+    WebSocket,
+    close_all,
+    counts,
+    raise_descriptor_limit,
+    together,
+)
+
+pytestmark = [pytest.mark.torture, pytest.mark.patience(180)]
+
+Start = Callable[..., CountedServer]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a server with these settings; whatever it goes through, it prints nothing."""
+    servers: list[CountedServer] = []
+
+    def start(**options: Any) -> CountedServer:
+        servers.append(CountedServer(tmp_path, **options))
+        return servers[-1]
+
+    yield start
+    close_all()
+    for server in servers:
+        server.close()
+        assert server.errors == ""
+
+
+@pytest.fixture
+def _many_descriptors() -> Iterator[None]:
+    """Room for a socket of each client, in this process and in the server's."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not raise_descriptor_limit(10_000):
+        pytest.skip(f"10,000 open files are needed, and no more than {before[1]} are allowed")
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def warmed_up(server: CountedServer) -> dict[str, Any]:
+    """The counts of a server that has had its first visitors."""
+    for client in (WebSocket(server.port), Polling(server.port)):
+        client.send("1")
+        client.closed.wait()
+    return server.eventually(lambda counts: counts["finishes"] == 2 and not counts["sessions"])
+
+
+class TestSlowSenders:
+    """500 sockets that send a byte each 5 s: closed after 10 s of a head, 20 s of a body."""
+
+    PLACES = (
+        ("line", b"GET /cou"),
+        ("headers", b"GET /counts HTTP/1.1\r\nHost: a\r\nX-Slow: "),
+        ("body", b"POST /counts HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"),
+    )
+
+    def test_they_are_closed_and_hold_nobody_up(self, start: Start) -> None:
+        """Each comes to so many bytes and no further; the others' bound is a generous one."""
+        server = start()
+        before = warmed_up(server)
+        sent: Counter[tuple[str, int]] = Counter()
+
+        def trickle(number: int) -> None:
+            place, beginning = self.PLACES[number % len(self.PLACES)]
+            with contextlib.closing(socket.create_connection(("127.0.0.1", server.port))) as sock:
+                sock.sendall(beginning)
+                reading = gevent.spawn(sock.recv, 65_536)
+                count = 0
+                while reading.join(5.0) or not reading.ready():
+                    sock.sendall(b"x")
+                    count += 1
+                assert reading.get().startswith(b"HTTP/1.1 408 ")
+                sent[place, count] += 1
+
+        slow = [gevent.spawn(trickle, number) for number in range(500)]
+        waits = []
+        while not all(each.ready() for each in slow):
+            begin = time.monotonic()
+            server.counts()
+            waits.append(time.monotonic() - begin)
+            gevent.sleep(0.1)
+        gevent.joinall(slow, raise_error=True)
+        assert sum(sent.values()) == 500
+        assert max(count for place, count in sent if place != "body") <= 2
+        # 20 s without progress would be moved by each byte: the least rate is what ends it.
+        assert max(count for place, count in sent if place == "body") <= 5
+        assert max(waits) < 2.0
+        server.settle(before)
+
+
+class TestHandshakeFlood:
+    def test_25_000_sessions_that_are_never_used_go_with_the_ping_deadline(
+        self, start: Start
+    ) -> None:
+        server = start(ping_interval=5, ping_timeout=5, max_sessions=25_000)
+        before = warmed_up(server)
+
+        def shake(number: int) -> str:
+            client = Polling(server.port, connect=False)
+            client.vanish()
+            return client.sid
+
+        sids = together(shake, 25_000)
+        assert "" not in sids
+        assert len(set(sids)) == 25_000
+        server.settle(before)
+        told = server.counts()
+        assert told["connects"] == 2, "nobody heard of the others"
+        # Told by memory too: a session that is kept would be some kilobytes.
+        assert told["memory"] - before["memory"] < 25_000 * 8_192
+
+    def test_beyond_the_default_cap_they_are_turned_away_and_let_in_again(
+        self, start: Start
+    ) -> None:
+        server = start(ping_interval=30, ping_timeout=30)
+
+        def shake(number: int) -> int:
+            client = Polling(server.port, connect=False)
+            client.vanish()
+            return client.status
+
+        statuses = Counter(together(shake, 20_500))
+        assert statuses == {200: 20_000, 503: 500}
+        with pytest.raises(Gone):
+            WebSocket(server.port)
+        assert server.counts()["sessions"] == 20_000
+
+
+class TestBackPressure:
+    def test_100_000_messages_to_99_who_read_and_one_who_does_not(self, start: Start) -> None:
+        """10 GB; whether each is the right one is `test_load`'s to see, here all are counted."""
+        total, size, batch = 100_000, 1000, 500
+        server = start(ping_interval=600, ping_timeout=600)
+        before = warmed_up(server)
+        speaker = WebSocket(server.port)
+        listeners = together(lambda number: WebSocket(server.port), 98)
+        lazy = WebSocket(server.port)
+        lazy.stop_reading()
+        # A frame's head of four bytes, and the packet.
+        whole = total * (4 + len('42["message",""]') + size)
+        received = [0] * len(listeners)
+
+        def drain(number: int) -> None:
+            wire = listeners[number].wire
+            room = bytearray(262_144)
+            while received[number] < whole:
+                received[number] += wire._sock.recv_into(room)
+
+        for client in listeners:
+            client.stop_reading()
+        draining = [gevent.spawn(drain, number) for number in range(len(listeners))]
+        heard = 0
+
+        def hear(event: list[Any]) -> None:
+            nonlocal heard
+            assert event[1].startswith(f"{heard} ")
+            heard += 1
+
+        speaker.heard = hear
+        largest = memory = 0
+        for first in range(0, total, batch):
+            speaker.call("publish", first, batch, size)
+            # A batch has to be with every one of them before the next: whoever falls behind, and it
+            # is the lazy one alone, is not waited for.
+            there = (first + batch) * (whole // total)
+            while min(received) < there or heard < first + batch:
+                gevent.sleep(0)
+            if first % 5000 == 0:
+                found = server.counts()
+                largest, memory = max(largest, found["outbox"]), max(memory, found["memory"])
+        gevent.joinall(draining, raise_error=True)
+        assert received == [whole] * len(listeners)
+        assert heard == total
+        assert largest <= 4 << 20
+        assert memory - before["memory"] < 64 << 20
+        found = server.eventually(lambda counts: counts["sessions"] == 1 + len(listeners))
+        assert found["reasons"] == {"transport close": 2, "slow reader": 1}
+
+
+class TestRacing:
+    def test_subscribing_against_disconnecting_10_000_times(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        """While it is broadcast to those who come and go, also from inside of their handlers."""
+        site = serve()
+        came: Counter[tuple[str, str]] = Counter()
+        ended: Counter[tuple[str, str]] = Counter()
+        errors: list[BaseException] = []
+        signals.error.connect(lambda sender, exception, **extra: errors.append(exception))
+
+        @signals.subscribe.connect
+        def subscribed(sender: Any, channel: str, **extra: Any) -> None:
+            came[sender.session_id, channel] += 1
+            sender.broadcast_channel("somebody came", channel)
+
+        @signals.unsubscribe.connect
+        def unsubscribed(sender: Any, channel: str, **extra: Any) -> None:
+            came[sender.session_id, channel] -= 1
+            sender.broadcast_channel("somebody went", channel)
+
+        for stage in (signals.disconnect, signals.finish):
+
+            def end(sender: Any, name: str = stage.name, **extra: Any) -> None:
+                ended[sender.session_id, name] += 1
+
+            stage.connect(end)
+        steady = WebSocket(site.port)
+        steady.subscribe("room")
+        heard = Journal()
+        steady.heard = lambda event: heard.append(event[1]) if type(event[1]) is int else None
+        before = counts(site.server)
+        lives = 10_000
+
+        def live(number: int) -> None:
+            client = WebSocket(site.port)
+            found = clients.find(client.id)
+            assert found is not None
+            with contextlib.suppress(Gone):
+                client.emit("__subscribe__", "room")
+                gevent.spawn(self.subscribe, found)
+                client.emit("__subscribe__", "attic")
+                for _ in range(number % 4):
+                    gevent.sleep(0)
+                if number % 3 == 0:
+                    found.disconnect()
+                elif number % 3 == 1:
+                    client.send("41")
+            client.wire.close(reset=number % 2 == 0)
+            if number % 10 == 0:
+                broadcast_channel(number // 10, "room")
+
+        together(live, lives)
+        eventually(lambda: sum(ended.values()) >= 2 * lives)
+        heard.wait(lambda heard: len(heard) == lives // 10)
+        assert sorted(heard) == list(range(lives // 10))
+        assert set(ended.values()) == {1}
+        came[steady.id, "room"] -= 1  # it is there still
+        assert not any(came.values()), "who came went, and as often"
+        space = clients.namespace("/")
+        assert list(space.sockets) == [steady.id]
+        assert [each.session_id for each in space.channels.members("room")] == [steady.id]
+        assert len(space.channels) == len(space.channels._held) == 1
+        assert errors == []
+        left: dict[str, int] = {}
+
+        def settled() -> bool:
+            now = counts(site.server)
+            left.update({name: now[name] - before[name] for name in HELD})
+            return not any(number > 0 for number in left.values())
+
+        eventually(settled)
+        close_all()
+
+    @staticmethod
+    def subscribe(found: Any) -> None:
+        found.subscribe("hall")
+
+
+class TestChannels:
+    def test_a_million_come_and_go_and_a_million_are_asked_for(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        """Names nobody has seen before, past handlers that are bound to patterns."""
+
+        @on_subscribe(channel="^room-1")
+        def bound(request: Any, socket: Any, context: Any, channel: str) -> None:
+            context["count"] = context.get("count", 0) + 1
+
+        @on_message(channel="^hall-")
+        def other(request: Any, socket: Any, context: Any, message: Any) -> None: ...
+
+        @on_event("visit")
+        def visit(request: Any, socket: Any, context: Any, first: int, count: int) -> None:
+            for number in range(first, first + count):
+                assert socket.subscribe(f"room-{number}")
+                assert socket.unsubscribe(f"room-{number}")
+                with contextlib.suppress(NoSocket):
+                    broadcast_channel(None, f"unknown-{number}")
+                    raise AssertionError("nobody is there")
+
+        site = serve(ping_interval=600)
+        client = site.connect()
+        found = socket_of(client)
+        client.call("visit", 0, 50_000)
+        before = counts(site.server)
+        assert client.call("visit", 50_000, 1_000_000) == []
+        after = counts(site.server)
+        assert found.context["count"] > 100_000
+        for name in HELD:
+            assert after[name] <= before[name], name
+        assert after["memory"] - before["memory"] < 4 << 20
+        assert found.channels == ()
+
+
+class TestAcknowledgements:
+    def test_100_000_that_never_come_are_freed_when_the_client_goes(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        site = serve(ping_interval=600, ping_timeout=600)
+        client = WebSocket(site.port)
+        heard = Journal()
+        arrived = 0
+
+        def hear(event: list[Any]) -> None:
+            nonlocal arrived
+            arrived += 1
+
+        client.heard = hear
+        found = clients.find(client.id)
+        assert found is not None
+        connection = found._connection
+        before = counts(site.server)
+
+        def call(found: Socket) -> None:
+            try:
+                found.call("question", timeout=3600)
+            except Disconnected:
+                heard.append("gone")
+
+        for first in range(0, 100_000, 1000):
+            for _ in range(1000):
+                gevent.spawn(call, found)
+            eventually(lambda first=first: arrived >= first + 1000)
+        assert len(connection._acks) == 100_000
+        client.wire.close(reset=True)
+        heard.wait(lambda heard: len(heard) == 100_000)
+        assert not connection._acks
+        del found, connection
+        gc.collect()
+        after = counts(site.server)
+        for name in HELD:
+            assert after[name] <= before[name], name
+        close_all()
+
+
+@pytest.mark.usefixtures("_many_descriptors")
+class TestStopping:
+    def test_5_000_websockets_and_1_000_polls_are_over_within_10_seconds(
+        self, tmp_path: Path
+    ) -> None:
+        """With a handler among them that would wait for ever."""
+        server = CountedServer(tmp_path, ping_interval=600, ping_timeout=600)
+        try:
+            websockets = together(lambda number: WebSocket(server.port), 5000)
+            polls = together(lambda number: Polling(server.port), 1000)
+            server.eventually(lambda counts: counts["waiting"] == 1000)
+            assert websockets[0].call("gated") == [True]
+            begin = time.monotonic()
+            for _ in range(2):
+                server.process.popen.send_signal(signal.SIGTERM)
+            assert server.process.wait() == 0
+            assert time.monotonic() - begin < 10.0
+            assert [client.closed.get() for client in websockets] == [1001] * 5000
+            assert [client.closed.get() for client in polls] == ["1"] * 1000
+            told = json.loads(server.process.wait_for("TOLD "))
+            assert told["reasons"] == {"server shutting down": 6000}
+            assert told["finishes"] == 5999
+            # The one that waited had to be interrupted, which is reported, and is all that is.
+            assert server.errors.count("Traceback") == 1
+            assert server.errors.rstrip().endswith("GreenletExit")
+        finally:
+            server.process.kill()
+            close_all()
