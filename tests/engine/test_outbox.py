@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import gevent
 import pytest
@@ -20,7 +21,9 @@ def flusher() -> Flusher:
 
 
 class Client:
-    """An outbox whose flushes and overflow are written down."""
+    """An outbox, and the transport that writes down what it is to write."""
+
+    direct: Callable[[bytes], int] | None = None
 
     def __init__(
         self,
@@ -31,12 +34,17 @@ class Client:
         unsent: int = 0,
     ) -> None:
         self.journal = journal
-        self.unsent = unsent
-        self.outbox = Outbox(flusher, max_bytes, max_packets, self.flush, self.overflow)
+        self.left = unsent
+        self.outbox = Outbox(flusher, max_bytes, max_packets, self.overflow)
+        self.outbox.use(self)
+        self.outbox.unsent = 0
+
+    def unsent(self) -> int:
+        return self.left
 
     def flush(self) -> None:
         self.journal.append([message.payload for message in self.outbox.take()])
-        self.outbox.unsent = self.unsent
+        self.outbox.unsent = self.left
 
     def overflow(self) -> None:
         self.journal.append("overflow")
@@ -187,3 +195,65 @@ class TestOutbox:
         journal.wait(len)
         assert journal == [[]]
         assert outbox.size == 0
+
+
+class Kernel(Client):
+    """A transport with a shortcut: a kernel that takes so many bytes at once."""
+
+    def __init__(self, flusher: Flusher, journal: Journal, room: int, error: Any = None) -> None:
+        super().__init__(flusher, journal)
+        self.room = room
+        self.error = error
+        self.outbox.direct = self.take
+
+    def take(self, data: bytes) -> int:
+        if self.error is not None:
+            raise self.error
+        self.journal.append(data[: self.room])
+        return min(self.room, len(data))
+
+    def flush(self) -> None:
+        self.journal.append(("rest", b"".join(one.frames for one in self.outbox.take())))
+        self.outbox.unsent = 1
+
+
+class TestShortcut:
+    TWO = Message(b"4a").frames + Message(b"4b").frames
+
+    @staticmethod
+    def push_two(client: Client) -> None:
+        for text in (b"4a", b"4b"):
+            client.outbox.push(Message(text))
+
+    def test_what_the_kernel_takes_is_not_the_transports_business(
+        self, flusher: Flusher, journal: Journal
+    ) -> None:
+        client = Kernel(flusher, journal, room=100)
+        self.push_two(client)
+        journal.wait(len)
+        assert journal == [self.TWO]
+        assert client.outbox.size == 0
+
+    @pytest.mark.parametrize("room", [1, 5])
+    def test_the_rest_is(self, flusher: Flusher, journal: Journal, room: int) -> None:
+        self.push_two(Kernel(flusher, journal, room))
+        journal.wait(lambda journal: len(journal) == 2)
+        assert journal == [self.TWO[:room], ("rest", self.TWO[room:])]
+
+    @pytest.mark.parametrize("error", [BlockingIOError(), BrokenPipeError()], ids=repr)
+    def test_so_is_everything_when_the_kernel_takes_nothing(
+        self, flusher: Flusher, journal: Journal, error: OSError
+    ) -> None:
+        self.push_two(Kernel(flusher, journal, 100, error))
+        journal.wait(len)
+        assert journal == [("rest", self.TWO)]
+
+    def test_it_is_not_taken_while_something_is_unsent(
+        self, flusher: Flusher, journal: Journal
+    ) -> None:
+        client = Kernel(flusher, journal, room=1)
+        self.push_two(client)
+        journal.wait(lambda journal: len(journal) == 2)
+        client.outbox.push(Message(b"4c"))
+        journal.wait(lambda journal: len(journal) == 3)
+        assert journal[2] == ("rest", Message(b"4c").frames)

@@ -34,6 +34,8 @@ class Host:
 class Memory:
     """A transport that delivers into a journal."""
 
+    direct = None
+
     def __init__(self, session: Session, name: str, journal: Journal) -> None:
         self.session = session
         self.name = name

@@ -40,6 +40,12 @@ class MemoryStream:
 
     # -- the transport's side
 
+    def direct(self, data: bytes) -> int:
+        assert not self._waiting, "overtaking what waits"
+        if self.full:
+            raise BlockingIOError
+        return len(data) - self.write(data)
+
     @property
     def unsent(self) -> int:
         return len(self._waiting)

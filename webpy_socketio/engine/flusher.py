@@ -14,8 +14,7 @@ logger = logging.getLogger(__name__)
 class Flushable(Protocol):
     """What has something to write: an outbox."""
 
-    @property
-    def flush(self) -> Callable[[], None]:
+    def flush(self) -> None:
         """Write it. Called on the hub: must not wait."""
 
 

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from webpy_socketio.engine.flusher import Flusher
 from webpy_socketio.engine.packets import Message
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "Writer"]
+
+
+class Writer(Protocol):
+    """A transport, as an outbox sees it."""
+
+    @property
+    def direct(self) -> Callable[[bytes], int] | None:
+        """Hands frames to the kernel, as long as nothing is unsent; None if it cannot."""
+
+    def flush(self) -> None:
+        """Write what the outbox holds, as far as there is room."""
+
+    def unsent(self) -> int:
+        """Bytes that were taken from the outbox and have not left yet."""
 
 
 class Outbox:
     """A bounded queue of messages that asks to be flushed at the end of the turn.
 
-    It asks when it gets its first message. `flush` takes the messages and tells in `unsent` how
-    many bytes of them are still to be written; a transport that cannot take them at that moment
-    flushes by itself when it can.
+    It asks when it gets its first message. Its transport's flush takes the messages and tells in
+    `unsent` how many bytes of them are still to be written; one that cannot take them at that
+    moment flushes by itself when it can.
 
     When a bound is passed, everything is dropped and `overflow` called, later in the turn: never
     inside `push`, so that whoever broadcasts may go through its recipients in peace.
@@ -29,8 +44,8 @@ class Outbox:
         "_max_packets",
         "_pending",
         "_size",
-        "flush",
-        "measure",
+        "_transport",
+        "direct",
         "overflow",
         "unsent",
     )
@@ -40,17 +55,17 @@ class Outbox:
         flusher: Flusher,
         max_bytes: int,
         max_packets: int,
-        flush: Callable[[], None],
         overflow: Callable[[], None],
     ) -> None:
         self._flusher = flusher
         self._max_bytes = max_bytes
         self._max_packets = max_packets
-        self.flush = flush
         self.overflow = overflow
-        #: Tells how many bytes of what was taken are still to be written.
-        self.measure: Callable[[], int] | None = None
-        #: The same, as the transport told it when it last took something.
+        self._transport: Writer | None = None
+        #: Hands WebSocket frames to the kernel, and returns how many bytes it took: a shortcut for
+        #: when nothing is `unsent`. None where there is none.
+        self.direct: Callable[[bytes], int] | None = None
+        #: Bytes that were taken and are still to be written, as the transport told it last.
         self.unsent = 0
         self._pending: list[Message] = []
         self._size = 0
@@ -82,12 +97,45 @@ class Outbox:
         if size + self.unsent > self._max_bytes or count > self._max_packets:
             self._check_bounds()
 
+    def flush(self) -> None:
+        """Write what waits, as far as there is room."""
+        if self._transport is None:
+            return
+        direct, pending = self.direct, self._pending
+        if direct is None or self.unsent:
+            self._transport.flush()
+            return
+        # And through here: the transport has nothing to say where all can be written at once.
+        if len(pending) == 1:
+            data = pending[0].frames
+        elif pending:
+            data = b"".join([message.frames for message in pending])
+        else:
+            return
+        self._pending = []
+        self._size = self._count = 0
+        try:
+            sent = direct(data)
+        except OSError:  # no room, or no connection any more; the transport knows what to do
+            sent = 0
+        if sent < len(data):
+            self._pending.append(Message.rest(data[sent:]))
+            self._transport.flush()
+
     def take(self) -> list[Message]:
         """Remove and return everything that waits."""
         pending = self._pending
         self._pending = []
         self._size = self._count = 0
         return pending
+
+    def use(self, transport: Writer) -> None:
+        """Let `transport` write from now on."""
+        self._transport = transport
+        self.direct = transport.direct
+        self.unsent = transport.unsent()
+        if self._pending:
+            self._flusher.add(self)
 
     def close(self) -> None:
         """Drop what waits and take nothing more."""
@@ -99,8 +147,8 @@ class Outbox:
         self._closed = True
 
     def _check_bounds(self) -> None:
-        if self.measure is not None:
-            self.unsent = self.measure()  # some of it may have left since
+        if self._transport is not None:
+            self.unsent = self._transport.unsent()  # some of it may have left since
         if self.size > self._max_bytes or self._count > self._max_packets:
             self.close()
             self._flusher.later(self.overflow)

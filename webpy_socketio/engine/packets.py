@@ -49,6 +49,13 @@ class Message:
         self._attachments = tuple(attachments)
         self._payload: bytes | None = None
 
+    @classmethod
+    def rest(cls, frames: bytes) -> Message:
+        """What is left of frames that were written in part, for the same WebSocket to write."""
+        message = cls(None)
+        message.frames = frames
+        return message
+
     @property
     def payload(self) -> bytes:
         """The packets as long-polling has them; bytes become base64 behind a ``b``."""

@@ -42,6 +42,9 @@ class Polling:
 
     name = "polling"
 
+    #: A client waits for an answer, or will ask: there is nothing to write to before.
+    direct = None
+
     def __init__(self, session: Session) -> None:
         #: Whether a POST is on its way: its head is there, its body perhaps not yet.
         self.arriving = False

@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from webpy_socketio.engine.outbox import Outbox
+from webpy_socketio.engine.outbox import Outbox, Writer
 from webpy_socketio.engine.packets import CLOSE, MESSAGE, PONG, Message
 from webpy_socketio.exceptions import ProtocolError
 
@@ -35,22 +35,16 @@ class Receiver(Protocol):
         """The session is over; exactly once."""
 
 
-class Transport(Protocol):
+class Transport(Writer, Protocol):
     """What carries a session's packets."""
 
     name: str
-
-    def flush(self) -> None:
-        """Write what the outbox holds, as far as there is room."""
 
     def close(self, code: int, reason: str) -> None:
         """Say goodbye, once everything is written, and end."""
 
     def abort(self) -> None:
         """End at once, whatever is not written yet."""
-
-    def unsent(self) -> int:
-        """Bytes that were taken from the outbox and have not left yet."""
 
     def pause(self) -> None:
         """Take nothing more from the client for now."""
@@ -111,7 +105,7 @@ class Session:
         self.receiver = receiver
         #: Room for the application's own.
         self.data: Any = None
-        self.outbox = Outbox(host.flusher, outbox_bytes, outbox_packets, _nothing, self._overflowed)
+        self.outbox = Outbox(host.flusher, outbox_bytes, outbox_packets, self._overflowed)
         self.transport: Transport | None = None
         #: A WebSocket that is to replace long-polling, while it is being tried.
         self.upgrading: Transport | None = None
@@ -141,13 +135,9 @@ class Session:
         """Let `transport` carry the session from now on."""
         self.transport = transport
         self.upgrading = None
-        self.outbox.flush = transport.flush
-        self.outbox.measure = transport.unsent
-        self.outbox.unsent = transport.unsent()
+        self.outbox.use(transport)
         if self.paused:
             transport.pause()
-        if self.outbox:
-            self._host.flusher.add(self.outbox)
 
     def receive(self, kind: bytes, data: str | bytes) -> None:
         """Take one packet from the client; whatever is wrong with it closes this session only."""
@@ -207,7 +197,3 @@ class Session:
         self.close("slow reader", 1008, "reading too slowly")
         if self.transport is not None:
             self.transport.abort()  # it does not read: a goodbye behind all the rest helps nobody
-
-
-def _nothing() -> None:
-    """The flush of a session that no transport carries yet."""

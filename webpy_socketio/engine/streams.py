@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket as stdlib_socket
+from collections.abc import Callable
 from typing import Any, Protocol
 
 __all__ = ["CHUNK", "PlainStream", "Stream", "StreamUser", "reason_for"]
@@ -41,6 +42,10 @@ class Stream(Protocol):
     @property
     def unsent(self) -> int:
         """Bytes that were written but have not left yet."""
+
+    @property
+    def direct(self) -> Callable[[bytes], int] | None:
+        """Hands bytes to the kernel, as long as nothing is unsent; None if it cannot be done so."""
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
         """Begin to read; `first` are bytes that were read already."""
@@ -96,6 +101,11 @@ class PlainStream:
     @property
     def unsent(self) -> int:
         return len(self._unsent)
+
+    @property
+    def direct(self) -> Callable[[bytes], int] | None:
+        send: Callable[[bytes], int] | None = None if self._sock is None else self._sock.send
+        return send
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
         if self._closing:

@@ -42,6 +42,10 @@ class TLSStream:
     def unsent(self) -> int:
         return len(self._unsent)
 
+    @property
+    def direct(self) -> None:
+        return None  # to encrypt may wait
+
     def start(self, user: StreamUser, first: bytes = b"") -> None:
         if self._closing:
             return

@@ -89,12 +89,8 @@ class WebSocket:
 
     def answer(self, response: bytes) -> None:
         """Complete the handshake; what the session has to say at once goes with it."""
-        if self._candidate:
-            self._stream.write(response)
-        else:
-            messages = self._outbox.take()
-            data = b"".join([response, *[message.frames for message in messages]])
-            self._outbox.unsent = self._stream.write(data)
+        messages = [] if self._candidate else self._outbox.take()
+        self._write(b"".join([response, *[message.frames for message in messages]]))
 
     def start(self, first: bytes = b"") -> None:
         """Begin to read; `first` came right behind the handshake."""
@@ -102,16 +98,15 @@ class WebSocket:
 
     # -- what the session asks of its transport
 
+    @property
+    def direct(self) -> Callable[[bytes], int] | None:
+        return self._stream.direct
+
     def flush(self) -> None:
         outbox = self._outbox
         # While the kernel is full, messages wait in the outbox, where they are counted.
-        if outbox.unsent:
-            return
-        messages = outbox.take()
-        if len(messages) == 1:
-            outbox.unsent = self._stream.write(messages[0].frames)
-        elif messages:
-            outbox.unsent = self._stream.write(b"".join([one.frames for one in messages]))
+        if not outbox.unsent and outbox:
+            self._write(b"".join([message.frames for message in outbox.take()]))
 
     def close(self, code: int, reason: str) -> None:
         if self._closing:
@@ -120,7 +115,7 @@ class WebSocket:
         if self._session.transport is self:
             # Whatever waits goes before the goodbye; the stream keeps what the kernel cannot take.
             for message in self._outbox.take():
-                self._stream.write(message.frames)
+                self._write(message.frames)
         with contextlib.suppress(InvalidState):  # the client was quicker
             # A control frame has 125 bytes, two of them for the code (RFC 6455, 5.5).
             self._protocol.send_close(code, reason.encode()[:123].decode(errors="ignore"))
@@ -190,13 +185,15 @@ class WebSocket:
     def _end_by_protocol(self) -> None:
         """The other side closed, or broke the rules: the library has written our answer."""
         self._closing = True
+        if not self._candidate:
+            self._outbox.close()  # nobody reads it any more
         close = self._protocol.close_rcvd
         if close is not None and self._fragments:
             # The library takes a goodbye between fragments for an error. It is none: control frames
             # may come there, and the code is echoed as ever (RFC 6455, 5.4 and 5.5.1).
             self._protocol.data_to_send()
             data = b"" if close.code == CloseCode.NO_STATUS_RCVD else close.serialize()
-            self._stream.write(Frame(Opcode.CLOSE, data).serialize(mask=False))
+            self._write(Frame(Opcode.CLOSE, data).serialize(mask=False))
         self._write_protocol()
         self._stream.close()
         self.give_up("parse error" if close is None else "transport close", 1000)
@@ -204,7 +201,12 @@ class WebSocket:
     def _write_protocol(self) -> None:
         data = b"".join(self._protocol.data_to_send())
         if data:
-            self._stream.write(data)
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        unsent = self._stream.write(data)
+        if not self._candidate:  # whose session's messages are another transport's to write
+            self._outbox.unsent = unsent
 
     # -- frames to packets
 
@@ -249,7 +251,7 @@ class WebSocket:
 
     def _receive_as_candidate(self, kind: bytes, text: str) -> None:
         if kind == PING and text.encode() == PROBE and self._probed is not None:
-            self._stream.write(Message(PONG + PROBE).frames)
+            self._write(Message(PONG + PROBE).frames)
             self._probed(self._session)
             self._probed = None
         elif kind == UPGRADE and self._probed is None and self._upgraded is not None:
