@@ -5,6 +5,7 @@
 #   make lint     ruff, and mypy in its strict mode
 #   make torture  of the tests, only faults, thousands of clients and a short soak
 #   make soak     an hour of clients that come, go and vanish (SOAK_SECONDS= to change it)
+#   make bench    this server and its peers, measured side by side (BENCH_ARGS= for its options)
 #   make clean    remove what these have made
 #
 # PYTHON= chooses the interpreter for .venv: make clean; make test PYTHON=python3.12
@@ -13,6 +14,7 @@ PYTHON ?= python3
 PORT ?= 8000
 PYTEST_ARGS ?=
 SOAK_SECONDS ?= 3600
+BENCH_ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -31,7 +33,7 @@ NODE := tests/js/node_modules/.package-lock.json
 # .venv/bin comes last on the path: Node.js is there (from PyPI) only if the machine has none.
 WITH_NODE := PATH="$$PATH:$(abspath $(VENV))/bin"
 
-.PHONY: demo test lint torture soak clean
+.PHONY: demo test lint torture soak bench clean
 
 demo: $(PROJECT)
 	@echo "The chat: http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
@@ -46,13 +48,16 @@ torture: $(TESTS)
 soak: $(TESTS)
 	$(PY) tests/soak.py --seconds $(SOAK_SECONDS)
 
+bench: $(PROJECT)
+	$(WITH_NODE) $(PY) bench/run.py $(BENCH_ARGS)
+
 lint: $(LINTERS)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) tests/js/node_modules build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/js/node_modules bench/.venv bench/node_modules bench/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f $(CLIENT)
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 

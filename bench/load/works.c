@@ -1,0 +1,345 @@
+/* What is measured. Each work ends by printing its figures. */
+#include "load.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Seconds that anything may take before the run is given up. */
+#define PATIENCE 60
+
+/* Seconds of the same work before it is measured: caches fill, compilers compile. */
+static double warming(void)
+{
+    return option("warming", 1);
+}
+
+/* -- closed loops: each client begins its next unit when the one before is done ------------------ */
+
+static double warm, over;
+static size_t units;
+static bool measuring, closed;
+static struct window window;
+
+void closed_loop(double seconds)
+{
+    warm = now() + warming();
+    over = warm + seconds;
+    run(PATIENCE);
+    if (!measuring)
+        die("nothing was done");
+    figures(window, (double)units);
+    end_figures();
+}
+
+void unit_done(void)
+{
+    if (closed)
+        return;
+    double time = now();
+    if (measuring) {
+        units++;
+        if (time >= over) {
+            window = window_close(window);
+            closed = true;
+            stop();
+        }
+    } else if (time >= warm) {
+        window = window_open();
+        over = time + over - warm;
+        measuring = true;
+    }
+}
+
+static void nothing(struct client *client, const char *packet, size_t length)
+{
+    (void)client, (void)packet, (void)length;
+}
+
+/* -- messages that are acknowledged -------------------------------------------------------------- */
+
+static void say_message(struct client *client)
+{
+    client_say(client, "421[\"message\",\"How do you do? Very well, thank you, and yourself?\"]");
+}
+
+static void message_heard(struct client *client, const char *packet, size_t length)
+{
+    if (length < 5 || memcmp(packet, "431[\"", 5))
+        die("not an acknowledgement: %.*s", (int)length, packet);
+    unit_done();
+    say_message(client);
+}
+
+/* 50 clients talk; `others` listen; each of the talkers is in `channels` channels. */
+static void echo(void)
+{
+    int talkers = (int)option("clients", 50), others = (int)option("others", 0);
+    struct client *clients = crowd(talkers + others);
+    crowd_open(clients, talkers, talkers + others, 0, nothing);
+    crowd_open(clients, 0, talkers, (int)option("channels", 0), message_heard);
+    for (int i = 0; i < talkers; i++)
+        say_message(&clients[i]);
+    closed_loop(option("seconds", 1));
+}
+
+/* -- subscribing and unsubscribing --------------------------------------------------------------- */
+
+static void say_pair(struct client *client, bool second)
+{
+    char packet[128];
+    snprintf(packet, sizeof packet, "42%d[\"%s\",\"room-%d\"]", second ? 2 : 1,
+             second ? "__unsubscribe__" : "__subscribe__", client->number % 10);
+    client_say(client, packet);
+}
+
+static void pair_heard(struct client *client, const char *packet, size_t length)
+{
+    bool second = length > 2 && packet[2] == '2';
+    if (length < 3 || memcmp(packet, "43", 2))
+        die("not an acknowledgement: %.*s", (int)length, packet);
+    if (second)
+        unit_done();
+    say_pair(client, !second);
+}
+
+static void pairs(void)
+{
+    int count = (int)option("clients", 50);
+    struct client *clients = crowd(count);
+    crowd_open(clients, 0, count, 0, pair_heard);
+    for (int i = 0; i < count; i++)
+        say_pair(&clients[i], false);
+    closed_loop(option("seconds", 1));
+}
+
+/* -- connections --------------------------------------------------------------------------------- */
+
+static void leave(struct client *client)
+{
+    client_leave(client, true);
+}
+
+static void come_again(struct client *client)
+{
+    unit_done();
+    client_open(client);
+}
+
+static void connects(void)
+{
+    int count = (int)option("clients", 50);
+    struct client *clients = crowd(count);
+    for (int i = 0; i < count; i++) {
+        clients[i].joined = leave;
+        clients[i].heard = nothing;
+        clients[i].gone = come_again;
+        client_open(&clients[i]);
+    }
+    closed_loop(option("seconds", 1));
+}
+
+/* -- broadcasts ---------------------------------------------------------------------------------- */
+
+static size_t delivered, expected;
+static bool acknowledged;
+static int members;
+
+static void finish_broadcast(void)
+{
+    if (acknowledged && delivered == expected)
+        stop();
+}
+
+static void broadcast_heard(struct client *client, const char *packet, size_t length)
+{
+    (void)client;
+    if (length < 12 || memcmp(packet, "42[\"message\"", 12))
+        die("not a message: %.*s", (int)(length < 80 ? length : 80), packet);
+    if (++delivered > expected)
+        die("more messages than were sent");
+    finish_broadcast();
+}
+
+static void all_sent(void)
+{
+    acknowledged = true;
+    finish_broadcast();
+}
+
+/* Have so many messages broadcast, and wait until everybody has got them all. */
+static void go(int count, int per_turn, int size)
+{
+    char json[128];
+    snprintf(json, sizeof json, "{\"count\":%d,\"per_turn\":%d,\"size\":%d}", count, per_turn, size);
+    delivered = 0;
+    expected = (size_t)count * (size_t)members;
+    acknowledged = false;
+    order("go", json, all_sent);
+    run(PATIENCE);
+}
+
+static int whole_turns(double count, int per_turn, int most)
+{
+    int turns = (int)((count < most ? count : most) / per_turn);
+    return (turns > 1 ? turns : 1) * per_turn;
+}
+
+static void broadcast(void)
+{
+    int per_turn = (int)option("per_turn", 1), size = (int)option("size", 64);
+    /* What a server may have to keep for each client has its bounds, and they are not measured. */
+    int most = size > 1000 ? 40 : 8000;
+    double seconds = option("seconds", 1);
+    members = (int)option("clients", 500);
+    struct client *clients = crowd(members);
+    crowd_open(clients, 0, members, 0, broadcast_heard);
+    controller_open();
+    go(10, per_turn, size);
+
+    double began = now();
+    go(20, per_turn, size);
+    double rate = 20 / (now() - began);
+    go(whole_turns(rate * warming(), per_turn, most), per_turn, size);
+
+    int count = whole_turns(rate * seconds, per_turn, most);
+    size_t sent = 0;
+    window = window_open();
+    do {
+        go(count, per_turn, size);
+        sent += expected;
+    } while (now() - window.wall < seconds * 0.8);
+    figures(window_close(window), (double)sent);
+    end_figures();
+}
+
+/* -- a large crowd ------------------------------------------------------------------------------- */
+
+/* Clients that connect before memory is first read: all that is made once has been made. */
+#define FIRST 500
+
+static double *delays, tick;
+
+static void tick_heard(struct client *client, const char *packet, size_t length)
+{
+    if (delivered < expected)
+        delays[delivered] = now() - tick;
+    broadcast_heard(client, packet, length);
+}
+
+static int ascending(const void *one, const void *other)
+{
+    double a = *(const double *)one, b = *(const double *)other;
+    return (a > b) - (a < b);
+}
+
+static double settled_memory(void)
+{
+    call("collect", "0", PATIENCE); /* what is garbage is not state */
+    run_for(0.5);
+    return server_memory();
+}
+
+/* How much each connection takes, and how soon each gets a message when there are many. */
+static void idle(void)
+{
+    int ticks = (int)option("ticks", 5);
+    members = (int)option("clients", 10000);
+    struct client *clients = crowd(members);
+    controller_open();
+    crowd_open(clients, 0, FIRST, 0, tick_heard);
+    double before = settled_memory();
+    crowd_open(clients, FIRST, members, 0, tick_heard);
+    double after = settled_memory();
+
+    delays = calloc((size_t)members * (size_t)ticks, sizeof *delays);
+    if (!delays)
+        die("no memory");
+    double *all = delays;
+    go(1, 1, 64);
+    window = window_open();
+    for (int i = 0; i < ticks; i++) {
+        delays = all + (size_t)i * (size_t)members;
+        tick = now();
+        go(1, 1, 64);
+        run_for(tick + 1 - now());
+    }
+    window = window_close(window);
+    size_t count = (size_t)members * (size_t)ticks;
+    qsort(all, count, sizeof *all, ascending);
+    figures(window, (double)count);
+    figure("bytes", (after - before) / (members - FIRST));
+    figure("memory", server_memory());
+    figure("p50", all[count / 2]);
+    figure("p99", all[count * 99 / 100]);
+    figure("max", all[count - 1]);
+    end_figures();
+}
+
+/* What it costs when `leaving` of so many clients go. */
+static void disconnects(void)
+{
+    int count = (int)option("clients", 1000), leaving = (int)option("leaving", 500);
+    struct client *clients = crowd(count);
+    controller_open();
+    crowd_open(clients, 0, count, 0, nothing);
+    call("collect", "0", PATIENCE);
+
+    /* What the many who stay cost meanwhile, by their heartbeats, is not the price of going. */
+    struct window idle = window_open();
+    run_for(1);
+    idle = window_close(idle);
+
+    window = window_open();
+    for (int i = 0; i < leaving; i++) {
+        client_leave(&clients[i], false);
+        if (i % 25 == 24)
+            run_for(0.001); /* a crowd leaves; it is not a stampede */
+    }
+    double end = now() + PATIENCE;
+    while (atoi(call("count", "0", PATIENCE) + 1) > count - leaving + 1) { /* "[123]" */
+        if (now() > end)
+            die("the server does not notice that clients are gone");
+        run_for(0.02);
+    }
+    window = window_close(window);
+    window.server -= window.wall * idle.server / idle.wall;
+    figures(window, leaving);
+    end_figures();
+}
+
+/* ------------------------------------------------------------------------------------------------ */
+
+static void polling_message_work(void)
+{
+    polling_messages((int)option("clients", 50), option("seconds", 1));
+}
+
+static void polling_handshake_work(void)
+{
+    polling_handshakes((int)option("clients", 50), option("seconds", 1));
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} works[] = {
+    {"broadcast", broadcast},
+    {"echo", echo},
+    {"pairs", pairs},
+    {"connects", connects},
+    {"idle", idle},
+    {"disconnects", disconnects},
+    {"polling-messages", polling_message_work},
+    {"polling-handshakes", polling_handshake_work},
+};
+
+bool work(const char *name)
+{
+    for (size_t i = 0; i < sizeof works / sizeof *works; i++)
+        if (!strcmp(works[i].name, name)) {
+            works[i].run();
+            return true;
+        }
+    return false;
+}

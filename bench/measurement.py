@@ -1,0 +1,113 @@
+"""One measurement: a server started afresh on a core of its own, and the load on another."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from environment import BUILD, HERE
+
+__all__ = ["Figures", "MeasurementError", "measure", "measure_inside"]
+
+#: What one measurement yields, by name: see `measure`.
+Figures = dict[str, float]
+
+#: Seconds that a server has to begin to listen, and a whole measurement to end.
+STARTING = 30
+MEASURING = 180
+
+
+class MeasurementError(Exception):
+    """A measurement failed; the text says how. There is no figure then."""
+
+
+def measure(
+    server: Sequence[str], arguments: Sequence[str], work: str, options: Mapping[str, float]
+) -> Figures:
+    """Run a work against a server; raises `MeasurementError`.
+
+    Always there: ``units`` of work that were done, ``cpu`` (the server's, microseconds a unit),
+    ``rate`` (units a second) and ``busy`` (of the load's core, 0 to 1).
+    """
+    server_core, load_core = _cores()
+    command = [*server, "0", *arguments]
+    with _running(command, server_core) as (port, pid):
+        words = [f"{name}={value:g}" for name, value in options.items()]
+        found = _ask([str(BUILD / "load"), work, str(port), str(pid), *words], load_core)
+    found["cpu"] = found["server_cpu"] / found["units"] * 1e6
+    found["rate"] = found["units"] / found["wall"]
+    found["busy"] = found["load_cpu"] / found["wall"]
+    return found
+
+
+def measure_inside(program: str) -> Figures:
+    """Run a program that measures the package in its own process."""
+    return _ask([sys.executable, str(HERE / program)], _cores()[0])
+
+
+def _cores() -> tuple[int, int]:
+    """A core for the server, and one for the load: the same only where there is no other."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[-1], cores[0]
+
+
+def _ask(command: Sequence[str], core: int) -> Figures:
+    with _pinned(core):
+        program = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    try:
+        out, errors = program.communicate(timeout=MEASURING)
+    except subprocess.TimeoutExpired:
+        raise MeasurementError(f"not done within {MEASURING} s") from None
+    finally:
+        program.kill()
+        program.wait()
+    if program.returncode:
+        raise MeasurementError(errors.strip()[-500:] or f"exit status {program.returncode}")
+    found: Figures = json.loads(out)
+    return found
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str], core: int) -> Iterator[tuple[int, int]]:
+    """Run a server; yields its port and its process id."""
+    log = BUILD / "server.log"
+    with log.open("wb") as errors, _pinned(core):
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+    assert server.stdout is not None
+    try:
+        readable, _, _ = select.select([server.stdout], [], [], STARTING)
+        line = server.stdout.readline() if readable else b""
+        if not line.strip().isdigit():
+            raise MeasurementError(f"the server does not start:{_end_of(log)}")
+        try:
+            yield int(line), server.pid
+        except MeasurementError as error:
+            raise MeasurementError(f"{error}{_end_of(log)}") from None
+    finally:
+        server.kill()  # thousands of farewells are not measured
+        server.wait()
+        server.stdout.close()
+
+
+@contextlib.contextmanager
+def _pinned(core: int) -> Iterator[None]:
+    """What is started within stays on this core, as do its threads: both are inherited."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _end_of(log: Path) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    return f"\n{text[-500:]}" if text else ""

@@ -1,0 +1,128 @@
+"""What signals and bound handlers cost, measured inside one process; prints JSON, microseconds.
+
+There is a real server with one real client, and the signals are sent as the server sends them; only
+the wire is left out.
+"""
+
+# ruff: noqa: E402 - gevent patches before anything is imported
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import json
+import statistics
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import web
+from gevent.event import AsyncResult
+
+from webpy_socketio import (
+    Socket,
+    SocketIOServer,
+    off,
+    on_connect,
+    on_message,
+    signals,
+    socketio_urls,
+)
+
+web.config.debug = False
+
+#: How often something is done for one timing, and how many timings the median is of.
+TIMES, TIMINGS = 5000, 9
+
+#: Channels that the socket holds; each has a handler bound to it.
+CHANNELS = [f"room-{number}" for number in range(100)]
+
+arrived = AsyncResult()
+
+
+@on_connect
+def _came(request: Any, socket: Any, context: Any) -> None:
+    arrived.set(socket)
+
+
+def main() -> None:
+    """Measure, and print."""
+    application = web.application(socketio_urls, globals())
+    server = SocketIOServer(("127.0.0.1", 0), application.wsgifunc(), log=None)
+    server.start()
+    try:
+        socket = _connect(f"http://127.0.0.1:{server.server_port}/socket.io/")
+        figures = {"emit": _emit(socket), **_handlers(socket)}
+    finally:
+        server.stop()
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+def _connect(url: str) -> Socket:
+    """Connect a client by long-polling, and return the server's end of it."""
+
+    def ask(query: str = "", body: bytes | None = None) -> bytes:
+        address = f"{url}?EIO=4&transport=polling{query}"
+        with urllib.request.urlopen(address, body) as answer:
+            text: bytes = answer.read()
+        return text
+
+    sid = json.loads(ask()[1:])["sid"]
+    ask(f"&sid={sid}", b"40")
+    socket: Socket = arrived.get(timeout=10)
+    return socket
+
+
+def _emit(socket: Socket) -> float:
+    """A signal with three receivers."""
+    off(_came)
+    receivers = [_receiver() for _ in range(3)]
+    for receiver in receivers:
+        signals.connect.connect(receiver)
+    return _microseconds(lambda: signals.emit(signals.connect, socket, auth=None))
+
+
+def _handlers(socket: Socket) -> dict[str, float]:
+    """Messages of a socket that holds all the channels, with a handler bound to each."""
+    for channel in CHANNELS:
+        on_message(channel=f"^{channel}$")(_handler(channel))
+        socket.subscribe(channel)
+
+    def message(channel: str | None) -> Callable[[], object]:
+        return lambda: signals.emit(
+            signals.message, socket, message="hi", event="message", args=["hi"], channel=channel
+        )
+
+    return {"addressed": _microseconds(message(CHANNELS[50])), "all": _microseconds(message(None))}
+
+
+def _receiver() -> Callable[..., None]:
+    def receiver(sender: Any, **extra: Any) -> None:
+        pass
+
+    return receiver
+
+
+def _handler(channel: str) -> Callable[..., None]:
+    def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+        pass
+
+    handler.__qualname__ = f"handler_of_{channel}"  # two of one name are one handler
+    return handler
+
+
+def _microseconds(function: Callable[[], object]) -> float:
+    """The CPU time of one call, the loop around it included."""
+    timings = []
+    for _ in range(TIMINGS):
+        began = time.thread_time()
+        for _ in range(TIMES):
+            function()
+        timings.append((time.thread_time() - began) / TIMES * 1e6)
+    return statistics.median(timings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The table as text, as reStructuredText and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from contestants import CONTESTANTS
+from table import Cell, Line, Results
+
+__all__ = ["Report"]
+
+
+@dataclass
+class Report:
+    """All that one run has to say."""
+
+    lines: Sequence[Line]
+    results: Results
+    #: What it was measured on and with: pairs of what and which.
+    about: Mapping[str, str]
+    #: What could not be measured, and why.
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """As a terminal shows it."""
+        rows = [self._header(), *map(self._row, self.lines)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        table.insert(1, "  ".join("-" * width for width in widths))
+        return "\n".join([*table, "", *self._notes()]) + "\n"
+
+    def rst(self) -> str:
+        """As a page shows it."""
+        out = [".. list-table::", "   :header-rows: 1", ""]
+        for row in [self._header(), *map(self._row, self.lines)]:
+            out += [
+                f"   {' ' if number else '*'} - {cell}".rstrip() for number, cell in enumerate(row)
+            ]
+        return "\n".join([*out, "", *(f"- {note}" for note in self._notes() if note)]) + "\n"
+
+    def json(self) -> str:
+        """As a program reads it: the table, and every figure of every round."""
+        return (
+            json.dumps(
+                {
+                    "about": self.about,
+                    "table": [asdict(line) for line in self.lines],
+                    "failures": self.failures,
+                    "rounds": self.results,
+                },
+                indent=1,
+                ensure_ascii=False,
+            )
+            + "\n"
+        )
+
+    def _servers(self) -> list[str]:
+        present = {server for line in self.lines for server in line.cells}
+        return [one.name for one in CONTESTANTS if one.name in present]
+
+    def _header(self) -> list[str]:
+        return ["work", "unit", *self._servers(), "goal", "met", "load"]
+
+    def _row(self, line: Line) -> list[str]:
+        cells = [_shown(line.cells.get(server)) for server in self._servers()]
+        met = {None: "", True: "yes", False: "NO"}[line.met]
+        busy = "" if line.busy is None else f"{line.busy:.0%}"
+        return [line.title, line.unit, *cells, line.goal, met, busy]
+
+    def _notes(self) -> list[str]:
+        names = ", ".join(
+            f"{one.name}: {one.title}" for one in CONTESTANTS if one.name in self._servers()
+        )
+        return [
+            "median [minimum..maximum], and how many times better ours is: ×2 is half the cost, "
+            "or twice the rate",
+            "load: the busiest that the load's core was; at 100 % a rate would be the load's own",
+            names,
+            "",
+            *(f"{what}: {which}" for what, which in self.about.items()),
+            *(f"not measured: {what}: {why}" for what, why in self.failures.items()),
+        ]
+
+
+def _shown(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    ratio = "" if cell.ratio is None else f" ×{_number(cell.ratio)}"
+    range_ = "" if cell.low == cell.high else f" [{_number(cell.low)}..{_number(cell.high)}]"
+    return f"{_number(cell.median)}{range_}{ratio}"
+
+
+def _number(value: float) -> str:
+    """Three digits that mean something."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{3 - len(str(int(value)))}f}"

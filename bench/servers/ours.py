@@ -1,0 +1,107 @@
+"""webpy_socketio, the way its users run it: ``ours.py [port [handlers]]``.
+
+A web.py application with `socketio_urls`, handlers made by the decorators, one of them bound to a
+channel, and the default plugins. The message log stays in; its lines go nowhere, as INFO records
+do unless `logging` is told otherwise.
+"""
+
+# ruff: noqa: D103, E402 - the handlers' names say it; gevent patches before anything is imported
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import gc
+import sys
+from typing import Any
+
+import gevent
+import web
+
+from webpy_socketio import (
+    SocketIOServer,
+    broadcast_channel,
+    on_connect,
+    on_disconnect,
+    on_event,
+    on_message,
+    socketio_urls,
+)
+
+web.config.debug = False  # no reloader
+
+connected = 0
+
+
+@on_connect
+def came(request: Any, socket: Any, context: Any) -> None:
+    global connected
+    connected += 1
+
+
+@on_disconnect
+def went(request: Any, socket: Any, context: Any) -> None:
+    global connected
+    connected -= 1
+
+
+@on_message(channel="^bench")
+def echo(request: Any, socket: Any, context: Any, message: Any) -> Any:
+    return message
+
+
+@on_event("go")
+def go(request: Any, socket: Any, context: Any, order: dict[str, int]) -> None:
+    text = "x" * order["size"]
+    for _ in range(order["count"] // order["per_turn"]):
+        for _ in range(order["per_turn"]):
+            broadcast_channel(text, "bench")
+        gevent.sleep(0)
+
+
+@on_event("count")
+def count(request: Any, socket: Any, context: Any, nothing: Any) -> int:
+    return connected
+
+
+@on_event("collect")
+def collect(request: Any, socket: Any, context: Any, nothing: Any) -> None:
+    gc.collect()
+
+
+def bind(number: int) -> None:
+    """Add a handler that is bound to a channel which nobody is in."""
+
+    def idle(request: Any, socket: Any, context: Any, message: Any) -> None:
+        pass
+
+    idle.__qualname__ = f"idle_{number}"  # two of one name are one handler
+    on_message(channel=f"^room-{number}$")(idle)
+
+
+class index:  # noqa: N801 - as web.py's classes are called
+    """A page, as there is in any application."""
+
+    def GET(self) -> str:  # noqa: N802
+        return "hello"
+
+
+urls = ("/", "index", *socketio_urls)
+application = web.application(urls, globals())
+
+
+def main(port: int = 0, handlers: int = 1) -> None:
+    for number in range(handlers - 1):
+        bind(number)
+    # The default of 20,000 sessions would turn away the last of the largest crowd.
+    server = SocketIOServer(
+        ("127.0.0.1", port), application.wsgifunc(), log=None, max_sessions=50_000
+    )
+    server.start()
+    sys.stdout.write(f"{server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
