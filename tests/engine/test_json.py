@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import gc
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,21 @@ class TestReading:
     def test_many_brackets_are_not_deep(self) -> None:
         assert read(b"[" + b"[]," * 500 + b"[]]") == [[]] * 501
         assert read(b'"' + b"[" * 500 + b'"') == "[" * 500
+
+    @pytest.mark.parametrize("end", ["[]]", "nonsense"])
+    def test_the_garbage_collector_rests_while_a_large_one_is_read(self, end: str) -> None:
+        phases: list[str] = []
+        text = "[" + "[]," * 100_000 + end
+        gc.collect()
+        gc.callbacks.append(lambda phase, info: phases.append(phase))
+        try:
+            with contextlib.suppress(ProtocolError):
+                json.loads(text)
+        finally:
+            gc.callbacks.pop()
+        # At most the one that was due when it was over.
+        assert phases in ([], ["start", "stop"])
+        assert gc.isenabled()
 
     @given(st.binary(max_size=40))
     @quickly

@@ -54,6 +54,8 @@ class EngineServer(WSGIServer):
         self, listener: Any, engine: Engine, application: Any = None, **pywsgi: Any
     ) -> None:
         self.engine = engine
+        #: Whether requests are logged: ``log=None`` is not to cost anything.
+        self.keeps_log = pywsgi.get("log", "default") is not None
         if "certfile" in pywsgi and not pywsgi.keys() & {"ssl_context", "ssl_version"}:
             pywsgi["ssl_context"] = _tls_context(pywsgi)
         super().__init__(listener, application or take_over_all(engine.path), **pywsgi)
