@@ -41,13 +41,10 @@ PATIENCE = 60.0
 
 OPTIONS = {
     "ping_interval": 1.0,
-    # Of the clients some fall silent on purpose; a busy machine is not to be taken for one of them.
-    "ping_timeout": 8.0,
-    "upgrade_timeout": 1.0,
-    "connect_timeout": 3.0,
-    "write_timeout": 2.0,
-    "header_timeout": 2.0,
-    "body_timeout": 5.0,
+    # Of the clients some fall silent or stop half-way on purpose; a busy machine, which may stand still
+    # for seconds in an hour, is not to be taken for one of them.
+    **dict.fromkeys(("ping_timeout", "upgrade_timeout", "connect_timeout", "write_timeout"), 8.0),
+    **dict.fromkeys(("header_timeout", "body_timeout"), 8.0),
     # Longer than a client rests between two POSTs: otherwise it would have to try again.
     "idle_timeout": 20.0,
     "plugins": ["webpy_socketio.plugins.presence"],
