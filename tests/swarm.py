@@ -349,7 +349,8 @@ class Polling(_Client):
                     last = packet
                     self._take(packet)
                 if last == "1":
-                    break
+                    with self._posting:  # if the goodbye was ours, its answer is still to come
+                        break
                 if self._leaving:
                     return
         except Gone:
