@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from blinker import Signal
 
@@ -48,6 +48,13 @@ class Selective:
 Chosen = tuple[tuple[Callable[..., Any], Callable[[Any, dict[str, Any]], Any] | None], ...]
 
 
+class _Candidates(NamedTuple):
+    """Who listens to a kind of event, and whether some of them ask for the channel as well."""
+
+    chosen: Chosen
+    bound: bool
+
+
 class Sender(Protocol):
     """Who signals are sent with; here a socket."""
 
@@ -82,7 +89,7 @@ class Ordered(Signal):
     def __init__(self, doc: str) -> None:
         super().__init__(doc)
         # Who receives which kind of event, as far as it was asked; forgotten at every change.
-        self._by_event: dict[str | None, tuple[bool, Chosen]] = {}
+        self._by_event: dict[str | None, _Candidates] = {}
         self._by_channel: dict[tuple[str | None, str], Chosen] = {}
         self._changes = 0
         # Whether some receiver may go by itself, or is for one sender: then nothing is remembered.
@@ -117,22 +124,24 @@ class Ordered(Signal):
             return _narrow(_listening(self.receivers_for(sender), event), sender, channel)
         if channel is not None:
             return self._choose_by_channel(sender, event, channel)
-        bound, chosen = self._choose_by_event(event)
-        return self._choose_by_sender(sender, event, chosen) if bound else chosen
-
-    def _choose_by_event(self, event: str | None) -> tuple[bool, Chosen]:
         known = self._by_event.get(event)
-        if known is not None:
-            return known
-        chosen = _listening(self.receivers_for(Signal.ANY), event)
-        bound = any(isinstance(one, Selective) and one.bound for one, _ in chosen)
-        _remember(self._by_event, event, (bound, chosen))
-        return bound, chosen
+        if known is None:
+            known = self._choose_by_event(event)
+        return self._choose_by_sender(sender, event, known.chosen) if known.bound else known.chosen
+
+    def _choose_by_event(self, event: str | None) -> _Candidates:
+        known = self._by_event.get(event)
+        if known is None:
+            chosen = _listening(self.receivers_for(Signal.ANY), event)
+            bound = any(isinstance(one, Selective) and one.bound for one, _ in chosen)
+            known = _Candidates(chosen, bound)
+            _remember(self._by_event, event, known)
+        return known
 
     def _choose_by_channel(self, sender: Any, event: str | None, channel: str) -> Chosen:
         chosen = self._by_channel.get((event, channel))
         if chosen is None:
-            chosen = _narrow(self._choose_by_event(event)[1], sender, channel)
+            chosen = _narrow(self._choose_by_event(event).chosen, sender, channel)
             _remember(self._by_channel, (event, channel), chosen)
         return chosen
 

@@ -113,7 +113,8 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
     chosen = stage.choose(socket, keywords.get("event"), keywords.get("channel"))
     if not chosen:
         return values, failures
-    keywords.update(request=socket.request, socket=socket, context=socket.context)
+    keywords["request"], keywords["socket"] = socket.request, socket
+    keywords["context"] = socket.context
     for receiver, take in chosen:
         try:
             value = receiver(socket, **keywords) if take is None else take(socket, keywords)

@@ -59,7 +59,7 @@ double server_memory(void)
 
 struct window window_open(void)
 {
-    return (struct window){now(), read_clock(server_clock), read_clock(CLOCK_PROCESS_CPUTIME_ID)};
+    return (struct window){now(), read_clock(server_clock), read_clock(CLOCK_PROCESS_CPUTIME_ID) - idled};
 }
 
 struct window window_close(struct window opened)

@@ -29,7 +29,7 @@ double now(void); /* seconds, CLOCK_MONOTONIC */
 void watch_server(pid_t pid);   /* whose CPU time and memory are measured */
 double server_memory(void);     /* resident bytes of the server */
 
-/* What passed between two moments, in seconds. */
+/* What passed between two moments, in seconds; `own` is the time in which there was work to do. */
 struct window {
     double wall, server, own;
 };
@@ -56,6 +56,7 @@ void rewatch(struct source *source, uint32_t events);
 void run(double patience); /* until stop() is called; `patience` seconds without it end the program */
 void run_for(double seconds);
 void stop(void);
+extern double idled; /* seconds for which there was nothing to do */
 
 /* Begin to connect to the server; returns the descriptor. Addresses are varied: one alone has not
  * enough ports. */
