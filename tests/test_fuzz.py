@@ -189,7 +189,10 @@ class Life(RuleBasedStateMachine):
         assert self.candidate is not None
         settle()
         self._collect()
-        self.web, self.candidate = self.candidate, None
+        candidate, self.candidate = self.candidate, None
+        if candidate.stream.ended:  # with the session; it never took over
+            return
+        self.web = candidate
         self.web.send("5", *(typed(self._say(each)) for each in binary))
 
     @precondition(lambda self: self._polls and not self.candidate and not self.posts)

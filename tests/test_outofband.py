@@ -29,6 +29,7 @@ from webpy_socketio import (
     send,
 )
 from webpy_socketio.clients import clients
+from webpy_socketio.engine.flusher import Flusher
 
 from .conftest import Journal, Site, gets, socket_of
 
@@ -270,18 +271,15 @@ class TestThreads:
         thread = get_original("_thread", "get_ident")
         seen = []
 
-        class Watched:
-            def __init__(self, outbox: Any) -> None:
-                self.outbox = outbox
-
-            def push(self, message: Any) -> None:
+        class Watched(Flusher):
+            def broadcast(self, message: Any, outboxes: Any) -> None:
                 seen.append(thread())
-                self.outbox.push(message)
+                super().broadcast(message, outboxes)
 
         client = site.connect()
         client.call("__subscribe__", "room")
         socket = socket_of(client)
-        socket.outbox = Watched(socket.outbox)  # type: ignore[assignment]
+        socket.outbox.flusher = Watched(gevent.get_hub().loop)
 
         def work() -> None:
             broadcast(1)

@@ -47,9 +47,9 @@ class Namespace:
 
     def deliver(self, message: Message, sockets: Iterable[Socket], skip: Socket | None) -> None:
         """Send one encoded message to many; nothing here waits, so nobody comes or goes meanwhile."""
-        for socket in sockets:
-            if socket is not skip:
-                socket.outbox.push(message)
+        outboxes = [socket.outbox for socket in sockets if socket is not skip]
+        if outboxes:
+            outboxes[0].flusher.broadcast(message, outboxes)
 
     def deliver_to(self, message: Message, channel: str | None) -> None:
         """Send one encoded message to a channel, or to everybody."""

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import gevent.event
 import pytest
 
 from tests.conftest import Journal
-from webpy_socketio.engine.flusher import Flusher
+from webpy_socketio.engine.flusher import MAX_WHOLE, Flusher
 from webpy_socketio.engine.outbox import Outbox
 from webpy_socketio.engine.packets import Message
 
@@ -257,3 +258,110 @@ class TestShortcut:
         client.outbox.push(Message(b"4c"))
         journal.wait(lambda journal: len(journal) == 3)
         assert journal[2] == ("rest", Message(b"4c").frames)
+
+
+class TestBroadcasts:
+    """Kept whole until the end of the turn, which nobody can tell."""
+
+    @staticmethod
+    def crowd(flusher: Flusher, *rooms: int) -> list[Kernel]:
+        return [Kernel(flusher, Journal(), room) for room in rooms]
+
+    @staticmethod
+    def heard(clients: list[Kernel]) -> list[list[Any]]:
+        """What each one's kernel and transport were given, when the turn is over."""
+        done = gevent.event.Event()
+        clients[0].outbox.flusher.later(done.set)
+        done.wait()
+        return [list(client.journal) for client in clients]
+
+    def test_one_turns_leave_together(self, flusher: Flusher) -> None:
+        clients = self.crowd(flusher, 100, 100)
+        outboxes = [client.outbox for client in clients]
+        for text in (b"4a", b"4b"):
+            flusher.broadcast(Message(text), outboxes)
+        assert self.heard(clients) == [[TestShortcut.TWO]] * 2
+        flusher.broadcast(Message(b"4c"), outboxes)
+        assert self.heard(clients)[0][1:] == [Message(b"4c").frames]
+
+    def test_what_is_said_to_one_keeps_its_place(self, flusher: Flusher) -> None:
+        clients = self.crowd(flusher, 100, 100)
+        outboxes = [client.outbox for client in clients]
+        outboxes[0].push(Message(b"41"))
+        flusher.broadcast(Message(b"4a"), outboxes)
+        outboxes[0].push(Message(b"42"))
+        flusher.broadcast(Message(b"4b"), outboxes)
+        own = b"".join(Message(text).frames for text in (b"41", b"4a", b"42", b"4b"))
+        assert self.heard(clients) == [[own], [TestShortcut.TWO]]
+
+    def test_each_gets_those_that_are_for_it(self, flusher: Flusher) -> None:
+        clients = self.crowd(flusher, 100, 100, 100)
+        outboxes = [client.outbox for client in clients]
+        flusher.broadcast(Message(b"4a"), outboxes[:2])
+        flusher.broadcast(Message(b"4b"), outboxes[1:])
+        one, other = Message(b"4a").frames, Message(b"4b").frames
+        assert self.heard(clients) == [[one], [one + other], [other]]
+
+    def test_who_cannot_take_all_at_once_gets_it_all_the_same(self, flusher: Flusher) -> None:
+        clients = self.crowd(flusher, 100, 3, 100, 100)
+        clients[2].outbox.direct = None
+        clients[3].error = BlockingIOError()
+        outboxes = [client.outbox for client in clients]
+        for text in (b"4a", b"4b"):
+            flusher.broadcast(Message(text), outboxes)
+        two = TestShortcut.TWO
+        assert self.heard(clients) == [
+            [two],
+            [two[:3], ("rest", two[3:])],
+            [("rest", two)],
+            [("rest", two)],
+        ]
+        assert clients[1].outbox.unsent
+        flusher.broadcast(Message(b"4c"), outboxes[:2])
+        third = Message(b"4c").frames
+        assert [journal[-1] for journal in self.heard(clients[:2])] == [third, ("rest", third)]
+
+    @pytest.mark.parametrize("end", ["seal", "close"])
+    def test_what_comes_after_the_end_does_not_arrive(self, flusher: Flusher, end: str) -> None:
+        clients = self.crowd(flusher, 100, 100)
+        outboxes = [client.outbox for client in clients]
+        flusher.broadcast(Message(b"4a"), outboxes)
+        getattr(outboxes[0], end)()
+        flusher.broadcast(Message(b"4b"), outboxes)
+        before = [Message(b"4a").frames] if end == "seal" else []
+        assert self.heard(clients) == [before, [TestShortcut.TWO]]
+
+    def test_who_looks_into_an_outbox_sees_them(self, flusher: Flusher) -> None:
+        message = Message(b"4a")
+        for look, seen in (
+            (lambda outbox: outbox.size, message.size),
+            (bool, True),
+            (lambda outbox: outbox.take(), [message]),
+        ):
+            (client,) = self.crowd(flusher, 100)
+            flusher.broadcast(message, [client.outbox])
+            assert look(client.outbox) == seen
+
+    def test_too_much_of_them_is_the_outboxes_to_bound(self, flusher: Flusher) -> None:
+        clients = self.crowd(flusher, 0)
+        message = Message(b"4" + b"x" * 99)
+        for _ in range(2 * MAX_WHOLE // 100):
+            flusher.broadcast(message, [clients[0].outbox])
+        assert clients[0].outbox.closed
+        assert self.heard(clients)[0][-1] == "overflow"
+
+    def test_a_rest_beyond_the_bound_is_one_too_many(self, flusher: Flusher) -> None:
+        (client,) = self.crowd(flusher, 1)
+        client.left = 1001
+        client.flush = lambda: setattr(client.outbox, "unsent", 1001)  # type: ignore[method-assign]
+        flusher.broadcast(Message(b"4a"), [client.outbox])
+        assert self.heard([client]) == [[TestShortcut.TWO[:1], "overflow"]]
+
+    def test_one_that_fails_stops_no_other(
+        self, flusher: Flusher, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        clients = self.crowd(flusher, 100, 100)
+        clients[0].error = ZeroDivisionError()
+        flusher.broadcast(Message(b"4a"), [client.outbox for client in clients])
+        assert self.heard(clients)[1] == [Message(b"4a").frames]
+        assert [record.levelno for record in caplog.records] == [logging.ERROR]

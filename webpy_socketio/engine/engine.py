@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gevent
 import gevent.event
@@ -49,7 +50,7 @@ class Engine:
         self.sessions: dict[str, Session] = {}
         self.origins = Origins(config.allowed_origins, config.trusted_proxies)
         self.loop: Any = gevent.get_hub().loop
-        self.flusher = Flusher(self.loop)
+        self.flusher = _flusher()
         self.receiver = receiver
         self._heartbeat = Heartbeat(self.loop, config.ping_interval, config.ping_timeout)
         self.upgrades = Upgrades(self.loop, config.upgrade_timeout)
@@ -305,6 +306,18 @@ class Engine:
 
     def _with_cors(self, environ: dict[str, Any], response: Response) -> Response:
         return replace(response, headers=[*response.headers, *self.origins.cors(environ)])
+
+
+#: A broadcast may reach the sessions of several engines: those of one hub share a flusher.
+_flushers: WeakKeyDictionary[Any, Flusher] = WeakKeyDictionary()
+
+
+def _flusher() -> Flusher:
+    hub = gevent.get_hub()
+    flusher = _flushers.get(hub)
+    if flusher is None:
+        flusher = _flushers[hub] = Flusher(hub.loop)
+    return flusher
 
 
 class Upgrade:

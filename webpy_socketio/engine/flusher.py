@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Flushable", "Flusher"]
+if TYPE_CHECKING:
+    from webpy_socketio.engine.outbox import Outbox
+    from webpy_socketio.engine.packets import Message
+
+__all__ = ["Flusher"]
 
 logger = logging.getLogger(__name__)
 
-
-class Flushable(Protocol):
-    """What has something to write: an outbox."""
-
-    def flush(self) -> None:
-        """Write it. Called on the hub: must not wait."""
+#: Bytes of a turn's broadcasts that are kept whole, if there is more than one. Beyond that each
+#: outbox gets its own, and its bounds count.
+MAX_WHOLE = 65_536
 
 
 class Flusher:
-    """Flushes, once, everything that is `dirty` when all that runs in this turn has run."""
+    """Flushes, once, what has something to write when all that runs in this turn has run.
 
-    __slots__ = ("_loop", "dirty")
+    A broadcast is kept whole until then, its recipients beside it: to each that has nothing else
+    to be written it goes straight from here, without a visit to the outbox. Whoever looks into an
+    outbox, or appends to one, calls `spill` before if `whole` is not empty.
+    """
+
+    __slots__ = ("_loop", "_size", "dirty", "whole")
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
-        #: What is to be flushed at the end of the turn. Whoever appends the first one calls `wake`;
+        self._size = 0
+        #: Outboxes to be flushed at the end of the turn. Whoever appends the first one calls `wake`;
         #: `add` does both.
-        self.dirty: list[Flushable] = []
+        self.dirty: list[Outbox] = []
+        #: The broadcasts of this turn.
+        self.whole: list[tuple[Message, Sequence[Outbox]]] = []
 
-    def add(self, flushable: Flushable) -> None:
-        """Have `flushable` flushed at the end of the turn."""
+    def add(self, outbox: Outbox) -> None:
+        """Have `outbox` flushed at the end of the turn."""
         if not self.dirty:
             self.wake()
-        self.dirty.append(flushable)
+        self.dirty.append(outbox)
 
     def wake(self) -> None:
         """See to it that the turn ends with a flush."""
@@ -45,10 +54,48 @@ class Flusher:
         """Have `function` called on the hub, behind all that is asked for already."""
         self._loop.run_callback(function)
 
+    def broadcast(self, message: Message, outboxes: Sequence[Outbox]) -> None:
+        """Append `message` to every one of `outboxes`, all of this flusher's."""
+        if self.whole:
+            self._size += message.size
+            if self._size > MAX_WHOLE:
+                self.spill()
+        if not self.whole:
+            self._size = message.size
+            self.wake()
+        self.whole.append((message, outboxes))
+
+    def spill(self) -> None:
+        """Let every recipient have its part of what was kept whole."""
+        whole, self.whole = self.whole, []
+        for message, outboxes in whole:
+            for outbox in outboxes:
+                outbox.push(message)
+
     def _run(self) -> None:
+        if self.whole:
+            self._send_whole()
         dirty, self.dirty = self.dirty, []
-        for flushable in dirty:
+        for outbox in dirty:
             try:
-                flushable.flush()
+                outbox.flush()
             except Exception:  # one connection's trouble is not to reach the others
                 logger.exception("a flush failed")
+
+    def _send_whole(self) -> None:
+        recipients = self.whole[0][1]
+        if any(outboxes != recipients for _, outboxes in self.whole):
+            self.spill()
+            return
+        messages = [message for message, _ in self.whole]
+        self.whole = []
+        data = b"".join([message.frames for message in messages])
+        for outbox in recipients:
+            if outbox.direct is None or outbox.unsent or outbox.holds or outbox.closed:
+                for message in messages:
+                    outbox.push(message)
+            else:
+                try:
+                    outbox.write(data)
+                except Exception:
+                    logger.exception("a flush failed")

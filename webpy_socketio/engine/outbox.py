@@ -37,15 +37,15 @@ class Outbox:
     """
 
     __slots__ = (
-        "_closed",
         "_count",
-        "_flusher",
         "_max_bytes",
         "_max_packets",
-        "_pending",
         "_size",
         "_transport",
+        "closed",
         "direct",
+        "flusher",
+        "holds",
         "overflow",
         "unsent",
     )
@@ -57,7 +57,8 @@ class Outbox:
         max_packets: int,
         overflow: Callable[[], None],
     ) -> None:
-        self._flusher = flusher
+        #: Where it asks to be flushed.
+        self.flusher = flusher
         self._max_bytes = max_bytes
         self._max_packets = max_packets
         self.overflow = overflow
@@ -67,29 +68,38 @@ class Outbox:
         self.direct: Callable[[bytes], int] | None = None
         #: Bytes that were taken and are still to be written, as the transport told it last.
         self.unsent = 0
-        self._pending: list[Message] = []
+        #: The messages that wait, but for those that the flusher keeps; for the flusher only.
+        self.holds: list[Message] = []
         self._size = 0
         self._count = 0
-        self._closed = False
+        #: Whether nothing more is taken.
+        self.closed = False
 
     def __bool__(self) -> bool:
-        return bool(self._pending)
+        if self.flusher.whole:
+            self.flusher.spill()
+        return bool(self.holds)
 
     @property
     def size(self) -> int:
         """Bytes that the kernel has not taken yet."""
+        if self.flusher.whole:
+            self.flusher.spill()
         return self._size + self.unsent
 
     def push(self, message: Message) -> None:
         """Append a message; ignored when the outbox is closed."""
-        # Every recipient of a broadcast comes through here: `Flusher.add` is written out.
-        if self._closed:
+        # Every message comes through here: `Flusher.add` is written out.
+        flusher = self.flusher
+        if flusher.whole:
+            flusher.spill()
+        if self.closed:
             return
-        pending = self._pending
+        pending = self.holds
         if not pending:
-            dirty = self._flusher.dirty
+            dirty = flusher.dirty
             if not dirty:
-                self._flusher.wake()
+                flusher.wake()
             dirty.append(self)
         pending.append(message)
         self._size = size = self._size + message.size
@@ -101,31 +111,39 @@ class Outbox:
         """Write what waits, as far as there is room."""
         if self._transport is None:
             return
-        direct, pending = self.direct, self._pending
-        if direct is None or self.unsent:
+        if self.direct is None or self.unsent:
             self._transport.flush()
             return
-        # And through here: the transport has nothing to say where all can be written at once.
-        if len(pending) == 1:
-            data = pending[0].frames
-        elif pending:
-            data = b"".join([message.frames for message in pending])
-        else:
-            return
-        self._pending = []
-        self._size = self._count = 0
+        pending = self.holds
+        if pending:
+            self.holds = []
+            self._size = self._count = 0
+            self.write(
+                pending[0].frames
+                if len(pending) == 1
+                else b"".join([message.frames for message in pending])
+            )
+
+    def write(self, frames: bytes) -> None:
+        """Hand frames to the kernel by `direct`; what it does not take is the transport's to write."""
+        assert self.direct is not None
+        assert self._transport is not None
         try:
-            sent = direct(data)
-        except OSError:  # no room, or no connection any more; the transport knows what to do
+            sent = self.direct(frames)
+        except OSError:  # no room, or no connection any more; the transport will find out
             sent = 0
-        if sent < len(data):
-            self._pending.append(Message.rest(data[sent:]))
+        if sent < len(frames):
+            self.holds.append(Message.rest(frames[sent:]))
             self._transport.flush()
+            if self.unsent > self._max_bytes:
+                self._check_bounds()
 
     def take(self) -> list[Message]:
         """Remove and return everything that waits."""
-        pending = self._pending
-        self._pending = []
+        if self.flusher.whole:
+            self.flusher.spill()
+        pending = self.holds
+        self.holds = []
         self._size = self._count = 0
         return pending
 
@@ -134,21 +152,23 @@ class Outbox:
         self._transport = transport
         self.direct = transport.direct
         self.unsent = transport.unsent()
-        if self._pending:
-            self._flusher.add(self)
+        if self:
+            self.flusher.add(self)
 
     def close(self) -> None:
         """Drop what waits and take nothing more."""
-        self._closed = True
         self.take()
+        self.closed = True
 
     def seal(self) -> None:
         """Take nothing more; what waits may still be flushed."""
-        self._closed = True
+        if self.flusher.whole:
+            self.flusher.spill()
+        self.closed = True
 
     def _check_bounds(self) -> None:
         if self._transport is not None:
             self.unsent = self._transport.unsent()  # some of it may have left since
         if self.size > self._max_bytes or self._count > self._max_packets:
             self.close()
-            self._flusher.later(self.overflow)
+            self.flusher.later(self.overflow)
