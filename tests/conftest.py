@@ -6,7 +6,9 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import resource
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -17,7 +19,7 @@ import web
 from webpy_socketio import Socket, SocketIOServer, events, settings, signals, socketio_urls
 from webpy_socketio.clients import clients
 
-from . import raw
+from . import raw, swarm
 
 #: Seconds after which a test that waits for something is told that it will not come.
 PATIENCE = 10.0
@@ -113,6 +115,32 @@ def _patience(request: pytest.FixtureRequest) -> Iterator[None]:
     seconds = marker.args[0] if marker else PATIENCE
     with gevent.Timeout(seconds, AssertionError(f"nothing happened for {seconds} s")):
         yield
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[swarm.Start]:
+    """Start a server that is a process of its own; whatever it goes through, it prints nothing."""
+    servers: list[swarm.CountedServer] = []
+
+    def start(**options: Any) -> swarm.CountedServer:
+        servers.append(swarm.CountedServer(tmp_path, **options))
+        return servers[-1]
+
+    yield start
+    swarm.close_all()
+    for server in servers:
+        server.close()
+        assert server.errors == ""
+
+
+@pytest.fixture
+def _many_descriptors() -> Iterator[None]:
+    """Let this process, and the servers it starts, have sockets for thousands of clients."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not swarm.raise_descriptor_limit(10_000):
+        pytest.skip(f"10,000 open files are needed, and no more than {before[1]} are allowed")
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 class Journal(list[Any]):

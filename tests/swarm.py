@@ -33,6 +33,7 @@ __all__ = [
     "Counts",
     "Gone",
     "Polling",
+    "Start",
     "WebSocket",
     "close_all",
     "counts",
@@ -587,3 +588,7 @@ class CountedServer(ServerProcess):
         self.stop()
         told: Counts = json.loads(self.wait_for("TOLD "))
         return told
+
+
+#: Starts a server with these settings.
+Start = Callable[..., CountedServer]

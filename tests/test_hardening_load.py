@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import resource
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,50 +38,14 @@ from .swarm import (
     CountedServer,
     Gone,
     Polling,
+    Start,
     WebSocket,
     close_all,
     counts,
-    raise_descriptor_limit,
     together,
 )
 
 pytestmark = [pytest.mark.torture, pytest.mark.patience(180)]
-
-Start = Callable[..., CountedServer]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a server with these settings; whatever it goes through, it prints nothing."""
-    servers: list[CountedServer] = []
-
-    def start(**options: Any) -> CountedServer:
-        servers.append(CountedServer(tmp_path, **options))
-        return servers[-1]
-
-    yield start
-    close_all()
-    for server in servers:
-        server.close()
-        assert server.errors == ""
-
-
-@pytest.fixture
-def _many_descriptors() -> Iterator[None]:
-    """Room for a socket of each client, in this process and in the server's."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if not raise_descriptor_limit(10_000):
-        pytest.skip(f"10,000 open files are needed, and no more than {before[1]} are allowed")
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def warmed_up(server: CountedServer) -> dict[str, Any]:
-    """The counts of a server that has had its first visitors."""
-    for client in (WebSocket(server.port), Polling(server.port)):
-        client.send("1")
-        client.closed.wait()
-    return server.eventually(lambda counts: counts["finishes"] == 2 and not counts["sessions"])
 
 
 class TestSlowSenders:
@@ -97,7 +60,7 @@ class TestSlowSenders:
     def test_they_are_closed_and_hold_nobody_up(self, start: Start) -> None:
         """Each comes to so many bytes and no further; the others are answered all the while."""
         server = start()
-        before = warmed_up(server)
+        before = server.warm_up()
         sent: Counter[tuple[str, int]] = Counter()
 
         def trickle(number: int) -> None:
@@ -132,7 +95,7 @@ class TestHandshakeFlood:
         self, start: Start
     ) -> None:
         server = start(ping_interval=5, ping_timeout=5, max_sessions=25_000)
-        before = warmed_up(server)
+        before = server.warm_up()
 
         def shake(number: int) -> str:
             client = Polling(server.port, connect=False)
@@ -170,7 +133,7 @@ class TestBackPressure:
         """10 GB; whether each is the right one is `test_load`'s to see, here all are counted."""
         total, size, batch = 100_000, 1000, 500
         server = start(ping_interval=600, ping_timeout=600)
-        before = warmed_up(server)
+        before = server.warm_up()
         speaker = WebSocket(server.port)
         listeners = together(lambda number: WebSocket(server.port), 98)
         lazy = WebSocket(server.port)

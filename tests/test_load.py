@@ -5,10 +5,8 @@ The server is a process of its own, the clients are greenlets; both are in `test
 
 from __future__ import annotations
 
-import resource
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -16,48 +14,17 @@ import gevent.event
 import pytest
 
 from .swarm import (
-    CountedServer,
     Gone,
     Polling,
+    Start,
     WebSocket,
-    close_all,
-    raise_descriptor_limit,
     together,
 )
 
 MANY = 5000
 POLLS = 1000
 
-Start = Callable[..., CountedServer]
-
 pytestmark = [pytest.mark.patience(120), pytest.mark.torture]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a server with these settings; its end is to be a good one, whatever it went through."""
-    servers: list[CountedServer] = []
-
-    def start(**options: Any) -> CountedServer:
-        servers.append(CountedServer(tmp_path, **options))
-        return servers[-1]
-
-    yield start
-    close_all()
-    for server in servers:
-        server.close()
-        assert server.errors == ""
-
-
-@pytest.fixture
-def _many_descriptors() -> Iterator[None]:
-    """Let this process and the server have a socket for each client, and a few more."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = MANY + 3 * POLLS + 500
-    if not raise_descriptor_limit(needed):
-        pytest.skip(f"{needed} open files are needed, and no more than {before[1]} are allowed")
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.usefixtures("_many_descriptors")

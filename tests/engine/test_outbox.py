@@ -360,8 +360,29 @@ class TestBroadcasts:
     def test_one_that_fails_stops_no_other(
         self, flusher: Flusher, caplog: pytest.LogCaptureFixture
     ) -> None:
-        clients = self.crowd(flusher, 100, 100)
-        clients[0].error = ZeroDivisionError()
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        clients = self.crowd(flusher, 1, 100, 1)
+        clients[0].flush = fail  # type: ignore[method-assign]
         flusher.broadcast(Message(b"4a"), [client.outbox for client in clients])
-        assert self.heard(clients)[1] == [Message(b"4a").frames]
+        frame = Message(b"4a").frames
+        assert self.heard(clients)[1:] == [[frame], [frame[:1], ("rest", frame[1:])]]
         assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+    def test_who_is_told_of_a_loss_may_send(self, flusher: Flusher) -> None:
+        clients = self.crowd(flusher, 1, 100, 100)
+        outboxes = [client.outbox for client in clients]
+        outboxes[1].direct = None
+
+        def lost() -> None:
+            clients[0].outbox.close()
+            flusher.broadcast(Message(b"4b"), outboxes[1:])
+            outboxes[1].push(Message(b"4c"))
+
+        clients[0].flush = lost  # type: ignore[method-assign]
+        flusher.broadcast(Message(b"4a"), outboxes)
+        self.heard(clients)
+        first, second, third = (Message(text).frames for text in (b"4a", b"4b", b"4c"))
+        assert b"".join(rest for _, rest in clients[1].journal) == first + second + third
+        assert b"".join(clients[2].journal) == first + second

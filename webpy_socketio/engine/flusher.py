@@ -90,12 +90,18 @@ class Flusher:
         messages = [message for message, _ in self.whole]
         self.whole = []
         data = b"".join([message.frames for message in messages])
+        behind: list[tuple[Outbox, bytes]] = []
         for outbox in recipients:
             if outbox.direct is None or outbox.unsent or outbox.holds or outbox.closed:
                 for message in messages:
                     outbox.push(message)
-            else:
-                try:
-                    outbox.write(data)
-                except Exception:
-                    logger.exception("a flush failed")
+                continue
+            rest = outbox.hand_over(data)
+            if rest:
+                behind.append((outbox, rest))
+        # Last, since a connection may turn out to be lost here, and whoever is told may send.
+        for outbox, rest in behind:
+            try:
+                outbox.put_back(rest)
+            except Exception:
+                logger.exception("a flush failed")

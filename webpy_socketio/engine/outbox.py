@@ -118,25 +118,29 @@ class Outbox:
         if pending:
             self.holds = []
             self._size = self._count = 0
-            self.write(
+            rest = self.hand_over(
                 pending[0].frames
                 if len(pending) == 1
                 else b"".join([message.frames for message in pending])
             )
+            if rest:
+                self.put_back(rest)
 
-    def write(self, frames: bytes) -> None:
-        """Hand frames to the kernel by `direct`; what it does not take is the transport's to write."""
+    def hand_over(self, frames: bytes) -> bytes:
+        """Give frames to the kernel by `direct`; returns what it did not take."""
         assert self.direct is not None
-        assert self._transport is not None
         try:
-            sent = self.direct(frames)
+            return frames[self.direct(frames) :]
         except OSError:  # no room, or no connection any more; the transport will find out
-            sent = 0
-        if sent < len(frames):
-            self.holds.append(Message.rest(frames[sent:]))
-            self._transport.flush()
-            if self.unsent > self._max_bytes:
-                self._check_bounds()
+            return frames
+
+    def put_back(self, rest: bytes) -> None:
+        """Leave to the transport what the kernel did not take."""
+        assert self._transport is not None
+        self.holds.append(Message.rest(rest))
+        self._transport.flush()
+        if self.unsent > self._max_bytes:
+            self._check_bounds()
 
     def take(self) -> list[Message]:
         """Remove and return everything that waits."""
