@@ -43,6 +43,8 @@ DEFAULTS: dict[str, Any] = {
     "NAMESPACES": ["/"],
     "ALLOWED_ORIGINS": None,
     "TRUSTED_PROXIES": [],
+    "BACKPLANE": None,
+    "BACKPLANE_PREFIX": "webpy_socketio",
     "PRESENCE_KEY": None,
     "PRESENCE_META": None,
     "PRESENCE_GRACE": 10,
