@@ -101,12 +101,15 @@ class Publisher:
         pause = pauses()
         while not (self._stopping and not self._queue):
             link = None
+            failed = True
             try:
                 link = Link(self._url, ANSWER_TIMEOUT)
+                link.ping()
                 self.connected, self.trouble = True, None
                 self.tried.set()
                 pause = pauses()
                 self._serve(link)
+                failed = False
             except BackplaneError as error:
                 if self.trouble is None:
                     logger.warning("nothing can be published: %s", error)
@@ -119,18 +122,19 @@ class Publisher:
                 self.connected = False
                 if link is not None:
                     link.close()
-            if not self._stopping:
+            if failed and not self._stopping:
                 gevent.sleep(next(pause))
 
     def _serve(self, link: Link) -> None:
+        """Publish until the end; or until the connection was closed while nothing was under way."""
         while True:
             batch = self._take()
             if batch:
                 try:
                     link.check()
                 except BackplaneError:
-                    self._put_back(batch)  # nothing of it is sent yet, so nothing is lost
-                    raise
+                    self._put_back(batch)  # nothing of it is sent yet: a new connection, at once
+                    return
                 self._send(link, batch)
             elif self._lost:
                 self._mark_losses()
