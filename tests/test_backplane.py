@@ -372,6 +372,36 @@ class TestSubscribing:
         assert client.call("__subscribe__", "room")[0]["ok"] is False
         assert not any("room" in topic for topic in frail.topics())
 
+    def test_who_was_quicker_or_went_leaves_nothing(
+        self, frail: RedisServer, serve: Callable[..., Site]
+    ) -> None:
+        proxy = Proxy(frail.start().port)
+        site = serve(backplane=f"redis://127.0.0.1:{proxy.port}")
+        proxy.latency = 0.01
+        client, other = site.connect(), site.websocket()
+        socket = socket_of(client)
+        both = [gevent.spawn(socket.subscribe, "room") for _ in range(2)]
+        assert sorted(task.get() for task in both) == [False, True]
+        assert socket.unsubscribe("room")
+        client.emit("__subscribe__", "another room")
+        other.send("40")
+        for one in (client, other):  # while Redis is waited for
+            one.vanish()
+        known = clients.backplane._subscriber._topics  # type: ignore[union-attr]
+        while site.server.engine.sessions or known:
+            gevent.sleep(0.01)
+        assert frail.topics() == set()
+        proxy.close()
+
+    def test_nothing_is_kept_while_redis_is_away(
+        self, frail: RedisServer, serve: Callable[..., Site]
+    ) -> None:
+        client = serve(backplane=frail.url).connect()
+        for number in range(10):
+            assert client.call("__subscribe__", f"room {number}") == [{"ok": True}]
+            assert client.call("__unsubscribe__", f"room {number}") == [{"ok": True}]
+        assert len(clients.backplane._subscriber._topics) == 2  # type: ignore[union-attr]
+
     def test_in_and_out_faster_than_redis(self, here: Site, there: ServerProcess) -> None:
         near, far = local(here), connect(there)
         socket = socket_of(near)
@@ -746,6 +776,19 @@ class TestFaults:
         sender.stop(5)
         gaps.wait(len)
         assert gaps == [1]
+
+    def test_the_server_stops_while_redis_is_away(
+        self, frail: RedisServer, serve: Callable[..., Site]
+    ) -> None:
+        frail.start()
+        site = serve(backplane=frail.url)
+        near = local(site)
+        frail.stop()
+        before = counts["dropped"]
+        broadcast("hello")
+        assert near.event() == ["message", "hello"]
+        site.server.stop()
+        assert counts["dropped"] == before + 1
 
     def test_who_waits_in_vain_does_so_once(
         self, frail: RedisServer, serve: Callable[..., Site], gaps: Journal

@@ -93,7 +93,9 @@ class Publisher:
         self._wake.set()
         self._greenlet.join(timeout)
         self._greenlet.kill()
-        self._fail_waiting(BackplaneError("the server stops"))
+        error = self.trouble or BackplaneError("the server stops")
+        while self._queue:
+            self._drop(self._queue.popleft(), error)
 
     # -- how
 
@@ -122,7 +124,9 @@ class Publisher:
                 self.connected = False
                 if link is not None:
                     link.close()
-            if failed and not self._stopping:
+            if failed:
+                if self._stopping:
+                    return
                 gevent.sleep(next(pause))
 
     def _serve(self, link: Link) -> None:

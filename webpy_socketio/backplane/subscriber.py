@@ -104,7 +104,10 @@ class Subscriber:
         subscription = self._topics[topic]
         subscription.holders -= 1
         if not subscription.holders:
-            self._change(subscription)
+            if self._connected:
+                self._change(subscription)
+            else:
+                self._forget(subscription)
 
     def wait(self, topic: Topic) -> None:
         """Return once it is confirmed; soon in any case, and at once if there is nobody to wait for."""
