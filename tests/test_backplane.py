@@ -17,6 +17,7 @@ from typing import Any
 import gevent
 import orjson
 import pytest
+from gevent.server import StreamServer
 
 from webpy_socketio import (
     BackplaneError,
@@ -736,6 +737,48 @@ class TestFaults:
         assert near.event() == ["message", "hello"]
         until_reached(send, distant.id, "and back")
         proxy.close()
+
+    def test_a_connection_on_which_nothing_happens_lives_on(
+        self,
+        frail: RedisServer,
+        serve: Callable[..., Site],
+        gaps: Journal,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for module in (publisher, subscriber):
+            monkeypatch.setattr(module, "PING_INTERVAL", 0.1)
+        monkeypatch.setattr(subscriber, "SILENCE", 0.8)
+        local(serve(backplane=frail.start().url))
+        pings = 0
+        while pings < 40:  # of two connections: twice as long as silence is borne
+            gevent.sleep(0.1)
+            pings = frail.ask("INFO", "commandstats")["cmdstat_ping"]["calls"]
+        assert gaps == []
+
+    def test_what_was_under_way_is_not_sent_again(self) -> None:
+        seen: list[bytes] = []
+
+        def answer(sock: Any, address: Any) -> None:
+            """A Redis that breaks off when something is published."""
+            while data := sock.recv(65_536):
+                if b"PUBLISH" in data:
+                    seen.append(data)
+                    return
+                sock.sendall(b"+OK\r\n" * (data.count(b"\r\n*") + 1))
+
+        server = StreamServer(("127.0.0.1", 0), answer)
+        server.start()
+        numbering = Numbering()
+        sender = publisher.Publisher(f"redis://127.0.0.1:{server.server_port}", "p", numbering)
+        topic, message = Topic.everybody("/"), encode_event("/", "message", ("hello",))
+        before = counts["dropped"]
+        sender.put(publisher.Parcel(topic, numbering.next(topic), message))
+        while len(seen) < 3:  # the others are the marks of the loss
+            gevent.sleep(0.01)
+        sender.stop(0)
+        server.stop()
+        assert [b"hello" in data for data in seen[:3]] == [True, False, False]
+        assert counts["dropped"] == before + 1
 
     def test_too_much_waits(
         self,
