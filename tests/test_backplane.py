@@ -403,6 +403,23 @@ class TestSubscribing:
             assert client.call("__unsubscribe__", f"room {number}") == [{"ok": True}]
         assert len(clients.backplane._subscriber._topics) == 2  # type: ignore[union-attr]
 
+    def test_what_was_said_while_nobody_was_in_is_not_missed(
+        self, here: Site, there: ServerProcess, gaps: Journal
+    ) -> None:
+        near, far = local(here, "room"), connect(there, "room")
+        far.emit("run", "broadcast_channel", 1, "room")
+        assert [near.event(), far.event()] == [["message", 1]] * 2
+        assert near.call("__unsubscribe__", "room") == [{"ok": True}]
+        topic = Topic.channel("/", "room")
+        while clients.backplane._subscriber.hears(topic):  # type: ignore[union-attr]
+            gevent.sleep(0.01)
+        far.emit("run", "broadcast_channel", 2, "room")
+        assert far.event() == ["message", 2]
+        assert near.call("__subscribe__", "room") == [{"ok": True}]
+        far.emit("run", "broadcast_channel", 3, "room")
+        assert near.event() == ["message", 3]
+        assert gaps == []
+
     def test_in_and_out_faster_than_redis(self, here: Site, there: ServerProcess) -> None:
         near, far = local(here), connect(there)
         socket = socket_of(near)
