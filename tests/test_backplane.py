@@ -241,9 +241,13 @@ class TestReach:
         first, second = local(here), local(here)
         message = encode_event("/", "message", ("hello",))
         envelope = encode(Mark("stranger", 1, 1), message, skip=first.id)
-        redis.ask("PUBLISH", Topic.everybody("/").address("webpy_socketio"), envelope)
+        address = Topic.everybody("/").address("webpy_socketio")
+        redis.ask("PUBLISH", address, envelope)
+        redis.ask("PUBLISH", address, envelope)  # nobody gets anything twice
+        redis.ask("PUBLISH", address, encode(Mark("stranger", 1, 2), message))
+        assert [second.event()[1], first.event()[1]] == ["hello", "hello"]
         assert second.event() == ["message", "hello"]
-        assert first.call("barrier") == []
+        assert [second.call("barrier"), first.call("barrier")] == [[], []]
 
 
 class TestNobody:
@@ -949,8 +953,10 @@ class TestLoss:
 
     COUNT = 2000
 
+    @pytest.mark.parametrize("kinds", [["normal"], ["normal", "pubsub"]], ids="+".join)
     def test_order_is_kept_and_loss_is_told(
         self,
+        kinds: list[str],
         frail: RedisServer,
         serve: Callable[..., Site],
         tmp_path: Path,
@@ -966,7 +972,7 @@ class TestLoss:
             tasks = [gevent.spawn(self.speak, f"near {number}") for number in range(3)]
             heard_near = gevent.spawn(self.hear, near)
             heard_far = gevent.spawn(self.hear, distant)
-            for kind in ("normal", "pubsub") * 3:
+            for kind in kinds * 4:
                 gevent.sleep(0.05)  # in the middle; where exactly must not matter
                 frail.ask("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
             gevent.joinall(tasks, raise_error=True)
