@@ -45,7 +45,9 @@ setup(
         "orjson>=3.10.7",  # the first with wheels for Python 3.13
     ],
     extras_require={
+        "redis": ["redis>=5"],  # for SOCKETIO_BACKPLANE
         "test": [
+            "webpy_socketio[redis]",
             "build>=1.2",
             "cryptography>=43",
             "hypothesis>=6.100",

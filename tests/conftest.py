@@ -16,7 +16,15 @@ import gevent.event
 import pytest
 import web
 
-from webpy_socketio import Socket, SocketIOServer, events, settings, signals, socketio_urls
+from webpy_socketio import (
+    Socket,
+    SocketIOServer,
+    backplane,
+    events,
+    settings,
+    signals,
+    socketio_urls,
+)
 from webpy_socketio.clients import clients
 
 from . import raw, swarm
@@ -101,8 +109,8 @@ def _nothing_left() -> Iterator[None]:
         raw.OPENED.pop().close()
     for function, _ in list(events._registered.values()):
         events.off(function)
-    for stage in signals.STAGES:
-        stage._clear_state()
+    for signal in (*signals.STAGES, backplane.gap):
+        signal._clear_state()
     settings._configured.clear()
     for name in [name for name in web.config if name.startswith("SOCKETIO_")]:
         del web.config[name]

@@ -26,9 +26,11 @@ LAYERS: dict[str, set[str]] = {
     "channels": {"exceptions"},
     "settings": {"exceptions"},
     "assets": {"exceptions"},
-    "clients": {"exceptions", "signals", "channels", "engine"},
+    "backplane": {"exceptions", "receivers", "engine"},
+    "clients": {"exceptions", "signals", "channels", "engine", "backplane"},
+    "cluster": {"exceptions", "settings", "clients", "engine", "backplane"},
     "socket": {"exceptions", "receivers", "signals", "channels", "clients", "engine"},
-    "outofband": {"exceptions", "channels", "clients", "socket"},
+    "outofband": {"exceptions", "channels", "clients", "cluster", "socket", "backplane"},
     "dispatcher": {"exceptions", "signals", "clients", "socket", "engine"},
     "application": {
         "exceptions",
@@ -42,7 +44,7 @@ LAYERS: dict[str, set[str]] = {
     "loader": {"exceptions", "settings", "plugins"},
     "server": {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
-        "loader",
+        *("cluster", "loader"),
     },
 }
 
@@ -71,6 +73,7 @@ ENGINE = [
 #: Modules that decide and never wait: bytes, packets and rules, no I/O.
 PURE = [
     *("exceptions", "events", "channels"),
+    *("backplane.topics", "backplane.envelope", "backplane.numbering"),
     *("engine.config", "engine.json", "engine.packets", "engine.payloads"),
     *("engine.socketio_packets", "engine.outbox", "engine.session", "engine.requests"),
     *("engine.origins", "engine.deadlines", "engine.flusher"),
@@ -78,9 +81,10 @@ PURE = [
 
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
-    "web": {"application", "assets", "server"},
+    "web": {"application", "assets", "cluster", "server"},
     "blinker": {"receivers", "plugins"},
     "mako": set(),
+    "redis": {"backplane"},
 }
 
 

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gevent
 import pytest
 import socketio
 import web
 
 from webpy_socketio import settings
+from webpy_socketio.backplane import tell_gap
 
 from .certificates import make_certificate, trusting
 from .conftest import Journal, Site
@@ -184,6 +186,12 @@ class TestSnippets:
         diff = client.event()
         assert diff[0] == "presence_diff"
         assert names["names"]("room-1") == ["Ann"]
+
+    def test_several_processes(self, names: dict[str, Any]) -> None:
+        assert settings.resolve({"backplane": names["SOCKETIO_BACKPLANE"]}, {})
+        tell_gap(None, "node", 3)
+        gevent.sleep(0)
+        assert names["outages"] == [3]
 
     def test_every_setting_is_in_the_table(self) -> None:
         for setting in settings.SETTINGS:

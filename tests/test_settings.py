@@ -43,6 +43,8 @@ DEFAULTS: dict[str, Any] = {
     "NAMESPACES": ["/"],
     "ALLOWED_ORIGINS": None,
     "TRUSTED_PROXIES": [],
+    "BACKPLANE": None,
+    "BACKPLANE_PREFIX": "webpy_socketio",
     "PRESENCE_KEY": None,
     "PRESENCE_META": None,
     "PRESENCE_GRACE": 10,
@@ -255,6 +257,15 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         [[], ["127.0.0.1"], ["10.0.0.0/8", "::1", "fd00::/8"]],
         ["127.0.0.1", ["localhost"], ["10.0.0.0/33"], None, [1], ["300.1.1.1"]],
     ),
+    "BACKPLANE": (
+        [None, "redis://localhost", "redis://:secret@[::1]:6379/3", "redis://me:secret@redis"],
+        [
+            *("", "redis://", "localhost:6379", "http://localhost", "rediss://localhost", 5, [1]),
+            *("unix:///run/redis", "redis://host/name", "redis://host:port", "redis://host:0"),
+            *("redis://host?db=1", "redis://host#1", b"redis://host"),
+        ],
+    ),
+    "BACKPLANE_PREFIX": (["chat", "a:b", "a.b-c_1"], ["", "a*", "a b", "a/b", "x" * 65, None, 5]),
     "PRESENCE_KEY": ([None, some_function], ["session_id", 5]),
     "PRESENCE_META": ([None, some_function], [{}, "meta"]),
     "PRESENCE_GRACE": ([0, 0.5, 10], [-1, None, "10", True, False, 86_400]),
@@ -286,7 +297,11 @@ class TestValues:
             source(name, value)
         text = str(caught.value)
         shown = name.lower() if source is from_keywords else f"SOCKETIO_{name}"
-        assert f"{shown} is {value!r}, but has to be " in text
+        given = "something else" if name == "BACKPLANE" else repr(value)  # it may have a password
+        assert f"{shown} is {given}, but has to be " in text
+
+    def test_a_password_is_not_shown(self) -> None:
+        assert "secret" not in repr(from_keywords("BACKPLANE", "redis://:secret@localhost"))
 
 
 class TestEffect:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,13 @@ import gevent
 from gevent import monkey
 
 from webpy_socketio import signals
+from webpy_socketio.backplane import Backplane, Topic
 from webpy_socketio.channels import Channels
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
+    from webpy_socketio.backplane.envelope import Envelope, Packet
     from webpy_socketio.socket import Socket
 
 __all__ = ["Clients", "Limits", "Namespace", "clients"]
@@ -34,6 +36,8 @@ class Limits:
     max_channel_length: int = 255
     #: Bytes that an outbox can take; what is larger could reach nobody.
     outbox_bytes: int = 4 * 1024 * 1024
+    #: Bytes of a message to many, which may have to travel to other processes.
+    broadcast_bytes: int = 4 * 1024 * 1024
 
 
 class Namespace:
@@ -51,10 +55,82 @@ class Namespace:
         if outboxes:
             outboxes[0].flusher.broadcast(message, outboxes)
 
-    def deliver_to(self, message: Message, channel: str | None) -> None:
-        """Send one encoded message to a channel, or to everybody."""
-        sockets = self.sockets.values() if channel is None else self.channels.members(channel)
-        self.deliver(message, sockets, None)
+    def broadcast(self, message: Message, skip: Socket | None = None) -> None:
+        """Send one encoded message to everybody, here and elsewhere."""
+        self.deliver(message, self.sockets.values(), skip)
+        if clients.backplane is not None:
+            self._publish(message, Topic.everybody(self.name), skip=skip)
+
+    def broadcast_channels(
+        self,
+        message: Message,
+        names: Collection[str],
+        skip: Socket | None = None,
+        also: Socket | None = None,
+    ) -> None:
+        """Send one encoded message to the members of channels, here and elsewhere; one copy each.
+
+        `also` gets it whether it is one of them or not.
+        """
+        recipients = self._members(names)
+        if also is not None:
+            recipients = {**dict.fromkeys(recipients), also: None}
+        self.deliver(message, recipients, skip)
+        if clients.backplane is not None:
+            self._publish(message, *(Topic.channel(self.name, name) for name in names), skip=skip)
+
+    def receive(self, packet: Packet, envelope: Envelope, channel: str | None) -> None:
+        """Deliver what another process sent to a channel, or to everybody."""
+        skip = None if envelope.skip is None else self.sockets.get(envelope.skip)
+        recipients: Collection[Socket] = self.sockets.values()
+        if channel is not None:
+            recipients = self._members(envelope.channels or (channel,))
+        if recipients:
+            self.deliver(packet.message(self.name), recipients, skip)
+
+    def _members(self, names: Collection[str]) -> Collection[Socket]:
+        if len(names) == 1:
+            (name,) = names
+            return self.channels.members(name)
+        recipients: dict[Socket, None] = {}
+        for name in names:
+            recipients.update(dict.fromkeys(self.channels.members(name)))
+        return recipients
+
+    def _publish(self, message: Message, *topics: Topic, skip: Socket | None) -> None:
+        backplane = clients.backplane
+        if backplane is not None:
+            name = None if skip is None else skip.session_id
+            backplane.publish(message, *topics, skip=name)
+
+    # -- who is in which channel
+
+    def join(self, socket: Socket, channel: str, may_join: Callable[[], bool]) -> bool:
+        """Put a socket into a channel, if `may_join` still allows it; False if nothing changed.
+
+        Where there are other processes this waits until what they send to the channel comes here: a
+        second at most, and not at all while they cannot be reached.
+        """
+        backplane = clients.backplane
+        if backplane is None:
+            return may_join() and self.channels.add(socket, channel)
+        topic = Topic.channel(self.name, channel)
+        backplane.hold(topic)
+        joined = False
+        try:
+            backplane.wait(topic)
+            joined = may_join() and self.channels.add(socket, channel)
+        finally:
+            if not joined:
+                backplane.release(topic)
+        return joined
+
+    def leave(self, socket: Socket, channel: str) -> bool:
+        """Take a socket out of a channel; False if it is not there."""
+        left = self.channels.remove(socket, channel)
+        if left and clients.backplane is not None:
+            clients.backplane.release(Topic.channel(self.name, channel))
+        return left
 
 
 class Clients:
@@ -66,6 +142,8 @@ class Clients:
         self._loop: Any = None
         #: Limits for messages that come from no socket.
         self.limits = Limits()
+        #: The way to other processes; None if there are none.
+        self.backplane: Backplane | None = None
 
     # -- where they live
 
@@ -141,14 +219,52 @@ class Clients:
                 return socket
         return None
 
-    def add(self, socket: Socket) -> None:
-        """A socket is established."""
+    def admit(self, socket: Socket, accept: Callable[[], bool]) -> bool:
+        """Let a socket in, if `accept` does; then it can be sent to, from other processes too.
+
+        Waits for these as `Namespace.join` does.
+        """
+        backplane = self.backplane
+        if backplane is None:
+            return accept() and self._add(socket)
+        topics = _topics_of(socket)
+        backplane.hold(*topics)
+        admitted = False
+        try:
+            backplane.wait(*topics)
+            admitted = accept() and self._add(socket)
+        finally:
+            if not admitted:
+                backplane.release(*topics)
+        return admitted
+
+    def _add(self, socket: Socket) -> bool:
         socket.space.sockets[socket.session_id] = socket
+        return True
 
     def withdraw(self, socket: Socket) -> None:
         """A socket cannot be sent to any more; its end is still to be told."""
-        socket.space.sockets.pop(socket.session_id, None)
-        socket.space.channels.withdraw(socket)
+        space = socket.space
+        known = space.sockets.pop(socket.session_id, None)
+        space.channels.withdraw(socket)
+        if known is not None and self.backplane is not None:
+            held = space.channels.held(socket)
+            channels = [Topic.channel(space.name, channel) for channel in held]
+            self.backplane.release(*_topics_of(socket), *channels)
+
+    def receive(self, topic: Topic, envelope: Envelope) -> None:
+        """Deliver what another process sent."""
+        packet = envelope.packet
+        if packet is None:
+            return
+        if topic.namespace:
+            space = self.get(topic.namespace)
+            if space is not None:
+                space.receive(packet, envelope, topic.name or None)
+        else:
+            socket = self.find(topic.name)
+            if socket is not None:
+                socket.space.deliver(packet.message(socket.space.name), (socket,), None)
 
     def end(self, socket: Socket, reason: str) -> None:
         """Tell the end of a socket that was withdrawn, in its order.
@@ -162,6 +278,10 @@ class Clients:
             signals.emit(signals.unsubscribe, socket, channel=channel, reason=reason)
         signals.emit(signals.finish, socket, reason=reason)
         channels.forget(socket)
+
+
+def _topics_of(socket: Socket) -> tuple[Topic, Topic]:
+    return Topic.everybody(socket.space.name), Topic.session(socket.session_id)
 
 
 #: The process's own.

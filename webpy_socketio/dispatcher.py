@@ -101,8 +101,8 @@ class Dispatcher:
 
     def _let_in(self, socket: Socket, connection: Connection) -> None:
         signals.ask(signals.connecting, socket, auth=connection.auth)
-        if connection.accept():  # it may have gone while the gate made up its mind
-            clients.add(socket)
+        # It may have gone while the gate made up its mind.
+        if clients.admit(socket, connection.accept):
             self._open.add(socket)
             self._idle.clear()
             signals.emit(signals.connect, socket, auth=connection.auth)

@@ -14,6 +14,7 @@
     │   ├── ChannelError          a channel name, or one channel too many
     │   └── WrongContext          a call that has to wait, made where nothing can
     ├── NoSocket                  nobody's: nobody is there to receive
+    ├── BackplaneError            the operator's: nobody is there here, and Redis is away
     ├── Disconnected              nobody's: the client went while you waited for it
     ├── CallTimeout               the client's: it did not acknowledge in time
     ├── Refused                   yours to raise: a gate says no, and why
@@ -26,6 +27,7 @@ The module imports nothing, so that every other one may import it.
 from __future__ import annotations
 
 __all__ = [
+    "BackplaneError",
     "CallTimeout",
     "CallerError",
     "ChannelError",
@@ -96,6 +98,14 @@ class WrongContext(CallerError, RuntimeError):
 
 class NoSocket(SocketIOError, LookupError):
     """Nobody is there to receive an out-of-band message."""
+
+
+class BackplaneError(SocketIOError, ConnectionError):
+    """Nobody is there to receive in this process, and the others cannot be asked.
+
+    The text says what is wrong with Redis. The message may have arrived or not: Redis may be gone
+    before it answers.
+    """
 
 
 class Disconnected(SocketIOError, ConnectionError):

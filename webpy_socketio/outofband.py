@@ -2,6 +2,10 @@
 
 Each function raises `NoSocket` if nobody is there to receive, and `EncodeError` if the message
 cannot be sent; once it returns, the message is on its way to everybody who was there.
+
+With ``SOCKETIO_BACKPLANE`` that is everybody in all processes, and a process without any server may
+call them too. Whether somebody is there is asked of Redis only when nobody is in this process;
+`BackplaneError` is raised if it does not answer.
 """
 
 from __future__ import annotations
@@ -9,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from webpy_socketio import cluster
+from webpy_socketio.backplane import Topic
 from webpy_socketio.channels import check_name
 from webpy_socketio.clients import clients
 from webpy_socketio.exceptions import NoSocket
@@ -31,14 +37,24 @@ def broadcast_channel(message: Any, channel: str, *, namespace: str = "/") -> No
 
 def emit(event: str, *args: Any, channel: str | None = None, namespace: str = "/") -> None:
     """Send a custom event to every socket or, with `channel`, to every subscriber of it."""
+    limits = cluster.limits()
     if channel is not None:
-        check_name(channel, clients.limits.max_channel_length)
-    encoded = encode(namespace, event, args, clients.limits.outbox_bytes)
+        check_name(channel, limits.max_channel_length)
+    encoded = encode(namespace, event, args, limits.broadcast_bytes)
     space = clients.get(namespace)
-    if space is None or not (space.sockets if channel is None else space.channels.members(channel)):
-        whom = "connected" if channel is None else f"subscribed to the channel {channel!r}"
-        raise NoSocket(f"no client is {whom}")
-    clients.soon(space.deliver_to, encoded, channel)
+    if space is not None and channel is None and space.sockets:
+        clients.soon(space.broadcast, encoded)
+    elif space is not None and channel is not None and space.channels.members(channel):
+        clients.soon(space.broadcast_channels, encoded, (channel,))
+    else:
+        topic = _topic(namespace, channel)
+        if not cluster.reach(encoded, topic):
+            whom = "connected" if channel is None else f"subscribed to the channel {channel!r}"
+            raise NoSocket(f"no client is {whom}")
+
+
+def _topic(namespace: str, channel: str | None) -> Topic:
+    return Topic.everybody(namespace) if channel is None else Topic.channel(namespace, channel)
 
 
 def run_on_hub(function: Callable[..., T], *args: Any) -> T:
@@ -54,6 +70,12 @@ def run_on_hub(function: Callable[..., T], *args: Any) -> T:
 def send(session_id: str, message: Any) -> None:
     """Send a message to one socket, named by its ``socket.session.session_id``."""
     socket = clients.find(session_id)
-    if socket is None or not socket.connected:
-        raise NoSocket(f"no client is connected with the session id {session_id!r}")
-    socket.send(message)
+    if socket is not None and socket.connected:
+        socket.send(message)
+        return
+    if isinstance(session_id, str):
+        # Nobody here knows its namespace; whoever delivers it puts that in front.
+        encoded = encode("/", "message", (message,), cluster.limits().broadcast_bytes)
+        if cluster.reach(encoded, Topic.session(session_id)):
+            return
+    raise NoSocket(f"no client is connected with the session id {session_id!r}")

@@ -13,6 +13,7 @@ import gevent
 import gevent.event
 import web
 
+from webpy_socketio import cluster
 from webpy_socketio import settings as settings_module
 from webpy_socketio.application import (
     WebDispatcher,
@@ -21,7 +22,7 @@ from webpy_socketio.application import (
     imported_again,
 )
 from webpy_socketio.assets import RESOURCE_KEY
-from webpy_socketio.clients import Limits, clients
+from webpy_socketio.clients import clients
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, SocketIO
 from webpy_socketio.exceptions import ConfigurationError, ListenError, SettingsError
 from webpy_socketio.loader import Plugins
@@ -80,9 +81,7 @@ class SocketIOServer(EngineServer):
             raise SettingsError('resource is empty; it is the path of Socket.IO, as "socket.io"')
         add_resource(resource)
         self._plugins = Plugins(settings.plugins)
-        self._limits = Limits(
-            settings.max_channels, settings.max_channel_length, settings.outbox_bytes
-        )
+        self._limits = cluster.limits_of(settings)
         self._dispatcher = WebDispatcher(self._limits)
         config = _engine_config(settings)
         self._socketio = SocketIO(self._dispatcher, config)
@@ -90,6 +89,7 @@ class SocketIOServer(EngineServer):
         if listener is None:
             listener = (settings.host, settings.port)
         self._stopping: gevent.event.Event | None = None
+        self._joined = False
         try:
             super().__init__(listener, engine, application, **keywords)
         except OSError as error:  # ssl.SSLError is one
@@ -108,15 +108,21 @@ class SocketIOServer(EngineServer):
             self.init_socket()
         except OSError as error:
             raise _explain(error, self.address) from error
+        joined = False
         try:
             clients.attach(self._limits)
+            cluster.join(self.settings)
+            joined = True
             self._plugins.install(self.settings)
         except BaseException:
             # Not half started: nothing listens, and no plugin is on.
             self._plugins.uninstall()
+            if joined:
+                cluster.leave()
             self.close()
             raise
         super().start()
+        self._joined = True
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order.
@@ -176,6 +182,9 @@ class SocketIOServer(EngineServer):
             self.engine.dispose()
             self._socketio.dispose()
             self._plugins.uninstall()
+            if self._joined:
+                self._joined = False
+                cluster.leave()
             self._stopping.set()
 
     def _interrupt(self) -> None:

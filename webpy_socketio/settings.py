@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -34,6 +35,8 @@ class Setting:
     default: Any
     doc: str
     check: Check
+    #: Whether its value may hold a password, and is not shown.
+    secret: bool = False
 
 
 class Settings:
@@ -50,7 +53,11 @@ class Settings:
         raise AttributeError(f"there is no setting {PREFIX}{name.upper()}")
 
     def __repr__(self) -> str:
-        return f"Settings({self.__dict__!r})"
+        shown = {
+            name: "..." if name.upper() in _SECRET and value is not None else value
+            for name, value in self.__dict__.items()
+        }
+        return f"Settings({shown!r})"
 
 
 def _seconds(value: Any) -> str | None:
@@ -143,6 +150,28 @@ def _addresses(value: Any) -> str | None:
     return "a list of addresses or networks"
 
 
+def _redis(value: Any) -> str | None:
+    wanted = 'None, or "redis://[[name]:password@]host[:port][/database]"'
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return wanted
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme == "redis" and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is none
+        return wanted
+    rest = parts.path.removeprefix("/")
+    good = good and not parts.query and not parts.fragment and (not rest or rest.isdecimal())
+    return None if good else wanted
+
+
+def _prefix(value: Any) -> str | None:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", value):
+        return None
+    return "1 to 64 letters, digits, and _ . : -"
+
+
 SETTINGS = (
     Setting("HOST", "127.0.0.1", "address to listen on; empty for all", _text),
     Setting("PORT", 8000, "port to listen on; 0 for a free one", _whole(0, 65_535)),
@@ -173,6 +202,8 @@ SETTINGS = (
     Setting("NAMESPACES", ["/"], "Socket.IO namespaces that exist", _namespaces),
     Setting("ALLOWED_ORIGINS", None, "origins whose pages may connect, besides our own", _origins),
     Setting("TRUSTED_PROXIES", [], "proxies whose X-Forwarded headers are believed", _addresses),
+    Setting("BACKPLANE", None, "where other processes are reached: redis://...", _redis, True),
+    Setting("BACKPLANE_PREFIX", "webpy_socketio", "of names in Redis; one each", _prefix),
     Setting("PRESENCE_KEY", None, "presence: who a socket is; None for its id", _function_or_none),
     Setting("PRESENCE_META", None, "presence: what others see of it, a dict", _function_or_none),
     Setting(
@@ -184,6 +215,7 @@ SETTINGS = (
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
+_SECRET = frozenset(setting.name for setting in SETTINGS if setting.secret)
 
 #: What `configure` was given last.
 _configured: dict[str, Any] = {}
@@ -224,6 +256,16 @@ def resolve(keywords: Mapping[str, Any], web_config: Mapping[str, Any]) -> Setti
     return Settings({name.lower(): value for name, value in values.items()})
 
 
+def backplane(web_config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """SOCKETIO_BACKPLANE and its prefix, unchecked, for a process in which no server resolves them."""
+    url, prefix = _BY_NAME["BACKPLANE"], _BY_NAME["BACKPLANE_PREFIX"]
+    found = [
+        _configured.get(setting.name, web_config.get(PREFIX + setting.name, setting.default))
+        for setting in (url, prefix)
+    ]
+    return found[0], found[1]
+
+
 def is_setting(keyword: str) -> bool:
     """Whether a keyword of the server is a setting."""
     return keyword.islower() and keyword.upper() in _BY_NAME
@@ -254,4 +296,5 @@ def _check(values: Mapping[str, Any], source: str, keyword: bool = False) -> Non
             raise SettingsError(f"{source}: there is no setting {shown}{hint}")
         wrong = setting.check(value)
         if wrong is not None:
-            raise SettingsError(f"{source}: {shown} is {value!r}, but has to be {wrong}")
+            given = "something else" if setting.secret else repr(value)
+            raise SettingsError(f"{source}: {shown} is {given}, but has to be {wrong}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from webpy_socketio import signals
@@ -203,12 +204,9 @@ class Socket:
             return False
         self._check_room()
         signals.ask(signals.subscribing, self, channel=channel)
-        # The gate may have waited: the client may have gone meanwhile, or been quicker.
+        changed = self.space.join(self, channel, partial(self._may_join, channel))
         if not self.connected:
             return False
-        if channel not in channels.held(self):
-            self._check_room()
-        changed = channels.add(self, channel)
         begun()
         if changed:
             self.choices = None
@@ -219,7 +217,7 @@ class Socket:
         """Unsubscribe; `ended` is called when membership has ended, before handlers hear of it."""
         check_name(channel, self._limits.max_channel_length)
         # After the end of a connection its channels are held for its last handlers, not for these.
-        changed = self.connected and self.space.channels.remove(self, channel)
+        changed = self.connected and self.space.leave(self, channel)
         ended()
         if changed:
             self.choices = None
@@ -256,34 +254,37 @@ class Socket:
         self._host.prepare(self)
         signals.emit(stage, self, **keywords)
 
+    def _may_join(self, channel: str) -> bool:
+        # The gate may have waited: the client may have gone meanwhile, or been quicker.
+        if not self.connected:
+            return False
+        if channel not in self.space.channels.held(self):
+            self._check_room()
+        return True
+
     def _check_room(self) -> None:
         limit = self._limits.max_channels
         if len(self.space.channels.held(self)) >= limit:
             raise ChannelError(f"a socket holds at most {limit} channels")
 
     def _broadcast(self, message: Any, skip: Socket | None) -> None:
-        encoded = self._encode("message", (message,))
-        space = self.space
-        clients.soon(lambda: space.deliver(encoded, space.sockets.values(), skip))
+        encoded = self._encode("message", (message,), self._limits.broadcast_bytes)
+        clients.soon(self.space.broadcast, encoded, skip)
 
     def _broadcast_channel(self, message: Any, channel: str | None, skip: Socket | None) -> None:
         if channel is not None:
             check_name(channel, self._limits.max_channel_length)
-        encoded = self._encode("message", (message,))
+        encoded = self._encode("message", (message,), self._limits.broadcast_bytes)
         clients.soon(self._deliver_channel, encoded, channel, skip)
 
     def _deliver_channel(self, message: Message, channel: str | None, skip: Socket | None) -> None:
-        channels = self.space.channels
-        names = channels.held(self) if channel is None else (channel,)
-        recipients: dict[Socket, None] = {}
-        for name in names:
-            recipients.update(dict.fromkeys(channels.members(name)))
-        if skip is None and self.connected:
-            recipients[self] = None
-        self.space.deliver(message, recipients, skip)
+        names = self.space.channels.held(self) if channel is None else (channel,)
+        also = self if skip is None and self.connected else None
+        self.space.broadcast_channels(message, names, skip, also)
 
-    def _encode(self, event: str, args: tuple[Any, ...]) -> Message:
-        return encode(self.space.name, event, args, self._limits.outbox_bytes)
+    def _encode(self, event: str, args: tuple[Any, ...], max_bytes: int | None = None) -> Message:
+        limit = self._limits.outbox_bytes if max_bytes is None else max_bytes
+        return encode(self.space.name, event, args, limit)
 
 
 def encode(namespace: str, event: str, args: tuple[Any, ...], max_bytes: int) -> Message:
@@ -292,5 +293,5 @@ def encode(namespace: str, event: str, args: tuple[Any, ...], max_bytes: int) ->
         raise EncodeError(f'"{event}" is reserved: choose another name for the event')
     message = encode_event(namespace, event, args)
     if message.size > max_bytes:
-        raise EncodeError(f"{message.size} bytes are more than an outbox of {max_bytes} can take")
+        raise EncodeError(f"a message of {message.size} bytes, where {max_bytes} are the limit")
     return message

@@ -29,7 +29,7 @@ class Message:
     `text` is a whole text packet (type and data), `attachments` are binary packets that follow it.
     """
 
-    __slots__ = ("_attachments", "_payload", "_text", "count", "frames", "size")
+    __slots__ = ("_payload", "attachments", "count", "frames", "size", "text")
 
     #: The packets as WebSocket frames, one after the other.
     frames: bytes
@@ -37,6 +37,8 @@ class Message:
     count: int
     #: Bytes of `frames`; what an outbox counts.
     size: int
+    text: bytes | None
+    attachments: tuple[bytes, ...]
 
     def __init__(self, text: bytes | None, attachments: Sequence[bytes] = ()) -> None:
         frames = [encode(BINARY, data) for data in attachments]
@@ -45,8 +47,8 @@ class Message:
         self.count = len(frames)
         self.frames = frames[0] if self.count == 1 else b"".join(frames)
         self.size = len(self.frames)
-        self._text = text
-        self._attachments = tuple(attachments)
+        self.text = text
+        self.attachments = tuple(attachments)
         self._payload: bytes | None = None
 
     @classmethod
@@ -60,10 +62,10 @@ class Message:
     def payload(self) -> bytes:
         """The packets as long-polling has them; bytes become base64 behind a ``b``."""
         if self._payload is None:
-            parts = [] if self._text is None else [self._text]
-            parts += [b"b" + base64.b64encode(data) for data in self._attachments]
+            parts = [] if self.text is None else [self.text]
+            parts += [b"b" + base64.b64encode(data) for data in self.attachments]
             self._payload = SEPARATOR.join(parts)
         return self._payload
 
     def __repr__(self) -> str:
-        return f"<Message {self._text!r} +{len(self._attachments)}>"
+        return f"<Message {self.text!r} +{len(self.attachments)}>"

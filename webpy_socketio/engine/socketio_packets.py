@@ -31,6 +31,7 @@ __all__ = [
     "encode_connect_error",
     "encode_disconnect",
     "encode_event",
+    "event_head",
 ]
 
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR = 0, 1, 2, 3, 4
@@ -192,6 +193,11 @@ def encode_event(
     if event in RESERVED_EVENTS:
         raise EncodeError(f'"{event}" is the client\'s own event: choose another name')
     return _encode_message(EVENT, namespace, [event, *args], identifier)
+
+
+def event_head(namespace: str, attachments: int) -> bytes:
+    """What stands before the JSON of an event that no acknowledgement is asked for."""
+    return _head(EVENT, namespace, attachments, None)
 
 
 def encode_ack(namespace: str, identifier: int, args: Sequence[Any]) -> Message:

@@ -1,0 +1,123 @@
+"""One connection to Redis, by the library `redis`, that never comes back behind our backs.
+
+The library's clients reconnect and send again by themselves. A message that is sent again may arrive
+twice, and a subscription that was renewed in silence hides what was missed; so this is its plain
+`Connection`, of which each one is used until its first failure.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import Connection, parse_url
+from redis.retry import Retry
+
+from webpy_socketio.exceptions import BackplaneError
+
+__all__ = ["Link", "pauses"]
+
+#: Seconds for connecting. With the longest of `pauses` it is less than 5: so soon after Redis is
+#: back everybody is.
+CONNECT_TIMEOUT = 2.0
+
+#: Everything that the library raises for a connection that has ended. Another greenlet's failure
+#: closes what this one reads from, and then it is one of the last two.
+_FAILURES = (redis.RedisError, OSError, ValueError, AttributeError)
+
+
+class Link:
+    """A connection that is open from `__init__` until its first failure, which is told by
+    `BackplaneError`. `timeout` is the longest time without a byte in which something is awaited.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        parts = urlsplit(url)
+        #: For messages; the url itself may have a password in it.
+        self.where = f"Redis at {parts.hostname}:{parts.port or 6379}"
+        self.closed = False
+        self._connection = Connection(
+            **{
+                **parse_url(url),
+                "socket_timeout": timeout,
+                "socket_connect_timeout": CONNECT_TIMEOUT,
+                "socket_keepalive": True,
+                "retry": Retry(NoBackoff(), 0),
+                # Replies and messages in the order they come, in one stream.
+                "protocol": 2,
+            }
+        )
+        self._try(self._connection.connect)
+
+    def send(self, *words: str | bytes) -> None:
+        """Send one command."""
+        self._try(self._connection.send_command, *words)
+
+    def read(self) -> Any:
+        """The next reply or message; waits for it."""
+        return self._try(self._connection.read_response, disable_decoding=True)
+
+    def publish(self, envelopes: Sequence[tuple[bytes, bytes]]) -> list[int | BackplaneError]:
+        """Publish each (topic, envelope); returns how many processes each went to.
+
+        In place of a number is an error, if Redis refused one. When this raises, some may have been
+        published, and some not.
+        """
+        commands = [("PUBLISH", *envelope) for envelope in envelopes]
+        packed = self._connection.pack_commands(commands)
+        self._try(self._connection.send_packed_command, packed)
+        replies: list[int | BackplaneError] = []
+        for _ in envelopes:
+            try:
+                replies.append(int(self.read()))
+            except _Refused as error:
+                replies.append(BackplaneError(str(error)))
+        return replies
+
+    def check(self) -> None:
+        """Raise if the other side has closed it while nothing was under way."""
+        if self._try(self._connection.can_read, 0):
+            self._fail(f"{self.where} says what it was not asked")
+
+    def ping(self) -> None:
+        """Ask whether the other side is there."""
+        self.send("PING")
+        self.read()
+
+    def close(self) -> None:
+        """Close it; whoever reads from it fails."""
+        self.closed = True
+        self._connection.disconnect()
+
+    def _try(self, function: Any, *args: Any, **keywords: Any) -> Any:
+        if self.closed:  # the library would connect again
+            raise BackplaneError(f"the connection to {self.where} has ended")
+        try:
+            return function(*args, **keywords)
+        except redis.ResponseError as error:
+            raise _Refused(f"{self.where} refuses: {error}") from error
+        except _FAILURES as error:
+            self._fail(f"{self.where} cannot be reached: {error}", error)
+        except BaseException:
+            self.close()
+            raise
+
+    def _fail(self, text: str, cause: BaseException | None = None) -> None:
+        self.close()
+        raise BackplaneError(text) from cause
+
+
+class _Refused(BackplaneError):
+    """Redis answered, with an error; the connection is as it was."""
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait before each attempt to connect; with jitter, as everybody has lost it at once."""
+    longest = 0.1
+    while True:
+        yield random.uniform(longest / 2, longest)
+        longest = min(longest * 2, 2.5)

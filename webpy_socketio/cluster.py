@@ -1,0 +1,103 @@
+"""This process's way to the others, if it has one: through its servers' backplane, or without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import web
+
+from webpy_socketio import settings as settings_module
+from webpy_socketio.backplane import MAX_BYTES, Topic
+from webpy_socketio.clients import Limits, clients
+from webpy_socketio.engine.packets import Message
+from webpy_socketio.exceptions import ConfigurationError
+from webpy_socketio.settings import Settings
+
+__all__ = ["join", "leave", "limits", "limits_of", "reach"]
+
+
+class _State:
+    """What there is one of in a process."""
+
+    #: Servers that run.
+    servers = 0
+    #: Where and under which prefix, as they were told; (None, ...) for nowhere.
+    place: tuple[str | None, str] = (None, "")
+    #: For a process without servers: its own place, limits and connection.
+    alone: tuple[tuple[str | None, str], Limits, Any] | None = None
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What sockets may do under these settings."""
+    outbox = settings.outbox_bytes
+    return Limits(
+        settings.max_channels,
+        settings.max_channel_length,
+        outbox,
+        outbox if settings.backplane is None else min(outbox, MAX_BYTES),
+    )
+
+
+def join(settings: Settings) -> None:
+    """A server starts: the first one of a process opens the way to the others.
+
+    Raises `ConfigurationError` if another one of this process has another way.
+    """
+    place = (settings.backplane, settings.backplane_prefix)
+    if _State.servers and place != _State.place:
+        raise ConfigurationError(
+            "another server of this process has another SOCKETIO_BACKPLANE; they share their clients"
+        )
+    if not _State.servers and settings.backplane is not None:
+        clients.backplane = _import().RedisBackplane(*place, clients.receive)
+    _State.servers += 1
+    _State.place = place
+
+
+def leave() -> None:
+    """A server has stopped; the last one closes it."""
+    _State.servers -= 1
+    if not _State.servers and clients.backplane is not None:
+        backplane, clients.backplane = clients.backplane, None
+        backplane.stop()
+
+
+def limits() -> Limits:
+    """The limits for what comes from no socket."""
+    if _State.servers:
+        return clients.limits
+    place = settings_module.backplane(web.config)
+    if place[0] is None:
+        return clients.limits
+    return _alone(place)[1]
+
+
+def reach(message: Message, topic: Topic) -> bool:
+    """Send to other processes; returns whether anybody is there. Raises `BackplaneError`."""
+    if _State.servers:
+        if clients.backplane is None:
+            return False
+        return bool(clients.wait_for(clients.backplane.reach, message, topic))
+    place = settings_module.backplane(web.config)
+    return place[0] is not None and bool(_alone(place)[2].reach(message, topic))
+
+
+def _alone(place: tuple[str | None, str]) -> tuple[tuple[str | None, str], Limits, Any]:
+    known = _State.alone
+    if known is None or known[0] != place:
+        settings = settings_module.resolve({}, web.config)
+        known = (place, limits_of(settings), _import().RedisSender(*place))
+        _State.alone = known
+    return known
+
+
+def _import() -> Any:
+    """The module that knows Redis; only now, as most processes do without."""
+    try:
+        from webpy_socketio.backplane import redis
+    except ImportError as error:
+        raise ConfigurationError(
+            f'SOCKETIO_BACKPLANE needs the library "redis" ({error}): '
+            'pip install "webpy_socketio[redis]"'
+        ) from error
+    return redis
