@@ -6,6 +6,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import contextlib
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,17 +129,9 @@ def _patience(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[swarm.Start]:
     """Start a server that is a process of its own; whatever it goes through, it prints nothing."""
-    servers: list[swarm.CountedServer] = []
-
-    def start(**options: Any) -> swarm.CountedServer:
-        servers.append(swarm.CountedServer(tmp_path, **options))
-        return servers[-1]
-
-    yield start
-    swarm.close_all()
-    for server in servers:
-        server.close()
-        assert server.errors == ""
+    with contextlib.ExitStack() as servers:
+        yield lambda **options: servers.enter_context(swarm.running(tmp_path, **options))
+        swarm.close_all()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import resource
 import signal
 import struct
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ __all__ = [
     "counts",
     "frame",
     "raise_descriptor_limit",
+    "running",
     "together",
 ]
 
@@ -592,3 +593,14 @@ class CountedServer(ServerProcess):
 
 #: Starts a server with these settings.
 Start = Callable[..., CountedServer]
+
+
+@contextlib.contextmanager
+def running(folder: Path, **options: Any) -> Iterator[CountedServer]:
+    """A server with these settings; whatever it goes through, it prints nothing."""
+    server = CountedServer(folder, **options)
+    try:
+        yield server
+    finally:
+        server.close()
+    assert server.errors == ""

@@ -84,21 +84,10 @@ class Scene:
         self.server.eventually(condition)
 
 
-@contextmanager
-def running(folder: Path, **options: Any) -> Iterator[CountedServer]:
-    """A server that has had visitors; at the end it was sound, whatever it went through."""
-    server = CountedServer(folder, **options)
-    try:
-        server.warm_up()
-        yield server
-    finally:
-        server.close()
-    assert server.errors == ""
-
-
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountedServer]:
-    with running(tmp_path_factory.mktemp("impatient"), **OPTIONS) as server:
+    with swarm.running(tmp_path_factory.mktemp("impatient"), **OPTIONS) as server:
+        server.warm_up()
         yield server
 
 
@@ -293,8 +282,10 @@ class TestUpgradeRaces:
     @pytest.fixture
     def scene(self, tmp_path: Path) -> Iterator[Scene]:
         # With deadlines that a busy machine keeps.
-        with running(tmp_path) as server, scene_of(server) as scene:
-            yield scene
+        with swarm.running(tmp_path) as server:
+            server.warm_up()
+            with scene_of(server) as scene:
+                yield scene
 
     def test_numbered_messages_stay_in_order_over_500_upgrades(self, scene: Scene) -> None:
         count = 12

@@ -59,7 +59,7 @@ class Namespace:
         """Send one encoded message to everybody, here and elsewhere."""
         self.deliver(message, self.sockets.values(), skip)
         if clients.backplane is not None:
-            self._publish(message, Topic.everybody(self.name), skip=skip)
+            clients.backplane.publish(message, Topic.everybody(self.name), skip=_id_of(skip))
 
     def broadcast_channels(
         self,
@@ -77,7 +77,8 @@ class Namespace:
             recipients = {**dict.fromkeys(recipients), also: None}
         self.deliver(message, recipients, skip)
         if clients.backplane is not None:
-            self._publish(message, *(Topic.channel(self.name, name) for name in names), skip=skip)
+            topics = (Topic.channel(self.name, name) for name in names)
+            clients.backplane.publish(message, *topics, skip=_id_of(skip))
 
     def receive(self, packet: Packet, envelope: Envelope, channel: str | None) -> None:
         """Deliver what another process sent to a channel, or to everybody."""
@@ -97,33 +98,17 @@ class Namespace:
             recipients.update(dict.fromkeys(self.channels.members(name)))
         return recipients
 
-    def _publish(self, message: Message, *topics: Topic, skip: Socket | None) -> None:
-        backplane = clients.backplane
-        if backplane is not None:
-            name = None if skip is None else skip.session_id
-            backplane.publish(message, *topics, skip=name)
-
     # -- who is in which channel
 
     def join(self, socket: Socket, channel: str, may_join: Callable[[], bool]) -> bool:
         """Put a socket into a channel, if `may_join` still allows it; False if nothing changed.
 
-        Where there are other processes this waits until what they send to the channel comes here: a
-        second at most, and not at all while they cannot be reached.
+        May wait, see `Clients.enter`.
         """
-        backplane = clients.backplane
-        if backplane is None:
-            return may_join() and self.channels.add(socket, channel)
-        topic = Topic.channel(self.name, channel)
-        backplane.hold(topic)
-        joined = False
-        try:
-            backplane.wait(topic)
-            joined = may_join() and self.channels.add(socket, channel)
-        finally:
-            if not joined:
-                backplane.release(topic)
-        return joined
+        return clients.enter(
+            (Topic.channel(self.name, channel),),
+            lambda: may_join() and self.channels.add(socket, channel),
+        )
 
     def leave(self, socket: Socket, channel: str) -> bool:
         """Take a socket out of a channel; False if it is not there."""
@@ -222,21 +207,28 @@ class Clients:
     def admit(self, socket: Socket, accept: Callable[[], bool]) -> bool:
         """Let a socket in, if `accept` does; then it can be sent to, from other processes too.
 
-        Waits for these as `Namespace.join` does.
+        May wait, see `enter`.
+        """
+        return self.enter(_topics_of(socket), lambda: accept() and self._add(socket))
+
+    def enter(self, topics: Collection[Topic], change: Callable[[], bool]) -> bool:
+        """Make a change after which somebody here is to hear of topics; returns what it returns.
+
+        Where there are other processes this waits until what they send there comes here: a second at
+        most, and not at all while they cannot be reached. Nothing is heard of them if nothing changed.
         """
         backplane = self.backplane
         if backplane is None:
-            return accept() and self._add(socket)
-        topics = _topics_of(socket)
+            return change()
         backplane.hold(*topics)
-        admitted = False
+        changed = False
         try:
             backplane.wait(*topics)
-            admitted = accept() and self._add(socket)
+            changed = change()
         finally:
-            if not admitted:
+            if not changed:
                 backplane.release(*topics)
-        return admitted
+        return changed
 
     def _add(self, socket: Socket) -> bool:
         socket.space.sockets[socket.session_id] = socket
@@ -278,6 +270,10 @@ class Clients:
             signals.emit(signals.unsubscribe, socket, channel=channel, reason=reason)
         signals.emit(signals.finish, socket, reason=reason)
         channels.forget(socket)
+
+
+def _id_of(socket: Socket | None) -> str | None:
+    return None if socket is None else socket.session_id
 
 
 def _topics_of(socket: Socket) -> tuple[Topic, Topic]:

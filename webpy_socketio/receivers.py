@@ -124,9 +124,7 @@ class Ordered(Signal):
             return _narrow(_listening(self.receivers_for(sender), event), sender, channel)
         if channel is not None:
             return self._choose_by_channel(sender, event, channel)
-        known = self._by_event.get(event)
-        if known is None:
-            known = self._choose_by_event(event)
+        known = self._choose_by_event(event)
         return self._choose_by_sender(sender, event, known.chosen) if known.bound else known.chosen
 
     def _choose_by_event(self, event: str | None) -> _Candidates:

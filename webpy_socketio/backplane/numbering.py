@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from webpy_socketio.backplane.envelope import Envelope, Mark
 from webpy_socketio.backplane.topics import Topic
 
 __all__ = ["Groups", "Numbering", "Positions", "Verdict"]
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 #: Topics of which a sender remembers the last number. Of one that is forgotten, with the topic that
 #: was used longest ago going first, a new row begins.
@@ -33,14 +36,12 @@ class Numbering:
 
     def next(self, topic: Topic) -> Mark:
         """The mark of the next envelope on a topic."""
-        last = self._last.pop(topic, None)
+        last = self._last.get(topic)
         if last is None:
             self._epochs += 1
             last = (self._epochs, 0)
-            if len(self._last) >= MAX_TOPICS:
-                del self._last[next(iter(self._last))]
         epoch, number = last
-        self._last[topic] = epoch, number + 1
+        _keep(self._last, topic, (epoch, number + 1), MAX_TOPICS)
         return Mark(self.node, epoch, number + 1)
 
     def next_group(self) -> int:
@@ -71,13 +72,11 @@ class Positions:
     def judge(self, envelope: Envelope) -> Verdict:
         """Take the next envelope."""
         node, epoch, number = envelope.mark
-        last = self._last.pop(node, None)
+        last = self._last.get(node)
         if last is not None and (epoch, number) <= last:
-            self._last[node] = last
+            _keep(self._last, node, last, MAX_NODES)
             return Verdict(False)
-        if last is None and len(self._last) >= MAX_NODES:
-            del self._last[next(iter(self._last))]
-        self._last[node] = epoch, number
+        _keep(self._last, node, (epoch, number), MAX_NODES)
         if last is None:
             # The first of this node that is heard here; one without a packet is sent because of a
             # loss, and nobody can tell if that was before we began to listen.
@@ -101,8 +100,14 @@ class Groups:
             return True
         # A process sends one after the other: the last number of each is enough.
         node = envelope.mark.node
-        last = self._last.pop(node, 0)
-        if len(self._last) >= MAX_NODES:
-            del self._last[next(iter(self._last))]
-        self._last[node] = max(last, envelope.group)
+        last = self._last.get(node, 0)
+        _keep(self._last, node, max(last, envelope.group), MAX_NODES)
         return envelope.group > last
+
+
+def _keep(memory: dict[K, V], key: K, value: V, limit: int) -> None:
+    """Remember as the newest; the one that was used longest ago goes when there are too many."""
+    memory.pop(key, None)
+    if len(memory) >= limit:
+        del memory[next(iter(memory))]
+    memory[key] = value

@@ -24,7 +24,7 @@ class Flusher:
 
     A broadcast is kept whole until then, its recipients beside it: to each that has nothing else
     to be written it goes straight from here, without a visit to the outbox. Whoever looks into an
-    outbox, or appends to one, calls `spill` before if `whole` is not empty.
+    outbox, or appends to one, calls `spill` before.
     """
 
     __slots__ = ("_loop", "_size", "dirty", "whole")

@@ -76,20 +76,19 @@ class Outbox:
         self.closed = False
 
     def __bool__(self) -> bool:
-        if self.flusher.whole:
-            self.flusher.spill()
+        self.flusher.spill()
         return bool(self.holds)
 
     @property
     def size(self) -> int:
         """Bytes that the kernel has not taken yet."""
-        if self.flusher.whole:
-            self.flusher.spill()
+        self.flusher.spill()
         return self._size + self.unsent
 
     def push(self, message: Message) -> None:
         """Append a message; ignored when the outbox is closed."""
-        # Every message comes through here: `Flusher.add` is written out.
+        # Every message comes through here: `Flusher.add` is written out, and `spill` asked for only
+        # where it has something to do.
         flusher = self.flusher
         if flusher.whole:
             flusher.spill()
@@ -144,8 +143,7 @@ class Outbox:
 
     def take(self) -> list[Message]:
         """Remove and return everything that waits."""
-        if self.flusher.whole:
-            self.flusher.spill()
+        self.flusher.spill()
         pending = self.holds
         self.holds = []
         self._size = self._count = 0
@@ -166,8 +164,7 @@ class Outbox:
 
     def seal(self) -> None:
         """Take nothing more; what waits may still be flushed."""
-        if self.flusher.whole:
-            self.flusher.spill()
+        self.flusher.spill()
         self.closed = True
 
     def _check_bounds(self) -> None:

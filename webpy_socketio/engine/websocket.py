@@ -114,8 +114,9 @@ class WebSocket:
         self._closing = True
         if self._session.transport is self:
             # Whatever waits goes before the goodbye; the stream keeps what the kernel cannot take.
-            for message in self._outbox.take():
-                self._write(message.frames)
+            waiting = self._outbox.take()
+            if waiting:
+                self._write(b"".join([message.frames for message in waiting]))
         with contextlib.suppress(InvalidState):  # the client was quicker
             # A control frame has 125 bytes, two of them for the code (RFC 6455, 5.5).
             self._protocol.send_close(code, reason.encode()[:123].decode(errors="ignore"))
