@@ -39,6 +39,9 @@ class EngineConfig:
     max_body_size: int = 16 * 1024 * 1024
     #: Events of one connection that may wait for its handlers, before reading from it stops.
     inbox_events: int = 256
+    #: Put in front of each session id: where several processes or machines share an address, it
+    #: tells whose session it is. Letters, digits, and ``_ . -`` only.
+    session_prefix: str = ""
     #: Transports that clients may use.
     transports: Sequence[str] = ("polling", "websocket")
     #: Socket.IO namespaces that exist.

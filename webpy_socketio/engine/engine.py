@@ -214,7 +214,7 @@ class Engine:
         environ = dict(environ)
         environ["wsgi.input"] = _NO_INPUT
         session = Session(
-            secrets.token_urlsafe(18),  # 144 bits: not to be guessed
+            self.config.session_prefix + secrets.token_urlsafe(18),  # 144 bits: not to be guessed
             environ,
             self,
             self.receiver,
