@@ -640,9 +640,10 @@ class TestUpgrade:
 
         def send() -> None:
             nonlocal outbound
-            while going:
-                session.send(str(outbound))
-                outbound += 1
+            while going and session.open:
+                if session.outbox.size < 50_000:  # a slow reader is closed, on a busy machine too
+                    session.send(str(outbound))
+                    outbound += 1
                 gevent.sleep(0)
 
         sender = gevent.spawn(send)

@@ -142,8 +142,8 @@ class Engine:
                         (name, value)
                         for name, value in answer.headers.raw_items()
                         if name in ("Upgrade", "Sec-WebSocket-Version")
-                    ]
-                    + [("Connection", "close")],
+                    ],
+                    close=True,
                 )
             for name, value in headers:
                 answer.headers[name] = value
@@ -305,7 +305,8 @@ class Engine:
             )
 
     def _with_cors(self, environ: dict[str, Any], response: Response) -> Response:
-        return replace(response, headers=[*response.headers, *self.origins.cors(environ)])
+        cors = self.origins.cors(environ)
+        return replace(response, headers=[*response.headers, *cors]) if cors else response
 
 
 #: A broadcast may reach the sessions of several engines: those of one hub share a flusher.

@@ -157,17 +157,12 @@ class RequestHandler(StrictHandler):
             posted.arriving = False
 
     def _answer(self, response: Response, cookies: list[tuple[str, str]]) -> None:
-        headers = response.all_headers() + cookies
-        engine: Engine = self.server.engine
-        self.start_response(response.status, headers)
-        self.result = [response.body]
+        self.close_connection = self.close_connection or response.close
         try:
-            self.process_result()
+            self.answer(response.status, response.all_headers() + cookies, response.body)
         except OSError:  # gone, or not reading: nothing to tell anybody but the session
-            engine.undelivered(self.environ)
+            self.server.engine.undelivered(self.environ)
             self.close_connection = True
-        finally:
-            self.result = None
 
     def _hand_over(self, engine: Engine, upgrade: Upgrade) -> None:
         self.status = self._orig_status = "101 Switching Protocols"  # for the access log

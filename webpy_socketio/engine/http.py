@@ -10,10 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, NamedTuple, Protocol
 
-__all__ = ["BadRequest", "Head", "Reader", "Truncated", "parse_head", "read_body", "read_head"]
+__all__ = [
+    "BadRequest",
+    "Head",
+    "Reader",
+    "Truncated",
+    "parse_head",
+    "read_body",
+    "read_head",
+    "take_head",
+]
 
 #: Bytes of a request line, of a whole head, and the number of its headers.
 MAX_LINE = 8192
@@ -24,15 +32,16 @@ MAX_HEADERS = 100
 #: six times what it says.
 _FRAMING = 16_384
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # One space between the parts, no control characters (RFC 9112, 3). Bytes above ASCII are not
 # allowed there either, but browsers of some age send them and nobody misreads them.
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^\x00-\x20\x7f]+) HTTP/(1\.[01])")
-_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[0-9A-Za-z._~!$&'()*+;=%\-]*)(?::[0-9]{0,5})?")
+_REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^\x00-\x20\x7f]+) HTTP/(1\.[01])")
+# No space before the colon, no folded lines: both are read differently by different readers
+# (RFC 9112, 5.1 and 5.2).
+_FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[0-9A-Za-z._~!$&'()*+;=%\-]*)(?::[0-9]{0,5})?")
 # Fifteen digits are above every limit; more are meant for a reader that counts in 64 bits.
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 
 
 class BadRequest(ValueError):
@@ -61,9 +70,11 @@ class Reader(Protocol):
     def read1(self, size: int = -1, /) -> bytes:
         """What is there of `size` bytes; nothing only at the end of the file."""
 
+    def peek(self, size: int = 0, /) -> bytes:
+        """What is buffered, without taking it; waits for something if nothing is."""
 
-@dataclass(frozen=True)
-class Head:
+
+class Head(NamedTuple):
     """A request line and headers that can be read one way only."""
 
     method: str
@@ -84,6 +95,18 @@ class Head:
     def has_body(self) -> bool:
         """Whether a body follows."""
         return self.length != 0
+
+
+def take_head(file: Reader) -> bytes | None:
+    """A head that is buffered whole, as most are; None to have it read line by line.
+
+    Waits only if nothing is buffered.
+    """
+    buffered = file.peek()
+    end = buffered.find(b"\r\n\r\n")
+    if not 0 < end <= MAX_LINE or buffered.count(b"\r\n", 0, end) > MAX_HEADERS:
+        return None
+    return file.read(end + 4)
 
 
 def read_head(file: Reader) -> bytes:
@@ -113,39 +136,39 @@ def read_head(file: Reader) -> bytes:
 
 def parse_head(head: bytes) -> Head:
     """Parse what `read_head` read; raises `BadRequest` for whatever is not plain HTTP/1.1."""
-    first, *lines = head[:-4].split(b"\r\n")
+    first, *lines = head[:-4].decode("latin-1").split("\r\n")
     match = _REQUEST_LINE.fullmatch(first)
     if match is None:
         raise BadRequest("a request line that is not HTTP/1.0 or 1.1")
-    method, target, version = match[1].decode(), match[2], match[3].decode()
+    method, target, version = match.groups()
     headers = [_parse_header(line) for line in lines]
-    values: dict[bytes, list[bytes]] = {}
+    values: dict[str, list[str]] = {}
     for name, value in headers:
         values.setdefault(name.lower(), []).append(value)
-    _check_host(values.get(b"host", []), version, target)
+    _check_host(values.get("host", []), version, target)
     length = _find_length(values, version)
     options = {
         option.strip().lower()
-        for value in values.get(b"connection", [])
-        for option in value.split(b",")
+        for value in values.get("connection", ())
+        for option in value.split(",")
     }
-    upgrade = b"upgrade" in options
-    if upgrade and b"upgrade" in values and length != 0:
+    upgrade = "upgrade" in options
+    if upgrade and "upgrade" in values and length != 0:
         # Whoever upgrades reads what follows as another protocol; a proxy reads it as the body.
         raise BadRequest("a body in a request that asks for an upgrade")
-    expect = b",".join(values.get(b"expect", [])).lower()
-    if expect not in (b"", b"100-continue"):
+    expect = ",".join(values.get("expect", ())).lower()
+    if expect not in ("", "100-continue"):
         raise BadRequest("an expectation that nobody can meet", "417 Expectation Failed")
     return Head(
         method,
         _origin_form(target, method),
         version,
-        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers],
+        headers,
         length,
         # Whoever asks for another protocol and gets an answer in this one may not have noticed: what
         # follows is not to be read as requests (a proxy that takes any answer for "yes" lets through
         # what it would not have, RFC 9110, 7.8).
-        upgrade or b"close" in options or (version == "1.0" and b"keep-alive" not in options),
+        upgrade or "close" in options or (version == "1.0" and "keep-alive" not in options),
         # Proxies that are set up as Socket.IO's own documentation says send "Connection: upgrade"
         # with each request, and Upgrade only where the client did.
         upgrade and length != 0,
@@ -153,19 +176,15 @@ def parse_head(head: bytes) -> Head:
     )
 
 
-def _parse_header(line: bytes) -> tuple[bytes, bytes]:
-    name, colon, value = line.partition(b":")
-    # No space before the colon, no folded lines: both are read differently by different readers
-    # (RFC 9112, 5.1 and 5.2).
-    if not colon or _TOKEN.fullmatch(name) is None:
-        raise BadRequest("a header without a proper name")
-    value = value.strip(b" \t")
-    if _VALUE.fullmatch(value) is None:
-        raise BadRequest("a header with control characters")
-    return name, value
+def _parse_header(line: str) -> tuple[str, str]:
+    match = _FIELD.fullmatch(line)
+    if match is None:
+        raise BadRequest("a header without a proper name, or with control characters")
+    name, value = match.groups()
+    return name, value.strip(" \t")
 
 
-def _check_host(hosts: list[bytes], version: str, target: bytes) -> None:
+def _check_host(hosts: list[str], version: str, target: str) -> None:
     if len(hosts) > 1 or (version == "1.1" and not hosts):
         raise BadRequest("not exactly one Host")
     if hosts and _HOST.fullmatch(hosts[0]) is None:
@@ -176,31 +195,32 @@ def _check_host(hosts: list[bytes], version: str, target: bytes) -> None:
         raise BadRequest("a request for one host that names another one as its Host")
 
 
-def _find_length(values: dict[bytes, list[bytes]], version: str) -> int | None:
-    lengths, codings = values.get(b"content-length"), values.get(b"transfer-encoding")
+def _find_length(values: dict[str, list[str]], version: str) -> int | None:
+    lengths, codings = values.get("content-length"), values.get("transfer-encoding")
     if codings is not None:
         if lengths is not None or version == "1.0":
             raise BadRequest("a body with two ways to tell its length")
-        if [coding.lower() for coding in codings] != [b"chunked"]:
+        if [coding.lower() for coding in codings] != ["chunked"]:
             raise BadRequest("a transfer coding other than chunked")
         return None
     if lengths is None:
         return 0
-    if len(lengths) > 1 or not lengths[0].isdigit():
+    # isdecimal: isdigit would take a superscript, which Latin-1 has.
+    if len(lengths) > 1 or not lengths[0].isdecimal():
         raise BadRequest("a Content-Length that is not one number")
     return min(int(lengths[0][:19]), 10**18)  # more digits are no more than above every limit
 
 
-def _origin_form(target: bytes, method: str) -> str:
+def _origin_form(target: str, method: str) -> str:
     """The path and query, also of a request written for a proxy (RFC 9112, 3.2.2)."""
     absolute = _ABSOLUTE.match(target)
     if absolute is not None:
-        target = target[absolute.end() :] or b"/"
-        if target.startswith(b"?"):
-            target = b"/" + target
-    if not target.startswith(b"/") and not (target == b"*" and method == "OPTIONS"):
+        target = target[absolute.end() :] or "/"
+        if target.startswith("?"):
+            target = "/" + target
+    if not target.startswith("/") and not (target == "*" and method == "OPTIONS"):
         raise BadRequest("a request for something that is not a path here")
-    return target.decode("latin-1")
+    return target
 
 
 def read_body(

@@ -41,12 +41,12 @@ class Message:
     attachments: tuple[bytes, ...]
 
     def __init__(self, text: bytes | None, attachments: Sequence[bytes] = ()) -> None:
-        frames = [encode(BINARY, data) for data in attachments]
-        if text is not None:
-            frames.insert(0, encode(TEXT, text))
-        self.count = len(frames)
-        self.frames = frames[0] if self.count == 1 else b"".join(frames)
-        self.size = len(self.frames)
+        frames = b"" if text is None else encode(TEXT, text)
+        if attachments:
+            frames = b"".join([frames, *[encode(BINARY, data) for data in attachments]])
+        self.frames = frames
+        self.count = len(attachments) + (text is not None)
+        self.size = len(frames)
         self.text = text
         self.attachments = tuple(attachments)
         self._payload: bytes | None = None

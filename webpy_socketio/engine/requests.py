@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from webpy_socketio.engine import json
@@ -24,9 +24,11 @@ class Response:
     body: bytes = b""
     content_type: str = "text/plain; charset=UTF-8"
     headers: Sequence[tuple[str, str]] = ()
+    #: Whether the connection ends with it.
+    close: bool = False
 
     def all_headers(self) -> list[tuple[str, str]]:
-        """The headers as WSGI wants them."""
+        """All headers that are the response's own, and not the connection's."""
         return [
             ("Content-Type", self.content_type),
             ("Content-Length", str(len(self.body))),
@@ -36,8 +38,7 @@ class Response:
         ]
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(NamedTuple):
     """What the query string of an Engine.IO request says (protocol v4, "HTTP long-polling")."""
 
     transport: str
@@ -54,9 +55,8 @@ class RequestError(Exception):
         self, code: int, message: str, status: str = "400 Bad Request", close: bool = False
     ) -> None:
         super().__init__(message)
-        headers = [("Connection", "close")] if close else []
         body = json.dumps({"code": code, "message": message})
-        self.response = Response(status, body, "application/json", headers)
+        self.response = Response(status, body, "application/json", close=close)
 
 
 _TOO_LONG = "Bad request: the query is too long"
@@ -71,7 +71,7 @@ def read_query(environ: dict[str, Any], transports: Sequence[str]) -> Query:
     if len(text) > _MAX_QUERY:
         raise RequestError(3, _TOO_LONG)
     found: dict[str, str] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
+    for name, value in _split(text):
         if name in ("EIO", "transport", "sid", "j"):
             if name in found:
                 raise RequestError(3, "Bad request: a parameter is given twice")
@@ -91,6 +91,13 @@ def read_query(environ: dict[str, Any], transports: Sequence[str]) -> Query:
     if transport is None or transport not in transports:
         raise RequestError(0, "Transport unknown")
     return Query(transport, found.get("sid"))
+
+
+def _split(query: str) -> list[tuple[str, str]]:
+    if "%" in query or "+" in query:
+        return parse_qsl(query, keep_blank_values=True)
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    return [(name, value) for name, _, value in pairs]
 
 
 def read_body(environ: dict[str, Any], max_size: int) -> bytes:

@@ -108,17 +108,19 @@ def _decode(text: str) -> tuple[Packet, int]:
     head = _HEAD.match(text)
     if head is None:
         raise ProtocolError("not a Socket.IO packet")
-    kind = int(head[1])
+    digit, announced, path, number = head.groups()
+    kind = int(digit)
     binary = kind in (_BINARY_EVENT, _BINARY_ACK)
-    if binary != (head[2] is not None):
+    if binary != (announced is not None):
         raise ProtocolError("attachments announced where there are none, or not announced")
-    attachments = int(head[2]) if binary else 0
+    attachments = int(announced) if binary else 0
     if attachments > MAX_ATTACHMENTS:
         raise ProtocolError(f"more than {MAX_ATTACHMENTS} attachments")
     if binary:
         kind -= 3
-    namespace = (head[3] or "/").partition("?")[0]  # the client may append a query, of no use here
-    identifier = None if head[4] is None else int(head[4])
+    # The client may append a query, of no use here.
+    namespace = "/" if path is None else path.partition("?")[0]
+    identifier = None if number is None else int(number)
     rest = text[head.end() :]
     data = json.loads(rest) if rest else None
     if attachments and rest.count("[") + rest.count("{") > _MAX_CONTAINERS:

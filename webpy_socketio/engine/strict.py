@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import logging
 import socket as stdlib_socket
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import gevent
-from gevent.pywsgi import WSGIHandler
+from gevent.pywsgi import WSGIHandler, format_date_time
 
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.http import (
@@ -27,6 +30,7 @@ from webpy_socketio.engine.http import (
     parse_head,
     read_body,
     read_head,
+    take_head,
     too_large,
 )
 
@@ -50,33 +54,6 @@ _LEAST_RATE = 1000.0
 _DRAIN = 1_048_576
 
 
-class _Fields:
-    """A request's headers, the way pywsgi asks for them.
-
-    Its own way is to have `email` parse them, which takes a tenth of the time of a request.
-    """
-
-    def __init__(self, fields: list[tuple[str, str]]) -> None:
-        self._fields = fields
-
-    @property
-    def headers(self) -> list[str]:
-        """Each as a line."""
-        return [f"{name}: {value}" for name, value in self._fields]
-
-    @property
-    def typeheader(self) -> str | None:
-        """The type of the body."""
-        return self.get("content-type")
-
-    def get(self, name: str, default: str | None = None) -> str | None:
-        """The first value of a header, whatever the case of its name."""
-        name = name.lower()
-        return next((value for other, value in self._fields if other.lower() == name), default)
-
-    getheader = get
-
-
 class _Nothing:
     """What pywsgi is to read of a body that has been read already."""
 
@@ -87,32 +64,52 @@ class _Nothing:
 class _Patience:
     """The deadline of a body: seconds without progress, and a least rate beyond them.
 
-    A large body may take longer than a small one; one that trickles may not.
+    A large body may take longer than a small one; one that trickles may not. What is too late
+    raises `BadRequest` in the greenlet that reads.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._until = time.monotonic() + seconds
+        self._latest = time.monotonic()
+        self._until = self._latest + seconds
         self._pieces = 0
-        self._timer = self._start()
+        self._greenlet: Any = gevent.getcurrent()
+        # One timer for the whole body, which looks when it fires whether anything came meanwhile.
+        self._timer: Any = gevent.get_hub().loop.timer(seconds)
+        self._timer.start(self._look)
 
     def progress(self, size: int) -> None:
         """`size` bytes came; raises `BadRequest` if they took too long."""
-        self._timer.close()
         self._pieces += 1
         if not self._pieces % 32:
             gevent.sleep(0)  # gevent reads without a pause what is there already
+        self._latest = time.monotonic()
         self._until += size / _LEAST_RATE
-        if time.monotonic() > self._until:
+        if self._latest > self._until:
             raise _too_slow()
-        self._timer = self._start()
 
     def close(self) -> None:
         """The body is there."""
+        self._timer.stop()
         self._timer.close()
 
-    def _start(self) -> Any:
-        return gevent.Timeout.start_new(self._seconds, _too_slow())
+    def _look(self) -> None:
+        left = self._latest + self._seconds - time.monotonic()
+        if left <= 0:
+            self._greenlet.throw(_too_slow())
+            return
+        self._timer.close()
+        self._timer = gevent.get_hub().loop.timer(left)
+        self._timer.start(self._look)
+
+
+@functools.lru_cache(256)  # clients choose the names, but few choose their own
+def _cgi_name(header: str) -> str | None:
+    """The environ's key for a header; None for one that would look like another one's there."""
+    if "_" in header:
+        return None
+    name = header.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + name
 
 
 def _too_slow() -> BadRequest:
@@ -179,15 +176,18 @@ class StrictHandler(WSGIHandler):
             patience = 0
         if patience:
             return ""
-        try:
-            with gevent.Timeout(
-                self.config.header_timeout, BadRequest("a head too slow", "408 Request Timeout")
-            ):
-                self._head = read_head(self.rfile)
-        except BadRequest as failure:
-            self._failure = failure
-            return "* *"
-        return self._head.partition(b"\r\n")[0].decode("latin-1")
+        head = take_head(self.rfile)
+        if head is None:
+            try:
+                with gevent.Timeout(
+                    self.config.header_timeout, BadRequest("a head too slow", "408 Request Timeout")
+                ):
+                    head = read_head(self.rfile)
+            except BadRequest as failure:
+                self._failure = failure
+                return "* *"
+        self._head = head
+        return head.partition(b"\r\n")[0].decode("latin-1")
 
     def read_request(self, raw_requestline: str) -> bool:
         """Take the head, and read the body."""
@@ -200,7 +200,7 @@ class StrictHandler(WSGIHandler):
         self.command, self.path = head.method, head.target
         self.request_version = "HTTP/" + head.version
         self.close_connection = head.close
-        self.headers = _Fields(head.headers)
+        self.headers = head.headers
         try:
             self._read_body(head)
             if head.suspicious and self.read_ahead():
@@ -223,13 +223,35 @@ class StrictHandler(WSGIHandler):
             self.socket.settimeout(None)
 
     def get_environ(self) -> dict[str, Any]:
-        environ: dict[str, Any] = super().get_environ()
-        environ["wsgi.input"] = self._body
-        environ["wsgi.input_terminated"] = True
+        """The request as WSGI has it (PEP 3333), made of a head that was parsed already.
+
+        pywsgi would look through all headers once for each one that it wants.
+        """
+        environ: dict[str, Any] = self.server.get_environ()
+        path, _, query = self.path.partition("?")
+        environ["REQUEST_METHOD"] = self.command
+        environ["SCRIPT_NAME"] = ""
+        environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path
+        environ["QUERY_STRING"] = query
+        environ["SERVER_PROTOCOL"] = self.request_version
+        if isinstance(self.client_address, tuple):  # not a Unix socket's
+            environ["REMOTE_ADDR"] = str(self.client_address[0])
+            environ["REMOTE_PORT"] = str(self.client_address[1])
+        for name, value in self.headers:
+            key = _cgi_name(name)
+            if key is None:
+                continue
+            if key in environ:
+                if key == "CONTENT_TYPE":
+                    continue
+                value = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{value}"
+            environ[key] = value
         if self._body_size is not None:
             # Framing is the connection's business: what follows sees a body of known size.
             environ["CONTENT_LENGTH"] = str(self._body_size)
             environ.pop("HTTP_TRANSFER_ENCODING", None)
+        environ["wsgi.input"] = self._body
+        environ["wsgi.input_terminated"] = True
         self.wsgi_input = _Nothing()
         return environ
 
@@ -261,6 +283,23 @@ class StrictHandler(WSGIHandler):
     def log_request(self) -> None:
         if self.server.keeps_log:  # to make a line costs more than to write it
             super().log_request()
+
+    def answer(self, status: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """Write a whole response of our own, with nothing in it that needs to be checked.
+
+        What pywsgi does for an application's costs several times as much. Raises OSError.
+        """
+        self.status = self._orig_status = status  # for the access log
+        self.code = int(status[:3])
+        self.headers_sent = True
+        lines = [f"HTTP/1.1 {status}", f"Date: {format_date_time(time.time()).decode()}"]
+        lines += [f"{name}: {value}" for name, value in headers]
+        if self.close_connection:
+            lines.append("Connection: close")  # said before it is done (RFC 9112, 9.6)
+        elif self.request_version == "HTTP/1.0":
+            lines.append("Connection: keep-alive")
+        head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+        self._sendall(head if self.command == "HEAD" else head + body)
 
     def _write_with_headers(self, data: Any) -> None:
         """Let the headers and a short body, or the first piece of one, leave together."""
