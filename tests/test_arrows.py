@@ -54,6 +54,7 @@ FOR_TYPES: dict[str, set[str]] = {"signals": {"socket"}, "clients": {"socket"}}
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
     *(
+        "clock",
         "config",
         "json",
         "frames",
