@@ -43,7 +43,7 @@ class Link:
         """The HTTP request that a WebSocket begins with."""
         request = self._protocol.connect()
         for name, value in headers:
-            del request.headers[name]
+            request.headers.pop(name, None)
             request.headers[name] = value
         self._protocol.send_request(request)
         return b"".join(self._protocol.data_to_send())

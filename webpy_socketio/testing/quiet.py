@@ -12,7 +12,6 @@ import gevent
 import web
 from greenlet import getcurrent
 
-import webpy_socketio
 from webpy_socketio.engine.workers import Workers
 
 __all__ = ["Quiet", "StillRunning", "place"]
@@ -22,7 +21,12 @@ _SLICE = 0.005
 
 #: Whose frames are not the user's.
 _OTHERS = tuple(
-    str(Path(str(module.__file__)).parent) + "/" for module in (webpy_socketio, web, gevent)
+    f"{folder}/"
+    for folder in (
+        Path(__file__).parents[1],
+        Path(str(web.__file__)).parent,
+        Path(str(gevent.__file__)).parent,
+    )
 )
 
 

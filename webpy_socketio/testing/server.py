@@ -111,9 +111,11 @@ class TestServer:
     ) -> None:
         try:
             self.stop()
-        except Exception:
-            if kind is None:  # what failed first is what is told
+        except Exception as last:
+            if exception is None:
                 raise
+            if hasattr(exception, "add_note"):  # what failed first is what is raised
+                exception.add_note(f"and at the end of the test: {last!r}")
 
     def start(self) -> TestServer:
         """Begin: plugins are switched on. Raises `ConfigurationError` as the server does."""
