@@ -46,7 +46,7 @@ LAYERS: dict[str, set[str]] = {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
         *("cluster", "loader"),
     },
-    "testing": {"exceptions", "signals", "clients", "engine", "server"},
+    "testing": {"exceptions", "signals", "engine", "server"},
 }
 
 #: What only a type checker sees, besides.

@@ -245,6 +245,17 @@ class TestRules:
             with pytest.raises(Refused, match="1 to 255"):
                 ann.subscribe("")
 
+    def test_who_is_sent_away_at_once(self, server: TestServer) -> None:
+        @on_connect
+        def not_today(request: Any, socket: Any, context: Any) -> None:
+            socket.send("come again")
+            socket.disconnect()
+
+        ann = server.connect()
+        assert ann.receive("message") == "come again"
+        assert (ann.connected, ann.reason) == (False, "io server disconnect")
+        assert not ann.socket.connected
+
     def test_another_origin(self, server: TestServer) -> None:
         with pytest.raises(HandshakeRefused, match="403 Forbidden") as refused:
             server.connect(headers={"Origin": "http://evil.example"})
@@ -420,17 +431,13 @@ class TestErrors:
         assert clients.namespace("/").sockets == {}
 
     def test_in_an_error_handler_too(self, server: TestServer) -> None:
-        on_message(echo)
-
         @on_error
         def fail(request: Any, socket: Any, context: Any, exception: Any) -> None:
             raise KeyError("mine")
 
         with server.errors() as errors:
-            server.connect().send("x")
-            clients.find(next(iter(clients.namespace("/").sockets)))
             server.connect().call("__channel__", "not in it")
-        assert [type(error) for error in errors] == [KeyError] * len(errors)
+        assert [type(error) for error in errors] == [KeyError]
 
     def test_expected_ones(self, server: TestServer) -> None:
         @on_message
@@ -466,6 +473,53 @@ class TestErrors:
             server.connect().send("x")
         assert (logger.manager.disable, logger.disabled, logger.level) == before
         logger._cache.clear()  # type: ignore[attr-defined]
+
+    def test_on_the_hub_too(self, server: TestServer) -> None:
+        def fail(*args: Any) -> None:
+            raise ZeroDivisionError
+
+        @on_message
+        def ask(request: Any, socket: Any, context: Any, message: Any) -> None:
+            socket.call("question")
+
+        call_later(1, fail)
+        with pytest.raises(ZeroDivisionError):
+            server.advance(1)
+        ann = server.connect()
+        ann.on("question", answer=fail)
+        with pytest.raises(ZeroDivisionError):
+            ann.send("x")
+
+    def test_the_end_of_the_test_is_nobodys_fault(self) -> None:
+        @on_message
+        def ask(request: Any, socket: Any, context: Any, message: Any) -> None:
+            socket.call("question")
+
+        with TestServer(application()) as server:
+            server.connect().send("x")
+
+    def test_a_greenlets_is_its_owners(self, server: TestServer) -> None:
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        @on_message
+        def spawn(request: Any, socket: Any, context: Any, message: Any) -> None:
+            with pytest.raises(ZeroDivisionError):
+                gevent.spawn(fail).get()
+            socket.send("caught")
+
+        ann = server.connect()
+        ann.send("x")
+        assert ann.received("message") == ["caught"]
+        with pytest.raises(AssertionError, match=r"fail(.|\n)*ZeroDivisionError"):
+            ann.receive("other")
+
+    def test_a_wsgi_applications(self) -> None:
+        def broken(environ: Any, start_response: Any) -> Any:
+            raise ZeroDivisionError
+
+        with TestServer(broken) as server, pytest.raises(ZeroDivisionError):
+            server.get("/")
 
     def test_one_that_would_end_the_run_does_not(self, server: TestServer) -> None:
         @on_message

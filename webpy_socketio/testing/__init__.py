@@ -21,7 +21,8 @@ raised. It works in any test framework, and needs gevent's patches before web.py
 
 from webpy_socketio.testing.answers import Answer, HandshakeRefused
 from webpy_socketio.testing.browser import Browser
-from webpy_socketio.testing.client import Client, Received
+from webpy_socketio.testing.client import Client
+from webpy_socketio.testing.mailbox import Received
 from webpy_socketio.testing.quiet import StillRunning
 from webpy_socketio.testing.records import Record
 from webpy_socketio.testing.response import Response

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from webpy_socketio.exceptions import Refused
+from webpy_socketio.testing.mailbox import plain
 from webpy_socketio.testing.response import Response
 
 if TYPE_CHECKING:
     from webpy_socketio.testing.server import TestServer
 
-__all__ = ["Answer", "HandshakeRefused", "plain"]
+__all__ = ["Answer", "HandshakeRefused"]
 
 
 class Answer:
@@ -57,8 +58,3 @@ class HandshakeRefused(Refused):
             f"the handshake was answered {response.status} {response.reason}: "
             f"{response.text[:500]!r}{hint}"
         )
-
-
-def plain(args: list[Any]) -> Any:
-    """Arguments as handlers get a message: one as it is, several as a list, none as None."""
-    return args[0] if len(args) == 1 else args or None

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from webpy_socketio.testing.client import Client
-from webpy_socketio.testing.link import HOST
 from webpy_socketio.testing.response import Response
-from webpy_socketio.testing.wire import MemorySocket
+from webpy_socketio.testing.wire import HOST, MemorySocket
 
 if TYPE_CHECKING:
     from webpy_socketio.testing.server import TestServer

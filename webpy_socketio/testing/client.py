@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import urlencode
 
-from webpy_socketio.clients import clients
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.socketio_packets import (
     ACK,
@@ -22,8 +21,9 @@ from webpy_socketio.engine.socketio_packets import (
     encode_event,
 )
 from webpy_socketio.exceptions import Refused
-from webpy_socketio.testing.answers import Answer, HandshakeRefused, plain
+from webpy_socketio.testing.answers import Answer, HandshakeRefused
 from webpy_socketio.testing.link import Link
+from webpy_socketio.testing.mailbox import Mailbox, Received
 from webpy_socketio.testing.quiet import indent
 from webpy_socketio.testing.wire import MemorySocket
 
@@ -32,15 +32,7 @@ if TYPE_CHECKING:
     from webpy_socketio.testing.browser import Browser
     from webpy_socketio.testing.server import TestServer
 
-__all__ = ["Client", "Received"]
-
-
-class Received(NamedTuple):
-    """An event as it arrived; equal to the plain pair of both."""
-
-    event: str
-    #: The argument; a list of several, None without any.
-    data: Any
+__all__ = ["Client"]
 
 
 class Client:
@@ -64,8 +56,7 @@ class Client:
         self._socket: Socket | None = None
         self._refused: str | None = None
         self._number = server.number()
-        self._history: list[Received] = []
-        self._inbox: list[Received] = []
+        self._mailbox = Mailbox()
         self._decoder = Decoder()
         self._answers: list[Answer] = []
         self._answerers: dict[str, Any] = {}
@@ -207,12 +198,11 @@ class Client:
 
         Fails if there is none when everything has happened, and says what there was instead.
         """
-        self._server.wait(lambda: self._next(event) is not None)
+        self._server.wait(lambda: self._mailbox.has(event))
         self._server.check()
-        found = self._next(event)
-        if found is None:
+        if not self._mailbox.has(event):
             raise AssertionError(self._explain("no event" if event is None else f"no {event!r}"))
-        self._inbox.remove(found)
+        found = self._mailbox.take(event)
         return found if event is None else found.data
 
     @overload
@@ -225,8 +215,7 @@ class Client:
         A list of `Received`; with a name only the events of this name, and of them the data.
         """
         self._server.settle()
-        found = [item for item in self._inbox if event in (None, item.event)]
-        self._inbox = [item for item in self._inbox if event not in (None, item.event)]
+        found = self._mailbox.take_all(event)
         return found if event is None else [item.data for item in found]
 
     # -- how
@@ -247,11 +236,8 @@ class Client:
         if not answer["ok"]:
             raise Refused(answer["error"])
 
-    def _next(self, event: str | None) -> Received | None:
-        return next((item for item in self._inbox if event in (None, item.event)), None)
-
     def _explain(self, what: str) -> str:
-        history = [f"{event}: {data!r}" for event, data in self._history]
+        history = [f"{event}: {data!r}" for event, data in self._mailbox.history]
         return (
             f"{what} for {self!r}; all that ever arrived, in order:\n{indent(history)}"
             f"{self._server.explain()}"
@@ -266,16 +252,14 @@ class Client:
             return
         if packet.type == CONNECT:
             self.id = packet.data["sid"]
-            self._socket = clients.find(self.id)
+            self._socket = self._server.find(self.id)
             self.connected = True
         elif packet.type == DISCONNECT:
             self._end("io server disconnect")
         elif packet.type == ACK and packet.id is not None:
             self._answers[packet.id].set(packet.data)
         elif packet.type == EVENT:
-            received = Received(packet.data[0], plain(packet.data[1:]))
-            self._history.append(received)
-            self._inbox.append(received)
+            self._mailbox.put(packet.data[0], packet.data[1:])
             if packet.id is not None:
                 self._answer(packet)
 

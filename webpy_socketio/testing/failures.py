@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+import gevent
 from greenlet import GreenletExit
+
+from webpy_socketio.exceptions import Disconnected
 
 __all__ = ["Failures"]
 
 _LOGGER = logging.getLogger("webpy_socketio")
+
+#: What a handler is waked with that waits when the server stops.
+_ENDS = (GreenletExit, Disconnected)
 
 
 class Failures(logging.Handler):
@@ -16,14 +23,17 @@ class Failures(logging.Handler):
 
     The log is the one place that hears of all of them: of handlers, gates, plugins, and of error
     handlers that fail themselves. It is opened for errors as long as this is installed, whatever the
-    application has done to its logging.
+    application has done to its logging. What fails on the hub, where gevent would only print it, is
+    kept too.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self._unexpected: list[tuple[BaseException, str]] = []
         self._expected: list[list[BaseException]] = []
-        #: Handlers are ended by raising GreenletExit in them, which is no fault of theirs.
+        #: What may explain that something is missing, without being an error of its own.
+        self.hints: list[str] = []
+        #: Whether the server stops: what a handler that still waits is told then is no fault of its.
         self.stopping = False
 
     def install(self) -> None:
@@ -35,10 +45,19 @@ class Failures(logging.Handler):
             if not _LOGGER.isEnabledFor(logging.ERROR):
                 _LOGGER.setLevel(logging.ERROR)
         _LOGGER.addHandler(self)
+        self._hub: Any = gevent.get_hub()
+        # gevent's own way to replace it: an attribute of the hub, before the method of its class.
+        self._handler_before = vars(self._hub).get("handle_error")
+        self._print = self._hub.handle_error
+        self._hub.handle_error = self._handle_error
 
     def uninstall(self) -> None:
         """Leave the log as it was."""
         _LOGGER.removeHandler(self)
+        if self._handler_before is None:
+            del self._hub.handle_error
+        else:
+            self._hub.handle_error = self._handler_before
         _LOGGER.disabled, level, disabled = self._before
         _LOGGER.setLevel(level)
         logging.disable(disabled)
@@ -47,12 +66,23 @@ class Failures(logging.Handler):
         exception = record.exc_info[1] if record.exc_info else None
         if exception is None:
             exception = AssertionError(record.getMessage())
-        if isinstance(exception, GreenletExit) and self.stopping:
-            return
+        if not (self.stopping and isinstance(exception, _ENDS)):
+            self.add(exception, record.getMessage())
+
+    def add(self, exception: BaseException, text: str) -> None:
+        """Take an error; `text` is what failed."""
         if self._expected:
             self._expected[-1].append(exception)
         else:
-            self._unexpected.append((exception, record.getMessage()))
+            self._unexpected.append((exception, text))
+
+    def _handle_error(self, context: Any, kind: Any, exception: Any, traceback: Any) -> None:
+        self._print(context, kind, exception, traceback)
+        if isinstance(context, gevent.Greenlet):
+            # Whoever spawned it may have asked it for its result, and got the exception.
+            self.hints.append(f"{context!r} failed: {exception!r}")
+        elif isinstance(exception, Exception):
+            self.add(exception, "a callback failed")
 
     @property
     def found(self) -> bool:

@@ -12,12 +12,9 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from webpy_socketio.engine.packets import Message
-from webpy_socketio.testing.wire import MemoryStream
+from webpy_socketio.testing.wire import HOST, MemoryStream
 
 __all__ = ["Link"]
-
-#: The host that requests are for.
-HOST = "localhost"
 
 
 class Link:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import web
@@ -15,16 +15,17 @@ from blinker import Signal
 from webpy_socketio import signals
 from webpy_socketio.engine.clock import Clock, replace_clock
 from webpy_socketio.exceptions import PatchingError
-from webpy_socketio.server import SocketIOServer
 from webpy_socketio.testing.browser import Browser
 from webpy_socketio.testing.client import Client
 from webpy_socketio.testing.clock import VirtualClock
 from webpy_socketio.testing.failures import Failures
-from webpy_socketio.testing.link import HOST
 from webpy_socketio.testing.quiet import Quiet, StillRunning, indent, place
 from webpy_socketio.testing.records import Record, recording
 from webpy_socketio.testing.response import Response
-from webpy_socketio.testing.wire import MemoryHandler, MemorySocket
+from webpy_socketio.testing.wire import MemoryHandler, MemoryServer, MemorySocket
+
+if TYPE_CHECKING:
+    from webpy_socketio.socket import Socket
 
 __all__ = ["TestServer"]
 
@@ -38,29 +39,6 @@ _PATCHING = (
 
 #: Seconds that handlers have to end by themselves when a test is over and they wait for it.
 _MERCY = 0.05
-
-
-class _Server(SocketIOServer):
-    """The real server, which listens nowhere."""
-
-    handler_class = MemoryHandler
-
-    def __init__(self, application: Any, resource: str, quiet: Quiet, settings: Any) -> None:
-        super().__init__(
-            (HOST, 80),
-            application,
-            resource,
-            environ={"SERVER_NAME": HOST, "SERVER_PORT": "80"},
-            log=None,
-            **settings,
-        )
-        self._socketio.workers = quiet.workers
-
-    def init_socket(self) -> None:
-        """There is none."""
-
-    def start_accepting(self) -> None:
-        """Nobody comes that way."""
 
 
 class TestServer:
@@ -92,10 +70,10 @@ class TestServer:
         self._settings = {"backplane": None, **settings}
         self._numbers = itertools.count(1)
         self._failures = Failures()
-        self._broken: list[str] = []
+        self._sockets: dict[str, Socket] = {}
         self._clock = VirtualClock()
         self._quiet: Quiet
-        self._server: _Server | None = None
+        self._server: MemoryServer | None = None
         self._before: Clock
 
     # -- its life
@@ -122,7 +100,9 @@ class TestServer:
         self._quiet = Quiet(self._patience)
         self._before = replace_clock(self._clock)
         try:
-            server = _Server(self._application, self._resource, self._quiet, self._settings)
+            server = MemoryServer(
+                self._application, self._resource, self._quiet.workers, self._settings
+            )
             server.start()
         except PatchingError as error:
             raise PatchingError(_PATCHING) from error
@@ -131,7 +111,8 @@ class TestServer:
         replace_clock(self._clock)
         self._server = server
         self._failures.install()
-        signals.error.connect(self._note, weak=False)
+        signals.connecting.connect(self._meet)
+        signals.error.connect(self._note)
         return self
 
     def stop(self) -> None:
@@ -150,6 +131,7 @@ class TestServer:
                 server.stop(_MERCY if self._quiet.running else self._patience)
                 self._quiet.settle()
             finally:
+                signals.connecting.disconnect(self._meet)
                 signals.error.disconnect(self._note)
                 self._failures.uninstall()
                 replace_clock(self._before)
@@ -244,6 +226,10 @@ class TestServer:
         """The next client's number."""
         return next(self._numbers)
 
+    def find(self, session_id: str) -> Socket | None:
+        """The socket of a client that was let in, whether it is still there or not."""
+        return self._sockets.get(session_id)
+
     def handle(self, sock: MemorySocket, address: str, what: str) -> None:
         """Let the server answer a request."""
         handler = MemoryHandler(sock, (address, 0), self._running)
@@ -265,8 +251,8 @@ class TestServer:
     def explain(self) -> str:
         """What may be the reason that something did not happen."""
         text = ""
-        if self._broken:
-            text += f"\nThe error stage was told:\n{indent(self._broken)}"
+        if self._failures.hints:
+            text += f"\nWhat else went wrong:\n{indent(self._failures.hints)}"
         if self._quiet.running:
             text += f"\nHandlers that still wait:\n{indent(self._quiet.running)}"
         due = self._clock.due
@@ -278,10 +264,13 @@ class TestServer:
         return text
 
     @property
-    def _running(self) -> _Server:
+    def _running(self) -> MemoryServer:
         if self._server is None:
             raise AssertionError("the server does not run: with TestServer(app) as server")
         return self._server
 
+    def _meet(self, sender: Socket, **extra: Any) -> None:
+        self._sockets[sender.session_id] = sender
+
     def _note(self, sender: Any, exception: BaseException, **extra: Any) -> None:
-        self._broken.append(f"{sender!r}: {exception!r}")
+        self._failures.hints.append(f"{sender!r}: {exception!r}")

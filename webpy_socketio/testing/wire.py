@@ -1,4 +1,4 @@
-"""Connections in memory: what the server takes for a socket, and for a stream of bytes."""
+"""In memory: a server, and what it takes for a socket and for a stream of bytes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ import gevent
 from webpy_socketio.engine.engine import Engine, Upgrade
 from webpy_socketio.engine.handler import RequestHandler
 from webpy_socketio.engine.streams import CHUNK, StreamUser
+from webpy_socketio.engine.workers import Workers
+from webpy_socketio.server import SocketIOServer
 
-__all__ = ["MemoryHandler", "MemorySocket", "MemoryStream"]
+__all__ = ["HOST", "MemoryHandler", "MemoryServer", "MemorySocket", "MemoryStream"]
+
+#: The host that requests are for.
+HOST = "localhost"
 
 
 class MemorySocket:
@@ -57,6 +62,29 @@ class MemoryHandler(RequestHandler):
     @contextlib.contextmanager
     def _watch(self, hung_up: Callable[[], None]) -> Iterator[None]:
         yield  # nobody hangs up here
+
+
+class MemoryServer(SocketIOServer):
+    """The real server, which listens nowhere; handlers run in the greenlets of `workers`."""
+
+    handler_class = MemoryHandler
+
+    def __init__(self, application: Any, resource: str, workers: Workers, settings: Any) -> None:
+        super().__init__(
+            (HOST, 80),
+            application,
+            resource,
+            environ={"SERVER_NAME": HOST, "SERVER_PORT": "80"},
+            log=None,
+            **settings,
+        )
+        self._socketio.workers = workers
+
+    def init_socket(self) -> None:
+        """There is none."""
+
+    def start_accepting(self) -> None:
+        """Nobody comes that way."""
 
 
 class MemoryStream:
