@@ -1033,11 +1033,11 @@ if __name__ == "__main__":
 class TestFrameworks:
     """A user's own test file, run as users run them."""
 
-    def run(self, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-W", "error", *command],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
             capture_output=True,
             text=True,
             check=False,
@@ -1062,6 +1062,11 @@ class TestFrameworks:
         )
         done = self.run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
         assert "3 passed, 1 xfailed" in done.stdout, done.stdout + done.stderr
+
+    def test_on_another_loop(self, tmp_path: Path) -> None:
+        (tmp_path / "test_shout.py").write_text(SAMPLE)
+        done = self.run(tmp_path, "test_shout.py", GEVENT_LOOP="libuv")
+        assert "take GEVENT_LOOP out of the environment" in done.stderr
 
     def test_patched_too_late(self, tmp_path: Path) -> None:
         (tmp_path / "test_shout.py").write_text(SAMPLE.partition("\n")[2])

@@ -13,6 +13,7 @@ import web
 from greenlet import getcurrent
 
 from webpy_socketio.engine.workers import Workers
+from webpy_socketio.exceptions import ConfigurationError
 
 __all__ = ["Quiet", "StillRunning", "place"]
 
@@ -60,12 +61,19 @@ class Quiet:
     is left are handlers that wait. One that waits for a timer of gevent's, a socket or a thread has
     made a watcher active, and is waited for. When there is none beyond those that were there at the
     beginning, whoever waits waits for the test, and the test goes on.
+
+    Raises `ConfigurationError` for gevent's other loop, libuv, which does not count like that.
     """
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
         self.workers = _Workers()
         self._loop: Any = gevent.get_hub().loop
+        if "libuv" in type(self._loop).__module__:
+            raise ConfigurationError(
+                "the testing kit needs gevent's libev loop, which tells when nothing moves: "
+                "take GEVENT_LOOP out of the environment, or set it to libev-cext"
+            )
         self._watchers = self._loop.activecnt
 
     @property
