@@ -46,14 +46,20 @@ LAYERS: dict[str, set[str]] = {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
         *("cluster", "loader"),
     },
+    "testing": {"exceptions", "signals", "engine", "server"},
 }
 
 #: What only a type checker sees, besides.
-FOR_TYPES: dict[str, set[str]] = {"signals": {"socket"}, "clients": {"socket"}}
+FOR_TYPES: dict[str, set[str]] = {
+    "signals": {"socket"},
+    "clients": {"socket"},
+    "testing": {"socket"},
+}
 
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
     *(
+        "clock",
         "config",
         "json",
         "frames",
@@ -81,8 +87,8 @@ PURE = [
 
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
-    "web": {"application", "assets", "cluster", "server"},
-    "blinker": {"receivers", "plugins"},
+    "web": {"application", "assets", "cluster", "server", "testing"},
+    "blinker": {"receivers", "plugins", "testing"},
     "mako": set(),
     "redis": {"backplane"},
 }

@@ -20,6 +20,7 @@ import web
 
 from webpy_socketio import settings
 from webpy_socketio.backplane import tell_gap
+from webpy_socketio.testing import Client, TestServer
 
 from .certificates import make_certificate, trusting
 from .conftest import Journal, Site
@@ -37,6 +38,10 @@ def blocks(language: str) -> list[str]:
 
 
 PROGRAM, *SNIPPETS = blocks("python")
+
+#: A file of its own, not to be run in one module with the others.
+(TEST_FILE,) = (block for block in SNIPPETS if block.startswith("# test_chat.py"))
+SNIPPETS.remove(TEST_FILE)
 
 
 def free_port() -> int:
@@ -81,6 +86,36 @@ class TestProgram:
             client.disconnect()
             program.terminate()
         assert program.wait() == 0
+
+
+class TestTestFile:
+    """The test of the first program is a whole file."""
+
+    @pytest.mark.patience(30)
+    def test_it_passes(self, tmp_path: Path) -> None:
+        *lines, last = PROGRAM.strip().splitlines()
+        program = "\n".join([*lines, 'if __name__ == "__main__":', f"    {last}", ""])
+        (tmp_path / "chat.py").write_text(program)
+        (tmp_path / "test_chat.py").write_text(TEST_FILE)
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "3 passed" in done.stdout, done.stdout + done.stderr
+
+    def test_every_name_is_there(self) -> None:
+        section = README.partition("Testing your handlers\n")[2].partition("\n\n\n")[0]
+        told = set(
+            re.findall(r"``(?:server\.|client\.|with server\.)?([a-z]+)(?:\(.*?\).*?)?``", section)
+        )
+        client = {name for name in vars(Client) if not name.startswith("_")}
+        assert {"send", "receive", "received", "vanish"} <= told & client
+        mine = {"connect", "browser", "advance", "record", "errors", "settle"}
+        assert mine <= told & set(vars(TestServer))
 
 
 @pytest.fixture

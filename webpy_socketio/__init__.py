@@ -19,6 +19,7 @@ The first lines of a program that uses it patch the standard library, before web
 from webpy_socketio import events, exceptions, signals
 from webpy_socketio.application import socketio_urls
 from webpy_socketio.assets import socketio_scripts, template_dir
+from webpy_socketio.engine.clock import call_later
 from webpy_socketio.events import *  # noqa: F403
 from webpy_socketio.exceptions import *  # noqa: F403
 from webpy_socketio.outofband import broadcast, broadcast_channel, emit, run_on_hub, send
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "broadcast",
     "broadcast_channel",
+    "call_later",
     "configure",
     "emit",
     "run_on_hub",

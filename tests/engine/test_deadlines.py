@@ -4,48 +4,47 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 import gevent
 import pytest
 
 from tests.conftest import Journal
+from webpy_socketio.engine.clock import Clock, Timer
 from webpy_socketio.engine.deadlines import Deadlines
 
 
-class CountingLoop:
-    """gevent's loop, and how many timers it was asked for."""
+class CountingClock(Clock):
+    """How many timers it was asked for."""
 
     def __init__(self) -> None:
-        self.loop = gevent.get_hub().loop
         self.timers = 0
 
-    def timer(self, *args: Any) -> Any:
+    def timer(self, seconds: float) -> Timer:
         self.timers += 1
-        return self.loop.timer(*args)
+        return super().timer(seconds)
 
 
 @pytest.fixture
-def loop() -> CountingLoop:
-    return CountingLoop()
+def clock() -> CountingClock:
+    return CountingClock()
 
 
 class TestDeadlines:
     def test_items_fall_due_in_the_order_they_were_added(
-        self, loop: CountingLoop, journal: Journal
+        self, clock: CountingClock, journal: Journal
     ) -> None:
-        deadlines = Deadlines[str](loop, 0.01, journal.append)
+        deadlines = Deadlines[str](clock, 0.01, journal.append)
         for item in "abc":
             deadlines.add(item)
         journal.wait_for("c")
         assert journal == ["a", "b", "c"]
         assert len(deadlines) == 0
 
-    def test_none_falls_due_before_its_time(self, loop: CountingLoop, journal: Journal) -> None:
+    def test_none_falls_due_before_its_time(self, clock: CountingClock, journal: Journal) -> None:
         due: dict[str, float] = {}
         late: list[float] = []
         deadlines = Deadlines[str](
-            loop,
+            clock,
             0.01,
             lambda item: (late.append(time.monotonic() - due[item]), journal.append(item)),
         )
@@ -56,8 +55,8 @@ class TestDeadlines:
         journal.wait_for("c")
         assert min(late) >= 0.0
 
-    def test_one_that_was_discarded_does_not(self, loop: CountingLoop, journal: Journal) -> None:
-        deadlines = Deadlines[str](loop, 0.01, journal.append)
+    def test_one_that_was_discarded_does_not(self, clock: CountingClock, journal: Journal) -> None:
+        deadlines = Deadlines[str](clock, 0.01, journal.append)
         for item in "abc":
             deadlines.add(item)
         deadlines.discard("a")
@@ -69,17 +68,17 @@ class TestDeadlines:
         assert journal == ["c"]
 
     def test_one_that_is_added_again_starts_anew(
-        self, loop: CountingLoop, journal: Journal
+        self, clock: CountingClock, journal: Journal
     ) -> None:
-        deadlines = Deadlines[str](loop, 0.01, journal.append)
+        deadlines = Deadlines[str](clock, 0.01, journal.append)
         deadlines.add("a")
         deadlines.add("b")
         deadlines.add("a")
         journal.wait_for("a")
         assert journal == ["b", "a"]
 
-    def test_since_counts_from_then(self, loop: CountingLoop, journal: Journal) -> None:
-        deadlines = Deadlines[str](loop, 3600, journal.append)
+    def test_since_counts_from_then(self, clock: CountingClock, journal: Journal) -> None:
+        deadlines = Deadlines[str](clock, 3600, journal.append)
         deadlines.add("a", since=time.monotonic() - 3600)
         deadlines.add("b")
         journal.wait_for("a")
@@ -88,19 +87,19 @@ class TestDeadlines:
         assert deadlines.due("a") is None
         deadlines.clear()
 
-    def test_thousands_share_one_timer(self, loop: CountingLoop, journal: Journal) -> None:
-        deadlines = Deadlines[int](loop, 3600, journal.append)
+    def test_thousands_share_one_timer(self, clock: CountingClock, journal: Journal) -> None:
+        deadlines = Deadlines[int](clock, 3600, journal.append)
         for number in range(5000):
             deadlines.add(number)
         for number in range(5000):
             deadlines.discard(number)
         deadlines.add(1)
-        assert loop.timers == 1
+        assert clock.timers == 1
         deadlines.clear()
 
-    def test_clear_forgets_everything(self, loop: CountingLoop, journal: Journal) -> None:
-        cleared = Deadlines[str](loop, 0.001, journal.append)
-        later = Deadlines[str](loop, 0.01, journal.append)
+    def test_clear_forgets_everything(self, clock: CountingClock, journal: Journal) -> None:
+        cleared = Deadlines[str](clock, 0.001, journal.append)
+        later = Deadlines[str](clock, 0.01, journal.append)
         cleared.add("cleared")
         later.add("later")
         cleared.clear()
@@ -108,37 +107,37 @@ class TestDeadlines:
         journal.wait_for("later")
         assert journal == ["later"]
 
-    def test_a_callback_may_add_again(self, loop: CountingLoop, journal: Journal) -> None:
+    def test_a_callback_may_add_again(self, clock: CountingClock, journal: Journal) -> None:
         def again(item: str) -> None:
             journal.append(item)
             if len(journal) < 3:
                 deadlines.add(item)
 
-        deadlines = Deadlines[str](loop, 0.001, again)
+        deadlines = Deadlines[str](clock, 0.001, again)
         deadlines.add("a")
         journal.wait(lambda journal: len(journal) == 3)
         assert journal == ["a", "a", "a"]
 
-    def test_a_callback_may_discard_others(self, loop: CountingLoop, journal: Journal) -> None:
+    def test_a_callback_may_discard_others(self, clock: CountingClock, journal: Journal) -> None:
         def only_one(item: str) -> None:
             journal.append(item)
             deadlines.discard("b")
 
-        deadlines = Deadlines[str](loop, 0.001, only_one)
+        deadlines = Deadlines[str](clock, 0.001, only_one)
         for item in "abc":
             deadlines.add(item)
         journal.wait_for("c")
         assert journal == ["a", "c"]
 
     def test_one_that_fails_stops_no_other(
-        self, loop: CountingLoop, journal: Journal, caplog: pytest.LogCaptureFixture
+        self, clock: CountingClock, journal: Journal, caplog: pytest.LogCaptureFixture
     ) -> None:
         def fail_first(item: str) -> None:
             if item == "a":
                 raise ZeroDivisionError
             journal.append(item)
 
-        deadlines = Deadlines[str](loop, 0.001, fail_first)
+        deadlines = Deadlines[str](clock, 0.001, fail_first)
         deadlines.add("a")
         deadlines.add("b")
         journal.wait_for("b")
@@ -147,9 +146,9 @@ class TestDeadlines:
         assert record.exc_info is not None
 
     def test_a_jump_of_the_clock_means_nothing(
-        self, loop: CountingLoop, journal: Journal, monkeypatch: pytest.MonkeyPatch
+        self, clock: CountingClock, journal: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        deadlines = Deadlines[str](loop, 0.01, journal.append)
+        deadlines = Deadlines[str](clock, 0.01, journal.append)
         deadlines.add("a")
         monkeypatch.setattr(time, "time", lambda: 0.0)
         deadlines.add("b")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gevent
 import pytest
 
 from tests.conftest import Journal
+from webpy_socketio.engine.clock import Clock
 from webpy_socketio.engine.heartbeat import Heartbeat
 from webpy_socketio.engine.packets import PING
 from webpy_socketio.engine.session import Session
@@ -21,7 +21,7 @@ def make_session(journal: Journal, name: str = "transport") -> Session:
 
 
 def make_heartbeat(interval: float, timeout: float) -> Heartbeat:
-    return Heartbeat(gevent.get_hub().loop, interval, timeout)
+    return Heartbeat(Clock(), interval, timeout)
 
 
 class TestPings:

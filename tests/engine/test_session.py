@@ -9,6 +9,7 @@ import gevent
 import pytest
 
 from tests.conftest import Journal
+from webpy_socketio.engine.clock import Clock
 from webpy_socketio.engine.flusher import Flusher
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.session import Session
@@ -22,6 +23,7 @@ class Host:
 
     def __init__(self, journal: Journal) -> None:
         self.flusher = Flusher(gevent.get_hub().loop)
+        self.clock = Clock()
         self.journal = journal
 
     def pong(self, session: Session) -> None:

@@ -148,17 +148,14 @@ class Connection:
             self._acks = {}
         self._acks[number] = result = AsyncResult()
         self.send(message)
-        timer = gevent.Timeout.start_new(timeout)
+        timer = self._multiplexer.clock.timer(timeout)
+        failure = CallTimeout(f"no acknowledgement of {event!r} within {timeout} s")
+        timer.start(self._give_up, number, failure, update=True)
         try:
             answer: list[Any] = result.get()
-        except gevent.Timeout as error:
-            if error is not timer:  # one that the caller set around it
-                raise
-            raise CallTimeout(f"no acknowledgement of {event!r} within {timeout} s") from None
         finally:
             timer.close()
-            if self._acks is not None:
-                self._acks.pop(number, None)
+            self._acks.pop(number, None)
         return answer
 
     def disconnect(self) -> None:
@@ -200,6 +197,10 @@ class Connection:
         # Not through the inbox: the handler that waits for it is what the inbox waits for.
         if self._acks is not None and number in self._acks:
             self._acks.pop(number).set(args)
+
+    def _give_up(self, number: int, failure: CallTimeout) -> None:
+        if self._acks is not None and number in self._acks:
+            self._acks.pop(number).set_exception(failure)
 
     def close(self, reason: str) -> None:
         """The connection is over: tell the application, once, when all that came before is done."""

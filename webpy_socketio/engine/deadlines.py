@@ -7,9 +7,10 @@ queue and one timer for its head do what a timer for each would, at the cost of 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from webpy_socketio.engine.clock import Clock, Timer
 
 __all__ = ["Deadlines"]
 
@@ -21,16 +22,15 @@ logger = logging.getLogger(__name__)
 class Deadlines(Generic[T]):
     """Calls `on_due` for each item `seconds` after it was added, unless it was discarded before.
 
-    `loop` is gevent's event loop, on which `on_due` is called: it must not wait. Time is
-    monotonic; a jump of the clock means nothing.
+    `on_due` is called on the hub: it must not wait. Times are those of `clock`, monotonic.
     """
 
-    def __init__(self, loop: Any, seconds: float, on_due: Callable[[T], None]) -> None:
+    def __init__(self, clock: Clock, seconds: float, on_due: Callable[[T], None]) -> None:
         self._seconds = seconds
         self._on_due = on_due
         self._due: dict[T, float] = {}
-        self._loop = loop
-        self._timer: Any = None
+        self._clock = clock
+        self._timer: Timer | None = None
 
     def __len__(self) -> int:
         return len(self._due)
@@ -39,12 +39,12 @@ class Deadlines(Generic[T]):
         return item in self._due
 
     def add(self, item: T, since: float | None = None) -> None:
-        """Let `item` fall due after the set time, from now or from the monotonic time `since`.
+        """Let `item` fall due after the set time, from now or from `since`, a time of the clock.
 
         An item that is waiting already starts anew. Times given for `since` must not go backwards.
         """
         self._due.pop(item, None)
-        self._due[item] = (time.monotonic() if since is None else since) + self._seconds
+        self._due[item] = (self._clock.now() if since is None else since) + self._seconds
         if self._timer is None:
             self._start()
 
@@ -55,7 +55,7 @@ class Deadlines(Generic[T]):
         self._due.pop(item, None)
 
     def due(self, item: T) -> float | None:
-        """The monotonic time at which `item` falls due, or None if it is not waiting."""
+        """The clock's time at which `item` falls due, or None if it is not waiting."""
         return self._due.get(item)
 
     def clear(self) -> None:
@@ -65,7 +65,7 @@ class Deadlines(Generic[T]):
 
     def _start(self) -> None:
         head = next(iter(self._due.values()))
-        self._timer = self._loop.timer(max(0.0, head - time.monotonic()))
+        self._timer = self._clock.timer(max(0.0, head - self._clock.now()))
         # gevent's loop keeps its own idea of now, from when the turn began: have it look again.
         self._timer.start(self._fire, update=True)
 
@@ -77,7 +77,7 @@ class Deadlines(Generic[T]):
 
     def _fire(self) -> None:
         self._stop()
-        now = time.monotonic()
+        now = self._clock.now()
         while self._due:
             item, due = next(iter(self._due.items()))
             if due > now:

@@ -18,6 +18,7 @@ import gevent
 import gevent.event
 
 from webpy_socketio.engine import handshake, json
+from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.deadlines import Deadlines
 from webpy_socketio.engine.flusher import Flusher
@@ -50,13 +51,14 @@ class Engine:
         self.sessions: dict[str, Session] = {}
         self.origins = Origins(config.allowed_origins, config.trusted_proxies)
         self.loop: Any = gevent.get_hub().loop
+        self.clock = current_clock()
         self.flusher = _flusher()
         self.receiver = receiver
-        self._heartbeat = Heartbeat(self.loop, config.ping_interval, config.ping_timeout)
-        self.upgrades = Upgrades(self.loop, config.upgrade_timeout)
+        self._heartbeat = Heartbeat(self.clock, config.ping_interval, config.ping_timeout)
+        self.upgrades = Upgrades(self.clock, config.upgrade_timeout)
         #: Closed polling sessions whose client has still to be told; for as long as a poll may
         #: reasonably be on its way.
-        self._lingering = Deadlines[Session](self.loop, config.upgrade_timeout, self._forget)
+        self._lingering = Deadlines[Session](self.clock, config.upgrade_timeout, self._forget)
         self._stopping = False
         self._answering = 0
         self._answered = gevent.event.Event()

@@ -171,6 +171,10 @@ class RequestHandler(StrictHandler):
         first = self.read_ahead()
         sock = self.socket
         self.socket = None  # pywsgi reads from a socket that it closes; this one it is to leave
+        self.begin_websocket(engine, upgrade, sock, first)
+
+    def begin_websocket(self, engine: Engine, upgrade: Upgrade, sock: Any, first: bytes) -> None:
+        """Let a WebSocket begin on the request's socket, which is ours from now on."""
         timeout = engine.config.write_timeout
         if isinstance(sock, SSLSocket):
             tls = TLSStream(sock, timeout)

@@ -6,9 +6,7 @@ who is to be pinged next, and whose pong is awaited.
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
+from webpy_socketio.engine.clock import Clock
 from webpy_socketio.engine.deadlines import Deadlines
 from webpy_socketio.engine.packets import PING, Message
 from webpy_socketio.engine.session import Session
@@ -21,16 +19,17 @@ _PING = Message(PING)
 class Heartbeat:
     """Pings sessions and closes those that do not answer, with reason "ping timeout"."""
 
-    def __init__(self, loop: Any, interval: float, timeout: float) -> None:
+    def __init__(self, clock: Clock, interval: float, timeout: float) -> None:
+        self._clock = clock
         self._interval = interval
         self._timeout = timeout
-        self._resting = Deadlines[Session](loop, interval, self._ping)
-        self._awaited = Deadlines[Session](loop, timeout, self._give_up)
+        self._resting = Deadlines[Session](clock, interval, self._ping)
+        self._awaited = Deadlines[Session](clock, timeout, self._give_up)
         self._since: dict[Session, float] = {}
 
     def add(self, session: Session) -> None:
         """Begin with `session`, which was heard of just now."""
-        self._since[session] = time.monotonic()
+        self._since[session] = self._clock.now()
         self._resting.add(session)
 
     def pong(self, session: Session) -> None:
@@ -53,7 +52,7 @@ class Heartbeat:
         since = self._since.get(session)
         if since is None or self._excused(session):
             return False
-        return time.monotonic() - since >= self._interval + self._timeout
+        return self._clock.now() - since >= self._interval + self._timeout
 
     def clear(self) -> None:
         """Forget all sessions and stop the timers."""
@@ -73,4 +72,4 @@ class Heartbeat:
 
     def _excused(self, session: Session) -> bool:
         """Whether we were the ones who did not read: the pong may wait behind all the rest."""
-        return session.paused or time.monotonic() - session.resumed < self._timeout
+        return session.paused or self._clock.now() - session.resumed < self._timeout

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gevent
-
+from webpy_socketio.engine.clock import Clock, current_clock
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.connection import Application, Connection
 from webpy_socketio.engine.deadlines import Deadlines
@@ -34,13 +33,12 @@ class SocketIO:
     def __init__(self, application: Application, config: EngineConfig | None = None) -> None:
         self.application = application
         self.config = config or EngineConfig()
+        self.clock = current_clock()
         #: The greenlets that handlers run in.
         self.workers = Workers()
-        self._unconnected = Deadlines[Session](
-            gevent.get_hub().loop, self.config.connect_timeout, _give_up
-        )
+        self._unconnected = Deadlines[Session](self.clock, self.config.connect_timeout, _give_up)
         self._incomplete = Deadlines[Session](
-            gevent.get_hub().loop,
+            self.clock,
             self.config.ping_interval + self.config.ping_timeout,
             self._give_up_waiting,
         )
@@ -118,6 +116,11 @@ class Multiplexer:
             )
             self._inboxes[namespace] = inbox
         return inbox
+
+    @property
+    def clock(self) -> Clock:
+        """What its waiting is measured by."""
+        return self._socketio.clock
 
     @property
     def outbox_bytes(self) -> int:

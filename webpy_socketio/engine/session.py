@@ -7,7 +7,6 @@ transport, long-polling or WebSocket, does the rest.
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from webpy_socketio.engine.outbox import Outbox, Writer
@@ -15,6 +14,7 @@ from webpy_socketio.engine.packets import CLOSE, MESSAGE, PONG, Message
 from webpy_socketio.exceptions import ProtocolError
 
 if TYPE_CHECKING:
+    from webpy_socketio.engine.clock import Clock
     from webpy_socketio.engine.flusher import Flusher
 
 __all__ = ["Receiver", "Session", "SessionHost", "Transport"]
@@ -57,6 +57,7 @@ class SessionHost(Protocol):
     """What a session needs of the engine it lives in."""
 
     flusher: Flusher
+    clock: Clock
 
     def pong(self, session: Session) -> None:
         """The client is alive."""
@@ -109,7 +110,7 @@ class Session:
         self.transport: Transport | None = None
         #: A WebSocket that is to replace long-polling, while it is being tried.
         self.upgrading: Transport | None = None
-        #: The monotonic time since which we read again, after the last pause.
+        #: The clock's time since which we read again, after the last pause.
         self.resumed = float("-inf")
         self._host = host
         self._pauses = 0
@@ -189,7 +190,7 @@ class Session:
         """Take one `pause` back."""
         self._pauses -= 1
         if self._pauses == 0:
-            self.resumed = time.monotonic()
+            self.resumed = self._host.clock.now()
             if self.transport is not None:
                 self.transport.resume()
 

@@ -6,8 +6,7 @@ client either changes over or goes on as before.
 
 from __future__ import annotations
 
-from typing import Any
-
+from webpy_socketio.engine.clock import Clock
 from webpy_socketio.engine.deadlines import Deadlines
 from webpy_socketio.engine.polling import Polling
 from webpy_socketio.engine.session import Session
@@ -20,8 +19,8 @@ __all__ = ["Upgrades"]
 class Upgrades:
     """The candidates of all sessions; one that takes longer than `seconds` is dropped."""
 
-    def __init__(self, loop: Any, seconds: float) -> None:
-        self._pending = Deadlines[WebSocket](loop, seconds, _drop)
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._pending = Deadlines[WebSocket](clock, seconds, _drop)
 
     def begin(self, session: Session, websocket: WebSocket) -> bool:
         """Let `websocket` try to take `session` over; False if there is nothing to take over."""

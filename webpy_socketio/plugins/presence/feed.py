@@ -15,7 +15,7 @@ from typing import Any
 
 import gevent
 
-from webpy_socketio import CallerError, NoSocket, emit
+from webpy_socketio import CallerError, NoSocket, call_later, emit
 from webpy_socketio.plugins.presence.store import Change, Channel, Metas, State
 
 __all__ = ["CROWD", "Feed", "describe"]
@@ -56,12 +56,12 @@ class Feed:
         before, _ = batch.keys.get(change.key, (change.before, None))
         batch.keys[change.key] = (before, change.after)
         if self._timer is None:
-            self._timer = gevent.spawn_later(INTERVAL, self._flush)
+            self._timer = call_later(INTERVAL, gevent.spawn, self._flush)
 
     def close(self) -> None:
         """Tell nothing more."""
         if self._timer is not None:
-            self._timer.kill()
+            self._timer.close()
             self._timer = None
         self._batches.clear()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import gevent
+from webpy_socketio import call_later
 
 __all__ = ["Change", "Channel", "MemoryStore", "Metas", "State", "Store"]
 
@@ -127,8 +127,7 @@ class MemoryStore:
         if room is None or connection not in room.connections or connection in room.leaving:
             return
         if grace > 0:
-            room.leaving[connection] = timer = gevent.get_hub().loop.timer(grace)
-            timer.start(self._remove, channel, room, connection)
+            room.leaving[connection] = call_later(grace, self._remove, channel, room, connection)
         else:
             self._remove(channel, room, connection)
 
