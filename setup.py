@@ -33,7 +33,9 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["webpy_socketio", "webpy_socketio.*"]),
-    package_data={"webpy_socketio": ["py.typed", "static/*", "templates/*"]},
+    package_data={
+        "webpy_socketio": ["py.typed", "static/*", "templates/*", "plugins/presence/lua/*"]
+    },
     include_package_data=False,
     zip_safe=False,
     install_requires=[

@@ -246,6 +246,30 @@ _WORKS.append(
         rounds=5,
     )
 )
+_WORKS.append(
+    Work(
+        "presence",
+        "",
+        {},
+        (
+            Row("presence in Redis, 10,000 members: join", "join_cpu", "µs of CPU a member"),
+            Row(
+                "presence in Redis, 10,000 members: join, by the clock", "join_wall", "µs a member"
+            ),
+            Row("presence in Redis, 10,000 members: leave", "leave_cpu", "µs of CPU a member"),
+            Row(
+                "presence in Redis, 10,000 members: leave, by the clock",
+                "leave_wall",
+                "µs a member",
+            ),
+            Row("10,000 members, another process learns them within", "state", "ms", 1000),
+            Row("10,000 members at rest, writes to Redis", "writes", "writes/s", limit=0.2),
+            Row("10,000 members at rest, CPU", "rest_cpu", "ms/s", 1000),
+        ),
+        ("ours",),
+        rounds=3,
+    )
+)
 
 #: All of them, by name, in the order of the table.
 WORKS = {work.name: work for work in _WORKS}

@@ -38,6 +38,13 @@ class RedisServer:
             pass
         return self
 
+    def keep(self) -> None:
+        """From now on keep all data, whatever happens to it."""
+        self._command[self._command.index("--appendonly") + 1] = "yes"
+        self._command += ["--appendfsync", "always"]
+        self.stop()
+        self.start()
+
     def stop(self) -> None:
         """Kill it, as a machine that fails would."""
         if self.process is not None:

@@ -28,6 +28,7 @@ from webpy_socketio import (
     broadcast,
     broadcast_channel,
     emit,
+    redis_link,
     send,
 )
 from webpy_socketio.backplane import Topic, counts, gap, publisher, subscriber
@@ -167,6 +168,18 @@ class TestReach:
         only(outside)
         only(inside, "one", "two", "end")
         assert near.event() == ["message", "two"]
+
+    def test_only_here(self, here: Site, there: ServerProcess) -> None:
+        far, near = connect(there, "room", "other room"), local(here, "room")
+        far.connect(namespace="/chat,")
+        emit("tick", 1, here=True)
+        emit("tick", 2, channel="room", here=True)
+        assert [near.event(), near.event()] == [["tick", 1], ["tick", 2]]
+        with pytest.raises(NoSocket):
+            emit("tick", 3, channel="other room", here=True)
+        with pytest.raises(NoSocket):
+            emit("tick", 4, namespace="/chat", here=True)
+        only(far)
 
     def test_emit_with_bytes(self, here: Site, there: ServerProcess) -> None:
         far = connect(there, "room")
@@ -882,6 +895,32 @@ class TestFaults:
         gaps.wait_for(6)
         gap.disconnect(failing)
         assert "ZeroDivisionError" in caplog.text
+
+
+class TestLink:
+    """What plugins get of the way to Redis."""
+
+    def test_what_is_asked_is_answered(self, redis: RedisServer) -> None:
+        link = redis_link(redis.url, 5.0)
+        refused, *others = link.ask(("NONSENSE",), ("ECHO", "ž"), ("ECHO", 5))
+        assert isinstance(refused, BackplaneError)
+        assert "NONSENSE" in str(refused)
+        assert others == ["ž".encode(), b"5"]
+        assert link.ask() == []
+        link.close()
+        with pytest.raises(BackplaneError, match=str(redis.port)):
+            link.ask(("PING",))
+
+    def test_it_never_comes_back(self, redis: RedisServer) -> None:
+        link = redis_link(redis.url, 5.0)
+        redis.ask("CLIENT", "KILL", "ID", *link.ask(("CLIENT", "ID")))
+        for _ in range(2):
+            with pytest.raises(BackplaneError, match=str(redis.port)):
+                link.ask(("PING",))
+
+    def test_nobody_is_there(self, frail: RedisServer) -> None:
+        with pytest.raises(BackplaneError, match=str(frail.port)):
+            redis_link(frail.url, 5.0)
 
 
 class TestSetting:

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import random
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,9 +23,13 @@ from webpy_socketio import (
 from webpy_socketio.clients import clients
 from webpy_socketio.plugins import presence
 from webpy_socketio.plugins.presence import feed
-from webpy_socketio.plugins.presence.store import Change, MemoryStore, Store
+from webpy_socketio.plugins.presence.chores import Times
+from webpy_socketio.plugins.presence.memory import MemoryStore
+from webpy_socketio.plugins.presence.redis import RedisStore
+from webpy_socketio.plugins.presence.store import Change, Channel, Listener, State, Store
 
 from .conftest import Journal, Site, socket_of
+from .redis_server import RedisServer
 
 PLUGIN = "webpy_socketio.plugins.presence"
 ROOM = ("/", "room")
@@ -32,15 +37,31 @@ OTHER = ("/", "other")
 
 # -- the store
 
-STORES = {"memory": MemoryStore}
+STORES = ["memory", "redis"]
 
 
 class Kept:
-    """A store and all the changes that it told."""
+    """A store, and all the changes that it told."""
 
-    def __init__(self, make: Callable[[Callable[[Change], None]], Store]) -> None:
+    def __init__(self, make: Callable[[Listener], Store]) -> None:
         self.changes = Journal()
-        self.store = make(self.changes.append)
+        self.rev = 0
+        self.store = make(self)
+
+    # -- what a store calls
+
+    def made(self, change: Change) -> None:
+        if change.channel == ROOM:
+            self.rev = change.rev
+        self.changes.append(change)
+
+    def seen(self, change: Change) -> None:
+        pass
+
+    def renewed(self, channel: Channel) -> None:
+        pass
+
+    # -- what the tests call
 
     def join(self, connection: str, key: str, **meta: Any) -> None:
         self.store.join(ROOM, connection, key, meta)
@@ -49,19 +70,51 @@ class Kept:
         self.store.leave(ROOM, connection, grace)
 
     @property
+    def state(self) -> State:
+        """The state, when all of it was told."""
+        state = self.store.ask(ROOM)
+        if self.store.lasting:  # the other one tells at once
+            self.changes.wait(lambda _: self.rev >= state.rev)
+        return state
+
+    @property
     def members(self) -> dict[str, Any]:
-        return self.store.state(ROOM).members
+        return self.state.members
 
     def told(self) -> list[tuple[str, Any, Any]]:
         """What was told since the last time it was asked for."""
+        assert self.state
         told = [(change.key, change.before, change.after) for change in self.changes]
         self.changes.clear()
         return told
 
 
+@pytest.fixture(autouse=True)
+def _no_receivers_left() -> Iterator[None]:
+    yield
+    for signal in (presence.joined, presence.updated, presence.left):
+        signal._clear_state()
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture(params=STORES)
-def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
-    kept = Kept(STORES[request.param])
+def make(request: pytest.FixtureRequest) -> Callable[[Listener], Store]:
+    """Make a store, the same in kind for the whole test; in Redis, of an application of its own."""
+    if request.param == "memory":
+        return MemoryStore
+    url, prefix = request.getfixturevalue("redis").url, secrets.token_hex(4)
+    return lambda listener: RedisStore(url, prefix, listener, 10.0, Times(sweep=0.02))
+
+
+@pytest.fixture
+def kept(make: Callable[[Listener], Store]) -> Iterator[Kept]:
+    kept = Kept(make)
     yield kept
     kept.store.close()
 
@@ -84,18 +137,21 @@ class TestStore:
         for number in range(5):
             kept.join(str(number), f"key {number}")
         kept.leave("3")
+        state = kept.state
         revisions = [change.rev for change in kept.changes]
         assert revisions == list(range(revisions[0], revisions[0] + 6))
-        assert kept.store.state(ROOM).rev == revisions[-1]
-        assert {change.epoch for change in kept.changes} == {kept.store.state(ROOM).epoch}
+        assert state.rev == revisions[-1]
+        assert {change.epoch for change in kept.changes} == {state.epoch}
 
     def test_a_channel_that_was_empty_gives_no_revision_twice(self, kept: Kept) -> None:
         for _ in range(3):
             kept.join("1", "Ann")
             kept.leave("1")
+        state = kept.state
         revisions = [change.rev for change in kept.changes]
+        assert len(revisions) == 6
         assert revisions == sorted(set(revisions))
-        assert kept.store.state(ROOM).rev == revisions[-1]
+        assert state.rev == revisions[-1]
 
     def test_what_changes_nothing_is_not_told(self, kept: Kept) -> None:
         kept.join("1", "Ann", a=1)
@@ -118,7 +174,7 @@ class TestStore:
         kept.join("1", "Bob")
         assert kept.told() == [("Ann", [{}], []), ("Bob", [], [{}])]
         assert kept.members == {"Bob": [{}]}
-        assert kept.store.state(ROOM).rev == 3
+        assert kept.state.rev == 3
 
     def test_channels_do_not_mix(self, kept: Kept) -> None:
         kept.join("1", "Ann")
@@ -126,8 +182,9 @@ class TestStore:
         kept.store.join(("/chat", "room"), "1", "Bob", {})
         kept.leave("1")
         assert kept.members == {}
-        assert kept.store.state(OTHER).members == {"Ann": [{}]}
-        assert kept.store.state(("/chat", "room")).members == {"Bob": [{}]}
+        assert kept.store.ask(OTHER).members == {"Ann": [{}]}
+        assert kept.store.ask(("/chat", "room")).members == {"Bob": [{}]}
+        assert [kept.store.count(channel) for channel in (ROOM, OTHER)] == [0, 1]
 
     def test_who_vanished_stays_for_the_grace(self, kept: Kept) -> None:
         kept.join("1", "Ann")
@@ -170,9 +227,42 @@ class TestStore:
         kept.leave("1", 60)
         kept.changes.wait(len)
         kept.leave("1")
+        assert kept.state
         assert kept.told() == [("Ann", [{}], [])]
 
-    def test_closing_forgets_without_telling(self, kept: Kept) -> None:
+    def test_who_changes_does_not_take_the_place_of_another(self, kept: Kept) -> None:
+        kept.join("1", "Ann")
+        kept.join("2", "Ann")
+        kept.leave("1", 60)
+        kept.join("2", "Ann", typing=True)
+        assert kept.members == {"Ann": [{}, {"typing": True}]}
+
+    def test_it_knows_its_own(self, kept: Kept) -> None:
+        kept.join("1", "Ann")
+        assert kept.store.knows(ROOM, "1")
+        assert not kept.store.knows(OTHER, "1")
+        kept.leave("1", 0.0)
+        assert not kept.store.knows(ROOM, "1")
+
+    @pytest.mark.parametrize("key", ["", "a\nb", "\0", "žluť", '/:,\\"', "x" * 1000])
+    def test_a_key_is_any_text(self, key: str, kept: Kept) -> None:
+        kept.join("1", key, text="\n\0\\ž\u2028", nothing={}, none=[], big=2**60, half=0.1)
+        kept.join("2", key + "\n")
+        meta = {"text": "\n\0\\ž\u2028", "nothing": {}, "none": [], "big": 2**60, "half": 0.1}
+        assert kept.members == {key: [meta], key + "\n": [{}]}
+        assert kept.told() == [(key, [], [meta]), (key + "\n", [], [{}])]
+        kept.leave("1")
+        assert kept.members == {key + "\n": [{}]}
+
+    @pytest.mark.parametrize("name", ["a:b", "a,b", "*", "/,room", "room "])
+    def test_no_channel_reaches_another(self, name: str, kept: Kept) -> None:
+        kept.join("1", "Ann")
+        kept.store.join(("/", name), "1", "Bob", {})
+        assert kept.members == {"Ann": [{}]}
+        assert kept.store.ask(("/", name)).members == {"Bob": [{}]}
+
+    def test_closing_forgets_without_telling(self) -> None:
+        kept = Kept(MemoryStore)
         kept.join("1", "Ann")
         kept.join("2", "Bob")
         kept.leave("1", 0.001)
@@ -182,19 +272,19 @@ class TestStore:
         assert kept.members == {}
 
     def test_each_life_has_an_epoch_of_its_own(self) -> None:
-        for make in STORES.values():
-            assert len({make(print).state(ROOM).epoch for _ in range(10)}) == 10
+        assert len({Kept(MemoryStore).state.epoch for _ in range(10)}) == 10
 
     def test_the_changes_replayed_are_the_state_at_every_revision(self, kept: Kept) -> None:
         random_ = random.Random(2)
         replayed: dict[str, Any] = {}
-        rev = kept.store.state(ROOM).rev
+        rev = kept.state.rev
         for _ in range(2000):
             connection = str(random_.randrange(8))
             if random_.random() < 0.6:
                 kept.join(connection, random_.choice("abc"), v=random_.randrange(3))
             else:
                 kept.leave(connection, random_.choice([0.0, 60.0]))
+            state = kept.state
             for change in kept.changes:
                 assert change.rev > rev
                 rev = change.rev
@@ -203,7 +293,6 @@ class TestStore:
                 if not change.after:
                     del replayed[change.key]
             kept.changes.clear()
-            state = kept.store.state(ROOM)
             assert (state.rev, state.members) == (rev, replayed)
 
 
@@ -401,6 +490,8 @@ class TestMistakes:
             ("Ann", {"x": float("nan")}),
             ("Ann", {"x": b"bytes"}),
             ("Ann", {"x": "\ud800"}),
+            ("Ann", {"x": "ž" * 33_000}),
+            ("ž" * 33_000, {}),
             ("\udfff", {}),
         ],
     )
@@ -490,7 +581,7 @@ class TestWire:
             if number % 40 == 39:
                 viewer.diff()  # which waits for a batch
         state = copy.deepcopy(presence.members("room"))
-        expected = presence._running().store.state(ROOM).rev
+        expected = presence._running().store.ask(ROOM).rev
         while viewer.rev < expected:
             viewer.diff()
         assert viewer.members == state

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 import web
 
-from webpy_socketio import ConfigurationError, SettingsError, SocketIOServer, configure
+from webpy_socketio import (
+    ConfigurationError,
+    SettingsError,
+    SocketIOServer,
+    configure,
+    configured,
+)
 from webpy_socketio.settings import SETTINGS, Settings, resolve
 
 from .conftest import Site
@@ -143,6 +149,15 @@ class TestConfigure:
     def test_a_mapping(self) -> None:
         configure({"SOCKETIO_PORT": 1234})
         assert resolve({}, {}).port == 1234
+
+    def test_a_process_without_a_server_may_ask(self) -> None:
+        web.config.SOCKETIO_PORT = 7000
+        configure({"SOCKETIO_HOST": "localhost"})
+        found = configured()
+        assert (found.host, found.port, found.ping_interval) == ("localhost", 7000, 25)
+        web.config.SOCKETIO_PORT = "7000"
+        with pytest.raises(SettingsError, match="SOCKETIO_PORT"):
+            configured()
 
     def test_it_replaces_what_was_there(self) -> None:
         configure({"SOCKETIO_PORT": 1234, "SOCKETIO_HOST": "::1"})

@@ -19,6 +19,7 @@ The first lines of a program that uses it patch the standard library, before web
 from webpy_socketio import events, exceptions, signals
 from webpy_socketio.application import socketio_urls
 from webpy_socketio.assets import socketio_scripts, template_dir
+from webpy_socketio.cluster import configured, redis_link
 from webpy_socketio.engine.clock import call_later
 from webpy_socketio.events import *  # noqa: F403
 from webpy_socketio.exceptions import *  # noqa: F403
@@ -36,7 +37,9 @@ __all__ = [
     "broadcast_channel",
     "call_later",
     "configure",
+    "configured",
     "emit",
+    "redis_link",
     "run_on_hub",
     "send",
     "signals",

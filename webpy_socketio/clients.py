@@ -55,10 +55,10 @@ class Namespace:
         if outboxes:
             outboxes[0].flusher.broadcast(message, outboxes)
 
-    def broadcast(self, message: Message, skip: Socket | None = None) -> None:
-        """Send one encoded message to everybody, here and elsewhere."""
+    def broadcast(self, message: Message, skip: Socket | None = None, here: bool = False) -> None:
+        """Send one encoded message to everybody: here and, unless only `here`, elsewhere."""
         self.deliver(message, self.sockets.values(), skip)
-        if clients.backplane is not None:
+        if clients.backplane is not None and not here:
             clients.backplane.publish(message, Topic.everybody(self.name), skip=_id_of(skip))
 
     def broadcast_channels(
@@ -67,16 +67,18 @@ class Namespace:
         names: Collection[str],
         skip: Socket | None = None,
         also: Socket | None = None,
+        here: bool = False,
     ) -> None:
-        """Send one encoded message to the members of channels, here and elsewhere; one copy each.
+        """Send one encoded message to the members of channels, one copy each.
 
-        `also` gets it whether it is one of them or not.
+        To those here and, unless only `here`, elsewhere. `also` gets it whether it is one of them or
+        not.
         """
         recipients = self._members(names)
         if also is not None:
             recipients = {**dict.fromkeys(recipients), also: None}
         self.deliver(message, recipients, skip)
-        if clients.backplane is not None:
+        if clients.backplane is not None and not here:
             topics = (Topic.channel(self.name, name) for name in names)
             clients.backplane.publish(message, *topics, skip=_id_of(skip))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import web
 
@@ -13,7 +13,10 @@ from webpy_socketio.engine.packets import Message
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.settings import Settings
 
-__all__ = ["join", "leave", "limits", "limits_of", "reach"]
+if TYPE_CHECKING:
+    from webpy_socketio.backplane.link import Link
+
+__all__ = ["configured", "join", "leave", "limits", "limits_of", "reach", "redis_link"]
 
 
 class _State:
@@ -25,6 +28,25 @@ class _State:
     place: tuple[str | None, str] = (None, "")
     #: For a process without servers: its own place, limits and connection.
     alone: tuple[tuple[str | None, str], Limits, Any] | None = None
+
+
+def configured() -> Settings:
+    """The settings that a server made now without keywords would have; raises `SettingsError`.
+
+    For a process without a server: a cron job, a shell. A plugin's `install` is given the server's.
+    """
+    return settings_module.resolve({}, web.config)
+
+
+def redis_link(url: str, timeout: float) -> Link:
+    """Open a connection to Redis for a plugin's own use, which is open until its first failure.
+
+    `timeout` is in seconds, the longest that an answer is waited for. ``link.ask(*commands)`` returns
+    a reply to each; ``link.send(*words)`` and ``link.read()`` are for subscriptions; ``link.close()``
+    ends it. Each raises `BackplaneError` once it has ended, and it never comes back: open another.
+    """
+    link: Link = _import().Link(url, timeout)
+    return link
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -85,8 +107,7 @@ def reach(message: Message, topic: Topic) -> bool:
 def _alone(place: tuple[str | None, str]) -> tuple[tuple[str | None, str], Limits, Any]:
     known = _State.alone
     if known is None or known[0] != place:
-        settings = settings_module.resolve({}, web.config)
-        known = (place, limits_of(settings), _import().RedisSender(*place))
+        known = (place, limits_of(configured()), _import().RedisSender(*place))
         _State.alone = known
     return known
 

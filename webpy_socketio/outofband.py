@@ -11,6 +11,7 @@ call them too. Whether somebody is there is asked of Redis only when nobody is i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from webpy_socketio import cluster
@@ -35,20 +36,29 @@ def broadcast_channel(message: Any, channel: str, *, namespace: str = "/") -> No
     emit("message", message, channel=channel, namespace=namespace)
 
 
-def emit(event: str, *args: Any, channel: str | None = None, namespace: str = "/") -> None:
-    """Send a custom event to every socket or, with `channel`, to every subscriber of it."""
+def emit(
+    event: str,
+    *args: Any,
+    channel: str | None = None,
+    namespace: str = "/",
+    here: bool = False,
+) -> None:
+    """Send a custom event to every socket or, with `channel`, to every subscriber of it.
+
+    With `here` only to those of this process, for what other processes tell theirs by themselves.
+    """
     limits = cluster.limits()
     if channel is not None:
         check_name(channel, limits.max_channel_length)
     encoded = encode(namespace, event, args, limits.broadcast_bytes)
     space = clients.get(namespace)
     if space is not None and channel is None and space.sockets:
-        clients.soon(space.broadcast, encoded)
+        clients.soon(partial(space.broadcast, encoded, here=here))
     elif space is not None and channel is not None and space.channels.members(channel):
-        clients.soon(space.broadcast_channels, encoded, (channel,))
+        clients.soon(partial(space.broadcast_channels, encoded, (channel,), here=here))
     else:
         topic = _topic(namespace, channel)
-        if not cluster.reach(encoded, topic):
+        if here or not cluster.reach(encoded, topic):
             whom = "connected" if channel is None else f"subscribed to the channel {channel!r}"
             raise NoSocket(f"no client is {whom}")
 

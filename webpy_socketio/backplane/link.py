@@ -61,22 +61,25 @@ class Link:
         """The next reply or message; waits for it."""
         return self._try(self._connection.read_response, disable_decoding=True)
 
-    def publish(self, envelopes: Sequence[tuple[bytes, bytes]]) -> list[int | BackplaneError]:
-        """Publish each (topic, envelope); returns how many processes each went to.
+    def ask(self, *commands: Sequence[str | bytes | int]) -> list[Any]:
+        """Send commands at once, and return the reply to each.
 
-        In place of a number is an error, if Redis refused one. When this raises, some may have been
-        published, and some not.
+        In place of a reply is a `BackplaneError`, if Redis refused that one. When this raises, some
+        may have been carried out, and some not.
         """
-        commands = [("PUBLISH", *envelope) for envelope in envelopes]
         packed = self._connection.pack_commands(commands)
         self._try(self._connection.send_packed_command, packed)
-        replies: list[int | BackplaneError] = []
-        for _ in envelopes:
+        replies: list[Any] = []
+        for _ in commands:
             try:
-                replies.append(int(self.read()))
+                replies.append(self.read())
             except _Refused as error:
                 replies.append(BackplaneError(str(error)))
         return replies
+
+    def publish(self, envelopes: Sequence[tuple[bytes, bytes]]) -> list[int | BackplaneError]:
+        """Publish each (topic, envelope); returns how many processes each went to, see `ask`."""
+        return self.ask(*(("PUBLISH", *envelope) for envelope in envelopes))
 
     def check(self) -> None:
         """Raise if the other side has closed it while nothing was under way."""

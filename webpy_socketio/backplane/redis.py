@@ -25,7 +25,7 @@ from webpy_socketio.backplane.topics import Topic
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.exceptions import BackplaneError
 
-__all__ = ["RedisBackplane", "RedisSender"]
+__all__ = ["Link", "RedisBackplane", "RedisSender"]
 
 #: Seconds that something of ours waits for Redis, at most.
 PATIENCE = 1.0

@@ -16,6 +16,10 @@ same key within them, it never left.
 The signals `joined`, `updated` and `left` are sent with keywords ``channel``, ``namespace``,
 ``key`` and ``metas``; their receivers must not wait. What clients are told is in
 `webpy_socketio.plugins.presence.feed`.
+
+With ``SOCKETIO_BACKPLANE`` presence is that of all processes, kept in Redis. Each change is then
+signalled in one of them only: where it was made, which for the sockets of a process that died is the
+one that noticed. `members` and `count` may be called in a process without a server too.
 """
 
 from __future__ import annotations
@@ -32,11 +36,22 @@ from webpy_socketio import (
     ConfigurationError,
     EncodeError,
     Socket,
+    configured,
     run_on_hub,
     signals,
 )
+from webpy_socketio.plugins.presence.chores import Times
 from webpy_socketio.plugins.presence.feed import Feed, describe
-from webpy_socketio.plugins.presence.store import Change, MemoryStore, Metas, State, Store
+from webpy_socketio.plugins.presence.memory import MemoryStore
+from webpy_socketio.plugins.presence.redis import RedisStore, Stranger
+from webpy_socketio.plugins.presence.store import (
+    Change,
+    Channel,
+    Listener,
+    Metas,
+    State,
+    Store,
+)
 
 __all__ = [
     "count",
@@ -56,21 +71,25 @@ joined = signals.Stage("joined", "A key has its first connection in a channel.")
 updated = signals.Stage("updated", "A key's connections, or what is told about them, changed.")
 left = signals.Stage("left", "A key's last connection left a channel.")
 
+#: Bytes of a key and its meta, as JSON: everybody in the channel is told of it at every change.
+MAX_BYTES = 65_536
+
+#: In Redis: of leases, sweeps and comparisons. Shorter only in tests.
+TIMES = Times()
+
 #: Ends of which the client knows: it meant to go, or was sent away. All others may be accidents.
-_CLEAN = (
-    None,
-    "client namespace disconnect",
-    "server namespace disconnect",
-    "server shutting down",
-)
+_CLEAN = (None, "client namespace disconnect", "server namespace disconnect")
+
+#: After this one clients come back, if not to this process.
+_STOPPED = "server shutting down"
 
 
 class _Presence:
     """The plugin, while it is switched on."""
 
     def __init__(self, settings: Any) -> None:
-        self.store: Store = MemoryStore(self._changed)
-        self._feed = Feed(lambda channel: len(self.store.state(channel).members))
+        self.store: Store = _open(settings, self)
+        self._feed = Feed(self.store.state)
         self._key: Callable[..., Any] | None = settings.presence_key
         self._meta: Callable[..., Any] | None = settings.presence_meta
         self._grace: float = settings.presence_grace
@@ -97,19 +116,24 @@ class _Presence:
         channel: str,
         **extra: Any,
     ) -> None:
+        self.store.watch((socket.namespace, channel), socket.session_id)
         key = socket.session_id if self._key is None else self._key(request, socket, context)
         # A handler that ran before may have tracked it already, and knows better.
         known = self.store.knows((socket.namespace, channel), socket.session_id)
         if key is not None and not known:
             meta = {} if self._meta is None else self._meta(request, socket, context)
             self.track(socket, channel, key, meta)
-        socket.emit("presence_state", self._describe(socket, channel))
+        state = self.store.state((socket.namespace, channel))
+        if state is not None:  # otherwise it is told as soon as it is known
+            socket.emit("presence_state", describe(channel, state))
 
     def _unsubscribe(
         self, sender: Any, socket: Socket, channel: str, reason: str | None = None, **extra: Any
     ) -> None:
-        grace = 0.0 if reason in _CLEAN else self._grace
-        self.store.leave((socket.namespace, channel), socket.session_id, grace)
+        clean = reason in _CLEAN or (reason == _STOPPED and not self.store.lasting)
+        where = (socket.namespace, channel)
+        self.store.leave(where, socket.session_id, 0.0 if clean else self._grace)
+        self.store.unwatch(where, socket.session_id)
 
     def _message(
         self, sender: Any, socket: Socket, event: str, args: list[Any], **extra: Any
@@ -120,10 +144,10 @@ class _Presence:
         channel = args[0] if len(args) == 1 else None
         if not isinstance(channel, str) or channel not in socket.channels:
             return {"ok": False, "error": "not subscribed to this channel"}
-        return self._describe(socket, channel)
-
-    def _describe(self, socket: Socket, channel: str) -> dict[str, Any]:
-        return describe(channel, self.store.state((socket.namespace, channel)))
+        state = self.store.state((socket.namespace, channel))
+        if state is None:
+            return {"ok": False, "error": "not known yet: it will be told"}
+        return describe(channel, state)
 
     def track(self, socket: Socket, channel: str, key: str, meta: dict[str, Any]) -> None:
         if not isinstance(key, str) or not isinstance(meta, dict):
@@ -134,8 +158,13 @@ class _Presence:
             told = _copy(key, meta)
             self.store.join((socket.namespace, channel), socket.session_id, key, told)
 
-    def _changed(self, change: Change) -> None:
+    def seen(self, change: Change) -> None:
         self._feed.add(change)
+
+    def renewed(self, channel: Channel) -> None:
+        self._feed.renew(channel)
+
+    def made(self, change: Change) -> None:
         namespace, channel = change.channel
         signal = updated if change.before and change.after else joined if change.after else left
         for receiver in signal.receivers_for(self.store):
@@ -151,13 +180,22 @@ class _Presence:
                 logger.exception("a receiver of a presence signal failed")
 
 
+def _open(settings: Any, listener: Listener) -> Store:
+    if settings.backplane is None:
+        return MemoryStore(listener)
+    place = (settings.backplane, settings.backplane_prefix)
+    return RedisStore(*place, listener, settings.presence_grace, TIMES)
+
+
 def _copy(key: str, meta: dict[str, Any]) -> dict[str, Any]:
     """What clients will be told: a copy, as the caller may go on changing his own."""
     try:
         text = json.dumps([key, meta], ensure_ascii=False, allow_nan=False)
-        text.encode()  # no lone surrogates
+        size = len(text.encode())  # no lone surrogates
     except (TypeError, ValueError) as error:
         raise EncodeError(f"clients cannot be told of {key!r}: {error}") from None
+    if size > MAX_BYTES:
+        raise EncodeError(f"key and meta have {size} bytes, where {MAX_BYTES} are the limit")
     copy: dict[str, Any] = json.loads(text)[1]
     return copy
 
@@ -180,21 +218,31 @@ def uninstall() -> None:
 
 
 def members(channel: str, *, namespace: str = "/") -> dict[str, Metas]:
-    """Who is in a channel: for each key, one meta a connection, in the order of joining."""
-    state: State = run_on_hub(_running().store.state, (namespace, channel))
+    """Who is in a channel: for each key, one meta a connection, in the order of joining.
+
+    Where there are several processes, in all of them: it is asked of Redis, and what this process did
+    before is counted. Raises `BackplaneError` if Redis does not answer within a second, as what was
+    so a while ago would look like the truth.
+    """
+    if _presence is None:
+        return _stranger().ask((namespace, channel)).members
+    state: State = run_on_hub(_presence.store.ask, (namespace, channel))
     return state.members
 
 
 def count(channel: str, *, namespace: str = "/") -> int:
-    """How many keys are in a channel."""
-    return len(members(channel, namespace=namespace))
+    """How many keys are in a channel; otherwise as `members`, and cheaper."""
+    if _presence is None:
+        return _stranger().count((namespace, channel))
+    number: int = run_on_hub(_presence.store.count, (namespace, channel))
+    return number
 
 
 def track(socket: Socket, channel: str, key: str, meta: dict[str, Any] | None = None) -> None:
     """Let a subscribed socket be present in `channel` under `key`; or change its key or meta.
 
     Clients see `meta`: leave secrets out. Raises `ChannelError` if the socket is not subscribed,
-    and `EncodeError` if JSON cannot hold the meta.
+    and `EncodeError` if JSON cannot hold the meta, or it is larger than 65,536 bytes.
     """
     run_on_hub(_running().track, socket, channel, key, {} if meta is None else meta)
 
@@ -206,8 +254,20 @@ def untrack(socket: Socket, channel: str) -> None:
 
 def _running() -> _Presence:
     if _presence is None:
-        raise ConfigurationError(
-            "presence is not switched on: name webpy_socketio.plugins.presence in SOCKETIO_PLUGINS, "
-            "and start the server"
-        )
+        raise ConfigurationError(f"presence is not switched on: {_REMEDY}")
     return _presence
+
+
+def _stranger() -> Stranger:
+    """Whom to ask in a process in which presence is not switched on."""
+    settings = configured()
+    if settings.backplane is None:
+        raise ConfigurationError(
+            f"presence is not switched on: {_REMEDY}; or, to ask from elsewhere, set SOCKETIO_BACKPLANE"
+        )
+    return Stranger(settings.backplane, settings.backplane_prefix, settings.presence_grace)
+
+
+_REMEDY = (
+    "name webpy_socketio.plugins.presence in SOCKETIO_PLUGINS, and start the server in this process"
+)

@@ -40,10 +40,10 @@ class _Batch:
 
 
 class Feed:
-    """Gathers changes and sends them to the subscribers of their channel."""
+    """Gathers changes and tells them the subscribers of their channel that are in this process."""
 
-    def __init__(self, count: Callable[[Channel], int]) -> None:
-        self._count = count
+    def __init__(self, state: Callable[[Channel], State | None]) -> None:
+        self._state = state
         self._batches: dict[Channel, _Batch] = {}
         self._timer: Any = None
 
@@ -58,6 +58,13 @@ class Feed:
         if self._timer is None:
             self._timer = call_later(INTERVAL, gevent.spawn, self._flush)
 
+    def renew(self, channel: Channel) -> None:
+        """Tell the whole state; what was to be told before counts no more."""
+        self._batches.pop(channel, None)
+        state = self._state(channel)
+        if state is not None:
+            self._tell("presence_state", channel, describe(channel[1], state))
+
     def close(self) -> None:
         """Tell nothing more."""
         if self._timer is not None:
@@ -68,22 +75,30 @@ class Feed:
     def _flush(self) -> None:
         self._timer = None
         batches, self._batches = self._batches, {}
-        for (namespace, channel), batch in batches.items():
+        for channel, batch in batches.items():
+            state = self._state(channel)
+            if state is None:  # everybody left
+                continue
             diff: dict[str, Any] = {
-                "channel": channel,
+                "channel": channel[1],
                 "epoch": batch.epoch,
                 "since": batch.since,
                 "rev": batch.rev,
-                "count": self._count((namespace, channel)),
+                "count": len(state.members),
             }
             if diff["count"] <= CROWD:
                 diff.update(_sort(batch))
-            try:
-                emit("presence_diff", diff, channel=channel, namespace=namespace)
-            except NoSocket:  # everybody left
-                continue
-            except CallerError:  # too large for an outbox; the other channels' diffs are not
-                logger.exception("presence in %r cannot be told", channel)
+            self._tell("presence_diff", channel, diff)
+
+    def _tell(self, event: str, channel: Channel, what: dict[str, Any]) -> None:
+        namespace, name = channel
+        try:
+            # Every process tells its own: each hears of every change.
+            emit(event, what, channel=name, namespace=namespace, here=True)
+        except NoSocket:  # everybody left
+            pass
+        except CallerError:  # too large for an outbox; what is told elsewhere is not
+            logger.exception("presence in %r cannot be told", name)
 
 
 def _sort(batch: _Batch) -> dict[str, dict[str, Metas]]:

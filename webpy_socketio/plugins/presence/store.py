@@ -1,19 +1,16 @@
-"""Where presence is kept: an interface, and one process's memory behind it.
+"""Where presence is kept: what its stores have in common.
 
 Every change of a channel has the next revision; a store tells each one, in order, with the
-revision and what changed. Another store, shared by several processes, keeps the same promises.
+revision and what changed. It is kept in memory (`MemoryStore`) or, where there are several processes,
+in Redis (`RedisStore`).
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from webpy_socketio import call_later
-
-__all__ = ["Change", "Channel", "MemoryStore", "Metas", "State", "Store"]
+__all__ = ["Change", "Channel", "Listener", "Metas", "State", "Store"]
 
 #: A namespace and a channel in it.
 Channel = tuple[str, str]
@@ -44,10 +41,27 @@ class Change:
     after: Metas
 
 
-class Store(Protocol):
-    """What presence asks of a store. `changed` is called for every change, and must not wait."""
+class Listener(Protocol):
+    """Whom a store tells, in the thread of the hub; nothing here may wait, but for `made`."""
 
-    changed: Callable[[Change], None]
+    def made(self, change: Change) -> None:
+        """A change that this process made: of all processes the only one that is told so.
+
+        A shared store calls it from a greenlet of its own.
+        """
+
+    def seen(self, change: Change) -> None:
+        """The next change of a channel that is watched, whoever made it."""
+
+    def renewed(self, channel: Channel) -> None:
+        """The state of a channel that is watched is known now, or is another one than was told."""
+
+
+class Store(Protocol):
+    """What presence asks of a store, in the thread of the hub. Only `ask` and `count` may wait."""
+
+    #: Whether it outlives the process: who is sent away because the server stops may come back.
+    lasting: bool
 
     def join(self, channel: Channel, connection: str, key: str, meta: dict[str, Any]) -> None:
         """A connection is there under `key`; or its key or meta is another one now."""
@@ -56,116 +70,22 @@ class Store(Protocol):
         """A connection has gone; it counts as there for `grace` seconds, or until its key is back."""
 
     def knows(self, channel: Channel, connection: str) -> bool:
-        """Whether a connection is there."""
+        """Whether a connection of this process is there."""
 
-    def state(self, channel: Channel) -> State:
-        """Who is there."""
+    def watch(self, channel: Channel, connection: str) -> None:
+        """A connection of this process is to be told of a channel's changes."""
 
-    def close(self) -> None:
-        """Forget everything, without telling."""
+    def unwatch(self, channel: Channel, connection: str) -> None:
+        """It is not any more."""
 
+    def state(self, channel: Channel) -> State | None:
+        """Who is in a channel that is watched, as far as it is known here; None: not known yet."""
 
-@dataclass
-class _Room:
-    rev: int
-    #: Key and meta of each connection, in the order of joining.
-    connections: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
-    #: Connections of each key.
-    keys: dict[str, dict[str, None]] = field(default_factory=dict)
-    #: Timers of connections that have gone, but not yet for good.
-    leaving: dict[str, Any] = field(default_factory=dict)
+    def ask(self, channel: Channel) -> State:
+        """Who is there, all that this process did before included. Raises `BackplaneError`."""
 
-    def metas(self, key: str) -> Metas:
-        return [self.connections[connection][1] for connection in self.keys.get(key, ())]
-
-    def put(self, connection: str, key: str, meta: dict[str, Any]) -> None:
-        self.connections[connection] = (key, meta)
-        self.keys.setdefault(key, {})[connection] = None
-
-    def drop(self, connection: str) -> None:
-        key, _ = self.connections.pop(connection)
-        del self.keys[key][connection]
-        if not self.keys[key]:
-            del self.keys[key]
-
-
-class MemoryStore:
-    """Presence of one process."""
-
-    def __init__(self, changed: Callable[[Change], None]) -> None:
-        self.changed = changed
-        #: Tells one life of this store from the next: revisions begin anew with it.
-        self.epoch = secrets.token_hex(8)
-        self._rooms: dict[Channel, _Room] = {}
-        #: No room that is made begins below this: a channel that was empty for a while does not
-        #: give a revision twice.
-        self._floor = 0
-
-    def join(self, channel: Channel, connection: str, key: str, meta: dict[str, Any]) -> None:
-        room = self._rooms.get(channel)
-        if room is None:
-            room = self._rooms[channel] = _Room(self._floor)
-        known = room.connections.get(connection)
-        if known == (key, meta):
-            self._stay(room, connection)
-            return
-        if known is not None and known[0] != key:
-            self._remove(channel, room, connection)
-        before = room.metas(key)
-        self._stay(room, connection)
-        for other in list(room.keys.get(key, ())):
-            if other != connection and other in room.leaving:  # it is this one, come back
-                self._stay(room, other)
-                room.drop(other)
-                break
-        room.put(connection, key, meta)
-        self._tell(channel, room, key, before)
-        self._rooms[channel] = room
-
-    def leave(self, channel: Channel, connection: str, grace: float) -> None:
-        room = self._rooms.get(channel)
-        if room is None or connection not in room.connections or connection in room.leaving:
-            return
-        if grace > 0:
-            room.leaving[connection] = call_later(grace, self._remove, channel, room, connection)
-        else:
-            self._remove(channel, room, connection)
-
-    def knows(self, channel: Channel, connection: str) -> bool:
-        room = self._rooms.get(channel)
-        return room is not None and connection in room.connections
-
-    def state(self, channel: Channel) -> State:
-        room = self._rooms.get(channel)
-        if room is None:
-            return State(self.epoch, self._floor, {})
-        return State(self.epoch, room.rev, {key: room.metas(key) for key in room.keys})
+    def count(self, channel: Channel) -> int:
+        """How many keys are there; otherwise as `ask`."""
 
     def close(self) -> None:
-        for room in self._rooms.values():
-            for connection in list(room.leaving):
-                self._stay(room, connection)
-        self._rooms.clear()
-
-    def _stay(self, room: _Room, connection: str) -> None:
-        timer = room.leaving.pop(connection, None)
-        if timer is not None:
-            timer.stop()
-            timer.close()
-
-    def _remove(self, channel: Channel, room: _Room, connection: str) -> None:
-        self._stay(room, connection)
-        key, _ = room.connections[connection]
-        before = room.metas(key)
-        room.drop(connection)
-        if not room.connections:
-            del self._rooms[channel]
-        self._tell(channel, room, key, before)
-
-    def _tell(self, channel: Channel, room: _Room, key: str, before: Metas) -> None:
-        after = room.metas(key)
-        if after == before:
-            return
-        room.rev += 1
-        self._floor = max(self._floor, room.rev)
-        self.changed(Change(channel, self.epoch, room.rev, key, before, after))
+        """End, without telling."""

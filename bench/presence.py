@@ -1,0 +1,162 @@
+"""What presence in Redis costs with 10,000 members in one channel; prints JSON.
+
+The store alone, without sockets: what is measured is the process that keeps and hears of it, and Redis,
+started for it on another core. Microseconds a member, the process's CPU time and by the clock.
+"""
+
+# ruff: noqa: E402 - gevent patches before anything is imported
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import gevent.event
+
+from webpy_socketio import BackplaneError, redis_link
+from webpy_socketio.plugins.presence.chores import Times
+from webpy_socketio.plugins.presence.redis import RedisStore
+from webpy_socketio.plugins.presence.store import Change, Channel, State
+
+MEMBERS = 10_000
+
+#: Seconds for which nothing happens: two heartbeats.
+REST = 10.0
+
+ROOM = ("/", "room")
+
+#: What Redis counts as commands and only reads, or does no more than run a script.
+READS = {
+    *("evalsha", "time", "get", "exists", "zscore", "zrangebyscore", "hmget", "hgetall", "hlen"),
+    *("sscan", "xrange", "info", "ping", "subscribe", "config|resetstat"),
+}
+
+
+class _Node:
+    """A store, and what it is told."""
+
+    def __init__(self, url: str) -> None:
+        self._moved = gevent.event.Event()
+        self.store = RedisStore(url, "bench", self, 10.0, Times())
+
+    def made(self, change: Change) -> None:
+        pass
+
+    def seen(self, change: Change) -> None:
+        self._moved.set()
+
+    def renewed(self, channel: Channel) -> None:
+        self._moved.set()
+
+    def wait(self, condition: Callable[[State], bool]) -> None:
+        while (state := self.store.state(ROOM)) is None or not condition(state):
+            self._moved.clear()
+            self._moved.wait()
+
+
+def main() -> None:
+    """Measure, and print."""
+    with tempfile.TemporaryDirectory() as folder, _redis(folder) as url:
+        figures = _measure(url)
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+def _measure(url: str) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    node = _Node(url)
+    node.store.watch(ROOM, "0")
+    with _measuring("join", figures):
+        for number in range(MEMBERS):
+            node.store.join(ROOM, str(number), f"key {number}", {"name": f"Member {number}"})
+            if number % 100 == 99:  # handlers of one turn
+                gevent.sleep(0)
+        node.wait(lambda state: len(state.members) == MEMBERS)
+    other = _Node(url)
+    began = time.perf_counter()
+    other.store.watch(ROOM, "0")
+    other.wait(lambda state: len(state.members) == MEMBERS)
+    figures["state"] = time.perf_counter() - began
+    other.store.close()
+    figures.update(_rest(url))
+    with _measuring("leave", figures):
+        for number in range(MEMBERS):
+            node.store.leave(ROOM, str(number), 0.0)
+            if number % 100 == 99:
+                gevent.sleep(0)
+        node.wait(lambda state: not state.members)
+    node.store.close()
+    return figures
+
+
+def _rest(url: str) -> dict[str, float]:
+    link = redis_link(url, 5.0)
+    link.ask(("CONFIG", "RESETSTAT"))
+    began = time.process_time()
+    gevent.sleep(REST)
+    used = time.process_time() - began
+    (answer,) = link.ask(("INFO", "commandstats"))
+    link.close()
+    calls = {}
+    for line in answer.decode().split():
+        if line.startswith("cmdstat_"):
+            name, _, rest = line.removeprefix("cmdstat_").partition(":calls=")
+            calls[name] = int(rest.partition(",")[0])
+    writes = sum(count for name, count in calls.items() if name not in READS)
+    return {"writes": writes / REST, "rest_cpu": used / REST}
+
+
+@contextlib.contextmanager
+def _measuring(name: str, figures: dict[str, float]) -> Iterator[None]:
+    began, used = time.perf_counter(), time.process_time()
+    yield
+    figures[f"{name}_wall"] = (time.perf_counter() - began) / MEMBERS * 1e6
+    figures[f"{name}_cpu"] = (time.process_time() - used) / MEMBERS * 1e6
+
+
+@contextlib.contextmanager
+def _redis(folder: str) -> Iterator[str]:
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        sys.exit("there is no redis-server on this machine")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    others = set(range(os.cpu_count() or 1)) - os.sched_getaffinity(0)
+    if others:  # it would stay on our core
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(server.pid, others)
+    url = f"redis://127.0.0.1:{port}"
+    try:
+        _wait_for(url, server)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait_for(url: str, server: Any) -> None:
+    while server.poll() is None:
+        try:
+            redis_link(url, 5.0).close()
+            return
+        except BackplaneError:
+            gevent.sleep(0.01)
+    sys.exit("redis-server does not start")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What this process hears of presence: one connection to Redis that listens, channel by channel."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import gevent.event
+
+from webpy_socketio import BackplaneError, redis_link
+
+__all__ = ["Ear"]
+
+logger = logging.getLogger("webpy_socketio")
+
+#: Seconds between two PINGs, and without a byte before the connection counts as dead.
+PING_INTERVAL = 5.0
+SILENCE = 8.0
+
+#: Seconds before the next attempt to connect, at most.
+PAUSE = 1.0
+
+#: Topics in one command, and messages after which others have their turn.
+BATCH = 500
+PORTION = 64
+
+
+class Ear:
+    """Listens to topics. For the thread of the hub.
+
+    `heard` is called with what was published on one, and `ready` when one is listened to from now on:
+    what was published before may have been missed. Both must not wait.
+    """
+
+    def __init__(
+        self, url: str, heard: Callable[[bytes, bytes], None], ready: Callable[[bytes], None]
+    ) -> None:
+        self._url = url
+        self._heard = heard
+        self._ready = ready
+        self._wanted: dict[bytes, None] = {}
+        #: What Redis was asked for on this connection.
+        self._asked: set[bytes] = set()
+        self._dirty: dict[bytes, None] = {}
+        self._wake = gevent.event.Event()
+        self._stopping = False
+        self._connecting = False
+        self._greenlet = gevent.spawn(self._run)
+
+    def listen(self, topic: bytes) -> None:
+        """Begin; `ready` follows."""
+        self._wanted[topic] = None
+        self._dirty[topic] = None
+        self._wake.set()
+
+    def ignore(self, topic: bytes) -> None:
+        """End."""
+        self._wanted.pop(topic, None)
+        self._dirty[topic] = None
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End all."""
+        self._stopping = True
+        if not self._connecting:  # which would leave a socket behind; it ends by itself
+            self._greenlet.kill()
+
+    def _run(self) -> None:
+        told = False
+        while not self._stopping:
+            link = writer = None
+            try:
+                link = self._connect()
+                if self._stopping:
+                    return
+                told = False
+                self._asked.clear()
+                self._dirty = dict(self._wanted)
+                writer = gevent.spawn(self._write, link)
+                self._read(link)
+            except BackplaneError as error:
+                if not told:
+                    logger.warning("presence: nothing is heard of other processes: %s", error)
+                told = True
+            except Exception:  # a mistake of ours must not leave the process deaf
+                logger.exception("presence: what other processes say could not be read")
+            finally:
+                if link is not None:
+                    link.close()
+                if writer is not None:
+                    writer.kill()
+            gevent.sleep(random.uniform(PAUSE / 2, PAUSE))
+
+    def _connect(self) -> Any:
+        self._connecting = True
+        try:
+            return redis_link(self._url, SILENCE)
+        finally:
+            self._connecting = False
+
+    def _write(self, link: Any) -> None:
+        try:
+            self._send_changes(link)
+            while True:
+                if self._wake.wait(PING_INTERVAL):
+                    self._send_changes(link)
+                else:
+                    link.send("PING")
+        except BackplaneError:
+            link.close()  # its reader fails, and says so
+
+    def _send_changes(self, link: Any) -> None:
+        self._wake.clear()
+        dirty, self._dirty = self._dirty, {}
+        wanted = [topic for topic in dirty if topic in self._wanted and topic not in self._asked]
+        unwanted = [topic for topic in dirty if topic not in self._wanted and topic in self._asked]
+        self._asked.update(wanted)
+        self._asked.difference_update(unwanted)
+        for command, topics in (("UNSUBSCRIBE", unwanted), ("SUBSCRIBE", wanted)):
+            for start in range(0, len(topics), BATCH):
+                link.send(command, *topics[start : start + BATCH])
+
+    def _read(self, link: Any) -> None:
+        portion = 0
+        while True:
+            reply = link.read()
+            kind = reply[0] if isinstance(reply, list) else None
+            if kind == b"message":
+                self._heard(reply[1], reply[2])
+            elif kind == b"subscribe":
+                self._ready(reply[1])
+            portion += 1
+            if portion % PORTION == 0:
+                gevent.sleep(0)

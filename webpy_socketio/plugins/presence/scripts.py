@@ -1,0 +1,176 @@
+"""What Redis does for us at one stroke: the scripts in ``lua/``, how they are called, what they answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webpy_socketio import BackplaneError
+from webpy_socketio.plugins.presence.store import Change, Channel, Metas, State
+
+__all__ = [
+    "Answer",
+    "Call",
+    "Names",
+    "Place",
+    "changes_of",
+    "channel_of",
+    "loading",
+    "parse_change",
+    "parse_state",
+    "run_call",
+    "text_of",
+]
+
+_FOLDER = Path(__file__).parent / "lua"
+_COMMON = (_FOLDER / "channel.lua").read_text(encoding="utf-8")
+
+#: A command for Redis.
+Words = tuple[Any, ...]
+
+#: Where a replica is: epoch and revision.
+Place = tuple[str, int]
+
+Answer = Any
+
+
+class _Script:
+    """A script: known to Redis by its digest, if it has seen it."""
+
+    def __init__(self, noun: str) -> None:
+        text = _COMMON + (_FOLDER / f"{noun}.lua").read_text(encoding="utf-8")
+        self.text = text.encode()
+        self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+
+
+_SCRIPTS = {noun: _Script(noun) for noun in ("connection", "node", "state")}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a script."""
+
+    script: _Script
+    base: str
+    arguments: tuple[Any, ...]
+
+    def words(self, whole: bool = False) -> Words:
+        """As a command: by the script's digest or, where Redis does not know that, its `whole` text."""
+        beginning = ("EVAL", self.script.text) if whole else ("EVALSHA", self.script.digest)
+        return (*beginning, 1, self.base, *self.arguments)
+
+
+class Names:
+    """Names of presence's own in Redis, and the calls that know them. Times are in seconds."""
+
+    def __init__(self, prefix: str) -> None:
+        self.base = f"{prefix}:1:presence"
+
+    def of(self, noun: str, what: str) -> str:
+        """The name of a key or topic; ``lua/channel.lua`` has the list."""
+        return f"{self.base}:{noun}:{what}"
+
+    def join(self, node: str, channel: Channel, connection: str, key: str, meta: str) -> Call:
+        where = text_of(channel)
+        return self._call("connection", "join", node, where, connection, key, meta, _fresh())
+
+    def leave(self, channel: Channel, connection: str, grace: float) -> Call:
+        where = text_of(channel)
+        return self._call("connection", "leave", where, connection, _ms(grace), _fresh())
+
+    def read(self, channel: Channel, place: Place = ("", 0)) -> Call:
+        return self._call("state", "read", text_of(channel), *place, _fresh())
+
+    def count(self, channel: Channel) -> Call:
+        return self._call("state", "count", text_of(channel))
+
+    def begin(self, run: str) -> Call:
+        return self._call("node", "begin", run, _fresh())
+
+    def enter(self, node: str, lease: float) -> Call:
+        return self._call("node", "enter", node, _ms(lease))
+
+    def renew(self, node: str, lease: float) -> Call:
+        return self._call("node", "renew", node, _ms(lease))
+
+    def finish(self, node: str) -> Call:
+        return self._call("node", "finish", node)
+
+    def sweep(self, node: str, grace: float, claim: float, portion: int) -> Call:
+        return self._call("node", "sweep", node, _ms(grace), _ms(claim), portion, _fresh())
+
+    def _call(self, noun: str, *arguments: Any) -> Call:
+        return Call(_SCRIPTS[noun], self.base, arguments)
+
+
+def loading() -> Iterable[Words]:
+    """The commands that make Redis know the scripts."""
+    return [("SCRIPT", "LOAD", script.text) for script in _SCRIPTS.values()]
+
+
+def run_call(link: Any, call: Call) -> Answer:
+    """Make one call now, and return its answer; raises `BackplaneError`."""
+    (answer,) = link.ask(call.words())
+    if isinstance(answer, BackplaneError):  # NOSCRIPT, most likely
+        (answer,) = link.ask(call.words(whole=True))
+    if isinstance(answer, BackplaneError):
+        raise answer
+    return answer
+
+
+def text_of(channel: Channel) -> str:
+    """A channel's name in Redis; a namespace has no comma."""
+    return ",".join(channel)
+
+
+def parse_change(channel: Channel, diff: bytes) -> Change:
+    """Read a change as it was published."""
+    fields = json.loads(diff)
+    words = (fields[name] for name in ("epoch", "rev", "key", "before", "after"))
+    return Change(channel, *words)
+
+
+def changes_of(answer: Answer) -> list[Change]:
+    """The changes that a script has made."""
+    return [
+        parse_change(channel_of(channel), diff)
+        for channel, diff in zip(answer[::2], answer[1::2], strict=True)
+    ]
+
+
+def parse_state(answer: Answer, pause: Any = None) -> State:
+    """Read a whole state; `pause` is called now and then, as a large one takes a while."""
+    epoch, rev, keys, connections = answer
+    metas: dict[bytes, dict[str, Any]] = {}
+    for number, (connection, value) in enumerate(_pairs(connections)):
+        metas[connection] = json.loads(value.split(b"\n", 3)[2])
+        if pause is not None and number % 500 == 499:
+            pause()
+    members: dict[str, Metas] = {}
+    for key, text in _pairs(keys):
+        found = [metas[connection] for connection in text.split(b"\n") if connection in metas]
+        members[key.decode()] = found
+    return State(epoch.decode(), rev, members)
+
+
+def _pairs(flat: list[bytes]) -> Iterable[tuple[bytes, bytes]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def channel_of(text: bytes) -> Channel:
+    """The channel of that name in Redis."""
+    namespace, _, name = text.decode().partition(",")
+    return namespace, name
+
+
+def _fresh() -> str:
+    return secrets.token_hex(8)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
