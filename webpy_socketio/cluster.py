@@ -42,8 +42,9 @@ def redis_link(url: str, timeout: float) -> Link:
     """Open a connection to Redis for a plugin's own use, which is open until its first failure.
 
     `timeout` is in seconds, the longest that an answer is waited for. ``link.ask(*commands)`` returns
-    a reply to each; ``link.send(*words)`` and ``link.read()`` are for subscriptions; ``link.close()``
-    ends it. Each raises `BackplaneError` once it has ended, and it never comes back: open another.
+    a reply to each; ``link.subscribe(topics)``, ``link.unsubscribe(topics)`` and ``link.read()`` are for
+    listening, ``link.send(*words)`` for whatever else is not answered at once; ``link.close()`` ends it.
+    Each raises `BackplaneError` once it has ended, and it never comes back: open another.
     """
     link: Link = _import().Link(url, timeout)
     return link

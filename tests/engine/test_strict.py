@@ -135,6 +135,66 @@ class TestRefusals:
         assert server.exchange(whole).endswith(b"\r\n\r\n0123456789")
 
 
+class TestHeads:
+    @pytest.mark.parametrize("pause", [False, True])
+    def test_an_empty_line_before_a_request_is_forgiven(self, pause: bool, pages: Server) -> None:
+        """RFC 9112, 2.2; whether the head comes at once or piece by piece."""
+        sock = pages.connect()
+        sock.sendall(b"\r\nPOST / HTTP/1.1\r\nHost: x\r\n")
+        if pause:
+            gevent.sleep(0)
+        sock.sendall(b"Content-Length: 2\r\nConnection: close\r\n\r\nhi")
+        assert read_all(sock).startswith(b"HTTP/1.1 200")
+        assert pages.pages.bodies == [b"hi"]
+
+    def test_what_wsgi_makes_of_it(self) -> None:
+        """PEP 3333, "environ Variables"."""
+        seen: dict[str, Any] = {}
+
+        def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            seen.update(environ)
+            start_response("200 OK", [("Content-Length", "0")])
+            return []
+
+        server = EngineServer(("127.0.0.1", 0), Engine(Nobody()), application, log=None)
+        server.start()
+        sock = socket.create_connection(("127.0.0.1", server.server_port))
+        raw.OPENED.append(sock)
+        sock.sendall(
+            b"GET /caf%E9/a%2Fb?x=%20&y HTTP/1.1\r\nHost: x\r\nAccept: a\r\naccept:  b \r\n"
+            b"Cookie: a=1\r\nCookie: b=2\r\nX-Name: true\r\nX_Name: false\r\n"
+            b"Content-Type: text/plain\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n"
+        )
+        assert read_all(sock).startswith(b"HTTP/1.1 200")
+        server.stop()
+        assert (seen["PATH_INFO"], seen["QUERY_STRING"]) == ("/caf\xe9/a/b", "x=%20&y")
+        assert (seen["REQUEST_METHOD"], seen["SERVER_PROTOCOL"]) == ("GET", "HTTP/1.1")
+        assert (seen["SCRIPT_NAME"], seen["REMOTE_ADDR"]) == ("", "127.0.0.1")
+        assert seen["REMOTE_PORT"].isdigit()
+        assert seen["HTTP_ACCEPT"] == "a,b"
+        assert seen["HTTP_COOKIE"] == "a=1; b=2"
+        assert seen["HTTP_X_NAME"] == "true"  # what has an underscore could pass for another one
+        assert seen["CONTENT_TYPE"] == "text/plain"
+        assert "CONTENT_LENGTH" not in seen
+        assert "HTTP_CONTENT_TYPE" not in seen
+
+    def test_an_old_client_that_stays_is_told_that_it_may(self) -> None:
+        """HTTP/1.0 knows no connection that is kept, unless both sides say so."""
+        server = EngineServer(("127.0.0.1", 0), Engine(Nobody()), log=None)
+        server.start()
+        sock = socket.create_connection(("127.0.0.1", server.server_port))
+        raw.OPENED.append(sock)
+        for _ in range(2):
+            sock.sendall(
+                b"GET /engine.io/?EIO=3 HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n"
+            )
+            head, _, body = sock.recv(65_536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400")
+            assert b"Connection: keep-alive" in head
+            assert f"Content-Length: {len(body)}".encode() in head
+        server.stop()
+
+
 class TestBodies:
     def test_one_behind_a_proxy_that_asks_for_an_upgrade_each_time(self, pages: Server) -> None:
         # As nginx does when it is set up the way Socket.IO's own documentation says.

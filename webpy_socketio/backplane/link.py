@@ -25,6 +25,9 @@ __all__ = ["Link", "pauses"]
 #: back everybody is.
 CONNECT_TIMEOUT = 2.0
 
+#: Topics in one command.
+BATCH = 500
+
 #: Everything that the library raises for a connection that has ended. Another greenlet's failure
 #: closes what this one reads from, and then it is one of the last two.
 _FAILURES = (redis.RedisError, OSError, ValueError, AttributeError)
@@ -56,6 +59,14 @@ class Link:
     def send(self, *words: str | bytes) -> None:
         """Send one command."""
         self._try(self._connection.send_command, *words)
+
+    def subscribe(self, topics: Sequence[bytes]) -> None:
+        """Ask for what is published on topics; Redis confirms each."""
+        self._send_in_batches("SUBSCRIBE", topics)
+
+    def unsubscribe(self, topics: Sequence[bytes]) -> None:
+        """Ask for it no more; Redis confirms each."""
+        self._send_in_batches("UNSUBSCRIBE", topics)
 
     def read(self) -> Any:
         """The next reply or message; waits for it."""
@@ -95,6 +106,11 @@ class Link:
         """Close it; whoever reads from it fails."""
         self.closed = True
         self._connection.disconnect()
+
+    def _send_in_batches(self, command: str, topics: Sequence[bytes]) -> None:
+        # Never a pattern: a name with a * in it is a name.
+        for start in range(0, len(topics), BATCH):
+            self.send(command, *topics[start : start + BATCH])
 
     def _try(self, function: Any, *args: Any, **keywords: Any) -> Any:
         if self.closed:  # the library would connect again

@@ -28,9 +28,6 @@ SILENCE = 15.0
 #: Seconds that a subscription is waited for.
 CONFIRM_TIMEOUT = 1.0
 
-#: Topics in one command.
-BATCH = 500
-
 #: Messages after which others have their turn: what is there already is not waited for.
 PORTION = 64
 
@@ -226,10 +223,8 @@ class Subscriber:
                 unwanted.append(subscription.address)
             elif not subscription.holders and subscription.state is _ABSENT:
                 self._forget(subscription)  # it was wanted for less than a moment
-        # Never a pattern: a name with a * in it is a name.
-        for command, addresses in ((b"UNSUBSCRIBE", unwanted), (b"SUBSCRIBE", wanted)):
-            for start in range(0, len(addresses), BATCH):
-                link.send(command, *addresses[start : start + BATCH])
+        link.unsubscribe(unwanted)
+        link.subscribe(wanted)
 
     # -- what comes
 

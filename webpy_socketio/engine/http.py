@@ -32,12 +32,13 @@ MAX_HEADERS = 100
 #: six times what it says.
 _FRAMING = 16_384
 
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # One space between the parts, no control characters (RFC 9112, 3). Bytes above ASCII are not
 # allowed there either, but browsers of some age send them and nobody misreads them.
-_REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^\x00-\x20\x7f]+) HTTP/(1\.[01])")
+_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\x00-\x20\x7f]+) HTTP/(1\.[01])")
 # No space before the colon, no folded lines: both are read differently by different readers
 # (RFC 9112, 5.1 and 5.2).
-_FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)")
+_FIELD = re.compile(rf"({_TOKEN}):([\t\x20-\x7e\x80-\xff]*)")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[0-9A-Za-z._~!$&'()*+;=%\-]*)(?::[0-9]{0,5})?")
 # Fifteen digits are above every limit; more are meant for a reader that counts in 64 bits.
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
@@ -98,13 +99,17 @@ class Head(NamedTuple):
 
 
 def take_head(file: Reader) -> bytes | None:
-    """A head that is buffered whole, as most are; None to have it read line by line.
+    """A head that is buffered whole, as most are; None to have it read by `read_head`, line by line.
 
     Waits only if nothing is buffered.
     """
     buffered = file.peek()
     end = buffered.find(b"\r\n\r\n")
-    if not 0 < end <= MAX_LINE or buffered.count(b"\r\n", 0, end) > MAX_HEADERS:
+    if (
+        not 0 < end <= MAX_LINE
+        or buffered.startswith(b"\r\n")
+        or buffered.count(b"\r\n", 0, end) > MAX_HEADERS
+    ):
         return None
     return file.read(end + 4)
 

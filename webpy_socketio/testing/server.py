@@ -104,11 +104,11 @@ class TestServer:
                 self._application, self._resource, self._quiet.workers, self._settings
             )
             server.start()
-        except PatchingError as error:
-            raise PatchingError(_PATCHING) from error
-        finally:
+        except BaseException as error:
             replace_clock(self._before)
-        replace_clock(self._clock)
+            if isinstance(error, PatchingError):
+                raise PatchingError(_PATCHING) from error
+            raise
         self._server = server
         self._failures.install()
         signals.connecting.connect(self._meet)

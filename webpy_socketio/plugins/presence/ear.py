@@ -10,7 +10,8 @@ from typing import Any
 import gevent
 import gevent.event
 
-from webpy_socketio import BackplaneError, redis_link
+from webpy_socketio import BackplaneError
+from webpy_socketio.plugins.presence.dialer import Dialer
 
 __all__ = ["Ear"]
 
@@ -23,8 +24,7 @@ SILENCE = 8.0
 #: Seconds before the next attempt to connect, at most.
 PAUSE = 1.0
 
-#: Topics in one command, and messages after which others have their turn.
-BATCH = 500
+#: Messages after which others have their turn.
 PORTION = 64
 
 
@@ -38,7 +38,7 @@ class Ear:
     def __init__(
         self, url: str, heard: Callable[[bytes, bytes], None], ready: Callable[[bytes], None]
     ) -> None:
-        self._url = url
+        self._dialer = Dialer(url, SILENCE)
         self._heard = heard
         self._ready = ready
         self._wanted: dict[bytes, None] = {}
@@ -47,7 +47,6 @@ class Ear:
         self._dirty: dict[bytes, None] = {}
         self._wake = gevent.event.Event()
         self._stopping = False
-        self._connecting = False
         self._greenlet = gevent.spawn(self._run)
 
     def listen(self, topic: bytes) -> None:
@@ -65,15 +64,14 @@ class Ear:
     def stop(self) -> None:
         """End all."""
         self._stopping = True
-        if not self._connecting:  # which would leave a socket behind; it ends by itself
-            self._greenlet.kill()
+        self._dialer.end(self._greenlet)
 
     def _run(self) -> None:
         told = False
         while not self._stopping:
             link = writer = None
             try:
-                link = self._connect()
+                link = self._dialer.open()
                 if self._stopping:
                     return
                 told = False
@@ -94,13 +92,6 @@ class Ear:
                     writer.kill()
             gevent.sleep(random.uniform(PAUSE / 2, PAUSE))
 
-    def _connect(self) -> Any:
-        self._connecting = True
-        try:
-            return redis_link(self._url, SILENCE)
-        finally:
-            self._connecting = False
-
     def _write(self, link: Any) -> None:
         try:
             self._send_changes(link)
@@ -119,9 +110,8 @@ class Ear:
         unwanted = [topic for topic in dirty if topic not in self._wanted and topic in self._asked]
         self._asked.update(wanted)
         self._asked.difference_update(unwanted)
-        for command, topics in (("UNSUBSCRIBE", unwanted), ("SUBSCRIBE", wanted)):
-            for start in range(0, len(topics), BATCH):
-                link.send(command, *topics[start : start + BATCH])
+        link.unsubscribe(unwanted)
+        link.subscribe(wanted)
 
     def _read(self, link: Any) -> None:
         portion = 0

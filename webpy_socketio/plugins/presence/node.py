@@ -14,8 +14,9 @@ from typing import Any, Literal, Protocol
 import gevent
 import gevent.event
 
-from webpy_socketio import BackplaneError, WrongContext, redis_link
+from webpy_socketio import BackplaneError, WrongContext
 from webpy_socketio.plugins.presence.chores import Chore, Times
+from webpy_socketio.plugins.presence.dialer import Dialer
 from webpy_socketio.plugins.presence.scripts import (
     Answer,
     Call,
@@ -80,7 +81,7 @@ class Node:
         #: Why nothing can be asked; None if it can.
         self.trouble: BackplaneError | None = BackplaneError("Redis has not answered yet")
         self._tried = gevent.event.Event()
-        self._url = url
+        self._dialer = Dialer(url, SILENCE)
         self._names = names
         self._times = times
         self._grace = grace
@@ -91,7 +92,6 @@ class Node:
         self._tasks: deque[Task] = deque()
         self._wake = gevent.event.Event()
         self._stopping = False
-        self._connecting = False
         self._renewal = Chore(lambda: times.heartbeat, self._renew)
         self._sweeping = Chore(self._pause, self._sweep)
         self._comparing = Chore(lambda: times.reconcile, self._compare)
@@ -132,8 +132,7 @@ class Node:
         self._stopping = True
         self._wake.set()
         self._greenlet.join(PATIENCE)
-        if not self._connecting:  # which would leave a socket behind; it ends by itself
-            self._greenlet.kill()
+        self._dialer.end(self._greenlet)
 
     # -- the connection
 
@@ -141,7 +140,7 @@ class Node:
         while True:
             link = None
             try:
-                link = self._connect()
+                link = self._dialer.open()
                 self._begin(link)
                 self.trouble = None
                 self._tried.set()
@@ -163,13 +162,6 @@ class Node:
             if self._stopping:
                 return
             gevent.sleep(self._pause())
-
-    def _connect(self) -> Any:
-        self._connecting = True
-        try:
-            return redis_link(self._url, SILENCE)
-        finally:
-            self._connecting = False
 
     def _begin(self, link: Any) -> None:
         (info, *_) = link.ask(("INFO", "server"), *loading())
