@@ -38,6 +38,7 @@ setup(
     },
     include_package_data=False,
     zip_safe=False,
+    entry_points={"console_scripts": ["webpy-socketio=webpy_socketio.cli:start"]},
     install_requires=[
         "web.py>=0.76",  # the first that runs on Python 3.13, where the cgi module is gone
         "gevent>=25.4",

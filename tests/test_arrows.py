@@ -47,6 +47,8 @@ LAYERS: dict[str, set[str]] = {
         *("cluster", "loader"),
     },
     "testing": {"exceptions", "signals", "engine", "server"},
+    "cli": {"exceptions", "server"},
+    "__main__": {"cli"},
 }
 
 #: What only a type checker sees, besides.
@@ -87,7 +89,7 @@ PURE = [
 
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
-    "web": {"application", "assets", "cluster", "server", "testing"},
+    "web": {"application", "assets", "cli", "cluster", "server", "testing"},
     "blinker": {"receivers", "plugins", "testing"},
     "mako": set(),
     "redis": {"backplane"},
