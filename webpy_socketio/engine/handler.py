@@ -191,17 +191,22 @@ class RequestHandler(StrictHandler):
     def _watch(self, hung_up: Callable[[], None]) -> Iterator[None]:
         """Call `hung_up` if the client closes its connection while it waits for an answer."""
         watcher = self.server.loop.io(self.socket.fileno(), _READ)
-        # Not gevent's socket, which would wait; nor the TLS one, which cannot peek.
-        peeker = _socket.socket(fileno=os.dup(self.socket.fileno()))
-        peeker.setblocking(False)
 
         def look() -> None:
             try:
-                data = peeker.recv(1, _socket.MSG_PEEK)
-            except BlockingIOError:
+                descriptor = os.dup(self.socket.fileno())
+            except OSError:  # none is left; the heartbeat will find out
+                watcher.stop()
                 return
-            except OSError:
-                data = b""
+            # Not gevent's socket, which would wait; nor the TLS one, which cannot peek.
+            with contextlib.closing(_socket.socket(fileno=descriptor)) as peeker:
+                peeker.setblocking(False)
+                try:
+                    data = peeker.recv(1, _socket.MSG_PEEK)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    data = b""
             watcher.stop()
             if not data:
                 hung_up()
@@ -212,4 +217,3 @@ class RequestHandler(StrictHandler):
         finally:
             watcher.stop()
             watcher.close()
-            peeker.close()

@@ -7,6 +7,7 @@ without this check, any page a visitor opens could talk to the server in the vis
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Sequence
 from typing import Any
@@ -95,8 +96,17 @@ def _last(header: str | None) -> str:
     return (header or "").rpartition(",")[2].strip()
 
 
+#: Characters of an origin; a host's name has 253 at most.
+_LONGEST = 512
+
+
 def _normalize(origin: str) -> tuple[str, str, int] | None:
     """Scheme, host and port of an origin; None if it is not one."""
+    return None if len(origin) > _LONGEST else _parse(origin)
+
+
+@functools.lru_cache(256)  # a site has a few, and each request of a page names one
+def _parse(origin: str) -> tuple[str, str, int] | None:
     try:
         parts = urlsplit(origin)
         port = parts.port
