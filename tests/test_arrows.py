@@ -21,8 +21,9 @@ LAYERS: dict[str, set[str]] = {
     "version": set(),
     "engine": {"exceptions"},
     "receivers": set(),
-    "signals": {"exceptions", "receivers"},
-    "events": {"exceptions", "receivers", "signals"},
+    "functions": set(),
+    "signals": {"exceptions", "functions", "receivers"},
+    "events": {"exceptions", "functions", "receivers", "signals"},
     "channels": {"exceptions"},
     "settings": {"exceptions"},
     "assets": {"exceptions"},
@@ -40,11 +41,13 @@ LAYERS: dict[str, set[str]] = {
         "socket",
         "dispatcher",
         "engine",
+        "strays",
     },
+    "strays": {"engine"},
     "loader": {"exceptions", "settings", "plugins"},
     "server": {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
-        *("cluster", "loader"),
+        *("cluster", "loader", "strays"),
     },
     "testing": {"exceptions", "signals", "engine", "server"},
 }
@@ -58,19 +61,8 @@ FOR_TYPES: dict[str, set[str]] = {
 
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
-    *(
-        "clock",
-        "config",
-        "json",
-        "frames",
-        "packets",
-        "flusher",
-        "deadlines",
-        "workers",
-        "streams",
-        "origins",
-        "http",
-    ),
+    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers", "streams"),
+    *("notices", "origins", "http"),
     *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),
@@ -78,11 +70,11 @@ ENGINE = [
 
 #: Modules that decide and never wait: bytes, packets and rules, no I/O.
 PURE = [
-    *("exceptions", "events", "channels"),
+    *("exceptions", "events", "channels", "functions", "strays"),
     *("backplane.topics", "backplane.envelope", "backplane.numbering"),
     *("engine.config", "engine.json", "engine.packets", "engine.payloads"),
     *("engine.socketio_packets", "engine.outbox", "engine.session", "engine.requests"),
-    *("engine.origins", "engine.deadlines", "engine.flusher"),
+    *("engine.origins", "engine.deadlines", "engine.flusher", "engine.notices"),
 ]
 
 #: Who may know of which third party.

@@ -27,6 +27,7 @@ from typing import Any, TypeVar, overload
 
 from webpy_socketio import signals
 from webpy_socketio.exceptions import EventError
+from webpy_socketio.functions import check_plain, described, takes_positions
 from webpy_socketio.receivers import Selective
 from webpy_socketio.signals import Stage
 
@@ -204,6 +205,8 @@ def on_event(name: str, *, channel: Pattern | None = None) -> Callable[[F], F]:
     """
     if not isinstance(name, str):
         raise EventError('@on_event needs the event\'s name: @on_event("name")')
+    if name in _OTHERS:
+        raise EventError(f'@on_event("{name}"): no client can send this event; use {_OTHERS[name]}')
     decorator = _Decorator(signals.message, on_event.__doc__ or "", event=name)
     decorator.__name__ = "on_event"
     return decorator(channel=channel)
@@ -221,6 +224,19 @@ def off(function: Callable[..., Any]) -> None:
 #: Who is registered: by stage, event, file and qualified name.
 _registered: dict[tuple[Any, ...], tuple[Callable[..., Any], list[Handler]]] = {}
 
+#: Names that are not a client's to send, and what was probably meant.
+_OTHERS = {
+    "connect": "@on_connect",
+    "connect_error": "@on_connecting, whose Refused a client gets as its connect_error",
+    "disconnect": "@on_disconnect",
+    "disconnecting": "@on_disconnect",
+    "newListener": "another name",
+    "removeListener": "another name",
+    "__subscribe__": "@on_subscribe",
+    "__unsubscribe__": "@on_unsubscribe",
+    "__channel__": "@on_message(channel=…)",
+}
+
 _UNBINDABLE = (signals.connecting, signals.connect)
 
 
@@ -229,16 +245,20 @@ def _register(
 ) -> Any:
     used = "@" + decorator.__name__
     if not callable(function):
-        raise EventError(f"{used} decorates a function, not {function!r}; use channel=… by name")
+        raise EventError(
+            f"{used} decorates a function, not {function!r}: a pattern is given by name, "
+            f'{used}(channel="^room-")'
+        )
     name = getattr(function, "__qualname__", repr(function))
-    if inspect.iscoroutinefunction(function):
-        raise EventError(f"{used}: {name} is a coroutine function; gevent needs a plain def")
     if channel is not None and stage in _UNBINDABLE:
         raise EventError(
             f"{used}(channel=…) on {name}: a socket is in no channel while it connects; "
             "use @on_subscribe(channel=…)"
         )
     pattern = _compile(channel, used, name)
+    wrong = check_plain(function) or takes_positions(function, *_arguments(stage, event))
+    if wrong is not None:
+        raise EventError(f"{used}: {described(function)} {wrong}")
     handler = Handler(function, stage, pattern, event)
     code = getattr(inspect.unwrap(function), "__code__", None)
     key = (stage, event, getattr(code, "co_filename", None), name if code else id(function))
@@ -254,6 +274,15 @@ def _register(
     _registered[key] = (function, [*kept, handler])
     stage.connect(handler, weak=False)
     return function
+
+
+def _arguments(stage: Stage, event: str | None) -> tuple[tuple[str, ...], bool]:
+    """What a handler is called with, by name, and whether a client's own arguments follow."""
+    first = ("request", "socket", "context")
+    if event is not None and event != "message":
+        return first, True
+    own = _ARGUMENT.get(stage)
+    return (first if own is None else (*first, own)), False
 
 
 def _same(one: ChannelPattern | None, other: ChannelPattern | None) -> bool:

@@ -26,6 +26,7 @@ from webpy_socketio.clients import clients
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, SocketIO
 from webpy_socketio.exceptions import ConfigurationError, ListenError, SettingsError
 from webpy_socketio.loader import Plugins
+from webpy_socketio.strays import tell
 
 __all__ = ["SocketIOServer"]
 
@@ -96,6 +97,9 @@ class SocketIOServer(EngineServer):
             files = (keywords.get("certfile"), keywords.get("keyfile"))
             raise SettingsError(f"no TLS with certfile and keyfile {files}: {error}") from error
         self.environ[RESOURCE_KEY] = resource  # so that pages know where to find the scripts
+
+    def passed_by(self, environ: dict[str, Any], code: int) -> None:
+        tell(environ, code, self.engine.path, self.engine.notices)
 
     def start(self) -> None:
         """Listen, and switch the plugins on. Raises `ListenError` if the address cannot be had.
