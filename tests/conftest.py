@@ -41,6 +41,7 @@ class Site:
         self.app = web.application((*urls, *socketio_urls), fvars, autoreload=False)
         keywords.setdefault("plugins", [])
         keywords.setdefault("log", None)
+        keywords.setdefault("block_warning", None)  # tests wait in ways of their own
         self.server = SocketIOServer(("127.0.0.1", 0), self.app.wsgifunc(), **keywords)
         self.server.start()
         self.port: int = self.server.server_port

@@ -47,8 +47,9 @@ LAYERS: dict[str, set[str]] = {
     "loader": {"exceptions", "settings", "plugins"},
     "server": {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
-        *("cluster", "loader", "strays"),
+        *("cluster", "loader", "strays", "watchdog"),
     },
+    "watchdog": {"engine", "events", "functions", "signals"},
     "testing": {"exceptions", "signals", "engine", "server"},
 }
 

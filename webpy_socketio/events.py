@@ -72,14 +72,15 @@ class ChannelPattern:
     A regular expression's work may double with each character of the name that a client gives.
     """
 
-    __slots__ = ("_told", "_whose", "match", "regex")
+    __slots__ = ("_told", "match", "regex", "whose")
 
     #: Whether the pattern matches a channel's name from its start.
     match: Callable[[str], bool]
 
     def __init__(self, regex: re.Pattern[str], whose: str) -> None:
         self.regex = regex
-        self._whose = whose
+        #: The decorator with its pattern, and its function.
+        self.whose = whose
         self._told = False
         self.match = functools.lru_cache(REMEMBERED_MATCHES)(self._match)
 
@@ -93,7 +94,7 @@ class ChannelPattern:
             logger.warning(
                 "%s: matching a channel of %d characters took %d ms, and every client waited; "
                 "avoid repetitions inside repetitions, or shorten SOCKETIO_MAX_CHANNEL_LENGTH",
-                self._whose,
+                self.whose,
                 len(channel),
                 seconds * 1000,
             )
