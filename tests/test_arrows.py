@@ -23,7 +23,8 @@ LAYERS: dict[str, set[str]] = {
     "receivers": set(),
     "functions": set(),
     "signals": {"exceptions", "functions", "receivers"},
-    "events": {"exceptions", "functions", "receivers", "signals"},
+    "handlers": set(),
+    "events": {"exceptions", "functions", "handlers", "receivers", "signals"},
     "channels": {"exceptions"},
     "settings": {"exceptions"},
     "assets": {"exceptions"},
@@ -55,6 +56,7 @@ LAYERS: dict[str, set[str]] = {
 
 #: What only a type checker sees, besides.
 FOR_TYPES: dict[str, set[str]] = {
+    "handlers": {"socket"},
     "signals": {"socket"},
     "clients": {"socket"},
     "testing": {"socket"},
@@ -71,7 +73,7 @@ ENGINE = [
 
 #: Modules that decide and never wait: bytes, packets and rules, no I/O.
 PURE = [
-    *("exceptions", "events", "channels", "functions", "strays"),
+    *("exceptions", "events", "channels", "functions", "handlers", "strays"),
     *("backplane.topics", "backplane.envelope", "backplane.numbering"),
     *("engine.config", "engine.json", "engine.packets", "engine.payloads"),
     *("engine.socketio_packets", "engine.outbox", "engine.session", "engine.requests"),

@@ -23,11 +23,22 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any
 
 from webpy_socketio import signals
 from webpy_socketio.exceptions import EventError
 from webpy_socketio.functions import check_plain, described, takes_positions
+from webpy_socketio.handlers import (
+    Pattern,
+    TakesChannel,
+    TakesEvent,
+    TakesException,
+    TakesMessage,
+    TakesSocket,
+    TakesSocketAtGate,
+    TakesSocketUnbound,
+    TakesSubscription,
+)
 from webpy_socketio.receivers import Selective
 from webpy_socketio.signals import Stage
 
@@ -46,9 +57,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-F = TypeVar("F", bound=Callable[..., Any])
-Pattern = str | re.Pattern[str]
 
 #: Seconds of work that one match may take; nothing else happens in the process meanwhile.
 SLOW_MATCH = 0.05
@@ -161,10 +169,6 @@ class _Decorator:
         self._stage = stage
         self._event = event
 
-    @overload
-    def __call__(self, function: F) -> F: ...
-    @overload
-    def __call__(self, *, channel: Pattern | None = None) -> Callable[[F], F]: ...
     def __call__(self, function: Any = None, *, channel: Pattern | None = None) -> Any:
         if function is None:
             return lambda decorated: _register(decorated, self, self._stage, channel, self._event)
@@ -174,31 +178,37 @@ class _Decorator:
         return f"<decorator {self.__name__}>"
 
 
-on_connecting = _Decorator(signals.connecting, "(request, socket, context): may it connect?")
-on_connect = _Decorator(signals.connect, "(request, socket, context): the connection is there.")
-on_message = _Decorator(
+on_connecting: TakesSocketAtGate = _Decorator(
+    signals.connecting, "(request, socket, context): may it connect?"
+)
+on_connect: TakesSocketUnbound = _Decorator(
+    signals.connect, "(request, socket, context): the connection is there."
+)
+on_message: TakesMessage = _Decorator(
     signals.message,
     "(request, socket, context, message): the client sent a message; what the handler returns is "
     "the acknowledgement, if the client asked for one.",
     event="message",
 )
-on_subscribing = _Decorator(
+on_subscribing: TakesSubscription = _Decorator(
     signals.subscribing, "(request, socket, context, channel): may the socket subscribe?"
 )
-on_subscribe = _Decorator(
+on_subscribe: TakesChannel = _Decorator(
     signals.subscribe, "(request, socket, context, channel): the socket is in the channel."
 )
-on_unsubscribe = _Decorator(
+on_unsubscribe: TakesChannel = _Decorator(
     signals.unsubscribe, "(request, socket, context, channel): it is in the channel no more."
 )
-on_error = _Decorator(
+on_error: TakesException = _Decorator(
     signals.error, "(request, socket, context, exception): a handler raised, or the client erred."
 )
-on_disconnect = _Decorator(signals.disconnect, "(request, socket, context): it is gone.")
-on_finish = _Decorator(signals.finish, "(request, socket, context): the last word.")
+on_disconnect: TakesSocket = _Decorator(
+    signals.disconnect, "(request, socket, context): it is gone."
+)
+on_finish: TakesSocket = _Decorator(signals.finish, "(request, socket, context): the last word.")
 
 
-def on_event(name: str, *, channel: Pattern | None = None) -> Callable[[F], F]:
+def on_event(name: str, *, channel: Pattern | None = None) -> TakesEvent:
     """Handle a custom event: ``(request, socket, context, *args)``, args as the client sent them.
 
     What the handler returns is the acknowledgement, if the client asked for one; a tuple makes
@@ -210,7 +220,8 @@ def on_event(name: str, *, channel: Pattern | None = None) -> Callable[[F], F]:
         raise EventError(f'@on_event("{name}"): no client can send this event; use {_OTHERS[name]}')
     decorator = _Decorator(signals.message, on_event.__doc__ or "", event=name)
     decorator.__name__ = "on_event"
-    return decorator(channel=channel)
+    decorated: TakesEvent = decorator(channel=channel)
+    return decorated
 
 
 def off(function: Callable[..., Any]) -> None:

@@ -6,7 +6,7 @@ system's, which does not need the loop, looks how old the mark is. Only when it 
 asked, and it is asked of the blocked thread's frames: a message costs nothing.
 
 What keeps Python's lock while it blocks, as a regular expression does, keeps this thread waiting too: it
-is told when it is over, if it ever is.
+is told when it is over, or not at all. (Patterns have a warning of their own, in `events`.)
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Watchdog:
         """Watch the loop of this thread, from its next turn on."""
         self._watched = _get_ident()
         # Without a reference: it does not keep a program running that has nothing else to do.
-        self._timer = gevent.get_hub().loop.timer(self._period, self._period, ref=False)
+        self._timer = gevent.get_hub().loop.timer(0.0, self._period, ref=False)
         self._timer.start(self._turned)
 
     def stop(self) -> None:
@@ -85,9 +85,8 @@ class Watchdog:
     def _turned(self) -> None:
         self._mark = time.monotonic()
         process = os.getpid()
-        if (
-            self._process != process
-        ):  # the first turn, or the first one in a forked child: no thread yet
+        if self._process != process:
+            # The first turn, or the first one of a forked child, which has no thread of its parent's.
             self._process = process
             self._end = _allocate_lock()
             self._end.acquire()
@@ -96,7 +95,7 @@ class Watchdog:
     # -- in the thread
 
     def _watch(self, end: Any) -> None:
-        told = self._mark
+        told = 0.0  # the mark of which it was told
         awake = Awake(self._period)
         while not end.acquire(True, self._period):
             mark = self._mark
