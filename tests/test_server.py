@@ -446,7 +446,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "web.py imported before patching": (
         "import web\nfrom gevent import monkey; monkey.patch_all()\n",
         "",
-        "monkey.patch_all()\n",
+        "web.py was imported before gevent patched the standard library",
     ),
     "the package imported before patching": (
         "import webpy_socketio\nfrom gevent import monkey; monkey.patch_all()\n",
@@ -457,7 +457,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "patched in part": (
         "from gevent import monkey; monkey.patch_all(socket=False)\n",
         "",
-        "without leaving anything out",
+        "gevent has not patched the socket module",
     ),
     "a port that is taken": (
         "from gevent import monkey; monkey.patch_all()\n"

@@ -19,8 +19,10 @@ pytest.importorskip("mypy", reason="mypy is not installed")
 def complaints() -> dict[str, set[int]]:
     """The lines of each sample that mypy complains about, in its strict mode."""
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent"]
-        + ["--no-error-summary", "--hide-error-context", str(SAMPLES)],
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"),
+            *("--follow-imports=silent", "--hide-error-context", str(SAMPLES)),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

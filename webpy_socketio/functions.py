@@ -41,11 +41,11 @@ def is_ours(function: Any) -> bool:
 
 def check_plain(function: Any) -> str | None:
     """What is wrong with a function that would not run when it is called, or None."""
+    # Not what is below a wrapper, which may have a way of its own to run it.
     for one in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - not whether it is there
-        inner = _innermost(one)
-        if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
+        if inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one):
             return "is a coroutine function, which nobody would await: gevent needs a plain def"
-        if inspect.isgeneratorfunction(inner):
+        if inspect.isgeneratorfunction(one):
             return (
                 "is a generator, as it has a yield, and would never run: use return, or socket.send"
             )

@@ -156,8 +156,12 @@ def use() -> None:
         head: str = socketio_scripts() + str(error)
         assert head
     urls = ("/", "index", *socketio_urls)
-    SocketIOServer(("", 8000), lambda environ, start: [], resource="rt", ping_interval=10)
-    assert urls
+    SocketIOServer(("", 8000), application, resource="rt", ping_interval=10)
+    assert len(urls) == 4
+
+
+def application(environ: Environ, start_response: Any) -> list[bytes]:
+    return []
 
 
 def socket() -> Socket:
