@@ -44,6 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "BODY_TIMEOUT": 20,
     "IDLE_TIMEOUT": 75,
     "MAX_BODY_SIZE": 16 * 1024 * 1024,
+    "BLOCK_WARNING": 1.0,
     "MAX_CHANNELS": 128,
     "MAX_CHANNEL_LENGTH": 255,
     "NAMESPACES": ["/"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -299,6 +300,7 @@ class Engine:
                 "Session ID unknown",
                 hint="a client came with a session that is not here: after a restart that is as it should "
                 "be; with several processes, the proxy has to send a client's requests to one of them",
+                usual=True,
             )
         return session
 
@@ -326,7 +328,8 @@ class Engine:
 
     def _refuse(self, error: RequestError) -> Response:
         if error.hint is not None:
-            self.notices.seldom(str(error), error.hint)
+            level = logging.INFO if error.usual else logging.WARNING
+            self.notices.seldom(str(error), error.hint, level)
         return error.response
 
     def _with_cors(self, environ: dict[str, Any], response: Response) -> Response:

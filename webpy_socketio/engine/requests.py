@@ -61,8 +61,11 @@ class RequestError(Exception):
         status: str = "400 Bad Request",
         close: bool = False,
         hint: str | None = None,
+        usual: bool = False,
     ) -> None:
         super().__init__(message)
+        #: Whether it happens where nothing is wrong, too.
+        self.usual = usual
         #: What the log is to say, for whoever runs the server; it may name what the client sent.
         self.hint = hint
         body = json.dumps({"code": code, "message": message})
