@@ -9,11 +9,14 @@ from webpy_socketio import (
     broadcast_channel,
     on_connect,
     on_connecting,
+    on_disconnect,
     on_error,
     on_event,
+    on_finish,
     on_message,
     on_subscribe,
     on_subscribing,
+    on_unsubscribe,
     send,
     signals,
 )
@@ -101,8 +104,42 @@ def receives(sender: Socket, **extra: Any) -> int:
     return 1
 
 
+@on_connect
+def keeps_type(request: Environ, socket: Socket, context: Context) -> int:
+    return 1
+
+
+@on_finish(channel="x")
+@on_disconnect
+def keeps_type_bound(request: Environ, socket: Socket, context: Context) -> int:
+    return 1
+
+
+@on_unsubscribe(channel="x")
+@on_subscribe
+def keeps_type_of_channel(request: Environ, socket: Socket, context: Context, channel: str) -> int:
+    return 1
+
+
+@on_error
+def keeps_type_of_error(
+    request: Environ, socket: Socket, context: Context, exception: BaseException
+) -> int:
+    return 1
+
+
+@on_event("x")
+def keeps_type_of_event(request: Environ, socket: Socket, context: Context, more: int = 1) -> int:
+    return more
+
+
 def use(socket: Socket) -> None:
     answers({}, socket, {}, "x").upper()  # wrong
+    keeps_type({}, socket, {}).upper()  # wrong
+    keeps_type_bound({}, socket, {}).upper()  # wrong
+    keeps_type_of_channel({}, socket, {}, "x").upper()  # wrong
+    keeps_type_of_error({}, socket, {}, ValueError()).upper()  # wrong
+    keeps_type_of_event({}, socket, {}, more="x")  # wrong
     receives(socket).upper()  # wrong
     broadcast_channel("x")  # wrong
     send(5, "x")  # wrong
