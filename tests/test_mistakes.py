@@ -500,6 +500,11 @@ class TestOrigins:
         (text,) = log()
         told(text)
 
+    def test_what_no_browser_sends(self, site: Site, log: Callable[[], list[str]]) -> None:
+        forbidden(site, "http://ours.example/a/path")
+        (text,) = log()
+        assert "that is no origin" in text
+
     def test_those_that_are_allowed_are_named(
         self, serve: Callable[..., Site], log: Callable[[], list[str]]
     ) -> None:

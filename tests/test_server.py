@@ -340,7 +340,7 @@ def message(request, socket, context, message):
 
 web.config.debug = DEBUG
 app = web.application(socketio_urls, globals())
-server = SocketIOServer(("127.0.0.1", 0), app.wsgifunc(), log=None)
+server = SocketIOServer(("127.0.0.1", 0), app.wsgifunc(), log=None, block_warning=None)
 server.start()
 say("port", server.server_port)
 server.serve_forever()

@@ -66,6 +66,8 @@ class Origins:
         origin: tuple[str, str, int] | None,
         own: tuple[str, str, int] | None,
     ) -> str:
+        if origin is None and environ["HTTP_ORIGIN"] != "null":
+            return "that is no origin, and no browser's"
         if origin is None:
             return (
                 "a page from a file or in a sandboxed frame is of no origin; let a server serve it"
