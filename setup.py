@@ -55,6 +55,7 @@ setup(
             "cryptography>=43",
             "hypothesis>=6.100",
             "kosoku",  # the Autobahn cases, on Python 3
+            "mypy>=1.15",  # of users' handlers
             "playwright>=1.50",
             "pytest>=8.2",
             "python-socketio[client]>=5.11",

@@ -7,6 +7,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import contextlib
+import re
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ class Site:
         self.app = web.application((*urls, *socketio_urls), fvars, autoreload=False)
         keywords.setdefault("plugins", [])
         keywords.setdefault("log", None)
+        keywords.setdefault("block_warning", None)  # tests wait in ways of their own
         self.server = SocketIOServer(("127.0.0.1", 0), self.app.wsgifunc(), **keywords)
         self.server.start()
         self.port: int = self.server.server_port
@@ -142,6 +144,25 @@ def _many_descriptors() -> Iterator[None]:
         pytest.skip(f"10,000 open files are needed, and no more than {before[1]} are allowed")
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def told(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
+    """To be told what was really said; each message that the test is marked with has to be in it."""
+    left = [mark.args[0] for mark in request.node.iter_markers("quoted")]
+
+    def tell(text: str) -> None:
+        found = [quote for quote in left if pattern_of(quote).search(text)]
+        assert found, f"none of {left} in {text!r}"
+        left[:] = [quote for quote in left if quote not in found]
+
+    yield tell
+    assert left == [], "never said"
+
+
+def pattern_of(quote: str) -> re.Pattern[str]:
+    """A message as the documentation quotes it, with … for what differs."""
+    return re.compile(".*?".join(map(re.escape, quote.split("…"))), re.DOTALL)
 
 
 class Journal(list[Any]):

@@ -21,8 +21,10 @@ LAYERS: dict[str, set[str]] = {
     "version": set(),
     "engine": {"exceptions"},
     "receivers": set(),
-    "signals": {"exceptions", "receivers"},
-    "events": {"exceptions", "receivers", "signals"},
+    "functions": set(),
+    "signals": {"exceptions", "functions", "receivers"},
+    "handlers": set(),
+    "events": {"exceptions", "functions", "handlers", "receivers", "signals"},
     "channels": {"exceptions"},
     "settings": {"exceptions"},
     "assets": {"exceptions"},
@@ -40,12 +42,15 @@ LAYERS: dict[str, set[str]] = {
         "socket",
         "dispatcher",
         "engine",
+        "strays",
     },
+    "strays": {"engine"},
     "loader": {"exceptions", "settings", "plugins"},
     "server": {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
-        *("cluster", "loader"),
+        *("cluster", "loader", "strays", "watchdog"),
     },
+    "watchdog": {"engine", "events", "functions", "signals"},
     "testing": {"exceptions", "signals", "engine", "server"},
     "cli": {"exceptions", "server"},
     "__main__": {"cli"},
@@ -53,6 +58,7 @@ LAYERS: dict[str, set[str]] = {
 
 #: What only a type checker sees, besides.
 FOR_TYPES: dict[str, set[str]] = {
+    "handlers": {"socket"},
     "signals": {"socket"},
     "clients": {"socket"},
     "testing": {"socket"},
@@ -60,19 +66,8 @@ FOR_TYPES: dict[str, set[str]] = {
 
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
-    *(
-        "clock",
-        "config",
-        "json",
-        "frames",
-        "packets",
-        "flusher",
-        "deadlines",
-        "workers",
-        "streams",
-        "origins",
-        "http",
-    ),
+    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers", "streams"),
+    *("notices", "origins", "http"),
     *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),
@@ -80,11 +75,11 @@ ENGINE = [
 
 #: Modules that decide and never wait: bytes, packets and rules, no I/O.
 PURE = [
-    *("exceptions", "events", "channels"),
+    *("exceptions", "events", "channels", "functions", "handlers", "strays"),
     *("backplane.topics", "backplane.envelope", "backplane.numbering"),
     *("engine.config", "engine.json", "engine.packets", "engine.payloads"),
     *("engine.socketio_packets", "engine.outbox", "engine.session", "engine.requests"),
-    *("engine.origins", "engine.deadlines", "engine.flusher"),
+    *("engine.origins", "engine.deadlines", "engine.flusher", "engine.notices"),
 ]
 
 #: Who may know of which third party.

@@ -405,7 +405,9 @@ class TestMistakes:
         async def coroutine(*args: Any) -> None:
             """Nobody would await it."""
 
-        with pytest.raises(EventError, match=r"coroutine is a coroutine function"):
+        with pytest.raises(
+            EventError, match=r"coroutine \(test_events.py:\d+\) is a coroutine function"
+        ):
             decorator(coroutine)
 
     @every_decorator

@@ -107,12 +107,24 @@ class TestConnecting:
         assert client.receive() == f'44{{"message":"gate {refusing}"}}'
         assert journal == list(range(refusing + 1))
 
-    def test_what_a_gate_returns_means_nothing(self, site: Site) -> None:
+    @pytest.mark.parametrize("value", [None, True, 0, "", [], "no"])
+    def test_what_a_gate_returns_means_nothing(self, value: Any, site: Site) -> None:
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> Any:
+            return value
+
+        assert site.connect().id
+
+    def test_but_false_which_was_meant_to_deny(self, site: Site, stages: Journal) -> None:
         @on_connecting
         def gate(request: Any, socket: Any, context: Any) -> bool:
             return False
 
-        assert site.connect().id
+        client = site.websocket()
+        client.send("40")
+        assert client.receive() == '44{"message":"not allowed"}'
+        (error,) = (value for name, value in stages if name == "error")
+        assert str(error) == 'a gate returned False, where it raises Refused("why") to deny'
 
     def test_one_namespace_may_be_refused_and_another_not(self, serve: Callable[..., Site]) -> None:
         @on_connecting

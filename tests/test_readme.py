@@ -162,6 +162,9 @@ class TestSnippets:
         assert client.event() == ["message", {"to": "Ann", "text": "hello"}]
         assert client.receive() == '431["received"]'
 
+    def test_a_pool_of_threads(self, names: dict[str, Any]) -> None:
+        assert connect(names).call("factor", 6) == [[1, 2, 3, 6]]
+
     def test_channels(self, names: dict[str, Any]) -> None:
         client = connect(names)
         subscribe(client, "room-1")

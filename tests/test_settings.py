@@ -44,6 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "BODY_TIMEOUT": 20,
     "IDLE_TIMEOUT": 75,
     "MAX_BODY_SIZE": 16 * 1024 * 1024,
+    "BLOCK_WARNING": 1.0,
     "MAX_CHANNELS": 128,
     "MAX_CHANNEL_LENGTH": 255,
     "NAMESPACES": ["/"],
@@ -283,6 +284,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "BACKPLANE_PREFIX": (["chat", "a:b", "a.b-c_1"], ["", "a*", "a b", "a/b", "x" * 65, None, 5]),
     "PRESENCE_KEY": ([None, some_function], ["session_id", 5]),
     "PRESENCE_META": ([None, some_function], [{}, "meta"]),
+    "BLOCK_WARNING": ([None, 0, 0.5, 10], [-1, "1", True, False, 86_400]),
     "PRESENCE_GRACE": ([0, 0.5, 10], [-1, None, "10", True, False, 86_400]),
 }
 

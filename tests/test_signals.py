@@ -169,7 +169,7 @@ class TestIsolation:
             errors.append(exception)
 
         signals.error.connect(failed)
-        stage.connect(never)
+        stage.connect(lambda sender, **keywords: never(sender))
         assert emit(stage, sender)[1] == 1
         assert "coroutine" in str(errors[0])
 
@@ -177,7 +177,7 @@ class TestIsolation:
         async def never(sender: Any, **keywords: Any) -> None:
             raise Refused("nobody awaits it")
 
-        stage.connect(never)
+        stage.connect(lambda sender, **keywords: never(sender))
         with pytest.raises(Refused, match=r"^not allowed$"):
             ask(stage, sender)
 

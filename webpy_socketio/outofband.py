@@ -60,7 +60,7 @@ def emit(
         topic = _topic(namespace, channel)
         if here or not cluster.reach(encoded, topic):
             whom = "connected" if channel is None else f"subscribed to the channel {channel!r}"
-            raise NoSocket(f"no client is {whom}")
+            raise NoSocket(f"no client is {whom}{_why()}")
 
 
 def _topic(namespace: str, channel: str | None) -> Topic:
@@ -88,4 +88,13 @@ def send(session_id: str, message: Any) -> None:
         encoded = encode("/", "message", (message,), cluster.limits().broadcast_bytes)
         if cluster.reach(encoded, Topic.session(session_id)):
             return
-    raise NoSocket(f"no client is connected with the session id {session_id!r}")
+    raise NoSocket(f"no client is connected with the session id {session_id!r}{_why()}")
+
+
+def _why() -> str:
+    if cluster.serving():
+        return ""
+    return (
+        ": no SocketIOServer runs in this process; to reach the clients of another one, give both "
+        "the same SOCKETIO_BACKPLANE"
+    )

@@ -26,6 +26,9 @@ class Selective:
 
     __slots__ = ()
 
+    #: The name of the events that it takes; None for all.
+    event: str | None
+
     @property
     def bound(self) -> bool:
         """Whether it asks for the channel, and not only for the kind of event."""
@@ -130,6 +133,7 @@ class Ordered(Signal):
     def _choose_by_event(self, event: str | None) -> _Candidates:
         known = self._by_event.get(event)
         if known is None:
+            self.asked(event)
             chosen = _listening(self.receivers_for(Signal.ANY), event)
             bound = any(isinstance(one, Selective) and one.bound for one, _ in chosen)
             known = _Candidates(chosen, bound)
@@ -151,6 +155,9 @@ class Ordered(Signal):
             chosen = _narrow(candidates, sender, None)
             sender.choices[self, event] = self._changes, chosen
         return chosen
+
+    def asked(self, event: str | None) -> None:
+        """Told when an event is new, or nobody gets it; subclasses may have something to say."""
 
     def _forget(self) -> None:
         self._changes += 1

@@ -26,6 +26,8 @@ from webpy_socketio.clients import clients
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, SocketIO
 from webpy_socketio.exceptions import ConfigurationError, ListenError, SettingsError
 from webpy_socketio.loader import Plugins
+from webpy_socketio.strays import tell
+from webpy_socketio.watchdog import Watchdog
 
 __all__ = ["SocketIOServer"]
 
@@ -67,6 +69,10 @@ class SocketIOServer(EngineServer):
         if not callable(application):
             hint = "; give it app.wsgifunc()" if isinstance(application, web.application) else ""
             raise SettingsError(f"the application is not callable{hint}")
+        if getattr(application, "__func__", None) is web.application.wsgifunc:
+            raise SettingsError(
+                "the application has to be app.wsgifunc(), called, not app.wsgifunc"
+            )
         ours = {
             name: keywords.pop(name) for name in list(keywords) if settings_module.is_setting(name)
         }
@@ -76,12 +82,14 @@ class SocketIOServer(EngineServer):
                 raise SettingsError(f"SocketIOServer() takes no keyword {name!r}{hint}")
         #: The settings as they are in force.
         self.settings = settings = settings_module.resolve(ours, web.config)
+        self._sources = settings_module.snapshot(web.config)
         resource = resource.strip("/")
         if not resource:
             raise SettingsError('resource is empty; it is the path of Socket.IO, as "socket.io"')
         add_resource(resource)
         self._plugins = Plugins(settings.plugins)
         self._limits = cluster.limits_of(settings)
+        self._watchdog = Watchdog(settings.block_warning) if settings.block_warning else None
         self._dispatcher = WebDispatcher(self._limits)
         config = _engine_config(settings)
         self._socketio = SocketIO(self._dispatcher, config)
@@ -97,6 +105,9 @@ class SocketIOServer(EngineServer):
             raise SettingsError(f"no TLS with certfile and keyfile {files}: {error}") from error
         self.environ[RESOURCE_KEY] = resource  # so that pages know where to find the scripts
 
+    def passed_by(self, environ: dict[str, Any], code: int) -> None:
+        tell(environ, code, self.engine.path, self.engine.notices)
+
     def start(self) -> None:
         """Listen, and switch the plugins on. Raises `ListenError` if the address cannot be had.
 
@@ -104,6 +115,7 @@ class SocketIOServer(EngineServer):
         """
         if imported_again():
             return
+        self._tell_late_settings()
         try:
             self.init_socket()
         except OSError as error:
@@ -123,6 +135,8 @@ class SocketIOServer(EngineServer):
             raise
         super().start()
         self._joined = True
+        if self._watchdog is not None:
+            self._watchdog.start()
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order.
@@ -131,7 +145,9 @@ class SocketIOServer(EngineServer):
         """
         if imported_again():
             return
-        if not self.started:
+        if self.started:
+            self._tell_late_settings()
+        else:
             self.start()
         watchers = {}
         told = False
@@ -179,6 +195,8 @@ class SocketIOServer(EngineServer):
             if not self._dispatcher.wait(deadline - time.monotonic()):
                 self._interrupt()
         finally:
+            if self._watchdog is not None:
+                self._watchdog.stop()
             self.engine.dispose()
             self._socketio.dispose()
             self._plugins.uninstall()
@@ -186,6 +204,16 @@ class SocketIOServer(EngineServer):
                 self._joined = False
                 cluster.leave()
             self._stopping.set()
+
+    def _tell_late_settings(self) -> None:
+        late = settings_module.changed(self._sources, web.config)
+        self._sources = settings_module.snapshot(web.config)
+        if late:
+            logger.warning(
+                "%s: set after the server was made, which does not see it; set it before "
+                "SocketIOServer(...), or as its keyword",
+                ", ".join(late),
+            )
 
     def _interrupt(self) -> None:
         # Each round ends one handler a connection; a handful is enough for any chain of stages.

@@ -70,6 +70,10 @@ def _seconds_or_none_at_all(value: Any) -> str | None:
     return None if value == 0 and not isinstance(value, bool) else _seconds(value)
 
 
+def _seconds_or_none(value: Any) -> str | None:
+    return None if value is None else _seconds_or_none_at_all(value)
+
+
 def _whole(least: int, most: int = 2**31) -> Check:
     def check(value: Any) -> str | None:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
@@ -197,6 +201,12 @@ SETTINGS = (
     Setting("IDLE_TIMEOUT", 75.0, "seconds between two requests of a connection", _seconds),
     Setting("MAX_BODY_SIZE", 16 * 1024 * 1024, "bytes of a body for a page", _whole(0)),
     Setting("INBOX_EVENTS", 256, "events that may wait for a connection's handlers", _whole(1)),
+    Setting(
+        "BLOCK_WARNING",
+        1.0,
+        "seconds that something may block the loop, unnoticed; None for ever",
+        _seconds_or_none,
+    ),
     Setting("MAX_CHANNELS", 128, "channels a socket may hold", _whole(0)),
     Setting("MAX_CHANNEL_LENGTH", 255, "characters of a channel's name", _whole(1)),
     Setting("NAMESPACES", ["/"], "Socket.IO namespaces that exist", _namespaces),
@@ -254,6 +264,22 @@ def resolve(keywords: Mapping[str, Any], web_config: Mapping[str, Any]) -> Setti
     for source in (from_web, _configured, near):
         values.update(source)
     return Settings({name.lower(): value for name, value in values.items()})
+
+
+def snapshot(web_config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `resolve` reads besides keywords, to see later what was set too late."""
+    return {**_select(web_config), **_configured}
+
+
+def changed(before: Mapping[str, Any], web_config: Mapping[str, Any]) -> list[str]:
+    """The names of settings that were set since a `snapshot`."""
+    now = snapshot(web_config)
+    nothing = object()
+    return sorted(
+        PREFIX + name
+        for name in before.keys() | now.keys()
+        if before.get(name, nothing) != now.get(name, nothing)
+    )
 
 
 def backplane(web_config: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -26,7 +26,8 @@ takes what it wants of them, and ``**extra`` for what later versions add::
 
 Receivers run in the order they were connected, in the connection's greenlet, and may wait. What
 one raises stops no other: it becomes an ``error`` event. At a gate it denies what was asked; raise
-`Refused` to say why. Receivers are held strongly, unless connected with ``weak=True``.
+`Refused` to say why. A receiver that could never be called, or would never run, is refused with
+`EventError` when it is connected. Receivers are held strongly, unless connected with ``weak=True``.
 
 ``reason`` is Socket.IO's: "client namespace disconnect", "server namespace disconnect", "transport
 close", "transport error", "ping timeout", "parse error", "slow reader", "server shutting down"; it
@@ -35,14 +36,22 @@ is None when a socket left a channel of its own accord.
 
 from __future__ import annotations
 
-import inspect
+import difflib
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 
-from webpy_socketio.exceptions import Refused
-from webpy_socketio.receivers import Ordered
+from webpy_socketio.exceptions import EventError, Refused
+from webpy_socketio.functions import (
+    NEVER_RUN,
+    check_plain,
+    described,
+    is_ours,
+    takes_keywords,
+)
+from webpy_socketio.receivers import Ordered, Selective
 
 if TYPE_CHECKING:
     from webpy_socketio.socket import Socket
@@ -64,26 +73,94 @@ __all__ = [
 logger = logging.getLogger("webpy_socketio")
 
 
-class Stage(Ordered):
-    """A signal with a name, whose receivers run in the order they were connected."""
+F = TypeVar("F", bound=Callable[..., Any])
 
-    def __init__(self, name: str, doc: str) -> None:
+#: Events that are looked at for whether anybody handles them; clients choose their names.
+MAX_EVENTS = 100
+
+
+class Stage(Ordered):
+    """A signal with a name, whose receivers run in the order they were connected.
+
+    `keywords` are those that it is sent with; with any given, a receiver has to take them.
+    """
+
+    def __init__(self, name: str, doc: str, *keywords: str) -> None:
         super().__init__(doc)
         self.name = name
+        self._keywords = keywords
+
+    def connect(self, receiver: F, sender: Any = Ordered.ANY, weak: bool = False) -> F:
+        """Connect a receiver; it is held strongly unless `weak` says otherwise.
+
+        Raises `EventError` if it could not be called, or would not run.
+        """
+        if not isinstance(receiver, Selective):  # a decorated handler was looked at already
+            wrong = check_plain(receiver)
+            if wrong is None and self._keywords:
+                wrong = takes_keywords(receiver, self._keywords)
+            if wrong is not None:
+                raise EventError(f"signals.{self.name}.connect: {described(receiver)} {wrong}")
+        return super().connect(receiver, sender, weak)
 
     def __repr__(self) -> str:
         return f"<Stage {self.name}>"
 
 
-connecting = Stage("connecting", "A gate: may this client connect?")
-connect = Stage("connect", "A connection is established.")
-message = Stage("message", "The client sent a message or a custom event.")
-subscribing = Stage("subscribing", "A gate: may this socket subscribe to this channel?")
-subscribe = Stage("subscribe", "A socket is in a channel now.")
-unsubscribe = Stage("unsubscribe", "A socket is in a channel no more.")
-error = Stage("error", "A receiver raised, or the client broke a rule.")
-disconnect = Stage("disconnect", "A connection is gone.")
-finish = Stage("finish", "A connection is over: the last word.")
+class _Messages(Stage):
+    """The stage of messages and custom events: it tells, once, of an event that nobody handles."""
+
+    def __init__(self, name: str, doc: str, *keywords: str) -> None:
+        super().__init__(name, doc, *keywords)
+        self._known: set[str] = set()
+
+    def asked(self, event: str | None) -> None:
+        if event is None or event in self._known or len(self._known) >= MAX_EVENTS:
+            return
+        self._known.add(event)
+        # The package's own, such as the message log, see every event and handle none.
+        receivers: list[Any] = [
+            each
+            for each in self.receivers_for(self.ANY)
+            if isinstance(each, Selective) or not is_ours(each)
+        ]
+        if any(not isinstance(each, Selective) or each.listens(event) for each in receivers):
+            return
+        names = {each.event for each in receivers}
+        near = difflib.get_close_matches(event, names, 1)
+        hint = f"; did the client mean {near[0]!r}?" if near else ""
+        # Without any handler it is a mistake; otherwise it may be anything that a client sends.
+        logger.log(
+            logging.INFO if names else logging.WARNING,
+            "no handler for the event %s: is the module with its handlers imported?%s",
+            ascii(event[:100]),
+            hint,
+        )
+
+    def _clear_state(self) -> None:
+        super()._clear_state()
+        self._known.clear()
+
+
+_ALWAYS = ("request", "socket", "context")
+
+connecting = Stage("connecting", "A gate: may this client connect?", *_ALWAYS, "auth")
+connect = Stage("connect", "A connection is established.", *_ALWAYS, "auth")
+message = _Messages(
+    "message",
+    "The client sent a message or a custom event.",
+    *(*_ALWAYS, "message", "event", "args", "channel"),
+)
+subscribing = Stage(
+    "subscribing", "A gate: may this socket subscribe to this channel?", *_ALWAYS, "channel"
+)
+subscribe = Stage("subscribe", "A socket is in a channel now.", *_ALWAYS, "channel")
+unsubscribe = Stage(
+    "unsubscribe", "A socket is in a channel no more.", *_ALWAYS, "channel", "reason"
+)
+error = Stage("error", "A receiver raised, or the client broke a rule.", *_ALWAYS, "exception")
+disconnect = Stage("disconnect", "A connection is gone.", *_ALWAYS, "reason")
+finish = Stage("finish", "A connection is over: the last word.", *_ALWAYS, "reason")
 
 #: All of them, in the order of a connection's life.
 STAGES = (
@@ -112,6 +189,7 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
     failures = 0
     chosen = stage.choose(socket, keywords.get("event"), keywords.get("channel"))
     if not chosen:
+        stage.asked(keywords.get("event"))
         return values, failures
     keywords["request"], keywords["socket"] = socket.request, socket
     keywords["context"] = socket.context
@@ -119,11 +197,11 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
         try:
             value = receiver(socket, **keywords) if take is None else take(socket, keywords)
             if value is not None:
-                _check_plain(value)
+                _check_ran(value)
                 values.append(value)
         except BaseException as exception:  # noqa: BLE001 - GreenletExit and Timeout too
             failures += 1
-            report(socket, exception, f"a receiver of {stage.name!r}, {_name(receiver)},")
+            report(socket, exception, f"a receiver of {stage.name!r}, {described(receiver)},")
     return values, failures
 
 
@@ -133,12 +211,15 @@ def ask(gate: Stage, socket: Socket, **keywords: Any) -> None:
     keywords.update(request=socket.request, socket=socket, context=socket.context)
     for receiver, take in chosen:
         try:
-            # A coroutine would deny nothing, as nobody runs it: it fails, and so the gate is shut.
-            _check_plain(receiver(socket, **keywords) if take is None else take(socket, keywords))
+            value = receiver(socket, **keywords) if take is None else take(socket, keywords)
+            # Either was meant to look or to deny, and does neither: it fails, and so the gate is shut.
+            _check_ran(value)
+            if value is False:
+                raise TypeError('a gate returned False, where it raises Refused("why") to deny')
         except Refused:
             raise
         except BaseException as exception:  # noqa: BLE001 - see emit
-            report(socket, exception, f"a receiver of {gate.name!r}, {_name(receiver)},")
+            report(socket, exception, f"a receiver of {gate.name!r}, {described(receiver)},")
             raise Refused("not allowed") from None  # what went wrong is not for the client
 
 
@@ -164,23 +245,22 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
             else:
                 take(socket, keywords)
         except BaseException as again:
-            logger.error("a receiver of 'error', %s, failed", _name(receiver), exc_info=again)
+            logger.error("a receiver of 'error', %s, failed", described(receiver), exc_info=again)
             _pass_on(again)
     _pass_on(exception)
 
 
-def _check_plain(value: Any) -> None:
-    if inspect.iscoroutine(value):
-        value.close()
-        raise TypeError("a receiver is a coroutine function; gevent needs a plain one")
+def _check_ran(value: Any) -> None:
+    if isinstance(value, NEVER_RUN):
+        if hasattr(value, "close"):
+            value.close()  # or Python would warn that it never ran
+        raise TypeError(
+            "a receiver returned a coroutine or a generator, which nobody runs: gevent needs a plain "
+            "function, that has done its work when it returns"
+        )
 
 
 def _pass_on(exception: BaseException) -> None:
     """Let Ctrl-C and sys.exit() reach the main greenlet, as they would from anywhere else."""
     if isinstance(exception, (KeyboardInterrupt, SystemExit)):
         gevent.get_hub().handle_system_error(type(exception), exception)
-
-
-def _name(receiver: Any) -> str:
-    function = getattr(receiver, "function", receiver)  # a decorated handler's
-    return str(getattr(function, "__qualname__", repr(function)))

@@ -124,12 +124,19 @@ class RequestHandler(StrictHandler):
             else:
                 self.result = result
             self.process_result()
+            self._tell_if_meant_for_us()
             return False
         finally:
             close = getattr(result, "close", None)
             self.result = None
             if close is not None:
                 close()
+
+    def _tell_if_meant_for_us(self) -> None:
+        environ = self.environ
+        path: str = self.server.engine.path
+        if environ["PATH_INFO"].startswith(path) or "EIO=" in environ["QUERY_STRING"]:
+            self.server.passed_by(environ, self.code)
 
     def _run_engine(
         self, engine: Engine, environ: dict[str, Any], cookies: list[tuple[str, str]]

@@ -7,6 +7,7 @@ from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.connection import Application, Connection
 from webpy_socketio.engine.deadlines import Deadlines
 from webpy_socketio.engine.inbox import Inbox
+from webpy_socketio.engine.notices import Notices, quoted
 from webpy_socketio.engine.session import Session
 from webpy_socketio.engine.socketio_packets import (
     ACK,
@@ -34,6 +35,8 @@ class SocketIO:
         self.application = application
         self.config = config or EngineConfig()
         self.clock = current_clock()
+        #: What is told of clients that are set up wrongly.
+        self.notices = Notices(self.clock)
         #: The greenlets that handlers run in.
         self.workers = Workers()
         self._unconnected = Deadlines[Session](self.clock, self.config.connect_timeout, _give_up)
@@ -168,6 +171,13 @@ class Multiplexer:
             raise ProtocolError(f"an auth payload above {MAX_AUTH} characters")
         config = self._socketio.config
         if namespace not in config.namespaces:
+            self._socketio.notices.once(
+                "namespace",
+                namespace,
+                f"a client asked for the namespace {quoted(namespace)}, and SOCKETIO_NAMESPACES has only "
+                f'{list(config.namespaces)}: add it there, or correct the client: io("/name") names a '
+                'namespace, io({path: "/name"}) the path of the server\'s resource',
+            )
             self.session.outbox.push(encode_connect_error(namespace, "Invalid namespace"))
             return
         connection = Connection(self, namespace, auth)
