@@ -743,7 +743,7 @@ class TestSignals:
             ann.send("x")
             ann.close()
         assert [record.stage for record in sent] == [
-            *("connecting", "connect", "message", "disconnect", "finish")
+            *("connecting", "connect", "receiving", "message", "disconnect", "finish")
         ]
         assert sent[-1].reason == "transport close"
 

@@ -26,6 +26,7 @@ from webpy_socketio.clients import clients
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, SocketIO
 from webpy_socketio.exceptions import ConfigurationError, ListenError, SettingsError
 from webpy_socketio.loader import Plugins
+from webpy_socketio.population import engines
 
 __all__ = ["SocketIOServer"]
 
@@ -123,6 +124,7 @@ class SocketIOServer(EngineServer):
             raise
         super().start()
         self._joined = True
+        engines.append(self.engine)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order.
@@ -184,6 +186,7 @@ class SocketIOServer(EngineServer):
             self._plugins.uninstall()
             if self._joined:
                 self._joined = False
+                engines.remove(self.engine)
                 cluster.leave()
             self._stopping.set()
 

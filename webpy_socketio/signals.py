@@ -5,13 +5,17 @@ signal          own keywords            sent
 ==============  ======================  =====================================================
 ``connecting``  ``auth``                a gate: before a connection is accepted
 ``connect``     ``auth``                once, when the connection is established
+``receiving``   ``message``, ``event``, a gate: before the handlers of a message run
+                ``args``, ``channel``
 ``message``     ``message``, ``event``, for every message or custom event of the client
                 ``args``, ``channel``
-``subscribing`` ``channel``             a gate: before the socket is in the channel
+``subscribing`` ``channel``,            a gate: before the socket is in the channel; whether the
+                ``by_client``           client asks for it, or the server
 ``subscribe``   ``channel``             once the socket is in the channel
 ``unsubscribe`` ``channel``,            once the socket is not in the channel any more; at the end
                 ``reason``              of a connection for each channel it still held
-``error``       ``exception``           a receiver raised, or the client broke a rule
+``error``       ``exception``,          a receiver raised, or the client broke a rule, which is
+                ``by_client``           ``by_client``
 ``disconnect``  ``reason``              once, when the connection is gone
 ``finish``      ``reason``              once, last of all, also when the server stops
 ==============  ======================  =====================================================
@@ -26,7 +30,13 @@ takes what it wants of them, and ``**extra`` for what later versions add::
 
 Receivers run in the order they were connected, in the connection's greenlet, and may wait. What
 one raises stops no other: it becomes an ``error`` event. At a gate it denies what was asked; raise
-`Refused` to say why. Receivers are held strongly, unless connected with ``weak=True``.
+`Refused` to say why. Receivers are held strongly, unless connected with ``weak=True``; one that is
+connected with ``first=True`` runs before all that are there already.
+
+One more signal, `handled`, is about the others. It is sent when a stage's receivers have run or a gate
+was asked, if anybody listens, with the stage's own keywords and ``stage`` (its name), ``seconds`` (that
+the receivers took, waiting included), ``failures`` (how many raised), and ``refused`` (what a gate's no
+said; otherwise None). It is not sent for ``error``.
 
 ``reason`` is Socket.IO's: "client namespace disconnect", "server namespace disconnect", "transport
 close", "transport error", "ping timeout", "parse error", "slow reader", "server shutting down"; it
@@ -37,6 +47,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -55,7 +66,9 @@ __all__ = [
     "disconnect",
     "error",
     "finish",
+    "handled",
     "message",
+    "receiving",
     "subscribe",
     "subscribing",
     "unsubscribe",
@@ -77,6 +90,7 @@ class Stage(Ordered):
 
 connecting = Stage("connecting", "A gate: may this client connect?")
 connect = Stage("connect", "A connection is established.")
+receiving = Stage("receiving", "A gate: may the handlers of this message run?")
 message = Stage("message", "The client sent a message or a custom event.")
 subscribing = Stage("subscribing", "A gate: may this socket subscribe to this channel?")
 subscribe = Stage("subscribe", "A socket is in a channel now.")
@@ -89,6 +103,7 @@ finish = Stage("finish", "A connection is over: the last word.")
 STAGES = (
     connecting,
     connect,
+    receiving,
     message,
     subscribing,
     subscribe,
@@ -98,6 +113,8 @@ STAGES = (
     finish,
 )
 
+#: About all of them but `error`: what their receivers took, and what a gate said.
+handled = Stage("handled", "The receivers of a stage have run, or a gate was asked.")
 
 #: What came of a signal: the values returned, in order, and how many receivers failed.
 Outcome = tuple[list[Any], int]
@@ -110,8 +127,11 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
     """
     values: list[Any] = []
     failures = 0
+    began = time.perf_counter() if handled.receivers else None
     chosen = stage.choose(socket, keywords.get("event"), keywords.get("channel"))
     if not chosen:
+        if began is not None:
+            _tell(stage, socket, keywords, began)
         return values, failures
     keywords["request"], keywords["socket"] = socket.request, socket
     keywords["context"] = socket.context
@@ -124,11 +144,25 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
         except BaseException as exception:  # noqa: BLE001 - GreenletExit and Timeout too
             failures += 1
             report(socket, exception, f"a receiver of {stage.name!r}, {_name(receiver)},")
+    if began is not None:
+        _tell(stage, socket, keywords, began, failures)
     return values, failures
 
 
 def ask(gate: Stage, socket: Socket, **keywords: Any) -> None:
     """Send a gate's signal; raises `Refused` at the first receiver that denies or fails."""
+    began = time.perf_counter() if handled.receivers else None
+    try:
+        _ask(gate, socket, keywords)
+    except Refused as refusal:
+        if began is not None:
+            _tell(gate, socket, keywords, began, refused=str(refusal) or "refused")
+        raise
+    if began is not None:
+        _tell(gate, socket, keywords, began)
+
+
+def _ask(gate: Stage, socket: Socket, keywords: dict[str, Any]) -> None:
     chosen = gate.choose(socket, None, keywords.get("channel"))
     keywords.update(request=socket.request, socket=socket, context=socket.context)
     for receiver, take in chosen:
@@ -140,6 +174,31 @@ def ask(gate: Stage, socket: Socket, **keywords: Any) -> None:
         except BaseException as exception:  # noqa: BLE001 - see emit
             report(socket, exception, f"a receiver of {gate.name!r}, {_name(receiver)},")
             raise Refused("not allowed") from None  # what went wrong is not for the client
+
+
+def _tell(
+    stage: Stage,
+    socket: Socket,
+    keywords: dict[str, Any],
+    began: float,
+    failures: int = 0,
+    refused: str | None = None,
+) -> None:
+    """Send `handled`; a receiver of it that raises becomes an error event as any other does."""
+    seconds = time.perf_counter() - began
+    keywords.update(request=socket.request, socket=socket, context=socket.context)
+    for receiver, _ in handled.choose(socket, None, None):
+        try:
+            receiver(
+                socket,
+                stage=stage.name,
+                seconds=seconds,
+                failures=failures,
+                refused=refused,
+                **keywords,
+            )
+        except BaseException as exception:  # noqa: BLE001 - see emit
+            report(socket, exception, f"a receiver of 'handled', {_name(receiver)},")
 
 
 def report(socket: Socket, exception: BaseException, what: str | None = None) -> None:
@@ -156,6 +215,7 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
         "socket": socket,
         "context": socket.context,
         "exception": exception,
+        "by_client": what is None,
     }
     for receiver, take in error.choose(socket, None, None):
         try:
