@@ -129,9 +129,7 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
     failures = 0
     began = time.perf_counter() if handled.receivers else None
     chosen = stage.choose(socket, keywords.get("event"), keywords.get("channel"))
-    if not chosen:
-        if began is not None:
-            _tell(stage, socket, keywords, began)
+    if not chosen and began is None:
         return values, failures
     keywords["request"], keywords["socket"] = socket.request, socket
     keywords["context"] = socket.context
@@ -151,24 +149,28 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
 
 def ask(gate: Stage, socket: Socket, **keywords: Any) -> None:
     """Send a gate's signal; raises `Refused` at the first receiver that denies or fails."""
-    began = time.perf_counter() if handled.receivers else None
+    if not handled.receivers:
+        _ask(gate, socket, keywords)
+        return
+    began = time.perf_counter()
     try:
         _ask(gate, socket, keywords)
     except Refused as refusal:
-        if began is not None:
-            _tell(gate, socket, keywords, began, refused=str(refusal) or "refused")
+        _tell(gate, socket, keywords, began, refused=str(refusal) or "refused")
         raise
-    if began is not None:
-        _tell(gate, socket, keywords, began)
+    _tell(gate, socket, keywords, began)
 
 
 def _ask(gate: Stage, socket: Socket, keywords: dict[str, Any]) -> None:
     chosen = gate.choose(socket, None, keywords.get("channel"))
-    keywords.update(request=socket.request, socket=socket, context=socket.context)
+    keywords["request"], keywords["socket"] = socket.request, socket
+    keywords["context"] = socket.context
     for receiver, take in chosen:
         try:
-            # A coroutine would deny nothing, as nobody runs it: it fails, and so the gate is shut.
-            _check_plain(receiver(socket, **keywords) if take is None else take(socket, keywords))
+            value = receiver(socket, **keywords) if take is None else take(socket, keywords)
+            if value is not None:
+                # A coroutine would deny nothing, as nobody runs it: it fails, so the gate is shut.
+                _check_plain(value)
         except Refused:
             raise
         except BaseException as exception:  # noqa: BLE001 - see emit
@@ -185,18 +187,12 @@ def _tell(
     refused: str | None = None,
 ) -> None:
     """Send `handled`; a receiver of it that raises becomes an error event as any other does."""
-    seconds = time.perf_counter() - began
-    keywords.update(request=socket.request, socket=socket, context=socket.context)
+    keywords["seconds"] = time.perf_counter() - began
+    keywords["stage"], keywords["failures"] = stage.name, failures
+    keywords["refused"] = refused
     for receiver, _ in handled.choose(socket, None, None):
         try:
-            receiver(
-                socket,
-                stage=stage.name,
-                seconds=seconds,
-                failures=failures,
-                refused=refused,
-                **keywords,
-            )
+            receiver(socket, **keywords)
         except BaseException as exception:  # noqa: BLE001 - see emit
             report(socket, exception, f"a receiver of 'handled', {_name(receiver)},")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import prometheus_client
+from gevent import socket
 from gevent.pywsgi import WSGIServer
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -119,15 +120,18 @@ class Endpoint:
     """
 
     def __init__(self, host: str, port: int, registry: Any) -> None:
-        show = prometheus_client.make_wsgi_app(registry)
-        self._server = WSGIServer((host, port), show, log=None, error_log=logger)
         try:
-            self._server.start()
+            listener = socket.create_server(
+                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+            )
         except OSError as error:
             raise ListenError(
                 f"cannot show metrics on {host}:{port}: {error.strerror or error}; change "
                 "SOCKETIO_METRICS_PORT or SOCKETIO_METRICS_HOST: each process needs an address of its own"
             ) from error
+        show = prometheus_client.make_wsgi_app(registry)
+        self._server = WSGIServer(listener, show, log=None, error_log=logger)
+        self._server.start()
         #: The port it listens on.
         self.port: int = self._server.server_port
 
