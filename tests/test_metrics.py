@@ -416,6 +416,8 @@ class TestWhere:
         lingering.getresponse().read()
         site.server.stop()
         assert metrics.port() is None
+        assert not signals.handled.receivers
+        assert not signals.error.receivers
         with pytest.raises(ConnectionRefusedError):
             get(port)
         lingering.close()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gevent.event
 import gevent.threadpool
 import pytest
+from gevent import monkey
 
 from webpy_socketio import backplane, call_later, census, monotonic
 from webpy_socketio.population import engines
 
 from .conftest import Callable, Journal, Site, socket_of
+
+get_ident = monkey.get_original("_thread", "get_ident")
 
 
 class TestCensus:
@@ -55,6 +60,7 @@ class TestCensus:
         assert census().sessions["websocket"] == 2
         first.server.stop()
         assert census().sessions["websocket"] == 1
+        assert engines == [second.server.engine]
         assert len(clients) == 2
 
     def test_what_waits_for_a_client(self, site: Site) -> None:
@@ -66,11 +72,23 @@ class TestCensus:
         gevent.idle()
         assert 1000 < census().outbox_bytes < 1100
 
-    def test_from_another_thread(self, site: Site) -> None:
+    def test_from_another_thread(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        counted_in: list[int] = []
+
+        class Watched:
+            """An engine that tells who looks at it."""
+
+            @property
+            def sessions(self) -> dict[str, Any]:
+                counted_in.append(get_ident())
+                return {}
+
+        monkeypatch.setattr("webpy_socketio.population.engines", [Watched()])
         client = site.connect()
         pool = gevent.threadpool.ThreadPool(1)
         assert pool.apply(census).sockets["/"] == 1
         pool.kill()
+        assert counted_in == [get_ident()]  # where the sockets live, whoever asks
         assert client.id
 
     def test_losses_of_the_backplane(self, monkeypatch: pytest.MonkeyPatch) -> None:

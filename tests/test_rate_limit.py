@@ -210,10 +210,21 @@ class TestNotices:
         server = start(messages=(1, 1))
         ann = server.connect()
         answers(ann, 3)
-        ann.close()
-        server.advance(5)
         assert rate_limit._limits is not None
+        assert len(rate_limit._limits._notices) == 1
+        ann.close()
         assert len(rate_limit._limits._notices) == 0
+        server.advance(5)
+
+    def test_nothing_more_is_told_when_the_plugin_is_off(self, start: Start) -> None:
+        server = start(messages=(1, 1))
+        ann = server.connect()
+        answers(ann, 5)
+        assert len(ann.received()) == 1
+        rate_limit.uninstall()
+        server.advance(5)
+        assert ann.received() == []
+        assert answers(ann, 5) == [None] * 5
 
 
 class TestSubscriptions:
@@ -501,6 +512,18 @@ class TestBuckets:
             if not wait:
                 buckets.take("key", now)
                 eighths -= 8
+        buckets.close()
+        replace_clock(before)
+
+    @pytest.mark.parametrize("rate", [0.3, 3, 7, 10, 30, 49.9])
+    def test_sums_of_fractions_cost_no_token(self, rate: float) -> None:
+        before = replace_clock(VirtualClock())
+        buckets = Buckets(rate, 500)
+        passed = 0
+        while buckets.wait("key", 123_456.789) == 0:
+            buckets.take("key", 123_456.789)
+            passed += 1
+        assert passed == 500
         buckets.close()
         replace_clock(before)
 
