@@ -19,7 +19,7 @@ from typing import Any
 import web
 from gevent.event import AsyncResult
 
-from webpy_socketio import Refused, Socket, SocketIOServer, on_connect, on_message, socketio_urls
+from webpy_socketio import Socket, SocketIOServer, on_connect, on_message, socketio_urls
 from webpy_socketio.events import off, on_receiving
 
 web.config.debug = False
