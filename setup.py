@@ -49,8 +49,9 @@ setup(
     ],
     extras_require={
         "redis": ["redis>=5"],  # for SOCKETIO_BACKPLANE
+        "metrics": ["prometheus_client>=0.20"],  # for webpy_socketio.plugins.metrics
         "test": [
-            "webpy_socketio[redis]",
+            "webpy_socketio[redis,metrics]",
             "build>=1.2",
             "cryptography>=43",
             "hypothesis>=6.100",

@@ -112,7 +112,7 @@ def _nothing_left() -> Iterator[None]:
         raw.OPENED.pop().close()
     for function, _ in list(events._registered.values()):
         events.off(function)
-    for signal in (*signals.STAGES, backplane.gap):
+    for signal in (*signals.STAGES, signals.handled, backplane.gap):
         signal._clear_state()
     settings._configured.clear()
     for name in [name for name in web.config if name.startswith("SOCKETIO_")]:
@@ -196,7 +196,13 @@ def journal() -> Journal:
 @pytest.fixture
 def stages(journal: Journal) -> Journal:
     """A journal of every stage that is sent, as ``(name, the stage's own value)``."""
-    own = {"message": "message", "error": "exception", "disconnect": "reason", "finish": "reason"}
+    own = {
+        "receiving": "message",
+        "message": "message",
+        "error": "exception",
+        "disconnect": "reason",
+        "finish": "reason",
+    }
 
     def record(stage: signals.Stage) -> Callable[..., None]:
         key = own.get(stage.name, "channel")

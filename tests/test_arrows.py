@@ -31,6 +31,7 @@ LAYERS: dict[str, set[str]] = {
     "backplane": {"exceptions", "receivers", "engine"},
     "clients": {"exceptions", "signals", "channels", "engine", "backplane"},
     "cluster": {"exceptions", "settings", "clients", "engine", "backplane"},
+    "population": {"clients", "engine", "backplane"},
     "socket": {"exceptions", "receivers", "signals", "channels", "clients", "engine"},
     "outofband": {"exceptions", "channels", "clients", "cluster", "socket", "backplane"},
     "dispatcher": {"exceptions", "signals", "clients", "socket", "engine"},
@@ -48,7 +49,7 @@ LAYERS: dict[str, set[str]] = {
     "loader": {"exceptions", "settings", "plugins"},
     "server": {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
-        *("cluster", "loader", "strays", "watchdog"),
+        *("cluster", "loader", "population", "strays", "watchdog"),
     },
     "watchdog": {"engine", "events", "functions", "signals"},
     "testing": {"exceptions", "signals", "engine", "server"},
@@ -88,6 +89,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "blinker": {"receivers", "plugins", "testing"},
     "mako": set(),
     "redis": {"backplane"},
+    "prometheus_client": {"plugins"},
 }
 
 

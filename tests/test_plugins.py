@@ -19,7 +19,7 @@ from webpy_socketio import (
     plugins,
     signals,
 )
-from webpy_socketio.plugins import message_logger, presence
+from webpy_socketio.plugins import message_logger, metrics, presence, rate_limit
 
 from .conftest import Site
 
@@ -182,7 +182,7 @@ class TestMistakes:
 
 
 class TestBundled:
-    @pytest.mark.parametrize("plugin", [message_logger, presence])
+    @pytest.mark.parametrize("plugin", [message_logger, presence, metrics, rate_limit])
     def test_they_are_plugins_as_documented(self, plugin: Any) -> None:
         assert callable(plugin.install)
         assert callable(plugin.uninstall)

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ import web
 
 from webpy_socketio import settings
 from webpy_socketio.backplane import tell_gap
+from webpy_socketio.clients import clients
+from webpy_socketio.plugins import metrics
 from webpy_socketio.testing import Client, TestServer
 
 from .certificates import make_certificate, trusting
@@ -36,6 +39,9 @@ def blocks(language: str) -> list[str]:
     )
     return [re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in found]
 
+
+METRICS = "webpy_socketio.plugins.metrics"
+RATE_LIMIT = "webpy_socketio.plugins.rate_limit"
 
 PROGRAM, *SNIPPETS = blocks("python")
 
@@ -130,8 +136,12 @@ def names(serve: Callable[..., Site], tmp_path: Path, monkeypatch: Any) -> dict[
     settings._configured.clear()
     web.config.pop("SOCKETIO_PORT", None)
     names["site"] = serve(
-        plugins=["shouting", *names["SOCKETIO_PLUGINS"]],
+        plugins=["shouting", *names["SOCKETIO_PLUGINS"], METRICS, RATE_LIMIT],
         presence_key=names["SOCKETIO_PRESENCE_KEY"],
+        rate_limit_messages=names["SOCKETIO_RATE_LIMIT_MESSAGES"],
+        rate_limit_key=names["SOCKETIO_RATE_LIMIT_KEY"],
+        rate_limit_key_connections=names["SOCKETIO_RATE_LIMIT_KEY_CONNECTIONS"],
+        metrics_port=0,
         trusted_proxies=names["SOCKETIO_TRUSTED_PROXIES"],
     )
     return names
@@ -205,6 +215,12 @@ class TestSnippets:
         client = connect(names)
         refused = [{"ok": False, "error": "for staff only"}]
         assert client.call("__subscribe__", "staff-room") == refused
+        socket = clients.find(client.id)
+        assert socket is not None
+        socket.context["staff"] = True
+        subscribe(client, "staff-room")
+        long = "x" * 3000
+        assert client.call("__channel__", "staff-room", long) == [{"error": "too long"}]
 
     def test_settings(self, names: dict[str, Any]) -> None:
         assert names["server"].settings.port == 8002
@@ -225,6 +241,30 @@ class TestSnippets:
         assert diff[0] == "presence_diff"
         assert names["names"]("room-1") == ["Ann"]
 
+    def test_metrics(self, names: dict[str, Any]) -> None:
+        assert settings.resolve({"metrics_port": names["SOCKETIO_METRICS_PORT"]}, {})
+        connect(names)
+        port = metrics.port()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+            shown = response.read().decode()
+        section = README.partition("\nMetrics\n---")[2].partition("\nRate limits\n---")[0]
+        told = set(re.findall(r"^``([a-z_]+)``", section, re.MULTILINE)) - {"webpy_socketio_"}
+        told |= set(re.findall(r"^``\w+``, ``([a-z_]+)``", section, re.MULTILINE))
+        families = set(re.findall(r"^# TYPE webpy_socketio_(\S+)", shown, re.MULTILINE))
+        assert told == families
+
+    def test_rate_limits(self, names: dict[str, Any]) -> None:
+        client = connect(names)
+        for number in range(31):
+            client.emit("nobody's", number)
+        event, told = client.event()
+        assert (event, told["what"], told["refused"]) == ("rate_limit", "messages", 1)
+        for _ in range(19):
+            connect(names)
+        late = names["site"].websocket()
+        late.send('40{"token":"secret"}')
+        assert late.receive() == '44{"message":"rate limit"}'
+
     def test_several_processes(self, names: dict[str, Any]) -> None:
         assert settings.resolve({"backplane": names["SOCKETIO_BACKPLANE"]}, {})
         tell_gap(None, "node", 3)
@@ -232,8 +272,13 @@ class TestSnippets:
         assert names["outages"] == [3]
 
     def test_every_setting_is_in_the_table(self) -> None:
-        for setting in settings.SETTINGS:
-            assert f"``SOCKETIO_{setting.name}``" in README
+        table = README.partition("\nsetting  ")[2].partition("\n\n\n")[0]
+        names = set(re.findall(r"``SOCKETIO_([A-Z_]+[A-Z])``", table))
+        names |= {
+            f"RATE_LIMIT_{rest}"
+            for rest in re.findall(r"^\.\.\. ``([A-Z_]+)``", table, re.MULTILINE)
+        }
+        assert names >= {setting.name for setting in settings.SETTINGS}
 
 
 class Nginx(NamedTuple):

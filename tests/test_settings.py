@@ -55,6 +55,16 @@ DEFAULTS: dict[str, Any] = {
     "PRESENCE_KEY": None,
     "PRESENCE_META": None,
     "PRESENCE_GRACE": 10,
+    "METRICS_PORT": None,
+    "METRICS_HOST": "127.0.0.1",
+    "METRICS_REGISTRY": None,
+    "RATE_LIMIT_MESSAGES": (20, 60),
+    "RATE_LIMIT_SUBSCRIPTIONS": (5, 200),
+    "RATE_LIMIT_KEY": None,
+    "RATE_LIMIT_KEY_MESSAGES": (100, 300),
+    "RATE_LIMIT_KEY_SUBSCRIPTIONS": (25, 1000),
+    "RATE_LIMIT_KEY_CONNECTIONS": (2, 60),
+    "RATE_LIMIT_REFUSALS": (1, 100),
 }
 
 
@@ -228,6 +238,25 @@ SECONDS = (
 )
 
 
+RATES: tuple[list[Any], list[Any]] = (
+    [None, (1, 1), [0.5, 10], (1_000_000, 1_000_000), (0.001, 86)],
+    [
+        *(5, "5", (), (5,), (5, 10, 15), (0, 5), (-1, 5), (5, 0), (5, 1.5), (True, 5), (5, True)),
+        *(("5", 5), (float("inf"), 5), (float("nan"), 5), (0.001, 87), {5: 10}, (5, None), False),
+    ],
+)
+
+
+class Registry:
+    """As much of one as a setting looks at."""
+
+    def register(self) -> None: ...
+
+    def unregister(self) -> None: ...
+
+    def collect(self) -> None: ...
+
+
 def whole(least: int) -> tuple[list[Any], list[Any]]:
     return [least, least + 1, 100_000], [least - 1, -1, 1.5, "5", None, True, 2**31 + 1]
 
@@ -286,6 +315,16 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "PRESENCE_META": ([None, some_function], [{}, "meta"]),
     "BLOCK_WARNING": ([None, 0, 0.5, 10], [-1, "1", True, False, 86_400]),
     "PRESENCE_GRACE": ([0, 0.5, 10], [-1, None, "10", True, False, 86_400]),
+    "METRICS_PORT": ([None, 0, 9108, 65_535], [-1, 65_536, "9108", True, ("", 9108)]),
+    "METRICS_HOST": (["", "127.0.0.1", "::1"], [None, 5, ["127.0.0.1"]]),
+    "METRICS_REGISTRY": ([None, Registry()], ["REGISTRY", 5, {}, Registry]),
+    "RATE_LIMIT_MESSAGES": RATES,
+    "RATE_LIMIT_SUBSCRIPTIONS": RATES,
+    "RATE_LIMIT_KEY": ([None, some_function], ["REMOTE_ADDR", 5]),
+    "RATE_LIMIT_KEY_MESSAGES": RATES,
+    "RATE_LIMIT_KEY_SUBSCRIPTIONS": RATES,
+    "RATE_LIMIT_KEY_CONNECTIONS": RATES,
+    "RATE_LIMIT_REFUSALS": RATES,
 }
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import logging
 import re
 import time
@@ -34,6 +35,7 @@ from webpy_socketio.handlers import (
     TakesEvent,
     TakesException,
     TakesMessage,
+    TakesReceiving,
     TakesSocket,
     TakesSocketAtGate,
     TakesSocketUnbound,
@@ -51,9 +53,11 @@ __all__ = [
     "on_event",
     "on_finish",
     "on_message",
+    "on_receiving",
     "on_subscribe",
     "on_subscribing",
     "on_unsubscribe",
+    "registered_handlers",
 ]
 
 logger = logging.getLogger(__name__)
@@ -64,13 +68,14 @@ SLOW_MATCH = 0.05
 #: Channels for which a pattern's answer is remembered. Clients choose the names, so not all.
 REMEMBERED_MATCHES = 256
 
-#: The keyword that each stage's handlers get behind request, socket and context, if any.
-_ARGUMENT = {
-    signals.message: "message",
-    signals.subscribing: "channel",
-    signals.subscribe: "channel",
-    signals.unsubscribe: "channel",
-    signals.error: "exception",
+#: The keywords that each stage's handlers get behind request, socket and context; messages, whose
+#: handlers may wait for one event, have their own rule.
+_ARGUMENTS: dict[Stage, tuple[str, ...]] = {
+    signals.receiving: ("event", "message"),
+    signals.subscribing: ("channel",),
+    signals.subscribe: ("channel",),
+    signals.unsubscribe: ("channel",),
+    signals.error: ("exception",),
 }
 
 
@@ -110,9 +115,15 @@ class ChannelPattern:
 
 
 class Handler(Selective):
-    """A decorated function, as a receiver of its stage's signal."""
+    """A decorated function, as a receiver of its stage's signal.
 
-    __slots__ = ("_argument", "event", "function", "pattern", "stage")
+    For whoever asks `registered_handlers`: ``stage`` is the signal, ``stage.name`` its name, ``event``
+    the event it waits for ("message" for messages, None for other stages), ``pattern.regex`` what its
+    channels have to match and ``pattern.match(channel)`` whether one does; ``pattern`` is None without
+    ``channel=``.
+    """
+
+    __slots__ = ("_arguments", "event", "function", "pattern", "stage")
 
     def __init__(
         self,
@@ -126,7 +137,7 @@ class Handler(Selective):
         self.pattern = pattern
         #: The custom event it waits for; handlers of messages wait for "message".
         self.event = event
-        self._argument = _ARGUMENT.get(stage)
+        self._arguments = _ARGUMENTS.get(stage, ())
 
     @property
     def bound(self) -> bool:
@@ -144,11 +155,13 @@ class Handler(Selective):
 
     def take(self, sender: Any, keywords: dict[str, Any]) -> Any:
         request, context = keywords["request"], keywords["context"]
-        if self._argument is None:
-            return self.function(request, sender, context)
-        if self.event is None or self.event == "message":
-            return self.function(request, sender, context, keywords[self._argument])
-        return self.function(request, sender, context, *keywords["args"])
+        event = self.event
+        if event == "message":
+            return self.function(request, sender, context, keywords["message"])
+        if event is not None:
+            return self.function(request, sender, context, *keywords["args"])
+        own = [keywords[name] for name in self._arguments]
+        return self.function(request, sender, context, *own)
 
     def __call__(self, sender: Any, **keywords: Any) -> Any:
         """Take an event if it is one for us: for whoever sends the signal by blinker's own way."""
@@ -183,6 +196,9 @@ on_connecting: TakesSocketAtGate = _Decorator(
 )
 on_connect: TakesSocketUnbound = _Decorator(
     signals.connect, "(request, socket, context): the connection is there."
+)
+on_receiving: TakesReceiving = _Decorator(
+    signals.receiving, "(request, socket, context, event, message): may its handlers run?"
 )
 on_message: TakesMessage = _Decorator(
     signals.message,
@@ -231,6 +247,22 @@ def off(function: Callable[..., Any]) -> None:
             del _registered[key]
             for handler in handlers:
                 handler.stage.disconnect(handler)
+    _State.handlers = None
+
+
+def registered_handlers() -> tuple[Handler, ...]:
+    """Every decorated handler, in the order of decoration; the same tuple until that changes."""
+    if _State.handlers is None:
+        _State.handlers = tuple(
+            itertools.chain.from_iterable(handlers for _, handlers in _registered.values())
+        )
+    return _State.handlers
+
+
+class _State:
+    """What `registered_handlers` found out."""
+
+    handlers: tuple[Handler, ...] | None = None
 
 
 #: Who is registered: by stage, event, file and qualified name.
@@ -284,6 +316,7 @@ def _register(
         stage.disconnect(other)
     kept = [other for other in handlers if other not in replaced]
     _registered[key] = (function, [*kept, handler])
+    _State.handlers = None
     stage.connect(handler, weak=False)
     return function
 
@@ -293,8 +326,9 @@ def _arguments(stage: Stage, event: str | None) -> tuple[tuple[str, ...], bool]:
     first = ("request", "socket", "context")
     if event is not None and event != "message":
         return first, True
-    own = _ARGUMENT.get(stage)
-    return (first if own is None else (*first, own)), False
+    if stage is signals.message:
+        return (*first, "message"), False
+    return (*first, *_ARGUMENTS.get(stage, ())), False
 
 
 def _same(one: ChannelPattern | None, other: ChannelPattern | None) -> bool:

@@ -19,6 +19,7 @@ __all__ = [
     "TakesEvent",
     "TakesException",
     "TakesMessage",
+    "TakesReceiving",
     "TakesSocket",
     "TakesSocketAtGate",
     "TakesSocketUnbound",
@@ -39,6 +40,7 @@ _OfException = TypeVar(
 _OfEvent = TypeVar("_OfEvent", bound="_Event")
 # A gate denies by raising: what one returns would mean nothing.
 _Gate = TypeVar("_Gate", bound="Callable[[Dict, Socket, Dict], None]")
+_GateOfMessage = TypeVar("_GateOfMessage", bound="Callable[[Dict, Socket, Dict, str, Any], None]")
 _GateOfChannel = TypeVar("_GateOfChannel", bound="Callable[[Dict, Socket, Dict, str], None]")
 
 
@@ -83,6 +85,17 @@ class TakesMessage(Protocol):
     def __call__(self, function: _OfMessage, /) -> _OfMessage: ...
     @overload
     def __call__(self, *, channel: Pattern | None = None) -> Callable[[_OfMessage], _OfMessage]: ...
+
+
+class TakesReceiving(Protocol):
+    """``@on_receiving``."""
+
+    @overload
+    def __call__(self, function: _GateOfMessage, /) -> _GateOfMessage: ...
+    @overload
+    def __call__(
+        self, *, channel: Pattern | None = None
+    ) -> Callable[[_GateOfMessage], _GateOfMessage]: ...
 
 
 class TakesSubscription(Protocol):

@@ -26,6 +26,7 @@ from webpy_socketio.clients import clients
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, SocketIO
 from webpy_socketio.exceptions import ConfigurationError, ListenError, SettingsError
 from webpy_socketio.loader import Plugins
+from webpy_socketio.population import engines
 from webpy_socketio.strays import tell
 from webpy_socketio.watchdog import Watchdog
 
@@ -137,6 +138,7 @@ class SocketIOServer(EngineServer):
         self._joined = True
         if self._watchdog is not None:
             self._watchdog.start()
+        engines.append(self.engine)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order.
@@ -202,6 +204,7 @@ class SocketIOServer(EngineServer):
             self._plugins.uninstall()
             if self._joined:
                 self._joined = False
+                engines.remove(self.engine)
                 cluster.leave()
             self._stopping.set()
 

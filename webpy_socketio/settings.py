@@ -97,6 +97,34 @@ def _function_or_none(value: Any) -> str | None:
     return "a function of (request, socket, context), or None"
 
 
+def _rate(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        rate, burst = value
+        if not any(isinstance(number, bool) for number in value) and (
+            isinstance(rate, (int, float))
+            and 0 < rate <= 1_000_000
+            and isinstance(burst, int)
+            and 1 <= burst <= 1_000_000
+            and burst / rate < 86_400
+        ):
+            return None
+    return "(how many a second, how many at once), whole again within a day, or None for no limit"
+
+
+def _port_or_none(value: Any) -> str | None:
+    return None if value is None or _whole(0, 65_535)(value) is None else "a port, or None"
+
+
+def _registry_or_none(value: Any) -> str | None:
+    names = ("register", "unregister", "collect")
+    fits = all(callable(getattr(value, name, None)) for name in names)
+    if value is None or (fits and not isinstance(value, type)):
+        return None
+    return "a prometheus_client.CollectorRegistry, or None for its REGISTRY"
+
+
 def _names(value: Any) -> str | None:
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
         return None
@@ -222,6 +250,16 @@ SETTINGS = (
         "presence: seconds a lost client has to come back before it has left",
         _seconds_or_none_at_all,
     ),
+    Setting("METRICS_PORT", None, "metrics: port of the endpoint; None for none", _port_or_none),
+    Setting("METRICS_HOST", "127.0.0.1", "metrics: its address; empty for all", _text),
+    Setting("METRICS_REGISTRY", None, "metrics: where they are; None: REGISTRY", _registry_or_none),
+    Setting("RATE_LIMIT_MESSAGES", (20, 60), "rate_limit: messages of a socket", _rate),
+    Setting("RATE_LIMIT_SUBSCRIPTIONS", (5, 200), "rate_limit: subscriptions of a socket", _rate),
+    Setting("RATE_LIMIT_KEY", None, "rate_limit: whose sockets share limits", _function_or_none),
+    Setting("RATE_LIMIT_KEY_MESSAGES", (100, 300), "rate_limit: messages of a key", _rate),
+    Setting("RATE_LIMIT_KEY_SUBSCRIPTIONS", (25, 1000), "rate_limit: the same", _rate),
+    Setting("RATE_LIMIT_KEY_CONNECTIONS", (2, 60), "rate_limit: attempts to connect", _rate),
+    Setting("RATE_LIMIT_REFUSALS", (1, 100), "rate_limit: beyond them it is disconnected", _rate),
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}

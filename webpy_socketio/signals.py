@@ -5,13 +5,17 @@ signal          own keywords            sent
 ==============  ======================  =====================================================
 ``connecting``  ``auth``                a gate: before a connection is accepted
 ``connect``     ``auth``                once, when the connection is established
+``receiving``   ``message``, ``event``, a gate: before the handlers of a message run
+                ``args``, ``channel``
 ``message``     ``message``, ``event``, for every message or custom event of the client
                 ``args``, ``channel``
-``subscribing`` ``channel``             a gate: before the socket is in the channel
+``subscribing`` ``channel``,            a gate: before the socket is in the channel; whether the
+                ``by_client``           client asks for it, or the server
 ``subscribe``   ``channel``             once the socket is in the channel
 ``unsubscribe`` ``channel``,            once the socket is not in the channel any more; at the end
                 ``reason``              of a connection for each channel it still held
-``error``       ``exception``           a receiver raised, or the client broke a rule
+``error``       ``exception``,          a receiver raised, or the client broke a rule, which is
+                ``by_client``           ``by_client``
 ``disconnect``  ``reason``              once, when the connection is gone
 ``finish``      ``reason``              once, last of all, also when the server stops
 ==============  ======================  =====================================================
@@ -27,7 +31,13 @@ takes what it wants of them, and ``**extra`` for what later versions add::
 Receivers run in the order they were connected, in the connection's greenlet, and may wait. What
 one raises stops no other: it becomes an ``error`` event. At a gate it denies what was asked; raise
 `Refused` to say why. A receiver that could never be called, or would never run, is refused with
-`EventError` when it is connected. Receivers are held strongly, unless connected with ``weak=True``.
+`EventError` when it is connected. Receivers are held strongly, unless connected with ``weak=True``; one
+that is connected with ``first=True`` runs before all that are there already.
+
+One more signal, `handled`, is about the others. It is sent when a stage's receivers have run or a gate
+was asked, if anybody listens, with the stage's own keywords and ``stage`` (its name), ``seconds`` (that
+the receivers took, waiting included), ``failures`` (how many raised), and ``refused`` (what a gate's no
+said; otherwise None). It is not sent for ``error``.
 
 ``reason`` is Socket.IO's: "client namespace disconnect", "server namespace disconnect", "transport
 close", "transport error", "ping timeout", "parse error", "slow reader", "server shutting down"; it
@@ -38,6 +48,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -64,7 +75,9 @@ __all__ = [
     "disconnect",
     "error",
     "finish",
+    "handled",
     "message",
+    "receiving",
     "subscribe",
     "subscribing",
     "unsubscribe",
@@ -90,10 +103,13 @@ class Stage(Ordered):
         self.name = name
         self._keywords = keywords
 
-    def connect(self, receiver: F, sender: Any = Ordered.ANY, weak: bool = False) -> F:
+    def connect(
+        self, receiver: F, sender: Any = Ordered.ANY, weak: bool = False, *, first: bool = False
+    ) -> F:
         """Connect a receiver; it is held strongly unless `weak` says otherwise.
 
-        Raises `EventError` if it could not be called, or would not run.
+        With `first` it runs before all that are connected already. Raises `EventError` if it could not
+        be called, or would not run.
         """
         if not isinstance(receiver, Selective):  # a decorated handler was looked at already
             wrong = check_plain(receiver)
@@ -101,7 +117,7 @@ class Stage(Ordered):
                 wrong = takes_keywords(receiver, self._keywords)
             if wrong is not None:
                 raise EventError(f"signals.{self.name}.connect: {described(receiver)} {wrong}")
-        return super().connect(receiver, sender, weak)
+        return super().connect(receiver, sender, weak, first=first)
 
     def __repr__(self) -> str:
         return f"<Stage {self.name}>"
@@ -146,19 +162,30 @@ _ALWAYS = ("request", "socket", "context")
 
 connecting = Stage("connecting", "A gate: may this client connect?", *_ALWAYS, "auth")
 connect = Stage("connect", "A connection is established.", *_ALWAYS, "auth")
+receiving = Stage(
+    "receiving",
+    "A gate: may the handlers of this message run?",
+    *(*_ALWAYS, "message", "event", "args", "channel"),
+)
 message = _Messages(
     "message",
     "The client sent a message or a custom event.",
     *(*_ALWAYS, "message", "event", "args", "channel"),
 )
 subscribing = Stage(
-    "subscribing", "A gate: may this socket subscribe to this channel?", *_ALWAYS, "channel"
+    "subscribing",
+    "A gate: may this socket subscribe to this channel?",
+    *_ALWAYS,
+    "channel",
+    "by_client",
 )
 subscribe = Stage("subscribe", "A socket is in a channel now.", *_ALWAYS, "channel")
 unsubscribe = Stage(
     "unsubscribe", "A socket is in a channel no more.", *_ALWAYS, "channel", "reason"
 )
-error = Stage("error", "A receiver raised, or the client broke a rule.", *_ALWAYS, "exception")
+error = Stage(
+    "error", "A receiver raised, or the client broke a rule.", *_ALWAYS, "exception", "by_client"
+)
 disconnect = Stage("disconnect", "A connection is gone.", *_ALWAYS, "reason")
 finish = Stage("finish", "A connection is over: the last word.", *_ALWAYS, "reason")
 
@@ -166,6 +193,7 @@ finish = Stage("finish", "A connection is over: the last word.", *_ALWAYS, "reas
 STAGES = (
     connecting,
     connect,
+    receiving,
     message,
     subscribing,
     subscribe,
@@ -175,6 +203,8 @@ STAGES = (
     finish,
 )
 
+#: About all of them but `error`: what their receivers took, and what a gate said.
+handled = Stage("handled", "The receivers of a stage have run, or a gate was asked.")
 
 #: What came of a signal: the values returned, in order, and how many receivers failed.
 Outcome = tuple[list[Any], int]
@@ -187,9 +217,11 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
     """
     values: list[Any] = []
     failures = 0
+    began = time.perf_counter() if handled.receivers else None
     chosen = stage.choose(socket, keywords.get("event"), keywords.get("channel"))
     if not chosen:
         stage.asked(keywords.get("event"))
+    if not chosen and began is None:
         return values, failures
     keywords["request"], keywords["socket"] = socket.request, socket
     keywords["context"] = socket.context
@@ -202,25 +234,61 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
         except BaseException as exception:  # noqa: BLE001 - GreenletExit and Timeout too
             failures += 1
             report(socket, exception, f"a receiver of {stage.name!r}, {described(receiver)},")
+    if began is not None:
+        _tell(stage, socket, keywords, began, failures)
     return values, failures
 
 
 def ask(gate: Stage, socket: Socket, **keywords: Any) -> None:
     """Send a gate's signal; raises `Refused` at the first receiver that denies or fails."""
+    if not handled.receivers:
+        _ask(gate, socket, keywords)
+        return
+    began = time.perf_counter()
+    try:
+        _ask(gate, socket, keywords)
+    except Refused as refusal:
+        _tell(gate, socket, keywords, began, refused=str(refusal) or "refused")
+        raise
+    _tell(gate, socket, keywords, began)
+
+
+def _ask(gate: Stage, socket: Socket, keywords: dict[str, Any]) -> None:
     chosen = gate.choose(socket, None, keywords.get("channel"))
-    keywords.update(request=socket.request, socket=socket, context=socket.context)
+    keywords["request"], keywords["socket"] = socket.request, socket
+    keywords["context"] = socket.context
     for receiver, take in chosen:
         try:
             value = receiver(socket, **keywords) if take is None else take(socket, keywords)
-            # Either was meant to look or to deny, and does neither: it fails, and so the gate is shut.
-            _check_ran(value)
-            if value is False:
-                raise TypeError('a gate returned False, where it raises Refused("why") to deny')
+            if value is not None:
+                # It was meant to look or to deny, and does neither: it fails, and so the gate is shut.
+                _check_ran(value)
+                if value is False:
+                    raise TypeError('a gate returned False, where it raises Refused("why") to deny')
         except Refused:
             raise
         except BaseException as exception:  # noqa: BLE001 - see emit
             report(socket, exception, f"a receiver of {gate.name!r}, {described(receiver)},")
             raise Refused("not allowed") from None  # what went wrong is not for the client
+
+
+def _tell(
+    stage: Stage,
+    socket: Socket,
+    keywords: dict[str, Any],
+    began: float,
+    failures: int = 0,
+    refused: str | None = None,
+) -> None:
+    """Send `handled`; a receiver of it that raises becomes an error event as any other does."""
+    keywords["seconds"] = time.perf_counter() - began
+    keywords["stage"], keywords["failures"] = stage.name, failures
+    keywords["refused"] = refused
+    for receiver, _ in handled.choose(socket, None, None):
+        try:
+            receiver(socket, **keywords)
+        except BaseException as exception:  # noqa: BLE001 - see emit
+            report(socket, exception, f"a receiver of 'handled', {described(receiver)},")
 
 
 def report(socket: Socket, exception: BaseException, what: str | None = None) -> None:
@@ -237,6 +305,7 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
         "socket": socket,
         "context": socket.context,
         "exception": exception,
+        "by_client": what is None,
     }
     for receiver, take in error.choose(socket, None, None):
         try:

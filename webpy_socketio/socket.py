@@ -119,6 +119,14 @@ class Socket:
         return self._connection.auth
 
     @property
+    def message_size(self) -> int:
+        """Of the message that its handlers run for: characters of the text, bytes of attachments.
+
+        As it came: the event's name and what JSON needs are counted too.
+        """
+        return self._connection.inbox.handling
+
+    @property
     def channels(self) -> tuple[str, ...]:
         """The channels it holds, in the order of subscribing."""
         return tuple(self.space.channels.held(self))
@@ -185,7 +193,7 @@ class Socket:
         of this socket's handlers, it returns when the socket is in the channel; the receivers of
         `subscribe` run when it is their turn.
         """
-        return bool(clients.wait_for(self._host.within, self, self.subscribe_for_client, channel))
+        return bool(clients.wait_for(self._host.within, self, self._subscribe, channel))
 
     def unsubscribe(self, channel: str) -> bool:
         """Unsubscribe from a channel; returns True if the socket was subscribed."""
@@ -193,25 +201,9 @@ class Socket:
 
     # -- for the dispatcher
 
-    def subscribe_for_client(self, channel: Any, begun: Callable[[], None] = _ignore) -> bool:
+    def subscribe_for_client(self, channel: Any, begun: Callable[[], None]) -> bool:
         """Subscribe; `begun` is called when membership begins, before anybody else can know."""
-        check_name(channel, self._limits.max_channel_length)
-        if not self.connected:
-            return False
-        channels = self.space.channels
-        if channel in channels.held(self):
-            begun()
-            return False
-        self._check_room()
-        signals.ask(signals.subscribing, self, channel=channel)
-        changed = self.space.join(self, channel, partial(self._may_join, channel))
-        if not self.connected:
-            return False
-        begun()
-        if changed:
-            self.choices = None
-            self._tell(signals.subscribe, channel=channel)
-        return changed
+        return self._subscribe(channel, begun, by_client=True)
 
     def unsubscribe_for_client(self, channel: Any, ended: Callable[[], None] = _ignore) -> bool:
         """Unsubscribe; `ended` is called when membership has ended, before handlers hear of it."""
@@ -235,6 +227,27 @@ class Socket:
         self._connection.inbox.interrupt()
 
     # -- how
+
+    def _subscribe(
+        self, channel: Any, begun: Callable[[], None] = _ignore, by_client: bool = False
+    ) -> bool:
+        check_name(channel, self._limits.max_channel_length)
+        if not self.connected:
+            return False
+        channels = self.space.channels
+        if channel in channels.held(self):
+            begun()
+            return False
+        self._check_room()
+        signals.ask(signals.subscribing, self, channel=channel, by_client=by_client)
+        changed = self.space.join(self, channel, partial(self._may_join, channel))
+        if not self.connected:
+            return False
+        begun()
+        if changed:
+            self.choices = None
+            self._tell(signals.subscribe, channel=channel)
+        return changed
 
     def _tell(self, stage: Stage, **keywords: Any) -> None:
         """Send a signal now, or, from somebody else's greenlet, when it is this socket's turn.

@@ -167,7 +167,8 @@ def _page(values: dict[str, Any]) -> str:
 #: Functions that call the user's, and what their variables tell.
 _EXPLAINED: dict[CodeType, Callable[[dict[str, Any]], str]] = {
     signals.emit.__code__: lambda values: _receiver(values["stage"].name, values),
-    signals.ask.__code__: lambda values: _receiver(values["gate"].name, values),
+    signals._ask.__code__: lambda values: _receiver(values["gate"].name, values),
+    signals._tell.__code__: lambda values: _receiver("handled", values),
     signals.report.__code__: lambda values: _receiver("error", values),
     ChannelPattern._match.__code__: lambda values: (
         f"the pattern of {values['self'].whose}, which should repeat nothing that repeats,"

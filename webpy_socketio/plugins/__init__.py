@@ -6,6 +6,8 @@ only decorates handlers. The bundled ones use public names only, and none is nam
 
 - `webpy_socketio.plugins.message_logger`
 - `webpy_socketio.plugins.presence`
+- `webpy_socketio.plugins.metrics`
+- `webpy_socketio.plugins.rate_limit`
 """
 
 from __future__ import annotations
