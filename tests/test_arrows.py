@@ -41,7 +41,8 @@ LAYERS: dict[str, set[str]] = {
         "dispatcher",
         "engine",
     },
-    "loader": {"exceptions", "settings", "plugins"},
+    "confined": {"exceptions", "engine"},
+    "loader": {"exceptions", "settings", "plugins", "confined", "engine"},
     "server": {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
         *("cluster", "loader"),
@@ -87,7 +88,7 @@ PURE = [
 
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
-    "web": {"application", "assets", "cluster", "server", "testing"},
+    "web": {"application", "assets", "cluster", "confined", "server", "testing"},
     "blinker": {"receivers", "plugins", "testing"},
     "mako": set(),
     "redis": {"backplane"},

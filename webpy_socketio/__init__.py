@@ -23,7 +23,14 @@ from webpy_socketio.cluster import configured, redis_link
 from webpy_socketio.engine.clock import call_later
 from webpy_socketio.events import *  # noqa: F403
 from webpy_socketio.exceptions import *  # noqa: F403
-from webpy_socketio.outofband import broadcast, broadcast_channel, emit, run_on_hub, send
+from webpy_socketio.outofband import (
+    broadcast,
+    broadcast_channel,
+    emit,
+    run_on_hub,
+    send,
+    sockets,
+)
 from webpy_socketio.server import SocketIOServer
 from webpy_socketio.settings import configure
 from webpy_socketio.socket import Socket
@@ -45,6 +52,7 @@ __all__ = [
     "signals",
     "socketio_scripts",
     "socketio_urls",
+    "sockets",
     "template_dir",
     *events.__all__,
     *exceptions.__all__,

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from webpy_socketio import plugins
+from webpy_socketio.confined import Confined
+from webpy_socketio.engine import Application
 from webpy_socketio.exceptions import ConfigurationError, PluginError
 from webpy_socketio.settings import Settings
 
@@ -38,6 +40,23 @@ class Plugins:
                     ) from error
             self._installed.append(module)
             _users[module] += 1
+
+    def namespaces(self, settings: Settings) -> dict[str, Application]:
+        """The namespaces that they bring, each with its application; for one server.
+
+        Raises `ConfigurationError` if one is brought twice, or is one of SOCKETIO_NAMESPACES.
+        """
+        found: dict[str, Application] = {}
+        for module in self._modules:
+            bring = getattr(module, "namespaces", None)
+            for name, application in ({} if bring is None else bring(settings)).items():
+                if name in found or name in settings.namespaces:
+                    raise ConfigurationError(
+                        f"the plugin {module.__name__!r} brings the namespace {name!r}, which exists "
+                        "already: leave it out of SOCKETIO_NAMESPACES, or one of the plugins"
+                    )
+                found[name] = Confined(name, application)
+        return found
 
     def uninstall(self) -> None:
         """Switch them off, in the opposite order."""

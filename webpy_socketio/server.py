@@ -84,7 +84,8 @@ class SocketIOServer(EngineServer):
         self._limits = cluster.limits_of(settings)
         self._dispatcher = WebDispatcher(self._limits)
         config = _engine_config(settings)
-        self._socketio = SocketIO(self._dispatcher, config)
+        others = self._plugins.namespaces(settings)
+        self._socketio = SocketIO(self._dispatcher, config, others)
         engine = Engine(self._socketio, config, f"/{resource}/")
         if listener is None:
             listener = (settings.host, settings.port)

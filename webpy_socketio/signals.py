@@ -28,6 +28,12 @@ Receivers run in the order they were connected, in the connection's greenlet, an
 one raises stops no other: it becomes an ``error`` event. At a gate it denies what was asked; raise
 `Refused` to say why. Receivers are held strongly, unless connected with ``weak=True``.
 
+One more signal is not a stage: ``sent``, for each event of ours that goes to clients of this
+process. Its sender is the namespace's name, its keywords are ``sockets`` (a list), ``size`` (bytes
+on the wire, for one of them) and ``read``, a function that returns the event's name and its arguments as
+a list. It is sent in the middle of sending: a receiver must not wait. Nothing is made of all this while
+nobody is connected to it.
+
 ``reason`` is Socket.IO's: "client namespace disconnect", "server namespace disconnect", "transport
 close", "transport error", "ping timeout", "parse error", "slow reader", "server shutting down"; it
 is None when a socket left a channel of its own accord.
@@ -56,6 +62,7 @@ __all__ = [
     "error",
     "finish",
     "message",
+    "sent",
     "subscribe",
     "subscribing",
     "unsubscribe",
@@ -85,7 +92,10 @@ error = Stage("error", "A receiver raised, or the client broke a rule.")
 disconnect = Stage("disconnect", "A connection is gone.")
 finish = Stage("finish", "A connection is over: the last word.")
 
-#: All of them, in the order of a connection's life.
+#: Not a stage of one connection: an event of ours is on its way to clients here.
+sent = Stage("sent", "An event goes to sockets of this process.")
+
+#: All of the stages, in the order of a connection's life.
 STAGES = (
     connecting,
     connect,
@@ -140,6 +150,15 @@ def ask(gate: Stage, socket: Socket, **keywords: Any) -> None:
         except BaseException as exception:  # noqa: BLE001 - see emit
             report(socket, exception, f"a receiver of {gate.name!r}, {_name(receiver)},")
             raise Refused("not allowed") from None  # what went wrong is not for the client
+
+
+def tell(signal: Stage, sender: Any, **keywords: Any) -> None:
+    """Send a signal that belongs to no socket; a receiver that raises stops no other and is logged."""
+    for receiver in signal.receivers_for(sender):
+        try:
+            receiver(sender, **keywords)
+        except Exception:
+            logger.exception("a receiver of %r, %s, failed", signal.name, _name(receiver))
 
 
 def report(socket: Socket, exception: BaseException, what: str | None = None) -> None:
