@@ -52,8 +52,9 @@ class Desk:
         try:
             count = self._command(name, args)(*args)
         except (_Mistake, SocketIOError) as error:
-            logger.warning("%s: %.200r was not done: %s", who, [name, *args[:3]], error)
-            return {"ok": False, "error": str(error)}
+            why = str(error)  # whoever keeps log records keeps no frames with it
+            logger.warning("%s: %.200r was not done: %s", who, [name, *args[:3]], why)
+            return {"ok": False, "error": why}
         logger.info("%s: %.200r: %d sockets", who, [name, *args[:3]], count)
         return {"ok": True, "sockets": count}
 

@@ -50,7 +50,7 @@ class Door:
         try:
             session = self._lock.open(auth, _address(connection))
         except Refused as refusal:
-            logger.warning("%s was not let in: %s", _address(connection), refusal)
+            logger.warning("%s was not let in: %s", _address(connection), str(refusal))
             raise
         if not connection.accept():
             return
@@ -72,7 +72,7 @@ class Door:
         logger.info("an admin from %s is gone: %s", _address(connection), reason)
 
     def failed(self, connection: Connection, error: ProtocolError) -> None:
-        logger.info("an admin from %s broke a rule: %s", _address(connection), error)
+        logger.info("an admin from %s broke a rule: %s", _address(connection), str(error))
 
 
 def _address(connection: Connection) -> str:
