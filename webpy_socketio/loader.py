@@ -44,14 +44,13 @@ class Plugins:
     def namespaces(self, settings: Settings) -> dict[str, Application]:
         """The namespaces that they bring, each with its application; for one server.
 
-        Raises `ConfigurationError` if one is brought twice, or is one of SOCKETIO_NAMESPACES.
+        Raises `PluginError` if one exists already, as another plugin's or in SOCKETIO_NAMESPACES.
         """
         found: dict[str, Application] = {}
         for module in self._modules:
-            bring = getattr(module, "namespaces", None)
-            for name, application in ({} if bring is None else bring(settings)).items():
+            for name, application in _brought(module, settings).items():
                 if name in found or name in settings.namespaces:
-                    raise ConfigurationError(
+                    raise PluginError(
                         f"the plugin {module.__name__!r} brings the namespace {name!r}, which exists "
                         "already: leave it out of SOCKETIO_NAMESPACES, or one of the plugins"
                     )
@@ -73,6 +72,20 @@ class Plugins:
 #: How many running servers use a plugin. It receives the signals of all of them, so the first one
 #: switches it on, with its settings, and the last one off.
 _users: Counter[ModuleType] = Counter()
+
+
+def _brought(module: ModuleType, settings: Settings) -> dict[str, Application]:
+    bring = getattr(module, "namespaces", None)
+    if bring is None:
+        return {}
+    try:
+        return dict(bring(settings))
+    except ConfigurationError:  # which tells what to do already
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"the plugin {module.__name__!r} cannot say which namespaces it brings: {error!r}"
+        ) from error
 
 
 def _import(name: str) -> ModuleType:

@@ -169,7 +169,7 @@ def _redis(value: Any) -> str | None:
 def _password_hash(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and _SCRYPT.fullmatch(value)):
         return None
-    return "what hash_password of webpy_socketio.plugins.admin returned, or None"
+    return "what the admin plugin's hash_password returned, or None"
 
 
 def _mode(value: Any) -> str | None:
