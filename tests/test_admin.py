@@ -17,6 +17,7 @@ import gevent
 import gevent.event
 import pytest
 import web
+from gevent import monkey
 
 from webpy_socketio import (
     ConfigurationError,
@@ -253,12 +254,32 @@ class TestLogin:
             assert Admin(site, auth).refusal == "too many failed tries: wait 60 seconds"
         assert Admin(site, {"sessionId": session}).refusal is None
 
-    def test_many_at_once_are_as_many_as_one_by_one(self, house: Serve) -> None:
+    def test_many_at_once_are_as_many_as_one_by_one(
+        self, house: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And cost as much: one at a time, in a thread, and only those that are not too many."""
+        looks: list[tuple[int, int]] = []
+        looking: list[int] = []
+        fits = PasswordHash.fits
+
+        def look(self: PasswordHash, password: str) -> bool:
+            looking.append(1)
+            sleep(0.01)  # the thread's own: others would begin meanwhile
+            looks.append((ident(), len(looking)))
+            looking.pop()
+            return fits(self, password)
+
+        ident = monkey.get_original("_thread", "get_ident")
+        sleep = monkey.get_original("time", "sleep")
+        monkeypatch.setattr(PasswordHash, "fits", look)
         site = house()
         wrong = {**CREDENTIALS, "password": "open barley"}
         greenlets = [gevent.spawn(lambda: Admin(site, wrong).refusal) for _ in range(30)]
         refusals = [greenlet.get() for greenlet in greenlets]
         assert refusals.count("invalid credentials") == lock.TRIES_OF_ONE
+        assert len(looks) == lock.TRIES_OF_ONE
+        assert ident() not in {thread for thread, _ in looks}
+        assert {beside for _, beside in looks} == {1}
 
     def test_the_right_password_and_none_at_all_are_not_counted(self, house: Serve) -> None:
         site = house()
