@@ -945,7 +945,13 @@ class TestCost:
         site = house(outbox_bytes=16 * 1024, write_timeout=60)
         client = site.connect()
         one, _ = come_in(site)
-        while signals.sent.receivers:  # it does not read: the kernel's buffers, then its outbox
+        (watching,) = {receiver.__self__ for receiver in signals.sent.receivers_for("/")}
+        (connection,) = watching._admins
+        outbox = connection.session.outbox
+        while not outbox:  # it does not read: the kernel's buffers first,
+            connection.emit("filler", "x" * 10_000)
+            gevent.sleep(0)
+        while signals.sent.receivers:  # and then its own, in the middle of what is told
             client.call("message", "x" * 2000)
         assert client.call("barrier") == []
         one.client.vanish()
