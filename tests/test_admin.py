@@ -540,7 +540,11 @@ class TestSeen:
         client = site.connect()
         one, _ = come_in(site)
         client.call("__subscribe__", "room-1")
-        two, (described,) = come_in(site)
+        client.call("message", "counted")
+        two = Admin(site)
+        # What was counted so far is told to both, at the next turn.
+        assert two.until("server_stats")[1]["aggregatedEvents"] == []
+        (described,) = two.until("all_sockets")[1]
         assert described["rooms"] == ["room-1"]
         client.call("__subscribe__", "room-2")
         joined = ["room_joined", "/", "room-2", client.id]
@@ -931,7 +935,7 @@ class TestCost:
             getattr(one.client, end)()
         while watching._admins:
             gevent.sleep(0.01)
-        left = [watching._shown, watching._polling, watching._counts, watching._timer]
+        left = [watching._shown, watching._polling, watching._figures, watching._timer]
         assert not any(left)
         assert not signals.sent.receivers
         client.close()

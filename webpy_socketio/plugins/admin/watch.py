@@ -6,16 +6,13 @@ looked at.
 
 from __future__ import annotations
 
-import json
-import os
-import socket as socket_module
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from webpy_socketio import Socket, call_later, signals, sockets
 from webpy_socketio.plugins.admin import shown
+from webpy_socketio.plugins.admin.figures import Figures
 
 __all__ = ["Admin", "Watch"]
 
@@ -43,10 +40,9 @@ class Watch:
     """One server's; for the hub's thread. `verbose` is whether single sockets and events are told."""
 
     def __init__(self, namespaces: Sequence[str], verbose: bool, outbox_bytes: int) -> None:
-        self._names = namespaces
+        self._figures = Figures(namespaces)
         self._verbose = verbose
         self._max_bytes = min(MAX_BYTES, outbox_bytes // 4)
-        self._began = time.monotonic()
         self._admins: dict[Admin, None] = {}
         self._timer: Any = None
         #: Which sockets are shown, each with the channels that are told.
@@ -58,7 +54,6 @@ class Watch:
         self._stale = False
         self._changes = self._events = 0
         self._left_out: Counter[str] = Counter()
-        self._counts: Counter[tuple[str, str | None]] = Counter()
         self._receivers: tuple[tuple[signals.Stage, Callable[..., None]], ...] = (
             (signals.connect, self._connect),
             (signals.subscribe, self._subscribe),
@@ -75,7 +70,8 @@ class Watch:
         if not self._admins:
             self._begin()
         self._admins[admin] = None
-        admin.emit("server_stats", self._statistics([]))
+        # Without what is counted: that is told to all, in a moment.
+        admin.emit("server_stats", {**self._figures.describe(sockets()), "aggregatedEvents": []})
         if self._verbose:
             if len(self._admins) > 1 and not self._stale:
                 admin.emit("all_sockets", [shown.describe_socket(one) for one in self._shown])
@@ -100,7 +96,7 @@ class Watch:
         self._timer.close()
         self._timer = None
         self._forget()
-        self._counts.clear()
+        self._figures.clear()
         self._left_out.clear()
         self._changes = self._events = 0
 
@@ -113,17 +109,9 @@ class Watch:
     def _tick(self) -> None:
         self._timer = call_later(INTERVAL, self._tick)
         self._changes = self._events = 0
-        moment = time.time_ns() // 1_000_000_000 * 1000
-        counts, self._counts = self._counts, Counter()
-        self._tell(
-            "server_stats",
-            self._statistics(
-                [
-                    {"timestamp": moment, "type": kind, "subType": detail, "count": count}
-                    for (kind, detail), count in counts.items()
-                ]
-            ),
-        )
+        figures = self._figures.describe(sockets())
+        self._figures.clear()
+        self._tell("server_stats", figures)
         if not self._verbose:
             return
         if self._stale:
@@ -136,25 +124,6 @@ class Watch:
         for namespace, count in left_out.items():
             note = [f"({count} more events, which are not shown)"]
             self._tell("event_sent", namespace, "-", note, shown.now())
-
-    def _statistics(self, aggregated: list[dict[str, Any]]) -> dict[str, Any]:
-        counts: Counter[str] = Counter(dict.fromkeys(self._names, 0))
-        clients: dict[int, str] = {}
-        for socket in sockets():
-            counts[socket.namespace] += 1
-            clients[id(socket.request)] = socket.transport
-        spaces = [{"name": name, "socketsCount": count} for name, count in counts.items()]
-        host = socket_module.gethostname()
-        return {
-            "serverId": f"{host}#{os.getpid()}",
-            "hostname": host,
-            "pid": os.getpid(),
-            "uptime": round(time.monotonic() - self._began, 3),
-            "clientsCount": len(clients),
-            "pollingClientsCount": sum(kind == "polling" for kind in clients.values()),
-            "aggregatedEvents": aggregated,
-            "namespaces": spaces,
-        }
 
     # -- what is shown
 
@@ -206,7 +175,7 @@ class Watch:
     # -- receivers
 
     def _connect(self, sender: Socket, **extra: Any) -> None:
-        self._counts["rawConnection", None] += 1
+        self._figures.add("rawConnection")
         if self._verbose:
             self._introduce(sender)
 
@@ -245,7 +214,7 @@ class Watch:
         self._tell("room_left", socket.namespace, channel, socket.session_id, shown.now())
 
     def _disconnect(self, sender: Socket, reason: str, **extra: Any) -> None:
-        self._counts["rawDisconnection", reason] += 1
+        self._figures.add("rawDisconnection", detail=reason)
         if sender not in self._shown:
             return
         if self._full:  # there is room now for somebody who was not shown
@@ -266,8 +235,7 @@ class Watch:
     ) -> None:
         if channel is not None:  # as it came
             event, args = "__channel__", [channel, *args]
-        self._counts["packetsIn", None] += 1
-        self._counts["bytesIn", None] += _size([event, *args])
+        self._figures.received(event, args)
         if self._verbose and self._introduce(sender) and self._may_tell(sender.namespace):
             told = shown.describe_event(event, args)
             self._tell("event_received", sender.namespace, sender.session_id, told, shown.now())
@@ -280,8 +248,8 @@ class Watch:
         read: Callable[[], list[Any]],
         **extra: Any,
     ) -> None:
-        self._counts["packetsOut", None] += len(sockets)
-        self._counts["bytesOut", None] += size * len(sockets)
+        self._figures.add("packetsOut", len(sockets))
+        self._figures.add("bytesOut", size * len(sockets))
         if not self._verbose or self._stale:
             return
         if len(sockets) <= MAX_RECIPIENTS:  # in a handler that runs before ours, to a new one
@@ -294,8 +262,3 @@ class Watch:
             told, moment = shown.describe_event(event, args), shown.now()
             for socket in known[:allowed]:
                 self._tell("event_sent", sender, socket.session_id, told, moment)
-
-
-def _size(data: Any) -> int:
-    """About how many bytes it came in: the engine does not count them."""
-    return len(json.dumps(data, ensure_ascii=False, default=lambda value: "x" * len(value)))
