@@ -46,7 +46,8 @@ LAYERS: dict[str, set[str]] = {
         "strays",
     },
     "strays": {"engine"},
-    "loader": {"exceptions", "settings", "plugins"},
+    "confined": {"exceptions", "engine"},
+    "loader": {"exceptions", "settings", "plugins", "confined", "engine"},
     "server": {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
         *("cluster", "loader", "population", "strays", "watchdog"),
@@ -85,7 +86,7 @@ PURE = [
 
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
-    "web": {"application", "assets", "cli", "cluster", "server", "testing"},
+    "web": {"application", "assets", "cli", "cluster", "confined", "server", "testing"},
     "blinker": {"receivers", "plugins", "testing"},
     "mako": set(),
     "redis": {"backplane"},

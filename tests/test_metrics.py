@@ -94,6 +94,7 @@ class TestCounts:
         second.connect(namespace="/staff,")
         polling = site.polling()
         polling.connect()
+        stages.wait(lambda told: told.count(("connect", None)) == 4)
         found = scrape()
         assert found.all("connections_total") == {"/": 3, "/staff": 1}
         assert found.all("sockets") == {"/": 3, "/staff": 1}

@@ -265,6 +265,14 @@ class TestSnippets:
         late.send('40{"token":"secret"}')
         assert late.receive() == '44{"message":"rate limit"}'
 
+    def test_the_admin_ui(self, serve: Callable[..., Site], names: dict[str, Any]) -> None:
+        plugins = ["webpy_socketio.plugins.admin"]
+        keys = [key for key in names if key.startswith("SOCKETIO_ADMIN_")]
+        own = {key.removeprefix("SOCKETIO_").lower(): names[key] for key in keys}
+        client = serve(plugins=plugins, **own).websocket()
+        client.send('40/admin,{"username":"ann","password":"a guess"}')
+        assert client.receive() == '44/admin,{"message":"invalid credentials"}'
+
     def test_several_processes(self, names: dict[str, Any]) -> None:
         assert settings.resolve({"backplane": names["SOCKETIO_BACKPLANE"]}, {})
         tell_gap(None, "node", 3)

@@ -23,6 +23,9 @@ from webpy_socketio.settings import SETTINGS, Settings, resolve
 
 from .conftest import Site
 
+#: Of "changeit".
+HASH = "$scrypt$ln=4,r=8,p=5$c2FsdCBvZiBhIHRlc3QhIQ$d/Cy/Ro0JZLfjLUUwcKYBHjJZmEyRAPDcWZ9zJXEqPs"
+
 #: What the documentation promises, by the name without prefix.
 DEFAULTS: dict[str, Any] = {
     "HOST": "127.0.0.1",
@@ -65,6 +68,10 @@ DEFAULTS: dict[str, Any] = {
     "RATE_LIMIT_KEY_SUBSCRIPTIONS": (25, 1000),
     "RATE_LIMIT_KEY_CONNECTIONS": (2, 60),
     "RATE_LIMIT_REFUSALS": (1, 100),
+    "ADMIN_USERNAME": None,
+    "ADMIN_PASSWORD": None,
+    "ADMIN_READONLY": True,
+    "ADMIN_MODE": "development",
 }
 
 
@@ -325,6 +332,13 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "RATE_LIMIT_KEY_SUBSCRIPTIONS": RATES,
     "RATE_LIMIT_KEY_CONNECTIONS": RATES,
     "RATE_LIMIT_REFUSALS": RATES,
+    "ADMIN_USERNAME": ([None, "ann"], [5, b"ann"]),
+    "ADMIN_PASSWORD": (
+        [None, HASH],
+        ["changeit", "$2b$10$heqvAkYMez.Va6Et2uXInOnkCT6", HASH + "$", HASH + "\n", HASH[:40], 5],
+    ),
+    "ADMIN_READONLY": ([True, False], [None, 0, 1, "yes"]),
+    "ADMIN_MODE": (["development", "production"], [None, True, "test"]),
 }
 
 
@@ -353,7 +367,8 @@ class TestValues:
             source(name, value)
         text = str(caught.value)
         shown = name.lower() if source is from_keywords else f"SOCKETIO_{name}"
-        given = "something else" if name == "BACKPLANE" else repr(value)  # it may have a password
+        secret = name in ("BACKPLANE", "ADMIN_PASSWORD")  # it may be, or have, a password
+        given = "something else" if secret else repr(value)
         assert f"{shown} is {given}, but has to be " in text
 
     def test_a_password_is_not_shown(self) -> None:

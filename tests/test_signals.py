@@ -8,14 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 import blinker
+import gevent
 import pytest
+from gevent import monkey
 
 import webpy_socketio
 from webpy_socketio import Refused, signals
 from webpy_socketio.clients import clients
 from webpy_socketio.signals import STAGES, Stage, ask, emit
 
-from .conftest import Journal, Site
+from .conftest import Journal, Site, socket_of
 
 
 class Sender:
@@ -317,6 +319,103 @@ KEYWORDS: dict[str, set[str]] = {
     "disconnect": {"reason"},
     "finish": {"reason"},
 }
+
+
+class TestSent:
+    """Not a stage: what goes to clients of this process."""
+
+    @pytest.fixture
+    def sent(self) -> Journal:
+        sent = Journal()
+
+        def receive(
+            sender: Any, sockets: Any, size: int, read: Callable[[], Any], **extra: Any
+        ) -> None:
+            sent.append((sender, [socket.session_id for socket in sockets], read(), size))
+
+        signals.sent.connect(receive)
+        return sent
+
+    def test_it_is_documented_and_no_stage(self) -> None:
+        assert "``sent``" in (signals.__doc__ or "")
+        assert signals.sent not in STAGES
+        assert "sent" in signals.__all__
+
+    def test_each_way_of_sending(self, serve: Callable[..., Site], sent: Journal) -> None:
+        site = serve(namespaces=["/", "/a[b"])
+        one, two = site.connect(), site.connect()
+        one.call("__subscribe__", "room")
+        first = socket_of(one)
+        first.send("1")
+        first.emit("two", 2, [2])
+        first.broadcast("3")
+        first.send_and_broadcast("4")
+        first.send_and_broadcast_channel("5")
+        webpy_socketio.broadcast_channel("6", "room")
+        webpy_socketio.send(two.id, {"7": b"bytes"})
+        both = [one.id, two.id]
+        placeholder = {"_placeholder": True, "num": 0}
+        assert [entry[:3] for entry in sent] == [
+            ("/", [one.id], ["message", "1"]),
+            ("/", [one.id], ["two", 2, [2]]),
+            ("/", [two.id], ["message", "3"]),
+            ("/", both, ["message", "4"]),
+            ("/", [one.id], ["message", "5"]),
+            ("/", [one.id], ["message", "6"]),
+            ("/", [two.id], ["message", {"7": placeholder}]),
+        ]
+        size = sent[0][3]
+        assert size == len('..42["message","1"]')
+        three = site.websocket()
+        three.connect(namespace="/a[b,")
+        webpy_socketio.emit("x", 1, namespace="/a[b")
+        assert sent[-1][0] == "/a[b"
+        assert sent[-1][2] == ["x", 1]
+
+    def test_a_call(self, site: Site, sent: Journal) -> None:
+        client = site.connect()
+        asking = gevent.spawn(socket_of(client).call, "question", 1)
+        client.receive()
+        client.send("430[2]")
+        assert asking.get() == 2
+        assert [entry[2] for entry in sent] == [["question", 1]]
+
+    def test_acknowledgements_and_what_reaches_nobody_are_none(
+        self, site: Site, sent: Journal
+    ) -> None:
+        client = site.connect()
+        socket = socket_of(client)
+        client.call("message", "x")
+        socket.broadcast("nobody else is there")
+        client.send("41")
+        while socket.connected:
+            gevent.sleep(0)
+        socket.send("too late")
+        assert sent == []
+
+    def test_from_another_thread_it_is_sent_in_that_of_the_sockets(self, site: Site) -> None:
+        here = monkey.get_original("_thread", "get_ident")
+        threads = Journal()
+        signals.sent.connect(lambda sender, **keywords: threads.append(here()), weak=False)
+        client = site.connect()
+        gevent.get_hub().threadpool.apply(socket_of(client).send, ("x",))
+        assert client.event() == ["message", "x"]
+        assert threads == [here()]
+
+    def test_a_receiver_that_raises_stops_nobody(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(sender: Any, **keywords: Any) -> None:
+            raise ValueError("broken")
+
+        signals.sent.connect(fail)
+        heard = Journal()
+        signals.sent.connect(lambda sender, **keywords: heard.append(sender), weak=False)
+        client = site.connect()
+        webpy_socketio.broadcast("news")
+        assert client.event() == ["message", "news"]
+        assert heard == ["/"]
+        assert "fail" in caplog.text
 
 
 class TestKeywords:

@@ -23,7 +23,14 @@ from webpy_socketio.cluster import configured, redis_link
 from webpy_socketio.engine.clock import call_later, monotonic
 from webpy_socketio.events import *  # noqa: F403
 from webpy_socketio.exceptions import *  # noqa: F403
-from webpy_socketio.outofband import broadcast, broadcast_channel, emit, run_on_hub, send
+from webpy_socketio.outofband import (
+    broadcast,
+    broadcast_channel,
+    emit,
+    run_on_hub,
+    send,
+    sockets,
+)
 from webpy_socketio.population import census
 from webpy_socketio.server import SocketIOServer
 from webpy_socketio.settings import configure
@@ -48,6 +55,7 @@ __all__ = [
     "signals",
     "socketio_scripts",
     "socketio_urls",
+    "sockets",
     "template_dir",
     *events.__all__,
     *exceptions.__all__,

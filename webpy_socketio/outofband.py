@@ -19,9 +19,9 @@ from webpy_socketio.backplane import Topic
 from webpy_socketio.channels import check_name
 from webpy_socketio.clients import clients
 from webpy_socketio.exceptions import NoSocket
-from webpy_socketio.socket import encode
+from webpy_socketio.socket import Socket, encode
 
-__all__ = ["broadcast", "broadcast_channel", "emit", "run_on_hub", "send"]
+__all__ = ["broadcast", "broadcast_channel", "emit", "run_on_hub", "send", "sockets"]
 
 T = TypeVar("T")
 
@@ -75,6 +75,18 @@ def run_on_hub(function: Callable[..., T], *args: Any) -> T:
     """
     result: T = clients.wait_for(function, *args)
     return result
+
+
+def sockets(namespace: str | None = None) -> list[Socket]:
+    """The sockets that are connected to this process: of one namespace, or of all.
+
+    The list is yours. Some of them may be gone when you look at them.
+    """
+    spaces = clients.namespaces() if namespace is None else [clients.get(namespace)]
+    # One step each: another thread's loop over a dict would not bear a change.
+    return [
+        socket for space in spaces if space is not None for socket in list(space.sockets.values())
+    ]
 
 
 def send(session_id: str, message: Any) -> None:

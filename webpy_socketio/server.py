@@ -93,7 +93,8 @@ class SocketIOServer(EngineServer):
         self._watchdog = Watchdog(settings.block_warning) if settings.block_warning else None
         self._dispatcher = WebDispatcher(self._limits)
         config = _engine_config(settings)
-        self._socketio = SocketIO(self._dispatcher, config)
+        others = self._plugins.namespaces(settings)
+        self._socketio = SocketIO(self._dispatcher, config, others)
         engine = Engine(self._socketio, config, f"/{resource}/")
         if listener is None:
             listener = (settings.host, settings.port)

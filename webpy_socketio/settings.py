@@ -198,11 +198,31 @@ def _redis(value: Any) -> str | None:
     return None if good else wanted
 
 
+def _password_hash(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and _SCRYPT.fullmatch(value)):
+        return None
+    return "what the admin plugin's hash_password returned, or None"
+
+
+def _mode(value: Any) -> str | None:
+    return None if value in ("development", "production") else '"development" or "production"'
+
+
+def _yes_or_no(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "True or False"
+
+
 def _prefix(value: Any) -> str | None:
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", value):
         return None
     return "1 to 64 letters, digits, and _ . : -"
 
+
+#: A PHC string; the cost is bounded, as who asks for 2**40 would wait for ever.
+_SCRYPT = re.compile(
+    r"\$scrypt\$ln=(?:[1-9]|1[0-7]),r=(?:[1-9]|1[0-6]),p=(?:[1-9]|1[0-6])"
+    r"\$[A-Za-z0-9+/]{16,86}\$[A-Za-z0-9+/]{22,86}"
+)
 
 SETTINGS = (
     Setting("HOST", "127.0.0.1", "address to listen on; empty for all", _text),
@@ -260,6 +280,10 @@ SETTINGS = (
     Setting("RATE_LIMIT_KEY_SUBSCRIPTIONS", (25, 1000), "rate_limit: the same", _rate),
     Setting("RATE_LIMIT_KEY_CONNECTIONS", (2, 60), "rate_limit: attempts to connect", _rate),
     Setting("RATE_LIMIT_REFUSALS", (1, 100), "rate_limit: beyond them it is disconnected", _rate),
+    Setting("ADMIN_USERNAME", None, "admin: who may in", _text_or_none),
+    Setting("ADMIN_PASSWORD", None, "admin: the hash of a password", _password_hash, True),
+    Setting("ADMIN_READONLY", True, "admin: whether it can only look", _yes_or_no),
+    Setting("ADMIN_MODE", "development", 'admin: "production" shows numbers only', _mode),
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -39,6 +39,12 @@ was asked, if anybody listens, with the stage's own keywords and ``stage`` (its 
 the receivers took, waiting included), ``failures`` (how many raised), and ``refused`` (what a gate's no
 said; otherwise None). It is not sent for ``error``.
 
+One more signal is not a stage: ``sent``, for each event of ours that goes to clients of this
+process. Its sender is the namespace's name, its keywords are ``sockets`` (a list), ``size`` (bytes
+on the wire, for one of them) and ``read``, a function that returns the event's name and its arguments as
+a list. It is sent in the middle of sending: a receiver must not wait. Nothing is made of all this while
+nobody is connected to it.
+
 ``reason`` is Socket.IO's: "client namespace disconnect", "server namespace disconnect", "transport
 close", "transport error", "ping timeout", "parse error", "slow reader", "server shutting down"; it
 is None when a socket left a channel of its own accord.
@@ -78,6 +84,7 @@ __all__ = [
     "handled",
     "message",
     "receiving",
+    "sent",
     "subscribe",
     "subscribing",
     "unsubscribe",
@@ -189,7 +196,10 @@ error = Stage(
 disconnect = Stage("disconnect", "A connection is gone.", *_ALWAYS, "reason")
 finish = Stage("finish", "A connection is over: the last word.", *_ALWAYS, "reason")
 
-#: All of them, in the order of a connection's life.
+#: Not a stage of one connection: an event of ours is on its way to clients here.
+sent = Stage("sent", "An event goes to sockets of this process.")
+
+#: All of the stages, in the order of a connection's life.
 STAGES = (
     connecting,
     connect,
@@ -289,6 +299,15 @@ def _tell(
             receiver(socket, **keywords)
         except BaseException as exception:  # noqa: BLE001 - see emit
             report(socket, exception, f"a receiver of 'handled', {described(receiver)},")
+
+
+def tell(signal: Stage, sender: Any, **keywords: Any) -> None:
+    """Send a signal that belongs to no socket; a receiver that raises stops no other and is logged."""
+    for receiver in signal.receivers_for(sender):
+        try:
+            receiver(sender, **keywords)
+        except Exception:
+            logger.exception("a receiver of %r, %s, failed", signal.name, described(receiver))
 
 
 def report(socket: Socket, exception: BaseException, what: str | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from webpy_socketio import signals
 from webpy_socketio.channels import check_name
-from webpy_socketio.clients import Limits, Namespace, clients
+from webpy_socketio.clients import Limits, Namespace, clients, tell_sent
 from webpy_socketio.engine.connection import Connection
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.socketio_packets import encode_event
@@ -114,6 +114,12 @@ class Socket:
         return self._connection.connected
 
     @property
+    def transport(self) -> str:
+        """What carries it at the moment: "polling" or "websocket"."""
+        transport = self._connection.session.transport
+        return "" if transport is None else transport.name
+
+    @property
     def auth(self) -> Any:
         """What the client sent along with its connect request: a dict, or None."""
         return self._connection.auth
@@ -139,7 +145,11 @@ class Socket:
 
     def emit(self, event: str, *args: Any) -> None:
         """Send a custom event to this client. Raises `EncodeError`."""
-        clients.soon(self._connection.send, self._encode(event, args))
+        message = self._encode(event, args)
+        if signals.sent.receivers:
+            clients.soon(self._send_and_tell, message)
+        else:
+            clients.soon(self._connection.send, message)
 
     def call(self, event: str, *args: Any, timeout: float = 10.0) -> Any:
         """Send an event and wait, `timeout` seconds at most, until the client acknowledges it.
@@ -147,7 +157,9 @@ class Socket:
         Returns what it answered: None, a value, or a list of several. Raises `CallTimeout`,
         `Disconnected`, or `EncodeError`.
         """
-        self._encode(event, args)  # the caller's mistakes first, and in the caller's thread
+        message = self._encode(event, args)  # the caller's mistakes first, in the caller's thread
+        if signals.sent.receivers:
+            clients.soon(self._tell_sent, message)
         answer = clients.wait_for(self._connection.call, event, args, timeout)
         return answer[0] if len(answer) == 1 else answer or None
 
@@ -248,6 +260,15 @@ class Socket:
             self.choices = None
             self._tell(signals.subscribe, channel=channel)
         return changed
+
+    def _send_and_tell(self, message: Message) -> None:
+        if self.connected:
+            self._connection.send(message)
+            self._tell_sent(message)
+
+    def _tell_sent(self, message: Message) -> None:
+        if self.connected:
+            tell_sent(self.space.name, message, [self])
 
     def _tell(self, stage: Stage, **keywords: Any) -> None:
         """Send a signal now, or, from somebody else's greenlet, when it is this socket's turn.

@@ -32,6 +32,7 @@ __all__ = [
     "encode_disconnect",
     "encode_event",
     "event_head",
+    "read_event",
 ]
 
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR = 0, 1, 2, 3, 4
@@ -200,6 +201,15 @@ def encode_event(
 def event_head(namespace: str, attachments: int) -> bytes:
     """What stands before the JSON of an event that no acknowledgement is asked for."""
     return _head(EVENT, namespace, attachments, None)
+
+
+def read_event(namespace: str, message: Message) -> list[Any]:
+    """The name and the arguments of an event that `encode_event` made; bytes stay placeholders."""
+    text = message.text or b""
+    # Behind the namespace, which may have a bracket in it, and never a comma.
+    start = 0 if namespace == "/" else text.index(b",")
+    event: list[Any] = orjson.loads(text[text.index(b"[", start) :])
+    return event
 
 
 def encode_ack(namespace: str, identifier: int, args: Sequence[Any]) -> Message:
