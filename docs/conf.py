@@ -1,0 +1,36 @@
+"""How the documentation is built: ``make docs``, without a network."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
+
+import webpy_socketio
+
+project = "webpy_socketio"
+author = "the webpy_socketio contributors"
+project_copyright = author
+version = release = webpy_socketio.__version__
+
+extensions = ["sphinx.ext.autodoc", "reference"]
+
+# What a single pair of backticks in a docstring names; see _ext/reference.py.
+default_role = "py:obj"
+highlight_language = "none"
+nitpicky = True
+# The globs of the index are there for pages to come, and may find none.
+suppress_warnings = ["toc.empty_glob"]
+
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = f"webpy_socketio {release}"
+html_static_path = ["_static"]
+html_css_files = ["docs.css"]
+html_copy_source = False
+html_show_sourcelink = False
