@@ -48,8 +48,12 @@ setup(
     ],
     extras_require={
         "redis": ["redis>=5"],  # for SOCKETIO_BACKPLANE
+        "docs": [
+            "furo>=2024.8.6",
+            "sphinx>=8.1",  # the last for Python 3.10
+        ],
         "test": [
-            "webpy_socketio[redis]",
+            "webpy_socketio[docs,redis]",
             "build>=1.2",
             "cryptography>=43",
             "hypothesis>=6.100",

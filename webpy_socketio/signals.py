@@ -1,20 +1,20 @@
 """The stages of a connection's life: a blinker signal for each.
 
-==============  ======================  =====================================================
-signal          own keywords            sent
-==============  ======================  =====================================================
-``connecting``  ``auth``                a gate: before a connection is accepted
-``connect``     ``auth``                once, when the connection is established
-``message``     ``message``, ``event``, for every message or custom event of the client
-                ``args``, ``channel``
-``subscribing`` ``channel``             a gate: before the socket is in the channel
-``subscribe``   ``channel``             once the socket is in the channel
-``unsubscribe`` ``channel``,            once the socket is not in the channel any more; at the end
-                ``reason``              of a connection for each channel it still held
-``error``       ``exception``           a receiver raised, or the client broke a rule
-``disconnect``  ``reason``              once, when the connection is gone
-``finish``      ``reason``              once, last of all, also when the server stops
-==============  ======================  =====================================================
+===============  =======================  ===================================================
+signal           own keywords             sent
+===============  =======================  ===================================================
+``connecting``   ``auth``                 a gate: before a connection is accepted
+``connect``      ``auth``                 once, when the connection is established
+``message``      ``message``, ``event``,  for every message or custom event of the client
+                 ``args``, ``channel``
+``subscribing``  ``channel``              a gate: before the socket is in the channel
+``subscribe``    ``channel``              once the socket is in the channel
+``unsubscribe``  ``channel``, ``reason``  once the socket is not in the channel any more; at the
+                                          end of a connection for each channel it still held
+``error``        ``exception``            a receiver raised, or the client broke a rule
+``disconnect``   ``reason``               once, when the connection is gone
+``finish``       ``reason``               once, last of all, also when the server stops
+===============  =======================  ===================================================
 
 Every one is sent with the `Socket` as sender and with the keywords ``request`` (the handshake's
 WSGI environ), ``socket`` and ``context`` (a dict that lives as long as the connection). A receiver

@@ -1,11 +1,13 @@
 """What the reference takes from the code itself, so that it cannot say anything else.
 
 ``.. settings::`` describes settings of `webpy_socketio.settings.SETTINGS`: those that are named, or
-all that no other one names. ``.. stages::`` describes the signals and their decorators, in order.
+all that no other one of the page names. ``.. stages::`` describes the signals and their decorators,
+and ``.. errors::`` the tree of exceptions, both in their order.
 """
 
 from __future__ import annotations
 
+import inspect
 import pydoc
 from typing import Any
 
@@ -16,10 +18,19 @@ from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-from webpy_socketio import events, signals
+from webpy_socketio import events, exceptions, signals
 from webpy_socketio.settings import PREFIX, SETTINGS, Setting
 
 PACKAGE = "webpy_socketio"
+
+#: Classes that the package makes, and nobody else: how is not said.
+GIVEN = {
+    f"{PACKAGE}.Socket",
+    *(
+        f"{PACKAGE}.testing.{name}"
+        for name in ("Answer", "Client", "HandshakeRefused", "Record", "Response")
+    ),
+}
 
 
 class Settings(SphinxDirective):
@@ -36,32 +47,46 @@ class Settings(SphinxDirective):
         named: set[str] = self.env.temp_data.setdefault("settings", set())
         named.update(wanted)
         chosen = wanted or [name for name in known if name not in named]
-        text = "\n".join(_describe(known[name]) for name in chosen)
-        return self.parse_text_to_nodes(text)
+        return self.parse_text_to_nodes("\n".join(_setting(known[name]) for name in chosen))
 
 
-def _describe(setting: Setting) -> str:
-    shown = f"``{setting.default!r}``" if setting.default is not None else "``None``"
+def _setting(setting: Setting) -> str:
+    default = repr(setting.default)
     if type(setting.default) is int and setting.default > 9999:
-        shown = f"{setting.default:,}"
+        default = f"{setting.default:,}"
     doc = setting.doc[0].upper() + setting.doc[1:]
-    return f".. setting:: {PREFIX}{setting.name}\n\n   {doc}.\n\n   Default: {shown}\n"
+    return f".. setting:: {PREFIX}{setting.name}\n\n   {doc}.\n\n   Default: ``{default}``\n"
 
 
 class Stages(SphinxDirective):
     """Describe the signal and the decorator of every stage."""
 
     def run(self) -> list[nodes.Node]:
-        return self.parse_text_to_nodes("\n".join(map(_describe_stage, signals.STAGES)))
+        return self.parse_text_to_nodes("\n".join(map(_stage, signals.STAGES)))
 
 
-def _describe_stage(stage: signals.Stage) -> str:
-    decorator = getattr(events, f"on_{stage.name}")
-    bound = "" if stage in events._UNBINDABLE else "(channel=None)"
+def _stage(stage: signals.Stage) -> str:
+    arguments, _, says = getattr(events, f"on_{stage.name}").__doc__.partition("): ")
+    bound = "" if stage in (signals.connecting, signals.connect) else "(channel=None)"
     return (
-        f".. py:data:: {PACKAGE}.signals.{stage.name}\n\n   {stage.__doc__}\n\n"
-        f".. py:decorator:: {PACKAGE}.on_{stage.name}{bound}\n\n   ``{decorator.__doc__}``\n"
+        f".. py:decorator:: on_{stage.name}{bound}\n   :module: {PACKAGE}\n\n"
+        f"   For ``def handler{arguments}): ...`` {says[0].upper()}{says[1:]}\n\n"
+        f".. py:data:: signals.{stage.name}\n   :module: {PACKAGE}\n\n   {stage.__doc__}\n"
     )
+
+
+class Errors(SphinxDirective):
+    """Describe every exception."""
+
+    def run(self) -> list[nodes.Node]:
+        # In the order in which they stand in the module: the tree's.
+        names = sorted(
+            exceptions.__all__, key=lambda name: inspect.getsourcelines(vars(exceptions)[name])[1]
+        )
+        text = "\n".join(
+            f".. autoexception:: {PACKAGE}.{name}\n   :show-inheritance:" for name in names
+        )
+        return self.parse_text_to_nodes(text)
 
 
 def resolve(
@@ -69,29 +94,50 @@ def resolve(
 ) -> nodes.Node | None:
     """Find what a docstring names in short; what is not in the reference stays as it is.
 
-    A name that Python does not find either is nobody's, and a warning.
+    A name that is neither there, nor a parameter, nor anywhere in Python is a warning.
     """
     if node.get("refdomain") != "py":
         return None
     target = node["reftarget"]
     domain = env.domains["py"]
     assert isinstance(domain, PythonDomain)
-    for name in (f"{PACKAGE}.{target}", f"{PACKAGE}.Socket.{target}"):
-        if name in domain.objects:
-            return domain.resolve_xref(
-                env, node["refdoc"], app.builder, "obj", name, node, content
-            )
-    places = ("", f"{node.get('py:module')}.", f"{PACKAGE}.")
-    return content if any(_exists(place + target) for place in places) else None
+    module = node.get("py:module") or PACKAGE
+    for prefix in (PACKAGE, f"{PACKAGE}.Socket", f"{PACKAGE}.signals", module):
+        if f"{prefix}.{target}" in domain.objects:
+            name = f"{prefix}.{target}"
+            return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, content)
+    places = ("", f"{module}.", f"{PACKAGE}.", f"{PACKAGE}.receivers.")
+    known = target in _parameters(node) or any(_exists(place + target) for place in places)
+    return content if known else None
+
+
+def _parameters(node: pending_xref) -> set[str]:
+    """The parameters of whatever has the docstring that a reference stands in."""
+    source = node.source or (node.parent.source if node.parent is not None else None) or ""
+    _, _, name = source.partition("docstring of ")
+    documented = pydoc.locate(name) if name else None
+    if not callable(documented):
+        return set()
+    return set(inspect.signature(documented).parameters)
 
 
 def _exists(name: str) -> bool:
-    return pydoc.locate(name) is not None or name in ("None", "typing.Any")
+    return name == "None" or pydoc.locate(name) is not None
+
+
+def leave_out_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """Say nothing about how to make what is only given."""
+    return ("", "") if name in GIVEN and signature else None
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
     app.add_object_type("setting", "setting", objname="setting", indextemplate="pair: %s; setting")
     app.add_directive("settings", Settings)
     app.add_directive("stages", Stages)
+    app.add_directive("errors", Errors)
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-process-signature", leave_out_signature)
     return {"parallel_read_safe": False}
