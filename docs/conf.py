@@ -26,6 +26,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 toc_object_entries_show_parents = "hide"
 
+pygments_dark_style = "monokai"
 html_theme = "furo"
 html_title = f"webpy_socketio {release}"
 html_static_path = ["_static"]
