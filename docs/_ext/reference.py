@@ -118,7 +118,10 @@ def _parameters(node: pending_xref) -> set[str]:
     documented = pydoc.locate(name) if name else None
     if not callable(documented):
         return set()
-    return set(inspect.signature(documented).parameters)
+    try:
+        return set(inspect.signature(documented).parameters)
+    except ValueError:  # some builtin types', exceptions among them, cannot be told
+        return set()
 
 
 def _exists(name: str) -> bool:
