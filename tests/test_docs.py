@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import pickle
+import pkgutil
 import re
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 from docutils import nodes
 
 import webpy_socketio
-from webpy_socketio import Socket, signals, testing
+from webpy_socketio import Socket, plugins, signals, testing
 from webpy_socketio.plugins import presence
 from webpy_socketio.settings import SETTINGS
 
@@ -115,11 +117,18 @@ class TestReference:
             assert f"webpy_socketio.signals.{stage.name}" in described
             assert f"webpy_socketio.on_{stage.name}" in described
 
-    def test_the_testing_kit_and_the_plugins(self, described: set[str]) -> None:
-        plugin = set(presence.__all__) - {"install", "uninstall"}
-        for module, names in ((testing, testing.__all__), (presence, plugin)):
-            for name in names:
-                assert f"{module.__name__}.{name}" in described
+    def test_every_signal(self, described: set[str]) -> None:
+        assert {f"webpy_socketio.signals.{name}" for name in signals.__all__} <= described
+
+    def test_the_testing_kit(self, described: set[str]) -> None:
+        assert {f"webpy_socketio.testing.{name}" for name in testing.__all__} <= described
+
+    def test_every_plugin(self, described: set[str]) -> None:
+        bundled = list(pkgutil.iter_modules(plugins.__path__, f"{plugins.__name__}."))
+        assert len(bundled) > 1
+        for module in (importlib.import_module(found.name) for found in bundled):
+            names = set(module.__all__) - {"install", "uninstall"}
+            assert {module.__name__, *(f"{module.__name__}.{name}" for name in names)} <= described
 
     def test_what_a_socket_can_do(self, described: set[str]) -> None:
         section = (ROOT / "README.rst").read_text(encoding="utf-8")

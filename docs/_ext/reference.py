@@ -2,12 +2,14 @@
 
 ``.. settings::`` describes settings of `webpy_socketio.settings.SETTINGS`: those that are named, or
 all that no other one of the page names. ``.. stages::`` describes the signals and their decorators,
-and ``.. errors::`` the tree of exceptions, both in their order.
+``.. errors::`` the tree of exceptions, both in their order, and ``.. plugins::`` every bundled plugin.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 import pydoc
 from typing import Any
 
@@ -18,7 +20,7 @@ from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-from webpy_socketio import events, exceptions, signals
+from webpy_socketio import events, exceptions, plugins, signals
 from webpy_socketio.settings import PREFIX, SETTINGS, Setting
 
 PACKAGE = "webpy_socketio"
@@ -62,7 +64,13 @@ class Stages(SphinxDirective):
     """Describe the signal and the decorator of every stage."""
 
     def run(self) -> list[nodes.Node]:
-        return self.parse_text_to_nodes("\n".join(map(_stage, signals.STAGES)))
+        stages = "\n".join(map(_stage, signals.STAGES))
+        others = [
+            value
+            for value in map(signals.__dict__.get, signals.__all__)
+            if isinstance(value, signals.Stage) and value not in signals.STAGES
+        ]
+        return self.parse_text_to_nodes("\n".join([stages, *map(_signal, others)]))
 
 
 def _stage(stage: signals.Stage) -> str:
@@ -70,9 +78,12 @@ def _stage(stage: signals.Stage) -> str:
     bound = "" if stage in (signals.connecting, signals.connect) else "(channel=None)"
     return (
         f".. py:decorator:: on_{stage.name}{bound}\n   :module: {PACKAGE}\n\n"
-        f"   For ``def handler{arguments}): ...`` {says[0].upper()}{says[1:]}\n\n"
-        f".. py:data:: signals.{stage.name}\n   :module: {PACKAGE}\n\n   {stage.__doc__}\n"
+        f"   For ``def handler{arguments}): ...`` {says[0].upper()}{says[1:]}\n\n{_signal(stage)}"
     )
+
+
+def _signal(stage: signals.Stage) -> str:
+    return f".. py:data:: signals.{stage.name}\n   :module: {PACKAGE}\n\n   {stage.__doc__}\n"
 
 
 class Errors(SphinxDirective):
@@ -87,6 +98,37 @@ class Errors(SphinxDirective):
             f".. autoexception:: {PACKAGE}.{name}\n   :show-inheritance:" for name in names
         )
         return self.parse_text_to_nodes(text)
+
+
+class Plugins(SphinxDirective):
+    """Describe every bundled plugin: its docstring, and its names but those that the server calls."""
+
+    def run(self) -> list[nodes.Node]:
+        names = sorted(module.name for module in pkgutil.iter_modules(plugins.__path__))
+        text = "\n".join(map(_plugin, names))
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
+def _plugin(short: str) -> str:
+    module = importlib.import_module(f"{plugins.__name__}.{short}")
+    lines = [
+        short,
+        "-" * len(short),
+        "",
+        f".. automodule:: {module.__name__}",
+        "   :no-members:",
+        "",
+    ]
+    for name in module.__all__:
+        if name not in ("install", "uninstall"):
+            lines += [_how(getattr(module, name)).format(f"{module.__name__}.{name}"), ""]
+    return "\n".join(lines)
+
+
+def _how(value: Any) -> str:
+    if inspect.isclass(value):
+        return ".. autoclass:: {}\n   :members:"
+    return ".. autofunction:: {}" if inspect.isroutine(value) else ".. autodata:: {}\n   :no-value:"
 
 
 def resolve(
@@ -141,6 +183,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("settings", Settings)
     app.add_directive("stages", Stages)
     app.add_directive("errors", Errors)
+    app.add_directive("plugins", Plugins)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-signature", leave_out_signature)
     return {"parallel_read_safe": False}
