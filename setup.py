@@ -50,8 +50,12 @@ setup(
     extras_require={
         "redis": ["redis>=5"],  # for SOCKETIO_BACKPLANE
         "metrics": ["prometheus_client>=0.20"],  # for webpy_socketio.plugins.metrics
+        "docs": [
+            "furo>=2024.8.6",
+            "sphinx>=8.1",  # the last for Python 3.10
+        ],
         "test": [
-            "webpy_socketio[redis,metrics]",
+            "webpy_socketio[docs,metrics,redis]",
             "build>=1.2",
             "cryptography>=43",
             "hypothesis>=6.100",

@@ -29,7 +29,7 @@ from webpy_socketio import (
 )
 from webpy_socketio.clients import clients
 
-from . import raw, swarm
+from . import builds, raw, swarm
 
 #: Seconds after which a test that waits for something is told that it will not come.
 PATIENCE = 10.0
@@ -126,6 +126,24 @@ def _patience(request: pytest.FixtureRequest) -> Iterator[None]:
     seconds = marker.args[0] if marker else PATIENCE
     with gevent.Timeout(seconds, AssertionError(f"nothing happened for {seconds} s")):
         yield
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the source tree."""
+    return builds.copy_source(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="session")
+def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist and the wheel."""
+    return builds.build(source, tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="session")
+def wheel(built: Path) -> Path:
+    (wheel,) = built.glob("*.whl")
+    return wheel
 
 
 @pytest.fixture

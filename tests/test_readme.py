@@ -28,26 +28,17 @@ from webpy_socketio.testing import Client, TestServer
 from .certificates import make_certificate, trusting
 from .conftest import Journal, Site
 from .raw import WebSocket
+from .snippets import ROOT, Page
 
-README = (Path(__file__).parents[1] / "README.rst").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    """The code blocks of one language, in order, without their indentation."""
-    found = re.findall(
-        rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", README, re.MULTILINE
-    )
-    return [re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in found]
-
+README = Page.read(ROOT / "README.rst")
 
 METRICS = "webpy_socketio.plugins.metrics"
 RATE_LIMIT = "webpy_socketio.plugins.rate_limit"
 
-PROGRAM, *SNIPPETS = blocks("python")
+PROGRAM, *SNIPPETS = README.blocks("python")
 
 #: A file of its own, not to be run in one module with the others.
 (TEST_FILE,) = (block for block in SNIPPETS if block.startswith("# test_chat.py"))
-SNIPPETS.remove(TEST_FILE)
 
 
 def free_port() -> int:
@@ -114,7 +105,7 @@ class TestTestFile:
         assert "3 passed" in done.stdout, done.stdout + done.stderr
 
     def test_every_name_is_there(self) -> None:
-        section = README.partition("Testing your handlers\n")[2].partition("\n\n\n")[0]
+        section = README.text.partition("Testing your handlers\n")[2].partition("\n\n\n")[0]
         told = set(
             re.findall(r"``(?:server\.|client\.|with server\.)?([a-z]+)(?:\(.*?\).*?)?``", section)
         )
@@ -131,8 +122,7 @@ def names(serve: Callable[..., Site], tmp_path: Path, monkeypatch: Any) -> dict[
     monkeypatch.syspath_prepend(str(tmp_path))
     application = web.application((), {}, autoreload=False)
     names: dict[str, Any] = {"web": web, "app": application, "__name__": "readme"}
-    for block in SNIPPETS:
-        exec(compile(block, "README.rst", "exec"), names)
+    README.run(names, PROGRAM, TEST_FILE)
     settings._configured.clear()
     web.config.pop("SOCKETIO_PORT", None)
     names["site"] = serve(
@@ -161,7 +151,7 @@ def subscribe(client: WebSocket, channel: str) -> None:
 class TestSnippets:
     def test_a_template_includes_the_scripts(self, names: dict[str, Any]) -> None:
         lookup = names["lookup"]
-        lookup.put_string("page", blocks("html")[0])
+        lookup.put_string("page", README.blocks("html")[0])
         page = lookup.get_template("page").render()
         assert page.count("<script src=") == 3
         assert "<script" in names["head"]
@@ -247,7 +237,7 @@ class TestSnippets:
         port = metrics.port()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
             shown = response.read().decode()
-        section = README.partition("\nMetrics\n---")[2].partition("\nRate limits\n---")[0]
+        section = README.text.partition("\nMetrics\n---")[2].partition("\nRate limits\n---")[0]
         told = set(re.findall(r"^``([a-z_]+)``", section, re.MULTILINE)) - {"webpy_socketio_"}
         told |= set(re.findall(r"^``\w+``, ``([a-z_]+)``", section, re.MULTILINE))
         families = set(re.findall(r"^# TYPE webpy_socketio_(\S+)", shown, re.MULTILINE))
@@ -280,7 +270,7 @@ class TestSnippets:
         assert names["outages"] == [3]
 
     def test_every_setting_is_in_the_table(self) -> None:
-        table = README.partition("\nsetting  ")[2].partition("\n\n\n")[0]
+        table = README.text.partition("\nsetting  ")[2].partition("\n\n\n")[0]
         names = set(re.findall(r"``SOCKETIO_([A-Z_]+[A-Z])``", table))
         names |= {
             f"RATE_LIMIT_{rest}"
@@ -307,7 +297,7 @@ class TestNginx:
         site = serve(trusted_proxies=["127.0.0.1"])
         certificate, key = make_certificate(tmp_path)
         port = free_port()
-        (directives,) = blocks("nginx")
+        (directives,) = README.blocks("nginx")
         directives = directives.replace("listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
         directives = directives.replace("127.0.0.1:8000", f"127.0.0.1:{site.port}")
         directives = directives.replace(

@@ -33,7 +33,7 @@ class _State:
 def configured() -> Settings:
     """The settings that a server made now without keywords would have; raises `SettingsError`.
 
-    For a process without a server: a cron job, a shell. A plugin's `install` is given the server's.
+    For a process without a server: a cron job, a shell. A plugin's ``install`` is given the server's.
     """
     return settings_module.resolve({}, web.config)
 

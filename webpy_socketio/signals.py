@@ -1,24 +1,24 @@
 """The stages of a connection's life: a blinker signal for each.
 
-==============  ======================  =====================================================
-signal          own keywords            sent
-==============  ======================  =====================================================
-``connecting``  ``auth``                a gate: before a connection is accepted
-``connect``     ``auth``                once, when the connection is established
-``receiving``   ``message``, ``event``, a gate: before the handlers of a message run
-                ``args``, ``channel``
-``message``     ``message``, ``event``, for every message or custom event of the client
-                ``args``, ``channel``
-``subscribing`` ``channel``,            a gate: before the socket is in the channel; whether the
-                ``by_client``           client asks for it, or the server
-``subscribe``   ``channel``             once the socket is in the channel
-``unsubscribe`` ``channel``,            once the socket is not in the channel any more; at the end
-                ``reason``              of a connection for each channel it still held
-``error``       ``exception``,          a receiver raised, or the client broke a rule, which is
-                ``by_client``           ``by_client``
-``disconnect``  ``reason``              once, when the connection is gone
-``finish``      ``reason``              once, last of all, also when the server stops
-==============  ======================  =====================================================
+===============  =======================  ===================================================
+signal           own keywords             sent
+===============  =======================  ===================================================
+``connecting``   ``auth``                 a gate: before a connection is accepted
+``connect``      ``auth``                 once, when the connection is established
+``receiving``    ``message``, ``event``,  a gate: before the handlers of a message run
+                 ``args``, ``channel``
+``message``      ``message``, ``event``,  for every message or custom event of the client
+                 ``args``, ``channel``
+``subscribing``  ``channel``,             a gate: before the socket is in the channel; whether
+                 ``by_client``            the client asks for it, or the server
+``subscribe``    ``channel``              once the socket is in the channel
+``unsubscribe``  ``channel``, ``reason``  once the socket is not in the channel any more; at the
+                                          end of a connection for each channel it still held
+``error``        ``exception``,           a receiver raised, or the client broke a rule, which is
+                 ``by_client``            ``by_client``
+``disconnect``   ``reason``               once, when the connection is gone
+``finish``       ``reason``               once, last of all, also when the server stops
+===============  =======================  ===================================================
 
 Every one is sent with the `Socket` as sender and with the keywords ``request`` (the handshake's
 WSGI environ), ``socket`` and ``context`` (a dict that lives as long as the connection). A receiver
