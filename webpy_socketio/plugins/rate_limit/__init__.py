@@ -1,7 +1,7 @@
 """Refuses what comes too often: messages, subscriptions, attempts to connect.
 
 Switched on by naming it in ``SOCKETIO_PLUGINS``. Each limit is a pair, ``(rate, burst)``: a bucket of
-`burst` tokens, into which `rate` tokens a second fall; each message takes one. A socket has its own
+``burst`` tokens, into which ``rate`` tokens a second fall; each message takes one. A socket has its own
 buckets, and so has a key, whatever ``SOCKETIO_RATE_LIMIT_KEY(request, socket, context)`` says: an address,
 a user, a tenant. Its sockets share them. A key of None has no limits but those of its sockets.
 
