@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from webpy_socketio.socket import Socket
 
 __all__ = [
+    "GATES",
     "STAGES",
     "Stage",
     "connect",
@@ -98,6 +99,8 @@ STAGES = (
     finish,
 )
 
+#: Those of them that are asked before something happens.
+GATES = (connecting, subscribing)
 
 #: What came of a signal: the values returned, in order, and how many receivers failed.
 Outcome = tuple[list[Any], int]
