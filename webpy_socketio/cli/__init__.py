@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
+import gevent
+
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.version import __version__
 
@@ -73,6 +75,9 @@ def start() -> NoReturn:
 
 def main(given: Sequence[str]) -> int:
     """Run the command that the words name; returns the exit status."""
+    hub = gevent.get_hub()
+    # Ctrl-C ends the main greenlet wherever it comes; where that waits, the hub would print it first.
+    hub.NOT_ERROR = tuple({*hub.NOT_ERROR, KeyboardInterrupt})
     try:
         try:
             arguments = _parser().parse_args(given)

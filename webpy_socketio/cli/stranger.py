@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+from gevent import GreenletExit
+
 from webpy_socketio.exceptions import ConfigurationError
 
 __all__ = ["ImportFailed", "import_module", "shorten"]
@@ -41,7 +43,7 @@ def import_module(name: str) -> ModuleType:
     try:
         with _no_server() as places:
             module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, _Listens) as error:
         if places:
             raise _serves(places) from None
         if _is_missing(name, error):
@@ -74,18 +76,19 @@ def _no_server() -> Iterator[list[str]]:
     kind: Any = socket.socket
     bind = kind.bind
 
-    def refuse(frame: FrameType | None) -> None:
+    def refuse(sock: Any, frame: FrameType | None) -> None:
         places.append(_statement(frame))
+        sock.close()
         raise _Listens
 
     def bind_no_port(self: Any, address: Any) -> Any:
         tcp = self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM
         if tcp and address[1]:  # port 0: to find a free one
-            refuse(sys._getframe(1))
+            refuse(self, sys._getframe(1))
         return bind(self, address)
 
     def listen(self: Any, *args: Any) -> Any:
-        refuse(sys._getframe(1))
+        refuse(self, sys._getframe(1))
 
     kind.bind, kind.listen = bind_no_port, listen
     try:
@@ -94,8 +97,10 @@ def _no_server() -> Iterator[list[str]]:
         del kind.bind, kind.listen
 
 
-class _Listens(ConfigurationError):
-    """Raised where a module would begin to listen."""
+class _Listens(GreenletExit):
+    """Raised where a module would begin to listen: no error that it could handle, or that its greenlet
+    would be printed for.
+    """
 
 
 def _serves(places: list[str]) -> ImportFailed:
