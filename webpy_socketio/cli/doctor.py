@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="module:name of the web.py application, or its file, chat.py; it is imported, so that what "
         "stands under `if __name__ ...`, and keywords given there, are not seen",
     )
+    target.add_settings(parser)
     parser.add_argument("--host", help="address that it is to listen on (SOCKETIO_HOST)")
     parser.add_argument("--port", type=int, help="port that it is to listen on (SOCKETIO_PORT)")
     parser.add_argument("--certfile", help="the TLS certificate that it is to have")
@@ -91,7 +92,7 @@ def _receive(arguments: argparse.Namespace) -> tuple[Patient, list[Finding], str
     found, findings, details = None, [], ""
     if arguments.application is not None:
         try:
-            found = target.find(arguments.application)
+            found = target.find(arguments.application, arguments.settings)
         except ImportFailed as error:
             findings.append(problem("application", error.summary, "correct this first"))
             details = error.details
@@ -99,6 +100,8 @@ def _receive(arguments: argparse.Namespace) -> tuple[Patient, list[Finding], str
             findings.append(problem("application", str(error)))
         else:
             findings.append(_usable(found))
+    else:
+        target.use_settings(arguments.settings)
     wrong = {one.name for one in given(web.config) if one.wrong is not None}
     config = {name: value for name, value in web.config.items() if name not in wrong}
     applications = [] if found is None else target.applications(found)

@@ -51,12 +51,13 @@ class Receiver(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what it takes."""
     parser.add_argument("application", help="module:name of the web.py application, or its file")
+    target.add_settings(parser)
     parser.add_argument("--json", action="store_true", help="write JSON, for machines")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Import the application, switch its plugins on, and off again when all is seen."""
-    found = target.find(arguments.application)
+    found = target.find(arguments.application, arguments.settings)
     chosen = resolve({}, web.config)
     with rehearsing(chosen, chosen.plugins):
         receivers = [one for stage in signals.STAGES for one in _receivers(stage, chosen.plugins)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ import web
 
 from webpy_socketio.cli.stranger import import_module
 from webpy_socketio.exceptions import ConfigurationError
+from webpy_socketio.settings import configure
 
-__all__ = ["Target", "applications", "find", "load", "wsgi"]
+__all__ = ["Target", "add_settings", "applications", "find", "load", "use_settings", "wsgi"]
 
 
 class Target(NamedTuple):
@@ -33,8 +35,10 @@ def load(target: str) -> Any:
     return find(target).application
 
 
-def find(target: str) -> Target:
-    """The same with where it was found."""
+def find(target: str, settings: str | None = None) -> Target:
+    """The same with where it was found; `settings` names a module whose settings are nearer than what
+    the application says itself.
+    """
     written, _, name = target.partition(":")
     name = name or "app"
     folder, module_name = _enter(written)
@@ -47,6 +51,7 @@ def find(target: str) -> Target:
         raise ConfigurationError(
             f"{module_name!r} is a module of Python's or of a package: rename {file.name}"
         )
+    use_settings(settings)
     try:
         return Target(module, name, getattr(module, name))
     except AttributeError:
@@ -54,6 +59,17 @@ def find(target: str) -> Target:
         near = known or difflib.get_close_matches(name, vars(module), 1)
         hint = f"; did you mean {written}:{near[0]}?" if near else ""
         raise ConfigurationError(f"the module {module_name!r} has no {name!r}{hint}") from None
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Let a command take ``--settings``."""
+    parser.add_argument("--settings", metavar="MODULE", help="module of SOCKETIO_* settings")
+
+
+def use_settings(module: str | None) -> None:
+    """Let the settings of a module be in force, if one was named."""
+    if module is not None:
+        configure(module)
 
 
 def applications(target: Target) -> list[Any]:
