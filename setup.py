@@ -34,7 +34,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["webpy_socketio", "webpy_socketio.*"]),
     package_data={
-        "webpy_socketio": ["py.typed", "static/*", "templates/*", "plugins/presence/lua/*"]
+        "webpy_socketio": ["py.typed", "static/*", "templates/*", "plugins/presence/lua/*"],
+        "webpy_socketio.cli": ["starter/*-tpl", "starter/*/*-tpl"],
     },
     include_package_data=False,
     zip_safe=False,

@@ -54,7 +54,10 @@ LAYERS: dict[str, set[str]] = {
     },
     "watchdog": {"engine", "events", "functions", "signals"},
     "testing": {"exceptions", "signals", "engine", "server"},
-    "cli": {"exceptions", "server"},
+    "cli": {
+        *("exceptions", "version", "settings", "signals", "events", "assets", "loader", "plugins"),
+        *("application", "cluster", "server"),
+    },
     "__main__": {"cli"},
 }
 
@@ -87,7 +90,7 @@ PURE = [
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
     "web": {"application", "assets", "cli", "cluster", "confined", "server", "testing"},
-    "blinker": {"receivers", "plugins", "testing"},
+    "blinker": {"receivers", "plugins", "testing", "cli"},
     "mako": set(),
     "redis": {"backplane"},
     "prometheus_client": {"plugins"},

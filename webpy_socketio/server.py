@@ -24,13 +24,13 @@ from webpy_socketio.application import (
 from webpy_socketio.assets import RESOURCE_KEY
 from webpy_socketio.clients import clients
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, SocketIO
-from webpy_socketio.exceptions import ConfigurationError, ListenError, SettingsError
+from webpy_socketio.exceptions import ListenError, SettingsError
 from webpy_socketio.loader import Plugins
 from webpy_socketio.population import engines
 from webpy_socketio.strays import tell
 from webpy_socketio.watchdog import Watchdog
 
-__all__ = ["SocketIOServer"]
+__all__ = ["SocketIOServer", "explain"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -121,7 +121,7 @@ class SocketIOServer(EngineServer):
         try:
             self.init_socket()
         except OSError as error:
-            raise _explain(error, self.address) from error
+            raise explain(error, self.address) from error
         joined = False
         try:
             clients.attach(self._limits)
@@ -251,7 +251,8 @@ def _engine_config(settings: settings_module.Settings) -> EngineConfig:
     )
 
 
-def _explain(error: OSError, address: Any) -> ConfigurationError:
+def explain(error: OSError, address: Any) -> ListenError:
+    """What it means that an address cannot be had, and what to do."""
     where = ":".join(map(str, address)) if isinstance(address, tuple) else str(address)
     if error.errno == errno.EADDRINUSE:
         remedy = "another program listens there: stop it, or choose another SOCKETIO_PORT"

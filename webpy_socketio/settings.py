@@ -14,12 +14,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from webpy_socketio.exceptions import SettingsError
 
-__all__ = ["SETTINGS", "Setting", "Settings", "configure", "resolve"]
+__all__ = ["SETTINGS", "Given", "Setting", "Settings", "configure", "given", "resolve"]
 
 PREFIX = "SOCKETIO_"
 
@@ -37,6 +37,19 @@ class Setting:
     check: Check
     #: Whether its value may hold a password, and is not shown.
     secret: bool = False
+
+
+class Given(NamedTuple):
+    """A setting that somebody gave, for whoever wants to know where it comes from."""
+
+    #: With its prefix.
+    name: str
+    #: As it may be shown to anybody.
+    shown: str
+    #: ``web.config``, or what `configure` was given.
+    source: str
+    #: Why it is refused, or None.
+    wrong: str | None
 
 
 class Settings:
@@ -292,6 +305,9 @@ _SECRET = frozenset(setting.name for setting in SETTINGS if setting.secret)
 #: What `configure` was given last.
 _configured: dict[str, Any] = {}
 
+#: What that is called.
+_configured_by = "configure()"
+
 
 def configure(source: str | ModuleType | Mapping[str, Any]) -> None:
     """Take the SOCKETIO_* names of a settings module: its dotted name, itself, or a mapping.
@@ -306,9 +322,12 @@ def configure(source: str | ModuleType | Mapping[str, Any]) -> None:
             raise SettingsError(
                 f"the settings module {source!r} cannot be imported: {error}"
             ) from error
+    global _configured_by
     values = source if isinstance(source, Mapping) else vars(source)
     found = _select(values)
-    _check(found, getattr(source, "__name__", "configure()"))
+    name: str = getattr(source, "__name__", "configure()")
+    _check(found, name)
+    _configured_by = name
     _configured.clear()
     _configured.update(found)
 
@@ -344,6 +363,15 @@ def changed(before: Mapping[str, Any], web_config: Mapping[str, Any]) -> list[st
     )
 
 
+def given(web_config: Mapping[str, Any]) -> list[Given]:
+    """What was given, good or not, besides keywords; of one name the last one counts."""
+    return [
+        Given(PREFIX + name, _show(name, value), source, _wrong(name, value, PREFIX + name))
+        for values, source in ((_select(web_config), "web.config"), (_configured, _configured_by))
+        for name, value in values.items()
+    ]
+
+
 def backplane(web_config: Mapping[str, Any]) -> tuple[Any, Any]:
     """SOCKETIO_BACKPLANE and its prefix, unchecked, for a process in which no server resolves them."""
     url, prefix = _BY_NAME["BACKPLANE"], _BY_NAME["BACKPLANE_PREFIX"]
@@ -376,13 +404,25 @@ def _select(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(values: Mapping[str, Any], source: str, keyword: bool = False) -> None:
     for name, value in values.items():
-        shown = name.lower() if keyword else PREFIX + name
-        setting = _BY_NAME.get(name)
-        if setting is None:
-            near = difflib.get_close_matches(name, _BY_NAME, 1)
-            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
-            raise SettingsError(f"{source}: there is no setting {shown}{hint}")
-        wrong = setting.check(value)
+        wrong = _wrong(name, value, name.lower() if keyword else PREFIX + name)
         if wrong is not None:
-            given = "something else" if setting.secret else repr(value)
-            raise SettingsError(f"{source}: {shown} is {given}, but has to be {wrong}")
+            raise SettingsError(f"{source}: {wrong}")
+
+
+def _wrong(name: str, value: Any, written: str) -> str | None:
+    setting = _BY_NAME.get(name)
+    if setting is None:
+        near = difflib.get_close_matches(name, _BY_NAME, 1)
+        hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+        return f"there is no setting {written}{hint}"
+    wrong = setting.check(value)
+    if wrong is None:
+        return None
+    shown = "something else" if setting.secret else repr(value)
+    return f"{written} is {shown}, but has to be {wrong}"
+
+
+def _show(name: str, value: Any) -> str:
+    if name in _SECRET and value is not None:
+        return "..."
+    return getattr(value, "__qualname__", None) or repr(value)

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from webpy_socketio.socket import Socket
 
 __all__ = [
+    "GATES",
     "STAGES",
     "Stage",
     "connect",
@@ -212,6 +213,9 @@ STAGES = (
     disconnect,
     finish,
 )
+
+#: Those of them that are asked before something happens.
+GATES = (connecting, receiving, subscribing)
 
 #: About all of them but `error`: what their receivers took, and what a gate said.
 handled = Stage("handled", "The receivers of a stage have run, or a gate was asked.")

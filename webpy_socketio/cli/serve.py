@@ -7,10 +7,11 @@ import argparse
 from webpy_socketio.cli import target
 from webpy_socketio.server import SocketIOServer
 
-__all__ = ["HELP", "NAME", "add_arguments", "run"]
+__all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
 
 NAME = "serve"
 HELP = "serve an application, its pages and its sockets"
+EXAMPLE = "serve chat:app --port 8001"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,6 +43,7 @@ from webpy_socketio import (
     signals,
 )
 from webpy_socketio.plugins.presence.chores import Times
+from webpy_socketio.plugins.presence.eviction import examine
 from webpy_socketio.plugins.presence.feed import Feed, describe
 from webpy_socketio.plugins.presence.memory import MemoryStore
 from webpy_socketio.plugins.presence.redis import RedisStore, Stranger
@@ -57,6 +58,7 @@ from webpy_socketio.plugins.presence.store import (
 
 __all__ = [
     "count",
+    "examine",
     "install",
     "joined",
     "left",
