@@ -47,7 +47,7 @@ LAYERS: dict[str, set[str]] = {
         *("cluster", "loader"),
     },
     "testing": {"exceptions", "signals", "engine", "server"},
-    "cli": {"exceptions", "server"},
+    "cli": {"exceptions", "settings", "engine", "server"},
     "__main__": {"cli"},
 }
 
@@ -74,6 +74,7 @@ ENGINE = [
         "http",
     ),
     *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
+    *("replay", "relay", "neighbours"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),
 ]

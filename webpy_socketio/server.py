@@ -23,11 +23,11 @@ from webpy_socketio.application import (
 )
 from webpy_socketio.assets import RESOURCE_KEY
 from webpy_socketio.clients import clients
-from webpy_socketio.engine import Engine, EngineConfig, EngineServer, SocketIO
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, SocketIO
 from webpy_socketio.exceptions import ConfigurationError, ListenError, SettingsError
 from webpy_socketio.loader import Plugins
 
-__all__ = ["SocketIOServer"]
+__all__ = ["SocketIOServer", "explain"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -46,7 +46,8 @@ class SocketIOServer(EngineServer):
     and ``SOCKETIO_PORT``. `application` is what ``app.wsgifunc()`` returns, `resource` the first
     part of the path where Socket.IO lives. Settings can be given in lower case without their
     prefix (``ping_interval=10``); further keywords are pywsgi's: ``keyfile`` and ``certfile`` make
-    it a TLS server.
+    it a TLS server. `neighbours` are the other workers that share its listening socket, where the
+    command line or gunicorn has started several.
 
     Raises `ConfigurationError` for whatever is wrong with how it is set up.
     """
@@ -59,6 +60,7 @@ class SocketIOServer(EngineServer):
         listener: Any = None,
         application: Any = None,
         resource: str = "socket.io",
+        neighbours: Neighbours | None = None,
         **keywords: Any,
     ) -> None:
         check_patching()
@@ -83,15 +85,16 @@ class SocketIOServer(EngineServer):
         self._plugins = Plugins(settings.plugins)
         self._limits = cluster.limits_of(settings)
         self._dispatcher = WebDispatcher(self._limits)
-        config = _engine_config(settings)
+        config = _engine_config(settings, "" if neighbours is None else neighbours.prefix)
         self._socketio = SocketIO(self._dispatcher, config)
         engine = Engine(self._socketio, config, f"/{resource}/")
         if listener is None:
             listener = (settings.host, settings.port)
         self._stopping: gevent.event.Event | None = None
         self._joined = False
+        self._hurry = gevent.event.Event()
         try:
-            super().__init__(listener, engine, application, **keywords)
+            super().__init__(listener, engine, application, neighbours, **keywords)
         except OSError as error:  # ssl.SSLError is one
             files = (keywords.get("certfile"), keywords.get("keyfile"))
             raise SettingsError(f"no TLS with certfile and keyfile {files}: {error}") from error
@@ -107,7 +110,7 @@ class SocketIOServer(EngineServer):
         try:
             self.init_socket()
         except OSError as error:
-            raise _explain(error, self.address) from error
+            raise explain(error, self.address) from error
         joined = False
         try:
             clients.attach(self._limits)
@@ -127,7 +130,8 @@ class SocketIOServer(EngineServer):
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order.
 
-        When this returns because of a signal, another one is ignored: the program is ending.
+        While clients are being told (``SOCKETIO_DRAIN_TIME``), a second signal tells the rest of them
+        at once. When this returns because of a signal, another one is ignored: the program is ending.
         """
         if imported_again():
             return
@@ -138,6 +142,8 @@ class SocketIOServer(EngineServer):
 
         def tell() -> None:
             nonlocal told
+            if told:
+                self._hurry.set()
             told = True
             self.close()
 
@@ -160,8 +166,9 @@ class SocketIOServer(EngineServer):
     def stop(self, timeout: float | None = None) -> None:
         """Stop listening, close every connection, and return when each `finish` has been sent.
 
-        Handlers have `timeout` seconds to come to an end; then GreenletExit is raised in them.
-        Clients are told in a way after which the stock one comes back by itself.
+        Clients are told in a way after which the stock one comes back by itself; many of them little
+        by little, for ``SOCKETIO_DRAIN_TIME`` at most. When all are, requests and handlers have
+        `timeout` seconds to come to an end; then GreenletExit is raised in handlers.
         """
         if self._dispatcher.handling():
             # A handler that stops the server is not to wait for its own end.
@@ -171,14 +178,16 @@ class SocketIOServer(EngineServer):
             self._stopping.wait()
             return
         self._stopping = gevent.event.Event()
-        deadline = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
         try:
             self.close()
+            self.engine.drain(self.settings.drain_time, self._hurry)
+            deadline = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
             self.engine.close()
             self.engine.wait_answered(deadline - time.monotonic())
             if not self._dispatcher.wait(deadline - time.monotonic()):
                 self._interrupt()
         finally:
+            self.leave_neighbours()
             self.engine.dispose()
             self._socketio.dispose()
             self._plugins.uninstall()
@@ -196,8 +205,9 @@ class SocketIOServer(EngineServer):
         logger.error("%d connections would not end: their handlers ignore GreenletExit", left)
 
 
-def _engine_config(settings: settings_module.Settings) -> EngineConfig:
+def _engine_config(settings: settings_module.Settings, prefix: str) -> EngineConfig:
     return EngineConfig(
+        session_prefix=prefix,
         ping_interval=settings.ping_interval,
         ping_timeout=settings.ping_timeout,
         upgrade_timeout=settings.upgrade_timeout,
@@ -219,7 +229,8 @@ def _engine_config(settings: settings_module.Settings) -> EngineConfig:
     )
 
 
-def _explain(error: OSError, address: Any) -> ConfigurationError:
+def explain(error: OSError, address: Any) -> ConfigurationError:
+    """What to do about an address that cannot be listened on."""
     where = ":".join(map(str, address)) if isinstance(address, tuple) else str(address)
     if error.errno == errno.EADDRINUSE:
         remedy = "another program listens there: stop it, or choose another SOCKETIO_PORT"

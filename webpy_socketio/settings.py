@@ -197,6 +197,12 @@ SETTINGS = (
     Setting("IDLE_TIMEOUT", 75.0, "seconds between two requests of a connection", _seconds),
     Setting("MAX_BODY_SIZE", 16 * 1024 * 1024, "bytes of a body for a page", _whole(0)),
     Setting("INBOX_EVENTS", 256, "events that may wait for a connection's handlers", _whole(1)),
+    Setting(
+        "DRAIN_TIME",
+        3.0,
+        "seconds over which clients are told, when the server stops; 0 for all at once",
+        _seconds_or_none_at_all,
+    ),
     Setting("MAX_CHANNELS", 128, "channels a socket may hold", _whole(0)),
     Setting("MAX_CHANNEL_LENGTH", 255, "characters of a channel's name", _whole(1)),
     Setting("NAMESPACES", ["/"], "Socket.IO namespaces that exist", _namespaces),

@@ -13,6 +13,9 @@ from gevent.pywsgi import WSGIServer
 
 from webpy_socketio.engine.engine import Engine
 from webpy_socketio.engine.handler import TAKE_OVER, RequestHandler
+from webpy_socketio.engine.neighbours import Neighbours, Visit, forget
+from webpy_socketio.engine.replay import replay
+from webpy_socketio.engine.strict import Moving
 
 __all__ = ["EngineServer", "take_over_all"]
 
@@ -46,19 +49,70 @@ class EngineServer(WSGIServer):
 
     An application that is given decides which sessions may begin: it sets
     ``environ["webpy_socketio.take_over"]`` to True. Further keywords are pywsgi's.
+
+    With `neighbours` it is one of several workers that share a listening socket; its engine's
+    ``session_prefix`` has to be theirs.
     """
 
     handler_class = RequestHandler
 
     def __init__(
-        self, listener: Any, engine: Engine, application: Any = None, **pywsgi: Any
+        self,
+        listener: Any,
+        engine: Engine,
+        application: Any = None,
+        neighbours: Neighbours | None = None,
+        **pywsgi: Any,
     ) -> None:
         self.engine = engine
+        self.neighbours = neighbours
+        #: Handlers that wait for a request, and their greenlets; None where nobody asks.
+        self.resting: dict[RequestHandler, Any] | None = None
+        if neighbours is not None:
+            if engine.config.session_prefix != neighbours.prefix:
+                raise ValueError("the engine's session_prefix has to be that of its neighbours")
+            self.resting = {}
+            # pywsgi then accepts one connection a turn, so that they are spread over the workers.
+            pywsgi["environ"] = {**pywsgi.get("environ", {}), "wsgi.multiprocess": True}
         #: Whether requests are logged: ``log=None`` is not to cost anything.
         self.keeps_log = pywsgi.get("log", "default") is not None
         if "certfile" in pywsgi and not pywsgi.keys() & {"ssl_context", "ssl_version"}:
             pywsgi["ssl_context"] = _tls_context(pywsgi)
         super().__init__(listener, application or take_over_all(engine.path), **pywsgi)
+
+    def start(self) -> None:
+        if self.neighbours is not None and not self.started:
+            self.neighbours.start(self.serve)  # before there is a session that they may ask for
+        super().start()
+
+    def close(self) -> None:
+        """Accept nothing more; what was accepted is served."""
+        if self.neighbours is not None and hasattr(self, "socket"):
+            forget(self.loop, self.socket.fileno())  # the other workers listen on it still
+        super().close()
+
+    def serve(self, visit: Visit) -> None:
+        """Serve a connection that a neighbour accepted."""
+        handler = self.handler_class(
+            visit.sock, visit.address, self, replay(visit.sock, visit.data)
+        )
+        handler.handle()
+
+    def leave_neighbours(self) -> None:
+        """Give them the connections that rest, and take nothing more from them."""
+        if self.neighbours is None or self.resting is None:
+            return
+        moving = []
+        for handler, greenlet in list(self.resting.items()):
+            moving.append(greenlet)
+            self.loop.run_callback(self._move, handler)
+        gevent.joinall(moving, timeout=self.neighbours.patience)
+        self.neighbours.stop()
+
+    def _move(self, handler: RequestHandler) -> None:
+        assert self.resting is not None
+        if handler in self.resting:  # and has not heard of a request meanwhile
+            self.resting[handler].throw(Moving())
 
     def do_read(self) -> Any:
         """Accept a connection; without room for one, wait a little, as gevent does, but quietly."""
@@ -92,6 +146,7 @@ class EngineServer(WSGIServer):
         self.close()
         self.engine.close()
         self.engine.wait_answered(self.stop_timeout if timeout is None else timeout)
+        self.leave_neighbours()
         self.engine.dispose()
 
 
