@@ -20,14 +20,22 @@ def relay(client: Any, neighbour: Any, write_timeout: float) -> None:
     deadlines are the neighbour's, who has the session.
     """
     client.settimeout(None)
-    inbound = gevent.spawn(_pass_on, client, neighbour, write_timeout)
+    inbound = gevent.spawn(_bring_in, client, neighbour, write_timeout)
     try:
         _pass_on(neighbour, client, write_timeout)
-        with contextlib.suppress(OSError):
-            client.shutdown(stdlib_socket.SHUT_WR)  # and let it be read to its end
-            inbound.join(1.0)
     finally:
         inbound.kill()
+    # Let the client read to the end what came last (see `TLSStream`).
+    with contextlib.suppress(OSError), gevent.Timeout(min(1.0, write_timeout), False):
+        client.shutdown(stdlib_socket.SHUT_WR)
+        while client.recv(_CHUNK):
+            pass
+
+
+def _bring_in(client: Any, neighbour: Any, write_timeout: float) -> None:
+    _pass_on(client, neighbour, write_timeout)
+    with contextlib.suppress(OSError):
+        neighbour.shutdown(stdlib_socket.SHUT_WR)
 
 
 def _pass_on(source: Any, target: Any, write_timeout: float) -> None:
@@ -36,5 +44,3 @@ def _pass_on(source: Any, target: Any, write_timeout: float) -> None:
             with gevent.Timeout(write_timeout, TimeoutError("no progress")):
                 target.sendall(data)
             gevent.sleep(0)  # gevent reads without a pause what is there already
-    with contextlib.suppress(OSError):
-        target.shutdown(stdlib_socket.SHUT_WR)
