@@ -38,6 +38,9 @@ _PYWSGI = [
     *("server_side", "ssl_context", "ssl_version", "suppress_ragged_eofs"),
 ]
 
+#: Seconds for the connections of a worker to go to others, when all that it had to do is done.
+_MOVING = 2.0
+
 
 class SocketIOServer(EngineServer):
     """gevent's pywsgi server for a web.py application, with Socket.IO beside its pages.
@@ -143,7 +146,7 @@ class SocketIOServer(EngineServer):
         def tell() -> None:
             nonlocal told
             if told:
-                self._hurry.set()
+                self.hurry()
             told = True
             self.close()
 
@@ -187,7 +190,7 @@ class SocketIOServer(EngineServer):
             if not self._dispatcher.wait(deadline - time.monotonic()):
                 self._interrupt()
         finally:
-            self.leave_neighbours()
+            self.leave_neighbours(_MOVING)
             self.engine.dispose()
             self._socketio.dispose()
             self._plugins.uninstall()
@@ -195,6 +198,10 @@ class SocketIOServer(EngineServer):
                 self._joined = False
                 cluster.leave()
             self._stopping.set()
+
+    def hurry(self) -> None:
+        """While the server stops: tell the clients at once that were not told yet."""
+        self._hurry.set()
 
     def _interrupt(self) -> None:
         # Each round ends one handler a connection; a handful is enough for any chain of stages.

@@ -48,9 +48,7 @@ class Page:
         self.came.set()
         if self.gate is not None:
             self.gate.wait()
-        body = json.dumps(
-            [self.name, environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]]
-        ).encode()
+        body = json.dumps([self.name, environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]]).encode()
         body += environ["wsgi.input"].read()
         start_response("200 OK", [("Content-Length", str(len(body)))])
         return [body]
@@ -147,9 +145,7 @@ class TestWhoseSession:
         assert poll_of_nobody[0] == 400
         assert json.loads(http.request("GET", "/page")[2]) == [2, "127.0.0.1", "http"]
 
-    def test_a_new_session_begins_where_its_connection_is(
-        self, one: Running, two: Running
-    ) -> None:
+    def test_a_new_session_begins_where_its_connection_is(self, one: Running, two: Running) -> None:
         http = one.http()
         assert post(http, two.polling().sid, b"4x") == (200, b"ok")
         assert json.loads(http.request("GET", QUERY)[2][1:])["sid"].startswith("2.")
@@ -179,13 +175,9 @@ class TestWhoseSession:
         assert one.receiver.messages == ["b", "d"]
 
     @pytest.mark.parametrize("first", [0, 1, 9000])
-    def test_a_body_that_was_read_in_part(
-        self, one: Running, two: Running, first: int
-    ) -> None:
+    def test_a_body_that_was_read_in_part(self, one: Running, two: Running, first: int) -> None:
         sid, http, body = two.polling().sid, one.http(), b"4" + bytes(range(97, 123)) * 1000
-        http.send(
-            "POST", f"{QUERY}&sid={sid}", f"Content-Length: {len(body)}", body=body[:first]
-        )
+        http.send("POST", f"{QUERY}&sid={sid}", f"Content-Length: {len(body)}", body=body[:first])
         eventually(lambda: two.session.transport.arriving)
         http.sock.sendall(body[first:])
         assert http.response()[0] == 200
@@ -350,9 +342,7 @@ class TestNobodyThere:
         assert {get.value for get in gets} == {(400, UNKNOWN)}
         assert one.server.neighbours._doors == {}
 
-    def test_one_that_takes_it_at_the_last_moment_has_it(
-        self, start: Start, folder: Path
-    ) -> None:
+    def test_one_that_takes_it_at_the_last_moment_has_it(self, start: Start, folder: Path) -> None:
         """Whoever gave up looks once more: the answer is there, or cannot be given any more."""
         giver = Neighbours(folder, 1, patience=0.05)
         with socket.socket(socket.AF_UNIX) as late, socket.socket() as sock:
@@ -370,12 +360,14 @@ class TestNobodyThere:
 
     @pytest.mark.parametrize(
         "sid",
-        ["../x.A", "..A", ".A", "1e3.A", "-1.A", "+2.A", " 2.A", "%32.A", "٣.A", "0x2.A", "9" * 300]
-        + ["9999999999.A", "2/.A", "2"],
+        [
+            *("../x.A", "..A", ".A", "1e3.A", "-1.A", "+2.A", "%32.A", "\xb2.A", "0x2.A", "2/.A"),
+            *("9" * 300, "9999999999.A", "2", "2A.A"),
+        ],
     )
     def test_forged_names(self, one: Running, two: Running, sid: str) -> None:
         http = one.http()
-        http.sock.sendall(f"GET {QUERY}&sid={sid} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        http.send("GET", f"{QUERY}&sid={sid}")
         assert http.response()[0] == 400
         assert two.receiver == []
 
@@ -429,8 +421,10 @@ class TestOnlyOurs:
 
     @pytest.mark.parametrize(
         "message",
-        [b"", b"G", b"G\0\0\0\2\0\0\0\0[]", b"R\xff\xff\xff\xff\0\0\0\0", b"X\0\0\0\2\0\0\0\0[]"]
-        + [b"R\0\0\0\2\0\0\0\0[!", b"R\0\0\0\2\0\0\0\5[]half"],
+        [
+            *(b"", b"G", b"G\0\0\0\2\0\0\0\0[]", b"R\xff\xff\xff\xff\0\0\0\0"),
+            *(b"X\0\0\0\2\0\0\0\0[]", b"R\0\0\0\2\0\0\0\0[!", b"R\0\0\0\2\0\0\0\5[]half"),
+        ],
     )
     def test_nonsense_is_closed(self, one: Running, folder: Path, message: bytes) -> None:
         with socket.socket(socket.AF_UNIX) as link:
@@ -567,9 +561,7 @@ class TestStopping:
         stopping.get()
         assert who(http) == 2
 
-    def test_its_sessions_are_reached_until_it_has_ended(
-        self, one: Running, two: Running
-    ) -> None:
+    def test_its_sessions_are_reached_until_it_has_ended(self, one: Running, two: Running) -> None:
         polling = one.polling()
         one.server.close()  # it accepts nothing more; two does
         http = two.http()

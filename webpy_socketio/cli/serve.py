@@ -6,6 +6,8 @@ import argparse
 import socket
 import sys
 
+import gevent
+
 from webpy_socketio.cli import service, supervisor, worker
 from webpy_socketio.exceptions import ConfigurationError
 
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reload", action="store_true", help="begin anew when a source file has changed"
     )
+    parser.add_argument("--quiet", action="store_true", help="no line for each request")
     # How a supervisor starts a worker.
     parser.add_argument("--as-worker", help=argparse.SUPPRESS)
 
@@ -47,7 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
         return supervisor.run(arguments)
     server = service.make(arguments, service.load(arguments))
     server.start()
-    sys.stdout.write(service.banner(arguments, server.address, server.settings.plugins))
-    sys.stdout.flush()
+    banner = service.banner(arguments, server.address, server.settings.plugins)
+    gevent.spawn(_say, banner)  # when a signal that follows is heard
     server.serve_forever()
     return 0
+
+
+def _say(banner: str) -> None:
+    sys.stdout.write(banner)
+    sys.stdout.flush()

@@ -39,6 +39,8 @@ def make(
             more[name] = getattr(arguments, name)
     if "keyfile" in more and "certfile" not in more:
         raise ConfigurationError("--keyfile needs a --certfile")
+    if arguments.quiet:
+        more["log"] = None
     return SocketIOServer(listener, target.wsgi(application), **_keywords(arguments), **more)
 
 

@@ -50,9 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
         # A copy: a server closes its own when it stops accepting.
         server = service.make(arguments, application, listener.dup(), neighbours=neighbours)
     server.start()
-    control.tell(serving=True)
 
     def until_alone() -> None:
+        control.tell(serving=True)  # and would hear a signal that follows
         while control.hear() is not None:
             pass
         server.close()

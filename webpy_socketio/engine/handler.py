@@ -103,6 +103,7 @@ class RequestHandler(StrictHandler):
             with neighbours.relay(name, self.client_address, data) as link:
                 if link is None:
                     return False
+                self.server.handling.discard(self)
                 relay(sock, link, self.config.write_timeout)
                 sock.close()
         else:
@@ -213,6 +214,7 @@ class RequestHandler(StrictHandler):
 
     def _hand_over(self, engine: Engine, upgrade: Upgrade) -> None:
         self.status = self._orig_status = "101 Switching Protocols"  # for the access log
+        self.server.handling.discard(self)
         self.close_connection = True
         self.headers_sent = True
         first = self.read_ahead()

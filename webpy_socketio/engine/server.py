@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -68,6 +69,8 @@ class EngineServer(WSGIServer):
         self.neighbours = neighbours
         #: Handlers that wait for a request, and their greenlets; None where nobody asks.
         self.resting: dict[RequestHandler, Any] | None = None
+        #: Handlers that have a connection, those that wait among them; where somebody asks.
+        self.handling: set[RequestHandler] = set()
         if neighbours is not None:
             if engine.config.session_prefix != neighbours.prefix:
                 raise ValueError("the engine's session_prefix has to be that of its neighbours")
@@ -91,23 +94,38 @@ class EngineServer(WSGIServer):
             forget(self.loop, self.socket.fileno())  # the other workers listen on it still
         super().close()
 
+    def handle(self, sock: Any, address: Any) -> None:
+        if self.neighbours is None:
+            super().handle(sock, address)
+        else:
+            self._handle_counted(self.handler_class(sock, address, self))
+
     def serve(self, visit: Visit) -> None:
         """Serve a connection that a neighbour accepted."""
-        handler = self.handler_class(
-            visit.sock, visit.address, self, replay(visit.sock, visit.data)
-        )
-        handler.handle()
+        rfile = replay(visit.sock, visit.data)
+        self._handle_counted(self.handler_class(visit.sock, visit.address, self, rfile))
 
-    def leave_neighbours(self) -> None:
-        """Give them the connections that rest, and take nothing more from them."""
+    def _handle_counted(self, handler: RequestHandler) -> None:
+        self.handling.add(handler)
+        try:
+            handler.handle()
+        finally:
+            self.handling.discard(handler)
+
+    def leave_neighbours(self, timeout: float) -> None:
+        """Take nothing more from them, and give them the connections that were accepted.
+
+        Those that rest go at once, the others when what they do is done, within `timeout` seconds.
+        """
         if self.neighbours is None or self.resting is None:
             return
-        moving = []
-        for handler, greenlet in list(self.resting.items()):
-            moving.append(greenlet)
-            self.loop.run_callback(self._move, handler)
-        gevent.joinall(moving, timeout=self.neighbours.patience)
         self.neighbours.stop()
+        until = time.monotonic() + timeout
+        gevent.sleep(0)  # what was accepted a moment ago has its handler now
+        while self.handling and time.monotonic() < until:
+            for handler in list(self.resting):
+                self.loop.run_callback(self._move, handler)
+            gevent.sleep(0.01)
 
     def _move(self, handler: RequestHandler) -> None:
         assert self.resting is not None
@@ -145,8 +163,9 @@ class EngineServer(WSGIServer):
         """Stop listening, close every session, and forget them."""
         self.close()
         self.engine.close()
-        self.engine.wait_answered(self.stop_timeout if timeout is None else timeout)
-        self.leave_neighbours()
+        until = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
+        self.engine.wait_answered(until - time.monotonic())
+        self.leave_neighbours(until - time.monotonic())
         self.engine.dispose()
 
 
