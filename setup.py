@@ -53,6 +53,7 @@ setup(
             "webpy_socketio[redis]",
             "build>=1.2",
             "cryptography>=43",
+            "gunicorn>=22",
             "hypothesis>=6.100",
             "kosoku",  # the Autobahn cases, on Python 3
             "playwright>=1.50",

@@ -48,6 +48,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "testing": {"exceptions", "signals", "engine", "server"},
     "cli": {"exceptions", "settings", "engine", "server"},
+    "gunicorn": {"exceptions", "engine", "server"},
     "__main__": {"cli"},
 }
 
@@ -93,6 +94,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "web": {"application", "assets", "cli", "cluster", "server", "testing"},
     "blinker": {"receivers", "plugins", "testing"},
     "mako": set(),
+    "gunicorn": {"gunicorn"},
     "redis": {"backplane"},
 }
 

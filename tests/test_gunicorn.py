@@ -25,6 +25,9 @@ pytest.importorskip("gunicorn", reason="gunicorn is not installed")
 
 pytestmark = pytest.mark.patience(60)
 
+#: What gunicorn can call.
+WSGI = "\nwsgi = application.wsgifunc()\n"
+
 WORKER = "webpy_socketio.gunicorn.Worker"
 
 
@@ -53,9 +56,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Gunicorn] = []
 
     def start(*options: str, source: str = module_source(BODY), **env: str) -> Gunicorn:
-        (tmp_path / "site_of_ours.py").write_text(source, encoding="utf-8")
+        (tmp_path / "site_of_ours.py").write_text(source + WSGI, encoding="utf-8")
         command = ["gunicorn", "-k", WORKER, "-b", "127.0.0.1:0", *options]
-        served = Gunicorn([*command, "site_of_ours:application.wsgifunc()"], tmp_path, env)
+        # Its control socket is in the home of whoever starts it.
+        env = {"HOME": str(tmp_path), **env}
+        served = Gunicorn([*command, "site_of_ours:wsgi"], tmp_path, env)
         started.append(served)
         served.ready()
         return served
@@ -67,12 +72,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def fails(tmp_path: Path, *options: str, **env: str) -> str:
-    (tmp_path / "site_of_ours.py").write_text(module_source(BODY), encoding="utf-8")
+    (tmp_path / "site_of_ours.py").write_text(module_source(BODY) + WSGI, encoding="utf-8")
     found = subprocess.run(
-        [sys.executable, "-m", "gunicorn", "-k", WORKER, "-b", "127.0.0.1:0", *options]
-        + ["site_of_ours:application.wsgifunc()"],
+        [
+            *(sys.executable, "-m", "gunicorn", "-k", WORKER, "-b", "127.0.0.1:0", *options),
+            "site_of_ours:wsgi",
+        ],
         cwd=tmp_path,
-        env={**os.environ, **env},
+        env={**os.environ, "HOME": str(tmp_path), **env},
         capture_output=True,
         text=True,
         check=False,
@@ -114,23 +121,6 @@ class TestOne:
         assert polling.sid
         assert "Traceback" not in served.errors
 
-    def test_the_master_hears_of_a_worker_that_hangs(self, start: Start) -> None:
-        """And only of such a one: the heart beats though nothing happens."""
-        source = module_source(BODY) + (
-            "\n@on_event('hang')\n"
-            "def hang(request, socket, context):\n"
-            "    from gevent.monkey import get_original\n"
-            "    get_original('time', 'sleep')(60)\n"
-        )
-        served = start("--timeout", "3", source=source)
-        pid = page(served.port)
-        gevent.sleep(4)
-        assert page(served.port) == pid
-        swarm.WebSocket(served.port).emit("hang")
-        until_gone(pid)
-        assert page(served.port) != pid
-        assert "WORKER TIMEOUT" in served.errors
-
 
 class TestSeveral:
     def test_they_are_one(self, start: Start, redis: RedisServer) -> None:
@@ -160,6 +150,26 @@ class TestSeveral:
         for visitor in visitors:
             visitor.stop()
         assert page(served.port) not in before
+
+    def test_the_master_hears_of_a_worker_that_hangs(
+        self, start: Start, redis: RedisServer
+    ) -> None:
+        """And only of such a one: the heart beats though nothing happens."""
+        source = module_source(BODY) + (
+            "\n@on_event('hang')\n"
+            "def hang(request, socket, context):\n"
+            "    from gevent.monkey import get_original\n"
+            "    get_original('time', 'sleep')(60)\n"
+        )
+        served = start("-w", "2", "--timeout", "3", source=source, BACKPLANE=redis.url)
+        clients = one_in_each(served, 2, lambda: swarm.WebSocket(served.port))
+        (victim, hanging), (other, idle) = clients.items()
+        hanging.emit("hang")
+        until_gone(victim)
+        assert other in children(served)
+        assert idle.call("echo", 1) == [1]
+        assert served.errors.count("WORKER TIMEOUT") == 1
+        one_in_each(served, 2, lambda: swarm.WebSocket(served.port))  # and it is replaced
 
     def test_they_need_a_backplane(self, tmp_path: Path) -> None:
         assert "2 workers need SOCKETIO_BACKPLANE" in fails(tmp_path, "-w", "2")

@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "PING_TIMEOUT": 20,
     "UPGRADE_TIMEOUT": 10,
     "CONNECT_TIMEOUT": 45,
+    "DRAIN_TIME": 3,
     "MAX_MESSAGE_SIZE": 1_000_000,
     "OUTBOX_BYTES": 4 * 1024 * 1024,
     "OUTBOX_PACKETS": 16_384,
@@ -283,6 +284,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "BACKPLANE_PREFIX": (["chat", "a:b", "a.b-c_1"], ["", "a*", "a b", "a/b", "x" * 65, None, 5]),
     "PRESENCE_KEY": ([None, some_function], ["session_id", 5]),
     "PRESENCE_META": ([None, some_function], [{}, "meta"]),
+    "DRAIN_TIME": ([0, 0.5, 10], [-1, None, "10", True, False, 86_400]),
     "PRESENCE_GRACE": ([0, 0.5, 10], [-1, None, "10", True, False, 86_400]),
 }
 

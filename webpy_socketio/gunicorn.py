@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import datetime
-import importlib
 import os
 import shutil
 import sys
@@ -64,26 +63,29 @@ class Worker(Base):
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        # From here on by their names of now: see `_begin_anew`.
-        server = importlib.import_module("webpy_socketio.server")
-        engine = importlib.import_module("webpy_socketio.engine")
-        exceptions = importlib.import_module("webpy_socketio.exceptions")
+        # Not above: see `_begin_anew`.
+        from webpy_socketio.engine import Neighbours
+        from webpy_socketio.exceptions import ConfigurationError
+        from webpy_socketio.server import SocketIOServer
+
         tls = {}
         if self.cfg.is_ssl:
             tls = {"certfile": self.cfg.certfile, "keyfile": self.cfg.keyfile}
+        folder = Worker._folder
+        assert folder is not None
         for number, listener in enumerate(self.sockets):
             # Workers are numbered by their age; their sockets have to differ as well.
             name = self.age * len(self.sockets) + number
-            made = server.SocketIOServer(
+            made = SocketIOServer(
                 _own(listener.sock),
                 self.wsgi,
-                neighbours=engine.Neighbours(self._folder, name),
+                neighbours=Neighbours(folder, name),
                 handler_class=_logging_handler(self.log),
                 log=None if self.cfg.accesslog is None else _Nowhere(),
                 **tls,
             )
             if self.cfg.workers > 1 and made.settings.backplane is None:
-                raise exceptions.ConfigurationError(
+                raise ConfigurationError(
                     f"{self.cfg.workers} workers need SOCKETIO_BACKPLANE, such as "
                     '"redis://127.0.0.1:6379": without it nobody would hear what is sent in another '
                     "worker"
@@ -129,9 +131,9 @@ class _Nowhere:
 
 
 def _logging_handler(log: Any) -> Any:
-    handler = importlib.import_module("webpy_socketio.engine.handler")
+    from webpy_socketio.engine.handler import RequestHandler
 
-    class Handler(handler.RequestHandler):  # type: ignore[name-defined, misc]
+    class Handler(RequestHandler):
         """Lets gunicorn write the line of a request, in its own format."""
 
         def get_environ(self) -> dict[str, Any]:
