@@ -110,7 +110,9 @@ class RequestHandler(StrictHandler):
             if not neighbours.give(name, sock, self.client_address, data):
                 return False
             forget(self.server.loop, sock.fileno())
-            os.close(sock.detach())
+            # At once: gevent's own ways to close may wait for the loop's next turn, and until then
+            # the client would not hear that its new host closes.
+            _socket.socket(fileno=sock.detach()).close()
         self.socket = None  # pywsgi reads from a socket that it closes; this one it is to leave
         return True
 
