@@ -288,6 +288,7 @@ class TestWhoseSession:
                 sid = raw.Polling(port, "/engine.io/").sid
                 http = one.http()
                 assert who(http) == 1
+                eventually(lambda: one.server.resting)
                 (handler,) = one.server.resting
                 descriptor = handler.socket.fileno()
                 eventually(lambda: descriptor in watched())
@@ -564,6 +565,32 @@ class TestStopping:
         assert not one.server.handling, "nothing is left that would end with the process"
         for http in resting:
             assert who(http) == 2
+
+    def test_a_younger_one_may_take_its_time(
+        self, one: Running, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who is being given away is not told again that it is to go."""
+        http = one.http()
+        assert who(http) == 1
+        with socket.socket(socket.AF_UNIX) as slow:
+            slow.bind(str(folder / "7"))
+            slow.listen(10)
+            stopping = gevent.spawn(one.server.stop)
+            link, _ = slow.accept()
+            with link:
+                rounds = []
+                joined: Any = one.server._move
+                monkeypatch.setattr(
+                    one.server, "_move", lambda handler: (rounds.append(1), joined(handler))
+                )
+                gevent.sleep(0.05)  # several rounds, if there were any
+                data, descriptors, _, _ = socket.recv_fds(link, 1000, 1)
+                link.sendall(b"\1")
+            assert data.startswith(b"G")
+            assert rounds == [], "it rests no more"
+            stopping.get()
+            for descriptor in descriptors:
+                socket.socket(fileno=descriptor).close()
 
     def test_who_is_served_is_not_disturbed(self, one: Running, two: Running) -> None:
         page = one.server.application

@@ -185,6 +185,7 @@ class StrictHandler(WSGIHandler):
         if not self._served % _AT_A_STRETCH:
             gevent.sleep(0)  # gevent reads without a pause what is there already
         resting = self.server.resting
+        moving = False
         if resting is not None:
             resting[self] = gevent.getcurrent()
         try:
@@ -193,10 +194,12 @@ class StrictHandler(WSGIHandler):
                     return ""
                 patience = 0
         except Moving:
-            self.move()
+            moving = True
         finally:
             if resting is not None:
                 resting.pop(self, None)
+        if moving:
+            self.move()  # which waits, and is not to be told again meanwhile
         if patience:
             return ""
         head = take_head(self.rfile)
