@@ -28,6 +28,10 @@ __all__ = ["Worker"]
 _OURS = ("web", "webpy_socketio")
 
 
+#: Seconds that a worker's successor has to start, before connections that rest are closed.
+_TO_START = 3.0
+
+
 class _Answer(NamedTuple):
     """A response, as gunicorn's log wants it."""
 
@@ -90,6 +94,8 @@ class Worker(Base):
                     '"redis://127.0.0.1:6379": without it nobody would hear what is sent in another '
                     "worker"
                 )
+            # The master stops the old ones before the new ones have started.
+            made.move_timeout = min(_TO_START, self.cfg.graceful_timeout / 3)
             self._servers.append(made)
 
     def run(self) -> None:

@@ -11,10 +11,12 @@ import _socket
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
+import gevent
 from gevent.ssl import SSLSocket
 
 from webpy_socketio.engine.engine import Engine, Upgrade, sid_in
@@ -93,7 +95,13 @@ class RequestHandler(StrictHandler):
     def _give_to_younger(self, data: bytes) -> bool:
         if isinstance(self.socket, SSLSocket):
             return False  # we would have to stay, to pass its bytes on
-        return any(self._give(name, data) for name in self.server.neighbours.younger())
+        until = time.monotonic() + self.server.move_timeout
+        while True:
+            if any(self._give(name, data) for name in self.server.neighbours.younger()):
+                return True
+            if time.monotonic() > until:
+                return False
+            gevent.sleep(0.02)  # it may be starting still
 
     def _give(self, name: int, data: bytes) -> bool:
         """Give the connection away; False if nobody took it, and it is to be served here."""

@@ -57,6 +57,9 @@ class EngineServer(WSGIServer):
 
     handler_class = RequestHandler
 
+    #: Seconds for which one that stops waits for a younger neighbour to give its connections to.
+    move_timeout = 0.5
+
     def __init__(
         self,
         listener: Any,
@@ -120,7 +123,7 @@ class EngineServer(WSGIServer):
         if self.neighbours is None or self.resting is None:
             return
         self.neighbours.stop()
-        until = time.monotonic() + timeout
+        until = time.monotonic() + max(timeout, self.move_timeout + 1.0)
         gevent.sleep(0)  # what was accepted a moment ago has its handler now
         while self.handling and time.monotonic() < until:
             for handler in list(self.resting):
