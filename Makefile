@@ -1,6 +1,7 @@
 # The few words that drive everything. Each sets up what it needs first, in .venv; a second call is quick.
 #
 #   make demo     the chat on http://127.0.0.1:8000 (PORT= to change it)
+#   make cluster-demo  the same on two processes and a Redis, which it starts and ends
 #   make test     all tests (PYTEST_ARGS= for pytest's own options)
 #   make lint     ruff, and mypy in its strict mode
 #   make docs     the documentation, in build/docs
@@ -27,6 +28,7 @@ BUILD := setup.py pyproject.toml webpy_socketio/version.py client/package.json c
 
 # What is installed, as stamp files.
 PROJECT := $(VENV)/.project
+WITH_REDIS := $(VENV)/.redis
 TESTS := $(VENV)/.tests
 LINTERS := $(VENV)/.linters
 WRITERS := $(VENV)/.writers
@@ -35,11 +37,14 @@ NODE := tests/js/node_modules/.package-lock.json
 # .venv/bin comes last on the path: Node.js is there (from PyPI) only if the machine has none.
 WITH_NODE := PATH="$$PATH:$(abspath $(VENV))/bin"
 
-.PHONY: demo test lint docs torture soak bench clean
+.PHONY: demo cluster-demo test lint docs torture soak bench clean
 
 demo: $(PROJECT)
 	@echo "The chat: http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
 	@PORT="$(PORT)" exec $(PY) example/main_app.py
+
+cluster-demo: $(WITH_REDIS)
+	@PORT="$(PORT)" exec $(PY) example/cluster.py
 
 test: $(TESTS) $(NODE)
 	$(WITH_NODE) $(PY) -m pytest $(PYTEST_ARGS)
@@ -77,6 +82,10 @@ endif
 
 $(PROJECT): $(BUILD) | $(PY)
 	$(PIP) install --editable .
+	@touch $@
+
+$(WITH_REDIS): $(PROJECT)
+	$(PIP) install --editable '.[redis]'
 	@touch $@
 
 $(TESTS): $(PROJECT)

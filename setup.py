@@ -59,6 +59,7 @@ setup(
             "webpy_socketio[docs,metrics,redis]",
             "build>=1.2",
             "cryptography>=43",
+            "gunicorn>=22",
             "hypothesis>=6.100",
             "kosoku",  # the Autobahn cases, on Python 3
             "mypy>=1.15",  # of users' handlers

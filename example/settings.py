@@ -16,6 +16,9 @@ DATA = Path(os.environ.get("CHAT_DATA") or HERE / "data")
 SOCKETIO_HOST = "127.0.0.1"
 SOCKETIO_PORT = int(os.environ.get("PORT") or 8000)
 
+# None for one process; cluster.py starts several, and a Redis between them.
+SOCKETIO_BACKPLANE = os.environ.get("SOCKETIO_BACKPLANE") or None
+
 SOCKETIO_PLUGINS = [
     "webpy_socketio.plugins.message_logger",
     "webpy_socketio.plugins.presence",

@@ -53,10 +53,31 @@ def application_source(body: str) -> str:
     return _BEGINNING + body + _END
 
 
+def module_source(body: str) -> str:
+    """Return the source of a module with an ``application``, for the command line to serve.
+
+    ``body`` is as for `application_source`.
+    """
+    return (
+        _BEGINNING.removeprefix("from gevent import monkey; monkey.patch_all()\n")
+        + body
+        + """
+configure({"SOCKETIO_" + name.upper(): value for name, value in OPTIONS.items()})
+application = web.application(urls + socketio_urls, globals())
+"""
+    )
+
+
 class Process:
     """A program whose output is awaited line by line."""
 
-    def __init__(self, command: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
         self._log = log
         with log.open("ab") as errors:
             self.popen = subprocess.Popen(
@@ -65,6 +86,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                cwd=cwd,
                 text=True,
                 encoding="utf-8",
             )
@@ -122,6 +144,59 @@ class Process:
         if self.popen.poll() is None:
             self.popen.kill()
         self.wait()
+
+
+class Served:
+    """An application that the command line serves, or gunicorn: workers on one port.
+
+    ``command`` is what comes behind ``python -m``; it has to say where it listens.
+    """
+
+    def __init__(
+        self, command: list[str], folder: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        self._log = folder / "served.log"
+        self.process = Process([sys.executable, "-m", *command], self._log, env, folder)
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a slash at the end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def errors(self) -> str:
+        """All that was written to standard error."""
+        return self.process.errors
+
+    def ready(self) -> None:
+        """Wait until it says that it serves."""
+        try:
+            self.port = int(self.process.wait_for("Serving ").rpartition(":")[2].strip("/"))
+        except BaseException:
+            self.process.kill()
+            raise
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process that was started."""
+        self.process.popen.send_signal(number)
+
+    def stop(self) -> None:
+        """Stop it as a service manager does; it must end by itself, with status 0."""
+        self.signal(signal.SIGTERM)
+        status = self.process.wait()
+        assert status == 0, f"exit status {status}; stderr:\n{self.errors}"
+
+    def close(self) -> None:
+        """Stop it if it runs: the end of a fixture."""
+        if self.process.popen.poll() is None:
+            try:
+                self.stop()
+            finally:
+                self.process.kill()
+        else:
+            self.process.wait()
 
 
 class ServerProcess:

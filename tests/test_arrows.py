@@ -56,8 +56,9 @@ LAYERS: dict[str, set[str]] = {
     "testing": {"exceptions", "signals", "engine", "server"},
     "cli": {
         *("exceptions", "version", "settings", "signals", "events", "assets", "loader", "plugins"),
-        *("application", "cluster", "server"),
+        *("application", "cluster", "engine", "server"),
     },
+    "gunicorn": {"exceptions", "engine", "server"},
     "__main__": {"cli"},
 }
 
@@ -74,6 +75,7 @@ ENGINE = [
     *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers", "streams"),
     *("notices", "origins", "http"),
     *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
+    *("replay", "relay", "neighbours"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),
 ]
@@ -92,6 +94,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "web": {"application", "assets", "cli", "cluster", "confined", "server", "testing"},
     "blinker": {"receivers", "plugins", "testing", "cli"},
     "mako": set(),
+    "gunicorn": {"gunicorn"},
     "redis": {"backplane"},
     "prometheus_client": {"plugins"},
 }

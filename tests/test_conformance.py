@@ -23,10 +23,10 @@ SERVERS = Path(__file__).parent / "conformance"
 ENGINE, SOCKETIO = "/engine.io/", "/socket.io/"
 
 
-def serve(name: str) -> Iterator[int]:
+def serve(name: str, workers: int) -> Iterator[int]:
     """Run a server in a process of its own; its port. It is to say nothing on stderr."""
     process = subprocess.Popen(
-        [sys.executable, SERVERS / name, "0"],
+        [sys.executable, SERVERS / name, "0", str(workers)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -43,16 +43,20 @@ def serve(name: str) -> Iterator[int]:
     assert errors == ""
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[int]:
+#: In one process, and in two on one port, whichever accepts a request.
+several = {"params": [1, 2], "ids": ["alone", "two workers"]}
+
+
+@pytest.fixture(scope="module", **several)
+def engine(request: pytest.FixtureRequest) -> Iterator[int]:
     """The port of the Engine.IO server."""
-    yield from serve("engine_server.py")
+    yield from serve("engine_server.py", request.param)
 
 
-@pytest.fixture(scope="module")
-def socketio() -> Iterator[int]:
+@pytest.fixture(scope="module", **several)
+def socketio(request: pytest.FixtureRequest) -> Iterator[int]:
     """The port of the Socket.IO server."""
-    yield from serve("socketio_server.py")
+    yield from serve("socketio_server.py", request.param)
 
 
 def request(
@@ -89,7 +93,7 @@ class TestEngineHandshake:
         status, body = request(engine, "GET", "EIO=4&transport=polling")
         assert status == 200
         assert re.fullmatch(
-            r'0\{"sid":"[\w-]+","upgrades":\["websocket"\],'
+            r'0\{"sid":"[\w.-]+","upgrades":\["websocket"\],'
             r'"pingInterval":300,"pingTimeout":200,"maxPayload":1000000\}',
             body,
         )

@@ -2,6 +2,7 @@
 
 import http.cookiejar
 import re
+import shutil
 import signal
 import sys
 import urllib.error
@@ -290,3 +291,22 @@ def test_rooms_and_sessions_outlive_a_restart(tmp_path):
         assert text.count("Lobby") == 1
     finally:
         chat.stop()
+
+
+def test_on_two_workers(tmp_path):
+    """`make cluster-demo`: rooms, pages and sessions are the same on both; it ends as one."""
+    if not (shutil.which("redis-server") or shutil.which("valkey-server")):
+        pytest.skip("there is no redis-server on this machine")
+    env = {"PORT": "0", "CHAT_DATA": str(tmp_path / "data")}
+    program = MAIN_APP.with_name("cluster.py")
+    process = Process([sys.executable, str(program)], tmp_path / "cluster.log", env)
+    try:
+        port = process.wait_for("Serving main_app:app on http://127.0.0.1:").strip("/")
+        for _ in range(4):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/room/lobby") as answer:
+                assert "Lobby" in answer.read().decode()
+        process.popen.send_signal(signal.SIGINT)
+        assert process.wait() == 0
+    finally:
+        process.kill()
+    assert process.errors == ""

@@ -23,7 +23,7 @@ from webpy_socketio.application import (
 )
 from webpy_socketio.assets import RESOURCE_KEY
 from webpy_socketio.clients import clients
-from webpy_socketio.engine import Engine, EngineConfig, EngineServer, SocketIO
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, SocketIO
 from webpy_socketio.exceptions import ListenError, SettingsError
 from webpy_socketio.loader import Plugins
 from webpy_socketio.population import engines
@@ -41,6 +41,9 @@ _PYWSGI = [
     *("server_side", "ssl_context", "ssl_version", "suppress_ragged_eofs"),
 ]
 
+#: Seconds for the connections of a worker to go to others, when all that it had to do is done.
+_MOVING = 2.0
+
 
 class SocketIOServer(EngineServer):
     """gevent's pywsgi server for a web.py application, with Socket.IO beside its pages.
@@ -49,7 +52,8 @@ class SocketIOServer(EngineServer):
     and ``SOCKETIO_PORT``. `application` is what ``app.wsgifunc()`` returns, `resource` the first
     part of the path where Socket.IO lives. Settings can be given in lower case without their
     prefix (``ping_interval=10``); further keywords are pywsgi's: ``keyfile`` and ``certfile`` make
-    it a TLS server.
+    it a TLS server. `neighbours` are the other workers that share its listening socket, where the
+    command line or gunicorn has started several.
 
     Raises `ConfigurationError` for whatever is wrong with how it is set up.
     """
@@ -62,6 +66,7 @@ class SocketIOServer(EngineServer):
         listener: Any = None,
         application: Any = None,
         resource: str = "socket.io",
+        neighbours: Neighbours | None = None,
         **keywords: Any,
     ) -> None:
         check_patching()
@@ -92,7 +97,7 @@ class SocketIOServer(EngineServer):
         self._limits = cluster.limits_of(settings)
         self._watchdog = Watchdog(settings.block_warning) if settings.block_warning else None
         self._dispatcher = WebDispatcher(self._limits)
-        config = _engine_config(settings)
+        config = _engine_config(settings, "" if neighbours is None else neighbours.prefix)
         others = self._plugins.namespaces(settings)
         self._socketio = SocketIO(self._dispatcher, config, others)
         engine = Engine(self._socketio, config, f"/{resource}/")
@@ -100,8 +105,9 @@ class SocketIOServer(EngineServer):
             listener = (settings.host, settings.port)
         self._stopping: gevent.event.Event | None = None
         self._joined = False
+        self._hurry = gevent.event.Event()
         try:
-            super().__init__(listener, engine, application, **keywords)
+            super().__init__(listener, engine, application, neighbours, **keywords)
         except OSError as error:  # ssl.SSLError is one
             files = (keywords.get("certfile"), keywords.get("keyfile"))
             raise SettingsError(f"no TLS with certfile and keyfile {files}: {error}") from error
@@ -144,7 +150,8 @@ class SocketIOServer(EngineServer):
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order.
 
-        When this returns because of a signal, another one is ignored: the program is ending.
+        While clients are being told (``SOCKETIO_DRAIN_TIME``), a second signal tells the rest of them
+        at once. When this returns because of a signal, another one is ignored: the program is ending.
         """
         if imported_again():
             return
@@ -157,6 +164,8 @@ class SocketIOServer(EngineServer):
 
         def tell() -> None:
             nonlocal told
+            if told:
+                self.hurry()
             told = True
             self.close()
 
@@ -179,8 +188,9 @@ class SocketIOServer(EngineServer):
     def stop(self, timeout: float | None = None) -> None:
         """Stop listening, close every connection, and return when each `finish` has been sent.
 
-        Handlers have `timeout` seconds to come to an end; then GreenletExit is raised in them.
-        Clients are told in a way after which the stock one comes back by itself.
+        Clients are told in a way after which the stock one comes back by itself; many of them little
+        by little, for ``SOCKETIO_DRAIN_TIME`` at most. When all are, requests and handlers have
+        `timeout` seconds to come to an end; then GreenletExit is raised in handlers.
         """
         if self._dispatcher.handling():
             # A handler that stops the server is not to wait for its own end.
@@ -190,9 +200,10 @@ class SocketIOServer(EngineServer):
             self._stopping.wait()
             return
         self._stopping = gevent.event.Event()
-        deadline = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
         try:
             self.close()
+            self.engine.drain(self.settings.drain_time, self._hurry)
+            deadline = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
             self.engine.close()
             self.engine.wait_answered(deadline - time.monotonic())
             if not self._dispatcher.wait(deadline - time.monotonic()):
@@ -200,6 +211,7 @@ class SocketIOServer(EngineServer):
         finally:
             if self._watchdog is not None:
                 self._watchdog.stop()
+            self.leave_neighbours(_MOVING)
             self.engine.dispose()
             self._socketio.dispose()
             self._plugins.uninstall()
@@ -219,6 +231,10 @@ class SocketIOServer(EngineServer):
                 ", ".join(late),
             )
 
+    def hurry(self) -> None:
+        """While the server stops: tell the clients at once that were not told yet."""
+        self._hurry.set()
+
     def _interrupt(self) -> None:
         # Each round ends one handler a connection; a handful is enough for any chain of stages.
         for _ in range(20):
@@ -228,8 +244,9 @@ class SocketIOServer(EngineServer):
         logger.error("%d connections would not end: their handlers ignore GreenletExit", left)
 
 
-def _engine_config(settings: settings_module.Settings) -> EngineConfig:
+def _engine_config(settings: settings_module.Settings, prefix: str) -> EngineConfig:
     return EngineConfig(
+        session_prefix=prefix,
         ping_interval=settings.ping_interval,
         ping_timeout=settings.ping_timeout,
         upgrade_timeout=settings.upgrade_timeout,

@@ -268,6 +268,12 @@ SETTINGS = (
         "seconds that something may block the loop, unnoticed; None for ever",
         _seconds_or_none,
     ),
+    Setting(
+        "DRAIN_TIME",
+        3.0,
+        "seconds over which clients are told, when the server stops; 0 for all at once",
+        _seconds_or_none_at_all,
+    ),
     Setting("MAX_CHANNELS", 128, "channels a socket may hold", _whole(0)),
     Setting("MAX_CHANNEL_LENGTH", 255, "characters of a channel's name", _whole(1)),
     Setting("NAMESPACES", ["/"], "Socket.IO namespaces that exist", _namespaces),

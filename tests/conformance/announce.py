@@ -1,18 +1,77 @@
-"""How the servers of this folder run: they say which port they got, and serve."""
+"""How the servers of this folder run: they say which port they got, and serve.
+
+``python SERVER [PORT [WORKERS]]``: with several workers, in as many processes on that port.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
+import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from webpy_socketio.engine import EngineServer
+import gevent.event
+from gevent import socket
+
+from webpy_socketio.engine import EngineConfig, EngineServer, Neighbours
+
+#: Makes a server on an address or a listening socket.
+Make = Callable[[Any, EngineConfig, "Neighbours | None"], EngineServer]
+
+_WORKER = "CONFORMANCE_WORKER"
 
 
-def run(server: EngineServer) -> None:
+def run(make: Make, config: EngineConfig, port: int = 3000, workers: int = 1) -> None:
     """Start, print ``PORT <port>``, and serve until a signal ends the process."""
     # The suites' clients make mistakes on purpose; what is said of them is tested elsewhere.
     logging.getLogger("webpy_socketio.engine.notices").disabled = True
+    if _WORKER in os.environ:
+        descriptor, name, folder = os.environ[_WORKER].split(":", 2)
+        neighbours = Neighbours(folder, int(name))
+        config = replace(config, session_prefix=neighbours.prefix)
+        _serve(make(socket.socket(fileno=int(descriptor)), config, neighbours))
+    elif workers == 1:
+        _serve(make(("127.0.0.1", port), config, None))
+    else:
+        _share(port, workers)
+
+
+def _serve(server: EngineServer) -> None:
     server.start()
     sys.stdout.write(f"PORT {server.server_port}\n")
     sys.stdout.flush()
     server.serve_forever()
+
+
+def _share(port: int, workers: int) -> None:
+    ended = gevent.event.Event()
+    gevent.signal_handler(signal.SIGTERM, ended.set)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=256))
+        for name in range(1, workers + 1):
+            worker = subprocess.Popen(
+                [sys.executable, *sys.argv],
+                stdout=subprocess.PIPE,
+                text=True,
+                pass_fds=[listener.fileno()],
+                env={**os.environ, _WORKER: f"{listener.fileno()}:{name}:{folder}"},
+            )
+            stack.callback(worker.wait)
+            stack.callback(worker.terminate)
+            assert worker.stdout is not None
+            line = worker.stdout.readline()
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        ended.wait()
+
+
+def start(make: Make, config: EngineConfig) -> None:
+    """Run as the command line says."""
+    run(make, config, *(int(argument) for argument in sys.argv[1:]))

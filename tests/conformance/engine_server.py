@@ -1,6 +1,6 @@
 """The server that the official Engine.IO protocol test suite expects: an echo, and no Socket.IO.
 
-``python tests/conformance/engine_server.py [PORT]`` (3000; 0 picks one). Prints ``PORT <port>``.
+``python tests/conformance/engine_server.py [PORT [WORKERS]]`` (3000; 0 picks one). Prints ``PORT <port>``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import sys
+from typing import Any
 
-from announce import run
+from announce import start
 
-from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Session
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, Session
 
 CONFIG = EngineConfig(
     ping_interval=0.3, ping_timeout=0.2, max_message_size=1_000_000, allowed_origins=["*"]
@@ -33,10 +33,10 @@ class Echo:
         pass
 
 
-def main(port: int = 3000) -> None:
-    server = EngineServer(("127.0.0.1", port), Engine(Echo(), CONFIG, "/engine.io/"), log=None)
-    run(server)
+def make(listener: Any, config: EngineConfig, neighbours: Neighbours | None) -> EngineServer:
+    engine = Engine(Echo(), config, "/engine.io/")
+    return EngineServer(listener, engine, neighbours=neighbours, log=None)
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    start(make, CONFIG)

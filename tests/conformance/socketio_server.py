@@ -1,6 +1,6 @@
 """The server that the official Socket.IO protocol test suite expects.
 
-``python tests/conformance/socketio_server.py [PORT]`` (3000; 0 picks one). Prints ``PORT <port>``.
+``python tests/conformance/socketio_server.py [PORT [WORKERS]]`` (3000; 0 picks one). Prints ``PORT <port>``.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import sys
 from typing import Any
 
-from announce import run
+from announce import start
 
 from webpy_socketio.engine import (
     Connection,
     Engine,
     EngineConfig,
     EngineServer,
+    Neighbours,
     SocketIO,
 )
 
@@ -55,11 +55,10 @@ class Conformance:
         pass
 
 
-def main(port: int = 3000) -> None:
-    engine = Engine(SocketIO(Conformance(), CONFIG), CONFIG, "/socket.io/")
-    server = EngineServer(("127.0.0.1", port), engine, log=None)
-    run(server)
+def make(listener: Any, config: EngineConfig, neighbours: Neighbours | None) -> EngineServer:
+    engine = Engine(SocketIO(Conformance(), config), config, "/socket.io/")
+    return EngineServer(listener, engine, neighbours=neighbours, log=None)
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    start(make, CONFIG)

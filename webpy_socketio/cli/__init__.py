@@ -22,7 +22,7 @@ import gevent
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.version import __version__
 
-__all__ = ["main", "start"]
+__all__ = ["main", "patched", "start"]
 
 #: In the order in which ``--help`` shows them.
 COMMANDS = ("new", "serve", "doctor", "routes")
@@ -67,10 +67,19 @@ def start() -> NoReturn:
         )
         sys.exit(1)
     given = sys.argv[1:]
-    options = sys.orig_argv[1 : len(sys.orig_argv) - len(given)]
-    # Behind the options stands how this one was started: "-m webpy_socketio", or a script's path.
-    options = options[:-2] if options[-2:-1] == ["-m"] else options[:-1]
-    os.execv(sys.executable, [sys.executable, *options, "-c", _PATCHED, *given])
+    os.execv(sys.executable, patched(given))
+
+
+def patched(given: Sequence[str]) -> list[str]:
+    """The command of a process that patches first and then runs what the words name.
+
+    It has the interpreter's options that this one has, which was started with `sys.argv`.
+    """
+    options = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
+    # Behind the options stands how this one was started: "-m webpy_socketio", "-c" and a program, or
+    # a script's path.
+    options = options[:-2] if options[-2:-1] in (["-m"], ["-c"]) else options[:-1]
+    return [sys.executable, *options, "-c", _PATCHED, *given]
 
 
 def main(given: Sequence[str]) -> int:

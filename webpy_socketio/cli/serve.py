@@ -1,11 +1,15 @@
-"""``serve module:app``: the application on one address."""
+"""``serve module:app``: the application on one address, in one process or in several."""
 
 from __future__ import annotations
 
 import argparse
+import socket
+import sys
 
-from webpy_socketio.cli import target
-from webpy_socketio.server import SocketIOServer
+import gevent
+
+from webpy_socketio.cli import service, supervisor, worker
+from webpy_socketio.exceptions import ConfigurationError
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
 
@@ -19,13 +23,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("application", help="module:name of the web.py application")
     parser.add_argument("--host", help="address to listen on (SOCKETIO_HOST)")
     parser.add_argument("--port", type=int, help="port to listen on (SOCKETIO_PORT)")
+    parser.add_argument("--settings", metavar="MODULE", help="module of SOCKETIO_* settings")
+    parser.add_argument("--certfile", metavar="FILE", help="certificates, for TLS")
+    parser.add_argument("--keyfile", metavar="FILE", help="key, if it is not in the same file")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that share the address"
+    )
+    parser.add_argument(
+        "--reload", action="store_true", help="begin anew when a source file has changed"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no line for each request")
+    # How a supervisor starts a worker.
+    parser.add_argument("--as-worker", help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes."""
-    application = target.load(arguments.application)
-    given = {
-        name: value for name in ("host", "port") if (value := getattr(arguments, name)) is not None
-    }
-    SocketIOServer(None, target.wsgi(application), **given).serve_forever()
+    if arguments.as_worker is not None:
+        return worker.run(arguments)
+    if arguments.workers < 1:
+        raise ConfigurationError("--workers has to be 1 or more")
+    if arguments.workers > 1 or arguments.reload:
+        if not hasattr(socket, "AF_UNIX"):
+            raise ConfigurationError(
+                "--workers and --reload need Unix sockets, which this system has not"
+            )
+        return supervisor.run(arguments)
+    server = service.make(arguments, service.load(arguments))
+    server.start()
+    banner = service.banner(arguments, server.address, server.settings.plugins)
+    gevent.spawn(_say, banner)  # when a signal that follows is heard
+    server.serve_forever()
     return 0
+
+
+def _say(banner: str) -> None:
+    sys.stdout.write(banner)
+    sys.stdout.flush()

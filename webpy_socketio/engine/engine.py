@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
+import random
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,7 +38,7 @@ from webpy_socketio.engine.upgrades import Upgrades
 from webpy_socketio.engine.websocket import WebSocket
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Upgrade", "sid_in"]
 
 
 class Engine:
@@ -95,7 +98,7 @@ class Engine:
 
     def owns(self, environ: dict[str, Any]) -> bool:
         """Whether this is a request of a session that lives here already."""
-        return bool(self.sessions) and _sid(environ.get("QUERY_STRING", "")) in self.sessions
+        return bool(self.sessions) and sid_in(environ.get("QUERY_STRING", "")) in self.sessions
 
     def respond(self, environ: dict[str, Any], watch: Watch) -> Response:
         """Answer a long-polling request; may wait, for as long as there is nothing to send.
@@ -178,7 +181,7 @@ class Engine:
 
         Two of them at once close their session: nobody can tell which one was to be read first.
         """
-        session = self.sessions.get(_sid(query))
+        session = self.sessions.get(sid_in(query))
         transport = None if session is None else session.transport
         if session is None or not isinstance(transport, Polling):
             return None
@@ -190,15 +193,40 @@ class Engine:
 
     def broken_off(self, query: str, reason: str) -> None:
         """A request came with half a body, or too much: what it was to say is lost, so is all."""
-        session = self.sessions.get(_sid(query))
+        session = self.sessions.get(sid_in(query))
         if session is not None:
             session.close(reason)
 
     def undelivered(self, environ: dict[str, Any]) -> None:
         """An answer could not be written; if messages were in it, they are lost, and so is all."""
-        session = self.sessions.get(_sid(environ.get("QUERY_STRING", "")))
+        session = self.sessions.get(sid_in(environ.get("QUERY_STRING", "")))
         if session is not None and environ["REQUEST_METHOD"] == "GET":
             session.close("transport error")
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no new sessions are taken."""
+        return self._stopping
+
+    def drain(
+        self, seconds: float, hurry: gevent.event.Event, reason: str = "server shutting down"
+    ) -> None:
+        """Take no new sessions, and close those that are there little by little; waits.
+
+        It takes `seconds` at most, less with few sessions, and none from when `hurry` is set. Their
+        order is random, so that those who came together do not come back together.
+        """
+        self._stopping = True
+        sessions = [session for session in self.sessions.values() if session.open]
+        random.shuffle(sessions)
+        until = time.monotonic() + seconds
+        batch = max(_LEAST_BATCH, math.ceil(len(sessions) * _PAUSE / seconds)) if seconds else 0
+        while sessions and time.monotonic() < until:
+            for session in sessions[-batch:]:
+                session.close(reason, 1001, reason)
+            del sessions[-batch:]
+            if sessions and hurry.wait(_PAUSE * random.uniform(0.5, 1.5)):
+                break
 
     def close(self, reason: str = "server shutting down") -> None:
         """Take no new sessions and close those that are there; clients may come back elsewhere."""
@@ -391,6 +419,10 @@ class Upgrade:
         websocket.start(first)
 
 
+#: Sessions that are closed at once, at least, and the seconds between those and the next.
+_LEAST_BATCH = 100
+_PAUSE = 0.1
+
 _NOT_ALLOWED = "405 Method Not Allowed"
 
 #: Stands in for the body of a handshake, which would keep the request's socket alive.
@@ -402,7 +434,7 @@ _SILENT = frozenset(
 )
 
 
-def _sid(query: str) -> str:
+def sid_in(query: str) -> str:
     """The session id in a query string, as the stock client writes it: never percent-encoded."""
     for part in query.split("&"):
         if part.startswith("sid="):

@@ -11,18 +11,22 @@ import _socket
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
+import gevent
 from gevent.ssl import SSLSocket
 
-from webpy_socketio.engine.engine import Engine, Upgrade
-from webpy_socketio.engine.http import BadRequest
+from webpy_socketio.engine.engine import Engine, Upgrade, sid_in
+from webpy_socketio.engine.http import BadRequest, Head
+from webpy_socketio.engine.neighbours import Neighbours, forget
 from webpy_socketio.engine.polling import Polling
+from webpy_socketio.engine.relay import relay
 from webpy_socketio.engine.requests import QUERY_TOO_LONG, Response
 from webpy_socketio.engine.streams import PlainStream
-from webpy_socketio.engine.strict import StrictHandler
+from webpy_socketio.engine.strict import Elsewhere, StrictHandler
 from webpy_socketio.engine.tls import TLSStream
 
 __all__ = ["TAKE_OVER", "RequestHandler"]
@@ -67,6 +71,59 @@ class RequestHandler(StrictHandler):
         self._arrived()
         self.server.engine.broken_off(self.path.partition("?")[2], reason)
 
+    def route(self, head: Head) -> None:
+        """Give the connection to the neighbour that holds the session which the request names.
+
+        And whatever is no session's, once we are about to end, to a younger one.
+        """
+        neighbours: Neighbours = self.server.neighbours
+        name = None
+        if "sid=" in head.target and self._is_ours(head.target):
+            sid = sid_in(head.target.partition("?")[2])
+            if sid.startswith(neighbours.prefix):
+                return
+            name = neighbours.owner(sid)
+        if name is not None:
+            if self._give(name, self._head + self.read_ahead()):
+                raise Elsewhere
+        elif self.server.engine.stopping and self._give_to_younger(self._head + self.read_ahead()):
+            raise Elsewhere
+
+    def move(self) -> None:
+        self._give_to_younger(self.read_ahead())
+
+    def _give_to_younger(self, data: bytes) -> bool:
+        if isinstance(self.socket, SSLSocket):
+            return False  # we would have to stay, to pass its bytes on
+        until = time.monotonic() + self.server.move_timeout
+        while True:
+            if any(self._give(name, data) for name in self.server.neighbours.younger()):
+                return True
+            if time.monotonic() > until:
+                return False
+            gevent.sleep(0.02)  # it may be starting still
+
+    def _give(self, name: int, data: bytes) -> bool:
+        """Give the connection away; False if nobody took it, and it is to be served here."""
+        neighbours: Neighbours = self.server.neighbours
+        sock = self.socket
+        if isinstance(sock, SSLSocket):
+            with neighbours.relay(name, self.client_address, data) as link:
+                if link is None:
+                    return False
+                self.server.handling.discard(self)
+                relay(sock, link, self.config.write_timeout)
+                sock.close()
+        else:
+            if not neighbours.give(name, sock, self.client_address, data):
+                return False
+            forget(self.server.loop, sock.fileno())
+            # At once: gevent's own ways to close may wait for the loop's next turn, and until then
+            # the client would not hear that its new host closes.
+            _socket.socket(fileno=sock.detach()).close()
+        self.socket = None  # pywsgi reads from a socket that it closes; this one it is to leave
+        return True
+
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
         # A socket that listens on every address sees IPv4 clients as IPv6 ones: whoever compares
@@ -83,8 +140,9 @@ class RequestHandler(StrictHandler):
             # A new session is the application's to allow; its later requests are not shown to
             # it: they would load and save a web session each, over what pages save meanwhile.
             environ[TAKE_OVER] = False
-            if not self._run_wsgi():
-                return
+            with engine.answering():
+                if not self._run_wsgi():
+                    return
             cookies = [
                 (name.decode("latin-1"), value.decode("latin-1"))
                 for name, value in self.response_headers
@@ -173,6 +231,7 @@ class RequestHandler(StrictHandler):
 
     def _hand_over(self, engine: Engine, upgrade: Upgrade) -> None:
         self.status = self._orig_status = "101 Switching Protocols"  # for the access log
+        self.server.handling.discard(self)
         self.close_connection = True
         self.headers_sent = True
         first = self.read_ahead()

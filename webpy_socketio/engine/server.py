@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,9 @@ from gevent.pywsgi import WSGIServer
 
 from webpy_socketio.engine.engine import Engine
 from webpy_socketio.engine.handler import TAKE_OVER, RequestHandler
+from webpy_socketio.engine.neighbours import Neighbours, Visit, forget
+from webpy_socketio.engine.replay import replay
+from webpy_socketio.engine.strict import Moving
 
 __all__ = ["EngineServer", "take_over_all"]
 
@@ -46,14 +50,36 @@ class EngineServer(WSGIServer):
 
     An application that is given decides which sessions may begin: it sets
     ``environ["webpy_socketio.take_over"]`` to True. Further keywords are pywsgi's.
+
+    With `neighbours` it is one of several workers that share a listening socket; its engine's
+    ``session_prefix`` has to be theirs.
     """
 
     handler_class = RequestHandler
 
+    #: Seconds for which one that stops waits for a younger neighbour to give its connections to.
+    move_timeout = 0.5
+
     def __init__(
-        self, listener: Any, engine: Engine, application: Any = None, **pywsgi: Any
+        self,
+        listener: Any,
+        engine: Engine,
+        application: Any = None,
+        neighbours: Neighbours | None = None,
+        **pywsgi: Any,
     ) -> None:
         self.engine = engine
+        self.neighbours = neighbours
+        #: Handlers that wait for a request, and their greenlets; None where nobody asks.
+        self.resting: dict[RequestHandler, Any] | None = None
+        #: Handlers that have a connection, those that wait among them; where somebody asks.
+        self.handling: set[RequestHandler] = set()
+        if neighbours is not None:
+            if engine.config.session_prefix != neighbours.prefix:
+                raise ValueError("the engine's session_prefix has to be that of its neighbours")
+            self.resting = {}
+            # pywsgi then accepts one connection a turn, so that they are spread over the workers.
+            pywsgi["environ"] = {**pywsgi.get("environ", {}), "wsgi.multiprocess": True}
         #: Whether requests are logged: ``log=None`` is not to cost anything.
         self.keeps_log = pywsgi.get("log", "default") is not None
         if "certfile" in pywsgi and not pywsgi.keys() & {"ssl_context", "ssl_version"}:
@@ -62,6 +88,55 @@ class EngineServer(WSGIServer):
 
     def passed_by(self, environ: dict[str, Any], code: int) -> None:
         """The application answered a request with `code` that may have been meant for the engine."""
+
+    def start(self) -> None:
+        if self.neighbours is not None and not self.started:
+            self.neighbours.start(self.serve)  # before there is a session that they may ask for
+        super().start()
+
+    def close(self) -> None:
+        """Accept nothing more; what was accepted is served."""
+        if self.neighbours is not None and hasattr(self, "socket"):
+            forget(self.loop, self.socket.fileno())  # the other workers listen on it still
+        super().close()
+
+    def handle(self, sock: Any, address: Any) -> None:
+        if self.neighbours is None:
+            super().handle(sock, address)
+        else:
+            self._handle_counted(self.handler_class(sock, address, self))
+
+    def serve(self, visit: Visit) -> None:
+        """Serve a connection that a neighbour accepted."""
+        rfile = replay(visit.sock, visit.data)
+        self._handle_counted(self.handler_class(visit.sock, visit.address, self, rfile))
+
+    def _handle_counted(self, handler: RequestHandler) -> None:
+        self.handling.add(handler)
+        try:
+            handler.handle()
+        finally:
+            self.handling.discard(handler)
+
+    def leave_neighbours(self, timeout: float) -> None:
+        """Take nothing more from them, and give them the connections that were accepted.
+
+        Those that rest go at once, the others when what they do is done, within `timeout` seconds.
+        """
+        if self.neighbours is None or self.resting is None:
+            return
+        self.neighbours.stop()
+        until = time.monotonic() + max(timeout, self.move_timeout + 1.0)
+        gevent.sleep(0)  # what was accepted a moment ago has its handler now
+        while self.handling and time.monotonic() < until:
+            for handler in list(self.resting):
+                self.loop.run_callback(self._move, handler)
+            gevent.sleep(0.01)
+
+    def _move(self, handler: RequestHandler) -> None:
+        assert self.resting is not None
+        if handler in self.resting:  # and has not heard of a request meanwhile
+            self.resting[handler].throw(Moving())
 
     def do_read(self) -> Any:
         """Accept a connection; without room for one, wait a little, as gevent does, but quietly."""
@@ -94,7 +169,9 @@ class EngineServer(WSGIServer):
         """Stop listening, close every session, and forget them."""
         self.close()
         self.engine.close()
-        self.engine.wait_answered(self.stop_timeout if timeout is None else timeout)
+        until = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
+        self.engine.wait_answered(until - time.monotonic())
+        self.leave_neighbours(until - time.monotonic())
         self.engine.dispose()
 
 

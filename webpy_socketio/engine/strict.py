@@ -34,7 +34,7 @@ from webpy_socketio.engine.http import (
     too_large,
 )
 
-__all__ = ["StrictHandler"]
+__all__ = ["Elsewhere", "Moving", "StrictHandler"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,14 @@ _LEAST_RATE = 1000.0
 
 #: Bytes that are read from a connection that is being closed, so that its end can be read.
 _DRAIN = 1_048_576
+
+
+class Elsewhere(Exception):
+    """The connection is served by somebody else from now on."""
+
+
+class Moving(Exception):
+    """Thrown into a handler that waits for a request: the connection is to go elsewhere."""
 
 
 class _Nothing:
@@ -181,6 +189,12 @@ class StrictHandler(WSGIHandler):
     def broken_off(self, reason: str) -> None:
         """The body of the request for `self.path` did not come to its end, or is refused."""
 
+    def route(self, head: Head) -> None:
+        """Where there are neighbours: raise `Elsewhere` if the request is theirs to answer."""
+
+    def move(self) -> None:
+        """Where there are neighbours: the connection rests, and we are about to end."""
+
     # -- what pywsgi calls, in its order
 
     def read_requestline(self) -> str:
@@ -191,10 +205,22 @@ class StrictHandler(WSGIHandler):
         self._served += 1
         if not self._served % _AT_A_STRETCH:
             gevent.sleep(0)  # gevent reads without a pause what is there already
-        with gevent.Timeout(patience, False):
-            if not self.rfile.peek(1):
-                return ""
-            patience = 0
+        resting = self.server.resting
+        moving = False
+        if resting is not None:
+            resting[self] = gevent.getcurrent()
+        try:
+            with gevent.Timeout(patience, False):
+                if not self.rfile.peek(1):
+                    return ""
+                patience = 0
+        except Moving:
+            moving = True
+        finally:
+            if resting is not None:
+                resting.pop(self, None)
+        if moving:
+            self.move()  # which waits, and is not to be told again meanwhile
         if patience:
             return ""
         taken = take_head(self.rfile)
@@ -225,6 +251,8 @@ class StrictHandler(WSGIHandler):
         self.request_version = "HTTP/" + head.version
         self.close_connection = head.close
         self.headers = head.headers
+        if self.server.neighbours is not None:
+            self.route(head)
         try:
             self._read_body(head)
             if head.suspicious and self.read_ahead():
@@ -276,7 +304,7 @@ class StrictHandler(WSGIHandler):
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes] | None:
         """Answer what cannot be served; a client that has gone is not answered."""
         if not isinstance(ex, BadRequest):
-            if isinstance(ex, OSError):
+            if isinstance(ex, (OSError, Elsewhere)):
                 return None
             logger.error("a request could not be read", exc_info=ex)
             ex = BadRequest("not readable")

@@ -1,0 +1,57 @@
+"""The chat on two workers that share a port, with a Redis between them: `python example/cluster.py`.
+
+The Redis is its own: it is started on a free port, keeps nothing on disk, and ends with the chat.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+import rooms
+import settings
+
+WORKERS = 2
+
+
+@contextlib.contextmanager
+def redis():
+    """Run a Redis; its address."""
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        raise SystemExit("This needs redis-server, which is not installed here.")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", folder]
+        # A session of its own: Ctrl-C is for the workers, who need it until they have ended.
+        process = subprocess.Popen(
+            [program, *options, "--loglevel", "warning"], start_new_session=True
+        )
+        try:
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def main():
+    rooms.create()  # before there are two who would
+    command = [sys.executable, "-m", "webpy_socketio", "serve", "main_app:app"]
+    with redis() as address:
+        env = {**os.environ, "SOCKETIO_BACKPLANE": address}
+        chat = subprocess.Popen(
+            [*command, "--workers", str(WORKERS), "--quiet"], env=env, cwd=settings.HERE
+        )
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, frame: chat.send_signal(number))
+        return chat.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

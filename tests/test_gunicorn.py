@@ -1,0 +1,207 @@
+"""gunicorn with our worker class: a real gunicorn, from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from . import raw, swarm
+from .redis_server import RedisServer
+from .servers import Served, module_source
+from .test_python_client import TRANSPORTS, Client
+from .test_workers import BODY, Visitor, children, one_in_each, page, until_gone
+
+pytest.importorskip("gunicorn", reason="gunicorn is not installed")
+
+pytestmark = pytest.mark.patience(60)
+
+#: What gunicorn can call.
+WSGI = "\nwsgi = application.wsgifunc()\n"
+
+WORKER = "webpy_socketio.gunicorn.Worker"
+
+
+class Gunicorn(Served):
+    """It says on stderr where it listens."""
+
+    def ready(self) -> None:
+        while not (found := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", self.errors)):
+            assert self.process.popen.poll() is None, self.errors
+            gevent.sleep(0.05)
+        self.port = int(found[1])
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
+
+
+Start = Callable[..., Gunicorn]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Gunicorn] = []
+
+    def start(*options: str, source: str = module_source(BODY), **env: str) -> Gunicorn:
+        (tmp_path / "site_of_ours.py").write_text(source + WSGI, encoding="utf-8")
+        command = ["gunicorn", "-k", WORKER, "-b", "127.0.0.1:0", *options]
+        # Its control socket is in the home of whoever starts it.
+        env = {"HOME": str(tmp_path), **env}
+        served = Gunicorn([*command, "site_of_ours:wsgi"], tmp_path, env)
+        started.append(served)
+        served.ready()
+        return served
+
+    yield start
+    for served in started:
+        served.close()
+    swarm.close_all()
+
+
+def fails(tmp_path: Path, *options: str, **env: str) -> str:
+    (tmp_path / "site_of_ours.py").write_text(module_source(BODY) + WSGI, encoding="utf-8")
+    found = subprocess.run(
+        [
+            *(sys.executable, "-m", "gunicorn", "-k", WORKER, "-b", "127.0.0.1:0", *options),
+            "site_of_ours:wsgi",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode != 0, found
+    return found.stderr
+
+
+class TestOne:
+    @pytest.mark.parametrize("transports", TRANSPORTS)
+    def test_pages_sockets_and_its_end(self, start: Start, transports: str) -> None:
+        served = start()
+        assert page(served.port) in children(served)
+        client = Client(TRANSPORTS[transports])
+        client.io.connect(served.url, transports=client.transports)
+        assert client.io.transport() == client.transports[-1]
+        assert client.io.call("echo", (1, 2), timeout=30) == (1, 2)
+        client.close()
+        told = swarm.WebSocket(served.port)
+        served.stop()
+        assert told.closed.get() == 1001
+        assert "Traceback" not in served.errors
+        assert not list(Path("/tmp").glob(f"webpy_socketio-*/{served.process.popen.pid}"))
+
+    def test_the_access_log_is_gunicorns(self, start: Start, tmp_path: Path) -> None:
+        log = tmp_path / "access.log"
+        options = ["--access-logfile", str(log), "--access-logformat", "%(m)s %(r)s %(s)s %(b)s"]
+        served = start(*options)
+        page(served.port)
+        polling = raw.Polling(served.port)
+        with raw.socket.create_connection(("127.0.0.1", served.port)) as sock:
+            sock.sendall(b"nonsense\r\n\r\n")
+            assert sock.recv(12) == b"HTTP/1.1 400"
+        served.stop()
+        lines = log.read_text().splitlines()
+        assert re.fullmatch(r"GET GET /pid HTTP/1\.1 200 \d+", lines[0])
+        assert lines[1].startswith("GET GET /socket.io/?EIO=4&transport=polling HTTP/1.1 200 ")
+        assert re.fullmatch(r"- - - - 400 \d+", lines[2])
+        assert polling.sid
+        assert "Traceback" not in served.errors
+
+
+class TestSeveral:
+    def test_they_are_one(self, start: Start, redis: RedisServer) -> None:
+        served = start("-w", "2", BACKPLANE=redis.url)
+        clients = one_in_each(served, 2, lambda: swarm.Polling(served.port))
+        first, second = clients.values()
+        for number in range(20):
+            assert first.call("echo", number) == [number]
+        first.emit("message", "to both")
+        second.call("echo", "barrier")
+        while ["message", "to both"] not in second.events:
+            gevent.sleep(0.01)
+        served.stop()
+        assert "Traceback" not in served.errors
+
+    def test_hup_refuses_nobody(self, start: Start, redis: RedisServer) -> None:
+        served = start("-w", "2", BACKPLANE=redis.url)
+        page(served.port)
+        while len(children(served)) < 2:
+            gevent.sleep(0.05)
+        before = children(served)
+        visitors = [Visitor(served.port) for _ in range(3)]
+        while not all(visitor.count for visitor in visitors):
+            gevent.sleep(0.01)
+        served.signal(signal.SIGHUP)
+        until_gone(*before)
+        for visitor in visitors:
+            visitor.stop()
+        assert page(served.port) not in before
+
+    def test_the_master_hears_of_a_worker_that_hangs(
+        self, start: Start, redis: RedisServer
+    ) -> None:
+        """And only of such a one: the heart beats though nothing happens."""
+        source = module_source(BODY) + (
+            "\n@on_event('hang')\n"
+            "def hang(request, socket, context):\n"
+            "    from gevent.monkey import get_original\n"
+            "    get_original('time', 'sleep')(60)\n"
+        )
+        served = start("-w", "2", "--timeout", "3", source=source, BACKPLANE=redis.url)
+        clients = one_in_each(served, 2, lambda: swarm.WebSocket(served.port))
+        (victim, hanging), (other, idle) = clients.items()
+        hanging.emit("hang")
+        until_gone(victim)
+        assert other in children(served)
+        assert idle.call("echo", 1) == [1]
+        assert served.errors.count("WORKER TIMEOUT") == 1
+        one_in_each(served, 2, lambda: swarm.WebSocket(served.port))  # and it is replaced
+
+    def test_they_need_a_backplane(self, tmp_path: Path) -> None:
+        assert "2 workers need SOCKETIO_BACKPLANE" in fails(tmp_path, "-w", "2")
+
+
+class TestPatching:
+    def test_an_application_loaded_by_the_master_is_refused(self, tmp_path: Path) -> None:
+        assert "preload_app imports the application before" in fails(tmp_path, "--preload")
+
+    def test_but_not_if_the_master_is_patched(self, start: Start, tmp_path: Path) -> None:
+        configuration = tmp_path / "gunicorn.conf.py"
+        configuration.write_text("from gevent import monkey\nmonkey.patch_all()\n")
+        served = start("--preload", "-c", str(configuration))
+        client = swarm.WebSocket(served.port)
+        assert client.call("echo", 1) == [1]
+
+    def test_visitors_do_not_share_a_web_ctx(self, start: Start) -> None:
+        source = module_source(BODY) + (
+            "\nclass Pid:\n"
+            "    def GET(self):\n"
+            "        mine = web.input().n\n"
+            "        __import__('gevent').sleep(0.1)\n"
+            "        return json.dumps([mine, web.input().n, web.ctx.query])\n"
+            "import json\n"
+        )
+        served = start(source=source)
+
+        def ask(number: int) -> Any:
+            connection = raw.http.client.HTTPConnection("127.0.0.1", served.port)
+            connection.request("GET", f"/pid?n={number}")
+            answer = json.loads(connection.getresponse().read())
+            connection.close()
+            return answer
+
+        assert swarm.together(ask, 20) == [[str(n), str(n), f"?n={n}"] for n in range(20)]

@@ -1,0 +1,622 @@
+"""Several workers on one port: real processes, a real Redis, stock clients.
+
+Which worker accepts a connection is the kernel's choice: what has to hold, holds whichever it is.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.event
+import pytest
+
+from . import raw, swarm
+from .certificates import make_certificate
+from .conftest import Journal
+from .redis_server import RedisServer
+from .servers import Process, Served, module_source
+from .test_js_client import APPLICATION_BODY, JS
+from .test_js_client import Client as JsClient
+from .test_python_client import TRANSPORTS, Client
+
+pytestmark = pytest.mark.patience(60)
+
+BODY = """
+OPTIONS = {
+    "backplane": os.environ.get("BACKPLANE"),
+    "plugins": os.environ.get("PLUGINS", "").split(),
+    "presence_grace": 0.5,
+}
+urls = ("/pid", "Pid")
+
+if OPTIONS["plugins"]:
+    from webpy_socketio.plugins import presence
+    from webpy_socketio.plugins.presence.chores import Times
+
+    presence.TIMES = Times(heartbeat=0.2, lease=1.0, sweep=0.1, reconcile=60.0)
+
+class Pid:
+    def GET(self):
+        return str(os.getpid())
+
+@on_event("pid")
+def pid(request, socket, context):
+    return os.getpid()
+
+@on_event("echo")
+def echo(request, socket, context, *args):
+    return args
+
+@on_message
+def message(request, socket, context, message):
+    socket.send_and_broadcast(message)
+
+@on_event("say")
+def tell(request, socket, context, message):
+    socket.send_and_broadcast_channel(message, "room")
+
+@on_event("members")
+def members(request, socket, context):
+    return sorted(presence.members("room"))
+
+@on_event("slow")
+def slow(request, socket, context, seconds):
+    __import__("gevent").sleep(seconds)
+    return "done"
+"""
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
+
+
+@contextlib.contextmanager
+def serving(
+    folder: Path, *options: str, source: str = module_source(BODY), **env: str
+) -> Iterator[Served]:
+    """``serve site:application`` with these options; it is to say nothing on stderr."""
+    (folder / "site_of_ours.py").write_text(source, encoding="utf-8")
+    command = ["webpy_socketio", "serve", "site_of_ours:application", "--port", "0"]
+    served = Served([*command, "--quiet", *options], folder, env)
+    try:
+        served.ready()
+        yield served
+    finally:
+        served.close()
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def workers(
+    request: pytest.FixtureRequest,
+    redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Served]:
+    """So many workers, for several tests."""
+    folder = tmp_path_factory.mktemp("workers")
+    env = {"BACKPLANE": redis.url}
+    with serving(folder, "--workers", str(request.param), **env) as served:
+        served.count = request.param  # type: ignore[attr-defined]
+        yield served
+    assert served.errors == ""
+
+
+@pytest.fixture
+def two(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
+    """Two workers, to which a test may do what it likes."""
+    env = {"BACKPLANE": redis.url, "PLUGINS": "webpy_socketio.plugins.presence"}
+    with serving(tmp_path, "--workers", "2", **env) as served:
+        yield served
+    swarm.close_all()
+
+
+def page(port: int) -> int:
+    """The pid of the worker that a new connection comes to."""
+    connection = raw.http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/pid")
+    answer = int(connection.getresponse().read())
+    connection.close()
+    return answer
+
+
+def one_in_each(served: Served, count: int, make: Callable[[], Any]) -> dict[int, Any]:
+    """A client in each worker, by its pid: as many are made as it takes."""
+    found: dict[int, Any] = {}
+    while len(found) < count:
+        client = make()
+        (pid,) = client.call("pid")
+        found.setdefault(pid, client)
+    return found
+
+
+def children(served: Served) -> set[int]:
+    pid = served.process.popen.pid
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return {int(word) for word in text.split()}
+
+
+def until_gone(*pids: int) -> None:
+    while any(Path(f"/proc/{pid}/stat").exists() for pid in pids):
+        gevent.sleep(0.02)
+
+
+class TestClients:
+    @pytest.mark.parametrize("transports", TRANSPORTS)
+    def test_pythons(self, workers: Served, transports: str) -> None:
+        made = [Client(TRANSPORTS[transports]) for _ in range(6)]
+        try:
+            for client in made:
+                client.io.connect(workers.url, transports=client.transports)
+                assert client.io.transport() == client.transports[-1]
+            for number, client in enumerate(made):
+                for turn in range(10):
+                    answer = client.io.call("echo", (number, turn), timeout=30)
+                    assert tuple(answer) == (number, turn)
+            made[0].io.send("to all of you")
+            for client in made:
+                client.heard.wait_for(("message", "to all of you"))
+        finally:
+            for client in made:
+                client.close()
+
+    @pytest.mark.parametrize("kind", [swarm.Polling, swarm.WebSocket])
+    def test_each_worker_has_some_and_all_hear_each_other(self, workers: Served, kind: Any) -> None:
+        count: int = workers.count  # type: ignore[attr-defined]
+        clients = one_in_each(workers, count, lambda: kind(workers.port))
+        heard = Journal()
+        for pid, client in clients.items():
+            client.heard = lambda event, pid=pid: heard.append((pid, event[1]))
+        for pid, client in clients.items():
+            client.emit("message", f"from {pid}")
+        heard.wait_for(*[(to, f"from {pid}") for to in clients for pid in clients])
+        assert len(heard) == count * count
+        swarm.close_all()
+
+    def test_an_upgrade_loses_nothing(self, workers: Served) -> None:
+        """Polling's requests, and the WebSocket's, come to whichever worker accepts them."""
+        for _ in range(20):
+            polling = swarm.Polling(workers.port)
+            polling.emit("message", "before")
+            websocket = polling.upgrade()
+            assert websocket.call("echo", "after") == ["after"]
+            # Of others' messages some may be there too, from the clients of other rounds.
+            assert ["message", "before"] in websocket.events
+        swarm.close_all()
+
+    def test_500_polling_sessions(self, workers: Served) -> None:
+        clients = swarm.together(lambda number: swarm.Polling(workers.port), 500)
+
+        def talk(number: int) -> Any:
+            return [clients[number].call("echo", number, turn) for turn in range(3)]
+
+        assert swarm.together(talk, 500) == [
+            [[number, turn] for turn in range(3)] for number in range(500)
+        ]
+        pids = collections.Counter(
+            pid for (pid,) in swarm.together(lambda number: clients[number].call("pid"), 500)
+        )
+        assert len(pids) == workers.count  # type: ignore[attr-defined]
+        swarm.close_all()
+
+
+@pytest.fixture(scope="module")
+def js_workers(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Two workers with the application of `test_js_client`."""
+    body = APPLICATION_BODY + '\nOPTIONS["backplane"] = os.environ["BACKPLANE"]\n'
+    folder = tmp_path_factory.mktemp("js")
+    env = {"BACKPLANE": redis.url}
+    with serving(folder, "--workers", "2", source=module_source(body), **env) as served:
+        yield served
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+@pytest.mark.skipif(
+    not (JS / "node_modules" / "socket.io-client").is_dir(), reason="run npm ci in tests/js"
+)
+class TestJavaScript:
+    """The scenarios of `test_js_client`, against workers."""
+
+    @pytest.mark.parametrize(
+        ("scenario", "transports"),
+        [
+            *[("messages", each) for each in ("polling", "websocket", "polling,websocket")],
+            *[("upgrade", "polling,websocket"), ("channels", "polling"), ("binary", "polling")],
+            *[("presence", "polling,websocket"), ("early", "polling")],
+        ],
+    )
+    def test_it_runs_to_its_end(
+        self, js_workers: Served, tmp_path: Path, scenario: str, transports: str
+    ) -> None:
+        command = ["node", str(JS / "client.mjs"), scenario, js_workers.url, transports, "node"]
+        client = JsClient(Process(command, tmp_path / "client.log"))
+        steps = []
+        try:
+            while (step := json.loads(client.process.next_line()))["step"] != "end":
+                steps.append(step)
+            assert client.process.wait() == 0, client.process.errors
+        finally:
+            client.process.kill()
+        assert client.process.errors == ""
+        assert steps
+        if scenario == "upgrade":
+            order = steps[-1]
+            assert order["server"] == order["sent"] == order["received"]
+
+    @pytest.mark.parametrize("transports", ["polling", "websocket", "polling,websocket"])
+    def test_it_comes_back_after_a_restart(
+        self, js_workers: Served, tmp_path: Path, transports: str
+    ) -> None:
+        command = ["node", str(JS / "client.mjs"), "cleanup", js_workers.url, transports, "node"]
+        client = JsClient(Process(command, tmp_path / "client.log"))
+        try:
+            assert client.step("ready") == {}
+            before = children(js_workers)
+            js_workers.signal(signal.SIGHUP)
+            assert client.step("where") == {"answer": [["room-1"]], "channels": ["room-1"]}
+            client.end()
+            until_gone(*before)
+            while len(children(js_workers)) != 2:
+                gevent.sleep(0.02)
+        finally:
+            client.process.kill()
+
+
+class TestDeath:
+    def test_kill_9(self, two: Served) -> None:
+        """Replaced; its clients come back; the others notice nothing; its presence goes."""
+        before = children(two)
+        stock = Client(["polling"], reconnection=True, reconnection_delay=0.05)
+        stock.io.connect(two.url, transports=["polling"])
+        victim = stock.io.call("pid", timeout=30)
+        there = one_in_each(two, 2, lambda: swarm.Polling(two.port))
+        lost = there.pop(victim)
+        ((other, kept),) = there.items()
+        for client in (lost, kept):
+            client.subscribe("room")
+        assert len(kept.call("members")[0]) == 2
+        again = 2
+        os.kill(victim, signal.SIGKILL)
+        lost.closed.wait()
+        assert kept.call("echo", "still here") == ["still here"]
+        stock.heard.wait(lambda heard: heard.count(("connect",)) == again)
+        assert stock.io.call("echo", "back", timeout=30) == "back"
+        stock.close()
+        with pytest.raises(swarm.Gone):
+            lost.call("echo", "lost")  # nobody knows this session any more
+        while len(kept.call("members")[0]) > 1:
+            gevent.sleep(0.05)
+        while len(after := children(two)) < 2 or victim in after:
+            gevent.sleep(0.02)
+        assert other in after
+        assert after != before
+        one_in_each(two, 2, lambda: swarm.WebSocket(two.port))
+        assert "was ended by SIGKILL" in two.errors
+
+    def test_a_session_of_a_worker_that_died_is_unknown(self, two: Served) -> None:
+        there = one_in_each(two, 2, lambda: swarm.Polling(two.port))
+        victim, lost = next(iter(there.items()))
+        sid = lost.sid
+        os.kill(victim, signal.SIGKILL)
+        lost.closed.wait()
+        for _ in range(5):
+            connection = raw.http.client.HTTPConnection("127.0.0.1", two.port)
+            connection.request("GET", f"/socket.io/?EIO=4&transport=polling&sid={sid}")
+            response = connection.getresponse()
+            assert response.status == 400
+            assert json.loads(response.read())["code"] == 1
+            connection.close()
+
+    def test_the_supervisor_dies(self, two: Served) -> None:
+        """Nobody is left behind."""
+        pids = children(two)
+        client = swarm.WebSocket(two.port)
+        two.signal(signal.SIGKILL)
+        assert client.closed.get() == 1001
+        until_gone(*pids)
+
+
+class Visitor:
+    """Somebody who asks for pages on one connection as fast as it goes, and makes new sessions."""
+
+    def __init__(self, port: int) -> None:
+        self.pids: set[int] = set()
+        self.count = 0
+        self._port = port
+        self._over = False
+        self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        self._over = True
+        self._greenlet.get()
+
+    def _run(self) -> None:
+        wire = swarm._Wire(self._port)
+        while not self._over:
+            wire.write(b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n")
+            status, body = self._response(wire)
+            assert status == 200
+            self.pids.add(int(body))
+            wire.request("GET", "transport=polling")
+            status, body = wire.response()
+            assert status == 200, body
+            sid = json.loads(body[1:])["sid"]
+            wire.request("POST", f"transport=polling&sid={sid}", body=b"1")
+            status, body = wire.response()
+            if status != 200:  # its worker told it to go, before it could say goodbye
+                assert json.loads(body)["code"] == 1
+            self.count += 1
+            gevent.sleep(0.01)
+        wire.close()
+
+    @staticmethod
+    def _response(wire: Any) -> tuple[int, bytes]:
+        head = wire.read_until(b"\r\n\r\n").lower()
+        status = int(head.split()[1])
+        if b"content-length:" in head:
+            return status, wire.read(int(head.partition(b"content-length:")[2].split()[0]))
+        body = b""
+        while size := int(wire.read_until(b"\r\n"), 16):
+            body += wire.read(size)
+            wire.read(2)
+        wire.read(2)
+        return status, body
+
+
+class TestRestart:
+    def test_under_traffic(self, two: Served) -> None:
+        """No request is refused, and what is sent to a channel is missed only by who is away."""
+        before = children(two)
+        visitors = [Visitor(two.port) for _ in range(4)]
+        # Not over long-polling: told by a close packet, this client does not come back, as the one
+        # for JavaScript does (below).
+        stock = [
+            Client(TRANSPORTS[name], reconnection=True, reconnection_delay=0.05)
+            for name in ("websocket", "upgrade")
+        ]
+        connections: list[list[list[Any]]] = [[] for _ in stock]
+        websockets: list[Any] = []  # which the client forgets without closing them
+        for heard, client in zip(connections, stock, strict=True):
+
+            def connected(client: Client = client, heard: list[list[Any]] = heard) -> None:
+                # Subscribed when this is answered: from there on nothing is missed.
+                client.io.call("__subscribe__", "room", timeout=30)
+                heard.append([])
+                websockets.append(client.io.eio.ws)
+
+            def said(number: int, heard: list[list[Any]] = heard) -> None:
+                if heard:
+                    heard[-1].append(number)
+
+            client.io.on("connect", connected)
+            client.io.on("message", said)
+            client.io.connect(two.url, transports=client.transports)
+        speaking = True
+        said_so_far = [0]
+
+        def speak() -> None:
+            speaker = swarm.WebSocket(two.port)
+            while speaking:
+                try:
+                    assert speaker.call("say", said_so_far[0]) is not None
+                    said_so_far[0] += 1
+                except swarm.Gone:
+                    speaker = swarm.WebSocket(two.port)
+                gevent.sleep(0.005)
+
+        speaking_greenlet = gevent.spawn(speak)
+        two.signal(signal.SIGHUP)
+        while before & children(two) or len(children(two)) != 2:
+            gevent.sleep(0.02)
+        for heard, client in zip(connections, stock, strict=True):
+            while len(heard) < 2 or len(heard[-1]) < 5:  # come back, and hearing again
+                gevent.sleep(0.02)
+            del client
+        speaking = False
+        speaking_greenlet.get()
+        for visitor in visitors:
+            visitor.stop()
+            assert visitor.pids & children(two), "it went on with those who followed"
+        for heard in connections:
+            for numbers in heard:
+                assert numbers == sorted(set(numbers)), "in order, and once"
+                if numbers:
+                    missing = set(range(numbers[0], numbers[-1])) - set(numbers)
+                    assert not missing, "no gap in a connection"
+        for client in stock:
+            client.close()
+        for websocket in filter(None, websockets):
+            websocket.shutdown()
+
+    def test_a_handler_comes_to_its_end(self, two: Served) -> None:
+        clients = one_in_each(two, 2, lambda: swarm.WebSocket(two.port))
+        asked = [gevent.spawn(client.call, "slow", 1.0) for client in clients.values()]
+        for client in clients.values():
+            assert client.call("echo", 1) == [1] or True
+        two.signal(signal.SIGHUP)
+        for client in clients.values():
+            assert client.closed.get() == 1001
+        for each in asked:
+            with contextlib.suppress(swarm.Gone):
+                each.get()
+        until_gone(*clients)
+        assert "GreenletExit" not in two.errors
+
+    def test_a_broken_application_keeps_the_old_workers(self, two: Served) -> None:
+        before = children(two)
+        (two.folder / "site_of_ours.py").write_text("import nothing_of_this_name\n")
+        client = swarm.WebSocket(two.port)
+        two.signal(signal.SIGHUP)
+        while "could not be started" not in two.errors:
+            gevent.sleep(0.05)
+        assert children(two) == before
+        assert client.call("echo", 1) == [1]
+        assert "nothing_of_this_name" in two.errors
+
+
+def refused(folder: Path, *options: str, source: str | None = None, **env: str) -> str:
+    """What ``serve`` says when it cannot; it ends with the status 1."""
+    (folder / "site_of_ours.py").write_text(source or module_source(BODY), encoding="utf-8")
+    found = subprocess.run(
+        [sys.executable, "-m", "webpy_socketio", "serve", "site_of_ours:application", *options],
+        cwd=folder,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1, found
+    assert found.stdout == ""
+    return found.stderr
+
+
+class TestStarting:
+    def test_the_banner(self, redis: RedisServer, tmp_path: Path) -> None:
+        env = {"BACKPLANE": redis.url, "PLUGINS": "webpy_socketio.plugins.presence"}
+        with serving(tmp_path, "--workers", "2", **env) as served:
+            said = [served.process.next_line().strip() for _ in range(3)]
+            assert said == ["plugins: presence", "workers: 2", "Ctrl-C stops it"]
+            served.signal(signal.SIGINT)
+            assert served.process.wait() == 0
+        assert served.errors == ""
+
+    def test_alone(self, tmp_path: Path) -> None:
+        with serving(tmp_path) as served:
+            assert page(served.port) == served.process.popen.pid
+            assert swarm.Polling(served.port).sid.count(".") == 0
+            swarm.close_all()
+        assert served.errors == ""
+
+    def test_settings_of_a_module(self, tmp_path: Path) -> None:
+        (tmp_path / "production.py").write_text('SOCKETIO_PLUGINS = []\nSOCKETIO_HOST = "::1"\n')
+        source = "import web\nfrom webpy_socketio import *\n"
+        source += "application = web.application(socketio_urls, globals())\n"
+        with serving(tmp_path, "--settings", "production", source=source) as served:
+            assert served.process.next_line().strip() == "plugins: none"
+            with socket.create_connection(("::1", served.port)):
+                pass
+
+    def test_workers_need_a_backplane(self, tmp_path: Path) -> None:
+        assert "--workers 2 needs SOCKETIO_BACKPLANE" in refused(tmp_path, "--workers", "2")
+
+    def test_a_module_that_is_not_there(self, tmp_path: Path) -> None:
+        said = refused(tmp_path, "--workers", "2", source="import nothing_of_this_name")
+        assert "nothing_of_this_name" in said
+        assert "no worker could be started" in said
+
+    def test_the_address_is_taken(self, redis: RedisServer, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            said = refused(tmp_path, "--workers", "2", "--port", port, BACKPLANE=redis.url)
+        assert "another program listens there" in said
+        assert "Traceback" not in said
+
+    @pytest.mark.parametrize("options", [["--workers", "0"], ["--keyfile", "key.pem"]])
+    def test_nonsense(self, tmp_path: Path, options: list[str]) -> None:
+        assert refused(tmp_path, *options).startswith("webpy-socketio: --")
+
+    def test_it_dies_at_once_and_again(self, redis: RedisServer, tmp_path: Path) -> None:
+        """It is replaced less and less often, and the others serve."""
+        source = module_source(BODY) + (
+            "\nimport pathlib, gevent\n"
+            "def dies():\n"
+            "    pathlib.Path('deaths').open('a').write('x'); os._exit(7)\n"
+            "if pathlib.Path('deadly').exists(): gevent.spawn_later(0.1, dies)\n"
+        )
+        env = {"BACKPLANE": redis.url}
+        with serving(tmp_path, "--workers", "2", source=source, **env) as served:
+            (tmp_path / "deadly").touch()
+            victim = page(served.port)
+            os.kill(victim, signal.SIGKILL)
+            while "another worker follows in 2 s" not in served.errors:
+                assert page(served.port)
+                gevent.sleep(0.05)
+            assert "ended with status 7" in served.errors
+            assert len((tmp_path / "deaths").read_text()) == 2
+            (tmp_path / "deadly").unlink()
+            while len(children(served)) < 2:
+                gevent.sleep(0.05)
+
+
+class TestTLS:
+    def test_polling_and_upgrades(self, redis: RedisServer, tmp_path: Path) -> None:
+        certificate, key = make_certificate(tmp_path)
+        options = ["--workers", "2", "--certfile", str(certificate), "--keyfile", str(key)]
+        with serving(tmp_path, *options, BACKPLANE=redis.url) as served:
+            url = f"https://localhost:{served.port}"
+            for transports in TRANSPORTS.values():
+                for number in range(6):
+                    client = Client(transports)
+                    client.http.verify = str(certificate)
+                    client.io.connect(url, transports=transports)
+                    assert client.io.transport() == transports[-1]
+                    assert client.io.call("echo", number, timeout=30) == number
+                    client.close()
+        assert served.errors == ""
+
+
+class TestReload:
+    def test_a_change_an_error_and_its_mending(self, tmp_path: Path) -> None:
+        helper = tmp_path / "helper_of_ours.py"
+        helper.write_text("WORD = 'one'\n")
+        source = (
+            module_source(BODY)
+            + "\nimport helper_of_ours\n"
+            + "class Pid:\n    def GET(self):\n        return helper_of_ours.WORD\n"
+        )
+        with serving(tmp_path, "--reload", source=source) as served:
+            self.until(served, "one")
+            helper.write_text("WORD = 'second'\n")
+            self.until(served, "second")
+            helper.write_text("WORD = \n")
+            while "SyntaxError" not in served.errors or "goes on" not in served.errors:
+                gevent.sleep(0.05)
+            self.until(served, "second")
+            helper.write_text("WORD = 'the third'\n")
+            self.until(served, "the third")
+            client = swarm.WebSocket(served.port)
+            helper.write_text("WORD = 'number four'\n")
+            assert client.closed.get() == 1001, "a browser comes back by itself"
+            self.until(served, "number four")
+            swarm.close_all()
+
+    def test_it_waits_for_an_application_that_cannot_be_imported(self, tmp_path: Path) -> None:
+        site = tmp_path / "site_of_ours.py"
+        site.write_text("import helper_of_ours\n" + module_source(BODY))
+        command = ["webpy_socketio", "serve", "site_of_ours:application", "--port", "0", "--reload"]
+        served = Served(command, tmp_path)
+        try:
+            while "helper_of_ours" not in served.errors:
+                gevent.sleep(0.05)
+            (tmp_path / "helper_of_ours.py").write_text("")
+            served.ready()
+            assert page(served.port)
+        finally:
+            served.close()
+
+    @staticmethod
+    def until(served: Served, word: str) -> None:
+        """The page says so; it is there all the while."""
+        while True:
+            connection = raw.http.client.HTTPConnection("127.0.0.1", served.port)
+            connection.request("GET", "/pid")
+            said = connection.getresponse().read().decode()
+            connection.close()
+            if said == word:
+                return
+            gevent.sleep(0.05)

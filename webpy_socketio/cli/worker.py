@@ -1,0 +1,73 @@
+"""A worker: a process of several that serve one application on one address.
+
+Its supervisor does not import the application; so it is the worker who tells where to listen, and is
+given the listening socket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import gevent
+from gevent import socket
+
+from webpy_socketio.cli import service, sources
+from webpy_socketio.cli.control import Control
+from webpy_socketio.engine import Neighbours
+from webpy_socketio.exceptions import ConfigurationError
+
+__all__ = ["run"]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until the supervisor says otherwise, or is gone; returns the exit status."""
+    descriptor, name, folder = arguments.as_worker.split(":", 2)
+    control = Control(socket.socket(fileno=int(descriptor)))
+    try:
+        application = service.load(arguments)
+        settings = service.settings_of(arguments)
+    except BaseException as error:
+        if arguments.reload:
+            control.tell(files=[*sources.loaded(), *sources.behind(error)])
+        raise
+    if arguments.workers > 1 and settings.backplane is None:
+        raise ConfigurationError(
+            f"--workers {arguments.workers} needs SOCKETIO_BACKPLANE, such as "
+            '"redis://127.0.0.1:6379": without it nobody would hear what is sent in another worker'
+        )
+    control.tell(
+        host=settings.host,
+        port=settings.port,
+        plugins=list(settings.plugins),
+        drain=settings.drain_time,
+    )
+    answer = control.hear()
+    if answer is None:
+        return 0  # the supervisor is gone, or has refused
+    with socket.socket(fileno=answer["descriptor"]) as listener:
+        neighbours = Neighbours(folder, int(name))
+        # A copy: a server closes its own when it stops accepting.
+        server = service.make(arguments, application, listener.dup(), neighbours=neighbours)
+    server.start()
+
+    def until_alone() -> None:
+        control.tell(serving=True)  # and would hear a signal that follows
+        while control.hear() is not None:
+            pass
+        server.close()
+
+    gevent.spawn(until_alone)
+    if arguments.reload:
+        gevent.spawn(_tell_files, control)
+    server.serve_forever()
+    return 0
+
+
+def _tell_files(control: Control) -> None:
+    known = 0
+    while True:
+        if len(sys.modules) != known:  # some are imported late
+            known = len(sys.modules)
+            control.tell(files=sources.loaded())
+        gevent.sleep(1.0)

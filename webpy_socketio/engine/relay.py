@@ -1,0 +1,46 @@
+"""Bytes passed on between a connection that is ours and a neighbour who answers on it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket as stdlib_socket
+from typing import Any
+
+import gevent
+
+__all__ = ["relay"]
+
+_CHUNK = 65_536
+
+
+def relay(client: Any, neighbour: Any, write_timeout: float) -> None:
+    """Pass bytes on in both directions, until the neighbour ends it or either side is gone.
+
+    Whoever does not take what is written to it for `write_timeout` seconds is gone. All other
+    deadlines are the neighbour's, who has the session.
+    """
+    client.settimeout(None)
+    inbound = gevent.spawn(_bring_in, client, neighbour, write_timeout)
+    try:
+        _pass_on(neighbour, client, write_timeout)
+    finally:
+        inbound.kill()
+    # Let the client read to the end what came last (see `TLSStream`).
+    with contextlib.suppress(OSError), gevent.Timeout(min(1.0, write_timeout), False):
+        client.shutdown(stdlib_socket.SHUT_WR)
+        while client.recv(_CHUNK):
+            pass
+
+
+def _bring_in(client: Any, neighbour: Any, write_timeout: float) -> None:
+    _pass_on(client, neighbour, write_timeout)
+    with contextlib.suppress(OSError):
+        neighbour.shutdown(stdlib_socket.SHUT_WR)
+
+
+def _pass_on(source: Any, target: Any, write_timeout: float) -> None:
+    with contextlib.suppress(OSError):  # gone, on one side or the other
+        while data := source.recv(_CHUNK):
+            with gevent.Timeout(write_timeout, TimeoutError("no progress")):
+                target.sendall(data)
+            gevent.sleep(0)  # gevent reads without a pause what is there already

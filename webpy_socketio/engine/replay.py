@@ -1,0 +1,38 @@
+"""A connection's file whose beginning was read by somebody else."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+__all__ = ["replay"]
+
+
+class _Replay(io.RawIOBase):
+    """First what was read already, then what the connection brings."""
+
+    def __init__(self, data: bytes, rest: Any) -> None:
+        super().__init__()
+        self._data = memoryview(data)
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, room: Any) -> int | None:
+        if not self._data:
+            size: int | None = self._rest.readinto(room)
+            return size
+        size = min(len(room), len(self._data))
+        room[:size] = self._data[:size]
+        self._data = self._data[size:]
+        return size
+
+    def close(self) -> None:
+        self._rest.close()
+        super().close()
+
+
+def replay(sock: Any, data: bytes) -> io.BufferedReader:
+    """A buffered file of `sock`, with `data` in front."""
+    return io.BufferedReader(_Replay(data, sock.makefile("rb", 0)))
