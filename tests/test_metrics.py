@@ -232,6 +232,7 @@ class TestCounts:
             "ProtocolError,client": 1,
         }
 
+    @pytest.mark.patience(60)
     def test_a_slow_reader(self, serve: Callable[..., Site], stages: Journal) -> None:
         site = serve(plugins=[PLUGIN], metrics_port=0, outbox_bytes=1_000_000)
         socket = socket_of(site.connect())
@@ -319,6 +320,7 @@ class TestDurations:
         assert histogram.counts == [1] * (len(BUCKETS) + 1)
 
 
+@pytest.mark.patience(60)
 class TestCardinality:
     def test_clients_cannot_make_series(self, site: Site) -> None:
         @on_message(channel="^room-")
@@ -477,6 +479,7 @@ class TestWhere:
         assert found.of("handler_seconds_count", stage="message", event="message") == 3
 
 
+@pytest.mark.patience(60)
 class TestLibrary:
     SERVER = """
 from gevent import monkey; monkey.patch_all()
