@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import web
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from webpy_socketio import (
@@ -48,10 +48,10 @@ def start() -> Iterator[Callable[..., TestServer]]:
     def start(key: Any = None, **limits: Any) -> TestServer:
         names = ["messages", "subscriptions", "refusals"]
         names += ["key_messages", "key_subscriptions", "key_connections"]
-        settings: dict[str, Any] = {f"rate_limit_{name}": None for name in names}
-        settings.update({f"rate_limit_{name}": limit for name, limit in limits.items()})
+        values: dict[str, Any] = {f"rate_limit_{name}": None for name in names}
+        values.update({f"rate_limit_{name}": limit for name, limit in limits.items()})
         app = web.application(socketio_urls, {}, autoreload=False)
-        server = TestServer(app, plugins=[PLUGIN], rate_limit_key=key, **settings).start()
+        server = TestServer(app, plugins=[PLUGIN], rate_limit_key=key, **values).start()
         servers.append(server)
         return server
 
@@ -495,6 +495,8 @@ class TestMemory:
 
 
 class TestBuckets:
+    @pytest.mark.patience(60)
+    @settings(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         rate=st.sampled_from([0.25, 1, 8]),
         burst=st.integers(1, 6),
