@@ -127,8 +127,9 @@ MODULES = {
         "raises.py:2: the module cannot be imported: ZeroDivisionError: division by zero",
     ),
     "chained": (
-        "try:\n    {}['x']\nexcept KeyError as error:\n    raise RuntimeError('so') from error\n",
-        "chained.py:4: the module cannot be imported: RuntimeError: so",
+        "from importlib import import_module as load\n"
+        "try:\n    load('nothere')\nexcept ImportError as error:\n    raise RuntimeError('so') from error\n",
+        "chained.py:5: the module cannot be imported: RuntimeError: so",
     ),
     "needs": ("import nothere\n", "needs.py:1: the module cannot be imported: ModuleNotFoundError"),
     "syntax": ("def x(:\n", "syntax.py:1: the module cannot be imported: SyntaxError"),

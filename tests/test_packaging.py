@@ -96,6 +96,12 @@ class TestWheel:
         assert version == webpy_socketio.__version__
         assert scripts.count("<script ") == 2
         assert size > 30_000
+        script = environment / "bin" / "webpy-socketio"
+        begun = run(
+            str(script), "new", "chat", cwd=tmp_path, PYTHONPATH=sysconfig.get_path("purelib")
+        )
+        assert begun.returncode == 0, begun.stderr
+        assert "  chat/templates/index.html\n" in begun.stdout
 
 
 class TestSdist:
