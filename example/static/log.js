@@ -6,6 +6,14 @@ const MOST_LINES = 500; // older ones go, so that a page left open does not grow
 const GROUP_SECONDS = 300; // messages of one person closer than this stand under one name
 
 let last = null; // the message at its end, if it is one
+let atEnd = true; // somebody who reads further up stays there
+
+$("log").addEventListener("scroll", () => (atEnd = $("log").scrollHeight - $("log").scrollTop - $("log").clientHeight < 80));
+new ResizeObserver(() => atEnd && toEnd()).observe($("log"));
+
+function toEnd() {
+  $("log").scrollTop = $("log").scrollHeight;
+}
 
 export function addMessage(message, own) {
   const follows = last && last.who === message.who && last.name === message.name && message.time - last.time < GROUP_SECONDS;
@@ -47,9 +55,8 @@ function written({ text }) {
 
 function add(line, own = false) {
   const log = $("log");
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
   log.append(line);
   if (log.childElementCount > MOST_LINES) log.firstElementChild.remove();
-  if (atEnd || own) log.scrollTop = log.scrollHeight; // somebody who reads further up stays there
+  if (atEnd || own) toEnd();
   last = null;
 }

@@ -3,12 +3,12 @@
 import { $, avatar, bdi, button, element } from "./parts.js";
 
 const SETTLE_MS = 6000; // after a lost connection others come back one by one: until then nobody "left" or "joined"
-const GATHER_MS = 500; // who comes together is told together
+const GATHER_MS = 1000; // one is told at once, whoever comes or goes soon after is told together
 
 export class People {
   #items = new Map(); // key -> its <li>; kept, as one of its buttons may have the focus
   #told = null; // while joined: the members of whom the log has told
-  #timer = null;
+  #pause = null; // the timer of a time in which the log tells nothing
 
   // `who` is this browser; `writeTo(person)` and, for admins, `sendAway(person)` are what buttons do;
   // `tell(names, what)` writes into the log.
@@ -16,7 +16,7 @@ export class People {
     Object.assign(this, { presence, who, writeTo, sendAway, tell });
     presence.on("change", () => {
       this.show();
-      this.#later(GATHER_MS);
+      if (this.#pause === null && this.#announce()) this.#quiet(GATHER_MS);
     });
   }
 
@@ -81,27 +81,25 @@ export class People {
 
   // The connection is lost: what looks like leaving is not. It is back: that is so for a while yet.
   lost() {
-    clearTimeout(this.#timer);
-    this.#timer = Infinity;
+    clearTimeout(this.#pause);
+    this.#pause = Infinity;
   }
 
   back() {
-    if (this.#timer !== Infinity) return;
-    this.#timer = null;
-    this.#later(SETTLE_MS);
+    if (this.#pause === Infinity) this.#quiet(SETTLE_MS);
   }
 
-  #later(ms) {
-    this.#timer ??= setTimeout(() => {
-      this.#timer = null;
+  #quiet(ms) {
+    this.#pause = setTimeout(() => {
+      this.#pause = null;
       this.#announce();
     }, ms);
   }
 
-  // Tell which others came and went since it was last told.
+  // Tell which others came and went since it was last told; returns whether any did.
   #announce() {
     const { members, count } = this.presence;
-    if (!this.#told || members.size !== count) return; // a big room has a count only
+    if (!this.#told || members.size !== count) return false; // a big room has a count only
     const here = new Map(members);
     const others = (some, without) =>
       [...some].filter(([key, [person]]) => !without.has(key) && person.who !== this.who).map(([, [person]]) => person.name);
@@ -109,5 +107,6 @@ export class People {
     if (came.length) this.tell(came, "joined");
     if (went.length) this.tell(went, "left");
     this.#told = here;
+    return came.length + went.length > 0;
   }
 }
