@@ -133,14 +133,16 @@ $("say").addEventListener("submit", (event) => {
   if (!text.trim()) return;
   field.value = $("say-error").textContent = "";
   typing.stopped();
+  field.focus();
   outbox.add(text, addressee?.who);
   outbox.flush();
 });
 
+$("say").addEventListener("keydown", (event) => event.key === "Escape" && addressee && address(null));
+
 $("text").addEventListener("input", () => addressee || typing.typed($("text").value));
 
 $("text").addEventListener("keydown", (event) => {
-  if (event.key === "Escape") address(null);
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   $("say").requestSubmit();

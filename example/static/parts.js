@@ -36,7 +36,8 @@ export function clock(seconds) {
 // A coloured disc with the first letter, the same for a name everywhere.
 export function avatar(name) {
   const [first] = new Intl.Segmenter().segment(name);
-  const node = element("span", "avatar", first.segment.toLocaleUpperCase());
+  const node = element("span", "avatar");
+  node.dataset.letter = first.segment.toLocaleUpperCase(); // shown by the style sheet: it is not part of the name
   node.ariaHidden = "true";
   const hash = [...name].reduce((sum, c) => (sum * 31 + c.codePointAt(0)) % 9973, 7);
   node.style.setProperty("--hue", (hash * 137.5) % 360); // the golden angle keeps neighbours apart
