@@ -27,6 +27,7 @@ from webpy_socketio import (
     on_subscribe,
     on_subscribing,
 )
+from webpy_socketio.backplane import gap
 from webpy_socketio.plugins import presence
 
 ROOM = "^(room|admin)-"
@@ -135,6 +136,13 @@ def talk(request, socket, context, message):
 def history(request, socket, context, number):
     """What was said after the message of this number. Who is not in the room never gets here."""
     return {"messages": messages.since(context["room"], number)}
+
+
+@gap.connect
+def missed(sender, **extra):
+    """Of several processes, this one may have missed what others sent: let its pages ask for it."""
+    with contextlib.suppress(NoSocket):
+        emit("missed", here=True)
 
 
 @on_event("private", channel=ROOM)

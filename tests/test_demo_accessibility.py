@@ -109,7 +109,8 @@ def check(page):
 
 FOCUSED = r"""() => {
     const node = document.activeElement, style = getComputedStyle(node);
-    return [node.id || node.ariaLabel || node.textContent.trim().split("\n")[0], style.outlineStyle, parseFloat(style.outlineWidth)];
+    const name = node.id || node.ariaLabel || node.textContent.trim().split("\n")[0];
+    return [name, style.outlineStyle, parseFloat(style.outlineWidth)];
 }"""
 
 

@@ -137,7 +137,7 @@ def test_a_message_that_does_not_arrive_is_noticed_and_fetched(windows):
         }"""
     )
     say(ann, "lost")
-    bob.wait_for_function("lost")
+    bob.wait_for_function("() => lost")
     say(ann, "found")
     expect(messages(bob)).to_have_text(["lost", "found"])
 

@@ -67,6 +67,8 @@ socket.on("message", (message) => {
   }
 });
 
+socket.on("missed", () => history.catchUp()); // the server knows, or fears, that something did not get here
+
 socket.on("typing", (name, typist, on) => typist !== who && typists.heard(name, typist, on));
 
 socket.subscribe(channel).then((answer) => answer.ok || refused(answer.error));

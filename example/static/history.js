@@ -6,6 +6,7 @@ export class History {
   #last = 0; // the number of the last message that was shown
   #early = new Map(); // those behind a gap, by number
   #fetching = false;
+  #again = false;
 
   // `fetch(number)` answers {ok, messages} with what follows that number.
   constructor(fetch, show) {
@@ -21,15 +22,19 @@ export class History {
   }
 
   async catchUp() {
+    this.#again = true;
     if (this.#fetching) return;
     this.#fetching = true;
-    const { messages } = await this.fetch(this.#last);
+    while (this.#again) {
+      this.#again = false;
+      const { messages } = await this.fetch(this.#last);
+      if (!messages) break; // the next message, or the next connection, asks again
+      for (const message of messages) this.#early.set(message.id, message);
+      if (messages.length) this.#last = Math.max(this.#last, messages[0].id - 1); // what is older is not kept
+      this.#showNext();
+      if (this.#early.size && messages.length) this.#again = true; // what came meanwhile left another gap
+    }
     this.#fetching = false;
-    if (!messages) return; // the next message, or the next connection, asks again
-    for (const message of messages) this.#early.set(message.id, message);
-    if (messages.length) this.#last = Math.max(this.#last, messages[0].id - 1); // what is older is not kept
-    this.#showNext();
-    if (this.#early.size && messages.length) return this.catchUp(); // what came meanwhile left another gap
   }
 
   #showNext() {

@@ -241,10 +241,8 @@ def counts(channels: Iterable[str], *, namespace: str = "/") -> dict[str, int]:
     names = list(channels)
     places = [(namespace, name) for name in names]
     if _presence is None:
-        numbers = _stranger().counts(places)
-    else:
-        numbers = run_on_hub(_presence.store.counts, places)
-    return dict(zip(names, numbers, strict=True))
+        return dict(zip(names, _stranger().counts(places), strict=True))
+    return dict(zip(names, run_on_hub(_presence.store.counts, places), strict=True))
 
 
 def track(socket: Socket, channel: str, key: str, meta: dict[str, Any] | None = None) -> None:
