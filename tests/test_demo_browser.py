@@ -5,6 +5,7 @@ import re
 import pytest
 
 from .windows import (
+    ROGUE,
     _chat,  # noqa: F401 - a fixture, like the next three
     _chromium,  # noqa: F401
     _own_patience,  # noqa: F401
@@ -142,6 +143,7 @@ def test_two_tabs_of_one_browser_are_one_person(windows):
     expect(people(bob)).to_have_text(["Ann", "Bob"])
     second.get_by_role("button", name="Leave").click()
     expect(people(bob)).to_have_text(["Bob"])
+    expect(log(bob)).to_contain_text("Ann left")
     assert log(bob).inner_text().count("Ann left") == 1
 
 
@@ -273,7 +275,9 @@ def test_who_comes_together_is_told_together(windows):
     for name in ("Cleo", "Dora", "Eve", "Finn"):
         windows.open(name=name)
         expect(people(ann).last).to_have_text(name)
-    expect(log(ann).locator("p").last).to_have_text("Cleo joined")  # at once, as nobody was just told
+    expect(log(ann).locator("p").last).to_have_text(
+        "Cleo joined"
+    )  # at once, as nobody was just told
     ann.clock.run_for(5_000)
     expect(log(ann).locator("p").last).to_have_text("Dora, Eve and Finn joined")
 
@@ -434,17 +438,18 @@ def test_an_admin_sends_somebody_away(windows):
     second = windows.open(name="Bob", context=bob.context)
     expect(cleo.get_by_role("button", name="Send away")).to_have_count(0)
 
+    bob.evaluate(ROGUE)
+
     questions = []
     admin.on("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
     admin.get_by_role("button", name="Send away Bob").click()
     for page in (bob, second):
         expect(page.get_by_role("status")).to_have_text("An admin has sent you away.")
+    bob.wait_for_function("() => !rogue.connected")
     assert questions == ["Send Bob away for a minute?"]
     expect(people(cleo)).to_have_text(["Ann", "Cleo"])
     bob.get_by_role("button", name="Try now").click()
-    expect(bob.get_by_role("status")).to_have_text(
-        re.compile(r"You may come back in \d+ s\.$")
-    )
+    expect(bob.get_by_role("status")).to_have_text(re.compile(r"You may come back in \d+ s\.$"))
     expect(state(bob)).to_have_attribute("data-state", "stopped")
 
 

@@ -5,6 +5,7 @@ import pytest
 from .redis_server import RedisServer
 from .test_example import Chat
 from .windows import (
+    ROGUE,
     Windows,
     _chromium,  # noqa: F401 - a fixture, like the next one
     _own_patience,  # noqa: F401
@@ -70,10 +71,14 @@ def test_people_of_two_processes_are_together(sites):
     stranger.keyboard.press("Enter")
     expect(stranger.locator("#join-error")).to_have_text("That name is in use here.")
 
+    bob.evaluate(ROGUE)
     # An admin is one in both, and sends somebody away from both.
     ann.on("dialog", lambda dialog: dialog.accept())
     ann.get_by_role("button", name="Send away Bob").click()
     expect(bob.get_by_role("status")).to_have_text("An admin has sent you away.")
+    answer = bob.evaluate("() => rogue.emitWithAck('message', 'Ha')")
+    assert answer == {"ok": False, "error": "An admin has sent you away."}
+    bob.wait_for_function("() => !rogue.connected")
     expect(people(ann)).to_have_text(["Ann", "Cleo"])
     ann.goto(f"{other.url}/sysmsg")
     ann.get_by_label("Message").fill("To everybody")

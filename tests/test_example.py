@@ -438,9 +438,9 @@ def test_messages_are_numbered_in_each_room_kept_once_and_the_last_of_them(tmp_p
     ],
 )
 def test_names_that_look_alike_are_one(tmp_path, one, other):
-    assert example(tmp_path, f"import texts; say(texts.fold({one!r}) == texts.fold({other!r}))") == [
-        "True"
-    ]
+    assert example(
+        tmp_path, f"import texts; say(texts.fold({one!r}) == texts.fold({other!r}))"
+    ) == ["True"]
 
 
 def test_alphabets_that_look_alike_are_not_mixed(tmp_path):
@@ -454,7 +454,9 @@ def test_alphabets_that_look_alike_are_not_mixed(tmp_path):
         "فاطمة Ann": False,
         "Ann 2 🌷": False,
     }
-    told = example(tmp_path, f"import texts; say([texts.mixes_alphabets(n) for n in {list(names)!r}])")
+    told = example(
+        tmp_path, f"import texts; say([texts.mixes_alphabets(n) for n in {list(names)!r}])"
+    )
     assert told == [str(list(names.values()))]
 
 

@@ -160,3 +160,12 @@ def listen(page):
 def sent(page, event):
     """What was sent of one event, since `listen`."""
     return [args for name, *args in page.evaluate("sent") if name == event]
+
+
+#: A connection more, whose page does not go when it is told to.
+ROGUE = """async () => {
+    window.rogue = new io.Socket({ reconnection: false });
+    rogue.connect();
+    await rogue.subscribe("room-lobby");
+    await rogue.emitWithAck("join", "Bob");
+}"""
