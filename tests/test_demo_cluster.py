@@ -3,7 +3,7 @@
 import pytest
 
 from .redis_server import RedisServer
-from .test_example import Chat
+from .test_example import Chat, example
 from .windows import (
     ROGUE,
     Windows,
@@ -85,6 +85,17 @@ def test_people_of_two_processes_are_together(sites):
     ann.get_by_role("button", name="Send", exact=True).click()
     expect(ann.get_by_role("status")).to_have_text("Sent.")
     expect(second.locator(".system .text")).to_have_text(["To everybody"])
+
+
+def test_what_redis_did_not_bring_is_fetched(sites, redis, tmp_path):
+    bob = sites[1].open(name="Bob")
+    say(bob, "Hello")
+    expect(messages(bob)).to_have_text(["Hello"])
+    # Said by way of a process that does not reach this one; and nobody says anything after it.
+    keep = 'messages.keep("room-lobby", "eve", "Eve", "Where is everybody?", None)'
+    example(tmp_path / "data", f"import messages; {keep}")
+    redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
+    expect(messages(bob)).to_have_text(["Hello", "Where is everybody?"])
 
 
 def test_while_redis_is_away_nothing_is_made_up(sites, redis):

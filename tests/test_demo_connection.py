@@ -79,6 +79,8 @@ def test_who_is_offline_misses_nothing_and_loses_nothing(windows):
     ann.context.set_offline(True)
     expect(ann.get_by_role("status")).to_have_text("You are offline. What you write is sent later.")
     expect(ann.get_by_role("button", name="Try now")).to_be_hidden()
+    cleo.context.set_offline(True)
+    expect(state(cleo)).to_have_attribute("data-state", "offline")
     say(bob, "two")
     say(ann, "four")
     write_to(ann, "Bob")
@@ -87,7 +89,10 @@ def test_who_is_offline_misses_nothing_and_loses_nothing(windows):
     expect(messages(bob)).to_have_text(["one", "two"])
     say(bob, "three")
     expect(messages(bob)).to_have_text(["one", "two", "three"])
-    expect(messages(ann)).to_have_text(["one"])
+    for page in (ann, cleo):
+        expect(messages(page)).to_have_text(["one"])
+    cleo.context.set_offline(False)
+    expect(messages(cleo)).to_have_text(["one", "two", "three"])
 
     ann.context.set_offline(False)
     expect(state(ann)).to_have_attribute("data-state", "online")
