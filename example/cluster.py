@@ -44,7 +44,7 @@ def main():
     rooms.create()  # before there are two who would
     command = [sys.executable, "-m", "webpy_socketio", "serve", "main_app:app"]
     with redis() as address:
-        env = {**os.environ, "SOCKETIO_BACKPLANE": address}
+        env = {**os.environ, "BACKPLANE": address}
         chat = subprocess.Popen(
             [*command, "--workers", str(WORKERS), "--quiet"], env=env, cwd=settings.HERE
         )

@@ -1,9 +1,13 @@
-"""A chat on web.py and webpy_socketio: rooms, people, messages. Run it: `python example/main_app.py`."""
+"""A chat on web.py and webpy_socketio: the pages. Run it: `python example/main_app.py`.
+
+What happens between the people in a room is in events.py.
+"""
 
 from gevent import monkey
 
 monkey.patch_all()  # before web.py is imported: its web.ctx then belongs to the greenlet
 
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -13,6 +17,8 @@ import time
 from urllib.parse import quote
 
 import events  # connects the chat's handlers
+import messages
+import people
 import rooms
 import settings
 import web
@@ -20,6 +26,7 @@ from texts import checked, tidy
 from web.contrib.template import render_mako
 
 from webpy_socketio import (
+    BackplaneError,
     NoSocket,
     SocketIOServer,
     broadcast,
@@ -34,6 +41,8 @@ urls = (
     "/", "Rooms",
     "/room/([^/]+)", "Room",
     "/sysmsg", "SystemMessage",
+    "/login", "Login",
+    "/logout", "Logout",
     r"/static/([a-z]+)\.(css|js|svg)", "Static",
 )  # fmt: skip
 urls += socketio_urls
@@ -56,12 +65,25 @@ render = render_mako(
 )
 
 
+settings.DATA.mkdir(parents=True, exist_ok=True)
+for module in (rooms, messages, people):
+    module.create()
+
+
+class Sessions(web.session.DiskStore):
+    """Sessions in files, which the processes of one machine share."""
+
+    def cleanup(self, timeout):
+        with contextlib.suppress(FileNotFoundError):  # another process cleans up too
+            super().cleanup(timeout)
+
+
 def begin():
     """Fill a new session: `csrf` proves that a form is ours, `who` tells browsers apart."""
-    session.update(csrf=secrets.token_urlsafe(), who=secrets.token_hex(8))
+    session.update(csrf=secrets.token_urlsafe(), who=secrets.token_hex(8), admin=False)
 
 
-store = web.session.DiskStore(str(settings.DATA / "sessions"))
+store = Sessions(str(settings.DATA / "sessions"))
 session = web.session.Session(app, store, initializer=begin)
 
 
@@ -75,8 +97,13 @@ def prepare():
 app.add_processor(web.loadhook(prepare))
 
 
+def is_admin():
+    return session.get("admin", False)
+
+
 def page(template, **values):
-    html = getattr(render, template)(**values)
+    visitor = {"csrf": session.get("csrf", ""), "admin": is_admin(), "path": web.ctx.path}
+    html = getattr(render, template)(**visitor, **values)
     web.header("Content-Type", "text/html; charset=utf-8")
     web.header("Cache-Control", "no-cache, private")
     return html
@@ -108,8 +135,13 @@ class Rooms:
     """The list of rooms, and a form that adds one."""
 
     def GET(self, typed="", error=None):
-        counted = [(room, presence.count(rooms.channel_of(room))) for room in rooms.everything()]
-        return page("rooms", rooms=counted, typed=typed, error=error, csrf=session.csrf)
+        channels = {rooms.channel_of(room): room for room in rooms.everything()}
+        try:
+            counts = presence.counts(channels)
+        except BackplaneError:  # Redis is away; what it said before may not be true any more
+            counts = {}
+        counted = [(room, counts.get(channel)) for channel, room in channels.items()]
+        return page("rooms", rooms=counted, typed=typed, error=error, admins=rooms.ADMINS)
 
     def POST(self):
         name = posted(name="").name
@@ -128,22 +160,37 @@ class Room:
         room = rooms.find(slug)
         if room is None:
             raise problem("404 Not Found", "There is no such room.")
-        return page("room", room=room, channel=rooms.channel_of(room), limits=events)
+        limits = {"name": people.NAME_LENGTH, "message": messages.LENGTH}
+        return page(
+            "room",
+            room=room,
+            channel=rooms.channel_of(room),
+            who=session.who,
+            limits=limits,
+            for_admins=room.slug == rooms.ADMINS,
+        )
 
 
 class SystemMessage:
-    """A form that sends to one room or to all, from outside any connection."""
+    """A form for admins that sends to one room or to all, from outside any connection."""
 
     def GET(self, **shown):
+        if not is_admin():
+            raise web.seeother("/login?to=sysmsg")
         shown = {"typed": "", "chosen": "", "error": None, "done": None, **shown}
-        return page("sysmsg", rooms=rooms.everything(), csrf=session.csrf, **shown)
+        return page("sysmsg", rooms=rooms.everything(), **shown)
 
     def POST(self):
         form = posted(text="", room="")
+        if not is_admin():
+            raise web.seeother("/login?to=sysmsg")
         try:
-            self.send(checked(form.text, "A message", events.MESSAGE_LENGTH, lines=True), form.room)
+            self.send(checked(form.text, "A message", messages.LENGTH, lines=True), form.room)
         except NoSocket:
             return self.GET(typed=form.text, chosen=form.room, error="Nobody is there to read it.")
+        except BackplaneError:
+            error = "Nobody is there in this process, and the others cannot be asked."
+            return self.GET(typed=form.text, chosen=form.room, error=error)
         except ValueError as error:
             web.ctx.status = "400 Bad Request"
             return self.GET(typed=tidy(form.text, lines=True), chosen=form.room, error=error)
@@ -157,6 +204,37 @@ class SystemMessage:
             broadcast_channel(message, rooms.channel_of(room))
         else:
             raise ValueError("There is no such room.")
+
+
+class Login:
+    """The way to be an admin: a password, which the session remembers."""
+
+    WAYS = {"sysmsg": "/sysmsg", rooms.ADMINS: f"/room/{rooms.ADMINS}"}  # noqa: RUF012
+
+    def GET(self, to=None, error=None):
+        shown = settings.PASSWORD if settings.PASSWORD == settings.DEMO_PASSWORD else None
+        to = web.input(_method="get", to="").to if to is None else to
+        return page("login", to=to, error=error, demo_password=shown)
+
+    def POST(self):
+        form = posted(password="", to="")
+        if not hmac.compare_digest(str(form.password).encode(), settings.PASSWORD.encode()):
+            web.ctx.status = "403 Forbidden"
+            return self.GET(form.to, "That is not the password.")
+        # Another id from now on: one that somebody else has learnt, or planted, is worth nothing.
+        del store[session.session_id]
+        session.update(session_id=secrets.token_hex(20), csrf=secrets.token_urlsafe(), admin=True)
+        raise web.seeother(self.WAYS.get(form.to, "/"))
+
+
+class Logout:
+    """Forget the session. What its connections were allowed to was settled when they were made."""
+
+    def POST(self):
+        posted()
+        session.kill()
+        people.disconnect(session.who, "You have signed out.")
+        raise web.seeother("/")
 
 
 class Static:
@@ -176,7 +254,6 @@ class Static:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    rooms.create()
     server = SocketIOServer(None, app.wsgifunc(), resource="socket.io")
     server.start()
     events.log.info("Chat on http://%s:%s/", settings.SOCKETIO_HOST, server.server_port)

@@ -1,7 +1,8 @@
 """The rooms, kept in SQLite.
 
 web.py opens a connection for each greenlet, and commits after each statement. Greenlets switch at
-network I/O, and there is none between the two: no greenlet ever waits for another one's lock.
+network I/O, and there is none between the two: no greenlet ever waits for another one's lock. Another
+process may have to, for as long as a statement takes.
 """
 
 import sqlite3
@@ -11,18 +12,25 @@ import web
 from texts import checked, slugify
 
 NAME_LENGTH = 60
+MOST_ROOMS = 100
 STARTERS = ["Lobby", "Kaffeeküche", "談話室"]
+ADMINS = "admins"  # the slug of the room that only admins may enter
 
 database = web.database(dbn="sqlite", db=str(settings.DATA / "chat.sqlite"))
 
 
 def create():
     """Make the table, with a few rooms to start from, unless it is there."""
-    settings.DATA.mkdir(parents=True, exist_ok=True)
     database.query("CREATE TABLE IF NOT EXISTS room (slug TEXT PRIMARY KEY, name TEXT NOT NULL)")
     if not everything():
         for name in STARTERS:
-            add(name)
+            create_one(slugify(name), name)
+    create_one(ADMINS, "Admins")
+
+
+def create_one(slug, name):
+    """Another process that starts at the same moment may be quicker."""
+    database.query("INSERT OR IGNORE INTO room (slug, name) VALUES ($slug, $name)", vars=locals())
 
 
 def everything():
@@ -38,6 +46,8 @@ def find(slug):
 def add(name):
     """Add a room and return its slug; ValueError says what is wrong with the name."""
     name = checked(name, "A room's name", NAME_LENGTH)
+    if len(everything()) >= MOST_ROOMS:
+        raise ValueError(f"There are {MOST_ROOMS} rooms, and no space for more.")
     slug, number = slugify(name), 1
     while True:
         try:
@@ -50,11 +60,11 @@ def add(name):
 
 
 def channel_of(room):
-    """Return the channel in which the people of a room talk."""
-    return f"room-{room.slug}"
+    """Return the channel in which the people of a room talk; gates tell by its beginning who may."""
+    return f"{'admin' if room.slug == ADMINS else 'room'}-{room.slug}"
 
 
 def at(channel):
     """Return the room whose channel this is, or None."""
-    prefix, _, slug = channel.partition("-")
-    return find(slug) if prefix == "room" else None
+    room = find(channel.partition("-")[2])
+    return room if room and channel_of(room) == channel else None

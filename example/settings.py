@@ -10,14 +10,19 @@ web.config.session_parameters.update(cookie_name="chat_session", samesite="Lax")
 
 HERE = Path(__file__).resolve().parent
 
-# The rooms (SQLite) and the sessions.
+# The rooms and messages (SQLite), and the sessions.
 DATA = Path(os.environ.get("CHAT_DATA") or HERE / "data")
+
+# Who knows it is an admin. The demo's own is shown on the page that asks for it.
+DEMO_PASSWORD = "let me in"
+PASSWORD = os.environ.get("CHAT_PASSWORD") or DEMO_PASSWORD
 
 SOCKETIO_HOST = "127.0.0.1"
 SOCKETIO_PORT = int(os.environ.get("PORT") or 8000)
 
-# None for one process; cluster.py starts several, and a Redis between them.
-SOCKETIO_BACKPLANE = os.environ.get("SOCKETIO_BACKPLANE") or None
+# Several processes find each other by a Redis: "redis://127.0.0.1:6379". One needs none.
+SOCKETIO_BACKPLANE = os.environ.get("BACKPLANE") or None
+SOCKETIO_BACKPLANE_PREFIX = "chat"
 
 SOCKETIO_PLUGINS = [
     "webpy_socketio.plugins.message_logger",

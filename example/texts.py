@@ -3,6 +3,15 @@
 import re
 import unicodedata
 
+# What shows nothing, though Unicode does not call it a format character (Cf).
+BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e01ef]"
+)
+
+# Alphabets that share the shape of many letters.
+ALIKE = {"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "CHEROKEE", "COPTIC"}
+
 
 def checked(text, what, most, lines=False):
     """Return `text` tidied; ValueError says what is wrong with it, calling it `what` ("A name")."""
@@ -31,7 +40,14 @@ def tidy(text, lines=False):
 def fold(text):
     """Return what texts that look alike share: `Ann`, `ANN`, one with invisible characters."""
     text = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(c for c in text if unicodedata.category(c) != "Cf")
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return " ".join(BLANK.sub("", text).split())
+
+
+def mixes_alphabets(text):
+    """Tell whether letters of one alphabet may pass for another's: a Cyrillic `А` in `Аnn`."""
+    alphabets = {unicodedata.name(c, "").partition(" ")[0] for c in text if c.isalpha()}
+    return len(alphabets & ALIKE) > 1
 
 
 def slugify(text):

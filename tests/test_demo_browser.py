@@ -1,117 +1,29 @@
 """The demo in headless Chromium: people chat in real windows."""
 
 import re
-import shutil
 
 import pytest
 
-from .test_example import Chat
-
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="playwright, which drives the browser, is not installed"
+from .windows import (
+    ROGUE,
+    _chat,  # noqa: F401 - a fixture, like the next three
+    _chromium,  # noqa: F401
+    _own_patience,  # noqa: F401
+    _windows,  # noqa: F401
+    expect,
+    join,
+    listen,
+    log,
+    message_box,
+    messages,
+    people,
+    say,
+    sent,
+    sign_in,
+    state,
+    stop_clock,
+    write_to,
 )
-expect = sync_api.expect
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip("there is no chromium on this machine", allow_module_level=True)
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-gpu",
-    "--disable-sync",
-    "--no-first-run",
-]
-#: What Chromium says by itself when a server is away; everything else on a console is a fault.
-SERVER_AWAY = re.compile("net::ERR_|WebSocket connection to .* failed")
-
-expect.set_options(timeout=30_000)  # until what never happens fails; no test depends on its length
-
-
-@pytest.fixture(autouse=True)
-def _patience():
-    """Instead of the one in conftest: `expect` has a limit of its own, and gevent's would end the
-    driver in the middle of a switch.
-    """
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def chat(tmp_path):
-    chat = Chat(tmp_path)
-    yield chat
-    chat.stop()
-
-
-class Windows:
-    """Opens windows, each in a browser of its own unless told, and listens to their consoles."""
-
-    def __init__(self, chromium, url):
-        self.chromium = chromium
-        self.url = url
-        self.contexts = []
-        self.complaints = []
-
-    def open(self, path="/room/lobby", name=None, context=None, **options):
-        if context is None:
-            context = self.chromium.new_context(base_url=self.url, **options)
-            context.on("console", self._console)
-            context.on("weberror", lambda error: self.complaints.append(str(error.error)))
-            self.contexts.append(context)
-        page = context.new_page()
-        page.goto(path)
-        if name is not None:
-            join(page, name)
-        return page
-
-    def _console(self, message):
-        if message.type in {"error", "warning"}:
-            self.complaints.append(message.text)
-
-
-@pytest.fixture
-def windows(chromium, chat):
-    windows = Windows(chromium, chat.url)
-    yield windows
-    for context in windows.contexts:
-        context.close()
-    assert [text for text in windows.complaints if not SERVER_AWAY.search(text)] == []
-
-
-def join(page, name):
-    page.get_by_label("Your name").fill(name)
-    page.get_by_role("button", name="Join").click()
-    expect(message_box(page)).to_be_focused()
-
-
-def message_box(page):
-    return page.get_by_label("Message as")
-
-
-def say(page, text):
-    message_box(page).fill(text)
-    page.get_by_role("button", name="Send").click()
-
-
-def log(page):
-    return page.get_by_role("log")
-
-
-def people(page):
-    return page.locator("#people .name")
-
-
-def messages(page):
-    return page.locator(".message > .text")
 
 
 def test_two_people_chat(windows):
@@ -193,61 +105,27 @@ def test_the_list_of_rooms_counts_people(windows):
 def test_a_system_message_reaches_one_room_or_all(windows):
     lobby, kitchen = windows.open(name="Ann"), windows.open("/room/kaffeeküche")
     expect(kitchen.locator("#room")).to_have_attribute("data-state", "online")
+    sneak = windows.open("/")
+    sneak.evaluate(
+        """async () => {
+            const csrf = document.querySelector("[name=csrf]").value;
+            await fetch("/sysmsg", {method: "POST", body: new URLSearchParams({csrf, text: "Sneaky", room: ""})});
+        }"""
+    )
     form = windows.open("/sysmsg")
+    sign_in(form)
 
     form.get_by_label("To").select_option("Lobby")
     form.get_by_label("Message").fill("Only <b>here</b>")
-    form.get_by_role("button", name="Send").click()
+    form.get_by_role("button", name="Send", exact=True).click()
     expect(form.get_by_role("status")).to_have_text("Sent.")
     form.get_by_label("To").select_option("All rooms")
     form.get_by_label("Message").fill("For everybody")
-    form.get_by_role("button", name="Send").click()
+    form.get_by_role("button", name="Send", exact=True).click()
     expect(form.get_by_role("status")).to_have_text("Sent.")
 
     expect(lobby.locator(".system .text")).to_have_text(["Only <b>here</b>", "For everybody"])
     expect(kitchen.locator(".system .text")).to_have_text(["For everybody"])
-
-
-def test_after_a_restart_open_pages_come_back_by_themselves(windows, chat):
-    ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
-    looking = windows.open()
-    expect(people(looking)).to_have_text(["Ann", "Bob"])
-    say(ann, "Before")
-    for page in (ann, bob, looking):
-        expect(messages(page)).to_have_text(["Before"])
-    message_box(bob).fill("Not sent yet")
-
-    chat.stop()
-    for page in (ann, bob, looking):
-        expect(page.locator("#state")).to_have_text(re.compile("Connection lost|cannot be reached"))
-    chat.start()
-
-    for page in (ann, bob, looking):
-        expect(page.locator("#room")).to_have_attribute("data-state", "online")
-        expect(page.locator("#state")).to_have_text("")
-        expect(people(page)).to_have_text(["Ann", "Bob"])
-    expect(message_box(bob)).to_have_value("Not sent yet")
-    bob.get_by_role("button", name="Send").click()
-    expect(messages(ann)).to_have_text(["Before", "Not sent yet"])
-    say(ann, "After")
-    expect(messages(bob)).to_have_text(["Before", "Not sent yet", "After"])
-    expect(messages(looking)).to_have_text(["Before", "Not sent yet", "After"])
-    expect(ann.locator(".message.own > .text")).to_have_text(["Before", "After"])
-    for page in (ann, bob):
-        expect(log(page)).not_to_contain_text("left")
-
-
-def test_a_name_taken_in_the_meantime_is_told_and_another_can_be_chosen(windows, chat):
-    ann = windows.open(name="Ann")
-    ann.context.route("**/socket.io/**", lambda route: route.abort())
-    chat.stop()
-    chat.start()
-    other = windows.open(name="Ann")
-    ann.context.unroute("**/socket.io/**")
-    expect(ann.locator("#join-error")).to_have_text("That name is in use here.")
-    expect(people(ann)).to_have_text(["Ann"])
-    join(ann, "Ann the first")
-    expect(people(other)).to_have_text(["Ann", "Ann the first"])
 
 
 def test_a_reload_does_not_meet_its_own_ghost(windows):
@@ -272,6 +150,7 @@ def test_two_tabs_of_one_browser_are_one_person(windows):
     expect(people(bob)).to_have_text(["Ann", "Bob"])
     second.get_by_role("button", name="Leave").click()
     expect(people(bob)).to_have_text(["Bob"])
+    expect(log(bob)).to_contain_text("Ann left")
     assert log(bob).inner_text().count("Ann left") == 1
 
 
@@ -369,35 +248,6 @@ def test_the_server_checks_what_the_page_does_not(windows):
     expect(messages(page)).to_have_text(["fine"])
 
 
-def test_the_keyboard_is_enough(windows):
-    ann = windows.open()
-    expect(ann.get_by_label("Your name")).to_be_focused()
-    ann.keyboard.type("Ann")
-    ann.keyboard.press("Enter")
-    expect(message_box(ann)).to_be_focused()
-    ann.keyboard.press("Enter")  # nothing to send
-    ann.keyboard.type("one")
-    ann.keyboard.press("Shift+Enter")
-    ann.keyboard.type("two")
-    ann.keyboard.press("Enter")
-    expect(messages(ann)).to_have_count(1)
-    assert messages(ann).text_content() == "one\ntwo"
-    expect(message_box(ann)).to_be_focused()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_fit_a_small_phone_by_day_and_by_night(windows, scheme):
-    phone = {"viewport": {"width": 320, "height": 560}, "color_scheme": scheme}
-    room = windows.open(name="W" * 40, **phone)
-    say(room, "x" * 2000)
-    expect(messages(room)).to_have_count(1)
-    for page in (room, windows.open("/", **phone), windows.open("/sysmsg", **phone)):
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        brightness = sum(int(part) for part in re.findall(r"\d+", background)) / 3
-        assert (brightness > 128) == (scheme == "light")
-
-
 def test_no_room_no_chat(windows):
     page = windows.open("/room/nowhere")
     expect(page.get_by_role("heading")).to_have_text("Not Found")
@@ -407,3 +257,216 @@ def test_no_room_no_chat(windows):
     page.get_by_role("button", name="Add").click()
     expect(page.get_by_role("heading", name="Nowhere <else>")).to_be_visible()
     join(page, "Ann")
+
+
+# -- who is here
+
+
+def test_tabs_are_counted(windows):
+    ann = windows.open(name="Ann")
+    bob = windows.open(name="Bob")
+    second = windows.open(name="Bob", context=bob.context)
+    item = ann.get_by_role("listitem").filter(has_text="Bob")
+    expect(item).to_contain_text("2 tabs")
+    second.close()
+    expect(item).not_to_contain_text("tabs")
+    assert log(ann).inner_text().count("Bob") == 1  # joined: a tab more or less is not told
+
+
+def test_who_comes_together_is_told_together(windows):
+    ann = windows.open(name="Ann", clock=True)
+    windows.open(name="Bob")
+    expect(log(ann)).to_contain_text("Bob joined")
+    stop_clock(ann)
+    expect(people(ann)).to_have_text(["Ann", "Bob"])
+    for name in ("Cleo", "Dora", "Eve", "Finn"):
+        windows.open(name=name)
+        expect(people(ann).last).to_have_text(name)
+        ann.clock.run_for(200)
+    # She at once, as nobody was told just before; the others wait a second.
+    expect(log(ann).locator("p").last).to_have_text("Cleo joined")
+    ann.clock.run_for(1_000)
+    expect(log(ann).locator("p").last).to_have_text("Dora, Eve and Finn joined")
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("Admin", "That name is kept for the chat itself."),
+        ("System\N{ZERO WIDTH SPACE} message", "That name is kept for the chat itself."),
+        (
+            "\N{CYRILLIC CAPITAL LETTER A}nn",
+            "That name mixes alphabets whose letters look alike.",
+        ),
+        ("An\N{HANGUL FILLER}n", "That name is in use here."),
+    ],
+)
+def test_nobody_passes_for_somebody_else(windows, name, complaint):
+    windows.open(name="Ann")
+    other = windows.open()
+    expect(people(other)).to_have_text(["Ann"])
+    other.get_by_label("Your name").fill(name)
+    other.keyboard.press("Enter")
+    expect(other.locator("#join-error")).to_have_text(complaint)
+
+
+# -- typing notes
+
+
+def typing(page):
+    return page.locator("#typing")
+
+
+def test_who_types_is_told_by_name_until_it_is_sent_or_wiped_out(windows):
+    ann, bob, cleo = (windows.open(name=name) for name in ("Ann", "Bob", "Cleo"))
+    message_box(ann).press_sequentially("Hel")
+    expect(typing(bob)).to_have_text("Ann is typing…")
+    message_box(cleo).press_sequentially("Me too")
+    expect(typing(bob)).to_have_text("Ann and Cleo are typing…")
+    expect(typing(ann)).to_have_text("Cleo is typing…")  # not one's own
+    ann.keyboard.press("Enter")
+    expect(typing(bob)).to_have_text("Cleo is typing…")
+    message_box(cleo).fill("")
+    expect(typing(bob)).to_have_text("")
+    expect(messages(windows.open())).to_have_text(["Hel"])  # of all this nothing else is kept
+
+
+def test_a_typing_note_is_forgotten_and_told_now_and_then(windows):
+    ann, bob = windows.open(name="Ann", clock=True), windows.open(name="Bob", clock=True)
+    listen(ann)
+    stop_clock(ann)
+    message_box(ann).press_sequentially("A long story")
+    expect(typing(bob)).to_have_text("Ann is typing…")
+    assert sent(ann, "typing") == [[True]]
+    ann.clock.run_for(2_000)
+    message_box(ann).press_sequentially(" goes on")
+    assert sent(ann, "typing") == [[True], [True]]
+    bob.clock.fast_forward(6_000)
+    expect(typing(bob)).to_have_text("")
+
+
+def test_who_writes_to_one_person_is_not_typing_to_all(windows):
+    ann, bob, cleo = (windows.open(name=name) for name in ("Ann", "Bob", "Cleo"))
+    listen(ann)
+    write_to(ann, "Bob")
+    message_box(ann).press_sequentially("psst")
+    ann.keyboard.press("Enter")
+    expect(messages(bob)).to_have_text(["psst"])
+    assert sent(ann, "typing") == []
+    expect(typing(cleo)).to_have_text("")
+
+
+# -- private messages
+
+
+def test_a_private_message_reaches_all_tabs_of_one_person_and_nobody_else(windows):
+    ann, bob, cleo = (windows.open(name=name) for name in ("Ann", "Bob", "Cleo"))
+    bobs = [bob, windows.open(name="Bob", context=bob.context)]
+    anns = [ann, windows.open(name="Ann", context=ann.context)]
+    expect(cleo.get_by_role("listitem").filter(has_text="tabs")).to_have_count(2)
+
+    write_to(ann, "Bob")
+    expect(ann.locator("#to")).to_contain_text("Private, to Bob only")
+    say(ann, "Only <b>you</b>")
+    ann.keyboard.press("Escape")
+    expect(ann.locator("#to")).to_be_hidden()
+    say(ann, "All of you")
+    for page in (*anns, *bobs):
+        expect(messages(page)).to_have_text(["Only <b>you</b>", "All of you"])
+    for page in bobs:
+        expect(page.locator(".private .by")).to_contain_text("Private from Ann")
+    for page in anns:
+        expect(page.locator(".private.own .by")).to_contain_text("Private to Bob")
+    expect(messages(cleo)).to_have_text(["All of you"])
+    expect(messages(windows.open(context=bob.context))).to_have_text(["All of you"])  # not kept
+
+
+def test_a_private_message_to_somebody_who_has_just_left_is_told_and_kept(windows, chat):
+    ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
+    write_to(ann, "Bob")
+    # He vanishes: for a while he counts as here, but there is nobody to receive.
+    bob.context.close()
+    windows.contexts.remove(bob.context)
+    while "unsubscribe" not in chat.process.next_line():
+        pass
+    say(ann, "Are you there?")
+    expect(ann.locator("#say-error")).to_have_text("They have just left: nobody got your message.")
+    expect(message_box(ann)).to_have_value("Are you there?")
+    expect(people(ann)).to_have_text(["Ann"])
+    say(ann, "And now?")
+    expect(ann.locator("#say-error")).to_have_text("They have just left: nobody got your message.")
+    ann.get_by_role("button", name="To all").click()
+    say(ann, "Fine")
+    expect(messages(ann)).to_have_text(["Fine"])
+
+
+# -- admins
+
+
+def test_the_admins_room_says_why_it_is_closed_and_where_it_opens(windows):
+    page = windows.open("/room/admins")
+    expect(page.get_by_role("status")).to_have_text("Only admins may enter this room.")
+    expect(page.get_by_label("Your name")).to_be_hidden()
+    page.get_by_role("link", name="Sign in").click()
+    sign_in(page)
+    expect(page.get_by_role("heading", name="Admins")).to_be_visible()
+    join(page, "Ann")
+    expect(page.get_by_role("listitem")).to_have_text("Ann(you)admin")
+    say(page, "Among us")
+
+    stranger = windows.open()
+    answers = stranger.evaluate(
+        """async () => {
+            const socket = new io.Socket();
+            socket.connect();
+            const answers = [await socket.subscribe("admin-admins"), await socket.subscribe("room-admins")];
+            answers.push(await socket.emitWithAck("history", 0) ?? null);
+            await socket.subscribe("room-lobby");
+            answers.push(await socket.emitWithAck("history", 0));
+            answers.push(await socket.emitWithAck("send away", "somebody"));
+            socket.disconnect();
+            return answers;
+        }"""
+    )
+    assert answers == [
+        {"ok": False, "error": "Only admins may enter this room."},
+        {"ok": False, "error": "There is no such room."},
+        None,
+        {"ok": True, "messages": []},
+        {"ok": False, "error": "Only admins may do that."},
+    ]
+
+
+def test_an_admin_sends_somebody_away(windows):
+    admin, bob, cleo = windows.open("/login"), windows.open(name="Bob"), windows.open(name="Cleo")
+    sign_in(admin)
+    admin.goto("/room/lobby")
+    join(admin, "Ann")
+    second = windows.open(name="Bob", context=bob.context)
+    expect(cleo.get_by_role("button", name="Send away")).to_have_count(0)
+
+    bob.evaluate(ROGUE)
+
+    questions = []
+    admin.on("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
+    admin.get_by_role("button", name="Send away Bob").click()
+    for page in (bob, second):
+        expect(page.get_by_role("status")).to_have_text("An admin has sent you away.")
+    bob.wait_for_function("() => !rogue.connected")
+    assert questions == ["Send Bob away for a minute?"]
+    expect(people(cleo)).to_have_text(["Ann", "Cleo"])
+    bob.get_by_role("button", name="Try now").click()
+    expect(bob.get_by_role("status")).to_have_text(re.compile(r"You may come back in \d+ s\.$"))
+    expect(state(bob)).to_have_attribute("data-state", "stopped")
+
+
+def test_signing_out_takes_an_admins_pages_along(windows):
+    inside = windows.open("/login?to=admins")
+    sign_in(inside)
+    join(inside, "Ann")
+    outside = windows.open("/", context=inside.context)
+    outside.get_by_role("button", name="Sign out").click()
+    expect(outside.get_by_role("link", name="Admin", exact=True)).to_be_visible()
+    expect(inside.get_by_role("status")).to_have_text("You have signed out.")
+    inside.get_by_role("button", name="Try now").click()
+    expect(inside.get_by_role("status")).to_have_text("Only admins may enter this room.")

@@ -1,10 +1,13 @@
 """The demo's pages, over HTTP, from the real example/main_app.py in a process of its own."""
 
 import http.cookiejar
+import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import textwrap
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,12 +20,17 @@ from .servers import Process
 MAIN_APP = Path(__file__).resolve().parents[1] / "example" / "main_app.py"
 
 
+PAGES = ["/", "/room/lobby", "/room/admins", "/login", "/sysmsg"]
+PASSWORD = "let me in"
+
+
 class Chat:
     """The demo, run as a user runs it, with a folder of its own. Restarted, it keeps its port."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, **env):
         self.folder = folder
         self.port = 0
+        self.env = {"CHAT_DATA": str(folder / "data"), **env}
         self.start()
 
     @property
@@ -30,7 +38,8 @@ class Chat:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self):
-        env = {"PORT": str(self.port), "CHAT_DATA": str(self.folder / "data")}
+        self.folder.mkdir(exist_ok=True)
+        env = {**self.env, "PORT": str(self.port)}
         self.process = Process([sys.executable, str(MAIN_APP)], self.folder / "chat.log", env)
         try:
             address = self.process.wait_for("Chat on http://127.0.0.1:")
@@ -56,8 +65,9 @@ class Visitor:
 
     def __init__(self, url):
         self.url = url
-        cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
-        self.opener = urllib.request.build_opener(cookies)
+        self.cookies = http.cookiejar.CookieJar()
+        processor = urllib.request.HTTPCookieProcessor(self.cookies)
+        self.opener = urllib.request.build_opener(processor)
 
     def get(self, path, data=None, headers=None):
         """Return (status, headers, text, address); redirects are followed."""
@@ -69,10 +79,28 @@ class Visitor:
         with response:
             return response.status, response.headers, response.read().decode(), response.url
 
-    def post(self, path, **fields):
+    def post(self, page, path=None, **fields):
         """Send the form of a page, with the token that the page holds."""
-        token = re.search(r'name="csrf" value="([^"]+)"', self.get(path)[2])[1]
-        return self.get(path, urllib.parse.urlencode({"csrf": token, **fields}).encode())
+        token = re.search(r'name="csrf" value="([^"]+)"', self.get(page)[2])[1]
+        return self.get(path or page, urllib.parse.urlencode({"csrf": token, **fields}).encode())
+
+
+def example(folder, program):
+    """Run a few lines among the example's modules, and return what they say, line by line."""
+    beginning = (
+        "from gevent import monkey; monkey.patch_all()\nimport sys\n"
+        "def say(*words): sys.stdout.write(' '.join(map(str, words)) + '\\n')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", beginning + textwrap.dedent(program)],
+        cwd=MAIN_APP.parent,
+        env={**os.environ, "CHAT_DATA": str(folder), "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +180,7 @@ def test_a_bad_name_is_told_and_kept(visitor, name, complaint):
 def test_names_are_escaped_wherever_they_stand(visitor):
     name = "<script>alert('x')</script>\""
     _, _, _, address = visitor.post("/", name=name)
+    visitor.post("/login", password=PASSWORD)
     pages = ["/", "/sysmsg", urllib.parse.urlsplit(address).path]
     for page in pages:
         text = visitor.get(page)[2]
@@ -161,15 +190,17 @@ def test_names_are_escaped_wherever_they_stand(visitor):
     assert 'value="&lt;script&gt;' in text
 
 
-@pytest.mark.parametrize("path", ["/", "/sysmsg"])
+@pytest.mark.parametrize("path", ["/", "/sysmsg", "/login", "/logout"])
 @pytest.mark.parametrize("token", [{}, {"csrf": ""}, {"csrf": "wrong"}, {"csrf": "é"}])
 def test_a_form_without_its_token_is_refused(visitor, path, token):
-    visitor.get(path)
-    data = urllib.parse.urlencode({**token, "name": "Sneaky", "text": "Sneaky"}).encode()
+    visitor.get("/")
+    data = {**token, "name": "Sneaky", "text": "Sneaky", "password": PASSWORD}
+    data = urllib.parse.urlencode(data).encode()
     status, _, text, _ = visitor.get(path, data)
     assert status == 403
     assert "reload the page" in text
     assert "Sneaky" not in visitor.get("/")[2]
+    assert "Sign out" not in visitor.get("/")[2]
 
 
 def test_the_token_of_somebody_else_is_refused(chat, visitor):
@@ -197,6 +228,7 @@ def test_a_form_that_cannot_be_read(visitor, data, kind):
 
 
 def test_a_system_message_to_nobody_says_so_and_keeps_the_text(visitor):
+    visitor.post("/login", password=PASSWORD)
     for room in ("", "lobby"):
         status, _, text, _ = visitor.post("/sysmsg", text="Is <anyone> there?", room=room)
         assert status == 200
@@ -213,6 +245,7 @@ def test_a_system_message_to_nobody_says_so_and_keeps_the_text(visitor):
     ],
 )
 def test_a_bad_system_message_is_told(visitor, fields, complaint):
+    visitor.post("/login", password=PASSWORD)
     status, _, text, _ = visitor.post("/sysmsg", **fields)
     assert status == 400
     assert complaint in text
@@ -228,7 +261,7 @@ def test_what_is_not_there_gets_a_page_that_leads_back(visitor, path):
     assert 'href="/"' in text
 
 
-@pytest.mark.parametrize("path", ["/", "/room/lobby", "/sysmsg", "/nowhere", "/static/chat.js"])
+@pytest.mark.parametrize("path", [*PAGES, "/nowhere", "/static/chat.js"])
 def test_every_page_is_strict(visitor, path):
     _, headers, text, _ = visitor.get(path)
     (policy,) = headers.get_all("Content-Security-Policy")
@@ -275,6 +308,157 @@ def test_nothing_outside_static_is_served(visitor, path):
     status, _, text, _ = visitor.get(path)
     assert status == 404
     assert "monkey" not in text
+
+
+def cookie(visitor):
+    (cookie,) = visitor.cookies
+    return cookie.value
+
+
+def test_who_is_no_admin_is_led_to_the_login_and_back(visitor):
+    assert visitor.get("/sysmsg")[3].endswith("/login?to=sysmsg")
+    token = re.search(r'csrf" value="([^"]+)"', visitor.get("/login?to=sysmsg")[2])[1]
+    data = urllib.parse.urlencode({"csrf": token, "text": "Sneaky", "room": ""}).encode()
+    assert visitor.get("/sysmsg", data)[3].endswith("/login?to=sysmsg")
+    status, _, _, address = visitor.post("/login?to=sysmsg", password=PASSWORD, to="sysmsg")
+    assert (status, address) == (200, f"{visitor.url}/sysmsg")
+
+
+@pytest.mark.parametrize("to", ["", "//evil.example", "https://evil.example/", "/sysmsg", "é"])
+def test_the_login_leads_nowhere_else(visitor, to):
+    assert visitor.post("/login", password=PASSWORD, to=to)[3] == f"{visitor.url}/"
+
+
+@pytest.mark.parametrize("password", ["", "Let me in", "é", "x" * 10_000])
+def test_a_wrong_password_is_told(visitor, password):
+    status, _, text, _ = visitor.post("/login", password=password)
+    assert status == 403
+    assert "That is not the password." in text
+    assert visitor.get("/sysmsg")[3].endswith("/login?to=sysmsg")
+
+
+def test_signing_in_is_another_session_id_and_signing_out_ends_it(chat, visitor):
+    visitor.get("/")
+    before = cookie(visitor)
+    visitor.post("/login", password=PASSWORD)
+    inside = cookie(visitor)
+    assert inside != before
+    assert "Sign out" in visitor.get("/")[2]
+    visitor.post("/", path="/logout")
+    assert "Sign out" not in visitor.get("/")[2]
+    for known in (before, inside):
+        text = Visitor(chat.url).get("/", headers={"Cookie": f"chat_session={known}"})[2]
+        assert "Sign out" not in text
+
+
+def test_the_demos_password_is_shown_until_another_one_is_set(visitor, tmp_path):
+    assert f"<code>{PASSWORD}</code>" in visitor.get("/login")[2]
+    chat = Chat(tmp_path, CHAT_PASSWORD="another")
+    try:
+        other = Visitor(chat.url)
+        assert PASSWORD not in other.get("/login")[2]
+        assert "another" not in other.get("/login")[2]
+        assert other.post("/login", password=PASSWORD)[0] == 403
+        assert other.post("/login", password="another")[0] == 200
+    finally:
+        chat.stop()
+
+
+def test_there_is_space_for_so_many_rooms(tmp_path):
+    told = example(
+        tmp_path,
+        """
+        import rooms
+        rooms.create()
+        rooms.create()
+        rooms.MOST_ROOMS = len(rooms.everything()) + 1
+        say(rooms.add("One more"), [room.slug for room in rooms.everything()])
+        try:
+            rooms.add("And one")
+        except ValueError as error:
+            say(error)
+        """,
+    )
+    assert told == [
+        "one-more ['lobby', 'kaffeeküche', '談話室', 'admins', 'one-more']",
+        "There are 5 rooms, and no space for more.",
+    ]
+
+
+def test_only_a_rooms_own_channel_leads_to_it(tmp_path):
+    told = example(
+        tmp_path,
+        """
+        import rooms
+        rooms.create()
+        for channel in ("room-lobby", "admin-admins", "room-admins", "admin-lobby", "lobby", "room-"):
+            say(channel, rooms.at(channel) and rooms.at(channel).name)
+        """,
+    )
+    assert told == [
+        "room-lobby Lobby",
+        "admin-admins Admins",
+        *[f"{channel} None" for channel in ("room-admins", "admin-lobby", "lobby", "room-")],
+    ]
+
+
+def test_messages_are_numbered_in_each_room_kept_once_and_the_last_of_them(tmp_path):
+    told = example(
+        tmp_path,
+        """
+        import messages
+        messages.create()
+        messages.KEPT, messages.ANSWERED = 4, 3
+        for text in "abcdef":
+            messages.keep("one", "ann", "Ann", text, f"token {text}")
+        say(messages.keep("one", "ann", "Ann", "f again", "token f"))
+        say(messages.keep("one", "bob", "Bob", "g", "token f")["id"])
+        say(messages.keep("other", "ann", "Ann", "h", "token f")["id"])
+        say(messages.keep("one", "ann", "Ann", "i", None)["id"], messages.keep("one", "ann", "Ann", "j", None)["id"])
+        for number in (0, 7, 8, 9, -1, True, None, "8", 2 ** 70, float("nan")):
+            say(*[said["text"] for said in messages.since("one", number)])
+        from rooms import database
+        say(database.query("SELECT COUNT(*) AS n FROM message WHERE room = 'one'")[0].n)
+        """,
+    )
+    assert told == ["None", "7", "1", "8 9", *["g i j"] * 1, "i j", "j", "", *["g i j"] * 6, "4"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Ann", "ANN"),
+        ("Ann", "A\N{ZERO WIDTH JOINER}nn"),
+        ("Ann", "An\N{COMBINING GRAPHEME JOINER}n"),
+        ("Ann", "Ann\N{HANGUL FILLER}"),
+        ("Ann", "Ann\N{VARIATION SELECTOR-16}"),
+        ("Ann", "\N{FULLWIDTH LATIN CAPITAL LETTER A}nn"),
+        ("Ann", "\N{MATHEMATICAL BOLD CAPITAL A}nn"),
+        ("É", "E\N{COMBINING ACUTE ACCENT}"),
+        ("Straße", "STRASSE"),
+    ],
+)
+def test_names_that_look_alike_are_one(tmp_path, one, other):
+    assert example(
+        tmp_path, f"import texts; say(texts.fold({one!r}) == texts.fold({other!r}))"
+    ) == ["True"]
+
+
+def test_alphabets_that_look_alike_are_not_mixed(tmp_path):
+    names = {
+        "Ann": False,
+        "\N{CYRILLIC CAPITAL LETTER A}nn": True,
+        "Ann\N{GREEK SMALL LETTER OMICRON}": True,
+        "Анна": False,
+        "Άννα": False,
+        "山田 Taro": False,
+        "فاطمة Ann": False,
+        "Ann 2 🌷": False,
+    }
+    told = example(
+        tmp_path, f"import texts; say([texts.mixes_alphabets(n) for n in {list(names)!r}])"
+    )
+    assert told == [str(list(names.values()))]
 
 
 def test_rooms_and_sessions_outlive_a_restart(tmp_path):

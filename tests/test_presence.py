@@ -184,7 +184,16 @@ class TestStore:
         assert kept.members == {}
         assert kept.store.ask(OTHER).members == {"Ann": [{}]}
         assert kept.store.ask(("/chat", "room")).members == {"Bob": [{}]}
-        assert [kept.store.count(channel) for channel in (ROOM, OTHER)] == [0, 1]
+        assert kept.store.counts([ROOM, OTHER]) == [0, 1]
+
+    def test_any_number_of_channels_is_counted_at_once(self, kept: Kept) -> None:
+        kept.join("1", "Ann")
+        kept.join("2", "Ann")
+        kept.join("3", "Bob")
+        kept.store.join(OTHER, "1", "Ann", {})
+        nobody = [("/", f"empty {number}") for number in range(9_000)]
+        assert kept.store.counts([ROOM, *nobody, OTHER]) == [2, *[0] * 9_000, 1]
+        assert kept.store.counts([]) == []
 
     def test_who_vanished_stays_for_the_grace(self, kept: Kept) -> None:
         kept.join("1", "Ann")
@@ -752,6 +761,8 @@ class TestSignals:
         viewer = Viewer(serve(plugins=[PLUGIN], presence_key=by_name), "Ann")
         found = gevent.get_hub().threadpool.spawn(presence.members, "room").get()
         assert found == {"Ann": [{}]} == viewer.members
+        counts = gevent.get_hub().threadpool.spawn(presence.counts, ("room", "other")).get()
+        assert counts == {"room": 1, "other": 0}
 
 
 class TestTracking:

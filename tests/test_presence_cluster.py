@@ -695,10 +695,10 @@ class TestRevisions:
         one = keep()
         position = one.store._names.of("position", "/,room")
         one.store.join(ROOM, "1", "Ann", {})
-        assert one.store.count(ROOM) == 1
+        assert one.store.counts([ROOM]) == [1]
         assert redis.ask("TTL", position) == -1
         one.store.leave(ROOM, "1", 0.0)
-        assert one.store.count(ROOM) == 0
+        assert one.store.counts([ROOM]) == [0]
         for key in (position, one.store._topic(ROOM)):
             assert 0 < redis.ask("TTL", key) <= 3600
         one.store.join(ROOM, "1", "Ann", {})
@@ -755,7 +755,7 @@ class TestRepair:
         one = keep(self.QUICK)
         for number in range(3):
             one.store.join(ROOM, str(number), f"key {number}", {})
-        assert one.store.count(ROOM) == 3
+        assert one.store.counts([ROOM]) == [3]
         names = one.store._names
         redis.ask("DEL", *(names.of(noun, "/,room") for noun in nouns))
         expected = {f"key {number}": [{}] for number in range(3)}
@@ -812,7 +812,7 @@ class TestRepair:
         one = keep()
         for number in range(10):
             one.store.join(ROOM, str(number), f"key {number}", {})
-            assert one.store.count(ROOM) == number + 1
+            assert one.store.counts([ROOM]) == [number + 1]
             redis.ask("SCRIPT", "FLUSH")
 
     def test_what_redis_refuses_is_told_and_the_others_go_on(
@@ -846,7 +846,7 @@ class TestSignals:
         monkeypatch.setattr(one, "made", made)
         for name in "abc":
             one.store.join(ROOM, name, name, {})
-        assert one.store.count(ROOM) == 3
+        assert one.store.counts([ROOM]) == [3]
         ready.set()
         while len(told) < 3:
             gevent.sleep(0)
@@ -861,7 +861,7 @@ class TestSignals:
         monkeypatch.setattr(one, "made", lambda change: ready.wait())
         for number in range(10):
             one.store.join(ROOM, str(number), str(number), {})
-        assert one.store.count(ROOM) == 10
+        assert one.store.counts([ROOM]) == [10]
         assert len(one.store._untold) <= 3
         ready.set()
         assert [record for record in caplog.text.splitlines() if "left out" in record][1:] == []

@@ -1,52 +1,85 @@
-// The page of a room: one connection, one channel. What people typed goes in as text, never as HTML.
+// The page of a room: one connection, one channel.
 
-const MOST_LINES = 500; // older ones go, so that a page left open does not grow for ever
+import { keepConnected } from "./connection.js";
+import { History } from "./history.js";
+import { addEvent, addMessage, addPrivateMessage, addSystemMessage } from "./log.js";
+import { Outbox } from "./outbox.js";
+import { $, say } from "./parts.js";
+import { People } from "./people.js";
+import { Typing, Typists } from "./typing.js";
+
 const ANSWER_MS = 8000;
-const SETTLE_MS = 6000; // after a lost connection others come back one by one: until then nobody "left" or "joined"
-const GROUP_SECONDS = 300; // messages of one person closer than this stand under one name
 
-const $ = (id) => document.getElementById(id);
 const room = $("room");
-const socket = new io.Socket();
-const presence = socket.presence(room.dataset.channel);
+const { channel, who } = room.dataset; // `who` is this browser, as others see it
+const socket = new io.Socket({ reconnection: false }); // connection.js does it, and shows how
 
 let wanted = null; // the name to be here under; a lost connection does not change it
-let me = null; // {name, who} once the server agreed
-let who = null; // which people of the list this browser is
-let announced = null; // while joined: the members of whom the log has told
-let calm = true; // false from a lost connection until the others had time to come back
-let calmTimer = null;
+let me = null; // that name, once the server agreed
+let addressee = null; // whom a private message goes to
+
+const history = new History(
+  (number) => ask("history", number),
+  (message) => {
+    typists.forget(message.who);
+    addMessage(message, message.who === who);
+  },
+);
+const outbox = new Outbox(
+  ({ text, token, to }) => {
+    if (!socket.connected || !me) return null;
+    return to ? ask("private", to, { text, token }) : ask("message", { text, token });
+  },
+  ({ text, to }, error) => {
+    $("say-error").textContent = error;
+    if (!$("text").value) $("text").value = text; // nothing typed is lost
+  },
+);
+const people = new People(socket.presence(channel), who, {
+  writeTo: address,
+  sendAway: "admin" in room.dataset ? sendAway : null,
+  tell: addEvent,
+});
+const typists = new Typists();
+const typing = new Typing((on) => socket.connected && socket.emit("typing", on));
+const privates = new Set(); // tokens of private messages: one that was sent again is shown once
 
 // The connection
 
-socket.on("connect", () => {
-  setState("online");
+socket.on("connect", async () => {
+  people.back();
   if (wanted) join(); // the extension has subscribed again before
-  if (!calm) calmTimer = setTimeout(settle, SETTLE_MS);
+  await history.catchUp();
+  $("log").ariaLive = "polite"; // what was said before is not read out, what comes is
 });
 
 socket.on("disconnect", () => {
-  clearTimeout(calmTimer);
-  calm = false;
-  setState("offline", socket.active ? "Connection lost. Reconnecting…" : "Disconnected. Reload the page to come back.");
+  people.lost();
+  typists.clear();
 });
-
-socket.on("connect_error", () => setState("offline", "The server cannot be reached. Trying again…"));
 
 socket.on("message", (message) => {
-  if (message.kind === "said") addMessage(message);
+  if (message.kind === "said") history.take(message);
   if (message.kind === "system") addSystemMessage(message);
+  if (message.kind === "private" && !privates.has(message.token)) {
+    privates.add(message.token);
+    addPrivateMessage(message, message.who === who);
+  }
 });
 
-presence.on("change", () => {
-  showPeople();
-  announce();
-});
+socket.on("missed", () => history.catchUp()); // the server knows, or fears, that something did not get here
 
-socket.subscribe(room.dataset.channel).then((answer) => {
-  if (!answer.ok) setState("refused", answer.error);
-});
-socket.connect();
+socket.on("typing", (name, typist, on) => typist !== who && typists.heard(name, typist, on));
+
+socket.subscribe(channel).then((answer) => answer.ok || refused(answer.error));
+socket.on("subscribe_error", (_, error) => refused(error)); // when it is renewed on a new connection
+keepConnected(socket, (state) => (room.dataset.state = state));
+
+// The gate of this room said no.
+function refused(error) {
+  room.dataset.state = "refused";
+  say($("state"), error);
+}
 
 // Ask the server something; the answer is always {ok, error, …}.
 async function ask(event, ...args) {
@@ -57,12 +90,7 @@ async function ask(event, ...args) {
   }
 }
 
-function setState(state, text = "") {
-  room.dataset.state = state;
-  $("state").textContent = text;
-}
-
-// Joining, talking, leaving
+// Joining and leaving
 
 $("join").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -74,40 +102,47 @@ async function join() {
   const answer = await ask("join", wanted);
   if (answer.lost && !socket.connected) return; // the next "connect" tries again
   $("join-error").textContent = answer.ok ? "" : answer.error;
-  enter(answer.ok ? answer : null);
+  enter(answer.ok ? answer.name : null);
+  outbox.flush();
 }
 
 $("leave").addEventListener("click", () => {
+  typing.stopped();
   if (socket.connected) socket.emit("leave");
   enter(null);
 });
 
 // Be here under a name from now on, or (null) not any more.
-function enter(person) {
+function enter(name) {
   const before = me;
-  me = person;
-  wanted = me?.name ?? null;
-  who = me?.who ?? who;
-  $("me").textContent = wanted;
+  me = wanted = name;
+  $("me").textContent = name;
   $("join").hidden = Boolean(me);
   $("say").hidden = $("leave").hidden = !me;
-  showPeople();
   if (Boolean(before) === Boolean(me)) return; // back after a lost connection, or refused once more
-  announced = me && new Map(presence.members);
-  addEvent(me ?? before, me ? "joined" : "left");
+  if (me) people.begin();
+  else people.end();
+  addEvent(null, me ? "joined" : "left");
   $(me ? "text" : "name").focus();
 }
 
-$("say").addEventListener("submit", async (event) => {
+// Talking
+
+$("say").addEventListener("submit", (event) => {
   event.preventDefault();
   const field = $("text");
   const text = field.value;
-  if (!text.trim() || !socket.connected) return;
-  field.value = "";
-  const answer = await ask("message", text); // socket.send(text), with an answer
-  $("say-error").textContent = answer.ok ? "" : answer.error;
-  if (!answer.ok && !field.value) field.value = text; // nothing typed is lost
+  if (!text.trim()) return;
+  field.value = $("say-error").textContent = "";
+  typing.stopped();
+  field.focus();
+  outbox.add(text, addressee?.who);
+  outbox.flush();
 });
+
+$("say").addEventListener("keydown", (event) => event.key === "Escape" && addressee && address(null));
+
+$("text").addEventListener("input", () => addressee || typing.typed($("text").value));
 
 $("text").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -115,99 +150,19 @@ $("text").addEventListener("keydown", (event) => {
   $("say").requestSubmit();
 });
 
-// Who is here
+$("to-all").addEventListener("click", () => address(null));
 
-function showPeople() {
-  $("count").textContent = presence.count;
-  const people = [...presence.members.values()].map((metas) => metas[0]);
-  people.sort((a, b) => a.name.localeCompare(b.name));
-  $("people").replaceChildren(
-    ...people.map((person) => {
-      const item = element("li", person.who === who ? "self" : "");
-      item.append(avatar(person.name), element("bdi", "name", person.name));
-      return item;
-    }),
-  );
+// Write to one person from now on, or (null) to all.
+function address(person) {
+  addressee = person;
+  $("to").hidden = !person;
+  $("to-name").textContent = person?.name;
+  typing.stopped();
+  $("text").focus();
 }
 
-// Tell in the log which others came and went since it last told.
-function announce() {
-  if (!announced || !calm || presence.members.size !== presence.count) return; // a big room has a count only
-  const here = new Map(presence.members);
-  const tell = ([person], what) => person.who !== who && addEvent(person, what);
-  for (const [key, metas] of here) if (!announced.has(key)) tell(metas, "joined");
-  for (const [key, metas] of announced) if (!here.has(key)) tell(metas, "left");
-  announced = here;
-}
-
-function settle() {
-  calm = true;
-  announce();
-}
-
-// The log
-
-let last = null; // the message at its end, if it is one
-
-function addMessage(message) {
-  const follows = last && last.who === message.who && last.name === message.name && message.time - last.time < GROUP_SECONDS;
-  const line = element("div", `message${message.who === who ? " own" : ""}${follows ? " follows" : ""}`);
-  const by = element("p", "by");
-  by.append(element("bdi", "name", message.name), " ", clock(message.time));
-  const text = element("p", "text", message.text);
-  text.dir = "auto";
-  line.append(avatar(message.name), by, text);
-  add(line, message.who === who);
-  last = message;
-}
-
-function addSystemMessage(message) {
-  const line = element("div", "system");
-  const by = element("p", "by", "System message ");
-  by.append(clock(message.time));
-  const text = element("p", "text", message.text);
-  text.dir = "auto";
-  line.append(by, text);
-  add(line);
-}
-
-function addEvent(person, what) {
-  const line = element("p", "event");
-  line.append(person.who === who ? "You" : element("bdi", "name", person.name), ` ${what}`);
-  add(line);
-}
-
-function add(line, own = false) {
-  const log = $("log");
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-  log.append(line);
-  if (log.childElementCount > MOST_LINES) log.firstElementChild.remove();
-  if (atEnd || own) log.scrollTop = log.scrollHeight; // somebody who reads further up stays there
-  last = null;
-}
-
-// Small parts
-
-function element(tag, className, text = "") {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.textContent = text;
-  return node;
-}
-
-function clock(seconds) {
-  const date = new Date(seconds * 1000);
-  const node = element("time", "", date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
-  node.dateTime = date.toISOString();
-  return node;
-}
-
-// A coloured disc with the first letter, the same for a name everywhere.
-function avatar(name) {
-  const [first] = new Intl.Segmenter().segment(name);
-  const node = element("span", "avatar", first.segment.toLocaleUpperCase());
-  node.ariaHidden = "true";
-  const hash = [...name].reduce((sum, c) => (sum * 31 + c.codePointAt(0)) % 9973, 7);
-  node.style.setProperty("--hue", (hash * 137.5) % 360); // the golden angle keeps neighbours apart
-  return node;
+async function sendAway(person) {
+  if (!confirm(`Send ${person.name} away for a minute?`)) return;
+  const answer = await ask("send away", person.who);
+  if (!answer.ok) $("say-error").textContent = answer.error;
 }

@@ -19,14 +19,14 @@ The signals `joined`, `updated` and `left` are sent with keywords ``channel``, `
 
 With ``SOCKETIO_BACKPLANE`` presence is that of all processes, kept in Redis. Each change is then
 signalled in one of them only: where it was made, which for the sockets of a process that died is the
-one that noticed. `members` and `count` may be called in a process without a server too.
+one that noticed. `members`, `count` and `counts` may be called in a process without a server too.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from blinker import Signal
@@ -58,6 +58,7 @@ from webpy_socketio.plugins.presence.store import (
 
 __all__ = [
     "count",
+    "counts",
     "examine",
     "install",
     "joined",
@@ -235,10 +236,16 @@ def members(channel: str, *, namespace: str = "/") -> dict[str, Metas]:
 
 def count(channel: str, *, namespace: str = "/") -> int:
     """How many keys are in a channel; otherwise as `members`, and cheaper."""
+    return counts([channel], namespace=namespace)[channel]
+
+
+def counts(channels: Iterable[str], *, namespace: str = "/") -> dict[str, int]:
+    """How many keys are in each of many channels: Redis is asked once for all of them."""
+    names = list(channels)
+    places = [(namespace, name) for name in names]
     if _presence is None:
-        return _stranger().count((namespace, channel))
-    number: int = run_on_hub(_presence.store.count, (namespace, channel))
-    return number
+        return dict(zip(names, _stranger().counts(places), strict=True))
+    return dict(zip(names, run_on_hub(_presence.store.counts, places), strict=True))
 
 
 def track(socket: Socket, channel: str, key: str, meta: dict[str, Any] | None = None) -> None:

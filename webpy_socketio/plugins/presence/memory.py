@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,9 +95,9 @@ class MemoryStore:
     def ask(self, channel: Channel) -> State:
         return self.state(channel)
 
-    def count(self, channel: Channel) -> int:
-        room = self._rooms.get(channel)
-        return 0 if room is None else len(room.keys)
+    def counts(self, channels: Sequence[Channel]) -> list[int]:
+        rooms = map(self._rooms.get, channels)
+        return [0 if room is None else len(room.keys) for room in rooms]
 
     def state(self, channel: Channel) -> State:
         room = self._rooms.get(channel)

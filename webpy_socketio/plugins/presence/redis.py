@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gevent
@@ -23,6 +23,7 @@ from webpy_socketio.plugins.presence.node import PATIENCE, PORTION, SILENCE, Nod
 from webpy_socketio.plugins.presence.replica import Replica, Verdict
 from webpy_socketio.plugins.presence.scripts import (
     Answer,
+    Call,
     Names,
     changes_of,
     channel_of,
@@ -39,6 +40,9 @@ logger = logging.getLogger("webpy_socketio")
 
 #: Changes that may wait for slow receivers of signals.
 MAX_UNTOLD = 16_384
+
+#: Channels that one script counts; Lua has a limit of some thousand arguments.
+COUNTED = 1_000
 
 
 class RedisStore:
@@ -98,8 +102,8 @@ class RedisStore:
     def ask(self, channel: Channel) -> State:
         return parse_state(self.node.ask(self._names.read(channel)), gevent.sleep)
 
-    def count(self, channel: Channel) -> int:
-        return int(self.node.ask(self._names.count(channel)))
+    def counts(self, channels: Sequence[Channel]) -> list[int]:
+        return [n for call in _counting(self._names, channels) for n in self.node.ask(call)]
 
     def close(self) -> None:
         self.node.stop()
@@ -229,8 +233,8 @@ class Stranger:
     def ask(self, channel: Channel) -> State:
         return parse_state(self._ask(self._names.read(channel)))
 
-    def count(self, channel: Channel) -> int:
-        return int(self._ask(self._names.count(channel)))
+    def counts(self, channels: Sequence[Channel]) -> list[int]:
+        return [n for call in _counting(self._names, channels) for n in self._ask(call)]
 
     def _ask(self, call: Any) -> Answer:
         link = redis_link(self._url, SILENCE)
@@ -242,3 +246,8 @@ class Stranger:
             return run_call(link, call)
         finally:
             link.close()
+
+
+def _counting(names: Names, channels: Sequence[Channel]) -> list[Call]:
+    portions = range(0, len(channels), COUNTED)
+    return [names.count(channels[begin : begin + COUNTED]) for begin in portions]

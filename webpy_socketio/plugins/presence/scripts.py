@@ -86,8 +86,8 @@ class Names:
     def read(self, channel: Channel, place: Place = ("", 0)) -> Call:
         return self._call("state", "read", text_of(channel), *place, _fresh())
 
-    def count(self, channel: Channel) -> Call:
-        return self._call("state", "count", text_of(channel))
+    def count(self, channels: Iterable[Channel]) -> Call:
+        return self._call("state", "count", *map(text_of, channels))
 
     def begin(self, run: str) -> Call:
         return self._call("node", "begin", run, _fresh())

@@ -7,6 +7,7 @@ in Redis (`RedisStore`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,7 +59,7 @@ class Listener(Protocol):
 
 
 class Store(Protocol):
-    """What presence asks of a store, in the thread of the hub. Only `ask` and `count` may wait."""
+    """What presence asks of a store, in the thread of the hub. Only `ask` and `counts` may wait."""
 
     #: Whether it outlives the process: who is sent away because the server stops may come back.
     lasting: bool
@@ -84,8 +85,8 @@ class Store(Protocol):
     def ask(self, channel: Channel) -> State:
         """Who is there, all that this process did before included. Raises `BackplaneError`."""
 
-    def count(self, channel: Channel) -> int:
-        """How many keys are there; otherwise as `ask`."""
+    def counts(self, channels: Sequence[Channel]) -> list[int]:
+        """How many keys are in each, asked at once; otherwise as `ask`."""
 
     def close(self) -> None:
         """End, without telling."""

@@ -2,7 +2,7 @@
 --
 --   read <channel> <epoch> <rev> <fresh>    what the caller has: returns {epoch, rev, diffs}
 --                                           or {epoch, rev, keys, connections}, as the hashes are
---   count <channel>                         how many keys
+--   count <channel> ...                     how many keys in each
 
 local commands = {}
 
@@ -22,8 +22,10 @@ function commands.read(channel, known, since, fresh)
     redis.call('HGETALL', name('connections', channel))}
 end
 
-function commands.count(channel)
-  return redis.call('HLEN', name('keys', channel))
+function commands.count(...)
+  local counts = {}
+  for i, channel in ipairs({...}) do counts[i] = redis.call('HLEN', name('keys', channel)) end
+  return counts
 end
 
 return commands[ARGV[1]](unpack(ARGV, 2))

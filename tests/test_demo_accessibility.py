@@ -1,0 +1,204 @@
+"""The demo for everybody: by keyboard, with a screen reader, by night, on a small screen."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from .test_example import PAGES
+from .windows import (
+    _chat,  # noqa: F401 - a fixture, like the next three
+    _chromium,  # noqa: F401
+    _own_patience,  # noqa: F401
+    _windows,  # noqa: F401
+    expect,
+    join,
+    log,
+    message_box,
+    messages,
+    say,
+    sign_in,
+    state,
+    write_to,
+)
+
+AXE = Path(__file__).parent / "js" / "node_modules" / "axe-core" / "axe.min.js"
+
+every_scheme = pytest.mark.parametrize("scheme", ["light", "dark"])
+
+
+def test_the_keyboard_is_enough(windows):
+    ann = windows.open()
+    expect(ann.get_by_label("Your name")).to_be_focused()
+    ann.keyboard.type("Ann")
+    ann.keyboard.press("Enter")
+    expect(message_box(ann)).to_be_focused()
+    ann.keyboard.press("Enter")  # nothing to send
+    ann.keyboard.type("one")
+    ann.keyboard.press("Shift+Enter")
+    ann.keyboard.type("two")
+    ann.keyboard.press("Enter")
+    expect(messages(ann)).to_have_count(1)
+    assert messages(ann).text_content() == "one\ntwo"
+    expect(message_box(ann)).to_be_focused()
+
+
+@every_scheme
+def test_pages_fit_a_small_phone_by_day_and_by_night(windows, scheme):
+    phone = {"viewport": {"width": 320, "height": 560}, "color_scheme": scheme}
+    room = windows.open(name="W" * 40, **phone)
+    say(room, "x" * 2000)
+    expect(messages(room)).to_have_count(1)
+    admin = windows.open("/login", **phone)
+    sign_in(admin)
+    pages = [windows.open(path, context=admin.context) for path in PAGES]
+    for page in (room, admin, *pages, windows.open("/room/admins", **phone)):
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        brightness = sum(int(part) for part in re.findall(r"\d+", background)) / 3
+        assert (brightness > 128) == (scheme == "light")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 320)])
+def test_axe_finds_nothing(windows, scheme, width):
+    if not AXE.exists():
+        pytest.skip("axe-core is not installed: run npm ci in tests/js (make test does)")
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 700}}
+    options["reduced_motion"] = "reduce"
+    bob = windows.open(name="Bob", **options)
+    refused = windows.open("/room/admins", context=bob.context)
+    expect(state(refused)).to_have_attribute("data-state", "refused")
+    check(refused)
+    for path in ("/", "/login", "/room/nowhere"):
+        check(windows.open(path, context=bob.context))
+    check(bob)
+
+    ann = windows.open("/login", **options)
+    ann.get_by_label("Password").fill("wrong")
+    ann.keyboard.press("Enter")
+    expect(ann.get_by_role("alert")).to_be_visible()
+    check(ann)
+    sign_in(ann)
+    check(windows.open("/sysmsg", context=ann.context))
+    ann.goto("/room/lobby")
+    check(ann)
+    join(ann, "Ann")
+    say(ann, "Hello")
+    expect(messages(ann)).to_have_count(1)
+    message_box(bob).press_sequentially("Hm")
+    expect(ann.locator("#typing")).to_have_text("Bob is typing…")
+    write_to(bob, "Ann")
+    say(bob, "psst")
+    expect(messages(ann)).to_have_count(2)
+    write_to(ann, "Bob")
+    check(ann)
+    ann.context.set_offline(True)
+    say(ann, "Later")
+    expect(ann.get_by_role("list", name="Waiting to be sent")).to_be_visible()
+    check(ann)
+    windows.complaints.clear()  # the browser complains itself about 403 and 404
+
+
+def check(page):
+    """Let axe-core look at a page; whatever it finds is a fault."""
+    if page.evaluate("typeof axe") == "undefined":
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run().then((results) => results.violations)")
+    assert [(it["id"], [node["html"] for node in it["nodes"]]) for it in found] == [], page.url
+
+
+FOCUSED = r"""() => {
+    const node = document.activeElement, style = getComputedStyle(node);
+    const name = node.id || node.ariaLabel || node.textContent.trim().split("\n")[0];
+    return [name, style.outlineStyle, parseFloat(style.outlineWidth)];
+}"""
+
+
+def test_everything_is_reached_by_tab_and_shows_it(windows):
+    windows.open(name="Bob")
+    ann = windows.open("/login")
+    sign_in(ann)
+    ann.goto("/room/lobby")
+    join(ann, "Ann")
+    expect(ann.get_by_role("listitem")).to_have_count(2)
+    ann.locator(".skip").focus()
+    reached = []
+    while "Send" not in reached:
+        ann.keyboard.press("Tab")
+        name, style, width = ann.evaluate(FOCUSED)
+        assert (style, width >= 2) == ("solid", True), name
+        reached.append(name)
+        assert len(reached) < 30, reached
+    assert reached == [
+        *("Chat", "Rooms", "System message", "Sign out", "leave"),
+        *("Here now 2", "Private message to Bob", "Send away Bob", "log", "text", "Send"),
+    ]
+
+
+def test_somebody_is_written_to_by_keyboard(windows):
+    ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
+    expect(ann.get_by_role("listitem")).to_have_count(2)
+    for _ in range(2):
+        ann.keyboard.press("Shift+Tab")
+    expect(ann.get_by_role("button", name="Private message to Bob")).to_be_focused()
+    windows.open(name="Abe")  # somebody who comes takes no focus away
+    expect(ann.get_by_role("listitem")).to_have_count(3)
+    expect(ann.get_by_role("button", name="Private message to Bob")).to_be_focused()
+    ann.keyboard.press("Enter")
+    ann.keyboard.type("psst")
+    ann.keyboard.press("Enter")
+    ann.keyboard.press("Escape")
+    ann.keyboard.type("Hello")
+    ann.keyboard.press("Enter")
+    expect(messages(bob)).to_have_text(["psst", "Hello"])
+    expect(bob.locator(".private .text")).to_have_text(["psst"])
+
+
+def test_the_skip_link_leads_past_what_every_page_begins_with(windows):
+    page = windows.open("/")
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED)[:2] == ["Skip to the content", "solid"]
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Lobby")).to_be_focused()
+
+
+def test_what_a_screen_reader_is_told(windows):
+    ann = windows.open(name="Ann")
+    bob = windows.open(name="Bob")
+    expect(log(ann)).to_contain_text("Bob joined")
+    say(bob, "Hello")
+    expect(messages(ann)).to_have_count(1)
+    expect(ann.get_by_role("main")).to_match_aria_snapshot(
+        """
+        - heading "Lobby" [level=1]
+        - status: Connected
+        - button "Leave"
+        - region "Here now 2":
+          - heading "Here now 2" [level=2]
+          - list:
+            - listitem: Ann (you)
+            - listitem:
+              - button "Private message to Bob"
+        - log "Messages":
+          - paragraph: You joined
+          - paragraph: Bob joined
+          - paragraph: /Bob/
+          - paragraph: Hello
+        - text: Message as Ann
+        - textbox "Message as Ann"
+        - button "Send"
+        """
+    )
+    live = ann.evaluate(
+        "[...document.querySelectorAll('[role=log], [role=status], [role=alert], [aria-live]')].map(node => node.id)"
+    )
+    # Neither the list of people nor typing notes nor the countdown: they would speak all the time.
+    assert live == ["state", "log", "join-error", "say-error"]
+
+
+@pytest.mark.parametrize(("motion", "animation"), [("reduce", "none"), ("no-preference", "appear")])
+def test_nothing_moves_for_who_wants_that(windows, motion, animation):
+    ann = windows.open(name="Ann", reduced_motion=motion)
+    say(ann, "Hello")
+    expect(ann.locator(".message")).to_have_css("animation-name", animation)

@@ -1,0 +1,119 @@
+"""The demo as two processes, with one Redis, one file of messages and one folder of sessions."""
+
+import pytest
+
+from .redis_server import RedisServer
+from .test_example import Chat, example
+from .windows import (
+    ROGUE,
+    Windows,
+    _chromium,  # noqa: F401 - a fixture, like the next one
+    _own_patience,  # noqa: F401
+    expect,
+    join,
+    log,
+    message_box,
+    messages,
+    people,
+    say,
+    sign_in,
+    write_to,
+)
+
+
+@pytest.fixture
+def redis(tmp_path):
+    server = RedisServer(tmp_path).start()
+    server.keep()  # who is here too, when it comes back
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sites(tmp_path, redis, chromium):
+    """Windows on the one process, and on the other."""
+    env = {"BACKPLANE": redis.url, "CHAT_DATA": str(tmp_path / "data")}
+    chats = [Chat(tmp_path / name, **env) for name in ("one", "other")]
+    sites = [Windows(chromium, chat.url) for chat in chats]
+    yield sites
+    for windows in sites:
+        windows.close()
+    for chat in chats:
+        chat.stop()
+
+
+def test_people_of_two_processes_are_together(sites):
+    one, other = sites
+    ann, bob = one.open("/login"), other.open(name="Bob")
+    sign_in(ann)
+    ann.goto("/room/lobby")
+    join(ann, "Ann")
+    second = one.open(name="Cleo")
+    for page in (ann, bob, second):
+        expect(people(page)).to_have_text(["Ann", "Bob", "Cleo"])
+    expect(log(bob)).to_contain_text("Ann joined")
+    expect(other.open("/").get_by_role("link", name="Lobby")).to_contain_text("3 here")
+
+    message_box(bob).press_sequentially("Hel")
+    expect(ann.locator("#typing")).to_have_text("Bob is typing…")
+    say(bob, "Hello")
+    expect(messages(ann)).to_have_text(["Hello"])
+    say(ann, "Hello Bob")
+    write_to(bob, "Ann")
+    say(bob, "psst")
+    for page in (ann, bob):
+        expect(messages(page)).to_have_text(["Hello", "Hello Bob", "psst"])
+    expect(messages(second)).to_have_text(["Hello", "Hello Bob"])
+    expect(messages(other.open())).to_have_text(["Hello", "Hello Bob"])
+
+    stranger = other.open()
+    stranger.get_by_label("Your name").fill("Ann")
+    stranger.keyboard.press("Enter")
+    expect(stranger.locator("#join-error")).to_have_text("That name is in use here.")
+
+    bob.evaluate(ROGUE)
+    # An admin is one in both, and sends somebody away from both.
+    ann.on("dialog", lambda dialog: dialog.accept())
+    ann.get_by_role("button", name="Send away Bob").click()
+    expect(bob.get_by_role("status")).to_have_text("An admin has sent you away.")
+    bob.evaluate("() => { rogue.emit('message', 'Ha'); }")  # which nobody gets, see below
+    bob.wait_for_function("() => !rogue.connected")
+    expect(people(ann)).to_have_text(["Ann", "Cleo"])
+    expect(messages(second)).to_have_text(["Hello", "Hello Bob"])
+    ann.goto(f"{other.url}/sysmsg")
+    ann.get_by_label("Message").fill("To everybody")
+    ann.get_by_role("button", name="Send", exact=True).click()
+    expect(ann.get_by_role("status")).to_have_text("Sent.")
+    expect(second.locator(".system .text")).to_have_text(["To everybody"])
+
+
+def test_what_redis_did_not_bring_is_fetched(sites, redis, tmp_path):
+    bob = sites[1].open(name="Bob")
+    say(bob, "Hello")
+    expect(messages(bob)).to_have_text(["Hello"])
+    # Said by way of a process that does not reach this one; and nobody says anything after it.
+    keep = 'messages.keep("room-lobby", "eve", "Eve", "Where is everybody?", None)'
+    example(tmp_path / "data", f"import messages; {keep}")
+    redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
+    expect(messages(bob)).to_have_text(["Hello", "Where is everybody?"])
+
+
+def test_while_redis_is_away_nothing_is_made_up(sites, redis):
+    one, other = sites
+    ann, bob = one.open(name="Ann"), other.open()
+    redis.stop()
+    say(ann, "Talking goes on")
+    expect(messages(ann)).to_have_text(["Talking goes on"])
+    rooms = one.open("/")
+    expect(rooms.get_by_text("Nobody can tell who is where just now.")).to_be_visible()
+    expect(rooms.get_by_role("link", name="Lobby")).not_to_contain_text("here")
+    bob.get_by_label("Your name").fill("Ann")
+    bob.keyboard.press("Enter")
+    expect(bob.locator("#join-error")).to_have_text(
+        "Nobody can tell who is here just now. Try again soon."
+    )
+    redis.start()
+    while bob.locator("#join-error").text_content() != "That name is in use here.":
+        bob.get_by_role("button", name="Join").click()
+    say(ann, "And again")
+    expect(messages(bob)).to_have_text(["Talking goes on", "And again"])
