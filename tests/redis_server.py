@@ -11,7 +11,20 @@ import pytest
 
 from .servers import Process
 
-__all__ = ["RedisServer"]
+__all__ = ["RedisServer", "unhurried"]
+
+#: Seconds that are waited for Redis, a second otherwise: a busy machine is not what is tested.
+UNHURRIED = 20.0
+
+
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process wait for Redis as long as it takes."""
+    for where in (
+        "backplane.redis.PATIENCE",
+        "backplane.subscriber.CONFIRM_TIMEOUT",
+        "plugins.presence.node.PATIENCE",
+    ):
+        monkeypatch.setattr(f"webpy_socketio.{where}", UNHURRIED)
 
 
 class RedisServer:

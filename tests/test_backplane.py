@@ -40,15 +40,18 @@ from webpy_socketio.engine.socketio_packets import encode_event
 from .conftest import Journal, Site, socket_of
 from .faults import Link, Proxy
 from .raw import WebSocket
-from .redis_server import RedisServer
+from .redis_server import UNHURRIED, RedisServer, unhurried
 from .servers import ServerProcess, application_source
 
 pytestmark = pytest.mark.patience(30)
 
 THERE = application_source(
-    """
-from webpy_socketio.backplane import gap
+    f"""
+from webpy_socketio.backplane import gap, redis, subscriber
 
+redis.PATIENCE = subscriber.CONFIRM_TIMEOUT = {UNHURRIED}
+"""
+    """
 OPTIONS = {"plugins": [], "log": None, "namespaces": ["/", "/chat"]}
 OPTIONS["backplane"] = os.environ["BACKPLANE"]
 
@@ -75,8 +78,7 @@ def speak(name, count):
 
 
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis that stays."""
+def lasting_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
@@ -84,11 +86,22 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def there(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def there(
+    lasting_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     """A server in another process."""
-    server = ServerProcess(THERE, tmp_path_factory.mktemp("there"), {"BACKPLANE": redis.url})
+    env = {"BACKPLANE": lasting_redis.url}
+    server = ServerProcess(THERE, tmp_path_factory.mktemp("there"), env)
     yield server
     server.close()
+
+
+@pytest.fixture
+def redis(lasting_redis: RedisServer) -> RedisServer:
+    """A Redis that stays, when nobody of the test before listens any more."""
+    while lasting_redis.topics():
+        gevent.sleep(0.01)
+    return lasting_redis
 
 
 @pytest.fixture
@@ -103,6 +116,11 @@ def frail(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path)
     yield server
     server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    unhurried(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -431,7 +449,9 @@ class TestSubscribing:
         while clients.backplane._subscriber.hears(topic):  # type: ignore[union-attr]
             gevent.sleep(0.01)
         far.emit("run", "broadcast_channel", 2, "room")
-        assert far.event() == ["message", 2]
+        assert far.event() == ["message", 2]  # which may be before it is in Redis
+        assert far.call("run", "send", near.id, "behind it") == []
+        assert near.event() == ["message", "behind it"]
         assert near.call("__subscribe__", "room") == [{"ok": True}]
         far.emit("run", "broadcast_channel", 3, "room")
         assert near.event() == ["message", 3]
@@ -495,8 +515,14 @@ class TestEnvelope:
             decode(payload, self.ROOM)
 
     def test_a_poisoned_topic(
-        self, here: Site, there: ServerProcess, redis: RedisServer, caplog: Any
+        self,
+        here: Site,
+        there: ServerProcess,
+        redis: RedisServer,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: Any,
     ) -> None:
+        monkeypatch.setattr(backplane.Warnings, "interval", 1000.0)
         near, far = local(here, "room"), connect(there)
         before = counts["ignored"]
         for _ in range(100):
@@ -763,6 +789,9 @@ class TestFaults:
         proxy = Proxy(frail.port)
         near = local(serve(backplane=f"redis://127.0.0.1:{proxy.port}"), "room")
         assert len(proxy.links) == 2
+        # Those that come after these two may not be taken for dead by mistake.
+        monkeypatch.setattr(subscriber, "SILENCE", 15.0)
+        monkeypatch.setattr(publisher, "ANSWER_TIMEOUT", 15.0)
         proxy.everything(Link.black_hole)
         gaps.wait_for(None)
         distant = connect(far, "room")
@@ -781,10 +810,10 @@ class TestFaults:
     ) -> None:
         for module in (publisher, subscriber):
             monkeypatch.setattr(module, "PING_INTERVAL", 0.1)
-        monkeypatch.setattr(subscriber, "SILENCE", 0.8)
+        monkeypatch.setattr(subscriber, "SILENCE", 2.0)
         local(serve(backplane=frail.start().url))
         pings = 0
-        while pings < 40:  # of two connections: twice as long as silence is borne
+        while pings < 60:  # of two connections: longer than silence is borne
             gevent.sleep(0.1)
             pings = frail.ask("INFO", "commandstats")["cmdstat_ping"]["calls"]
         assert gaps == []
@@ -868,11 +897,16 @@ class TestFaults:
         assert counts["dropped"] == before + 1
 
     def test_who_waits_in_vain_does_so_once(
-        self, frail: RedisServer, serve: Callable[..., Site], gaps: Journal
+        self,
+        frail: RedisServer,
+        serve: Callable[..., Site],
+        gaps: Journal,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         frail.start()
         site = serve(backplane=frail.url)
         near = local(site)
+        monkeypatch.setattr(subscriber, "CONFIRM_TIMEOUT", 1.0)
         assert frail.process is not None
         frail.process.popen.send_signal(19)  # SIGSTOP
         for number in range(30):  # which would be 30 s
