@@ -29,8 +29,7 @@ every_transport = pytest.mark.parametrize(
     "transports", ["polling", "websocket", "polling,websocket"]
 )
 
-APPLICATION = application_source(
-    """
+APPLICATION_BODY = """
 from pathlib import Path
 
 OPTIONS = {
@@ -91,7 +90,8 @@ def only_once(request, socket, context, channel):
         raise Refused("only once")
     SEEN.touch()
 """
-)
+
+APPLICATION = application_source(APPLICATION_BODY)
 
 
 class Client:
