@@ -33,7 +33,9 @@ class RedisServer:
     def __init__(self, folder: Path) -> None:
         program = shutil.which("redis-server") or shutil.which("valkey-server")
         if program is None:
-            pytest.skip("there is no redis-server on this machine")
+            pytest.skip(
+                "there is no redis-server on this machine, and make test found none on PyPI"
+            )
         self.redis: Any = pytest.importorskip("redis", reason="the library redis is missing")
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
