@@ -47,7 +47,7 @@ setup(
         "orjson>=3.10.7",  # the first with wheels for Python 3.13
     ],
     extras_require={
-        "redis": ["redis>=5"],  # for SOCKETIO_BACKPLANE
+        "redis": ["redis[hiredis]>=5"],  # for SOCKETIO_BACKPLANE; with its parser in C
         "test": [
             "webpy_socketio[redis]",
             "build>=1.2",
