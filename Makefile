@@ -26,6 +26,7 @@ BUILD := setup.py pyproject.toml webpy_socketio/version.py client/package.json c
 
 # What is installed, as stamp files.
 PROJECT := $(VENV)/.project
+WITH_REDIS := $(VENV)/.redis
 TESTS := $(VENV)/.tests
 LINTERS := $(VENV)/.linters
 NODE := tests/js/node_modules/.package-lock.json
@@ -49,7 +50,7 @@ torture: $(TESTS)
 soak: $(TESTS)
 	$(PY) tests/soak.py --seconds $(SOAK_SECONDS)
 
-bench: $(PROJECT) $(REDIS)
+bench: $(WITH_REDIS) $(REDIS)
 	$(WITH_NODE) $(PY) bench/run.py $(BENCH_ARGS)
 
 lint: $(LINTERS)
@@ -72,6 +73,10 @@ endif
 
 $(PROJECT): $(BUILD) | $(PY)
 	$(PIP) install --editable .
+	@touch $@
+
+$(WITH_REDIS): $(PROJECT)
+	$(PIP) install --editable '.[redis]'
 	@touch $@
 
 $(TESTS): $(PROJECT)
