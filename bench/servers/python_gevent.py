@@ -17,7 +17,7 @@ from geventwebsocket.handler import (  # type: ignore[import-not-found,unused-ig
     WebSocketHandler,
 )
 
-_, port, handlers, redis, *_ = (*sys.argv, *("0", "1", "")[len(sys.argv) - 1 :])
+port, handlers, redis = [*sys.argv[1:], *("0", "1", "")[len(sys.argv) - 1 :]]
 manager = socketio.RedisManager(redis) if redis else None
 server = socketio.Server(async_mode="gevent", client_manager=manager)
 connected = 0

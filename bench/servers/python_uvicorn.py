@@ -13,7 +13,7 @@ from typing import Any
 import socketio  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import uvicorn  # type: ignore[import-not-found,unused-ignore]
 
-_, port, handlers, redis, *_ = (*sys.argv, *("0", "1", "")[len(sys.argv) - 1 :])
+port, handlers, redis = [*sys.argv[1:], *("0", "1", "")[len(sys.argv) - 1 :]]
 manager = socketio.AsyncRedisManager(redis) if redis else None
 server = socketio.AsyncServer(async_mode="asgi", client_manager=manager)
 connected = 0
