@@ -3,6 +3,7 @@
 #   make demo     the chat on http://127.0.0.1:8000 (PORT= to change it)
 #   make test     all tests (PYTEST_ARGS= for pytest's own options)
 #   make lint     ruff, and mypy in its strict mode
+#   make docs     the documentation, in build/docs
 #   make torture  of the tests, only faults, thousands of clients and a short soak
 #   make soak     an hour of clients that come, go and vanish (SOAK_SECONDS= to change it)
 #   make bench    this server and its peers, measured side by side (BENCH_ARGS= for its options)
@@ -29,13 +30,14 @@ PROJECT := $(VENV)/.project
 WITH_REDIS := $(VENV)/.redis
 TESTS := $(VENV)/.tests
 LINTERS := $(VENV)/.linters
+WRITERS := $(VENV)/.writers
 NODE := tests/js/node_modules/.package-lock.json
 REDIS := $(VENV)/.redis-server
 
 # .venv/bin comes last on the path: Node.js and Valkey are there (from PyPI) only if the machine has none.
 WITH_NODE := PATH="$$PATH:$(abspath $(VENV))/bin"
 
-.PHONY: demo test lint torture soak bench clean
+.PHONY: demo test lint docs torture soak bench clean
 
 demo: $(PROJECT)
 	@echo "The chat: http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
@@ -57,6 +59,10 @@ lint: $(LINTERS)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(WRITERS)
+	$(PY) -m sphinx -E -W --keep-going -q -b html -d build/doctrees docs build/docs
+	@echo "The documentation: build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) tests/js/node_modules bench/.venv bench/node_modules bench/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -85,6 +91,10 @@ $(TESTS): $(PROJECT)
 
 $(LINTERS): $(PROJECT)
 	$(PIP) install --editable '.[lint]'
+	@touch $@
+
+$(WRITERS): $(PROJECT)
+	$(PIP) install --editable '.[docs]'
 	@touch $@
 
 # Beside the other packages and not among them, as only its program is wanted. Where there is no wheel

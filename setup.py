@@ -34,10 +34,12 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["webpy_socketio", "webpy_socketio.*"]),
     package_data={
-        "webpy_socketio": ["py.typed", "static/*", "templates/*", "plugins/presence/lua/*"]
+        "webpy_socketio": ["py.typed", "static/*", "templates/*", "plugins/presence/lua/*"],
+        "webpy_socketio.cli": ["starter/*-tpl", "starter/*/*-tpl"],
     },
     include_package_data=False,
     zip_safe=False,
+    entry_points={"console_scripts": ["webpy-socketio=webpy_socketio.cli:start"]},
     install_requires=[
         "web.py>=0.76",  # the first that runs on Python 3.13, where the cgi module is gone
         "gevent>=25.4",
@@ -48,12 +50,18 @@ setup(
     ],
     extras_require={
         "redis": ["redis[hiredis]>=5"],  # for SOCKETIO_BACKPLANE; with its parser in C
+        "metrics": ["prometheus_client>=0.20"],  # for webpy_socketio.plugins.metrics
+        "docs": [
+            "furo>=2024.8.6",
+            "sphinx>=8.1",  # the last for Python 3.10
+        ],
         "test": [
-            "webpy_socketio[redis]",
+            "webpy_socketio[docs,metrics,redis]",
             "build>=1.2",
             "cryptography>=43",
             "hypothesis>=6.100",
             "kosoku",  # the Autobahn cases, on Python 3
+            "mypy>=1.15",  # of users' handlers
             "playwright>=1.50",
             "pytest>=8.2",
             "python-socketio[client]>=5.11",

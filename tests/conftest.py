@@ -7,6 +7,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import contextlib
+import re
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from webpy_socketio import (
 )
 from webpy_socketio.clients import clients
 
-from . import raw, swarm
+from . import builds, raw, swarm
 
 #: Seconds after which a test that waits for something is told that it will not come.
 PATIENCE = 10.0
@@ -41,6 +42,7 @@ class Site:
         self.app = web.application((*urls, *socketio_urls), fvars, autoreload=False)
         keywords.setdefault("plugins", [])
         keywords.setdefault("log", None)
+        keywords.setdefault("block_warning", None)  # tests wait in ways of their own
         self.server = SocketIOServer(("127.0.0.1", 0), self.app.wsgifunc(), **keywords)
         self.server.start()
         self.port: int = self.server.server_port
@@ -110,7 +112,7 @@ def _nothing_left() -> Iterator[None]:
         raw.OPENED.pop().close()
     for function, _ in list(events._registered.values()):
         events.off(function)
-    for signal in (*signals.STAGES, backplane.gap):
+    for signal in (*signals.STAGES, signals.handled, signals.sent, backplane.gap):
         signal._clear_state()
     settings._configured.clear()
     for name in [name for name in web.config if name.startswith("SOCKETIO_")]:
@@ -124,6 +126,24 @@ def _patience(request: pytest.FixtureRequest) -> Iterator[None]:
     seconds = marker.args[0] if marker else PATIENCE
     with gevent.Timeout(seconds, AssertionError(f"nothing happened for {seconds} s")):
         yield
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the source tree."""
+    return builds.copy_source(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="session")
+def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist and the wheel."""
+    return builds.build(source, tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="session")
+def wheel(built: Path) -> Path:
+    (wheel,) = built.glob("*.whl")
+    return wheel
 
 
 @pytest.fixture
@@ -142,6 +162,25 @@ def _many_descriptors() -> Iterator[None]:
         pytest.skip(f"10,000 open files are needed, and no more than {before[1]} are allowed")
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def told(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
+    """To be told what was really said; each message that the test is marked with has to be in it."""
+    left = [mark.args[0] for mark in request.node.iter_markers("quoted")]
+
+    def tell(text: str) -> None:
+        found = [quote for quote in left if pattern_of(quote).search(text)]
+        assert found, f"none of {left} in {text!r}"
+        left[:] = [quote for quote in left if quote not in found]
+
+    yield tell
+    assert left == [], "never said"
+
+
+def pattern_of(quote: str) -> re.Pattern[str]:
+    """A message as the documentation quotes it, with … for what differs."""
+    return re.compile(".*?".join(map(re.escape, quote.split("…"))), re.DOTALL)
 
 
 class Journal(list[Any]):
@@ -175,7 +214,13 @@ def journal() -> Journal:
 @pytest.fixture
 def stages(journal: Journal) -> Journal:
     """A journal of every stage that is sent, as ``(name, the stage's own value)``."""
-    own = {"message": "message", "error": "exception", "disconnect": "reason", "finish": "reason"}
+    own = {
+        "receiving": "message",
+        "message": "message",
+        "error": "exception",
+        "disconnect": "reason",
+        "finish": "reason",
+    }
 
     def record(stage: signals.Stage) -> Callable[..., None]:
         key = own.get(stage.name, "channel")

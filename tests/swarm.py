@@ -530,6 +530,8 @@ class CountedServer(ServerProcess):
     def __init__(self, folder: Path, **options: Any) -> None:
         options.setdefault("plugins", [])
         options.setdefault("log", None)
+        # Thousands of clients at once may keep a small machine busy for a second.
+        options.setdefault("block_warning", None)
         super().__init__(
             application_source(BODY),
             folder,

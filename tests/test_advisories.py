@@ -322,7 +322,7 @@ class TestEventNames:
         client = site.connect()
         del stages[:]
         assert client.call(name, "argument") == []
-        assert [stage for stage, _ in stages] == ["message"]
+        assert [stage for stage, _ in stages] == ["receiving", "message"]
         assert client.call("message") == other.call("message") == []
 
 

@@ -619,7 +619,8 @@ class TestProcessors:
         site.app.add_processor(fail)
         client = site.connect()
         assert client.call("message") == []
-        assert [name for name, _ in stages] == ["connecting", "connect", "error", "message"]
+        assert [name for name, _ in stages][:3] == ["connecting", "connect", "error"]
+        assert stages[-1][0] == "message"
 
     def test_load_hooks_and_unload_hooks(self, site: Site, journal: Journal) -> None:
         site.app.add_processor(web.loadhook(lambda: journal.append("load")))

@@ -21,14 +21,17 @@ LAYERS: dict[str, set[str]] = {
     "version": set(),
     "engine": {"exceptions"},
     "receivers": set(),
-    "signals": {"exceptions", "receivers"},
-    "events": {"exceptions", "receivers", "signals"},
+    "functions": set(),
+    "signals": {"exceptions", "functions", "receivers"},
+    "handlers": set(),
+    "events": {"exceptions", "functions", "handlers", "receivers", "signals"},
     "channels": {"exceptions"},
     "settings": {"exceptions"},
     "assets": {"exceptions"},
     "backplane": {"exceptions", "receivers", "engine"},
     "clients": {"exceptions", "signals", "channels", "engine", "backplane"},
     "cluster": {"exceptions", "settings", "clients", "engine", "backplane"},
+    "population": {"clients", "engine", "backplane"},
     "socket": {"exceptions", "receivers", "signals", "channels", "clients", "engine"},
     "outofband": {"exceptions", "channels", "clients", "cluster", "socket", "backplane"},
     "dispatcher": {"exceptions", "signals", "clients", "socket", "engine"},
@@ -40,17 +43,27 @@ LAYERS: dict[str, set[str]] = {
         "socket",
         "dispatcher",
         "engine",
+        "strays",
     },
-    "loader": {"exceptions", "settings", "plugins"},
+    "strays": {"engine"},
+    "confined": {"exceptions", "engine"},
+    "loader": {"exceptions", "settings", "plugins", "confined", "engine"},
     "server": {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
-        *("cluster", "loader"),
+        *("cluster", "loader", "population", "strays", "watchdog"),
     },
+    "watchdog": {"engine", "events", "functions", "signals"},
     "testing": {"exceptions", "signals", "engine", "server"},
+    "cli": {
+        *("exceptions", "version", "settings", "signals", "events", "assets", "loader", "plugins"),
+        *("application", "cluster", "server"),
+    },
+    "__main__": {"cli"},
 }
 
 #: What only a type checker sees, besides.
 FOR_TYPES: dict[str, set[str]] = {
+    "handlers": {"socket"},
     "signals": {"socket"},
     "clients": {"socket"},
     "testing": {"socket"},
@@ -58,19 +71,8 @@ FOR_TYPES: dict[str, set[str]] = {
 
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
-    *(
-        "clock",
-        "config",
-        "json",
-        "frames",
-        "packets",
-        "flusher",
-        "deadlines",
-        "workers",
-        "streams",
-        "origins",
-        "http",
-    ),
+    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers", "streams"),
+    *("notices", "origins", "http"),
     *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),
@@ -78,19 +80,20 @@ ENGINE = [
 
 #: Modules that decide and never wait: bytes, packets and rules, no I/O.
 PURE = [
-    *("exceptions", "events", "channels"),
+    *("exceptions", "events", "channels", "functions", "handlers", "strays"),
     *("backplane.topics", "backplane.envelope", "backplane.numbering"),
     *("engine.config", "engine.json", "engine.packets", "engine.payloads"),
     *("engine.socketio_packets", "engine.outbox", "engine.session", "engine.requests"),
-    *("engine.origins", "engine.deadlines", "engine.flusher"),
+    *("engine.origins", "engine.deadlines", "engine.flusher", "engine.notices"),
 ]
 
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
-    "web": {"application", "assets", "cluster", "server", "testing"},
-    "blinker": {"receivers", "plugins", "testing"},
+    "web": {"application", "assets", "cli", "cluster", "confined", "server", "testing"},
+    "blinker": {"receivers", "plugins", "testing", "cli"},
     "mako": set(),
     "redis": {"backplane"},
+    "prometheus_client": {"plugins"},
 }
 
 

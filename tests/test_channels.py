@@ -14,7 +14,6 @@ from webpy_socketio import (
     NoSocket,
     Socket,
     broadcast_channel,
-    on_event,
     on_message,
     on_subscribe,
     on_unsubscribe,
@@ -338,9 +337,10 @@ class TestAddressed:
             journal.append(message)
             socket.send(message)
 
-        @on_event(name)
-        def never(*args: Any) -> None:
-            journal.append("the reserved event")
+        @signals.message.connect
+        def never(sender: Any, event: str, **extra: Any) -> None:
+            if event != "message":
+                journal.append("the reserved event")
 
         client = site.connect()
         client.emit("message", name)

@@ -23,6 +23,7 @@ from webpy_socketio import (
     on_event,
     on_finish,
     on_message,
+    on_receiving,
     on_subscribe,
     on_subscribing,
     on_unsubscribe,
@@ -37,6 +38,7 @@ from .conftest import Journal, Site
 DECORATORS: dict[Any, tuple[str, ...]] = {
     on_connecting: ("request", "socket", "context"),
     on_connect: ("request", "socket", "context"),
+    on_receiving: ("request", "socket", "context", "event", "message"),
     on_message: ("request", "socket", "context", "message"),
     on_subscribing: ("request", "socket", "context", "channel"),
     on_subscribe: ("request", "socket", "context", "channel"),
@@ -159,9 +161,8 @@ class TestDecorators:
         for name in events.__all__:
             assert getattr(webpy_socketio, name) is getattr(events, name)
             assert name in webpy_socketio.__all__
-        assert {decorator.__name__ for decorator in DECORATORS} | {"on_event", "off"} == set(
-            events.__all__
-        )
+        others = {"on_event", "off", "registered_handlers"}
+        assert {decorator.__name__ for decorator in DECORATORS} | others == set(events.__all__)
 
     def test_there_is_one_for_every_stage(self) -> None:
         assert [each.__name__ for each in DECORATORS] == [
@@ -220,7 +221,7 @@ class TestUnbound:
         assert journal == [
             *("on_connecting", "on_connect"),
             *["on_subscribing", "on_subscribe"] * count,
-            *("on_message", "on_error"),
+            *("on_receiving", "on_message", "on_error"),
             *["on_unsubscribe"] * count,
             *["on_subscribing", "on_subscribe"] * count,
             "on_disconnect",
@@ -405,7 +406,9 @@ class TestMistakes:
         async def coroutine(*args: Any) -> None:
             """Nobody would await it."""
 
-        with pytest.raises(EventError, match=r"coroutine is a coroutine function"):
+        with pytest.raises(
+            EventError, match=r"coroutine \(test_events.py:\d+\) is a coroutine function"
+        ):
             decorator(coroutine)
 
     @every_decorator
@@ -552,3 +555,41 @@ class TestOff:
         on_message(handler)
         site.connect().call("message", 1)
         assert journal == ["handler"]
+
+
+class TestRegistered:
+    """What is registered can be asked for: a plugin's labels are made of it."""
+
+    def test_every_handler_in_order_with_what_it_waits_for(self) -> None:
+        def handler(*args: Any) -> None: ...
+
+        before = events.registered_handlers()
+        on_message(handler)
+        on_event("draw", channel="^room-")(handler)
+        on_subscribe(channel=re.compile("^hall"))(handler)
+        found = events.registered_handlers()[len(before) :]
+        assert [(each.stage, each.event, each.function) for each in found] == [
+            (signals.message, "message", handler),
+            (signals.message, "draw", handler),
+            (signals.subscribe, None, handler),
+        ]
+        patterns = [each.pattern for each in found]
+        assert patterns[0] is None
+        assert patterns[1] is not None
+        assert (patterns[1].regex.pattern, patterns[1].match("room-1")) == ("^room-", True)
+        assert patterns[2] is not None
+        assert (patterns[2].regex.pattern, patterns[2].match("a hall")) == ("^hall", False)
+
+    def test_the_same_tuple_until_something_changes(self) -> None:
+        def handler(*args: Any) -> None: ...
+
+        def other(*args: Any) -> None: ...
+
+        on_message(handler)
+        found = events.registered_handlers()
+        assert events.registered_handlers() is found
+        on_message(other)
+        more = events.registered_handlers()
+        assert len(more) == len(found) + 1
+        off(other)
+        assert events.registered_handlers() == found

@@ -9,7 +9,16 @@ import gevent
 import gevent.event
 import pytest
 
-from webpy_socketio import Refused, on_connect, on_connecting, on_subscribing, signals
+from webpy_socketio import (
+    Refused,
+    on_connect,
+    on_connecting,
+    on_event,
+    on_message,
+    on_receiving,
+    on_subscribing,
+    signals,
+)
 from webpy_socketio.clients import clients
 
 from .conftest import Journal, Site
@@ -107,12 +116,24 @@ class TestConnecting:
         assert client.receive() == f'44{{"message":"gate {refusing}"}}'
         assert journal == list(range(refusing + 1))
 
-    def test_what_a_gate_returns_means_nothing(self, site: Site) -> None:
+    @pytest.mark.parametrize("value", [None, True, 0, "", [], "no"])
+    def test_what_a_gate_returns_means_nothing(self, value: Any, site: Site) -> None:
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> Any:
+            return value
+
+        assert site.connect().id
+
+    def test_but_false_which_was_meant_to_deny(self, site: Site, stages: Journal) -> None:
         @on_connecting
         def gate(request: Any, socket: Any, context: Any) -> bool:
             return False
 
-        assert site.connect().id
+        client = site.websocket()
+        client.send("40")
+        assert client.receive() == '44{"message":"not allowed"}'
+        (error,) = (value for name, value in stages if name == "error")
+        assert str(error) == 'a gate returned False, where it raises Refused("why") to deny'
 
     def test_one_namespace_may_be_refused_and_another_not(self, serve: Callable[..., Site]) -> None:
         @on_connecting
@@ -290,3 +311,229 @@ class TestSubscribing:
         gevent.joinall(greenlets)
         assert [greenlet.successful() for greenlet in greenlets].count(True) == 2
         assert len(socket.channels) == 2
+
+
+class TestReceiving:
+    @pytest.fixture
+    def handled(self) -> Journal:
+        """What came through to the handlers."""
+        journal = Journal()
+
+        @on_message
+        def message(request: Any, socket: Any, context: Any, message: Any) -> str:
+            journal.append(message)
+            return "handled"
+
+        @on_event("draw")
+        def draw(request: Any, socket: Any, context: Any, *args: Any) -> str:
+            journal.append(["draw", *args])
+            return "drawn"
+
+        return journal
+
+    def test_who_is_refused_is_told_why_and_no_handler_runs(
+        self, site: Site, handled: Journal
+    ) -> None:
+        @on_receiving
+        def no_shouting(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            if message == "HELLO":
+                raise Refused("no shouting")
+
+        client = site.connect()
+        assert client.call("message", "HELLO") == [{"error": "no shouting"}]
+        assert client.call("message", "hello") == ["handled"]
+        client.emit("message", "HELLO")  # without an acknowledgement
+        assert client.call("message", "after it") == ["handled"]
+        assert handled == ["hello", "after it"]
+
+    def test_a_refusal_without_words(self, site: Site, handled: Journal) -> None:
+        @on_receiving
+        def nothing(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            raise Refused
+
+        assert site.connect().call("message", 1) == [{"error": "refused"}]
+
+    def test_over_polling(self, site: Site, handled: Journal) -> None:
+        @on_receiving
+        def nothing(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            raise Refused("no")
+
+        client = site.polling()
+        client.connect()
+        client.send('425["message","hello"]')
+        assert client.poll() == ['435[{"error":"no"}]']
+        assert handled == []
+
+    def test_custom_events_are_asked_about_too(self, site: Site, handled: Journal) -> None:
+        @on_receiving
+        def nothing(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            if event == "draw":
+                raise Refused(f"{event} {message}")
+
+        client = site.connect()
+        assert client.call("draw", 1, 2) == [{"error": "draw [1, 2]"}]
+        assert client.call("message", 1) == ["handled"]
+
+    def test_patterns_match_as_for_messages(self, site: Site, handled: Journal) -> None:
+        @on_receiving(channel="^staff")
+        def staff(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            raise Refused("staff only")
+
+        client = site.connect()
+        assert client.call("message", "in none") == ["handled"]
+        client.call("__subscribe__", "hall")
+        client.call("__subscribe__", "staff-room")
+        assert client.call("__channel__", "hall", "to the hall") == ["handled"]
+        assert client.call("__channel__", "staff-room", 1) == [{"error": "staff only"}]
+        assert client.call("message", "rather too much") == [{"error": "staff only"}]
+        client.call("__unsubscribe__", "staff-room")
+        assert client.call("message", "out of it") == ["handled"]
+        assert handled == ["in none", "to the hall", "out of it"]
+
+    def test_subscriptions_are_none_of_its_business(self, site: Site) -> None:
+        @on_receiving
+        def nothing(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            raise Refused("no")
+
+        client = site.connect()
+        assert client.call("__subscribe__", "room") == [{"ok": True}]
+        assert client.call("__unsubscribe__", "room") == [{"ok": True}]
+
+    def test_one_that_fails_denies_and_leaks_nothing(
+        self, site: Site, handled: Journal, stages: Journal
+    ) -> None:
+        error = KeyError(SECRET)
+
+        @on_receiving
+        def broken(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            raise error
+
+        client = site.connect()
+        assert client.call("message", "hello") == [{"error": "not allowed"}]
+        assert handled == []
+        assert stages[2:] == [("receiving", "hello"), ("error", error)]
+
+    @pytest.mark.parametrize("error", [gevent.GreenletExit(), gevent.Timeout(1), RecursionError()])
+    def test_however_it_fails(
+        self, error: BaseException, site: Site, handled: Journal, stages: Journal
+    ) -> None:
+        @on_receiving
+        def broken(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            raise error
+
+        assert site.connect().call("message", "hello") == [{"error": "not allowed"}]
+        assert stages.count(("error", error)) == 1
+        assert handled == []
+
+    def test_every_gate_must_pass_and_the_first_no_counts(
+        self, site: Site, handled: Journal
+    ) -> None:
+        asked: list[int] = []
+
+        def make(number: int) -> Callable[..., None]:
+            def gate(sender: Any, message: Any, **keywords: Any) -> None:
+                asked.append(number)
+                if number == message:
+                    raise Refused(f"gate {number}")
+
+            return gate
+
+        for number in range(3):
+            signals.receiving.connect(make(number))
+        client = site.connect()
+        assert client.call("message", 1) == [{"error": "gate 1"}]
+        assert asked == [0, 1]
+        assert client.call("message", 3) == ["handled"]
+
+    def test_a_reason_that_cannot_be_sent_is_an_error(self, site: Site, stages: Journal) -> None:
+        @on_receiving
+        def odd(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            raise Refused("\ud800")
+
+        assert site.connect().call("message", 1) == [{"error": "internal error"}]
+        assert stages[-1][0] == "error"
+
+    def test_order_is_kept_while_a_gate_waits(self, site: Site, handled: Journal) -> None:
+        go = gevent.event.Event()
+
+        @on_receiving
+        def wait(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            if message == "slow":
+                go.wait()
+
+        client, other = site.connect(), site.connect()
+        client.emit("message", "slow")
+        client.emit("message", "quick")
+        assert other.call("message", "other") == ["handled"]
+        go.set()
+        assert client.call("message", "last") == ["handled"]
+        assert handled == ["other", "slow", "quick", "last"]
+
+    def test_nothing_is_handled_for_whom_the_server_sent_away_meanwhile(
+        self, site: Site, handled: Journal, stages: Journal
+    ) -> None:
+        @on_receiving
+        def away(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            socket.disconnect()
+
+        client = site.connect()
+        client.emit("message", "hello", ack=1)
+        assert client.receive() == "41"
+        stages.wait_for(("finish", "server namespace disconnect"))
+        assert handled == []
+
+    def test_it_can_tell_how_large_a_message_is(self, site: Site, handled: Journal) -> None:
+        sizes: list[int] = []
+
+        @on_receiving
+        def small(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            sizes.append(socket.message_size)
+            if socket.message_size > 1000:
+                raise Refused("too large")
+
+        client = site.connect()
+        client.send('421["message","x"]')
+        assert client.receive() == '431["handled"]'
+        assert client.call("message", "x" * 1000) == [{"error": "too large"}]
+        client.send('451-2["message",{"_placeholder":true,"num":0}]')
+        client.send(b"x" * 1000)
+        assert client.receive() == '432[{"error":"too large"}]'
+        text = '421["message","x"]'
+        assert sizes[0] == len(text) - 1  # without the 4 of Engine.IO
+        assert sizes[2] == len('51-2["message",{"_placeholder":true,"num":0}]') + 1000
+
+
+class TestByClient:
+    def test_a_gate_can_tell_who_asks_for_a_subscription(self, site: Site) -> None:
+        def gate(sender: Any, by_client: bool, **extra: Any) -> None:
+            if by_client:
+                raise Refused("the server decides")
+
+        signals.subscribing.connect(gate)
+        client = site.connect()
+        assert client.call("__subscribe__", "team") == [
+            {"ok": False, "error": "the server decides"}
+        ]
+        socket = clients.find(client.id)
+        assert socket is not None
+        assert socket.subscribe("team")
+
+    def test_an_error_tells_whose_fault_it_is(self, site: Site, journal: Journal) -> None:
+        def error(sender: Any, exception: Any, by_client: bool, **extra: Any) -> None:
+            journal.append((type(exception).__name__, by_client))
+
+        @on_message
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            socket.subscribe("")
+
+        signals.error.connect(error)
+        client = site.connect()
+        client.call("__subscribe__", "")
+        client.call("message", 1)
+        client.send("4not a packet")
+        journal.wait(lambda journal: len(journal) == 3)
+        assert journal == [
+            ("ChannelError", True),
+            ("ChannelError", False),
+            ("ProtocolError", True),
+        ]

@@ -41,6 +41,7 @@ class TestOrder:
             ("connect", None),
             ("subscribing", "room-1"),
             ("subscribe", "room-1"),
+            ("receiving", "hello"),
             ("message", "hello"),
             ("disconnect", "client namespace disconnect"),
             ("unsubscribe", "room-1"),
@@ -59,6 +60,7 @@ class TestOrder:
             "connect",
             "subscribing",
             "subscribe",
+            "receiving",
             "message",
             "disconnect",
             "unsubscribe",
@@ -273,7 +275,12 @@ class TestConnecting:
         client.connect()
         client.emit("message", "early")
         stages.wait_for(("message", "early"))
-        assert stages == [("connecting", None), ("connect", None), ("message", "early")]
+        assert stages == [
+            ("connecting", None),
+            ("connect", None),
+            ("receiving", "early"),
+            ("message", "early"),
+        ]
 
     def test_vanishing_while_connect_is_handled(self, site: Site, stages: Journal) -> None:
         go = gevent.event.Event()

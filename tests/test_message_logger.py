@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import web
 
-from webpy_socketio import SettingsError, SocketIOServer, signals
+from webpy_socketio import Refused, SettingsError, SocketIOServer, on_receiving, signals
 from webpy_socketio.plugins import message_logger
 from webpy_socketio.settings import resolve
 
@@ -73,6 +73,17 @@ class TestLines:
         client = serve(plugins=[PLUGIN], message_log_format=form).connect(X_Name="Ann")
         client.call("message", "hello")
         assert log() == ["Ann GET message=hello 100%"]
+
+    def test_what_a_gate_refused_is_not_in_it(self, serve: Callable[..., Site], log: Log) -> None:
+        @on_receiving
+        def polite(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            if message == "rude":
+                raise Refused("be polite")
+
+        client = serve(plugins=[PLUGIN], message_log_format="%(MESSAGE)s").connect()
+        client.call("message", "rude")
+        client.call("message", "hello")
+        assert log() == ["hello"]
 
     def test_none_turns_it_off(self, serve: Callable[..., Site], log: Log) -> None:
         client = serve(plugins=[PLUGIN], message_log_format=None).connect()

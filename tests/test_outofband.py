@@ -27,6 +27,7 @@ from webpy_socketio import (
     on_subscribing,
     on_unsubscribe,
     send,
+    sockets,
 )
 from webpy_socketio.clients import clients
 from webpy_socketio.engine.flusher import Flusher
@@ -195,6 +196,30 @@ class TestNobody:
 
     def test_it_is_a_lookup_error(self) -> None:
         assert issubclass(NoSocket, LookupError)
+
+
+@anywhere
+class TestSockets:
+    def test_who_is_here(self, run: Callable[..., Any], serve: Callable[..., Site]) -> None:
+        assert run(sockets) == []
+        site = serve(namespaces=["/", "/chat"])
+        one, two = site.connect(), site.connect()
+        assert run(sockets) == run(sockets, "/") == [socket_of(one), socket_of(two)]
+        id_in_main = one.id
+        one.connect(namespace="/chat,")
+        (inside,) = run(sockets, "/chat")
+        assert (inside.session_id, inside.namespace) == (one.id, "/chat")
+        assert len(run(sockets)) == 3
+        assert run(sockets, "/nowhere") == []
+        one.send("41")
+        one.send('42/chat,1["barrier"]')
+        one.receive()
+        assert id_in_main not in [socket.session_id for socket in run(sockets)]
+
+    def test_the_list_is_the_callers(self, run: Callable[..., Any], site: Site) -> None:
+        site.connect()
+        run(sockets).clear()
+        assert len(sockets()) == 1
 
 
 class TestMistakes:

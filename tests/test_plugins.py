@@ -18,10 +18,11 @@ from webpy_socketio import (
     SocketIOServer,
     plugins,
     signals,
+    sockets,
 )
-from webpy_socketio.plugins import message_logger, presence
+from webpy_socketio.plugins import admin, message_logger, metrics, presence, rate_limit
 
-from .conftest import Site
+from .conftest import Journal, Site
 
 JOURNAL = """
 from webpy_socketio import signals
@@ -181,8 +182,116 @@ class TestMistakes:
             server.start()
 
 
+NAMESPACED = """
+import web
+
+from webpy_socketio import Refused
+
+told = []
+
+class Room:
+    def connect(self, connection):
+        told.append(("web", dict(web.ctx.__dict__)))
+        if connection.auth == {"name": "Eve"}:
+            raise Refused("not you")
+        if connection.auth == {"name": "Bug"}:
+            raise KeyError("the details")
+        connection.accept()
+
+    def event(self, connection, name, args, ack):
+        told.append((name, args))
+        if name == "bug":
+            raise KeyError("the details")
+        connection.emit("echo", *args)
+        connection.acknowledge(ack, ("done",))
+
+    def closing(self, connection):
+        told.append("closing")
+
+    def disconnected(self, connection, reason):
+        told.append(reason)
+
+    def failed(self, connection, error):
+        told.append("failed")
+
+def namespaces(settings):
+    return {settings.message_log_format: Room()}
+"""
+
+
+class TestNamespaces:
+    """A plugin may bring namespaces, whose clients are its own."""
+
+    @pytest.fixture
+    def site(self, write: Write, serve: Callable[..., Site]) -> Site:
+        write("room_plugin", NAMESPACED)
+        return serve(plugins=["room_plugin"], message_log_format="/room")
+
+    @pytest.fixture
+    def told(self, site: Site) -> Any:
+        return importlib.import_module("room_plugin").told
+
+    def test_what_its_clients_do_is_told_to_it_alone(
+        self, site: Site, told: Any, stages: Journal
+    ) -> None:
+        client = site.websocket()
+        client.connect(namespace="/room,")
+        client.send('42/room,1["__subscribe__","here"]')
+        assert client.receive() == '42/room,["echo","here"]'
+        assert client.receive() == '43/room,1["done"]'
+        client.send("41/room,")
+        client.send("40")  # behind it: when this is answered, that is told
+        client.receive()
+        client.call("barrier")
+        assert told == [
+            ("web", {}),
+            ("__subscribe__", ["here"]),
+            "closing",
+            "client namespace disconnect",
+        ]
+        assert {name for name, _ in stages} == {"connecting", "connect", "receiving", "message"}
+        assert [socket.namespace for socket in sockets()] == ["/"]
+
+    def test_it_finds_no_other_visitors_web_ctx(self, site: Site, told: Any) -> None:
+        visitor = site.connect(Cookie="session=1")
+        visitor.call("barrier")  # in a greenlet that is used again
+        client = site.websocket()
+        client.connect(namespace="/room,")
+        assert told == [("web", {})]
+
+    def test_it_refuses_and_its_faults_are_not_told(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        client = site.websocket()
+        client.send('40/room,{"name":"Eve"}')
+        assert client.receive() == '44/room,{"message":"not you"}'
+        client.send('40/room,{"name":"Bug"}')
+        assert client.receive() == '44/room,{"message":"not allowed"}'
+        client.connect(namespace="/room,")
+        client.send('42/room,1["bug"]')
+        assert client.receive() == '43/room,1[{"error":"internal error"}]'
+        assert caplog.text.count("the plugin of the namespace /room failed") == 2
+
+    def test_it_is_there_on_the_servers_that_name_it(
+        self, site: Site, serve: Callable[..., Site]
+    ) -> None:
+        other = serve().websocket()
+        other.send("40/room,")
+        assert other.receive() == '44/room,{"message":"Invalid namespace"}'
+
+    def test_one_that_exists_already(self, write: Write, wsgi: Any) -> None:
+        write("room_plugin", NAMESPACED)
+        with pytest.raises(PluginError, match=r"room_plugin.*'/'.*SOCKETIO_NAMESPACES"):
+            SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["room_plugin"], message_log_format="/")
+
+    def test_a_failure_is_told_at_the_start(self, write: Write, wsgi: Any) -> None:
+        write("broken_plugin", "def namespaces(settings):\n    raise KeyError('the database')\n")
+        with pytest.raises(PluginError, match=r"broken_plugin.*the database"):
+            SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["broken_plugin"])
+
+
 class TestBundled:
-    @pytest.mark.parametrize("plugin", [message_logger, presence])
+    @pytest.mark.parametrize("plugin", [admin, message_logger, metrics, presence, rate_limit])
     def test_they_are_plugins_as_documented(self, plugin: Any) -> None:
         assert callable(plugin.install)
         assert callable(plugin.uninstall)

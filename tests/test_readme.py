@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,29 +20,25 @@ import web
 
 from webpy_socketio import settings
 from webpy_socketio.backplane import tell_gap
+from webpy_socketio.clients import clients
+from webpy_socketio.plugins import metrics
 from webpy_socketio.testing import Client, TestServer
 
 from .certificates import trusting
 from .conftest import Journal, Site
 from .nginx import Nginx, free_port, running_nginx
 from .raw import WebSocket
+from .snippets import ROOT, Page
 
-README = (Path(__file__).parents[1] / "README.rst").read_text(encoding="utf-8")
+README = Page.read(ROOT / "README.rst")
 
+METRICS = "webpy_socketio.plugins.metrics"
+RATE_LIMIT = "webpy_socketio.plugins.rate_limit"
 
-def blocks(language: str) -> list[str]:
-    """The code blocks of one language, in order, without their indentation."""
-    found = re.findall(
-        rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", README, re.MULTILINE
-    )
-    return [re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in found]
-
-
-PROGRAM, *SNIPPETS = blocks("python")
+PROGRAM, *SNIPPETS = README.blocks("python")
 
 #: A file of its own, not to be run in one module with the others.
 (TEST_FILE,) = (block for block in SNIPPETS if block.startswith("# test_chat.py"))
-SNIPPETS.remove(TEST_FILE)
 
 
 def snippet(word: str) -> str:
@@ -102,7 +99,7 @@ class TestTestFile:
         assert "3 passed" in done.stdout, done.stdout + done.stderr
 
     def test_every_name_is_there(self) -> None:
-        section = README.partition("Testing your handlers\n")[2].partition("\n\n\n")[0]
+        section = README.text.partition("Testing your handlers\n")[2].partition("\n\n\n")[0]
         told = set(
             re.findall(r"``(?:server\.|client\.|with server\.)?([a-z]+)(?:\(.*?\).*?)?``", section)
         )
@@ -119,13 +116,16 @@ def names(serve: Callable[..., Site], tmp_path: Path, monkeypatch: Any) -> dict[
     monkeypatch.syspath_prepend(str(tmp_path))
     application = web.application((), {}, autoreload=False)
     names: dict[str, Any] = {"web": web, "app": application, "__name__": "readme"}
-    for block in SNIPPETS:
-        exec(compile(block, "README.rst", "exec"), names)
+    README.run(names, PROGRAM, TEST_FILE)
     settings._configured.clear()
     web.config.pop("SOCKETIO_PORT", None)
     names["site"] = serve(
-        plugins=["shouting", *names["SOCKETIO_PLUGINS"]],
+        plugins=["shouting", *names["SOCKETIO_PLUGINS"], METRICS, RATE_LIMIT],
         presence_key=names["SOCKETIO_PRESENCE_KEY"],
+        rate_limit_messages=names["SOCKETIO_RATE_LIMIT_MESSAGES"],
+        rate_limit_key=names["SOCKETIO_RATE_LIMIT_KEY"],
+        rate_limit_key_connections=names["SOCKETIO_RATE_LIMIT_KEY_CONNECTIONS"],
+        metrics_port=0,
         trusted_proxies=names["SOCKETIO_TRUSTED_PROXIES"],
     )
     return names
@@ -145,7 +145,7 @@ def subscribe(client: WebSocket, channel: str) -> None:
 class TestSnippets:
     def test_a_template_includes_the_scripts(self, names: dict[str, Any]) -> None:
         lookup = names["lookup"]
-        lookup.put_string("page", blocks("html")[0])
+        lookup.put_string("page", README.blocks("html")[0])
         page = lookup.get_template("page").render()
         assert page.count("<script src=") == 3
         assert "<script" in names["head"]
@@ -155,6 +155,9 @@ class TestSnippets:
         client.emit("message", "hello", ack=1)
         assert client.event() == ["message", {"to": "Ann", "text": "hello"}]
         assert client.receive() == '431["received"]'
+
+    def test_a_pool_of_threads(self, names: dict[str, Any]) -> None:
+        assert connect(names).call("factor", 6) == [[1, 2, 3, 6]]
 
     def test_channels(self, names: dict[str, Any]) -> None:
         client = connect(names)
@@ -196,6 +199,12 @@ class TestSnippets:
         client = connect(names)
         refused = [{"ok": False, "error": "for staff only"}]
         assert client.call("__subscribe__", "staff-room") == refused
+        socket = clients.find(client.id)
+        assert socket is not None
+        socket.context["staff"] = True
+        subscribe(client, "staff-room")
+        long = "x" * 3000
+        assert client.call("__channel__", "staff-room", long) == [{"error": "too long"}]
 
     def test_settings(self, names: dict[str, Any]) -> None:
         assert names["server"].settings.port == 8002
@@ -216,6 +225,38 @@ class TestSnippets:
         assert diff[0] == "presence_diff"
         assert names["names"]("room-1") == ["Ann"]
 
+    def test_metrics(self, names: dict[str, Any]) -> None:
+        assert settings.resolve({"metrics_port": names["SOCKETIO_METRICS_PORT"]}, {})
+        connect(names)
+        port = metrics.port()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+            shown = response.read().decode()
+        section = README.text.partition("\nMetrics\n---")[2].partition("\nRate limits\n---")[0]
+        told = set(re.findall(r"^``([a-z_]+)``", section, re.MULTILINE)) - {"webpy_socketio_"}
+        told |= set(re.findall(r"^``\w+``, ``([a-z_]+)``", section, re.MULTILINE))
+        families = set(re.findall(r"^# TYPE webpy_socketio_(\S+)", shown, re.MULTILINE))
+        assert told == families
+
+    def test_rate_limits(self, names: dict[str, Any]) -> None:
+        client = connect(names)
+        for number in range(31):
+            client.emit("nobody's", number)
+        event, told = client.event()
+        assert (event, told["what"], told["refused"]) == ("rate_limit", "messages", 1)
+        for _ in range(19):
+            connect(names)
+        late = names["site"].websocket()
+        late.send('40{"token":"secret"}')
+        assert late.receive() == '44{"message":"rate limit"}'
+
+    def test_the_admin_ui(self, serve: Callable[..., Site], names: dict[str, Any]) -> None:
+        plugins = ["webpy_socketio.plugins.admin"]
+        keys = [key for key in names if key.startswith("SOCKETIO_ADMIN_")]
+        own = {key.removeprefix("SOCKETIO_").lower(): names[key] for key in keys}
+        client = serve(plugins=plugins, **own).websocket()
+        client.send('40/admin,{"username":"ann","password":"a guess"}')
+        assert client.receive() == '44/admin,{"message":"invalid credentials"}'
+
     def test_several_processes(self, names: dict[str, Any]) -> None:
         assert settings.resolve({"backplane": names["SOCKETIO_BACKPLANE"]}, {})
         tell_gap(None, "node", 3)
@@ -223,8 +264,13 @@ class TestSnippets:
         assert names["outages"] == [3]
 
     def test_every_setting_is_in_the_table(self) -> None:
-        for setting in settings.SETTINGS:
-            assert f"``SOCKETIO_{setting.name}``" in README
+        table = README.text.partition("\nsetting  ")[2].partition("\n\n\n")[0]
+        names = set(re.findall(r"``SOCKETIO_([A-Z_]+[A-Z])``", table))
+        names |= {
+            f"RATE_LIMIT_{rest}"
+            for rest in re.findall(r"^\.\.\. ``([A-Z_]+)``", table, re.MULTILINE)
+        }
+        assert names >= {setting.name for setting in settings.SETTINGS}
 
 
 class TestNginx:
@@ -233,7 +279,7 @@ class TestNginx:
     @pytest.fixture
     def nginx(self, tmp_path: Path, serve: Callable[..., Site]) -> Iterator[Nginx]:
         site = serve(trusted_proxies=["127.0.0.1"])
-        (directives,) = blocks("nginx")
+        (directives,) = README.blocks("nginx")
         with running_nginx(directives, {"127.0.0.1:8000": site.port}, tmp_path) as nginx:
             yield nginx
 

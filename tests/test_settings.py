@@ -23,6 +23,9 @@ from webpy_socketio.settings import SETTINGS, Settings, resolve
 
 from .conftest import Site
 
+#: Of "changeit".
+HASH = "$scrypt$ln=4,r=8,p=5$c2FsdCBvZiBhIHRlc3QhIQ$d/Cy/Ro0JZLfjLUUwcKYBHjJZmEyRAPDcWZ9zJXEqPs"
+
 #: What the documentation promises, by the name without prefix.
 DEFAULTS: dict[str, Any] = {
     "HOST": "127.0.0.1",
@@ -44,6 +47,7 @@ DEFAULTS: dict[str, Any] = {
     "BODY_TIMEOUT": 20,
     "IDLE_TIMEOUT": 75,
     "MAX_BODY_SIZE": 16 * 1024 * 1024,
+    "BLOCK_WARNING": 1.0,
     "MAX_CHANNELS": 128,
     "MAX_CHANNEL_LENGTH": 255,
     "NAMESPACES": ["/"],
@@ -55,6 +59,20 @@ DEFAULTS: dict[str, Any] = {
     "PRESENCE_KEY": None,
     "PRESENCE_META": None,
     "PRESENCE_GRACE": 10,
+    "METRICS_PORT": None,
+    "METRICS_HOST": "127.0.0.1",
+    "METRICS_REGISTRY": None,
+    "RATE_LIMIT_MESSAGES": (20, 60),
+    "RATE_LIMIT_SUBSCRIPTIONS": (5, 200),
+    "RATE_LIMIT_KEY": None,
+    "RATE_LIMIT_KEY_MESSAGES": (100, 300),
+    "RATE_LIMIT_KEY_SUBSCRIPTIONS": (25, 1000),
+    "RATE_LIMIT_KEY_CONNECTIONS": (2, 60),
+    "RATE_LIMIT_REFUSALS": (1, 100),
+    "ADMIN_USERNAME": None,
+    "ADMIN_PASSWORD": None,
+    "ADMIN_READONLY": True,
+    "ADMIN_MODE": "development",
 }
 
 
@@ -228,6 +246,25 @@ SECONDS = (
 )
 
 
+RATES: tuple[list[Any], list[Any]] = (
+    [None, (1, 1), [0.5, 10], (1_000_000, 1_000_000), (0.001, 86)],
+    [
+        *(5, "5", (), (5,), (5, 10, 15), (0, 5), (-1, 5), (5, 0), (5, 1.5), (True, 5), (5, True)),
+        *(("5", 5), (float("inf"), 5), (float("nan"), 5), (0.001, 87), {5: 10}, (5, None), False),
+    ],
+)
+
+
+class Registry:
+    """As much of one as a setting looks at."""
+
+    def register(self) -> None: ...
+
+    def unregister(self) -> None: ...
+
+    def collect(self) -> None: ...
+
+
 def whole(least: int) -> tuple[list[Any], list[Any]]:
     return [least, least + 1, 100_000], [least - 1, -1, 1.5, "5", None, True, 2**31 + 1]
 
@@ -285,7 +322,25 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "BACKPLANE_PREFIX": (["chat", "a:b", "a.b-c_1"], ["", "a*", "a b", "a/b", "x" * 65, None, 5]),
     "PRESENCE_KEY": ([None, some_function], ["session_id", 5]),
     "PRESENCE_META": ([None, some_function], [{}, "meta"]),
+    "BLOCK_WARNING": ([None, 0, 0.5, 10], [-1, "1", True, False, 86_400]),
     "PRESENCE_GRACE": ([0, 0.5, 10], [-1, None, "10", True, False, 86_400]),
+    "METRICS_PORT": ([None, 0, 9108, 65_535], [-1, 65_536, "9108", True, ("", 9108)]),
+    "METRICS_HOST": (["", "127.0.0.1", "::1"], [None, 5, ["127.0.0.1"]]),
+    "METRICS_REGISTRY": ([None, Registry()], ["REGISTRY", 5, {}, Registry]),
+    "RATE_LIMIT_MESSAGES": RATES,
+    "RATE_LIMIT_SUBSCRIPTIONS": RATES,
+    "RATE_LIMIT_KEY": ([None, some_function], ["REMOTE_ADDR", 5]),
+    "RATE_LIMIT_KEY_MESSAGES": RATES,
+    "RATE_LIMIT_KEY_SUBSCRIPTIONS": RATES,
+    "RATE_LIMIT_KEY_CONNECTIONS": RATES,
+    "RATE_LIMIT_REFUSALS": RATES,
+    "ADMIN_USERNAME": ([None, "ann"], [5, b"ann"]),
+    "ADMIN_PASSWORD": (
+        [None, HASH],
+        ["changeit", "$2b$10$heqvAkYMez.Va6Et2uXInOnkCT6", HASH + "$", HASH + "\n", HASH[:40], 5],
+    ),
+    "ADMIN_READONLY": ([True, False], [None, 0, 1, "yes"]),
+    "ADMIN_MODE": (["development", "production"], [None, True, "test"]),
 }
 
 
@@ -314,7 +369,8 @@ class TestValues:
             source(name, value)
         text = str(caught.value)
         shown = name.lower() if source is from_keywords else f"SOCKETIO_{name}"
-        given = "something else" if name == "BACKPLANE" else repr(value)  # it may have a password
+        secret = name in ("BACKPLANE", "ADMIN_PASSWORD")  # it may be, or have, a password
+        given = "something else" if secret else repr(value)
         assert f"{shown} is {given}, but has to be " in text
 
     def test_a_password_is_not_shown(self) -> None:

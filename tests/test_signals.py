@@ -8,14 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 import blinker
+import gevent
 import pytest
+from gevent import monkey
 
 import webpy_socketio
 from webpy_socketio import Refused, signals
 from webpy_socketio.clients import clients
 from webpy_socketio.signals import STAGES, Stage, ask, emit
 
-from .conftest import Journal, Site
+from .conftest import Journal, Site, socket_of
 
 
 class Sender:
@@ -50,6 +52,7 @@ class TestCatalogue:
         assert [stage.name for stage in STAGES] == [
             "connecting",
             "connect",
+            "receiving",
             "message",
             "subscribing",
             "subscribe",
@@ -105,6 +108,33 @@ class TestOrder:
         stage.connect(first)
         emit(stage, sender)
         assert called == ["second", "first"]
+
+    def test_one_that_is_to_be_first_is_before_all_that_are_there(
+        self, stage: Stage, sender: Any
+    ) -> None:
+        called: list[Any] = []
+        stage.connect(recorder(called, "one"))
+        stage.connect(recorder(called, "of this sender"), sender=sender)
+        stage.connect(recorder(called, "first"), first=True)
+        stage.connect(recorder(called, "two"))
+        stage.connect(recorder(called, "first of all"), sender=sender, first=True)
+        emit(stage, sender)
+        assert called == ["first of all", "first", "one", "of this sender", "two"]
+        assert list(stage.receivers_for(blinker.ANY)) == list(stage.receivers_for(object()))
+        called.clear()
+        emit(stage, Sender())  # type: ignore[arg-type]
+        assert called == ["first", "one", "two"]
+
+    def test_who_is_connected_already_does_not_become_first(
+        self, stage: Stage, sender: Any
+    ) -> None:
+        called: list[str] = []
+        first, second = recorder(called, "first"), recorder(called, "second")
+        stage.connect(first)
+        stage.connect(second)
+        stage.connect(second, first=True)
+        emit(stage, sender)
+        assert called == ["first", "second"]
 
     def test_a_receiver_may_connect_and_disconnect_others(self, stage: Stage, sender: Any) -> None:
         called: list[str] = []
@@ -169,7 +199,7 @@ class TestIsolation:
             errors.append(exception)
 
         signals.error.connect(failed)
-        stage.connect(never)
+        stage.connect(lambda sender, **keywords: never(sender))
         assert emit(stage, sender)[1] == 1
         assert "coroutine" in str(errors[0])
 
@@ -177,7 +207,7 @@ class TestIsolation:
         async def never(sender: Any, **keywords: Any) -> None:
             raise Refused("nobody awaits it")
 
-        stage.connect(never)
+        stage.connect(lambda sender, **keywords: never(sender))
         with pytest.raises(Refused, match=r"^not allowed$"):
             ask(stage, sender)
 
@@ -280,14 +310,112 @@ class TestReceivers:
 KEYWORDS: dict[str, set[str]] = {
     "connecting": {"auth"},
     "connect": {"auth"},
+    "receiving": {"message", "event", "args", "channel"},
     "message": {"message", "event", "args", "channel"},
-    "subscribing": {"channel"},
+    "subscribing": {"channel", "by_client"},
     "subscribe": {"channel"},
     "unsubscribe": {"channel", "reason"},
-    "error": {"exception"},
+    "error": {"exception", "by_client"},
     "disconnect": {"reason"},
     "finish": {"reason"},
 }
+
+
+class TestSent:
+    """Not a stage: what goes to clients of this process."""
+
+    @pytest.fixture
+    def sent(self) -> Journal:
+        sent = Journal()
+
+        def receive(
+            sender: Any, sockets: Any, size: int, read: Callable[[], Any], **extra: Any
+        ) -> None:
+            sent.append((sender, [socket.session_id for socket in sockets], read(), size))
+
+        signals.sent.connect(receive)
+        return sent
+
+    def test_it_is_documented_and_no_stage(self) -> None:
+        assert "``sent``" in (signals.__doc__ or "")
+        assert signals.sent not in STAGES
+        assert "sent" in signals.__all__
+
+    def test_each_way_of_sending(self, serve: Callable[..., Site], sent: Journal) -> None:
+        site = serve(namespaces=["/", "/a[b"])
+        one, two = site.connect(), site.connect()
+        one.call("__subscribe__", "room")
+        first = socket_of(one)
+        first.send("1")
+        first.emit("two", 2, [2])
+        first.broadcast("3")
+        first.send_and_broadcast("4")
+        first.send_and_broadcast_channel("5")
+        webpy_socketio.broadcast_channel("6", "room")
+        webpy_socketio.send(two.id, {"7": b"bytes"})
+        both = [one.id, two.id]
+        placeholder = {"_placeholder": True, "num": 0}
+        assert [entry[:3] for entry in sent] == [
+            ("/", [one.id], ["message", "1"]),
+            ("/", [one.id], ["two", 2, [2]]),
+            ("/", [two.id], ["message", "3"]),
+            ("/", both, ["message", "4"]),
+            ("/", [one.id], ["message", "5"]),
+            ("/", [one.id], ["message", "6"]),
+            ("/", [two.id], ["message", {"7": placeholder}]),
+        ]
+        size = sent[0][3]
+        assert size == len('..42["message","1"]')
+        three = site.websocket()
+        three.connect(namespace="/a[b,")
+        webpy_socketio.emit("x", 1, namespace="/a[b")
+        assert sent[-1][0] == "/a[b"
+        assert sent[-1][2] == ["x", 1]
+
+    def test_a_call(self, site: Site, sent: Journal) -> None:
+        client = site.connect()
+        asking = gevent.spawn(socket_of(client).call, "question", 1)
+        client.receive()
+        client.send("430[2]")
+        assert asking.get() == 2
+        assert [entry[2] for entry in sent] == [["question", 1]]
+
+    def test_acknowledgements_and_what_reaches_nobody_are_none(
+        self, site: Site, sent: Journal
+    ) -> None:
+        client = site.connect()
+        socket = socket_of(client)
+        client.call("message", "x")
+        socket.broadcast("nobody else is there")
+        client.send("41")
+        while socket.connected:
+            gevent.sleep(0)
+        socket.send("too late")
+        assert sent == []
+
+    def test_from_another_thread_it_is_sent_in_that_of_the_sockets(self, site: Site) -> None:
+        here = monkey.get_original("_thread", "get_ident")
+        threads = Journal()
+        signals.sent.connect(lambda sender, **keywords: threads.append(here()), weak=False)
+        client = site.connect()
+        gevent.get_hub().threadpool.apply(socket_of(client).send, ("x",))
+        assert client.event() == ["message", "x"]
+        assert threads == [here()]
+
+    def test_a_receiver_that_raises_stops_nobody(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(sender: Any, **keywords: Any) -> None:
+            raise ValueError("broken")
+
+        signals.sent.connect(fail)
+        heard = Journal()
+        signals.sent.connect(lambda sender, **keywords: heard.append(sender), weak=False)
+        client = site.connect()
+        webpy_socketio.broadcast("news")
+        assert client.event() == ["message", "news"]
+        assert heard == ["/"]
+        assert "fail" in caplog.text
 
 
 class TestKeywords:
@@ -310,7 +438,8 @@ class TestKeywords:
         client.send("1")
         journal.wait(lambda journal: journal[-1][0] == "finish")
         assert [name for name, _, _ in journal] == [
-            *("connecting", "connect", "subscribing", "subscribe", "message", "message"),
+            *("connecting", "connect", "subscribing", "subscribe"),
+            *("receiving", "message", "receiving", "message"),
             *("error", "unsubscribe", "subscribing", "subscribe"),
             *("disconnect", "unsubscribe", "finish"),
         ]
@@ -322,19 +451,23 @@ class TestKeywords:
         told = [(name, {k: keywords[k] for k in KEYWORDS[name]}) for name, _, keywords in journal]
         assert told[0] == ("connecting", {"auth": {"name": "Ann"}})
         assert told[1] == ("connect", {"auth": {"name": "Ann"}})
-        assert told[4][1] == {
+        assert told[2][1] == {"channel": "room", "by_client": True}
+        assert told[4][1] == told[5][1]
+        assert told[5][1] == {
             "message": "hello",
             "event": "message",
             "args": ["hello"],
             "channel": "room",
         }
-        assert told[5][1] == {
+        assert told[6][1] == told[7][1]
+        assert told[7][1] == {
             "message": [1, [2]],
             "event": "custom",
             "args": [1, [2]],
             "channel": None,
         }
-        assert told[7][1] == {"channel": "room", "reason": None}
+        assert told[8][1]["by_client"] is True
+        assert told[9][1] == {"channel": "room", "reason": None}
         assert told[-3][1] == {"reason": "transport close"}
         assert told[-2][1] == {"channel": "other", "reason": "transport close"}
         assert told[-1][1] == {"reason": "transport close"}
@@ -345,3 +478,97 @@ class TestKeywords:
             after = documented.partition(f"``{name}``")[2]
             for keyword in keywords:
                 assert f"``{keyword}``" in after, (name, keyword)
+
+
+class TestHandled:
+    """What is told about the stages: how long their receivers took, and what gates said."""
+
+    @pytest.fixture
+    def told(self) -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = []
+
+        def receiver(sender: Any, **keywords: Any) -> None:
+            assert keywords["socket"] is sender
+            told.append(keywords)
+
+        signals.handled.connect(receiver)
+        return told
+
+    def test_each_stage_is_told_with_its_own_keywords(
+        self, site: Site, told: list[dict[str, Any]], stages: Journal
+    ) -> None:
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        client.call("__channel__", "room", "hello")
+        client.call("__channel__", "elsewhere", "an error")
+        client.call("__unsubscribe__", "room")
+        client.send("1")
+        stages.wait_for(("finish", "transport close"))
+        assert [keywords["stage"] for keywords in told] == [
+            *("connecting", "connect", "subscribing", "subscribe", "receiving", "message"),
+            *("unsubscribe", "disconnect", "finish"),
+        ]
+        for keywords in told:
+            own = {"stage", "seconds", "failures", "refused"}
+            common = {"request", "socket", "context"}
+            assert keywords.keys() == own | common | KEYWORDS[keywords["stage"]]
+            assert keywords["seconds"] > 0
+            assert (keywords["failures"], keywords["refused"]) == (0, None)
+        assert told[5]["message"] == "hello"
+        assert told[5]["channel"] == "room"
+
+    def test_also_where_nobody_receives(self, site: Site, told: list[dict[str, Any]]) -> None:
+        site.connect().call("draw", 1)
+        assert [keywords["stage"] for keywords in told] == ["connecting", "connect", "message"]
+        assert told[2]["event"] == "draw"
+
+    def test_receivers_that_raised_are_counted(
+        self, stage: Stage, sender: Any, told: list[dict[str, Any]]
+    ) -> None:
+        def bad(sender: Any, **keywords: Any) -> None:
+            raise ValueError("bad")
+
+        stage.connect(bad)
+        stage.connect(recorder([], 1), weak=False)
+        emit(stage, sender)
+        assert (told[0]["failures"], told[0]["refused"]) == (1, None)
+
+    @pytest.mark.parametrize(
+        ("error", "text"),
+        [(Refused("no"), "no"), (Refused(), "refused"), (KeyError("no"), "not allowed")],
+    )
+    def test_a_gates_no_is_told(
+        self, error: Exception, text: str, stage: Stage, sender: Any, told: list[dict[str, Any]]
+    ) -> None:
+        def deny(sender: Any, **keywords: Any) -> None:
+            raise error
+
+        stage.connect(deny)
+        with pytest.raises(Refused):
+            ask(stage, sender)
+        assert [keywords["refused"] for keywords in told] == [text]
+
+    def test_one_that_fails_is_an_error_and_nothing_else(
+        self, site: Site, journal: Journal
+    ) -> None:
+        def bad(sender: Any, **keywords: Any) -> None:
+            raise ValueError("bad")
+
+        def failed(sender: Any, exception: Any, **keywords: Any) -> None:
+            journal.append(str(exception))
+
+        @signals.message.connect
+        def answer(sender: Any, **keywords: Any) -> str:
+            return "answer"
+
+        client = site.connect()
+        signals.handled.connect(bad)
+        signals.error.connect(failed)
+        assert client.call("message") == ["answer"]
+        assert journal == ["bad"]
+
+    def test_it_is_documented(self) -> None:
+        documented = signals.__doc__ or ""
+        for word in ("`handled`", "``stage``", "``seconds``", "``failures``", "``refused``"):
+            assert word in documented
+        assert signals.handled not in STAGES

@@ -20,11 +20,12 @@ from webpy_socketio import (
     on_message,
     on_subscribe,
     signals,
+    sockets,
 )
 from webpy_socketio.clients import clients
 
 from .conftest import Journal, Site, gets, socket_of
-from .raw import Closed
+from .raw import Closed, WebSocket
 
 
 class Trio:
@@ -319,6 +320,20 @@ class TestAttributes:
         assert socket_of(client).namespace == "/"
         client.id = client.connect(namespace="/chat,")["sid"]
         assert socket_of(client).namespace == "/chat"
+
+    def test_transport_is_what_carries_it_now(self, site: Site) -> None:
+        assert socket_of(site.connect()).transport == "websocket"
+        polling = site.polling()
+        polling.connect()
+        socket = sockets()[-1]
+        assert socket.transport == "polling"
+        upgrade = WebSocket(site.port, site.path, f"EIO=4&transport=websocket&sid={polling.sid}")
+        upgrade.send("2probe")
+        assert upgrade.receive() == "3probe"
+        polling.poll()
+        upgrade.send("5")
+        upgrade.call("barrier")
+        assert socket.transport == "websocket"
 
     def test_channels(self, trio: Trio) -> None:
         assert trio.socket.channels == ("room", "hall")

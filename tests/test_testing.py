@@ -34,6 +34,7 @@ from webpy_socketio import (
     on_event,
     on_finish,
     on_message,
+    on_receiving,
     on_subscribe,
     on_subscribing,
     signals,
@@ -235,6 +236,24 @@ class TestRules:
         with pytest.raises(Refused, match=r"^for staff only$"):
             ann.subscribe("staff-room")
         assert ann.socket.channels == ()
+
+    def test_a_gate_of_messages(self, server: TestServer) -> None:
+        @on_receiving
+        def polite(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            if message == "rude":
+                raise Refused("be polite")
+
+        heard: list[Any] = []
+
+        @on_message
+        def hear(request: Any, socket: Any, context: Any, message: Any) -> None:
+            heard.append(message)
+
+        ann = server.connect()
+        ann.send("rude")
+        assert ann.call("message", "rude") == {"error": "be polite"}
+        ann.send("hello")
+        assert heard == ["hello"]
 
     def test_limits(self) -> None:
         with TestServer(application(), max_channels=1) as server:
@@ -743,7 +762,7 @@ class TestSignals:
             ann.send("x")
             ann.close()
         assert [record.stage for record in sent] == [
-            *("connecting", "connect", "message", "disconnect", "finish")
+            *("connecting", "connect", "receiving", "message", "disconnect", "finish")
         ]
         assert sent[-1].reason == "transport close"
 

@@ -20,10 +20,18 @@ from webpy_socketio import events, exceptions, signals
 from webpy_socketio.application import socketio_urls
 from webpy_socketio.assets import socketio_scripts, template_dir
 from webpy_socketio.cluster import configured, redis_link
-from webpy_socketio.engine.clock import call_later
+from webpy_socketio.engine.clock import call_later, monotonic
 from webpy_socketio.events import *  # noqa: F403
 from webpy_socketio.exceptions import *  # noqa: F403
-from webpy_socketio.outofband import broadcast, broadcast_channel, emit, run_on_hub, send
+from webpy_socketio.outofband import (
+    broadcast,
+    broadcast_channel,
+    emit,
+    run_on_hub,
+    send,
+    sockets,
+)
+from webpy_socketio.population import census
 from webpy_socketio.server import SocketIOServer
 from webpy_socketio.settings import configure
 from webpy_socketio.socket import Socket
@@ -36,15 +44,18 @@ __all__ = [
     "broadcast",
     "broadcast_channel",
     "call_later",
+    "census",
     "configure",
     "configured",
     "emit",
+    "monotonic",
     "redis_link",
     "run_on_hub",
     "send",
     "signals",
     "socketio_scripts",
     "socketio_urls",
+    "sockets",
     "template_dir",
     *events.__all__,
     *exceptions.__all__,

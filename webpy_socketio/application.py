@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -17,9 +18,12 @@ from gevent.event import AsyncResult
 from webpy_socketio import signals
 from webpy_socketio.assets import RESOURCE_KEY, asset
 from webpy_socketio.dispatcher import Dispatcher
+from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.handler import TAKE_OVER
+from webpy_socketio.engine.notices import Notices
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
 from webpy_socketio.socket import Socket
+from webpy_socketio.strays import REACHED
 
 __all__ = ["SocketIOView", "WebDispatcher", "add_resource", "check_patching", "socketio_urls"]
 
@@ -28,6 +32,15 @@ _APPLICATION = "webpy_socketio.application"
 
 #: The same for the headers of the handshake's answer, which processors may still add to.
 _HEADERS = "webpy_socketio.headers"
+
+_NOT_OURS = (
+    "Socket.IO needs its own server: start the application with "
+    'SocketIOServer(("", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
+    "WSGI server"
+)
+
+#: What is told where no server of ours could.
+_notices = Notices(current_clock())
 
 _REMEDY = (
     "web.py was imported before gevent patched the standard library: all visitors would share one "
@@ -93,6 +106,7 @@ class SocketIOView:
     """Behind `socketio_urls`: the scripts for the browser, and the door to the engine."""
 
     def GET(self, path: str) -> Any:
+        web.ctx.env[REACHED] = True
         if path:
             return _serve_script(path)
         job = web.ctx.get("socketio_job")
@@ -100,10 +114,9 @@ class SocketIOView:
             return job.run()
         if TAKE_OVER not in web.ctx.env:
             web.ctx.status = "500 Internal Server Error"
-            return (
-                "Socket.IO needs its own server: start the application with "
-                "webpy_socketio.SocketIOServer, not with app.run() or another WSGI server.\n"
-            )
+            web.header("Content-Type", "text/plain; charset=utf-8")
+            _notices.seldom("another server", _NOT_OURS, logging.ERROR)
+            return _NOT_OURS + "\n"
         resource = web.ctx.env.get(RESOURCE_KEY, "socket.io")
         if web.ctx.env["PATH_INFO"] != f"/{resource}/":  # the urls match every server's
             raise web.notfound(f"Socket.IO is at /{resource}/ on this server.\n")

@@ -33,6 +33,10 @@ class Channels(Generic[T]):
         """Who is in `channel`, in the order of joining."""
         return self._members.get(channel, _NOBODY)
 
+    def memberships(self) -> int:
+        """How many members all channels have together."""
+        return sum(map(len, self._members.values()))
+
     def held(self, member: T) -> Collection[str]:
         """The channels that `member` holds, in the order of joining."""
         return self._held.get(member, _NOBODY)

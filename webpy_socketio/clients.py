@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -13,13 +14,14 @@ from webpy_socketio import signals
 from webpy_socketio.backplane import Backplane, Topic
 from webpy_socketio.channels import Channels
 from webpy_socketio.engine.packets import Message
+from webpy_socketio.engine.socketio_packets import read_event
 from webpy_socketio.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from webpy_socketio.backplane.envelope import Envelope, Packet
     from webpy_socketio.socket import Socket
 
-__all__ = ["Clients", "Limits", "Namespace", "clients"]
+__all__ = ["Clients", "Limits", "Namespace", "clients", "tell_sent"]
 
 # The thread's own number: the patched function tells greenlets apart, not threads.
 _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
@@ -49,11 +51,13 @@ class Namespace:
         self.sockets: dict[str, Socket] = {}
         self.channels: Channels[Socket] = Channels()
 
-    def deliver(self, message: Message, sockets: Iterable[Socket], skip: Socket | None) -> None:
+    def deliver(self, message: Message, sockets: Collection[Socket], skip: Socket | None) -> None:
         """Send one encoded message to many; nothing here waits, so nobody comes or goes meanwhile."""
         outboxes = [socket.outbox for socket in sockets if socket is not skip]
         if outboxes:
             outboxes[0].flusher.broadcast(message, outboxes)
+            if signals.sent.receivers:
+                tell_sent(self.name, message, [one for one in sockets if one is not skip])
 
     def broadcast(self, message: Message, skip: Socket | None = None, here: bool = False) -> None:
         """Send one encoded message to everybody: here and, unless only `here`, elsewhere."""
@@ -272,6 +276,12 @@ class Clients:
             signals.emit(signals.unsubscribe, socket, channel=channel, reason=reason)
         signals.emit(signals.finish, socket, reason=reason)
         channels.forget(socket)
+
+
+def tell_sent(namespace: str, message: Message, sockets: list[Socket]) -> None:
+    """Send the signal `sent`; for those who checked that it has receivers."""
+    read = partial(read_event, namespace, message)
+    signals.tell(signals.sent, namespace, sockets=sockets, size=message.size, read=read)
 
 
 def _id_of(socket: Socket | None) -> str | None:

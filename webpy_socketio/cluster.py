@@ -16,7 +16,7 @@ from webpy_socketio.settings import Settings
 if TYPE_CHECKING:
     from webpy_socketio.backplane.link import Link
 
-__all__ = ["configured", "join", "leave", "limits", "limits_of", "reach", "redis_link"]
+__all__ = ["configured", "join", "leave", "limits", "limits_of", "reach", "redis_link", "serving"]
 
 
 class _State:
@@ -33,7 +33,7 @@ class _State:
 def configured() -> Settings:
     """The settings that a server made now without keywords would have; raises `SettingsError`.
 
-    For a process without a server: a cron job, a shell. A plugin's `install` is given the server's.
+    For a process without a server: a cron job, a shell. A plugin's ``install`` is given the server's.
     """
     return settings_module.resolve({}, web.config)
 
@@ -83,6 +83,11 @@ def leave() -> None:
     if not _State.servers and clients.backplane is not None:
         backplane, clients.backplane = clients.backplane, None
         backplane.stop()
+
+
+def serving() -> bool:
+    """Whether a server runs in this process, or others are reached without one."""
+    return bool(_State.servers) or settings_module.backplane(web.config)[0] is not None
 
 
 def limits() -> Limits:

@@ -19,6 +19,8 @@ __all__ = ["Dispatcher"]
 #: What a client is told when its handler failed: that it did, not how.
 FAILED = {"error": "internal error"}
 
+_receiving = signals.receiving
+
 
 class Dispatcher:
     """Turns the connections of one server into sockets, and their events into signals."""
@@ -117,19 +119,29 @@ class Dispatcher:
         ack: int | None,
     ) -> None:
         message = args[0] if len(args) == 1 else args or None
-        values, failures = signals.emit(
-            signals.message, socket, message=message, event=name, args=args, channel=channel
-        )
-        if ack is None:
-            return
-        if failures:
-            answer: tuple[Any, ...] = (FAILED,)
+        answer: tuple[Any, ...]
+        if _receiving.receivers and (
+            refusal := _refusal(
+                socket, connection, message=message, event=name, args=args, channel=channel
+            )
+        ):
+            if ack is None:
+                return
+            answer = ({"error": refusal},)
         else:
-            value = values[0] if values else ()
-            answer = value if isinstance(value, tuple) else (value,)
+            values, failures = signals.emit(
+                signals.message, socket, message=message, event=name, args=args, channel=channel
+            )
+            if ack is None:
+                return
+            if failures:
+                answer = (FAILED,)
+            else:
+                value = values[0] if values else ()
+                answer = value if isinstance(value, tuple) else (value,)
         try:
             connection.acknowledge(ack, answer)
-        except EncodeError as error:  # a handler returned what cannot be sent
+        except EncodeError as error:  # a handler returned what cannot be sent, or a gate said it
             signals.report(socket, error, "an acknowledgement")
             connection.acknowledge(ack, (FAILED,))
 
@@ -179,6 +191,16 @@ class Dispatcher:
     def _report(self, socket: Socket, error: ProtocolError) -> None:
         self.prepare(socket)
         signals.report(socket, error)
+
+
+def _refusal(socket: Socket, connection: Connection, **keywords: Any) -> str | None:
+    """Ask whether the handlers of a message may run; returns why not, or None."""
+    try:
+        signals.ask(_receiving, socket, **keywords)
+    except Refused as refusal:
+        return str(refusal) or "refused"
+    # A gate that waited may have outlived the connection, if it was the server who ended it.
+    return "disconnected" if connection.kicked else None
 
 
 _RESERVED = {

@@ -19,14 +19,28 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import logging
 import re
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any
 
 from webpy_socketio import signals
 from webpy_socketio.exceptions import EventError
+from webpy_socketio.functions import check_plain, described, takes_positions
+from webpy_socketio.handlers import (
+    Pattern,
+    TakesChannel,
+    TakesEvent,
+    TakesException,
+    TakesMessage,
+    TakesReceiving,
+    TakesSocket,
+    TakesSocketAtGate,
+    TakesSocketUnbound,
+    TakesSubscription,
+)
 from webpy_socketio.receivers import Selective
 from webpy_socketio.signals import Stage
 
@@ -39,15 +53,14 @@ __all__ = [
     "on_event",
     "on_finish",
     "on_message",
+    "on_receiving",
     "on_subscribe",
     "on_subscribing",
     "on_unsubscribe",
+    "registered_handlers",
 ]
 
 logger = logging.getLogger(__name__)
-
-F = TypeVar("F", bound=Callable[..., Any])
-Pattern = str | re.Pattern[str]
 
 #: Seconds of work that one match may take; nothing else happens in the process meanwhile.
 SLOW_MATCH = 0.05
@@ -55,13 +68,14 @@ SLOW_MATCH = 0.05
 #: Channels for which a pattern's answer is remembered. Clients choose the names, so not all.
 REMEMBERED_MATCHES = 256
 
-#: The keyword that each stage's handlers get behind request, socket and context, if any.
-_ARGUMENT = {
-    signals.message: "message",
-    signals.subscribing: "channel",
-    signals.subscribe: "channel",
-    signals.unsubscribe: "channel",
-    signals.error: "exception",
+#: The keywords that each stage's handlers get behind request, socket and context; messages, whose
+#: handlers may wait for one event, have their own rule.
+_ARGUMENTS: dict[Stage, tuple[str, ...]] = {
+    signals.receiving: ("event", "message"),
+    signals.subscribing: ("channel",),
+    signals.subscribe: ("channel",),
+    signals.unsubscribe: ("channel",),
+    signals.error: ("exception",),
 }
 
 
@@ -71,14 +85,15 @@ class ChannelPattern:
     A regular expression's work may double with each character of the name that a client gives.
     """
 
-    __slots__ = ("_told", "_whose", "match", "regex")
+    __slots__ = ("_told", "match", "regex", "whose")
 
     #: Whether the pattern matches a channel's name from its start.
     match: Callable[[str], bool]
 
     def __init__(self, regex: re.Pattern[str], whose: str) -> None:
         self.regex = regex
-        self._whose = whose
+        #: The decorator with its pattern, and its function.
+        self.whose = whose
         self._told = False
         self.match = functools.lru_cache(REMEMBERED_MATCHES)(self._match)
 
@@ -92,7 +107,7 @@ class ChannelPattern:
             logger.warning(
                 "%s: matching a channel of %d characters took %d ms, and every client waited; "
                 "avoid repetitions inside repetitions, or shorten SOCKETIO_MAX_CHANNEL_LENGTH",
-                self._whose,
+                self.whose,
                 len(channel),
                 seconds * 1000,
             )
@@ -100,9 +115,15 @@ class ChannelPattern:
 
 
 class Handler(Selective):
-    """A decorated function, as a receiver of its stage's signal."""
+    """A decorated function, as a receiver of its stage's signal.
 
-    __slots__ = ("_argument", "event", "function", "pattern", "stage")
+    For whoever asks `registered_handlers`: ``stage`` is the signal, ``stage.name`` its name, ``event``
+    the event it waits for ("message" for messages, None for other stages), ``pattern.regex`` what its
+    channels have to match and ``pattern.match(channel)`` whether one does; ``pattern`` is None without
+    ``channel=``.
+    """
+
+    __slots__ = ("_arguments", "event", "function", "pattern", "stage")
 
     def __init__(
         self,
@@ -116,7 +137,7 @@ class Handler(Selective):
         self.pattern = pattern
         #: The custom event it waits for; handlers of messages wait for "message".
         self.event = event
-        self._argument = _ARGUMENT.get(stage)
+        self._arguments = _ARGUMENTS.get(stage, ())
 
     @property
     def bound(self) -> bool:
@@ -134,11 +155,13 @@ class Handler(Selective):
 
     def take(self, sender: Any, keywords: dict[str, Any]) -> Any:
         request, context = keywords["request"], keywords["context"]
-        if self._argument is None:
-            return self.function(request, sender, context)
-        if self.event is None or self.event == "message":
-            return self.function(request, sender, context, keywords[self._argument])
-        return self.function(request, sender, context, *keywords["args"])
+        event = self.event
+        if event == "message":
+            return self.function(request, sender, context, keywords["message"])
+        if event is not None:
+            return self.function(request, sender, context, *keywords["args"])
+        own = [keywords[name] for name in self._arguments]
+        return self.function(request, sender, context, *own)
 
     def __call__(self, sender: Any, **keywords: Any) -> Any:
         """Take an event if it is one for us: for whoever sends the signal by blinker's own way."""
@@ -159,10 +182,6 @@ class _Decorator:
         self._stage = stage
         self._event = event
 
-    @overload
-    def __call__(self, function: F) -> F: ...
-    @overload
-    def __call__(self, *, channel: Pattern | None = None) -> Callable[[F], F]: ...
     def __call__(self, function: Any = None, *, channel: Pattern | None = None) -> Any:
         if function is None:
             return lambda decorated: _register(decorated, self, self._stage, channel, self._event)
@@ -172,31 +191,40 @@ class _Decorator:
         return f"<decorator {self.__name__}>"
 
 
-on_connecting = _Decorator(signals.connecting, "(request, socket, context): may it connect?")
-on_connect = _Decorator(signals.connect, "(request, socket, context): the connection is there.")
-on_message = _Decorator(
+on_connecting: TakesSocketAtGate = _Decorator(
+    signals.connecting, "(request, socket, context): may it connect?"
+)
+on_connect: TakesSocketUnbound = _Decorator(
+    signals.connect, "(request, socket, context): the connection is there."
+)
+on_receiving: TakesReceiving = _Decorator(
+    signals.receiving, "(request, socket, context, event, message): may its handlers run?"
+)
+on_message: TakesMessage = _Decorator(
     signals.message,
     "(request, socket, context, message): the client sent a message; what the handler returns is "
     "the acknowledgement, if the client asked for one.",
     event="message",
 )
-on_subscribing = _Decorator(
+on_subscribing: TakesSubscription = _Decorator(
     signals.subscribing, "(request, socket, context, channel): may the socket subscribe?"
 )
-on_subscribe = _Decorator(
+on_subscribe: TakesChannel = _Decorator(
     signals.subscribe, "(request, socket, context, channel): the socket is in the channel."
 )
-on_unsubscribe = _Decorator(
+on_unsubscribe: TakesChannel = _Decorator(
     signals.unsubscribe, "(request, socket, context, channel): it is in the channel no more."
 )
-on_error = _Decorator(
+on_error: TakesException = _Decorator(
     signals.error, "(request, socket, context, exception): a handler raised, or the client erred."
 )
-on_disconnect = _Decorator(signals.disconnect, "(request, socket, context): it is gone.")
-on_finish = _Decorator(signals.finish, "(request, socket, context): the last word.")
+on_disconnect: TakesSocket = _Decorator(
+    signals.disconnect, "(request, socket, context): it is gone."
+)
+on_finish: TakesSocket = _Decorator(signals.finish, "(request, socket, context): the last word.")
 
 
-def on_event(name: str, *, channel: Pattern | None = None) -> Callable[[F], F]:
+def on_event(name: str, *, channel: Pattern | None = None) -> TakesEvent:
     """Handle a custom event: ``(request, socket, context, *args)``, args as the client sent them.
 
     What the handler returns is the acknowledgement, if the client asked for one; a tuple makes
@@ -204,9 +232,12 @@ def on_event(name: str, *, channel: Pattern | None = None) -> Callable[[F], F]:
     """
     if not isinstance(name, str):
         raise EventError('@on_event needs the event\'s name: @on_event("name")')
+    if name in _OTHERS:
+        raise EventError(f'@on_event("{name}"): no client can send this event; use {_OTHERS[name]}')
     decorator = _Decorator(signals.message, on_event.__doc__ or "", event=name)
     decorator.__name__ = "on_event"
-    return decorator(channel=channel)
+    decorated: TakesEvent = decorator(channel=channel)
+    return decorated
 
 
 def off(function: Callable[..., Any]) -> None:
@@ -216,10 +247,39 @@ def off(function: Callable[..., Any]) -> None:
             del _registered[key]
             for handler in handlers:
                 handler.stage.disconnect(handler)
+    _State.handlers = None
+
+
+def registered_handlers() -> tuple[Handler, ...]:
+    """Every decorated handler, in the order of decoration; the same tuple until that changes."""
+    if _State.handlers is None:
+        _State.handlers = tuple(
+            itertools.chain.from_iterable(handlers for _, handlers in _registered.values())
+        )
+    return _State.handlers
+
+
+class _State:
+    """What `registered_handlers` found out."""
+
+    handlers: tuple[Handler, ...] | None = None
 
 
 #: Who is registered: by stage, event, file and qualified name.
 _registered: dict[tuple[Any, ...], tuple[Callable[..., Any], list[Handler]]] = {}
+
+#: Names that are not a client's to send, and what was probably meant.
+_OTHERS = {
+    "connect": "@on_connect",
+    "connect_error": "@on_connecting, whose Refused a client gets as its connect_error",
+    "disconnect": "@on_disconnect",
+    "disconnecting": "@on_disconnect",
+    "newListener": "another name",
+    "removeListener": "another name",
+    "__subscribe__": "@on_subscribe",
+    "__unsubscribe__": "@on_unsubscribe",
+    "__channel__": "@on_message(channel=…)",
+}
 
 _UNBINDABLE = (signals.connecting, signals.connect)
 
@@ -229,16 +289,20 @@ def _register(
 ) -> Any:
     used = "@" + decorator.__name__
     if not callable(function):
-        raise EventError(f"{used} decorates a function, not {function!r}; use channel=… by name")
+        raise EventError(
+            f"{used} decorates a function, not {function!r}: a pattern is given by name, "
+            f'{used}(channel="^room-")'
+        )
     name = getattr(function, "__qualname__", repr(function))
-    if inspect.iscoroutinefunction(function):
-        raise EventError(f"{used}: {name} is a coroutine function; gevent needs a plain def")
     if channel is not None and stage in _UNBINDABLE:
         raise EventError(
             f"{used}(channel=…) on {name}: a socket is in no channel while it connects; "
             "use @on_subscribe(channel=…)"
         )
     pattern = _compile(channel, used, name)
+    wrong = check_plain(function) or takes_positions(function, *_arguments(stage, event))
+    if wrong is not None:
+        raise EventError(f"{used}: {described(function)} {wrong}")
     handler = Handler(function, stage, pattern, event)
     code = getattr(inspect.unwrap(function), "__code__", None)
     key = (stage, event, getattr(code, "co_filename", None), name if code else id(function))
@@ -252,8 +316,19 @@ def _register(
         stage.disconnect(other)
     kept = [other for other in handlers if other not in replaced]
     _registered[key] = (function, [*kept, handler])
+    _State.handlers = None
     stage.connect(handler, weak=False)
     return function
+
+
+def _arguments(stage: Stage, event: str | None) -> tuple[tuple[str, ...], bool]:
+    """What a handler is called with, by name, and whether a client's own arguments follow."""
+    first = ("request", "socket", "context")
+    if event is not None and event != "message":
+        return first, True
+    if stage is signals.message:
+        return (*first, "message"), False
+    return (*first, *_ARGUMENTS.get(stage, ())), False
 
 
 def _same(one: ChannelPattern | None, other: ChannelPattern | None) -> bool:

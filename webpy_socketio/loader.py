@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from webpy_socketio import plugins
+from webpy_socketio.confined import Confined
+from webpy_socketio.engine import Application
 from webpy_socketio.exceptions import ConfigurationError, PluginError
 from webpy_socketio.settings import Settings
 
@@ -39,6 +41,22 @@ class Plugins:
             self._installed.append(module)
             _users[module] += 1
 
+    def namespaces(self, settings: Settings) -> dict[str, Application]:
+        """The namespaces that they bring, each with its application; for one server.
+
+        Raises `PluginError` if one exists already, as another plugin's or in SOCKETIO_NAMESPACES.
+        """
+        found: dict[str, Application] = {}
+        for module in self._modules:
+            for name, application in _brought(module, settings).items():
+                if name in found or name in settings.namespaces:
+                    raise PluginError(
+                        f"the plugin {module.__name__!r} brings the namespace {name!r}, which exists "
+                        "already: leave it out of SOCKETIO_NAMESPACES, or one of the plugins"
+                    )
+                found[name] = Confined(name, application)
+        return found
+
     def uninstall(self) -> None:
         """Switch them off, in the opposite order."""
         while self._installed:
@@ -54,6 +72,20 @@ class Plugins:
 #: How many running servers use a plugin. It receives the signals of all of them, so the first one
 #: switches it on, with its settings, and the last one off.
 _users: Counter[ModuleType] = Counter()
+
+
+def _brought(module: ModuleType, settings: Settings) -> dict[str, Application]:
+    bring = getattr(module, "namespaces", None)
+    if bring is None:
+        return {}
+    try:
+        return dict(bring(settings))
+    except ConfigurationError:  # which tells what to do already
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"the plugin {module.__name__!r} cannot say which namespaces it brings: {error!r}"
+        ) from error
 
 
 def _import(name: str) -> ModuleType:

@@ -19,9 +19,9 @@ from webpy_socketio.backplane import Topic
 from webpy_socketio.channels import check_name
 from webpy_socketio.clients import clients
 from webpy_socketio.exceptions import NoSocket
-from webpy_socketio.socket import encode
+from webpy_socketio.socket import Socket, encode
 
-__all__ = ["broadcast", "broadcast_channel", "emit", "run_on_hub", "send"]
+__all__ = ["broadcast", "broadcast_channel", "emit", "run_on_hub", "send", "sockets"]
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ def emit(
         topic = _topic(namespace, channel)
         if here or not cluster.reach(encoded, topic):
             whom = "connected" if channel is None else f"subscribed to the channel {channel!r}"
-            raise NoSocket(f"no client is {whom}")
+            raise NoSocket(f"no client is {whom}{_why()}")
 
 
 def _topic(namespace: str, channel: str | None) -> Topic:
@@ -77,6 +77,18 @@ def run_on_hub(function: Callable[..., T], *args: Any) -> T:
     return result
 
 
+def sockets(namespace: str | None = None) -> list[Socket]:
+    """The sockets that are connected to this process: of one namespace, or of all.
+
+    The list is yours. Some of them may be gone when you look at them.
+    """
+    spaces = clients.namespaces() if namespace is None else [clients.get(namespace)]
+    # One step each: another thread's loop over a dict would not bear a change.
+    return [
+        socket for space in spaces if space is not None for socket in list(space.sockets.values())
+    ]
+
+
 def send(session_id: str, message: Any) -> None:
     """Send a message to one socket, named by its ``socket.session.session_id``."""
     socket = clients.find(session_id)
@@ -88,4 +100,13 @@ def send(session_id: str, message: Any) -> None:
         encoded = encode("/", "message", (message,), cluster.limits().broadcast_bytes)
         if cluster.reach(encoded, Topic.session(session_id)):
             return
-    raise NoSocket(f"no client is connected with the session id {session_id!r}")
+    raise NoSocket(f"no client is connected with the session id {session_id!r}{_why()}")
+
+
+def _why() -> str:
+    if cluster.serving():
+        return ""
+    return (
+        ": no SocketIOServer runs in this process; to reach the clients of another one, give both "
+        "the same SOCKETIO_BACKPLANE"
+    )

@@ -26,6 +26,9 @@ class Selective:
 
     __slots__ = ()
 
+    #: The name of the events that it takes; None for all.
+    event: str | None
+
     @property
     def bound(self) -> bool:
         """Whether it asks for the channel, and not only for the kind of event."""
@@ -65,10 +68,21 @@ class Sender(Protocol):
 class _InOrder(dict[Any, int]):
     """A set for blinker that remembers in which order its members came (``Signal.set_class``)."""
 
+    #: Whether what is added goes before everything that is there; see `Ordered.connect`.
+    front = False
     _clock = itertools.count()
 
     def add(self, item: Any) -> None:
-        self.setdefault(item, next(self._clock))
+        if item in self:
+            return
+        number = next(self._clock)
+        if not _InOrder.front:
+            self[item] = number
+            return
+        behind = dict(self)
+        self.clear()
+        self[item] = -number
+        self.update(behind)
 
     def discard(self, item: Any) -> None:
         self.pop(item, None)
@@ -95,11 +109,15 @@ class Ordered(Signal):
         # Whether some receiver may go by itself, or is for one sender: then nothing is remembered.
         self._volatile = False
 
-    def connect(self, receiver: F, sender: Any = Signal.ANY, weak: bool = False) -> F:
+    def connect(
+        self, receiver: F, sender: Any = Signal.ANY, weak: bool = False, *, first: bool = False
+    ) -> F:
         """Connect a receiver; it is held strongly unless `weak` says otherwise.
 
         (blinker's default is to forget a function that nothing else refers to.) The twin that comes
         with a second import of the main script, which web.py's reloader makes, replaces the first.
+        With `first` it runs before all that are connected already: a gate that costs little before
+        one that asks a database. One that is connected already stays where it is.
         """
         if hasattr(receiver, "__code__"):
             for other in list(self.receivers_for(Signal.ANY)):
@@ -107,7 +125,11 @@ class Ordered(Signal):
                     self.disconnect(other)
         if weak or sender is not Signal.ANY:
             self._volatile = True
-        connected = super().connect(receiver, sender, weak)
+        _InOrder.front = first  # blinker has no other way to tell its sets
+        try:
+            connected = super().connect(receiver, sender, weak)
+        finally:
+            _InOrder.front = False
         self._forget()
         return connected
 
@@ -130,6 +152,7 @@ class Ordered(Signal):
     def _choose_by_event(self, event: str | None) -> _Candidates:
         known = self._by_event.get(event)
         if known is None:
+            self.asked(event)
             chosen = _listening(self.receivers_for(Signal.ANY), event)
             bound = any(isinstance(one, Selective) and one.bound for one, _ in chosen)
             known = _Candidates(chosen, bound)
@@ -151,6 +174,9 @@ class Ordered(Signal):
             chosen = _narrow(candidates, sender, None)
             sender.choices[self, event] = self._changes, chosen
         return chosen
+
+    def asked(self, event: str | None) -> None:
+        """Told when an event is new, or nobody gets it; subclasses may have something to say."""
 
     def _forget(self) -> None:
         self._changes += 1

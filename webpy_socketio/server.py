@@ -24,10 +24,13 @@ from webpy_socketio.application import (
 from webpy_socketio.assets import RESOURCE_KEY
 from webpy_socketio.clients import clients
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, SocketIO
-from webpy_socketio.exceptions import ConfigurationError, ListenError, SettingsError
+from webpy_socketio.exceptions import ListenError, SettingsError
 from webpy_socketio.loader import Plugins
+from webpy_socketio.population import engines
+from webpy_socketio.strays import tell
+from webpy_socketio.watchdog import Watchdog
 
-__all__ = ["SocketIOServer"]
+__all__ = ["SocketIOServer", "explain"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -67,6 +70,10 @@ class SocketIOServer(EngineServer):
         if not callable(application):
             hint = "; give it app.wsgifunc()" if isinstance(application, web.application) else ""
             raise SettingsError(f"the application is not callable{hint}")
+        if getattr(application, "__func__", None) is web.application.wsgifunc:
+            raise SettingsError(
+                "the application has to be app.wsgifunc(), called, not app.wsgifunc"
+            )
         ours = {
             name: keywords.pop(name) for name in list(keywords) if settings_module.is_setting(name)
         }
@@ -76,15 +83,18 @@ class SocketIOServer(EngineServer):
                 raise SettingsError(f"SocketIOServer() takes no keyword {name!r}{hint}")
         #: The settings as they are in force.
         self.settings = settings = settings_module.resolve(ours, web.config)
+        self._sources = settings_module.snapshot(web.config)
         resource = resource.strip("/")
         if not resource:
             raise SettingsError('resource is empty; it is the path of Socket.IO, as "socket.io"')
         add_resource(resource)
         self._plugins = Plugins(settings.plugins)
         self._limits = cluster.limits_of(settings)
+        self._watchdog = Watchdog(settings.block_warning) if settings.block_warning else None
         self._dispatcher = WebDispatcher(self._limits)
         config = _engine_config(settings)
-        self._socketio = SocketIO(self._dispatcher, config)
+        others = self._plugins.namespaces(settings)
+        self._socketio = SocketIO(self._dispatcher, config, others)
         engine = Engine(self._socketio, config, f"/{resource}/")
         if listener is None:
             listener = (settings.host, settings.port)
@@ -97,6 +107,9 @@ class SocketIOServer(EngineServer):
             raise SettingsError(f"no TLS with certfile and keyfile {files}: {error}") from error
         self.environ[RESOURCE_KEY] = resource  # so that pages know where to find the scripts
 
+    def passed_by(self, environ: dict[str, Any], code: int) -> None:
+        tell(environ, code, self.engine.path, self.engine.notices)
+
     def start(self) -> None:
         """Listen, and switch the plugins on. Raises `ListenError` if the address cannot be had.
 
@@ -104,10 +117,11 @@ class SocketIOServer(EngineServer):
         """
         if imported_again():
             return
+        self._tell_late_settings()
         try:
             self.init_socket()
         except OSError as error:
-            raise _explain(error, self.address) from error
+            raise explain(error, self.address) from error
         joined = False
         try:
             clients.attach(self._limits)
@@ -123,6 +137,9 @@ class SocketIOServer(EngineServer):
             raise
         super().start()
         self._joined = True
+        if self._watchdog is not None:
+            self._watchdog.start()
+        engines.append(self.engine)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order.
@@ -131,7 +148,9 @@ class SocketIOServer(EngineServer):
         """
         if imported_again():
             return
-        if not self.started:
+        if self.started:
+            self._tell_late_settings()
+        else:
             self.start()
         watchers = {}
         told = False
@@ -179,13 +198,26 @@ class SocketIOServer(EngineServer):
             if not self._dispatcher.wait(deadline - time.monotonic()):
                 self._interrupt()
         finally:
+            if self._watchdog is not None:
+                self._watchdog.stop()
             self.engine.dispose()
             self._socketio.dispose()
             self._plugins.uninstall()
             if self._joined:
                 self._joined = False
+                engines.remove(self.engine)
                 cluster.leave()
             self._stopping.set()
+
+    def _tell_late_settings(self) -> None:
+        late = settings_module.changed(self._sources, web.config)
+        self._sources = settings_module.snapshot(web.config)
+        if late:
+            logger.warning(
+                "%s: set after the server was made, which does not see it; set it before "
+                "SocketIOServer(...), or as its keyword",
+                ", ".join(late),
+            )
 
     def _interrupt(self) -> None:
         # Each round ends one handler a connection; a handful is enough for any chain of stages.
@@ -220,7 +252,8 @@ def _engine_config(settings: settings_module.Settings) -> EngineConfig:
     )
 
 
-def _explain(error: OSError, address: Any) -> ConfigurationError:
+def explain(error: OSError, address: Any) -> ListenError:
+    """What it means that an address cannot be had, and what to do."""
     where = ":".join(map(str, address)) if isinstance(address, tuple) else str(address)
     if error.errno == errno.EADDRINUSE:
         remedy = "another program listens there: stop it, or choose another SOCKETIO_PORT"

@@ -14,12 +14,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from webpy_socketio.exceptions import SettingsError
 
-__all__ = ["SETTINGS", "Setting", "Settings", "configure", "resolve"]
+__all__ = ["SETTINGS", "Given", "Setting", "Settings", "configure", "given", "resolve"]
 
 PREFIX = "SOCKETIO_"
 
@@ -37,6 +37,19 @@ class Setting:
     check: Check
     #: Whether its value may hold a password, and is not shown.
     secret: bool = False
+
+
+class Given(NamedTuple):
+    """A setting that somebody gave, for whoever wants to know where it comes from."""
+
+    #: With its prefix.
+    name: str
+    #: As it may be shown to anybody.
+    shown: str
+    #: ``web.config``, or what `configure` was given.
+    source: str
+    #: Why it is refused, or None.
+    wrong: str | None
 
 
 class Settings:
@@ -70,6 +83,10 @@ def _seconds_or_none_at_all(value: Any) -> str | None:
     return None if value == 0 and not isinstance(value, bool) else _seconds(value)
 
 
+def _seconds_or_none(value: Any) -> str | None:
+    return None if value is None else _seconds_or_none_at_all(value)
+
+
 def _whole(least: int, most: int = 2**31) -> Check:
     def check(value: Any) -> str | None:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
@@ -91,6 +108,34 @@ def _function_or_none(value: Any) -> str | None:
     if value is None or callable(value):
         return None
     return "a function of (request, socket, context), or None"
+
+
+def _rate(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        rate, burst = value
+        if not any(isinstance(number, bool) for number in value) and (
+            isinstance(rate, (int, float))
+            and 0 < rate <= 1_000_000
+            and isinstance(burst, int)
+            and 1 <= burst <= 1_000_000
+            and burst / rate < 86_400
+        ):
+            return None
+    return "(how many a second, how many at once), whole again within a day, or None for no limit"
+
+
+def _port_or_none(value: Any) -> str | None:
+    return None if value is None or _whole(0, 65_535)(value) is None else "a port, or None"
+
+
+def _registry_or_none(value: Any) -> str | None:
+    names = ("register", "unregister", "collect")
+    fits = all(callable(getattr(value, name, None)) for name in names)
+    if value is None or (fits and not isinstance(value, type)):
+        return None
+    return "a prometheus_client.CollectorRegistry, or None for its REGISTRY"
 
 
 def _names(value: Any) -> str | None:
@@ -166,6 +211,20 @@ def _redis(value: Any) -> str | None:
     return None if good else wanted
 
 
+def _password_hash(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and _SCRYPT.fullmatch(value)):
+        return None
+    return "what the admin plugin's hash_password returned, or None"
+
+
+def _mode(value: Any) -> str | None:
+    return None if value in ("development", "production") else '"development" or "production"'
+
+
+def _yes_or_no(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "True or False"
+
+
 def _prefix(value: Any) -> str | None:
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", value):
         return None
@@ -177,6 +236,12 @@ def _machine(value: Any) -> str | None:
         return None
     return "up to 64 letters, digits, and _ -"
 
+
+#: A PHC string; the cost is bounded, as who asks for 2**40 would wait for ever.
+_SCRYPT = re.compile(
+    r"\$scrypt\$ln=(?:[1-9]|1[0-7]),r=(?:[1-9]|1[0-6]),p=(?:[1-9]|1[0-6])"
+    r"\$[A-Za-z0-9+/]{16,86}\$[A-Za-z0-9+/]{22,86}"
+)
 
 SETTINGS = (
     Setting("HOST", "127.0.0.1", "address to listen on; empty for all", _text),
@@ -203,6 +268,12 @@ SETTINGS = (
     Setting("IDLE_TIMEOUT", 75.0, "seconds between two requests of a connection", _seconds),
     Setting("MAX_BODY_SIZE", 16 * 1024 * 1024, "bytes of a body for a page", _whole(0)),
     Setting("INBOX_EVENTS", 256, "events that may wait for a connection's handlers", _whole(1)),
+    Setting(
+        "BLOCK_WARNING",
+        1.0,
+        "seconds that something may block the loop, unnoticed; None for ever",
+        _seconds_or_none,
+    ),
     Setting("MAX_CHANNELS", 128, "channels a socket may hold", _whole(0)),
     Setting("MAX_CHANNEL_LENGTH", 255, "characters of a channel's name", _whole(1)),
     Setting("NAMESPACES", ["/"], "Socket.IO namespaces that exist", _namespaces),
@@ -219,6 +290,20 @@ SETTINGS = (
         "presence: seconds a lost client has to come back before it has left",
         _seconds_or_none_at_all,
     ),
+    Setting("METRICS_PORT", None, "metrics: port of the endpoint; None for none", _port_or_none),
+    Setting("METRICS_HOST", "127.0.0.1", "metrics: its address; empty for all", _text),
+    Setting("METRICS_REGISTRY", None, "metrics: where they are; None: REGISTRY", _registry_or_none),
+    Setting("RATE_LIMIT_MESSAGES", (20, 60), "rate_limit: messages of a socket", _rate),
+    Setting("RATE_LIMIT_SUBSCRIPTIONS", (5, 200), "rate_limit: subscriptions of a socket", _rate),
+    Setting("RATE_LIMIT_KEY", None, "rate_limit: whose sockets share limits", _function_or_none),
+    Setting("RATE_LIMIT_KEY_MESSAGES", (100, 300), "rate_limit: messages of a key", _rate),
+    Setting("RATE_LIMIT_KEY_SUBSCRIPTIONS", (25, 1000), "rate_limit: the same", _rate),
+    Setting("RATE_LIMIT_KEY_CONNECTIONS", (2, 60), "rate_limit: attempts to connect", _rate),
+    Setting("RATE_LIMIT_REFUSALS", (1, 100), "rate_limit: beyond them it is disconnected", _rate),
+    Setting("ADMIN_USERNAME", None, "admin: who may in", _text_or_none),
+    Setting("ADMIN_PASSWORD", None, "admin: the hash of a password", _password_hash, True),
+    Setting("ADMIN_READONLY", True, "admin: whether it can only look", _yes_or_no),
+    Setting("ADMIN_MODE", "development", 'admin: "production" shows numbers only', _mode),
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -226,6 +311,9 @@ _SECRET = frozenset(setting.name for setting in SETTINGS if setting.secret)
 
 #: What `configure` was given last.
 _configured: dict[str, Any] = {}
+
+#: What that is called.
+_configured_by = "configure()"
 
 
 def configure(source: str | ModuleType | Mapping[str, Any]) -> None:
@@ -241,9 +329,12 @@ def configure(source: str | ModuleType | Mapping[str, Any]) -> None:
             raise SettingsError(
                 f"the settings module {source!r} cannot be imported: {error}"
             ) from error
+    global _configured_by
     values = source if isinstance(source, Mapping) else vars(source)
     found = _select(values)
-    _check(found, getattr(source, "__name__", "configure()"))
+    name: str = getattr(source, "__name__", "configure()")
+    _check(found, name)
+    _configured_by = name
     _configured.clear()
     _configured.update(found)
 
@@ -261,6 +352,31 @@ def resolve(keywords: Mapping[str, Any], web_config: Mapping[str, Any]) -> Setti
     for source in (from_web, _configured, near):
         values.update(source)
     return Settings({name.lower(): value for name, value in values.items()})
+
+
+def snapshot(web_config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `resolve` reads besides keywords, to see later what was set too late."""
+    return {**_select(web_config), **_configured}
+
+
+def changed(before: Mapping[str, Any], web_config: Mapping[str, Any]) -> list[str]:
+    """The names of settings that were set since a `snapshot`."""
+    now = snapshot(web_config)
+    nothing = object()
+    return sorted(
+        PREFIX + name
+        for name in before.keys() | now.keys()
+        if before.get(name, nothing) != now.get(name, nothing)
+    )
+
+
+def given(web_config: Mapping[str, Any]) -> list[Given]:
+    """What was given, good or not, besides keywords; of one name the last one counts."""
+    return [
+        Given(PREFIX + name, _show(name, value), source, _wrong(name, value, PREFIX + name))
+        for values, source in ((_select(web_config), "web.config"), (_configured, _configured_by))
+        for name, value in values.items()
+    ]
 
 
 def backplane(web_config: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -295,13 +411,25 @@ def _select(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(values: Mapping[str, Any], source: str, keyword: bool = False) -> None:
     for name, value in values.items():
-        shown = name.lower() if keyword else PREFIX + name
-        setting = _BY_NAME.get(name)
-        if setting is None:
-            near = difflib.get_close_matches(name, _BY_NAME, 1)
-            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
-            raise SettingsError(f"{source}: there is no setting {shown}{hint}")
-        wrong = setting.check(value)
+        wrong = _wrong(name, value, name.lower() if keyword else PREFIX + name)
         if wrong is not None:
-            given = "something else" if setting.secret else repr(value)
-            raise SettingsError(f"{source}: {shown} is {given}, but has to be {wrong}")
+            raise SettingsError(f"{source}: {wrong}")
+
+
+def _wrong(name: str, value: Any, written: str) -> str | None:
+    setting = _BY_NAME.get(name)
+    if setting is None:
+        near = difflib.get_close_matches(name, _BY_NAME, 1)
+        hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+        return f"there is no setting {written}{hint}"
+    wrong = setting.check(value)
+    if wrong is None:
+        return None
+    shown = "something else" if setting.secret else repr(value)
+    return f"{written} is {shown}, but has to be {wrong}"
+
+
+def _show(name: str, value: Any) -> str:
+    if name in _SECRET and value is not None:
+        return "..."
+    return getattr(value, "__qualname__", None) or repr(value)

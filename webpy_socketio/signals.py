@@ -1,20 +1,24 @@
 """The stages of a connection's life: a blinker signal for each.
 
-==============  ======================  =====================================================
-signal          own keywords            sent
-==============  ======================  =====================================================
-``connecting``  ``auth``                a gate: before a connection is accepted
-``connect``     ``auth``                once, when the connection is established
-``message``     ``message``, ``event``, for every message or custom event of the client
-                ``args``, ``channel``
-``subscribing`` ``channel``             a gate: before the socket is in the channel
-``subscribe``   ``channel``             once the socket is in the channel
-``unsubscribe`` ``channel``,            once the socket is not in the channel any more; at the end
-                ``reason``              of a connection for each channel it still held
-``error``       ``exception``           a receiver raised, or the client broke a rule
-``disconnect``  ``reason``              once, when the connection is gone
-``finish``      ``reason``              once, last of all, also when the server stops
-==============  ======================  =====================================================
+===============  =======================  ===================================================
+signal           own keywords             sent
+===============  =======================  ===================================================
+``connecting``   ``auth``                 a gate: before a connection is accepted
+``connect``      ``auth``                 once, when the connection is established
+``receiving``    ``message``, ``event``,  a gate: before the handlers of a message run
+                 ``args``, ``channel``
+``message``      ``message``, ``event``,  for every message or custom event of the client
+                 ``args``, ``channel``
+``subscribing``  ``channel``,             a gate: before the socket is in the channel; whether
+                 ``by_client``            the client asks for it, or the server
+``subscribe``    ``channel``              once the socket is in the channel
+``unsubscribe``  ``channel``, ``reason``  once the socket is not in the channel any more; at the
+                                          end of a connection for each channel it still held
+``error``        ``exception``,           a receiver raised, or the client broke a rule, which is
+                 ``by_client``            ``by_client``
+``disconnect``   ``reason``               once, when the connection is gone
+``finish``       ``reason``               once, last of all, also when the server stops
+===============  =======================  ===================================================
 
 Every one is sent with the `Socket` as sender and with the keywords ``request`` (the handshake's
 WSGI environ), ``socket`` and ``context`` (a dict that lives as long as the connection). A receiver
@@ -26,7 +30,20 @@ takes what it wants of them, and ``**extra`` for what later versions add::
 
 Receivers run in the order they were connected, in the connection's greenlet, and may wait. What
 one raises stops no other: it becomes an ``error`` event. At a gate it denies what was asked; raise
-`Refused` to say why. Receivers are held strongly, unless connected with ``weak=True``.
+`Refused` to say why. A receiver that could never be called, or would never run, is refused with
+`EventError` when it is connected. Receivers are held strongly, unless connected with ``weak=True``; one
+that is connected with ``first=True`` runs before all that are there already.
+
+One more signal, `handled`, is about the others. It is sent when a stage's receivers have run or a gate
+was asked, if anybody listens, with the stage's own keywords and ``stage`` (its name), ``seconds`` (that
+the receivers took, waiting included), ``failures`` (how many raised), and ``refused`` (what a gate's no
+said; otherwise None). It is not sent for ``error``.
+
+One more signal is not a stage: ``sent``, for each event of ours that goes to clients of this
+process. Its sender is the namespace's name, its keywords are ``sockets`` (a list), ``size`` (bytes
+on the wire, for one of them) and ``read``, a function that returns the event's name and its arguments as
+a list. It is sent in the middle of sending: a receiver must not wait. Nothing is made of all this while
+nobody is connected to it.
 
 ``reason`` is Socket.IO's: "client namespace disconnect", "server namespace disconnect", "transport
 close", "transport error", "ping timeout", "parse error", "slow reader", "server shutting down"; it
@@ -35,19 +52,29 @@ is None when a socket left a channel of its own accord.
 
 from __future__ import annotations
 
-import inspect
+import difflib
 import logging
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 
-from webpy_socketio.exceptions import Refused
-from webpy_socketio.receivers import Ordered
+from webpy_socketio.exceptions import EventError, Refused
+from webpy_socketio.functions import (
+    NEVER_RUN,
+    check_plain,
+    described,
+    is_ours,
+    takes_keywords,
+)
+from webpy_socketio.receivers import Ordered, Selective
 
 if TYPE_CHECKING:
     from webpy_socketio.socket import Socket
 
 __all__ = [
+    "GATES",
     "STAGES",
     "Stage",
     "connect",
@@ -55,7 +82,10 @@ __all__ = [
     "disconnect",
     "error",
     "finish",
+    "handled",
     "message",
+    "receiving",
+    "sent",
     "subscribe",
     "subscribing",
     "unsubscribe",
@@ -64,31 +94,117 @@ __all__ = [
 logger = logging.getLogger("webpy_socketio")
 
 
-class Stage(Ordered):
-    """A signal with a name, whose receivers run in the order they were connected."""
+F = TypeVar("F", bound=Callable[..., Any])
 
-    def __init__(self, name: str, doc: str) -> None:
+#: Events that are looked at for whether anybody handles them; clients choose their names.
+MAX_EVENTS = 100
+
+
+class Stage(Ordered):
+    """A signal with a name, whose receivers run in the order they were connected.
+
+    `keywords` are those that it is sent with; with any given, a receiver has to take them.
+    """
+
+    def __init__(self, name: str, doc: str, *keywords: str) -> None:
         super().__init__(doc)
         self.name = name
+        self._keywords = keywords
+
+    def connect(
+        self, receiver: F, sender: Any = Ordered.ANY, weak: bool = False, *, first: bool = False
+    ) -> F:
+        """Connect a receiver; it is held strongly unless `weak` says otherwise.
+
+        With `first` it runs before all that are connected already. Raises `EventError` if it could not
+        be called, or would not run.
+        """
+        if not isinstance(receiver, Selective):  # a decorated handler was looked at already
+            wrong = check_plain(receiver)
+            if wrong is None and self._keywords:
+                wrong = takes_keywords(receiver, self._keywords)
+            if wrong is not None:
+                raise EventError(f"signals.{self.name}.connect: {described(receiver)} {wrong}")
+        return super().connect(receiver, sender, weak, first=first)
 
     def __repr__(self) -> str:
         return f"<Stage {self.name}>"
 
 
-connecting = Stage("connecting", "A gate: may this client connect?")
-connect = Stage("connect", "A connection is established.")
-message = Stage("message", "The client sent a message or a custom event.")
-subscribing = Stage("subscribing", "A gate: may this socket subscribe to this channel?")
-subscribe = Stage("subscribe", "A socket is in a channel now.")
-unsubscribe = Stage("unsubscribe", "A socket is in a channel no more.")
-error = Stage("error", "A receiver raised, or the client broke a rule.")
-disconnect = Stage("disconnect", "A connection is gone.")
-finish = Stage("finish", "A connection is over: the last word.")
+class _Messages(Stage):
+    """The stage of messages and custom events: it tells, once, of an event that nobody handles."""
 
-#: All of them, in the order of a connection's life.
+    def __init__(self, name: str, doc: str, *keywords: str) -> None:
+        super().__init__(name, doc, *keywords)
+        self._known: set[str] = set()
+
+    def asked(self, event: str | None) -> None:
+        if event is None or event in self._known or len(self._known) >= MAX_EVENTS:
+            return
+        self._known.add(event)
+        # The package's own, such as the message log, see every event and handle none.
+        receivers: list[Any] = [
+            each
+            for each in self.receivers_for(self.ANY)
+            if isinstance(each, Selective) or not is_ours(each)
+        ]
+        if any(not isinstance(each, Selective) or each.listens(event) for each in receivers):
+            return
+        names = {each.event for each in receivers}
+        near = difflib.get_close_matches(event, names, 1)
+        hint = f"; did the client mean {near[0]!r}?" if near else ""
+        # Without any handler it is a mistake; otherwise it may be anything that a client sends.
+        logger.log(
+            logging.INFO if names else logging.WARNING,
+            "no handler for the event %s: is the module with its handlers imported?%s",
+            ascii(event[:100]),
+            hint,
+        )
+
+    def _clear_state(self) -> None:
+        super()._clear_state()
+        self._known.clear()
+
+
+_ALWAYS = ("request", "socket", "context")
+
+connecting = Stage("connecting", "A gate: may this client connect?", *_ALWAYS, "auth")
+connect = Stage("connect", "A connection is established.", *_ALWAYS, "auth")
+receiving = Stage(
+    "receiving",
+    "A gate: may the handlers of this message run?",
+    *(*_ALWAYS, "message", "event", "args", "channel"),
+)
+message = _Messages(
+    "message",
+    "The client sent a message or a custom event.",
+    *(*_ALWAYS, "message", "event", "args", "channel"),
+)
+subscribing = Stage(
+    "subscribing",
+    "A gate: may this socket subscribe to this channel?",
+    *_ALWAYS,
+    "channel",
+    "by_client",
+)
+subscribe = Stage("subscribe", "A socket is in a channel now.", *_ALWAYS, "channel")
+unsubscribe = Stage(
+    "unsubscribe", "A socket is in a channel no more.", *_ALWAYS, "channel", "reason"
+)
+error = Stage(
+    "error", "A receiver raised, or the client broke a rule.", *_ALWAYS, "exception", "by_client"
+)
+disconnect = Stage("disconnect", "A connection is gone.", *_ALWAYS, "reason")
+finish = Stage("finish", "A connection is over: the last word.", *_ALWAYS, "reason")
+
+#: Not a stage of one connection: an event of ours is on its way to clients here.
+sent = Stage("sent", "An event goes to sockets of this process.")
+
+#: All of the stages, in the order of a connection's life.
 STAGES = (
     connecting,
     connect,
+    receiving,
     message,
     subscribing,
     subscribe,
@@ -98,6 +214,11 @@ STAGES = (
     finish,
 )
 
+#: Those of them that are asked before something happens.
+GATES = (connecting, receiving, subscribing)
+
+#: About all of them but `error`: what their receivers took, and what a gate said.
+handled = Stage("handled", "The receivers of a stage have run, or a gate was asked.")
 
 #: What came of a signal: the values returned, in order, and how many receivers failed.
 Outcome = tuple[list[Any], int]
@@ -110,8 +231,11 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
     """
     values: list[Any] = []
     failures = 0
+    began = time.perf_counter() if handled.receivers else None
     chosen = stage.choose(socket, keywords.get("event"), keywords.get("channel"))
     if not chosen:
+        stage.asked(keywords.get("event"))
+    if not chosen and began is None:
         return values, failures
     keywords["request"], keywords["socket"] = socket.request, socket
     keywords["context"] = socket.context
@@ -119,27 +243,75 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
         try:
             value = receiver(socket, **keywords) if take is None else take(socket, keywords)
             if value is not None:
-                _check_plain(value)
+                _check_ran(value)
                 values.append(value)
         except BaseException as exception:  # noqa: BLE001 - GreenletExit and Timeout too
             failures += 1
-            report(socket, exception, f"a receiver of {stage.name!r}, {_name(receiver)},")
+            report(socket, exception, f"a receiver of {stage.name!r}, {described(receiver)},")
+    if began is not None:
+        _tell(stage, socket, keywords, began, failures)
     return values, failures
 
 
 def ask(gate: Stage, socket: Socket, **keywords: Any) -> None:
     """Send a gate's signal; raises `Refused` at the first receiver that denies or fails."""
+    if not handled.receivers:
+        _ask(gate, socket, keywords)
+        return
+    began = time.perf_counter()
+    try:
+        _ask(gate, socket, keywords)
+    except Refused as refusal:
+        _tell(gate, socket, keywords, began, refused=str(refusal) or "refused")
+        raise
+    _tell(gate, socket, keywords, began)
+
+
+def _ask(gate: Stage, socket: Socket, keywords: dict[str, Any]) -> None:
     chosen = gate.choose(socket, None, keywords.get("channel"))
-    keywords.update(request=socket.request, socket=socket, context=socket.context)
+    keywords["request"], keywords["socket"] = socket.request, socket
+    keywords["context"] = socket.context
     for receiver, take in chosen:
         try:
-            # A coroutine would deny nothing, as nobody runs it: it fails, and so the gate is shut.
-            _check_plain(receiver(socket, **keywords) if take is None else take(socket, keywords))
+            value = receiver(socket, **keywords) if take is None else take(socket, keywords)
+            if value is not None:
+                # It was meant to look or to deny, and does neither: it fails, and so the gate is shut.
+                _check_ran(value)
+                if value is False:
+                    raise TypeError('a gate returned False, where it raises Refused("why") to deny')
         except Refused:
             raise
         except BaseException as exception:  # noqa: BLE001 - see emit
-            report(socket, exception, f"a receiver of {gate.name!r}, {_name(receiver)},")
+            report(socket, exception, f"a receiver of {gate.name!r}, {described(receiver)},")
             raise Refused("not allowed") from None  # what went wrong is not for the client
+
+
+def _tell(
+    stage: Stage,
+    socket: Socket,
+    keywords: dict[str, Any],
+    began: float,
+    failures: int = 0,
+    refused: str | None = None,
+) -> None:
+    """Send `handled`; a receiver of it that raises becomes an error event as any other does."""
+    keywords["seconds"] = time.perf_counter() - began
+    keywords["stage"], keywords["failures"] = stage.name, failures
+    keywords["refused"] = refused
+    for receiver, _ in handled.choose(socket, None, None):
+        try:
+            receiver(socket, **keywords)
+        except BaseException as exception:  # noqa: BLE001 - see emit
+            report(socket, exception, f"a receiver of 'handled', {described(receiver)},")
+
+
+def tell(signal: Stage, sender: Any, **keywords: Any) -> None:
+    """Send a signal that belongs to no socket; a receiver that raises stops no other and is logged."""
+    for receiver in signal.receivers_for(sender):
+        try:
+            receiver(sender, **keywords)
+        except Exception:
+            logger.exception("a receiver of %r, %s, failed", signal.name, described(receiver))
 
 
 def report(socket: Socket, exception: BaseException, what: str | None = None) -> None:
@@ -156,6 +328,7 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
         "socket": socket,
         "context": socket.context,
         "exception": exception,
+        "by_client": what is None,
     }
     for receiver, take in error.choose(socket, None, None):
         try:
@@ -164,23 +337,22 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
             else:
                 take(socket, keywords)
         except BaseException as again:
-            logger.error("a receiver of 'error', %s, failed", _name(receiver), exc_info=again)
+            logger.error("a receiver of 'error', %s, failed", described(receiver), exc_info=again)
             _pass_on(again)
     _pass_on(exception)
 
 
-def _check_plain(value: Any) -> None:
-    if inspect.iscoroutine(value):
-        value.close()
-        raise TypeError("a receiver is a coroutine function; gevent needs a plain one")
+def _check_ran(value: Any) -> None:
+    if isinstance(value, NEVER_RUN):
+        if hasattr(value, "close"):
+            value.close()  # or Python would warn that it never ran
+        raise TypeError(
+            "a receiver returned a coroutine or a generator, which nobody runs: gevent needs a plain "
+            "function, that has done its work when it returns"
+        )
 
 
 def _pass_on(exception: BaseException) -> None:
     """Let Ctrl-C and sys.exit() reach the main greenlet, as they would from anywhere else."""
     if isinstance(exception, (KeyboardInterrupt, SystemExit)):
         gevent.get_hub().handle_system_error(type(exception), exception)
-
-
-def _name(receiver: Any) -> str:
-    function = getattr(receiver, "function", receiver)  # a decorated handler's
-    return str(getattr(function, "__qualname__", repr(function)))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from webpy_socketio import signals
 from webpy_socketio.channels import check_name
-from webpy_socketio.clients import Limits, Namespace, clients
+from webpy_socketio.clients import Limits, Namespace, clients, tell_sent
 from webpy_socketio.engine.connection import Connection
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.socketio_packets import encode_event
@@ -114,9 +114,23 @@ class Socket:
         return self._connection.connected
 
     @property
+    def transport(self) -> str:
+        """What carries it at the moment: "polling" or "websocket"."""
+        transport = self._connection.session.transport
+        return "" if transport is None else transport.name
+
+    @property
     def auth(self) -> Any:
         """What the client sent along with its connect request: a dict, or None."""
         return self._connection.auth
+
+    @property
+    def message_size(self) -> int:
+        """Of the message that its handlers run for: characters of the text, bytes of attachments.
+
+        As it came: the event's name and what JSON needs are counted too.
+        """
+        return self._connection.inbox.handling
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -131,7 +145,11 @@ class Socket:
 
     def emit(self, event: str, *args: Any) -> None:
         """Send a custom event to this client. Raises `EncodeError`."""
-        clients.soon(self._connection.send, self._encode(event, args))
+        message = self._encode(event, args)
+        if signals.sent.receivers:
+            clients.soon(self._send_and_tell, message)
+        else:
+            clients.soon(self._connection.send, message)
 
     def call(self, event: str, *args: Any, timeout: float = 10.0) -> Any:
         """Send an event and wait, `timeout` seconds at most, until the client acknowledges it.
@@ -139,7 +157,9 @@ class Socket:
         Returns what it answered: None, a value, or a list of several. Raises `CallTimeout`,
         `Disconnected`, or `EncodeError`.
         """
-        self._encode(event, args)  # the caller's mistakes first, and in the caller's thread
+        message = self._encode(event, args)  # the caller's mistakes first, in the caller's thread
+        if signals.sent.receivers:
+            clients.soon(self._tell_sent, message)
         answer = clients.wait_for(self._connection.call, event, args, timeout)
         return answer[0] if len(answer) == 1 else answer or None
 
@@ -185,7 +205,7 @@ class Socket:
         of this socket's handlers, it returns when the socket is in the channel; the receivers of
         `subscribe` run when it is their turn.
         """
-        return bool(clients.wait_for(self._host.within, self, self.subscribe_for_client, channel))
+        return bool(clients.wait_for(self._host.within, self, self._subscribe, channel))
 
     def unsubscribe(self, channel: str) -> bool:
         """Unsubscribe from a channel; returns True if the socket was subscribed."""
@@ -193,25 +213,9 @@ class Socket:
 
     # -- for the dispatcher
 
-    def subscribe_for_client(self, channel: Any, begun: Callable[[], None] = _ignore) -> bool:
+    def subscribe_for_client(self, channel: Any, begun: Callable[[], None]) -> bool:
         """Subscribe; `begun` is called when membership begins, before anybody else can know."""
-        check_name(channel, self._limits.max_channel_length)
-        if not self.connected:
-            return False
-        channels = self.space.channels
-        if channel in channels.held(self):
-            begun()
-            return False
-        self._check_room()
-        signals.ask(signals.subscribing, self, channel=channel)
-        changed = self.space.join(self, channel, partial(self._may_join, channel))
-        if not self.connected:
-            return False
-        begun()
-        if changed:
-            self.choices = None
-            self._tell(signals.subscribe, channel=channel)
-        return changed
+        return self._subscribe(channel, begun, by_client=True)
 
     def unsubscribe_for_client(self, channel: Any, ended: Callable[[], None] = _ignore) -> bool:
         """Unsubscribe; `ended` is called when membership has ended, before handlers hear of it."""
@@ -235,6 +239,36 @@ class Socket:
         self._connection.inbox.interrupt()
 
     # -- how
+
+    def _subscribe(
+        self, channel: Any, begun: Callable[[], None] = _ignore, by_client: bool = False
+    ) -> bool:
+        check_name(channel, self._limits.max_channel_length)
+        if not self.connected:
+            return False
+        channels = self.space.channels
+        if channel in channels.held(self):
+            begun()
+            return False
+        self._check_room()
+        signals.ask(signals.subscribing, self, channel=channel, by_client=by_client)
+        changed = self.space.join(self, channel, partial(self._may_join, channel))
+        if not self.connected:
+            return False
+        begun()
+        if changed:
+            self.choices = None
+            self._tell(signals.subscribe, channel=channel)
+        return changed
+
+    def _send_and_tell(self, message: Message) -> None:
+        if self.connected:
+            self._connection.send(message)
+            self._tell_sent(message)
+
+    def _tell_sent(self, message: Message) -> None:
+        if self.connected:
+            tell_sent(self.space.name, message, [self])
 
     def _tell(self, stage: Stage, **keywords: Any) -> None:
         """Send a signal now, or, from somebody else's greenlet, when it is this socket's turn.

@@ -73,6 +73,37 @@ class TestParseHead:
     def test_who_closes(self, first: str, lines: list[str], close: bool) -> None:
         assert parse_head(head(*lines, first=first)).close is close
 
+    def test_what_a_connection_repeats_is_not_parsed_again(self) -> None:
+        lines = ("Host: a", "Content-Length: 5")
+        before = parse_head(head(*lines, first="POST /p HTTP/1.1"))
+        again = parse_head(head(*lines, first="PUT /q HTTP/1.1"), before)
+        assert again == parse_head(head(*lines, first="PUT /q HTTP/1.1"))
+        assert again.headers is before.headers
+
+    @pytest.mark.parametrize(
+        ("first", "lines"),
+        [
+            ("GET /q HTTP/1.1", ["Host: a", "Content-Length: 6"]),
+            ("GET /q HTTP/1.0", ["Host: a", "Content-Length: 5"]),
+            ("GET http://a/q HTTP/1.1", ["Host: a", "Content-Length: 5"]),
+            ("GET /q HTTP/1.1", ["Host: a"]),
+        ],
+    )
+    def test_what_differs_is(self, first: str, lines: list[str]) -> None:
+        before = parse_head(head("Host: a", "Content-Length: 5", first="GET /p HTTP/1.1"))
+        assert parse_head(head(*lines, first=first), before) == parse_head(
+            head(*lines, first=first)
+        )
+
+    @pytest.mark.parametrize(
+        "first",
+        ["GET http://b/q HTTP/1.1", "GET q HTTP/1.1", "GET /q  HTTP/1.1", "GET /q HTTP/1.2"],
+    )
+    def test_a_bad_line_over_good_headers(self, first: str) -> None:
+        before = parse_head(head("Host: a"))
+        with pytest.raises(BadRequest):
+            parse_head(head("Host: a", first=first), before)
+
     def test_a_target_for_a_proxy(self) -> None:
         assert parse_head(head("Host: a", first="GET http://a/b?c HTTP/1.1")).target == "/b?c"
         assert parse_head(head("Host: a", first="GET http://a?c HTTP/1.1")).target == "/?c"

@@ -223,6 +223,28 @@ class TestBodies:
         sock.sendall(b"hi")
         assert read_all(sock).endswith(b"\r\n\r\nhi")
 
+    def test_what_is_there_and_what_is_to_come(self, pages: Server) -> None:
+        sock = pages.connect()
+        sock.sendall(POST + b"Content-Length: 5\r\n\r\nhello")
+        sock.sendall(POST + b"Content-Length: 5\r\n\r\nwor")
+        received = b""
+        while not received.endswith(b"hello"):
+            received += sock.recv(65_536)
+        sock.sendall(b"ld" + POST + b"Connection: close\r\n\r\n")
+        assert read_all(sock).count(b"200 OK") == 2
+        assert pages.pages.bodies == [b"hello", b"world", b""]
+
+    def test_headers_are_each_requests_own(self, pages: Server) -> None:
+        sock = pages.connect()
+        sock.sendall(
+            POST + b"Content-Length: 5\r\n\r\nhello"
+            + POST + b"Content-Length: 2\r\n\r\nme"
+            + POST + b"Content-Length: 2\r\n\r\nyo"
+            + POST + b"Connection: close\r\n\r\n"
+        )  # fmt: skip
+        read_all(sock)
+        assert pages.pages.bodies == [b"hello", b"me", b"yo", b""]
+
     @pytest.mark.parametrize("reset", [False, True])
     def test_half_a_body_reaches_nobody(self, reset: bool, pages: Server) -> None:
         sock = pages.connect()

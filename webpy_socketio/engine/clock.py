@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import gevent
 
-__all__ = ["Clock", "Timer", "call_later", "current_clock", "replace_clock"]
+__all__ = ["Clock", "Timer", "call_later", "current_clock", "monotonic", "replace_clock"]
 
 
 class Timer(Protocol):
@@ -55,6 +55,11 @@ def replace_clock(clock: Clock) -> Clock:
     global _current
     before, _current = _current, clock
     return before
+
+
+def monotonic() -> float:
+    """Seconds since some moment, as `time.monotonic`; in a test, virtual time, as `call_later`."""
+    return _current.now()
 
 
 def call_later(seconds: float, function: Callable[..., Any], *args: Any) -> Timer:

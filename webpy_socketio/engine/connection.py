@@ -64,6 +64,7 @@ class Connection:
         "_multiplexer",
         "_next_ack",
         "_state",
+        "application",
         "auth",
         "data",
         "id",
@@ -74,10 +75,14 @@ class Connection:
         "session",
     )
 
-    def __init__(self, multiplexer: Multiplexer, namespace: str, auth: Any) -> None:
+    def __init__(
+        self, multiplexer: Multiplexer, application: Application, namespace: str, auth: Any
+    ) -> None:
         #: The public id, which other clients may know; the Engine.IO session's is a secret.
         self.id = secrets.token_urlsafe(15)
         self.session = multiplexer.session
+        #: Who is told about it.
+        self.application = application
         self.namespace = namespace
         #: What the client sent along with its CONNECT: a dict, or None.
         self.auth = auth
@@ -182,7 +187,7 @@ class Connection:
 
     def _handle_connect(self) -> None:
         if self._state is CONNECTING:  # and not gone again meanwhile
-            self._multiplexer.application.connect(self)
+            self.application.connect(self)
 
     def receive_event(self, data: list[Any], ack: int | None, size: int) -> None:
         if self._state is CONNECTING:
@@ -191,7 +196,7 @@ class Connection:
 
     def _handle_event(self, name: str, args: list[Any], ack: int | None) -> None:
         if not self.kicked:
-            self._multiplexer.application.event(self, name, args, ack)
+            self.application.event(self, name, args, ack)
 
     def receive_ack(self, number: int, args: list[Any]) -> None:
         # Not through the inbox: the handler that waits for it is what the inbox waits for.
@@ -213,5 +218,5 @@ class Connection:
             for result in list(self._acks.values()):
                 result.set_exception(Disconnected(f"the client is gone: {reason}"))
         if accepted:
-            self._multiplexer.application.closing(self)
-            self.inbox.put(self._multiplexer.application.disconnected, self, reason)
+            self.application.closing(self)
+            self.inbox.put(self.application.disconnected, self, reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.deadlines import Deadlines
 from webpy_socketio.engine.flusher import Flusher
 from webpy_socketio.engine.heartbeat import Heartbeat
+from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.origins import Origins
 from webpy_socketio.engine.packets import OPEN, Message
 from webpy_socketio.engine.polling import Polling, Watch
@@ -52,6 +54,8 @@ class Engine:
         self.origins = Origins(config.allowed_origins, config.trusted_proxies)
         self.loop: Any = gevent.get_hub().loop
         self.clock = current_clock()
+        #: What is told of clients that are set up wrongly.
+        self.notices = Notices(self.clock)
         self.flusher = _flusher()
         self.receiver = receiver
         self._heartbeat = Heartbeat(self.clock, config.ping_interval, config.ping_timeout)
@@ -110,7 +114,7 @@ class Engine:
             else:
                 response = self._continue_polling(environ, query, watch)
         except RequestError as error:
-            response = error.response
+            response = self._refuse(error)
         return self._with_cors(environ, response)
 
     def upgrade(
@@ -151,7 +155,7 @@ class Engine:
                 answer.headers[name] = value
             return Upgrade(self, environ, session, answer.serialize())
         except RequestError as error:
-            return self._with_cors(environ, error.response)
+            return self._with_cors(environ, self._refuse(error))
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
@@ -292,20 +296,42 @@ class Engine:
     def _find(self, sid: str) -> Session:
         session = self.sessions.get(sid)
         if session is None:
-            raise RequestError(1, "Session ID unknown")
+            raise RequestError(
+                1,
+                "Session ID unknown",
+                hint="a client came with a session that is not here: after a restart that is as it should "
+                "be; with several processes, the proxy has to send a client's requests to one of them",
+                usual=True,
+            )
         return session
 
     def _check_open(self) -> None:
         if self._stopping:
             raise RequestError(3, "The server is stopping", "503 Service Unavailable", True)
         if len(self.sessions) >= self.config.max_sessions:
-            raise RequestError(3, "The server is full", "503 Service Unavailable", True)
+            raise RequestError(
+                3,
+                "The server is full",
+                "503 Service Unavailable",
+                True,
+                hint=f"refused a client: SOCKETIO_MAX_SESSIONS is {self.config.max_sessions}",
+            )
 
     def _check_origin(self, environ: dict[str, Any]) -> None:
         if not self.origins.allow(environ):
             raise RequestError(
-                4, "Forbidden: this origin is not allowed", "403 Forbidden", close=True
+                4,
+                "Forbidden: this origin is not allowed",
+                "403 Forbidden",
+                close=True,
+                hint=self.origins.explain(environ),
             )
+
+    def _refuse(self, error: RequestError) -> Response:
+        if error.hint is not None:
+            level = logging.INFO if error.usual else logging.WARNING
+            self.notices.seldom(str(error), error.hint, level)
+        return error.response
 
     def _with_cors(self, environ: dict[str, Any], response: Response) -> Response:
         cors = self.origins.cors(environ)

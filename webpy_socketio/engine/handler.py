@@ -124,12 +124,19 @@ class RequestHandler(StrictHandler):
             else:
                 self.result = result
             self.process_result()
+            self._tell_if_meant_for_us()
             return False
         finally:
             close = getattr(result, "close", None)
             self.result = None
             if close is not None:
                 close()
+
+    def _tell_if_meant_for_us(self) -> None:
+        environ = self.environ
+        path: str = self.server.engine.path
+        if environ["PATH_INFO"].startswith(path) or "EIO=" in environ["QUERY_STRING"]:
+            self.server.passed_by(environ, self.code)
 
     def _run_engine(
         self, engine: Engine, environ: dict[str, Any], cookies: list[tuple[str, str]]
@@ -191,17 +198,22 @@ class RequestHandler(StrictHandler):
     def _watch(self, hung_up: Callable[[], None]) -> Iterator[None]:
         """Call `hung_up` if the client closes its connection while it waits for an answer."""
         watcher = self.server.loop.io(self.socket.fileno(), _READ)
-        # Not gevent's socket, which would wait; nor the TLS one, which cannot peek.
-        peeker = _socket.socket(fileno=os.dup(self.socket.fileno()))
-        peeker.setblocking(False)
 
         def look() -> None:
             try:
-                data = peeker.recv(1, _socket.MSG_PEEK)
-            except BlockingIOError:
+                descriptor = os.dup(self.socket.fileno())
+            except OSError:  # none is left; the heartbeat will find out
+                watcher.stop()
                 return
-            except OSError:
-                data = b""
+            # Not gevent's socket, which would wait; nor the TLS one, which cannot peek.
+            with contextlib.closing(_socket.socket(fileno=descriptor)) as peeker:
+                peeker.setblocking(False)
+                try:
+                    data = peeker.recv(1, _socket.MSG_PEEK)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    data = b""
             watcher.stop()
             if not data:
                 hung_up()
@@ -212,4 +224,3 @@ class RequestHandler(StrictHandler):
         finally:
             watcher.stop()
             watcher.close()
-            peeker.close()

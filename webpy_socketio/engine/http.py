@@ -91,6 +91,8 @@ class Head(NamedTuple):
     suspicious: bool
     #: Whether the client waits to be told that its body is wanted.
     expects: bool
+    #: The headers as they came.
+    block: bytes
 
     @property
     def has_body(self) -> bool:
@@ -98,10 +100,10 @@ class Head(NamedTuple):
         return self.length != 0
 
 
-def take_head(file: Reader) -> bytes | None:
-    """A head that is buffered whole, as most are; None to have it read by `read_head`, line by line.
+def take_head(file: Reader) -> tuple[bytes, int] | None:
+    """A head that is buffered whole, as most are, and how many bytes are buffered behind it.
 
-    Waits only if nothing is buffered.
+    None to have it read by `read_head`, line by line. Waits only if nothing is buffered.
     """
     buffered = file.peek()
     end = buffered.find(b"\r\n\r\n")
@@ -111,7 +113,8 @@ def take_head(file: Reader) -> bytes | None:
         or buffered.count(b"\r\n", 0, end) > MAX_HEADERS
     ):
         return None
-    return file.read(end + 4)
+    end += 4
+    return file.read(end), len(buffered) - end
 
 
 def read_head(file: Reader) -> bytes:
@@ -139,14 +142,25 @@ def read_head(file: Reader) -> bytes:
     return b"".join(lines)
 
 
-def parse_head(head: bytes) -> Head:
-    """Parse what `read_head` read; raises `BadRequest` for whatever is not plain HTTP/1.1."""
-    first, *lines = head[:-4].decode("latin-1").split("\r\n")
-    match = _REQUEST_LINE.fullmatch(first)
+def parse_head(head: bytes, before: Head | None = None) -> Head:
+    """Parse what `read_head` read; raises `BadRequest` for whatever is not plain HTTP/1.1.
+
+    `before` is the head of an earlier request of the same connection: a client says the same of
+    itself each time, and what was found good once is not parsed again.
+    """
+    line, _, block = head[:-4].partition(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(line.decode("latin-1"))
     if match is None:
         raise BadRequest("a request line that is not HTTP/1.0 or 1.1")
     method, target, version = match.groups()
-    headers = [_parse_header(line) for line in lines]
+    if (
+        before is not None
+        and before.block == block
+        and before.version == version
+        and target.startswith("/")  # one that names a host is held against the header
+    ):
+        return before._replace(method=method, target=target)
+    headers = [_parse_header(field) for field in block.decode("latin-1").split("\r\n") if block]
     values: dict[str, list[str]] = {}
     for name, value in headers:
         values.setdefault(name.lower(), []).append(value)
@@ -178,6 +192,7 @@ def parse_head(head: bytes) -> Head:
         # with each request, and Upgrade only where the client did.
         upgrade and length != 0,
         bool(expect) and version == "1.1",
+        block,
     )
 
 

@@ -40,6 +40,7 @@ class Inbox:
         "_session",
         "_size",
         "_workers",
+        "handling",
     )
 
     def __init__(self, session: Session, workers: Workers, limit: int, max_size: int) -> None:
@@ -48,6 +49,8 @@ class Inbox:
         self._limit = limit
         self._max_size = max_size
         self._size = 0
+        #: Size of the job that is being done, or was done last.
+        self.handling = 0
         self._jobs: deque[Job] = deque()
         self._greenlet: Any = None
         self._paused = False
@@ -85,6 +88,7 @@ class Inbox:
         while jobs:
             function, args, size = jobs.popleft()
             self._size -= size
+            self.handling = size
             if self._paused and len(jobs) <= self._limit // 2 and self._size <= self._max_size // 2:
                 self._paused = False
                 self._session.resume()

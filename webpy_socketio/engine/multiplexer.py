@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from webpy_socketio.engine.clock import Clock, current_clock
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.connection import Application, Connection
 from webpy_socketio.engine.deadlines import Deadlines
 from webpy_socketio.engine.inbox import Inbox
+from webpy_socketio.engine.notices import Notices, quoted
 from webpy_socketio.engine.session import Session
 from webpy_socketio.engine.socketio_packets import (
     ACK,
@@ -28,12 +31,26 @@ MAX_AUTH = 65_536
 
 
 class SocketIO:
-    """The receiver that an `Engine` is given to speak Socket.IO to an `Application`."""
+    """The receiver that an `Engine` is given to speak Socket.IO to an `Application`.
 
-    def __init__(self, application: Application, config: EngineConfig | None = None) -> None:
-        self.application = application
+    `others` are applications with a namespace of their own, by its name.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        config: EngineConfig | None = None,
+        others: Mapping[str, Application] | None = None,
+    ) -> None:
         self.config = config or EngineConfig()
+        #: Who is told about the connections of each namespace that exists.
+        self.applications: dict[str, Application] = {
+            **dict.fromkeys(self.config.namespaces, application),
+            **(others or {}),
+        }
         self.clock = current_clock()
+        #: What is told of clients that are set up wrongly.
+        self.notices = Notices(self.clock)
         #: The greenlets that handlers run in.
         self.workers = Workers()
         self._unconnected = Deadlines[Session](self.clock, self.config.connect_timeout, _give_up)
@@ -95,11 +112,6 @@ class Multiplexer:
         self._connections: dict[str, Connection] = {}
         self._inboxes: dict[str, Inbox] = {}
 
-    @property
-    def application(self) -> Application:
-        """Who is told."""
-        return self._socketio.application
-
     def inbox(self, namespace: str) -> Inbox:
         """The inbox of a namespace.
 
@@ -133,7 +145,7 @@ class Multiplexer:
             self._receive(data)
         except ProtocolError as error:
             for connection in self._connections.values():
-                self.application.failed(connection, error)
+                connection.application.failed(connection, error)
             raise
 
     def _receive(self, data: str | bytes) -> None:
@@ -166,11 +178,18 @@ class Multiplexer:
             raise ProtocolError("a second CONNECT for the same namespace")
         if self._decoder.size > MAX_AUTH:
             raise ProtocolError(f"an auth payload above {MAX_AUTH} characters")
-        config = self._socketio.config
-        if namespace not in config.namespaces:
+        application = self._socketio.applications.get(namespace)
+        if application is None:
+            self._socketio.notices.once(
+                "namespace",
+                namespace,
+                f"a client asked for the namespace {quoted(namespace)}, and SOCKETIO_NAMESPACES has only "
+                f"{list(self._socketio.config.namespaces)}: add it there, or correct the client: "
+                'io("/name") names a namespace, io({path: "/name"}) the path of the server\'s resource',
+            )
             self.session.outbox.push(encode_connect_error(namespace, "Invalid namespace"))
             return
-        connection = Connection(self, namespace, auth)
+        connection = Connection(self, application, namespace, auth)
         self._connections[namespace] = connection
         connection.begin(self._decoder.size)
 

@@ -15,6 +15,9 @@ __all__ = ["QUERY_TOO_LONG", "Query", "RequestError", "Response", "read_body", "
 #: A query longer than this is no client's of ours.
 _MAX_QUERY = 4096
 
+#: What there is; a server may be told to do with less.
+_TRANSPORTS = ("polling", "websocket")
+
 
 @dataclass(frozen=True)
 class Response:
@@ -52,9 +55,19 @@ class RequestError(Exception):
     """
 
     def __init__(
-        self, code: int, message: str, status: str = "400 Bad Request", close: bool = False
+        self,
+        code: int,
+        message: str,
+        status: str = "400 Bad Request",
+        close: bool = False,
+        hint: str | None = None,
+        usual: bool = False,
     ) -> None:
         super().__init__(message)
+        #: Whether it happens where nothing is wrong, too.
+        self.usual = usual
+        #: What the log is to say, for whoever runs the server; it may name what the client sent.
+        self.hint = hint
         body = json.dumps({"code": code, "message": message})
         self.response = Response(status, body, "application/json", close=close)
 
@@ -83,14 +96,30 @@ def read_query(environ: dict[str, Any], transports: Sequence[str]) -> Query:
                 5,
                 "Unsupported protocol version: this server speaks Engine.IO protocol 4; "
                 "use socket.io-client 3 or 4",
+                hint=f"an old client asked for Engine.IO protocol {version}, and 4 is spoken here: load "
+                "socket.io-client 3 or 4, as socketio_scripts() does; in Python, python-socketio 5",
             )
-        raise RequestError(5, "Unsupported protocol version: EIO=4 is required")
+        raise RequestError(
+            5,
+            "Unsupported protocol version: EIO=4 is required",
+            hint="a client asked for no Engine.IO protocol (no EIO=4 in the query): a plain WebSocket or "
+            "fetch() cannot talk to this server; use socket.io-client 4, as socketio_scripts() does",
+        )
     if "j" in found:
         raise RequestError(3, "JSONP is not spoken here; use socket.io-client 4 with CORS")
     transport = found.get("transport")
     if transport is None or transport not in transports:
-        raise RequestError(0, "Transport unknown")
+        raise RequestError(0, "Transport unknown", hint=_explain_transport(transport, transports))
     return Query(transport, found.get("sid"))
+
+
+def _explain_transport(transport: str | None, transports: Sequence[str]) -> str | None:
+    if transport not in _TRANSPORTS:
+        return None
+    return (
+        f"a client asked for the transport {transport}, which SOCKETIO_TRANSPORTS leaves out: tell it, "
+        f"io({{transports: {list(transports)}}})"
+    )
 
 
 def _split(query: str) -> list[tuple[str, str]]:

@@ -60,6 +60,9 @@ class EngineServer(WSGIServer):
             pywsgi["ssl_context"] = _tls_context(pywsgi)
         super().__init__(listener, application or take_over_all(engine.path), **pywsgi)
 
+    def passed_by(self, environ: dict[str, Any], code: int) -> None:
+        """The application answered a request with `code` that may have been meant for the engine."""
+
     def do_read(self) -> Any:
         """Accept a connection; without room for one, wait a little, as gevent does, but quietly."""
         try:

@@ -32,6 +32,7 @@ __all__ = [
     "encode_disconnect",
     "encode_event",
     "event_head",
+    "read_event",
 ]
 
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR = 0, 1, 2, 3, 4
@@ -194,7 +195,7 @@ def encode_event(
         raise EncodeError(f"an event's name is a str, not {type(event).__name__}")
     if event in RESERVED_EVENTS:
         raise EncodeError(f'"{event}" is the client\'s own event: choose another name')
-    return _encode_message(EVENT, namespace, [event, *args], identifier)
+    return _encode_message(EVENT, namespace, [event, *args], identifier, 1)
 
 
 def event_head(namespace: str, attachments: int) -> bytes:
@@ -202,9 +203,18 @@ def event_head(namespace: str, attachments: int) -> bytes:
     return _head(EVENT, namespace, attachments, None)
 
 
+def read_event(namespace: str, message: Message) -> list[Any]:
+    """The name and the arguments of an event that `encode_event` made; bytes stay placeholders."""
+    text = message.text or b""
+    # Behind the namespace, which may have a bracket in it, and never a comma.
+    start = 0 if namespace == "/" else text.index(b",")
+    event: list[Any] = orjson.loads(text[text.index(b"[", start) :])
+    return event
+
+
 def encode_ack(namespace: str, identifier: int, args: Sequence[Any]) -> Message:
     """The answer to an event that asked for one."""
-    return _encode_message(ACK, namespace, list(args), identifier)
+    return _encode_message(ACK, namespace, list(args), identifier, 0)
 
 
 def encode_connect(namespace: str, session_id: str) -> Message:
@@ -231,7 +241,13 @@ def _head(kind: int, namespace: str, attachments: int, identifier: int | None) -
     return head.encode()
 
 
-def _encode_message(kind: int, namespace: str, data: Any, identifier: int | None) -> Message:
+def _encode_message(
+    kind: int,
+    namespace: str,
+    data: Any,
+    identifier: int | None,
+    arguments: int | None = None,
+) -> Message:
     attachments: list[bytes] = []
-    body = json.dumps(data, attachments)
+    body = json.dumps(data, attachments, arguments)
     return Message(_head(kind, namespace, len(attachments), identifier) + body, attachments)

@@ -112,6 +112,21 @@ def _cgi_name(header: str) -> str | None:
     return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + name
 
 
+def _cgi_fields(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The environ's part that is made of headers (PEP 3333)."""
+    fields: dict[str, str] = {}
+    for name, value in headers:
+        key = _cgi_name(name)
+        if key is None:
+            continue
+        if key in fields:
+            if key == "CONTENT_TYPE":
+                continue
+            value = f"{fields[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{value}"
+        fields[key] = value
+    return fields
+
+
 def _too_slow() -> BadRequest:
     return BadRequest("a body too slow", "408 Request Timeout")
 
@@ -135,6 +150,12 @@ class StrictHandler(WSGIHandler):
 
     _served = 0
     _head: bytes
+    #: Bytes behind the head that are there already.
+    _behind = 0
+    #: The head of the request, or of the one before.
+    _parsed: Head | None = None
+    #: The headers of that head as WSGI has them, and of which they were made.
+    _fields: tuple[dict[str, str], Any] = ({}, None)
     _failure: BadRequest | None
     _body: Any
     _body_size: int | None
@@ -176,8 +197,11 @@ class StrictHandler(WSGIHandler):
             patience = 0
         if patience:
             return ""
-        head = take_head(self.rfile)
-        if head is None:
+        taken = take_head(self.rfile)
+        if taken is not None:
+            head, self._behind = taken
+        else:
+            self._behind = 0
             try:
                 with gevent.Timeout(
                     self.config.header_timeout, BadRequest("a head too slow", "408 Request Timeout")
@@ -194,7 +218,7 @@ class StrictHandler(WSGIHandler):
         self.requestline = ""
         if self._failure is not None:
             raise self._failure
-        head = parse_head(self._head)
+        self._parsed = head = parse_head(self._head, self._parsed)
         # For the access log, where a byte above ASCII may be a control character of a terminal.
         self.requestline = raw_requestline.encode("ascii", "backslashreplace").decode()
         self.command, self.path = head.method, head.target
@@ -237,15 +261,9 @@ class StrictHandler(WSGIHandler):
         if isinstance(self.client_address, tuple):  # not a Unix socket's
             environ["REMOTE_ADDR"] = str(self.client_address[0])
             environ["REMOTE_PORT"] = str(self.client_address[1])
-        for name, value in self.headers:
-            key = _cgi_name(name)
-            if key is None:
-                continue
-            if key in environ:
-                if key == "CONTENT_TYPE":
-                    continue
-                value = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{value}"
-            environ[key] = value
+        if self._fields[1] is not self.headers:
+            self._fields = _cgi_fields(self.headers), self.headers
+        environ.update(self._fields[0])
         if self._body_size is not None:
             # Framing is the connection's business: what follows sees a body of known size.
             environ["CONTENT_LENGTH"] = str(self._body_size)
@@ -321,6 +339,8 @@ class StrictHandler(WSGIHandler):
         sock = self.socket
         sock.settimeout(self.config.write_timeout)
         try:
+            if len(data) <= _PIECE:  # nearly always the kernel has room, and takes it whole
+                data = data[sock.send(data) :]
             for start in range(0, len(data), _PIECE):
                 super()._sendall(data[start : start + _PIECE])
         except TimeoutError as error:
@@ -341,6 +361,10 @@ class StrictHandler(WSGIHandler):
         limit = self.body_limit(head.target)
         if head.length is not None and head.length > limit:
             raise too_large(limit)
+        if head.length is not None and head.length <= self._behind:
+            self._body_size = head.length  # it is there: nothing to wait for
+            self._body = io.BytesIO(self.rfile.read(head.length))
+            return
         if head.expects:
             self.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         if head.length is None or head.length > _IN_MEMORY:

@@ -1,4 +1,4 @@
-"""Logs what clients send, a line each, with the standard `logging` logger `webpy_socketio.message`.
+"""Logs what clients send, a line each, with the standard `logging` logger ``webpy_socketio.message``.
 
 ``SOCKETIO_MESSAGE_LOG_FORMAT`` is a %-format for a dictionary: all keys of the handshake's environ
 and ``TIME``, ``TYPE`` ("message", "subscribe", "unsubscribe", or a custom event's name) and

@@ -22,7 +22,9 @@
   "use strict";
 
   if (typeof io === "undefined" || !io.Manager) {
-    throw new Error("webpy_socketio.js needs the Socket.IO client: load socket.io.min.js before it");
+    throw new Error(
+      "webpy_socketio.js needs the Socket.IO client 4: load socket.io.min.js before it, as socketio_scripts() does"
+    );
   }
   const Stock = io.Socket;
   if (Stock.prototype.subscribe) return; // the page loaded this script twice
@@ -323,12 +325,87 @@
     };
   }
 
+  // Milliseconds in which a page that sends something will have called connect().
+  const FORGOTTEN = 5000;
+
+  const told = new Set();
+
+  /** A mistake of the page's, and its remedy, in the console: once. */
+  function tell(text) {
+    if (told.has(text)) return;
+    told.add(text);
+    console.error(`webpy_socketio: ${text}`);
+  }
+
+  /** What the server's answer says, if it is words and not a page. */
+  function words(request) {
+    const text = typeof request.responseText === "string" ? request.responseText.trim() : "";
+    try {
+      return `: ${JSON.parse(text).message}`;
+    } catch {
+      return !text || text.startsWith("<") || text.length > 300 ? "" : `: ${text}`;
+    }
+  }
+
+  /**
+   * Why there is no connection, where it can be known: to the page it is "xhr poll error" only. A server
+   * that is away is no mistake.
+   */
+  function explain(socket, error) {
+    const path = socket.io.opts.path.replace(/\/$/, "");
+    const uri = String(socket.io.uri);
+    const request = error.context || {};
+    if (error.message === "Invalid namespace") {
+      tell(
+        `the server has no namespace "${socket.nsp}": see its SOCKETIO_NAMESPACES. ` +
+          'io("/name") is a namespace, io({path: "/name"}) the path of the server\'s resource'
+      );
+    } else if (request.status === 404 && path !== PATH) {
+      tell(`the server has no Socket.IO at ${path}; the one of this page has it at ${PATH}: io({path: "${PATH}"})`);
+    } else if (request.status === 404) {
+      tell(`the server has no Socket.IO at ${path}: are socketio_urls in its urls, or is its resource another one?`);
+    } else if (request.status === 403) {
+      tell(`the server refuses this page (403)${words(request)}; its log says what to set`);
+    } else if (request.status === 400 || request.status === 500) {
+      tell(`the server answers ${request.status}${words(request)}`);
+    } else if (error.code === "parser error" || error.message === "server error") {
+      tell(`what answers at ${path} is not Socket.IO: another pattern of the application's urls may come before`);
+    } else if (typeof location !== "undefined" && location.protocol === "https:" && /^(http|ws):/.test(uri)) {
+      tell(`a page from https may not connect to ${uri}: use https there, or io() without an address`);
+    }
+  }
+
+  const emitReserved = Stock.prototype.emitReserved;
+  Stock.prototype.emitReserved = function (event, ...args) {
+    if (event === "connect_error") explain(this, args[0]);
+    return emitReserved.call(this, event, ...args);
+  };
+
+  if (typeof document !== "undefined") {
+    document.addEventListener("securitypolicyviolation", ({ effectiveDirective, blockedURI }) => {
+      if (effectiveDirective === "connect-src" && blockedURI.includes(`${PATH}/`)) {
+        tell("the page's Content-Security-Policy forbids the connection: it needs connect-src 'self'");
+      }
+    });
+  }
+
+  /** Stock sockets connect by themselves; this one waits, and who does not know that waits with it. */
+  function remind(socket) {
+    const timer = setTimeout(() => {
+      if (!socket.active && socket.sendBuffer.length) {
+        tell("what was sent or subscribed waits for the connection: call connect() on a new io.Socket()");
+      }
+    }, FORGOTTEN);
+    if (timer.unref) timer.unref(); // Node.js would wait for it
+    return socket;
+  }
+
   /** new io.Socket(uri, options): the stock socket that waits for connect(). */
   function Socket(uri, options, ...rest) {
     if (uri instanceof io.Manager) return new Stock(uri, options, ...rest);
     if (uri && typeof uri === "object") return Socket(undefined, uri);
     // Not connecting by itself is the Manager's setting, so it must not be shared with what io() makes.
-    return io(uri || undefined, { path: PATH, ...options, autoConnect: false, forceNew: true });
+    return remind(io(uri || undefined, { path: PATH, ...options, autoConnect: false, forceNew: true }));
   }
   Socket.prototype = Stock.prototype; // for instanceof
   io.Socket = Socket;

@@ -40,6 +40,10 @@ class MemorySocket:
     def sendall(self, data: bytes) -> None:
         self.answer += data
 
+    def send(self, data: bytes) -> int:
+        self.sendall(data)
+        return len(data)
+
     def settimeout(self, seconds: float | None) -> None:
         """Nothing is waited for."""
 

@@ -37,10 +37,13 @@ from webpy_socketio import (
     EncodeError,
     Socket,
     configured,
+    off,
+    on_event,
     run_on_hub,
     signals,
 )
 from webpy_socketio.plugins.presence.chores import Times
+from webpy_socketio.plugins.presence.eviction import examine
 from webpy_socketio.plugins.presence.feed import Feed, describe
 from webpy_socketio.plugins.presence.memory import MemoryStore
 from webpy_socketio.plugins.presence.redis import RedisStore, Stranger
@@ -55,6 +58,7 @@ from webpy_socketio.plugins.presence.store import (
 
 __all__ = [
     "count",
+    "examine",
     "install",
     "joined",
     "left",
@@ -96,12 +100,13 @@ class _Presence:
         self._receivers: dict[Signal, Callable[..., Any]] = {
             signals.subscribe: self._subscribe,
             signals.unsubscribe: self._unsubscribe,
-            signals.message: self._message,
         }
         for stage, receiver in self._receivers.items():
             stage.connect(receiver, weak=False)
+        self._answer = on_event("presence_state")(self._tell_state)
 
     def close(self) -> None:
+        off(self._answer)
         for stage, receiver in self._receivers.items():
             stage.disconnect(receiver)
         self._feed.close()
@@ -135,12 +140,10 @@ class _Presence:
         self.store.leave(where, socket.session_id, 0.0 if clean else self._grace)
         self.store.unwatch(where, socket.session_id)
 
-    def _message(
-        self, sender: Any, socket: Socket, event: str, args: list[Any], **extra: Any
-    ) -> dict[str, Any] | None:
+    def _tell_state(
+        self, request: dict[str, Any], socket: Socket, context: dict[str, Any], *args: Any
+    ) -> dict[str, Any]:
         """Answer a client that missed a diff and asks for the state again."""
-        if event != "presence_state":
-            return None
         channel = args[0] if len(args) == 1 else None
         if not isinstance(channel, str) or channel not in socket.channels:
             return {"ok": False, "error": "not subscribed to this channel"}

@@ -1,0 +1,198 @@
+"""The official Admin UI, as npm has it, in headless Chromium, served from another origin."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from webpy_socketio.plugins.admin import hash_password
+
+from . import raw
+from .servers import Process, ServerProcess, application_source
+from .test_demo_browser import (  # noqa: F401 - fixtures
+    _patience,
+    chromium,
+    expect,
+)
+
+UI = Path(__file__).parent / "js/node_modules/@socket.io/admin-ui/ui/dist"
+if not UI.is_dir():
+    pytest.skip("the Admin UI is not installed: make test does it", allow_module_level=True)
+
+APPLICATION = application_source(
+    """
+OPTIONS = {
+    "plugins": ["webpy_socketio.plugins.admin"],
+    "admin_username": "ann",
+    "admin_password": os.environ["HASH"],
+    "admin_readonly": os.environ.get("READONLY") == "yes",
+    "allowed_origins": [os.environ["ORIGIN"]],
+    "namespaces": ["/", "/chat"],
+    "ping_interval": 600,
+    "log": None,
+}
+
+@on_message
+def answer(request, socket, context, message):
+    socket.send({"you said": message})
+    return "received"
+
+@on_disconnect
+def gone(request, socket, context):
+    say("GONE", socket.session_id)
+"""
+)
+
+
+class House:
+    """The UI on one port, the application on another, and an admin's window."""
+
+    def __init__(self, folder, browser, **env):
+        self.folder = folder
+        files = [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1"]
+        self.files = Process([*files, "--directory", str(UI)], folder / "ui.log")
+        line = self.files.wait_for("Serving HTTP on 127.0.0.1 port ")
+        self.origin = f"http://127.0.0.1:{line.split()[0]}"
+        self.server = ServerProcess(
+            APPLICATION,
+            folder / "server",
+            {"HASH": hash_password("open sesame", ln=8), "ORIGIN": self.origin, **env},
+        )
+        self.context = browser.new_context(
+            base_url=self.origin, viewport={"width": 1400, "height": 1000}
+        )
+        # It asks for fonts elsewhere; it does without.
+        self.context.route(
+            lambda url: not url.startswith("http://127.0.0.1:"), lambda route: route.abort()
+        )
+        self.faults = []
+        self.context.on("weberror", lambda error: self.faults.append(str(error.error)))
+        self.page = self.context.new_page()
+
+    def visitor(self):
+        """A client of the application."""
+        client = raw.WebSocket(self.server.port)
+        client.connect()
+        return client
+
+    def log_in(self, password="open sesame"):
+        self.page.goto("/")
+        self.page.get_by_label("Server URL").fill(self.server.url)
+        self.page.get_by_label("Username").fill("ann")
+        self.page.get_by_label("Password").fill(password)
+        self.page.get_by_role("button", name="Connect").click()
+
+    def go(self, where):
+        self.page.get_by_role("navigation").get_by_role("link", name=where).click()
+        # The page before fades out: it is gone when this is the only heading.
+        expect(self.page.locator(".v-breadcrumbs")).to_have_text([where])
+
+    def row(self, text):
+        return self.page.locator("tbody tr").filter(has_text=text)
+
+    def picture(self, name):
+        """A screenshot, for whoever wants to look at it."""
+        if "SCREENSHOTS" in os.environ:
+            self.page.wait_for_timeout(800)  # until it has faded in
+            self.page.screenshot(path=str(Path(os.environ["SCREENSHOTS"]) / f"{name}.png"))
+
+    def close(self):
+        self.context.close()
+        self.files.kill()
+        self.server.close()
+        assert "Traceback" not in self.server.errors
+        assert self.faults == []
+
+
+@pytest.fixture
+def house(tmp_path, chromium):  # noqa: F811
+    houses = []
+
+    def build(**env):
+        houses.append(House(tmp_path, chromium, **env))
+        return houses[-1]
+
+    yield build
+    for one in houses:
+        one.close()
+
+
+def test_an_admin_logs_in_looks_around_and_disconnects_a_socket(house):
+    house = house()
+    visitor, other = house.visitor(), house.visitor()
+    visitor.call("__subscribe__", "room-1")
+    page = house.page
+
+    house.log_in("open barley")
+    expect(page.get_by_text("Invalid credentials")).to_be_visible()
+    page.get_by_label("Password").fill("open sesame")
+    page.get_by_role("button", name="Connect").click()
+    expect(page.get_by_label("Password")).not_to_be_visible()
+    house.picture("dashboard")
+
+    house.go("Sockets")
+    for client in (visitor, other):
+        expect(house.row(client.id)).to_contain_text("127.0.0.1")
+        expect(house.row(client.id)).to_contain_text("WebSocket")
+    third = house.visitor()  # live
+    expect(house.row(third.id)).to_be_visible()
+    house.picture("sockets")
+
+    house.go("Rooms")
+    expect(house.row("room-1").locator("td").nth(2)).to_have_text("1")
+    other.call("__subscribe__", "room-1")
+    expect(house.row("room-1").locator("td").nth(2)).to_have_text("2")
+    house.picture("rooms")
+
+    house.go("Events")
+    visitor.emit("message", {"text": "hello from a visitor", "token": "a secret"}, ack=7)
+    received = house.row("Event received")
+    expect(received).to_contain_text("message")
+    expect(house.row("Event sent")).to_contain_text("message")
+    received.get_by_role("button").click()
+    expect(page.locator("pre")).to_contain_text("hello from a visitor")
+    expect(page.locator("pre")).not_to_contain_text("a secret")
+    house.picture("events")
+
+    house.go("Sockets")
+    house.row(visitor.id).click()
+    expect(page.get_by_text("Initial HTTP request")).to_be_visible()
+    expect(page.locator(".v-breadcrumbs")).to_have_count(1)
+    expect(page.get_by_text(visitor.id, exact=True)).to_be_visible()
+    house.picture("socket")
+    page.get_by_label("Join a room").fill("room-2")
+    page.locator("main form button[type=submit]").click()
+    expect(house.row("room-2")).to_be_visible()
+    visitor.emit("x", ack=8)
+    while visitor.receive() != "438[]":
+        pass
+
+    house.go("Sockets")
+    house.row(other.id).get_by_role("button").click()
+    assert house.server.wait_for("GONE ") == other.id
+    # The click is one on the row as well: the UI shows the socket's page.
+    expect(page.get_by_text("disconnected", exact=True).first).to_be_visible()
+    house.go("Sockets")
+    expect(house.row(other.id)).to_have_count(0)
+    expect(house.row(visitor.id)).to_be_visible()
+
+    house.go("Servers")
+    expect(house.row(str(house.server.process.popen.pid))).to_contain_text("2")
+    house.picture("servers")
+
+
+def test_a_reload_needs_no_password_and_a_restart_does(house):
+    house = house(READONLY="yes")
+    visitor = house.visitor()
+    house.log_in()
+    house.go("Sockets")
+    expect(house.row(visitor.id)).to_be_visible()
+    expect(house.row(visitor.id).get_by_role("button")).to_have_count(0)  # it is read-only
+    house.page.reload()
+    expect(house.row(visitor.id)).to_be_visible()
+    house.server.restart()
+    house.page.reload()
+    expect(house.page.get_by_label("Password")).to_be_visible()

@@ -1,0 +1,206 @@
+"""The command line as such: its words, its statuses, and modules that cannot be imported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import webpy_socketio
+from webpy_socketio import ConfigurationError
+from webpy_socketio.cli import COMMANDS, main, target
+
+from .commands import APP, command, run
+from .servers import Process
+
+pytestmark = pytest.mark.patience(90)
+
+
+class TestWords:
+    def test_the_version_is_told(self, tmp_path: Path) -> None:
+        done = run("--version", cwd=tmp_path)
+        assert (done.status, done.err) == (0, "")
+        assert done.out.startswith(f"webpy-socketio {webpy_socketio.__version__} (Python 3.")
+
+    def test_help_names_every_command(self, tmp_path: Path) -> None:
+        done = run("--help", cwd=tmp_path)
+        assert done.status == 0
+        assert all(f"    {name} " in done.out for name in COMMANDS)
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_a_commands_help_has_an_example(self, name: str, capsys: Any) -> None:
+        with pytest.raises(SystemExit) as end:
+            main([name, "--help"])
+        assert end.value.code == 0
+        assert f"example: webpy-socketio {name} " in capsys.readouterr().out
+
+    def test_words_that_make_no_sense_are_status_2(self, tmp_path: Path) -> None:
+        done = run("servee", cwd=tmp_path)
+        assert done.status == 2
+        assert done.err.startswith("usage: webpy-socketio ")
+        assert "invalid choice: 'servee'" in done.err
+        assert "Traceback" not in done.err
+
+    def test_the_installed_script_is_the_same(self, tmp_path: Path) -> None:
+        script = Path(sysconfig.get_path("scripts")) / "webpy-socketio"
+        done = subprocess.run([script, "--version"], cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 0
+        assert done.stdout.startswith(b"webpy-socketio ")
+
+    def test_a_file_that_hides_a_package_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "web.py").write_text("raise SystemExit('the wrong one')\n")
+        script = Path(sysconfig.get_path("scripts")) / "webpy-socketio"
+        done = subprocess.run([script, "doctor"], cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 1
+        assert b"web.py in this folder hides the package of that name: rename it" in done.stderr
+
+
+class TestEnds:
+    def test_whoever_reads_may_stop(self, tmp_path: Path) -> None:
+        (tmp_path / "chat.py").write_text(APP)
+        reader, writer = os.pipe()
+        os.close(reader)  # as head, when it has read enough
+        with os.fdopen(writer, "wb") as stdout:
+            done = subprocess.run(
+                command("routes", "chat:app"),
+                cwd=tmp_path,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        assert (done.returncode, done.stderr) == (141, b"")
+
+    def test_ctrl_c_is_quiet(self, tmp_path: Path) -> None:
+        slow = "import time\nprint('READY', flush=True)\ntime.sleep(600)\n"
+        (tmp_path / "slow.py").write_text(slow)
+        process = Process(command("routes", str(tmp_path / "slow.py")), tmp_path / "log")
+        try:
+            process.wait_for("READY")
+            process.popen.send_signal(signal.SIGINT)
+            assert process.wait() == 130
+        finally:
+            process.kill()
+        assert process.errors == ""
+
+
+#: A module, and what is said of it; each is given to `routes`, and never comes back as a traceback of
+#: ours.
+MODULES = {
+    "serves": (
+        APP.replace('if __name__ == "__main__":\n    ', ""),
+        "serves.py:7: the module starts a server while it is imported; put that line, and whatever "
+        'else is only for `python` to run, under `if __name__ == "__main__":`',
+    ),
+    "starts": (
+        APP.replace('if __name__ == "__main__":\n    ', "").replace("serve_forever", "start"),
+        "starts.py:7: the module starts a server",
+    ),
+    "runs": (
+        APP.partition("if __name__")[0] + "app.run()\n",
+        "runs.py:7: the module starts a server",
+    ),
+    "others": (
+        "from gevent.pywsgi import WSGIServer\n"
+        "try:\n"
+        "    WSGIServer(('127.0.0.1', 0), None).serve_forever()\n"
+        "except Exception:\n"
+        "    app = None\n",
+        "others.py:3: the module starts a server",
+    ),
+    "spawns": (
+        "import gevent, socket\n"
+        "def listen():\n"
+        "    socket.create_server(('127.0.0.1', 0))\n"
+        "gevent.spawn(listen)\n"
+        "gevent.sleep(0)\n",
+        "spawns.py:3: the module starts a server",
+    ),
+    "raises": (
+        "def fail():\n    return 1 / 0\n\nfail()\n",
+        "raises.py:2: the module cannot be imported: ZeroDivisionError: division by zero",
+    ),
+    "chained": (
+        "try:\n    {}['x']\nexcept KeyError as error:\n    raise RuntimeError('so') from error\n",
+        "chained.py:4: the module cannot be imported: RuntimeError: so",
+    ),
+    "needs": ("import nothere\n", "needs.py:1: the module cannot be imported: ModuleNotFoundError"),
+    "syntax": ("def x(:\n", "syntax.py:1: the module cannot be imported: SyntaxError"),
+    "exits": ("import sys\nsys.exit()\n", "exits.py:2: the module ends the program"),
+    "event": (
+        "from webpy_socketio import on_connect\n"
+        "@on_connect(channel='x')\n"
+        "def hello(request, socket, context): ...\n",
+        "event.py:2: @on_connect(channel=…) on hello: a socket is in no channel",
+    ),
+    "words": ("import sys\nassert sys.argv == [''], sys.argv\n", "the module 'words' has no 'app'"),
+    "site": ("app = 1\n", "'site' is a module of Python's or of a package: rename site.py"),
+}
+
+#: How many tracebacks that makes; a syntax error has none.
+TRACEBACKS = {"raises": 1, "chained": 2, "needs": 1}
+
+#: What is written on a command line, beside a chat.py with `app`, and what is said of it.
+TARGETS = {
+    "caht:app": "there is no module 'caht' here; did you mean chat?",
+    "nothing": "there is no module 'nothing' here: name the application as module:name",
+    "chat.app": "there is no module 'chat.app'; did you mean chat:app?",
+    "chat:ap": "the module 'chat' has no 'ap'; did you mean chat:app?",
+    "chap.py": "there is no file chap.py; did you mean chat?",
+    "../chat": "'../chat' is not the name of a module: name the application as module:name",
+    ":app": "'' is not the name of a module",
+}
+
+
+class TestTargets:
+    @pytest.fixture
+    def here(self, tmp_path: Path, monkeypatch: Any) -> Iterator[Path]:
+        """The current folder, from which modules are imported and forgotten again."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        known = set(sys.modules)
+        yield tmp_path
+        for name in set(sys.modules) - known:
+            del sys.modules[name]
+
+    @pytest.mark.parametrize("name", MODULES)
+    def test_a_module_that_fails_is_told_once(self, name: str, here: Path, capsys: Any) -> None:
+        source, said = MODULES[name]
+        (here / f"{name}.py").write_text(source)
+        assert main(["routes", f"{name}:app"]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith(f"webpy-socketio: {said}")
+        assert err.count("Traceback") == TRACEBACKS.get(name, 0)
+        assert "webpy_socketio/cli" not in err
+        assert "importlib" not in err
+
+    @pytest.mark.parametrize("name", ["serves", "runs", "raises"])
+    def test_so_it_is_from_outside(self, name: str, tmp_path: Path) -> None:
+        source, said = MODULES[name]
+        (tmp_path / f"{name}.py").write_text(source)
+        done = run("serve", f"{name}:app", cwd=tmp_path)
+        assert done.status == 1
+        assert done.err.startswith(f"webpy-socketio: {said}")
+        assert done.err.count("Traceback") == TRACEBACKS.get(name, 0)
+
+    @pytest.mark.parametrize("written", TARGETS)
+    def test_what_is_not_there_is_told_in_a_line(self, written: str, here: Path) -> None:
+        (here / "chat.py").write_text(APP)
+        with pytest.raises(ConfigurationError) as raised:
+            target.find(written)
+        assert str(raised.value).startswith(TARGETS[written])
+        assert "\n" not in str(raised.value)
+
+    def test_a_file_is_a_target_too(self, tmp_path: Path) -> None:
+        folder = tmp_path / "site"
+        folder.mkdir()
+        (folder / "beside.py").write_text("")
+        (folder / "my-chat.py").write_text(f"import beside\n{APP}")
+        done = run("routes", "site/my-chat.py:app", cwd=tmp_path)
+        assert (done.status, done.err) == (0, "")

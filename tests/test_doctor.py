@@ -1,0 +1,379 @@
+"""``doctor``: what it finds, and that it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import webpy_socketio
+from webpy_socketio.cli.checks import environment, surroundings
+
+from .certificates import make_certificate
+from .commands import APP, run
+from .conftest import Site
+from .redis_server import RedisServer
+
+pytestmark = pytest.mark.patience(90)
+
+
+class Report(NamedTuple):
+    """What doctor found."""
+
+    status: int
+    findings: list[dict[str, str]]
+    err: str
+
+    def has(self, level: str, subject: str, text: str, remedy: str = "") -> bool:
+        """Whether there is a finding with these words in it."""
+        return any(
+            (one["level"], one["subject"]) == (level, subject)
+            and text in one["text"]
+            and remedy in one["remedy"]
+            for one in self.findings
+        )
+
+    def levels(self, subject: str) -> list[str]:
+        return [one["level"] for one in self.findings if one["subject"] == subject]
+
+
+def examine(folder: Path, *words: str, before: tuple[str, ...] = (), **env: str) -> Report:
+    """The report on a folder's chat.py, if it has one; on a port that is free."""
+    target = ["chat:app"] if (folder / "chat.py").exists() else []
+    port = [] if "--port" in words else ["--port", "0"]
+    done = run("doctor", *target, "--json", *port, *words, cwd=folder, before=before, **env)
+    assert done.out, done.err
+    report = json.loads(done.out)
+    counts = [
+        sum(one["level"] == level for one in report["findings"]) for level in ("warning", "problem")
+    ]
+    assert [report["warnings"], report["problems"]] == counts
+    assert done.status == bool(report["problems"])
+    return Report(done.status, report["findings"], done.err)
+
+
+def explain(folder: Path, source: str, *words: str) -> Report:
+    (folder / "chat.py").write_text(source)
+    return examine(folder, *words)
+
+
+class TestHealth:
+    def test_a_good_application_has_no_problem(self, tmp_path: Path) -> None:
+        (tmp_path / "chat.py").write_text(APP)
+        before = sorted(tmp_path.iterdir())
+        enough = ("sh", "-c", 'ulimit -n 2000; exec "$@"', "sh")
+        (tmp_path / "chat.py").write_text(APP + "web.config.SOCKETIO_MAX_SESSIONS = 1000\n")
+        done = run("doctor", "chat.py", "--port", "0", cwd=tmp_path, before=enough)
+        assert (done.status, done.err) == (0, "")
+        *lines, empty, summary = done.out.splitlines()
+        assert (empty, summary) == ("", "0 problems, 0 warnings")
+        assert all(line.startswith("ok       ") for line in lines)
+        assert {line[9:20].rstrip() for line in lines} == {
+            *("application", "versions", "loop", "client", "patching", "urls", "debug"),
+            *("settings", "origins", "plugins", "open files", "address"),
+        }
+        assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
+
+    def test_without_an_application_the_machine_is_looked_at(self, tmp_path: Path) -> None:
+        done = run("doctor", "--port", "0", cwd=tmp_path)
+        assert done.status == 0
+        assert "For an application, name it: webpy-socketio doctor module:name" in done.out
+        assert "urls" not in done.out
+
+
+#: A program with everything wrong that can be wrong at once.
+SICK = """\
+import web
+from gevent import monkey; monkey.patch_all()
+from webpy_socketio import configure
+urls = ("/", "index")
+app = web.application(urls, {}, autoreload=False)
+web.config.SOCKETIO_PROT = 1
+web.config.SOCKETIO_PORT = "http"
+web.config.SOCKETIO_HOST = "127.0.0.2"
+web.config.SOCKETIO_PRESENCE_GRACE = 5
+web.config.SOCKETIO_BACKPLANE = "redis://:secret@127.0.0.1:1"
+configure({
+    "SOCKETIO_HOST": "127.0.0.1",
+    "SOCKETIO_ALLOWED_ORIGINS": ["*", "https://example.com"],
+    "SOCKETIO_TRUSTED_PROXIES": ["0.0.0.0/0"],
+    "SOCKETIO_OUTBOX_BYTES": 2000,
+    "SOCKETIO_PLUGINS": ["webpy_socketio.plugins.mesage_logger", "shouting", "odd"],
+    "SOCKETIO_MESSAGE_LOG_FORMAT": "%s",
+})
+if __name__ == "__main__":
+    pass
+"""
+
+ODD = """\
+def examine(settings):
+    yield "problem", "the moon is full", "wait"
+    yield "nonsense", "of a level", ""
+    raise_here
+"""
+
+SHOUTING = """\
+def install(settings):
+    raise ValueError("too loud")
+"""
+
+FOUND = [
+    ("problem", "patching", "chat.py:1 imports web before line 2 patches", "move this to the top"),
+    ("problem", "urls", "socketio_urls is not in the application's urls", "urls += socketio_urls"),
+    ("warning", "debug", "web.config.debug is on", "web.config.debug = False"),
+    ("problem", "settings", "no setting SOCKETIO_PROT; did you mean SOCKETIO_PORT?", "web.config"),
+    ("problem", "settings", "SOCKETIO_PORT is 'http', but has to be a whole number", "correct it"),
+    ("warning", "settings", "SOCKETIO_HOST is '127.0.0.2' in web.config, but '127.0.0.1'", "once"),
+    ("ok", "settings", "SOCKETIO_OUTBOX_BYTES = 2000, from configure()", ""),
+    ("ok", "settings", "SOCKETIO_BACKPLANE = ..., from web.config", ""),
+    ("warning", "settings", "SOCKETIO_MAX_MESSAGE_SIZE is above SOCKETIO_OUTBOX_BYTES", "raise"),
+    ("warning", "settings", "SOCKETIO_PRESENCE_GRACE do nothing", "plugins.presence"),
+    ("warning", "origins", "any page may connect", "SOCKETIO_ALLOWED_ORIGINS"),
+    ("warning", "origins", "the others in it mean nothing", "leave out"),
+    ("warning", "proxies", "trusts every address", "name the addresses"),
+    ("problem", "plugins", "did you mean 'webpy_socketio.plugins.message_logger'?", "correct"),
+    ("problem", "plugins", "'shouting' cannot be installed: ValueError('too loud')", "correct"),
+    ("problem", "plugins", "odd: examine() failed: NameError", "correct the plugin"),
+    ("problem", "redis", "Redis at 127.0.0.1:1 cannot be reached", "correct SOCKETIO_BACKPLANE"),
+]
+
+
+@pytest.fixture(scope="module")
+def sick(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = tmp_path_factory.mktemp("sick")
+    (folder / "shouting.py").write_text(SHOUTING)
+    (folder / "odd.py").write_text(ODD)
+    return explain(folder, SICK)
+
+
+class TestApplication:
+    @pytest.mark.parametrize("finding", FOUND, ids=lambda finding: finding[2][:30])
+    def test_each_fault_is_found_with_its_remedy(
+        self, finding: tuple[str, str, str, str], sick: Report
+    ) -> None:
+        assert sick.status == 1
+        assert sick.has(*finding), sick.findings
+
+    def test_no_secret_is_shown(self, sick: Report) -> None:
+        assert "secret" not in json.dumps(sick.findings) + sick.err
+
+    def test_a_second_program_with_other_faults(self, tmp_path: Path) -> None:
+        source = (
+            APP.partition("\n")[2]
+            .replace("web.config.debug = False\n", "")
+            .replace('("/", "index")', '("/(.*)", "index")')
+        )
+        (tmp_path / "odd.py").write_text(ODD.replace("    raise_here\n", ""))
+        report = explain(
+            tmp_path,
+            source + "web.config.debug = False\n"
+            "configure({'SOCKETIO_TRUSTED_PROXIES': ['10.0.0.0/8'], 'SOCKETIO_PLUGINS': ['odd']})\n",
+        )
+        assert report.has("problem", "patching", "`python chat.py` does not patch", "first line of")
+        assert report.has("problem", "urls", "'/(.*)' comes before socketio_urls", "in front of")
+        assert report.has(
+            "warning", "debug", "was still on when the application was made", "before"
+        )
+        assert report.has("warning", "proxies", "only it can reach SOCKETIO_HOST", '"127.0.0.1"')
+        assert report.has("problem", "plugins", "odd: the moon is full", "wait")
+        assert report.has("warning", "plugins", "odd: of a level")
+
+    def test_one_that_fails_is_told_with_its_traceback_once(self, tmp_path: Path) -> None:
+        report = explain(tmp_path, "import web\n1 / 0\n")
+        assert report.has("problem", "application", "chat.py:2", "correct this first")
+        (tmp_path / "chat.py").write_text("1 / 0\n")
+        done = run("doctor", "chat", "--port", "0", cwd=tmp_path)
+        assert done.status == 1
+        assert done.err.count("Traceback") == 1
+        assert done.err.endswith("ZeroDivisionError: division by zero\n")
+
+    @pytest.mark.parametrize(
+        ("source", "finding"),
+        [
+            ("app = ()\n", ("problem", "application", "chat:app is a tuple", "web.application(")),
+            ("def app(environ, start): ...\n", ("warning", "urls", "app is no web.application")),
+            (
+                APP.replace('__name__ == "__main__"', "True"),
+                ("problem", "application", "starts a server while it is imported", "this first"),
+            ),
+        ],
+        ids=["no application", "WSGI", "serves"],
+    )
+    def test_what_is_no_application(
+        self, source: str, finding: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        assert explain(tmp_path, source).has(*finding)
+
+
+class TestMachine:
+    def test_versions_and_loop(self, tmp_path: Path) -> None:
+        for name in ("orjson-3.10.9", "gevent-24.1", "blinker-1.7"):
+            folder = tmp_path / f"{name}.dist-info"
+            folder.mkdir()
+            project, _, version = name.partition("-")
+            (folder / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
+            )
+        report = examine(tmp_path, PYTHONPATH=str(tmp_path), GEVENT_LOOP="libuv-cffi")
+        assert report.has("warning", "versions", "orjson 3.10.9: sending deeply", "orjson>=3.11.6")
+        assert report.has("problem", "versions", "gevent 24.1 is older than 25.4", "gevent>=25.4")
+        assert report.has("ok", "versions", "blinker 1.7")
+        assert report.has("ok", "versions", f"Python {sys.version_info.major}.")
+        assert report.has("warning", "loop", "libuv", "GEVENT_LOOP")
+
+    def test_every_dependency_is_looked_at(self, tmp_path: Path) -> None:
+        told = {one["text"].partition(" ")[0] for one in examine(tmp_path).findings}
+        assert {"web.py", "gevent", "blinker", "Mako", "websockets", "orjson"} <= told
+        assert "redis" not in told
+
+    def test_a_python_that_is_not_known_is_told(self) -> None:
+        classifiers = [
+            "Programming Language :: Python :: 3.8",
+            "Programming Language :: Python :: 3",
+        ]
+        finding = environment._python(classifiers)
+        assert (finding.level, finding.remedy) == ("warning", "use 3.8 to 3.8")
+
+    def test_too_few_files(self, tmp_path: Path) -> None:
+        few = ("sh", "-c", 'ulimit -Sn 300; exec "$@"', "sh")
+        report = examine(tmp_path, before=few)
+        assert report.has("warning", "open files", "300 are allowed", "LimitNOFILE=20100")
+        assert report.status == 0
+
+    @pytest.mark.parametrize("found", ["nothing", "an older one"])
+    def test_the_client(self, found: str, tmp_path: Path) -> None:
+        package = tmp_path / "webpy_socketio"
+        shutil.copytree(Path(webpy_socketio.__file__).parent, package)
+        client = package / "static" / "socket.io.min.js"
+        client.unlink()
+        if found == "nothing":
+            expected = ("socket.io.min.js is missing", "")
+        else:
+            client.write_text("/*! Socket.IO v2.5.0 */")
+            expected = ("socket.io.min.js 2.5.0 does not speak", "install again")
+        assert examine(tmp_path).has("problem", "client", *expected)
+
+
+class TestAddress:
+    def test_another_program_is_there(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            server.close()
+        with socket.socket() as bound:  # it listens not, so that nobody waits for an answer
+            bound.bind(("127.0.0.1", port))
+            report = examine(tmp_path, "--port", str(port))
+        assert report.has("problem", "address", "another program listens there: stop it")
+
+    def test_one_of_ours_is_there(self, site: Site, tmp_path: Path) -> None:
+        report = examine(tmp_path, "--port", str(site.port))
+        assert report.has("warning", "address", "a server of this kind runs", "stop it first")
+        assert not site.server.engine.sessions
+
+    def test_an_address_of_another_machine(self, tmp_path: Path) -> None:
+        report = examine(tmp_path, "--host", "192.0.2.1")
+        assert report.has(
+            "problem", "address", "is not one of this machine's: change SOCKETIO_HOST"
+        )
+
+
+class TestTLS:
+    """In this process: the certificates are made here, and the handshake is in memory anyway."""
+
+    def look(self, certificate: Path | None, key: Path | None) -> list[tuple[str, str, str]]:
+        arguments = type("Arguments", (), {})()
+        arguments.certfile = certificate and str(certificate)
+        arguments.keyfile = key and str(key)
+        patient: Any = type("Patient", (), {"arguments": arguments})()
+        return [(one.level, one.text, one.remedy) for one in surroundings.tls(patient)]
+
+    def test_good(self, tmp_path: Path) -> None:
+        certificate, key = make_certificate(tmp_path, days=40)
+        key.chmod(0o600)
+        assert self.look(certificate, key) == [("ok", f"{certificate}, good for 40 days", "")]
+        assert self.look(None, None) == []
+
+    def test_readable_by_everybody_and_near_its_end(self, tmp_path: Path) -> None:
+        certificate, key = make_certificate(tmp_path, days=3)
+        key.chmod(0o644)
+        assert self.look(certificate, key) == [
+            ("warning", f"everybody on this machine can read {key}", f"chmod 640 {key}"),
+            ("warning", f"{certificate} ends in 3 days", "have it renewed"),
+        ]
+
+    def test_expired(self, tmp_path: Path) -> None:
+        certificate, key = make_certificate(tmp_path, days=-1)
+        key.chmod(0o600)
+        ((level, text, remedy),) = self.look(certificate, key)
+        assert (level, remedy) == ("problem", "have it renewed")
+        assert "expired" in text
+
+    def test_files_that_do_not_fit(self, tmp_path: Path) -> None:
+        (tmp_path / "other").mkdir()
+        certificate, _ = make_certificate(tmp_path)
+        _, key = make_certificate(tmp_path / "other")
+        ((level, text, remedy),) = self.look(certificate, key)
+        assert (level, "cannot be used" in text, "belongs to it" in remedy) == (
+            "problem",
+            True,
+            True,
+        )
+        missing = tmp_path / "nothing"
+        assert self.look(certificate, missing) == [
+            ("problem", f"there is no file {missing}", "correct the path")
+        ]
+        assert self.look(None, key)[0][2] == "add --certfile"
+
+    def test_from_outside(self, tmp_path: Path) -> None:
+        certificate, key = make_certificate(tmp_path, days=40)
+        report = examine(tmp_path, "--certfile", str(certificate), "--keyfile", str(key))
+        assert report.has("ok", "tls", "good for 40 days")
+
+
+class TestRedis:
+    @pytest.fixture
+    def redis(self, tmp_path: Path) -> Iterator[RedisServer]:
+        folder = tmp_path / "redis"
+        folder.mkdir()
+        server = RedisServer(folder).start()
+        yield server
+        server.stop()
+
+    def source(self, redis: RedisServer) -> str:
+        plugins = ["webpy_socketio.plugins.presence"]
+        more = {"SOCKETIO_BACKPLANE": redis.url, "SOCKETIO_PLUGINS": plugins}
+        return f"{APP}configure({more})\n"
+
+    def test_good(self, redis: RedisServer, tmp_path: Path) -> None:
+        report = explain(tmp_path, self.source(redis))
+        assert report.levels("redis") == ["ok", "ok"]
+        assert report.has("ok", "plugins", "presence: Redis throws nothing away (noeviction)")
+        assert report.has("ok", "versions", "redis ")
+        assert redis.ask("DBSIZE") == 0  # nothing was left there
+        assert redis.topics() == set()
+
+    def test_full_and_forgetful(self, redis: RedisServer, tmp_path: Path) -> None:
+        redis.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        redis.ask("CONFIG", "SET", "maxmemory", "1")
+        report = explain(tmp_path, self.source(redis))
+        assert report.has("warning", "redis", "what does not fit any more is refused", "maxmemory")
+        policy = "maxmemory-policy is allkeys-lru"
+        assert report.has("problem", "plugins", policy, "CONFIG SET maxmemory-policy noeviction")
+
+    def test_a_user_who_may_not_ask(self, redis: RedisServer, tmp_path: Path) -> None:
+        redis.ask("ACL", "SETUSER", "default", "-info")
+        report = explain(tmp_path, self.source(redis))
+        assert report.has("warning", "redis", "it is there, but", "+info")
+
+    def test_versions(self) -> None:
+        def look(version: str) -> str:
+            return next(surroundings._version("Redis", {"redis_version": version})).level
+
+        assert [look(version) for version in ("4.0.14", "5.0.0", "10.1", "")] == [
+            *("problem", "ok", "ok", "ok")
+        ]

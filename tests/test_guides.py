@@ -1,0 +1,326 @@
+"""The pages of docs/ are true: their snippets run, their tests pass, and they do what they say.
+
+Every page is run in the same way; what its snippets are to do is asked below, page by page.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import web
+
+import webpy_socketio
+from webpy_socketio import Refused
+from webpy_socketio.testing import TestServer
+
+from .conftest import Site
+from .snippets import ROOT, Page, all_pages
+
+PAGES = {path.relative_to(ROOT).as_posix(): Page.read(path) for path in all_pages()}
+GUIDES = {name: page for name, page in PAGES.items() if name != "README.rst"}
+
+
+def guide(name: str) -> Page:
+    return GUIDES[f"docs/guides/{name}.rst"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for a page's files, from which they can be imported, and are forgotten afterwards."""
+    before = set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(web.config, "debug", False)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def run(folder: Path) -> Callable[[Page], dict[str, Any]]:
+    """Write a page's files, and run its snippets in one module, whose names are returned."""
+
+    def run(page: Page) -> dict[str, Any]:
+        page.write_files(folder)
+        app = web.application(webpy_socketio.socketio_urls, {}, autoreload=False)
+        return page.run({"web": web, "app": app, "__name__": "page"})
+
+    return run
+
+
+@pytest.fixture
+def program(folder: Path) -> Callable[[Page, str], dict[str, Any]]:
+    """Import a page's program; returns its names."""
+
+    def program(page: Page, name: str) -> dict[str, Any]:
+        page.write_files(folder)
+        names: dict[str, Any] = {"__name__": Path(name).stem}
+        exec(compile(page.files()[name], name, "exec"), names)
+        return names
+
+    return program
+
+
+class TestEveryPage:
+    @pytest.mark.parametrize(
+        "name", [name for name, page in GUIDES.items() if page.loose("python")]
+    )
+    def test_its_snippets_run(self, name: str, run: Callable[[Page], dict[str, Any]]) -> None:
+        run(GUIDES[name])
+
+    @pytest.mark.patience(60)
+    @pytest.mark.parametrize(
+        "name",
+        [
+            name
+            for name, page in GUIDES.items()
+            if any(file.startswith("test_") for file in page.files()) and "tutorial" not in name
+        ],
+    )
+    def test_its_tests_pass(self, name: str, folder: Path) -> None:
+        GUIDES[name].write_files(folder)
+        expected = sum(text.count("\ndef test_") for text in GUIDES[name].files().values())
+        expected += sum(text.startswith("def test_") for text in GUIDES[name].files().values())
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert f"{expected} passed" in done.stdout, done.stdout + done.stderr
+
+    @pytest.mark.parametrize("name", PAGES)
+    def test_its_blocks_are_of_kinds_that_are_run(self, name: str) -> None:
+        known = {"python", "javascript", "html", "html+mako", "console", "nginx", "ini", "text"}
+        page = PAGES[name]
+        assert {block.language for block in page.all_blocks()} <= known
+        # And all of them are found, however they are indented.
+        assert len(page.all_blocks()) == len(
+            re.findall(r"^ *\.\. code-block::", page.text, re.MULTILINE)
+        )
+
+    @pytest.mark.parametrize("name", GUIDES)
+    def test_python_files_are_python(self, name: str) -> None:
+        for file, text in GUIDES[name].files().items():
+            if file.endswith(".py"):
+                compile(text, f"{name}: {file}", "exec")
+
+
+class TestChannels:
+    @pytest.fixture
+    def names(self, run: Callable[[Page], dict[str, Any]]) -> dict[str, Any]:
+        return run(guide("channels"))
+
+    def test_tables(self, names: dict[str, Any]) -> None:
+        with TestServer(names["app"]) as server:
+            ann, bob = server.connect(), server.connect()
+            with pytest.raises(Refused, match="no such table"):
+                ann.subscribe("table-9")
+            ann.subscribe("table-7")
+            bob.subscribe("table-7")
+            assert ann.receive("message") == {"sat down": bob.id}
+            bob.send({"play": "queen"}, channel="table-7")
+            assert ann.receive("message") == {"play": "queen"}
+            bob.close()
+            assert ann.receive("message") == {"left": bob.id}
+            assert ann.call("change table", 8) is True
+            assert ann.socket.channels == ("table-8",)
+            names["close"]("table-8")
+            assert ann.receive("message") == "this table is closed"
+            assert ann.receive("score") == {"winner": "nobody"}
+            names["close"]("table-7")  # where nobody sits
+
+    def test_to_one_person(self, names: dict[str, Any]) -> None:
+        with TestServer(names["app"]) as server:
+            tabs = [server.connect(cookies={"player": "ann"}) for _ in range(2)]
+            eve = server.connect(cookies={"player": "eve"})
+            names["tell"]("ann", "hello")
+            for tab in tabs:
+                assert tab.received("message") == [{"only you": "hello"}]
+            assert eve.received() == []
+
+
+class TestAuthorization:
+    def test_machines(self, run: Callable[[Page], dict[str, Any]]) -> None:
+        names = run(guide("authorization"))
+        with TestServer(names["app"]) as server:
+            printer = server.connect(auth={"name": "printer", "token": "7f3e..."})
+            assert printer.socket.context["user"] == "printer"
+            wrong: list[Any] = [None, {}, {"name": "printer", "token": "7f3e"}]
+            wrong += [{"name": "nobody", "token": ""}, {"name": ["printer"], "token": None}]
+            for auth in wrong:
+                with pytest.raises(Refused, match="who are you"):
+                    server.connect(auth=auth)
+
+
+class TestPresence:
+    def test_it_does_what_it_says(self, run: Callable[[Page], dict[str, Any]]) -> None:
+        names = run(guide("presence"))
+        with TestServer(names["app"]) as server:
+            phone = {"User-Agent": "Mobile"}
+            ann = server.connect(cookies={"name": "Ann"}, headers=phone)
+            eve = server.connect()
+            eve.socket.context["name"] = None
+            ann.subscribe("room-1")
+            assert ann.receive("presence_state")["members"] == {"Ann": [{"phone": True}]}
+            eve.subscribe("room-1")
+            assert names["people"]("room-1") == ["Ann"]
+            assert names["how_many"]("room-1") == 1
+            ann.call("status", "typing")
+            server.advance(1)
+            assert eve.receive("presence_diff")["joins"] == {"Ann": [{"status": "typing"}]}
+            ann.call("hide")
+            assert names["seen"] == ["Ann is in room-1", "Ann left room-1"]
+
+
+class TestFrom2012:
+    def test_the_old_program_runs(self, program: Callable[[Page, str], dict[str, Any]]) -> None:
+        names = program(guide("from-2012"), "old.py")
+        with TestServer(names["application"]) as server:
+            assert server.get("/").text.count("<script ") == 2
+            ann, bob, eve = server.connect(), server.connect(), server.connect()
+            for client, channel in ((ann, "room-42"), (bob, "room-42"), (eve, "dashboard")):
+                client.subscribe(channel)
+            ann.send("hello")
+            for client, received in ((ann, ["hello"]), (bob, ["hello"]), (eve, [])):
+                assert client.received("message") == received
+
+
+class TestFromFlaskSocketIO:
+    def test_the_rooms(self, program: Callable[[Page, str], dict[str, Any]]) -> None:
+        names = program(guide("from-flask-socketio"), "app.py")
+        with TestServer(names["app"]) as server:
+            ann, bob = server.connect(), server.connect()
+            ann.emit("join", {"username": "Ann", "room": "r"})
+            bob.emit("join", {"username": "Bob", "room": "r"})
+            bob.emit("leave", {"username": "Bob", "room": "r"})
+            ann.emit("leave", {"username": "Ann", "room": "r"})
+            entered, left = "{} has entered the room.", "{} has left the room."
+            told = [entered.format("Ann"), entered.format("Bob"), left.format("Bob")]
+            assert ann.received("message") == [*told, left.format("Ann")]
+            assert bob.received("message") == told[1:]
+
+
+class TestFromNode:
+    def test_the_middleware(self, program: Callable[[Page, str], dict[str, Any]]) -> None:
+        names = program(guide("from-nodejs"), "server.py")
+        with TestServer(names["app"]) as server:
+            for auth in (None, {"token": "abcd"}):
+                with pytest.raises(Refused, match="not authorized"):
+                    server.connect(auth=auth)
+            alice = server.connect(auth={"token": "abc"})
+            assert alice.socket.channels == ("user:alice",)
+            assert alice.call("update item", 7, {}) == {"status": "ok", "id": 7}
+
+
+class TestDeployment:
+    def test_the_program_starts_and_stops(self, folder: Path) -> None:
+        guide("deployment").write_files(folder)
+        unit = configparser.ConfigParser(strict=False, interpolation=None)
+        unit.optionxform = str  # type: ignore[assignment]
+        unit.read(folder / "chat.service")
+        _, *command = unit["Service"]["ExecStart"].split()
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PORT": "0"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        try:
+            port = int(process.stderr.readline().rpartition(" ")[2])
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+                assert page.read() == b"hello"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+    def test_systemd_takes_the_unit(self, folder: Path) -> None:
+        program = shutil.which("systemd-analyze")
+        if program is None:
+            pytest.skip("there is no systemd on this machine")
+        guide("deployment").write_files(folder)
+        unit = folder / "chat.service"
+        text = unit.read_text().replace("/srv/chat/.venv/bin/python", sys.executable)
+        unit.write_text(text.replace("/srv/chat", str(folder)).replace("User=chat", "User=root"))
+        done = subprocess.run(
+            [program, "verify", str(unit)], capture_output=True, text=True, check=False
+        )
+        mine = [line for line in done.stderr.splitlines() if "chat.service" in line]
+        assert mine == [], done.stderr
+
+    def test_nginx_is_told_the_same_as_in_the_readme(self) -> None:
+        """There, a real nginx is started with it."""
+        one, other = (
+            [re.sub(r"\s*#.*", "", line).rstrip() for line in page.blocks("nginx")[0].splitlines()]
+            for page in (guide("deployment"), PAGES["README.rst"])
+        )
+        assert one == other
+
+    def test_the_stop_timeout_is_the_server_s(self) -> None:
+        assert webpy_socketio.SocketIOServer.stop_timeout == 5
+        assert "five seconds" in guide("deployment").text
+        assert "TimeoutStopSec=15" in guide("deployment").text
+
+
+class TestWire:
+    def test_the_dialogue(self, serve: Callable[..., Site]) -> None:
+        """Line by line, as a client by hand would."""
+
+        @webpy_socketio.on_message(channel="^room-")
+        def talk(request: Any, socket: Any, context: Any, message: Any) -> None:
+            socket.send_and_broadcast_channel(message)
+
+        (dialogue,) = (
+            block for block in GUIDES["docs/reference/wire.rst"].blocks("text") if "client" in block
+        )
+        client = serve(ping_interval=0.5).websocket()
+        _, opened, *lines = dialogue.splitlines()  # `websocket` has read what the server opens with
+        assert opened.strip().startswith("0{")
+        for line in lines:
+            if line.startswith(" "):
+                expected = re.escape(line.strip()).replace(r"\.\.\.", ".*")
+                heard = client.receive(pings=expected == "2")
+                assert re.fullmatch(expected, heard), f"{heard}, where {line.strip()} is expected"
+            else:
+                client.send(line.strip())
+        assert client.call("anything") == []
+
+
+class TestMeasures:
+    """Numbers that pages give, where the code has them."""
+
+    def test_defaults_that_are_told(self) -> None:
+        from webpy_socketio.plugins.presence import feed
+        from webpy_socketio.settings import resolve
+
+        settings = resolve({}, {})
+        deployment = guide("deployment").text
+        assert settings.max_sessions == 20_000
+        assert "20,000" in deployment
+        assert settings.ping_interval + settings.ping_timeout == 45
+        assert "45\n  seconds" in deployment
+        assert settings.max_message_size == 1_000_000
+        assert settings.max_body_size == 16 * 2**20
+        assert settings.outbox_bytes == 4 * 2**20
+        assert feed.CROWD == 200
+        assert "Above 200 members" in guide("presence").text

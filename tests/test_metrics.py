@@ -1,0 +1,517 @@
+"""Metrics: what a scrape shows after what clients did, and how little clients can do to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket as stdlib_socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gevent.threadpool
+import prometheus_client
+import pytest
+import web
+from prometheus_client.parser import text_string_to_metric_families
+
+from webpy_socketio import (
+    ListenError,
+    Refused,
+    SocketIOServer,
+    on_connecting,
+    on_event,
+    on_message,
+    on_receiving,
+    on_subscribe,
+    on_subscribing,
+    signals,
+)
+from webpy_socketio.plugins import metrics
+from webpy_socketio.plugins.metrics.labels import MAX_LABELS
+from webpy_socketio.plugins.metrics.tally import BUCKETS, Histogram
+
+from .conftest import Journal, Site, socket_of
+
+PLUGIN = "webpy_socketio.plugins.metrics"
+
+#: The labels of a series, without those that are empty: for Prometheus there is no difference.
+Key = frozenset[tuple[str, str]]
+
+
+class Scrape(dict[str, dict[Key, float]]):
+    """All samples by name and labels."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                key = frozenset(item for item in sample.labels.items() if item[1])
+                self.setdefault(sample.name, {})[key] = sample.value
+
+    def of(self, name: str, **labels: str) -> float | None:
+        """The value of one series."""
+        return self.get(f"webpy_socketio_{name}", {}).get(frozenset(labels.items()))
+
+    def all(self, name: str) -> dict[str, float]:
+        """Every series of a metric, by its label values."""
+        series = self.get(f"webpy_socketio_{name}", {})
+        return {",".join(value for _, value in sorted(key)): series[key] for key in series}
+
+
+def get(port: int, path: str = "/metrics") -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def scrape() -> Scrape:
+    """As Prometheus does it."""
+    port = metrics.port()
+    assert port is not None
+    status, text = get(port)
+    assert status == 200
+    return Scrape(text)
+
+
+@pytest.fixture
+def site(serve: Callable[..., Site]) -> Site:
+    """A server with metrics on a port of their own."""
+    return serve(plugins=[PLUGIN], metrics_port=0, namespaces=["/", "/staff"])
+
+
+class TestCounts:
+    def test_connections(self, site: Site, stages: Journal) -> None:
+        first, second = site.connect(), site.connect()
+        second.connect(namespace="/staff,")
+        polling = site.polling()
+        polling.connect()
+        stages.wait(lambda told: told.count(("connect", None)) == 4)
+        found = scrape()
+        assert found.all("connections_total") == {"/": 3, "/staff": 1}
+        assert found.all("sockets") == {"/": 3, "/staff": 1}
+        assert found.all("sessions") == {"polling": 1, "websocket": 2}
+        assert found.all("disconnects_total") == {}
+        first.vanish()
+        polling.send("41")
+        stages.wait_for(("finish", "transport close"), ("finish", "client namespace disconnect"))
+        found = scrape()
+        assert found.all("connections_total") == {"/": 3, "/staff": 1}
+        assert found.all("sockets") == {"/": 1, "/staff": 1}
+        assert found.all("disconnects_total") == {
+            "client namespace disconnect": 1,
+            "transport close": 1,
+        }
+
+    def test_messages_by_event(self, site: Site) -> None:
+        @on_message
+        def message(request: Any, socket: Any, context: Any, message: Any) -> None: ...
+
+        @on_event("draw")
+        def draw(request: Any, socket: Any, context: Any, *args: Any) -> None: ...
+
+        client = site.connect()
+        for event in ("message", "draw", "message", "nobody's"):
+            client.call(event)
+        assert scrape().all("messages_total") == {"message": 2, "draw": 1, "other": 1}
+
+    def test_handlers_that_come_later_are_known(self, site: Site) -> None:
+        client = site.connect()
+        client.call("draw")
+
+        @on_event("draw", channel="^room-")
+        def draw(request: Any, socket: Any, context: Any, *args: Any) -> None: ...
+
+        client.call("draw")
+        client.call("__subscribe__", "room-1")
+        found = scrape()
+        assert found.all("messages_total") == {"other": 1, "draw": 1}
+        assert found.all("subscriptions_total") == {"^room-": 1}
+
+    def test_how_much_came(self, site: Site) -> None:
+        client = site.connect()
+        client.send('421["message","x"]')
+        client.receive()
+        client.send('451-["message",{"_placeholder":true,"num":0}]')
+        client.send(b"x" * 1000)
+        client.call("__subscribe__", "room")  # which is no message
+        text = '21["message","x"]' + '51-["message",{"_placeholder":true,"num":0}]'
+        assert scrape().of("received_bytes_total") == len(text) + 1000
+
+    def test_subscriptions_by_pattern(self, site: Site, stages: Journal) -> None:
+        @on_message(channel="^room-")
+        def room(request: Any, socket: Any, context: Any, message: Any) -> None: ...
+
+        @on_subscribe(channel="^room-1$")
+        def first_room(request: Any, socket: Any, context: Any, channel: str) -> None: ...
+
+        @on_subscribe(channel="^hall")
+        def hall(request: Any, socket: Any, context: Any, channel: str) -> None: ...
+
+        client = site.connect()
+        for channel in ("room-1", "room-2", "hall", "elsewhere"):
+            client.call("__subscribe__", channel)
+        client.call("__subscribe__", "hall")
+        client.call("__unsubscribe__", "room-1")
+        for channel in ("room-2", "hall", "elsewhere"):
+            client.call("__channel__", channel, "hello")
+        client.call("message", "to no channel")
+        found = scrape()
+        assert found.all("subscriptions_total") == {"^room-": 2, "^hall": 1, "other": 1}
+        assert found.all("unsubscriptions_total") == {"^room-": 1}
+        assert found["webpy_socketio_messages_total"] == {
+            frozenset({("event", "message"), ("channel", "^room-")}): 1,
+            frozenset({("event", "message"), ("channel", "^hall")}): 1,
+            frozenset({("event", "message"), ("channel", "other")}): 1,
+            frozenset({("event", "message")}): 1,
+        }
+        assert (found.of("channels", namespace="/"), found.of("memberships", namespace="/")) == (
+            3,
+            3,
+        )
+        client.vanish()
+        stages.wait_for(("finish", "transport close"))
+        found = scrape()
+        assert found.all("unsubscriptions_total") == {"^room-": 2, "^hall": 1, "other": 1}
+        assert found.of("memberships", namespace="/") == 0
+
+    def test_what_gates_denied(self, site: Site) -> None:
+        @on_connecting
+        def token(request: Any, socket: Any, context: Any) -> None:
+            if socket.auth is None:
+                raise Refused("who are you?")
+
+        @on_receiving
+        def polite(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            if message == "rude":
+                raise Refused("be polite")
+
+        @on_subscribing
+        def broken(request: Any, socket: Any, context: Any, channel: str) -> None:
+            raise KeyError(channel)
+
+        assert scrape().all("refused_total") == {"connecting": 0, "receiving": 0, "subscribing": 0}
+        stranger = site.websocket()
+        for _ in range(3):
+            stranger.send("40")
+            stranger.receive()
+        client = site.connect("{}")
+        client.call("message", "rude")
+        client.call("message", "rude")
+        client.call("message", "hello")
+        client.call("__subscribe__", "room")
+        found = scrape()
+        assert found.all("refused_total") == {"connecting": 3, "receiving": 2, "subscribing": 1}
+        assert found.all("connections_total") == {"/": 1}
+        assert found.all("messages_total") == {"message": 3}  # all that came
+        assert found.of("handler_seconds_count", stage="message", event="message") == 1
+        assert found.of("handler_seconds_count", stage="receiving") == 3
+        assert found.all("errors_total") == {"KeyError,handler": 1}
+
+    def test_errors_by_whose_fault_they_are(self, site: Site) -> None:
+        @on_message
+        def broken(request: Any, socket: Any, context: Any, message: Any) -> None:
+            raise ValueError(message)
+
+        client = site.connect()
+        for number in range(3):
+            client.call("message", f"text {number}")
+        client.call("__subscribe__", "")
+        client.send("4not a packet")
+        client.wait_closed()
+        assert scrape().all("errors_total") == {
+            "ValueError,handler": 3,
+            "ChannelError,client": 1,
+            "ProtocolError,client": 1,
+        }
+
+    def test_a_slow_reader(self, serve: Callable[..., Site], stages: Journal) -> None:
+        site = serve(plugins=[PLUGIN], metrics_port=0, outbox_bytes=1_000_000)
+        socket = socket_of(site.connect())
+        assert scrape().of("outbox_bytes") == 0
+        socket.send("x" * 99_000)
+        waiting = []
+        while socket.connected:  # until the kernel has no room
+            socket.send("x" * 99_000)
+            gevent.sleep(0)
+            waiting.append(scrape().of("outbox_bytes"))
+        stages.wait_for(("finish", "slow reader"))
+        assert scrape().all("disconnects_total") == {"slow reader": 1}
+        assert max(value for value in waiting if value is not None) > 0
+
+    def test_what_went_wrong_between_processes(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from webpy_socketio.backplane import counts
+
+        assert scrape().all("backplane_problems_total").keys() == {"dropped", "ignored", "gaps"}
+        monkeypatch.setitem(counts, "dropped", 7)
+        assert scrape().of("backplane_problems_total", kind="dropped") == 7
+
+
+class TestDurations:
+    def test_each_stage_and_each_event_has_its_own(self, site: Site, stages: Journal) -> None:
+        @on_event("draw")
+        def draw(request: Any, socket: Any, context: Any, *args: Any) -> None:
+            until = time.perf_counter() + 0.002
+            while time.perf_counter() < until:  # gevent's timers may be a little early
+                gevent.sleep(0.002)
+
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        client.call("draw")
+        client.call("draw")
+        client.call("x" * 1000)
+        client.vanish()
+        stages.wait_for(("finish", "transport close"))
+        found = scrape()
+        counts = found["webpy_socketio_handler_seconds_count"]
+        assert counts == {
+            frozenset({("stage", name)}): 1
+            for name in (
+                *("connecting", "connect", "subscribing", "subscribe"),
+                *("disconnect", "unsubscribe", "finish"),
+            )
+        } | {
+            frozenset({("stage", "message"), ("event", "draw")}): 2,
+            frozenset({("stage", "message"), ("event", "other")}): 1,
+            frozenset({("stage", "receiving")}): 3,  # the journal's
+        }
+        drawn = {"stage": "message", "event": "draw"}
+        seconds = found.of("handler_seconds_sum", **drawn)
+        assert seconds is not None
+        assert seconds >= 0.004
+        assert found.of("handler_seconds_bucket", le="0.001", **drawn) == 0
+        assert found.of("handler_seconds_bucket", le="+Inf", **drawn) == 2
+
+    def test_buckets_are_cumulative_and_their_bounds_belong_to_them(self, site: Site) -> None:
+        client = site.connect()
+        socket = socket_of(client)
+        for seconds in (0.0001, 0.0001001, 0.3, 0.5, 11, 100):
+            for receiver in signals.handled.receivers_for(socket):
+                receiver(socket, stage="made up", seconds=seconds, refused=None)
+        found = scrape()
+        buckets = {
+            bound: found.of("handler_seconds_bucket", stage="made up", le=bound)
+            for bound in ("0.0001", "0.00025", "0.25", "0.5", "10.0", "+Inf")
+        }
+        assert buckets == {
+            "0.0001": 1,
+            "0.00025": 2,
+            "0.25": 2,
+            "0.5": 4,
+            "10.0": 4,
+            "+Inf": 6,
+        }
+        assert found.of("handler_seconds_sum", stage="made up") == pytest.approx(111.8002001)
+
+    def test_a_histogram_has_room_for_everything(self) -> None:
+        histogram = Histogram()
+        for bound in (*BUCKETS, float("inf")):
+            histogram.add(bound)
+        assert histogram.counts == [1] * (len(BUCKETS) + 1)
+
+
+class TestCardinality:
+    def test_clients_cannot_make_series(self, site: Site) -> None:
+        @on_message(channel="^room-")
+        def room(request: Any, socket: Any, context: Any, message: Any) -> None: ...
+
+        def series() -> set[tuple[str, Key]]:
+            return {(name, key) for name, of in scrape().items() for key in of}
+
+        def annoy(client: Any, number: int) -> None:
+            client.call(f"event {number}", f"message {number}")
+            for channel in (f"room-{number}", f"elsewhere-{number}"):
+                client.call("__subscribe__", channel)
+                client.call("__channel__", channel, number)
+                client.call("__unsubscribe__", channel)
+            client.call("__channel__", f"not held {number}", number)
+            client.call("__subscribe__", "x" * (300 + number))
+
+        client = site.connect(X_Name="0")
+        annoy(client, 0)
+        before = series()
+        for number in range(1, 300):
+            annoy(client, number)
+        assert {name for name, _ in series() ^ before if name.startswith("webpy_")} == set()
+        assert scrape().of("messages_total", event="other") == 300
+
+    def test_neither_can_handlers_that_are_made_in_a_loop_beyond_a_bound(self, site: Site) -> None:
+        def make(name: str) -> None:
+            def handler(*args: Any) -> None: ...
+
+            handler.__qualname__ = name
+            on_event(name, channel=f"^{name}$")(handler)
+
+        for number in range(2 * MAX_LABELS):
+            make(f"made-{number}")
+        client = site.connect()
+        for number in range(2 * MAX_LABELS):
+            client.call(f"made-{number}")
+            client.call("__subscribe__", f"made-{number}")
+            client.call("__unsubscribe__", f"made-{number}")
+        found = scrape()
+        for name in ("messages_total", "subscriptions_total"):
+            assert MAX_LABELS <= len(found.all(name)) <= MAX_LABELS + 1
+            assert sum(found.all(name).values()) == 2 * MAX_LABELS
+
+    def test_nor_can_exceptions_that_are_made_in_a_loop(self, site: Site) -> None:
+        @on_message
+        def broken(request: Any, socket: Any, context: Any, number: int) -> None:
+            raise type(f"Error{number}", (Exception,), {})
+
+        client = site.connect()
+        for number in range(MAX_LABELS + 50):
+            client.call("message", number)
+        assert scrape().all("errors_total")["other,handler"] == 50
+
+
+class TestWhere:
+    def test_nowhere_but_in_the_registry_unless_asked_for(self, serve: Callable[..., Site]) -> None:
+        site = serve(plugins=[PLUGIN])
+        assert metrics.port() is None
+        site.connect().call("message")
+        text = prometheus_client.generate_latest().decode()
+        assert Scrape(text).all("messages_total") == {"message": 1}
+        for path in ("/metrics", "/socket.io/metrics"):
+            assert get(site.port, path)[0] == 404
+        site.server.stop()
+        assert "webpy_socketio" not in prometheus_client.generate_latest().decode()
+
+    def test_in_a_registry_of_ones_own(self, serve: Callable[..., Site]) -> None:
+        registry = prometheus_client.CollectorRegistry()
+        mine = prometheus_client.Counter("mine", "My own.", registry=registry)
+        site = serve(plugins=[PLUGIN], metrics_registry=registry, metrics_port=0)
+        site.connect()
+        mine.inc(5)
+        found = scrape()
+        assert found["mine_total"] == {frozenset(): 5}
+        assert found.all("connections_total") == {"/": 1}
+        assert "webpy_socketio" not in prometheus_client.generate_latest().decode()
+
+    def test_the_endpoint_is_this_machines_alone_unless_told_otherwise(
+        self, site: Site, serve: Callable[..., Site]
+    ) -> None:
+        assert metrics._metrics is not None
+        assert metrics._metrics.endpoint._server.server_host == "127.0.0.1"
+        assert metrics.port() != site.port
+        site.server.stop()
+        serve(plugins=[PLUGIN], metrics_port=0, metrics_host="")
+        assert scrape().all("connections_total") == {}
+        assert metrics._metrics.endpoint._server.server_host == "0.0.0.0"
+
+    def test_it_ends_with_the_server(self, site: Site) -> None:
+        port = metrics.port()
+        assert port is not None
+        lingering = http.client.HTTPConnection("127.0.0.1", port)
+        lingering.request("GET", "/metrics")
+        lingering.getresponse().read()
+        site.server.stop()
+        assert metrics.port() is None
+        assert not signals.handled.receivers
+        assert not signals.error.receivers
+        with pytest.raises(ConnectionRefusedError):
+            get(port)
+        lingering.close()
+
+    def test_a_port_that_is_taken_is_told_and_nothing_stays(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        with stdlib_socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            app = web.application((), {}, autoreload=False)
+            server = SocketIOServer(
+                ("127.0.0.1", 0), app.wsgifunc(), plugins=[PLUGIN], metrics_port=port
+            )
+            with pytest.raises(ListenError, match=rf"127\.0\.0\.1:{port}.*SOCKETIO_METRICS_PORT"):
+                server.start()
+        assert not server.started
+        assert not signals.handled.receivers
+        serve(plugins=[PLUGIN], metrics_port=0)  # the registry has no trace of it
+
+    def test_after_a_restart_it_counts_from_zero(self, serve: Callable[..., Site]) -> None:
+        site = serve(plugins=[PLUGIN], metrics_port=0)
+        site.connect().call("message")
+        site.server.stop()
+        serve(plugins=[PLUGIN], metrics_port=0)
+        assert scrape().all("messages_total") == {}
+
+    def test_two_servers_are_one_process(self, serve: Callable[..., Site]) -> None:
+        first = serve(plugins=[PLUGIN], metrics_port=0)
+        second = serve(plugins=[PLUGIN], metrics_port=0)
+        clients = [first.connect(), second.connect()]
+        assert scrape().all("connections_total") == {"/": 2}
+        assert len(clients) == 2
+
+    def test_a_scrape_from_another_thread(self, site: Site) -> None:
+        client = site.connect()
+        pool = gevent.threadpool.ThreadPool(1)
+        text = pool.apply(prometheus_client.generate_latest).decode()
+        pool.kill()
+        assert Scrape(text).all("sockets")["/"] == 1
+        assert client.id
+
+    def test_with_limits_of_rate(self, serve: Callable[..., Site]) -> None:
+        site = serve(
+            plugins=[PLUGIN, "webpy_socketio.plugins.rate_limit"],
+            metrics_port=0,
+            rate_limit_messages=(0.001, 3),
+        )
+        client = site.connect()
+        for _ in range(4):
+            client.emit("message")
+        client.emit("message", ack=1)
+        assert client.event()[0] == "rate_limit"
+        assert client.receive() == '431[{"error":"rate limit"}]'
+        found = scrape()
+        assert found.all("messages_total") == {"message": 5}
+        assert found.of("refused_total", gate="receiving") == 2
+        assert found.of("handler_seconds_count", stage="message", event="message") == 3
+
+
+class TestLibrary:
+    SERVER = """
+from gevent import monkey; monkey.patch_all()
+import json, sys
+import web
+from webpy_socketio import ConfigurationError, SocketIOServer, socketio_urls
+app = web.application(socketio_urls, {}, autoreload=False)
+"""
+
+    def run(self, program: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", self.SERVER + program],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def test_it_is_imported_only_where_it_is_used(self) -> None:
+        found = self.run(
+            "SocketIOServer(('127.0.0.1', 0), app.wsgifunc(), plugins=[]).start()\n"
+            "import webpy_socketio.plugins.metrics\n"
+            "print(json.dumps('prometheus_client' in sys.modules))\n"
+        )
+        assert found is False
+
+    def test_without_it_a_server_says_how_to_install_it(self) -> None:
+        found = self.run(
+            "sys.modules['prometheus_client'] = None\n"
+            f"server = SocketIOServer(('127.0.0.1', 0), app.wsgifunc(), plugins=['{PLUGIN}'])\n"
+            "try:\n    server.start()\n"
+            "except ConfigurationError as error:\n    print(json.dumps(str(error)))\n"
+        )
+        assert 'pip install "webpy_socketio[metrics]"' in found
+        assert "prometheus_client" in found

@@ -1,0 +1,178 @@
+"""``new``: the application that it begins works as it is."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import socketio
+
+from webpy_socketio.cli import main
+from webpy_socketio.cli.new import STARTER
+
+from .commands import Done, run
+from .conftest import Journal
+
+pytestmark = pytest.mark.patience(90)
+
+FILES = {
+    *("README.md", "app.py", "conftest.py", "settings.py", "test_app.py"),
+    *("static/chat.js", "templates/index.html"),
+}
+
+
+def files(folder: Path) -> set[str]:
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
+def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class TestStarter:
+    @pytest.fixture
+    def made(self, tmp_path: Path, monkeypatch: Any, capsys: Any) -> tuple[Path, Done]:
+        monkeypatch.chdir(tmp_path)
+        status = main(["new", "my-chat"])
+        told = capsys.readouterr()
+        return tmp_path / "my-chat", Done(status, told.out, told.err)
+
+    def test_it_tells_what_it_made_and_what_to_do(self, made: tuple[Path, Done]) -> None:
+        folder, done = made
+        assert (done.status, done.err) == (0, "")
+        assert files(folder) == FILES
+        assert all(f"  my-chat/{name}\n" in done.out for name in FILES)
+        assert "  cd my-chat\n  python app.py " in done.out
+        assert "my-chat" in (folder / "templates" / "index.html").read_text()
+        for name in FILES:
+            assert "{{" not in (folder / name).read_text()
+
+    def test_its_own_test_passes(self, made: tuple[Path, Done]) -> None:
+        done = python(made[0], "-m", "pytest", "-q", "-p", "no:cacheprovider")
+        assert "4 passed" in done.stdout, done.stdout + done.stderr
+
+    def test_doctor_finds_nothing(self, made: tuple[Path, Done]) -> None:
+        enough = ("sh", "-c", 'ulimit -Sn 20200 2>/dev/null; exec "$@"', "sh")
+        done = run("doctor", "app:app", "--port", "0", cwd=made[0], before=enough)
+        assert done.status == 0
+        bad = [line for line in done.out.splitlines() if line.startswith(("warning", "problem"))]
+        assert [line for line in bad if "open files" not in line] == []
+
+    def test_routes_shows_its_handlers(self, made: tuple[Path, Done]) -> None:
+        done = run("routes", "app.py", cwd=made[0])
+        assert re.search(r"message\n  talk +channel '\^room-' +app\.py:\d+\n", done.out)
+        assert re.search(r"subscribing \(gate\)\n  rooms_only +app\.py:\d+\n", done.out)
+
+    @pytest.mark.parametrize("program", [["app.py"], ["-m", "webpy_socketio", "serve", "app:app"]])
+    def test_the_stock_python_client_talks_to_it(
+        self, program: list[str], made: tuple[Path, Done], tmp_path: Path, journal: Journal
+    ) -> None:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+        folder = made[0]
+        process = subprocess.Popen(
+            [sys.executable, *program],
+            cwd=folder,
+            env={**os.environ, "PORT": str(port)},
+            stderr=subprocess.DEVNULL,
+        )
+        client = socketio.Client()
+        try:
+            while True:  # until it listens
+                try:
+                    client.connect(f"http://127.0.0.1:{port}")
+                    break
+                except socketio.exceptions.ConnectionError:
+                    assert process.poll() is None
+            client.on("message", journal.append)
+            assert client.call("__subscribe__", "room-1") == {"ok": True}
+            assert client.call("__subscribe__", "kitchen")["ok"] is False
+            client.send("hello")
+            journal.wait_for("hello")
+        finally:
+            client.disconnect()
+            process.send_signal(signal.SIGTERM)
+            status = process.wait()
+        assert status == 0
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("name", ["", "1st", "a b", "a/b", "../x", "-x", "ünder", "x" * 65])
+    def test_a_name_that_is_none(
+        self, name: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert main(["new", "--", name]) == 1
+        assert (
+            "is not a name for an application: it begins with a letter" in capsys.readouterr().err
+        )
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_folder_with_something_in_it(self, tmp_path: Path) -> None:
+        (tmp_path / ".hidden").write_text("mine")
+        done = run("new", "chat", "--dir", ".", cwd=tmp_path)
+        assert (done.status, done.out) == (1, "")
+        assert (
+            "the folder . is not empty (.hidden is in it), and nothing is overwritten" in done.err
+        )
+        assert files(tmp_path) == {".hidden"}
+
+    def test_what_is_no_folder(self, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "file").write_text("")
+        (tmp_path / "link").symlink_to("nowhere")
+        assert main(["new", "chat", "--dir", "file"]) == 1
+        assert "file is a file: choose another name" in capsys.readouterr().err
+        assert main(["new", "chat", "--dir", "link"]) == 1
+        assert "link is a link to nowhere" in capsys.readouterr().err
+        assert main(["new", "chat", "--dir", "file/below"]) == 1
+        assert "file/below cannot be written" in capsys.readouterr().err
+        assert files(tmp_path) == {"file"}
+
+    def test_an_empty_folder_and_one_that_is_to_be_made(
+        self, tmp_path: Path, monkeypatch: Any, capsys: Any
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert main(["new", "chat", "--dir", "a/b/c"]) == 0
+        assert files(tmp_path / "a" / "b" / "c") == FILES
+        assert "  cd a/b/c\n" in capsys.readouterr().out
+        (tmp_path / "empty").mkdir()
+        monkeypatch.chdir(tmp_path / "empty")
+        assert main(["new", "chat", "--dir", "."]) == 0
+        assert files(tmp_path / "empty") == FILES
+        assert "  cd " not in capsys.readouterr().out
+
+    def test_what_cannot_be_finished_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: Any, capsys: Any
+    ) -> None:
+        starter = tmp_path / "starter"
+        (starter / "static").mkdir(parents=True)
+        (starter / "a.py-tpl").write_text("")
+        (starter / "static" / "b.js-tpl").symlink_to("nowhere")  # cannot be read
+        monkeypatch.setattr("webpy_socketio.cli.new.STARTER", starter)
+        monkeypatch.chdir(tmp_path)
+        assert main(["new", "chat", "--dir", "x/y"]) == 1
+        assert "x/y cannot be written" in capsys.readouterr().err
+        assert not (tmp_path / "x").exists()
+
+
+def test_every_file_of_the_starter_is_one_that_is_written() -> None:
+    assert {name.removesuffix("-tpl") for name in files(STARTER)} == FILES

@@ -1,0 +1,68 @@
+"""What ``new`` makes, in headless Chromium: two windows hear each other."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from webpy_socketio.cli import main
+
+from .servers import Process
+from .test_demo_browser import ARGUMENTS, CHROMIUM, expect, sync_api
+
+#: The port is free, and told as soon as it is known.
+PROGRAM = """\
+from gevent import monkey; monkey.patch_all()
+import sys
+from app import SocketIOServer, app
+server = SocketIOServer(None, app.wsgifunc(), port=0, log=None)
+server.start()
+print("PORT", server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _patience() -> None:
+    """`expect` has a limit of its own; see test_demo_browser."""
+
+
+@pytest.fixture
+def port(tmp_path: Path, monkeypatch: Any) -> Iterator[int]:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "chat"]) == 0
+    monkeypatch.chdir("chat")
+    process = Process([sys.executable, "-c", PROGRAM], tmp_path / "log")
+    try:
+        yield int(process.wait_for("PORT "))
+    finally:
+        process.popen.terminate()
+        process.kill()
+
+
+def test_two_windows_hear_each_other(port: int) -> None:
+    said: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        pages = [browser.new_context().new_page() for _ in range(2)]
+        for page in pages:
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.goto(f"http://127.0.0.1:{port}/")
+            expect(page.locator("#state")).to_have_text("Connected.")
+            # Until it has answered, and so until the subscription before it has: an error, which is told.
+            page.fill("#text", " ")
+            page.click("button")
+            expect(page.locator("#state")).to_have_text("Say something.")
+        pages[0].fill("#text", "<b>hello</b>")
+        pages[0].click("button")
+        for page in pages:
+            expect(page.locator("#log li")).to_have_text(["<b>hello</b>"])
+        expect(pages[0].locator("#text")).to_have_value("")
+        browser.close()
+    assert [text for text in said if not re.search("favicon|404", text)] == []

@@ -1,0 +1,595 @@
+"""Limits of how often: what is refused, who is told, who is sent away, and what is remembered of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from webpy_socketio import (
+    Refused,
+    on_connect,
+    on_connecting,
+    on_event,
+    on_message,
+    on_receiving,
+    on_subscribing,
+    signals,
+    socketio_urls,
+)
+from webpy_socketio.clients import clients
+from webpy_socketio.engine.clock import replace_clock
+from webpy_socketio.plugins import rate_limit
+from webpy_socketio.plugins.rate_limit import buckets as buckets_module
+from webpy_socketio.plugins.rate_limit.buckets import Buckets
+from webpy_socketio.testing import Client, TestServer
+from webpy_socketio.testing.clock import VirtualClock
+
+from .conftest import Journal, Site
+
+PLUGIN = "webpy_socketio.plugins.rate_limit"
+
+REFUSED = {"error": "rate limit"}
+
+
+def by_address(request: Any, socket: Any, context: Any) -> str:
+    return str(request["REMOTE_ADDR"])
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., TestServer]]:
+    """Start a server in virtual time: ``start(messages=(1, 3))``; what is not given has no limit."""
+    servers: list[TestServer] = []
+
+    def start(key: Any = None, **limits: Any) -> TestServer:
+        names = ["messages", "subscriptions", "refusals"]
+        names += ["key_messages", "key_subscriptions", "key_connections"]
+        settings: dict[str, Any] = {f"rate_limit_{name}": None for name in names}
+        settings.update({f"rate_limit_{name}": limit for name, limit in limits.items()})
+        app = web.application(socketio_urls, {}, autoreload=False)
+        server = TestServer(app, plugins=[PLUGIN], rate_limit_key=key, **settings).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+Start = Callable[..., TestServer]
+
+
+@pytest.fixture
+def handled() -> list[Any]:
+    """What came through to the handlers."""
+    handled: list[Any] = []
+
+    @on_message
+    def message(request: Any, socket: Any, context: Any, message: Any) -> str:
+        handled.append(message)
+        return "handled"
+
+    @on_event("draw")
+    def draw(request: Any, socket: Any, context: Any, *args: Any) -> str:
+        handled.append(["draw", *args])
+        return "drawn"
+
+    return handled
+
+
+def answers(client: Client, times: int) -> list[Any]:
+    return [client.call("message", number) for number in range(times)]
+
+
+def remembered() -> int:
+    """How many buckets there are."""
+    assert rate_limit._limits is not None
+    return sum(map(len, rate_limit._limits._buckets))
+
+
+class TestMessages:
+    def test_beyond_the_burst_no_handler_runs_and_who_asks_is_told(
+        self, start: Start, handled: list[Any]
+    ) -> None:
+        ann = start(messages=(1, 3)).connect()
+        assert answers(ann, 5) == ["handled"] * 3 + [REFUSED] * 2
+        ann.send("without an acknowledgement")
+        assert handled == [0, 1, 2]
+
+    def test_tokens_come_back_at_the_rate(self, start: Start, handled: list[Any]) -> None:
+        server = start(messages=(2, 3))
+        ann = server.connect()
+        answers(ann, 4)
+        server.advance(0.4)
+        assert answers(ann, 1) == [REFUSED]
+        server.advance(0.1)
+        assert answers(ann, 2) == ["handled", REFUSED]
+        server.advance(1)
+        assert answers(ann, 3) == ["handled", "handled", REFUSED]
+        server.advance(1000)
+        assert answers(ann, 5) == ["handled"] * 3 + [REFUSED] * 2  # never more than the burst
+
+    def test_who_keeps_to_the_rate_is_never_refused(self, start: Start, handled: list[Any]) -> None:
+        server = start(messages=(10, 1))
+        ann = server.connect()
+        for _ in range(100):
+            assert ann.call("message") == "handled"
+            server.advance(0.1)
+
+    def test_every_kind_of_message_counts(self, start: Start, handled: list[Any]) -> None:
+        ann = start(messages=(1, 3)).connect()
+        ann.subscribe("room")
+        assert ann.call("draw", 1, 2) == "drawn"
+        assert ann.call("__channel__", "room", "hello") == "handled"
+        assert ann.call("nobody handles this") is None
+        assert ann.call("draw") == REFUSED
+        assert ann.call("__channel__", "room", "hello") == REFUSED
+        assert handled == [["draw", 1, 2], "hello"]
+
+    def test_each_socket_has_its_own(self, start: Start, handled: list[Any]) -> None:
+        server = start(messages=(1, 2))
+        ann, bob = server.connect(), server.connect()
+        assert answers(ann, 3) == ["handled", "handled", REFUSED]
+        assert answers(bob, 3) == ["handled", "handled", REFUSED]
+
+    def test_other_gates_are_not_asked_for_what_is_refused(
+        self, start: Start, handled: list[Any]
+    ) -> None:
+        asked: list[Any] = []
+
+        @on_receiving
+        def database(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            asked.append(message)
+
+        ann = start(messages=(1, 2)).connect()
+        answers(ann, 5)
+        assert asked == [0, 1]
+
+    def test_none_is_no_limit(self, start: Start, handled: list[Any]) -> None:
+        ann = start(messages=None).connect()
+        assert answers(ann, 300) == ["handled"] * 300
+        assert not signals.receiving.receivers
+        assert not signals.subscribing.receivers
+
+
+class TestNotices:
+    def test_one_is_told_at_once(self, start: Start) -> None:
+        ann = start(messages=(0.5, 2)).connect()
+        answers(ann, 3)
+        told = {"what": "messages", "refused": 1, "retry": 2.0}
+        assert ann.received() == [("rate_limit", told)]
+
+    def test_and_then_not_more_than_once_a_second(self, start: Start) -> None:
+        server = start(messages=(0.5, 1))
+        ann = server.connect()
+        answers(ann, 101)
+        assert [data["refused"] for data in ann.received("rate_limit")] == [1]
+        server.advance(0.99)
+        assert ann.received() == []
+        server.advance(0.01)
+        told = {"what": "messages", "refused": 99, "retry": 1.0}
+        assert ann.received() == [("rate_limit", told)]
+        server.advance(10)
+        assert ann.received() == []
+
+    def test_a_flood_is_told_of_once_a_second_and_all_of_it(self, start: Start) -> None:
+        server = start(messages=(1, 1))
+        ann = server.connect()
+        refused = 0
+        for _ in range(100):
+            refused += answers(ann, 3).count(REFUSED)
+            server.advance(0.1)
+        server.advance(5)
+        told = [data["refused"] for data in ann.received("rate_limit")]
+        assert len(told) <= 11
+        assert sum(told) == refused
+
+    def test_after_what_it_says_the_next_one_passes(self, start: Start, handled: list[Any]) -> None:
+        server = start(messages=(3, 2))
+        ann = server.connect()
+        answers(ann, 3)
+        server.advance(ann.receive("rate_limit")["retry"])
+        assert answers(ann, 2) == ["handled", REFUSED]
+
+    def test_messages_and_subscriptions_are_told_apart(self, start: Start) -> None:
+        ann = start(messages=(1, 1), subscriptions=(1, 1)).connect()
+        answers(ann, 2)
+        ann.subscribe("one")
+        with pytest.raises(Refused, match=r"^rate limit$"):
+            ann.subscribe("two")
+        assert [data["what"] for data in ann.received("rate_limit")] == [
+            "messages",
+            "subscriptions",
+        ]
+
+    def test_who_has_gone_is_told_nothing(self, start: Start) -> None:
+        server = start(messages=(1, 1))
+        ann = server.connect()
+        answers(ann, 3)
+        assert rate_limit._limits is not None
+        assert len(rate_limit._limits._notices) == 1
+        ann.close()
+        assert len(rate_limit._limits._notices) == 0
+        server.advance(5)
+
+    def test_nothing_more_is_told_when_the_plugin_is_off(self, start: Start) -> None:
+        server = start(messages=(1, 1))
+        ann = server.connect()
+        answers(ann, 5)
+        assert len(ann.received()) == 1
+        rate_limit.uninstall()
+        server.advance(5)
+        assert ann.received() == []
+        assert answers(ann, 5) == [None] * 5
+
+
+class TestSubscriptions:
+    def test_beyond_the_burst_they_are_refused(self, start: Start) -> None:
+        server = start(subscriptions=(1, 2))
+        ann = server.connect()
+        ann.subscribe("one")
+        ann.subscribe("two")
+        with pytest.raises(Refused, match=r"^rate limit$"):
+            ann.subscribe("three")
+        assert ann.socket.channels == ("one", "two")
+        server.advance(1)
+        ann.subscribe("three")
+
+    def test_the_servers_own_are_not_counted(self, start: Start) -> None:
+        @on_event("join")
+        def join(request: Any, socket: Any, context: Any, *channels: str) -> None:
+            for channel in channels:
+                socket.subscribe(channel)
+
+        ann = start(subscriptions=(1, 1)).connect()
+        ann.call("join", "one", "two", "three")
+        ann.subscribe("four")
+        assert len(ann.socket.channels) == 4
+
+    def test_other_gates_are_not_asked_for_what_is_refused(self, start: Start) -> None:
+        asked: list[str] = []
+
+        @on_subscribing
+        def database(request: Any, socket: Any, context: Any, channel: str) -> None:
+            asked.append(channel)
+
+        ann = start(subscriptions=(1, 1)).connect()
+        ann.subscribe("one")
+        with pytest.raises(Refused):
+            ann.subscribe("two")
+        assert asked == ["one"]
+
+
+class TestKeys:
+    def test_sockets_of_one_key_share_and_others_do_not(
+        self, start: Start, handled: list[Any]
+    ) -> None:
+        server = start(by_address, key_messages=(1, 3))
+        ann, too = server.connect(address="10.0.0.1"), server.connect(address="10.0.0.1")
+        bob = server.connect(address="10.0.0.2")
+        assert answers(ann, 2) == ["handled"] * 2
+        assert answers(too, 2) == ["handled", REFUSED]
+        assert answers(ann, 1) == [REFUSED]
+        assert answers(bob, 3) == ["handled"] * 3
+        assert too.receive("rate_limit")["refused"] == 1
+
+    def test_to_come_back_does_not_help(self, start: Start, handled: list[Any]) -> None:
+        server = start(by_address, key_messages=(1, 2))
+        ann = server.connect()
+        answers(ann, 2)
+        ann.close()
+        assert answers(server.connect(), 1) == [REFUSED]
+
+    def test_what_the_key_refuses_takes_no_token_of_the_socket_nor_the_other_way(
+        self, start: Start, handled: list[Any]
+    ) -> None:
+        server = start(by_address, messages=(0.1, 2), key_messages=(1, 3))
+        ann, too = server.connect(), server.connect()
+        assert answers(ann, 5) == ["handled"] * 2 + [REFUSED] * 3
+        assert answers(too, 2) == ["handled", REFUSED]
+        server.advance(1)
+        assert answers(too, 1) == ["handled"]
+
+    def test_subscriptions_too(self, start: Start) -> None:
+        server = start(by_address, key_subscriptions=(1, 1))
+        ann, too = server.connect(), server.connect()
+        ann.subscribe("one")
+        with pytest.raises(Refused, match=r"^rate limit$"):
+            too.subscribe("one")
+
+    def test_no_key_is_no_limit_until_there_is_one(self, start: Start) -> None:
+        @on_event("login")
+        def login(request: Any, socket: Any, context: Any, name: str) -> None:
+            context["name"] = name
+
+        def by_name(request: Any, socket: Any, context: Any) -> Any:
+            return context.get("name")
+
+        server = start(by_name, key_messages=(1, 2))
+        ann, too = server.connect(), server.connect()
+        assert answers(ann, 10) == [None] * 10
+        for client in (ann, too):
+            client.call("login", "Ann")
+        assert answers(ann, 1) + answers(too, 1) == [None, None]
+        assert answers(ann, 1) + answers(too, 1) == [REFUSED, REFUSED]
+
+    def test_it_is_asked_for_a_socket_once(self, start: Start) -> None:
+        asked: list[Any] = []
+
+        def key(request: Any, socket: Any, context: Any) -> str:
+            asked.append((socket, context, request["REMOTE_ADDR"]))
+            return "key"
+
+        ann = start(key, key_messages=(1, 2)).connect()
+        answers(ann, 3)
+        assert asked == [(ann.socket, ann.socket.context, "127.0.0.1")]
+
+    @pytest.mark.parametrize("bad", ["raises", "no key at all"])
+    def test_one_that_fails_denies_and_is_reported(
+        self, bad: str, start: Start, handled: list[Any]
+    ) -> None:
+        def key(request: Any, socket: Any, context: Any) -> Any:
+            return {}["nothing"] if bad == "raises" else ["a list"]
+
+        server = start(key, key_messages=(1, 2))
+        ann = server.connect()
+        with server.errors() as errors:
+            assert ann.call("message") == {"error": "not allowed"}
+        assert isinstance(errors[0], (KeyError, TypeError))
+        assert handled == []
+
+
+class TestConnections:
+    def test_attempts_of_one_key_are_limited(self, start: Start) -> None:
+        server = start(by_address, key_connections=(0.5, 2))
+        for _ in range(2):
+            server.connect(address="10.0.0.1")
+        with pytest.raises(Refused, match=r"^rate limit$"):
+            server.connect(address="10.0.0.1")
+        server.connect(address="10.0.0.2")
+        server.advance(2)
+        server.connect(address="10.0.0.1")
+
+    def test_those_that_another_gate_refuses_count_and_it_is_not_asked_beyond(
+        self, start: Start
+    ) -> None:
+        asked: list[Any] = []
+
+        @on_connecting
+        def password(request: Any, socket: Any, context: Any) -> None:
+            asked.append(socket.auth)
+            raise Refused("wrong password")
+
+        server = start(by_address, key_connections=(1, 3))
+        reasons = []
+        for number in range(5):
+            with pytest.raises(Refused) as caught:
+                server.connect(auth={"password": number})
+            reasons.append(str(caught.value))
+        assert reasons == ["wrong password"] * 3 + ["rate limit"] * 2
+        assert len(asked) == 3
+
+    def test_who_has_no_key_yet_is_not_limited(self, start: Start, handled: list[Any]) -> None:
+        @on_connect
+        def remember(request: Any, socket: Any, context: Any) -> None:
+            context["name"] = "Ann"
+
+        def by_name(request: Any, socket: Any, context: Any) -> Any:
+            return context.get("name")
+
+        server = start(by_name, key_connections=(1, 1), key_messages=(1, 1))
+        ann, too = server.connect(), server.connect()
+        assert answers(ann, 1) + answers(too, 1) == ["handled", REFUSED]
+
+
+class TestWhoDoesNotStop:
+    def test_is_disconnected(self, start: Start, handled: list[Any]) -> None:
+        server = start(messages=(1, 2), refusals=(0.1, 3))
+        ann, bob = server.connect(), server.connect()
+        with server.record(signals.disconnect) as sent:
+            for number in range(6):
+                assert ann.connected, number
+                ann.send(number)
+        assert not ann.connected
+        assert ann.reason == "io server disconnect"
+        assert [record.reason for record in sent] == ["server namespace disconnect"]
+        assert handled == [0, 1]
+        assert bob.call("message", "still there") == "handled"
+
+    def test_not_who_is_refused_now_and_then(self, start: Start) -> None:
+        server = start(messages=(10, 1), refusals=(1, 2))
+        ann = server.connect()
+        for _ in range(20):
+            assert answers(ann, 2) == [None, REFUSED]
+            server.advance(1)
+        assert ann.connected
+
+    def test_subscriptions_and_broken_rules_count(self, start: Start) -> None:
+        server = start(subscriptions=(1, 1), refusals=(0.1, 4))
+        ann = server.connect()
+        ann.subscribe("one")
+        for channel in ("two", "three", "", "\n"):
+            with pytest.raises(Refused):
+                ann.subscribe(channel)
+        assert ann.connected
+        ann.emit("__channel__", "elsewhere", "hello")
+        assert not ann.connected
+
+    def test_an_error_of_a_handler_does_not(self, start: Start) -> None:
+        @on_message
+        def broken(request: Any, socket: Any, context: Any, message: Any) -> None:
+            socket.subscribe("")
+
+        server = start(refusals=(0.1, 1))
+        ann = server.connect()
+        with server.errors():
+            answers(ann, 5)
+        assert ann.connected
+
+    def test_none_is_never(self, start: Start) -> None:
+        server = start(messages=(1, 1), refusals=None)
+        ann = server.connect()
+        answers(ann, 500)
+        assert ann.connected
+
+
+class TestMemory:
+    def test_keys_are_forgotten_when_they_are_full_again(self, start: Start) -> None:
+        server = start(by_address, key_messages=(1, 10), key_connections=(2, 4))
+        for number in range(20):
+            client = server.connect(address=f"10.0.0.{number}")
+            answers(client, 4)
+            client.close()
+        assert remembered() == 40
+        server.advance(2)
+        assert remembered() == 20  # those of connections
+        server.advance(2)
+        assert remembered() == 0
+
+    def test_one_that_is_used_stays(self, start: Start) -> None:
+        server = start(by_address, key_messages=(1, 2))
+        ann, bob = server.connect(address="10.0.0.1"), server.connect(address="10.0.0.2")
+        answers(ann, 2)
+        answers(bob, 2)
+        for _ in range(5):
+            server.advance(1)
+            assert answers(ann, 2) == [None, REFUSED]
+        assert remembered() == 1
+
+    def test_sockets_are_forgotten_when_they_go(self, start: Start) -> None:
+        server = start(
+            by_address,
+            messages=(0.01, 100),
+            subscriptions=(0.01, 100),
+            key_messages=(1, 1),
+            refusals=(0.01, 100),
+        )
+        ann = server.connect()
+        ann.subscribe("one")
+        answers(ann, 3)
+        assert remembered() == 4
+        ann.close()
+        server.advance(1)
+        assert remembered() == 0
+        assert rate_limit._limits is not None
+        assert not rate_limit._limits._keys
+
+    def test_there_is_a_bound(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(buckets_module, "MAX_KEYS", 10)
+        server = start(by_address, key_messages=(0.001, 5))
+        visitors = [server.connect(address=f"10.0.0.{number}") for number in range(15)]
+        for client in visitors:
+            answers(client, 1)
+        assert remembered() == 10
+
+    def test_nothing_is_left_when_it_is_off(self, start: Start) -> None:
+        server = start(by_address, messages=(1, 1), key_messages=(1, 100))
+        answers(server.connect(), 3)
+        server.stop()
+        assert not any(stage.receivers for stage in signals.STAGES)
+        assert server._clock.due is None
+
+
+class TestBuckets:
+    @given(
+        rate=st.sampled_from([0.25, 1, 8]),
+        burst=st.integers(1, 6),
+        pauses=st.lists(st.integers(0, 40)),
+    )
+    def test_as_a_bucket_of_tokens(self, rate: float, burst: int, pauses: list[int]) -> None:
+        before = replace_clock(VirtualClock())
+        buckets = Buckets(rate, burst)
+        now, eighths = 1000.0, burst * 8  # of a token: sums that are exact
+        for pause in pauses:
+            now += pause / 8 / rate
+            eighths = min(burst * 8, eighths + pause)
+            wait = buckets.wait("key", now)
+            assert wait == pytest.approx(max(0, 8 - eighths) / 8 / rate, abs=1e-5)
+            if not wait:
+                buckets.take("key", now)
+                eighths -= 8
+        buckets.close()
+        replace_clock(before)
+
+    @pytest.mark.parametrize("rate", [0.3, 3, 7, 10, 30, 49.9])
+    def test_sums_of_fractions_cost_no_token(self, rate: float) -> None:
+        before = replace_clock(VirtualClock())
+        buckets = Buckets(rate, 500)
+        passed = 0
+        while buckets.wait("key", 123_456.789) == 0:
+            buckets.take("key", 123_456.789)
+            passed += 1
+        assert passed == 500
+        buckets.close()
+        replace_clock(before)
+
+
+class TestRealServer:
+    """The same on a port, in real time: nothing is waited for, as the bucket never fills again."""
+
+    @pytest.fixture
+    def site(self, serve: Callable[..., Site]) -> Site:
+        return serve(
+            plugins=[PLUGIN],
+            rate_limit_messages=(0.001, 3),
+            rate_limit_subscriptions=(0.001, 1),
+            rate_limit_key=lambda request, socket, context: request.get("HTTP_X_USER"),
+            rate_limit_key_messages=(0.001, 5),
+            rate_limit_key_connections=(0.001, 2),
+            rate_limit_refusals=(0.001, 2),
+        )
+
+    def test_messages(self, site: Site, handled: list[Any]) -> None:
+        client, other = site.connect(), site.connect()
+        assert [client.call("message", number) for number in range(3)] == [["handled"]] * 3
+        client.emit("message", 3, ack=4)
+        event, told = client.event()
+        assert (event, told["what"], told["refused"]) == ("rate_limit", "messages", 1)
+        assert 0 < told["retry"] <= 1000
+        assert client.receive() == '434[{"error":"rate limit"}]'
+        assert other.call("message", "other") == ["handled"]
+        assert handled == [0, 1, 2, "other"]
+
+    def test_subscriptions(self, site: Site) -> None:
+        client = site.connect()
+        assert client.call("__subscribe__", "one") == [{"ok": True}]
+        client.emit("__subscribe__", "two", ack=4)
+        assert client.event()[1]["what"] == "subscriptions"
+        assert client.receive() == '434[{"ok":false,"error":"rate limit"}]'
+
+    def test_a_flood_ends(self, site: Site, handled: list[Any], stages: Journal) -> None:
+        client, other = site.connect(), site.connect()
+        for number in range(100):
+            client.emit("message", number)
+        stages.wait_for(("finish", "server namespace disconnect"))
+        client.wait_closed()
+        assert handled == [0, 1, 2]
+        assert other.call("message", "other") == ["handled"]
+        assert clients.find(client.id) is None
+
+    def test_keys(self, site: Site, handled: list[Any]) -> None:
+        first, second = site.connect(X_User="ann"), site.connect(X_User="ann")
+        third = site.websocket(X_User="ann")
+        third.send("40")
+        assert third.receive() == '44{"message":"rate limit"}'
+        assert [first.call("message", 0) for _ in range(3)] == [["handled"]] * 3
+        assert [second.call("message", 0) for _ in range(2)] == [["handled"]] * 2
+        second.emit("message", 0, ack=4)
+        assert second.event()[0] == "rate_limit"
+        assert second.receive() == '434[{"error":"rate limit"}]'
+        assert site.connect(X_User="bob").call("message", 0) == ["handled"]
+
+    def test_over_polling(self, site: Site, handled: list[Any]) -> None:
+        client = site.polling()
+        client.connect()
+        client.send(*(f'42{number}["message",0]' for number in range(4)))
+        packets: list[str] = []
+        while len(packets) < 5:
+            packets += client.poll()
+        assert packets[:3] == [f'43{number}["handled"]' for number in range(3)]
+        assert packets[3].startswith('42["rate_limit",')
+        assert packets[4] == '433[{"error":"rate limit"}]'

@@ -1,0 +1,323 @@
+"""What blocks the loop is named in the log; what waits as it should is not."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent import monkey
+
+from webpy_socketio import (
+    on_connecting,
+    on_error,
+    on_message,
+    on_subscribe,
+    signals,
+)
+from webpy_socketio.watchdog import Awake, Watchdog
+
+from .conftest import Site
+from .test_application import visit
+
+#: The system's own: to acquire it stops the thread, and gevent's loop with it.
+allocate_lock = monkey.get_original("_thread", "allocate_lock")
+get_ident = monkey.get_original("_thread", "get_ident")
+
+Told = Callable[[str], None]
+
+
+class Warnings(logging.Handler):
+    """What the watchdog says, from its own thread; whoever blocks is let go by it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+        self._lock = allocate_lock()
+        self._lock.acquire()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+        self._lock.release()
+
+    def block(self) -> None:
+        """Block the loop until there is a warning."""
+        assert self._lock.acquire(True, 30), "never warned"
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Warnings]:
+    monkeypatch.setattr(Watchdog, "_due", 0.0)
+    handler = Warnings()
+    logger = logging.getLogger("webpy_socketio")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def site(serve: Callable[..., Site], warnings: Warnings) -> Site:
+    return watched(serve, warnings)
+
+
+def watched(
+    serve: Callable[..., Site], warnings: Warnings, urls: Any = (), fvars: Any = None
+) -> Site:
+    site = serve(urls, {} if fvars is None else fvars, block_warning=0.1)
+    while site.server._watchdog is None or site.server._watchdog.thread is None:
+        gevent.idle()  # until the first turn
+    return site
+
+
+def here(function: Any) -> str:
+    return f"(test_watchdog.py:{function.__code__.co_firstlineno})"
+
+
+@pytest.mark.patience(60)
+class TestWarning:
+    @pytest.mark.quoted("nobody was served for … s")
+    def test_it_names_the_handler_and_the_line(
+        self, site: Site, warnings: Warnings, told: Told
+    ) -> None:
+        @on_message
+        def careless(request: Any, socket: Any, context: Any, message: Any) -> str:
+            warnings.block()  # a line of its own
+            return "done"
+
+        assert site.connect().call("message", 1) == ["done"]
+        (text,) = warnings.texts
+        told(text)
+        assert f"a receiver of 'message', {careless.__qualname__} {here(careless)}, blocks" in text
+        assert "threadpool.apply(function, args)" in text
+        assert "    warnings.block()  # a line of its own\n" in text
+        assert text.count("\n") < 15
+
+    def test_a_gates_receiver(self, site: Site, warnings: Warnings) -> None:
+        @on_connecting
+        def careless(request: Any, socket: Any, context: Any) -> None:
+            warnings.block()
+
+        assert site.connect()
+        assert f"a receiver of 'connecting', {careless.__qualname__} {here(careless)}," in "".join(
+            warnings.texts
+        )
+
+    def test_a_plain_receiver(self, site: Site, warnings: Warnings) -> None:
+        def careless(sender: Any, **extra: Any) -> None:
+            warnings.block()
+
+        signals.connect.connect(careless)
+        assert site.connect().call("message") == []
+        assert f"'connect', {careless.__qualname__} {here(careless)}," in "".join(warnings.texts)
+
+    def test_a_receiver_of_errors(self, site: Site, warnings: Warnings) -> None:
+        @on_error
+        def careless(request: Any, socket: Any, context: Any, exception: Any) -> None:
+            warnings.block()
+
+        site.connect().call("__channel__", "nowhere", 1)
+        assert f"'error', {careless.__qualname__} {here(careless)}," in "".join(warnings.texts)
+
+    def test_the_innermost_of_two(self, site: Site, warnings: Warnings) -> None:
+        @on_message
+        def outer(request: Any, socket: Any, context: Any, message: Any) -> None:
+            socket.subscribe("room")
+
+        @on_subscribe
+        def inner(request: Any, socket: Any, context: Any, channel: Any) -> None:
+            warnings.block()
+
+        site.connect().call("message")
+        (text,) = warnings.texts
+        assert f"a receiver of 'subscribe', {inner.__qualname__}" in text
+        assert outer.__qualname__ not in text
+
+    def test_a_page(self, serve: Callable[..., Site], warnings: Warnings) -> None:
+        class Page:
+            def GET(self, name: str) -> str:
+                warnings.block()
+                return "at last"
+
+        site = watched(serve, warnings, ("/page/(.*)", "page"), {"page": Page})
+        assert visit(site.port, "/page/slow%22?secret=1").body == b"at last"
+        (text,) = warnings.texts
+        assert "as the page GET '/page/slow%22' blocks" in text
+        assert "secret" not in text
+
+    def test_something_else(self, site: Site, warnings: Warnings) -> None:
+        def nobodys() -> None:
+            warnings.block()
+
+        gevent.spawn(nobodys).join()
+        (text,) = warnings.texts
+        assert "as block (" in text
+        assert "in nobodys\n" in text
+
+    def test_one_that_computes(self, site: Site, warnings: Warnings) -> None:
+        @on_message
+        def computes(request: Any, socket: Any, context: Any, message: Any) -> None:
+            while not warnings.texts:
+                pass
+
+        site.connect().call("message")
+        assert computes.__qualname__ in "".join(warnings.texts)
+
+    def test_not_more_than_one_a_minute(
+        self, warnings: Warnings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one, other = Watchdog(1.0), Watchdog(1.0)  # two servers of one loop
+        for watchdog in (one, other):
+            watchdog._watched = get_ident()
+        one._tell(1.5)
+        one._tell(1.5)
+        other._tell(1.5)
+        assert len(warnings.texts) == 1
+        monkeypatch.setattr(Watchdog, "_due", 0.0)
+        warnings.block()
+        other._tell(1.5)
+        assert len(warnings.texts) == 2
+
+
+@pytest.mark.patience(60)
+class TestQuiet:
+    def test_a_handler_that_waits_as_it_should(
+        self, serve: Callable[..., Site], warnings: Warnings
+    ) -> None:
+        begun, go = gevent.event.Event(), gevent.event.Event()
+
+        @on_message
+        def waits(request: Any, socket: Any, context: Any, message: Any) -> None:
+            begun.set()
+            go.wait()
+
+        site = serve(block_warning=1.0)
+        client = site.connect()
+        client.emit("message", ack=1)
+        begun.wait()
+        watchdog = site.server._watchdog
+        assert watchdog is not None
+        marks = set()
+        while len(marks) < 7:  # longer than what would be a block
+            marks.add(watchdog._mark)
+            gevent.sleep(watchdog._period / 2)
+        go.set()
+        assert client.receive() == "431[]"
+        assert warnings.texts == []
+
+    @pytest.mark.parametrize("seconds", [None, 0])
+    def test_switched_off(self, seconds: Any, serve: Callable[..., Site]) -> None:
+        assert serve(block_warning=seconds).server._watchdog is None
+
+    def test_its_thread_ends_with_the_server(self, site: Site) -> None:
+        watchdog = site.server._watchdog
+        assert watchdog is not None
+        while watchdog.thread not in sys._current_frames():
+            gevent.sleep(0.01)  # it is still to begin
+        site.server.stop()
+        while watchdog.thread in sys._current_frames():
+            gevent.sleep(0.01)
+        watchdog.stop()  # again
+
+    def test_before_the_loop_has_turned_nothing_is_watched(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        site = serve(block_warning=0.1)
+        assert site.server._watchdog is not None
+        assert site.server._watchdog.thread is None
+
+
+class TestAwake:
+    """Times are (mark, now, CPU time of the process); the period is 1 s."""
+
+    def look(self, *times: tuple[float, float, float]) -> list[float]:
+        awake = Awake(1.0)
+        awake._since = awake._seen = awake._worked = 0.0
+        return [awake.look(*each) for each in times]
+
+    def test_a_mark_that_moves(self) -> None:
+        assert self.look((1, 1, 0), (2, 2, 0), (3, 3.5, 0)) == [0, 0, 0.5]
+
+    def test_a_mark_that_stands(self) -> None:
+        assert self.look((1, 1, 0), (1, 2, 0), (1, 3, 0)) == [0, 1, 2]
+
+    def test_a_process_that_was_stopped(self) -> None:
+        assert self.look((1, 1, 0), (1, 3600, 0.1), (1, 3601, 0.1)) == [0, 0, 1]
+
+    def test_pythons_lock_was_held(self) -> None:
+        assert self.look((1, 1, 0), (1, 11, 9.8)) == [0, 10]
+
+
+PROGRAM = """
+from gevent import monkey; monkey.patch_all()
+import logging, os, sys
+import gevent, web
+from webpy_socketio import SocketIOServer, socketio_urls
+
+app = web.application(socketio_urls, {}, autoreload=False)
+server = SocketIOServer(("127.0.0.1", 0), app.wsgifunc(), log=None, block_warning=0.2)
+server.start()
+watchdog = server._watchdog
+while watchdog.thread is None:
+    gevent.idle()
+"""
+
+FORKED = """
+lock = monkey.get_original("_thread", "allocate_lock")()
+lock.acquire()
+
+class Release(logging.Handler):
+    def emit(self, record):
+        sys.stdout.write(f"{os.getpid() == parent} {record.getMessage()}\\n")
+        sys.stdout.flush()
+        lock.release()
+
+logging.getLogger("webpy_socketio").addHandler(Release())
+
+def blocks():
+    if not lock.acquire(True, 30):
+        os._exit(3)
+
+parent = os.getpid()
+child = os.fork()
+if child == 0:
+    while watchdog._process == parent:
+        gevent.sleep(0.01)
+    blocks()
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+blocks()
+server.stop()
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def run(source: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    program = tmp_path / "program.py"
+    program.write_text(source)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", str(program)],
+        cwd=Path(__file__).parents[1],
+        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.patience(90)
+class TestProcess:
+    def test_it_keeps_no_program_alive(self, tmp_path: Path) -> None:
+        done = run(PROGRAM, tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+    def test_a_forked_child_has_one_of_its_own(self, tmp_path: Path) -> None:
+        done = run(PROGRAM + FORKED, tmp_path)
+        assert done.returncode == 0, done.stderr
+        told = [line for line in done.stdout.splitlines() if "nobody was served" in line]
+        assert [line.split()[0] for line in told] == ["False", "True"]
+        assert all("blocks (" in line for line in told)

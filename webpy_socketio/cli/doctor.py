@@ -1,0 +1,134 @@
+"""``doctor [module:app]``: looks for what may be wrong, and says what to do; it changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import web
+
+from webpy_socketio.cli import target
+from webpy_socketio.cli.checks import (
+    LEVELS,
+    Check,
+    Finding,
+    Patient,
+    configuration,
+    environment,
+    ok,
+    problem,
+    program,
+    surroundings,
+)
+from webpy_socketio.cli.stranger import ImportFailed
+from webpy_socketio.exceptions import ConfigurationError
+from webpy_socketio.settings import given, resolve
+
+__all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
+
+NAME = "doctor"
+HELP = "look for what may be wrong with an application and its machine, and say what to do"
+EXAMPLE = "doctor chat:app"
+
+#: In the order in which they are told.
+CHECKS: tuple[Check, ...] = (
+    environment.versions,
+    environment.loop,
+    environment.client,
+    program.patching,
+    program.urls,
+    program.debug,
+    configuration.settings,
+    configuration.origins,
+    configuration.plugins,
+    environment.open_files,
+    surroundings.address,
+    surroundings.tls,
+    surroundings.redis,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what it takes."""
+    parser.add_argument(
+        "application",
+        nargs="?",
+        help="module:name of the web.py application, or its file, chat.py; it is imported, so that what "
+        "stands under `if __name__ ...`, and keywords given there, are not seen",
+    )
+    target.add_settings(parser)
+    parser.add_argument("--host", help="address that it is to listen on (SOCKETIO_HOST)")
+    parser.add_argument("--port", type=int, help="port that it is to listen on (SOCKETIO_PORT)")
+    parser.add_argument("--certfile", help="the TLS certificate that it is to have")
+    parser.add_argument("--keyfile", help="the key of that certificate")
+    parser.add_argument("--json", action="store_true", help="write JSON, for machines")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look at everything; the status is 1 if there is a problem."""
+    patient, findings, details = _receive(arguments)
+    for check in CHECKS:
+        findings += check(patient)
+    counts = {level: sum(one.level == level for one in findings) for level in LEVELS}
+    if arguments.json:
+        report = {
+            "application": arguments.application,
+            "findings": [one._asdict() for one in findings],
+            "warnings": counts["warning"],
+            "problems": counts["problem"],
+        }
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    else:
+        _tell(findings, counts, named=arguments.application is not None)
+        if details:
+            sys.stdout.flush()
+            sys.stderr.write(f"\n{details}")
+    return 1 if counts["problem"] else 0
+
+
+def _receive(arguments: argparse.Namespace) -> tuple[Patient, list[Finding], str]:
+    """Import the application first, as its settings come with it."""
+    found, findings, details = None, [], ""
+    if arguments.application is not None:
+        try:
+            found = target.find(arguments.application, arguments.settings)
+        except ImportFailed as error:
+            findings.append(problem("application", error.summary, "correct this first"))
+            details = error.details
+        except ConfigurationError as error:
+            findings.append(problem("application", str(error)))
+        else:
+            findings.append(_usable(found))
+    else:
+        target.use_settings(arguments.settings)
+    wrong = {one.name for one in given(web.config) if one.wrong is not None}
+    config = {name: value for name, value in web.config.items() if name not in wrong}
+    applications = [] if found is None else target.applications(found)
+    return Patient(arguments, resolve({}, config), found, applications), findings, details
+
+
+def _usable(found: target.Target) -> Finding:
+    name = f"{found.module.__name__}:{found.name}"
+    if callable(target.wsgi(found.application)):
+        return ok("application", f"{name} can be imported")
+    kind = type(found.application).__name__
+    return problem(
+        "application",
+        f"{name} is a {kind}, where a web.application belongs",
+        "name what web.application(urls, globals()) returned",
+    )
+
+
+def _tell(findings: list[Finding], counts: dict[str, int], named: bool) -> None:
+    for one in findings:
+        remedy = f"; {one.remedy}" if one.remedy else ""
+        text = " ".join(f"{one.text}{remedy}".split())
+        sys.stdout.write(f"{one.level:<8} {one.subject:<11} {text}\n")
+    problems, warnings = counts["problem"], counts["warning"]
+    sys.stdout.write(
+        f"\n{problems} problem{'' if problems == 1 else 's'}, "
+        f"{warnings} warning{'' if warnings == 1 else 's'}\n"
+    )
+    if not named:
+        sys.stdout.write("For an application, name it: webpy-socketio doctor module:name\n")

@@ -1,0 +1,69 @@
+"""A namespace that a plugin brings: its clients are the plugin's, and nobody else hears of them.
+
+No signal is sent for them, so no handler, gate or other plugin is called; they are in no channel, and
+no broadcast reaches them. The plugin's application is one of the engine's, as
+`webpy_socketio.engine.Application` describes it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import web
+
+from webpy_socketio.engine import Application, Connection
+from webpy_socketio.exceptions import ProtocolError, Refused
+
+__all__ = ["Confined"]
+
+logger = logging.getLogger("webpy_socketio")
+
+
+class Confined:
+    """A plugin's application, with what the dispatcher does for everybody else's handlers.
+
+    `Refused` refuses a connection; whatever else it raises is logged, and told as an error without
+    a word of what it was.
+    """
+
+    def __init__(self, namespace: str, application: Application) -> None:
+        self._namespace = namespace
+        self._application = application
+
+    def connect(self, connection: Connection) -> None:
+        _forget_web_context()
+        try:
+            self._application.connect(connection)
+        except Refused as refusal:
+            connection.refuse(str(refusal) or "refused")
+        except Exception:  # noqa: BLE001 - the plugin's own code
+            self._log("connect")
+            connection.refuse("not allowed")
+
+    def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
+        _forget_web_context()
+        try:
+            self._application.event(connection, name, args, ack)
+        except Exception:  # noqa: BLE001 - the plugin's own code
+            self._log(f"event {name!r}")
+            if ack is not None:
+                connection.acknowledge(ack, ({"error": "internal error"},))
+
+    def closing(self, connection: Connection) -> None:
+        self._application.closing(connection)
+
+    def disconnected(self, connection: Connection, reason: str) -> None:
+        _forget_web_context()
+        self._application.disconnected(connection, reason)
+
+    def failed(self, connection: Connection, error: ProtocolError) -> None:
+        self._application.failed(connection, error)
+
+    def _log(self, what: str) -> None:
+        logger.exception("the plugin of the namespace %s failed: %s", self._namespace, what)
+
+
+def _forget_web_context() -> None:
+    # Greenlets are used again: what web.py kept in this one was some visitor's.
+    web.utils.ThreadedDict.clear_all()

@@ -1,0 +1,62 @@
+"""What the log says of mistakes that a client repeats: each of them once in a while.
+
+A client that is set up wrongly tries again every few seconds, and one that means harm as often as
+it can. Neither is to fill the log, nor to write into it what it likes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+from webpy_socketio.engine.clock import Clock
+
+__all__ = ["Notices", "quoted"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two notices of one kind.
+_PAUSE = 60.0
+
+#: Names of a kind that are told one by one; clients choose them.
+_MAX_NAMES = 20
+
+#: Characters of a client's text that are shown.
+_MAX_SHOWN = 100
+
+
+class Notices:
+    """The notices of one server."""
+
+    __slots__ = ("_clock", "_due", "_names", "_untold")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._due: dict[str, float] = {}
+        self._untold: Counter[str] = Counter()
+        self._names: Counter[str] = Counter()
+
+    def seldom(self, kind: str, text: str, level: int = logging.WARNING) -> None:
+        """Log `text`, but of each kind one in a minute; `kind` is ours, never a client's word."""
+        now = self._clock.now()
+        if now < self._due.get(kind, now):
+            self._untold[kind] += 1
+            return
+        self._due[kind] = now + _PAUSE
+        untold = self._untold.pop(kind, 0)
+        more = f" (and {untold} more of this kind since the last time)" if untold else ""
+        logger.log(level, "%s%s", text, more)
+
+    def once(self, kind: str, name: str, text: str, level: int = logging.WARNING) -> None:
+        """Log `text` once for each name, and nothing more of a kind when there were many names."""
+        key = f"{kind} {name}"
+        if key in self._names or self._names[kind] >= _MAX_NAMES:
+            return
+        self._names[key] = 1
+        self._names[kind] += 1
+        logger.log(level, "%s", text)
+
+
+def quoted(text: str) -> str:
+    """A client's text as a message may show it: in one line, in ASCII, not too long."""
+    return ascii(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "...")

@@ -1,0 +1,79 @@
+"""The namespace /admin: who comes in, what they are told, what they ask."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Protocol
+
+from webpy_socketio import ProtocolError, Refused
+from webpy_socketio.plugins.admin.desk import Desk
+from webpy_socketio.plugins.admin.lock import Lock
+from webpy_socketio.plugins.admin.watch import Admin, Watch
+
+__all__ = ["Door"]
+
+logger = logging.getLogger("webpy_socketio.admin")
+
+
+class Connection(Admin, Protocol):
+    """One of the engine's, as far as it is needed here."""
+
+    #: What the client sent along.
+    auth: Any
+    #: Its ``environ`` is the handshake's.
+    session: Any
+
+    def accept(self) -> bool:
+        """Let it in; False if it has gone."""
+
+    def acknowledge(self, number: int, args: tuple[Any, ...]) -> None:
+        """Answer a command that asked for it."""
+
+
+class Door:
+    """The application of the namespace; one for each server."""
+
+    def __init__(self, settings: Any) -> None:
+        self._lock = Lock(settings.admin_username, settings.admin_password, time.monotonic)
+        verbose = settings.admin_mode == "development"
+        names = tuple(settings.namespaces)
+        self._watch = Watch(names, verbose, settings.outbox_bytes)
+        self._desk = Desk(names, settings.admin_readonly)
+        self._features = [*self._desk.features, "AGGREGATED_EVENTS"]
+        if verbose:
+            self._features.append("ALL_EVENTS")
+
+    def connect(self, connection: Connection) -> None:
+        """Look at the credentials, which are kept no longer than that."""
+        auth, connection.auth = connection.auth, None
+        try:
+            session = self._lock.open(auth, _address(connection))
+        except Refused as refusal:
+            logger.warning("%s was not let in: %s", _address(connection), str(refusal))
+            raise
+        if not connection.accept():
+            return
+        logger.info("an admin from %s is here", _address(connection))
+        if session is not None:
+            connection.emit("session", session)
+        connection.emit("config", {"supportedFeatures": self._features})
+        self._watch.add(connection)
+
+    def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
+        answer = self._desk.perform(f"an admin from {_address(connection)}", name, args)
+        if ack is not None:
+            connection.acknowledge(ack, (answer,))
+
+    def closing(self, connection: Connection) -> None:
+        self._watch.remove(connection)
+
+    def disconnected(self, connection: Connection, reason: str) -> None:
+        logger.info("an admin from %s is gone: %s", _address(connection), reason)
+
+    def failed(self, connection: Connection, error: ProtocolError) -> None:
+        logger.info("an admin from %s broke a rule: %s", _address(connection), str(error))
+
+
+def _address(connection: Connection) -> str:
+    return str(connection.session.environ.get("REMOTE_ADDR", "-"))

@@ -1,0 +1,46 @@
+"""Requests that were meant for Socket.IO and that the application answered by itself: why, in the log.
+
+A browser shows no more of them than "xhr poll error", or that ``io`` is not defined.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from webpy_socketio.engine.notices import Notices, quoted
+
+__all__ = ["REACHED", "tell"]
+
+#: A key of the environ that the view behind `socketio_urls` sets: the application's urls have it.
+REACHED = "webpy_socketio.reached"
+
+
+def tell(environ: dict[str, Any], code: int, path: str, notices: Notices) -> None:
+    """Log what is wrong if a request that the application answered with `code` was for the engine.
+
+    `path` is the engine's.
+    """
+    asked: str = environ["PATH_INFO"]
+    reached = REACHED in environ
+    if code == 404 and asked.startswith(path) and not reached:
+        notices.seldom(
+            "no urls",
+            f"the application answered 404 to a request for {quoted(asked)}: its urls lack socketio_urls. "
+            'Add them before the application is made: urls = ("/", "index") + socketio_urls',
+        )
+    elif code == 404 and asked != path and _speaks_engineio(environ):
+        notices.seldom(
+            "wrong path",
+            f"a client asked for Socket.IO at {quoted(asked)}, and it is at {path} here: tell the client, "
+            f'io({{path: "{path}"}}), or the server, SocketIOServer(..., resource="...")',
+        )
+    elif code < 300 and asked == path and not reached and _speaks_engineio(environ):
+        notices.seldom(
+            "hidden urls",
+            f"a page of the application's answered a request for {path}: an earlier pattern of its urls "
+            'matches it. Put socketio_urls in front: urls = socketio_urls + ("/(.*)", "page")',
+        )
+
+
+def _speaks_engineio(environ: dict[str, Any]) -> bool:
+    return "EIO=" in environ.get("QUERY_STRING", "")
