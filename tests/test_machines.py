@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import itertools
 import json
+import re
 import shutil
 import ssl
 from collections.abc import Callable, Iterator
@@ -24,11 +25,13 @@ from .nginx import Nginx, running_nginx
 from .raw import Polling, WebSocket
 from .redis_server import RedisServer
 from .servers import Process, ServerProcess, application_source
+from .snippets import ROOT, Page
 from .test_js_client import APPLICATION_BODY, JS
 
 pytestmark = pytest.mark.patience(60)
 
-CONFIGURATION = Path(__file__).parents[1] / "docs" / "nginx" / "machines.conf"
+CONFIGURATION = ROOT / "docs" / "nginx" / "machines.conf"
+README = Page.read(ROOT / "README.rst")
 
 MACHINES = ("a", "b")
 
@@ -268,6 +271,22 @@ class TestMachineDown:
         assert control.call("full") == []
         for _ in range(5):
             assert machine_of(Polling(machines.port)) == "b"
+
+
+class TestConfiguration:
+    def test_it_has_all_that_one_machine_needs(self) -> None:
+        (section,) = README.blocks("nginx")
+        told = set(re.findall(r"^ *(proxy_(?!pass).*?);", section, re.MULTILINE))
+        assert len(told) >= 6
+        assert told <= set(
+            re.findall(r"^ *(proxy_(?!pass).*?);", CONFIGURATION.read_text(), re.MULTILINE)
+        )
+
+    def test_each_machine_is_in_all_three_places(self) -> None:
+        text = CONFIGURATION.read_text()
+        for number, name in enumerate(MACHINES, 1):
+            assert text.count(f"server 10.0.0.{number}:8000") == 2
+            assert re.search(rf"~\\\.{name}\$ +machine_{name};", text)
 
 
 class TestForwarding:
