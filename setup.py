@@ -49,7 +49,7 @@ setup(
         "orjson>=3.10.7",  # the first with wheels for Python 3.13
     ],
     extras_require={
-        "redis": ["redis>=5"],  # for SOCKETIO_BACKPLANE
+        "redis": ["redis[hiredis]>=5"],  # for SOCKETIO_BACKPLANE; with its parser in C
         "metrics": ["prometheus_client>=0.20"],  # for webpy_socketio.plugins.metrics
         "docs": [
             "furo>=2024.8.6",

@@ -36,18 +36,20 @@ class Contestant:
 
 
 def _ours() -> Entrant:
-    names = ["webpy_socketio", "gevent", "web.py", "blinker", "websockets", "orjson"]
+    names = ["webpy_socketio", "gevent", "web.py", "blinker", "websockets", "orjson", "redis"]
     return Entrant(
         (sys.executable, str(SERVERS / "ours.py")), _joined((name, version(name)) for name in names)
     )
 
 
 def _gevent() -> Entrant:
-    return _python("python_gevent.py", ["python-socketio", "gevent", "gevent-websocket"])
+    return _python("python_gevent.py", ["python-socketio", "gevent", "gevent-websocket", "redis"])
 
 
 def _uvicorn() -> Entrant:
-    return _python("python_uvicorn.py", ["python-socketio", "uvicorn", "uvloop", "websockets"])
+    return _python(
+        "python_uvicorn.py", ["python-socketio", "uvicorn", "uvloop", "websockets", "redis"]
+    )
 
 
 def _python(program: str, names: list[str]) -> Entrant:
@@ -66,7 +68,7 @@ def _node() -> Entrant:
     node = install_node()
     ask = [node, "--version"]
     versions = [("Node.js", subprocess.run(ask, check=True, capture_output=True, text=True).stdout)]
-    for package in ("socket.io", "ws"):
+    for package in ("socket.io", "ws", "@socket.io/redis-adapter", "redis"):
         text = (HERE / "node_modules" / package / "package.json").read_text(encoding="utf-8")
         versions.append((package, json.loads(text)["version"]))
     return Entrant((node, "--expose-gc", str(SERVERS / "node.js")), _joined(versions))

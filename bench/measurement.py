@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from database import RedisError, running_redis
 from environment import BUILD, HERE
 
-__all__ = ["Figures", "MeasurementError", "measure", "measure_inside"]
+__all__ = ["Figures", "MeasurementError", "measure", "measure_inside", "measure_relay"]
 
 #: What one measurement yields, by name: see `measure`.
 Figures = dict[str, float]
@@ -36,10 +37,33 @@ def measure(
     ``rate`` (units a second) and ``busy`` (of the load's core, 0 to 1).
     """
     server_core, load_core = _cores()
-    command = [*server, "0", *arguments]
-    with _running(command, server_core) as (port, pid):
-        words = [f"{name}={value:g}" for name, value in options.items()]
-        found = _ask([str(BUILD / "load"), work, str(port), str(pid), *words], load_core)
+    with _running([*server, "0", *arguments], {server_core}) as (port, pid):
+        return _load(work, port, pid, options, load_core)
+
+
+def measure_relay(
+    server: Sequence[str], arguments: Sequence[str], work: str, options: Mapping[str, float]
+) -> Figures:
+    """The same of two processes and the Redis between them, whose url is the last argument.
+
+    All three share the cores that the load leaves; the CPU time is that of the two processes.
+    """
+    load_core = _cores()[1]
+    others = os.sched_getaffinity(0) - {load_core} or {load_core}
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(running_redis(others))
+        except RedisError as error:
+            raise MeasurementError(str(error)) from None
+        command = [*server, "0", *arguments, url]
+        port, pid = stack.enter_context(_running(command, others))
+        port2, pid2 = stack.enter_context(_running(command, others, "server2.log"))
+        return _load(work, port, pid, {**options, "port2": port2, "pid2": pid2}, load_core)
+
+
+def _load(work: str, port: int, pid: int, options: Mapping[str, float], core: int) -> Figures:
+    words = [f"{name}={value:.9g}" for name, value in options.items()]
+    found = _ask([str(BUILD / "load"), work, str(port), str(pid), *words], {core})
     found["cpu"] = found["server_cpu"] / found["units"] * 1e6
     found["rate"] = found["units"] / found["wall"]
     found["busy"] = found["load_cpu"] / found["wall"]
@@ -48,7 +72,7 @@ def measure(
 
 def measure_inside(program: str) -> Figures:
     """Run a program that measures the package in its own process."""
-    return _ask([sys.executable, str(HERE / program)], _cores()[0])
+    return _ask([sys.executable, str(HERE / program)], {_cores()[0]})
 
 
 def _cores() -> tuple[int, int]:
@@ -57,8 +81,8 @@ def _cores() -> tuple[int, int]:
     return cores[-1], cores[0]
 
 
-def _ask(command: Sequence[str], core: int) -> Figures:
-    with _pinned(core):
+def _ask(command: Sequence[str], cores: set[int]) -> Figures:
+    with _pinned(cores):
         program = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -76,10 +100,12 @@ def _ask(command: Sequence[str], core: int) -> Figures:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], core: int) -> Iterator[tuple[int, int]]:
+def _running(
+    command: Sequence[str], cores: set[int], name: str = "server.log"
+) -> Iterator[tuple[int, int]]:
     """Run a server; yields its port and its process id."""
-    log = BUILD / "server.log"
-    with log.open("wb") as errors, _pinned(core):
+    log = BUILD / name
+    with log.open("wb") as errors, _pinned(cores):
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
     assert server.stdout is not None
     try:
@@ -98,10 +124,10 @@ def _running(command: Sequence[str], core: int) -> Iterator[tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def _pinned(core: int) -> Iterator[None]:
-    """What is started within stays on this core, as do its threads: both are inherited."""
+def _pinned(cores: set[int]) -> Iterator[None]:
+    """What is started within stays on these cores, as do its threads: both are inherited."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:

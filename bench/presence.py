@@ -13,19 +13,15 @@ monkey.patch_all()
 import contextlib
 import json
 import os
-import shutil
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import gevent
 import gevent.event
+from database import RedisError, running_redis
 
-from webpy_socketio import BackplaneError, redis_link
+from webpy_socketio import redis_link
 from webpy_socketio.plugins.presence.chores import Times
 from webpy_socketio.plugins.presence.redis import RedisStore
 from webpy_socketio.plugins.presence.store import Change, Channel, State
@@ -68,8 +64,13 @@ class _Node:
 
 def main() -> None:
     """Measure, and print."""
-    with tempfile.TemporaryDirectory() as folder, _redis(folder) as url:
-        figures = _measure(url)
+    here = os.sched_getaffinity(0)
+    others = set(range(os.cpu_count() or 1)) - here
+    try:
+        with running_redis(others or here) as url:
+            figures = _measure(url)
+    except RedisError as error:
+        sys.exit(str(error))
     sys.stdout.write(json.dumps(figures) + "\n")
 
 
@@ -123,39 +124,6 @@ def _measuring(name: str, figures: dict[str, float]) -> Iterator[None]:
     yield
     figures[f"{name}_wall"] = (time.perf_counter() - began) / MEMBERS * 1e6
     figures[f"{name}_cpu"] = (time.process_time() - used) / MEMBERS * 1e6
-
-
-@contextlib.contextmanager
-def _redis(folder: str) -> Iterator[str]:
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        sys.exit("there is no redis-server on this machine")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    others = set(range(os.cpu_count() or 1)) - os.sched_getaffinity(0)
-    if others:  # it would stay on our core
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(server.pid, others)
-    url = f"redis://127.0.0.1:{port}"
-    try:
-        _wait_for(url, server)
-        yield url
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _wait_for(url: str, server: Any) -> None:
-    while server.poll() is None:
-        try:
-            redis_link(url, 5.0).close()
-            return
-        except BackplaneError:
-            gevent.sleep(0.01)
-    sys.exit("redis-server does not start")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from contestants import CONTESTANTS, Entrant, enter
 from environment import HERE, SetupError, build_c
-from measurement import Figures, MeasurementError, measure, measure_inside
+from measurement import Figures, MeasurementError, measure, measure_inside, measure_relay
 from plot import plot
 from report import Report
 from table import lines
@@ -83,8 +83,10 @@ class _Race:
         if quick:
             options.update({**QUICK_TIMES, **work.quick})
         try:
-            if work.load:
-                command = self._entrants[name].command
+            command = self._entrants[name].command
+            if work.relayed:
+                found.append(measure_relay(command, [str(work.handlers)], work.load, options))
+            elif work.load:
                 found.append(measure(command, [str(work.handlers)], work.load, options))
             else:
                 found.append(measure_inside(f"{work.name}.py"))

@@ -66,7 +66,7 @@ def _line(row: Row, measured: Mapping[str, Sequence[Figures]], ceilings: tuple[s
     ours = line.cells.get(OURS)
     if ours is not None:
         for server, cell in line.cells.items():
-            if server not in (OURS, *ceilings) and ours.median and cell.median:
+            if server not in (OURS, *ceilings) and ours.median > 0 and cell.median > 0:
                 better = cell.median / ours.median
                 ratio = 1 / better if row.more_is_better else better
                 line.cells[server] = Cell(cell.median, cell.low, cell.high, ratio)

@@ -51,6 +51,8 @@ class Work:
     rounds: int = 3
     #: How many event handlers the servers have.
     handlers: int = 1
+    #: Whether two processes do it, with a Redis between them.
+    relayed: bool = False
     #: Options of --quick: the same in small.
     quick: Mapping[str, float] = field(default_factory=dict)
 
@@ -248,6 +250,26 @@ _WORKS.append(
 )
 _WORKS.append(
     Work(
+        "relay",
+        "relay",
+        {"clients": 1},
+        (
+            *_rated(
+                "message by Redis to another process",
+                "message",
+                "messages",
+                {"gevent": 5, "node": 2},
+            ),
+            Row("by Redis, half of all add no more than", "p50", "ms", 1000),
+            Row("by Redis, 99 % add no more than", "p99", "ms", 1000),
+        ),
+        relayed=True,
+        quick={"samples": 100},
+    )
+)
+# The place for one worker against two of `serve --workers`: another command, measured like `relay`.
+_WORKS.append(
+    Work(
         "presence",
         "",
         {},
@@ -267,7 +289,7 @@ _WORKS.append(
             Row("10,000 members at rest, CPU", "rest_cpu", "ms/s", 1000),
         ),
         ("ours",),
-        rounds=3,
+        rounds=2,
     )
 )
 

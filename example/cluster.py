@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 
+import messages
+import people
 import rooms
 import settings
 
@@ -41,7 +43,9 @@ def redis():
 
 
 def main():
-    rooms.create()  # before there are two who would
+    settings.DATA.mkdir(parents=True, exist_ok=True)
+    for module in (rooms, messages, people):
+        module.create()  # before there are two who would
     command = [sys.executable, "-m", "webpy_socketio", "serve", "main_app:app"]
     with redis() as address:
         env = {**os.environ, "BACKPLANE": address}

@@ -11,7 +11,20 @@ import pytest
 
 from .servers import Process
 
-__all__ = ["RedisServer"]
+__all__ = ["RedisServer", "unhurried"]
+
+#: Seconds that are waited for Redis, a second otherwise: a busy machine is not what is tested.
+UNHURRIED = 20.0
+
+
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process wait for Redis as long as it takes."""
+    for where in (
+        "backplane.redis.PATIENCE",
+        "backplane.subscriber.CONFIRM_TIMEOUT",
+        "plugins.presence.node.PATIENCE",
+    ):
+        monkeypatch.setattr(f"webpy_socketio.{where}", UNHURRIED)
 
 
 class RedisServer:
@@ -20,7 +33,9 @@ class RedisServer:
     def __init__(self, folder: Path) -> None:
         program = shutil.which("redis-server") or shutil.which("valkey-server")
         if program is None:
-            pytest.skip("there is no redis-server on this machine")
+            pytest.skip(
+                "there is no redis-server on this machine, and make test found none on PyPI"
+            )
         self.redis: Any = pytest.importorskip("redis", reason="the library redis is missing")
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import ssl
 import subprocess
@@ -12,7 +11,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gevent
 import pytest
@@ -25,8 +24,9 @@ from webpy_socketio.clients import clients
 from webpy_socketio.plugins import metrics
 from webpy_socketio.testing import Client, TestServer
 
-from .certificates import make_certificate, trusting
+from .certificates import trusting
 from .conftest import Journal, Site
+from .nginx import Nginx, free_port, running_nginx
 from .raw import WebSocket
 from .snippets import ROOT, Page
 
@@ -39,12 +39,6 @@ PROGRAM, *SNIPPETS = README.blocks("python")
 
 #: A file of its own, not to be run in one module with the others.
 (TEST_FILE,) = (block for block in SNIPPETS if block.startswith("# test_chat.py"))
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def snippet(word: str) -> str:
@@ -279,54 +273,15 @@ class TestSnippets:
         assert names >= {setting.name for setting in settings.SETTINGS}
 
 
-class Nginx(NamedTuple):
-    """A running nginx."""
-
-    port: int
-    certificate: Path
-
-
 class TestNginx:
     """The directives are those of a real nginx."""
 
     @pytest.fixture
     def nginx(self, tmp_path: Path, serve: Callable[..., Site]) -> Iterator[Nginx]:
-        program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-        if program is None:
-            pytest.skip("there is no nginx on this machine")
         site = serve(trusted_proxies=["127.0.0.1"])
-        certificate, key = make_certificate(tmp_path)
-        port = free_port()
         (directives,) = README.blocks("nginx")
-        directives = directives.replace("listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
-        directives = directives.replace("127.0.0.1:8000", f"127.0.0.1:{site.port}")
-        directives = directives.replace(
-            "# ssl_certificate and ssl_certificate_key here",
-            f"ssl_certificate {certificate}; ssl_certificate_key {key};",
-        )
-        temporary = "".join(
-            f"{name}_temp_path {tmp_path / name};\n"
-            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (tmp_path / "nginx.conf").write_text(
-            f"daemon off; worker_processes 1; pid {tmp_path / 'pid'}; error_log stderr;\n"
-            f"events {{}}\nhttp {{ access_log off;\n{temporary}{directives}\n}}\n"
-        )
-        process = subprocess.Popen(
-            [program, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")],
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                except ConnectionRefusedError:
-                    assert process.poll() is None
-            yield Nginx(port, certificate)
-        finally:
-            process.terminate()
-            process.wait()
+        with running_nginx(directives, {"127.0.0.1:8000": site.port}, tmp_path) as nginx:
+            yield nginx
 
     @pytest.mark.patience(30)
     @pytest.mark.parametrize("transports", [["polling"], ["websocket"], ["polling", "websocket"]])

@@ -265,6 +265,7 @@ def _engine_config(settings: settings_module.Settings, prefix: str) -> EngineCon
         namespaces=tuple(settings.namespaces),
         allowed_origins=settings.allowed_origins,
         trusted_proxies=tuple(settings.trusted_proxies),
+        session_suffix=f".{settings.machine}" if settings.machine else "",
     )
 
 

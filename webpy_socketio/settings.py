@@ -231,6 +231,12 @@ def _prefix(value: Any) -> str | None:
     return "1 to 64 letters, digits, and _ . : -"
 
 
+def _machine(value: Any) -> str | None:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{0,64}", value):
+        return None
+    return "up to 64 letters, digits, and _ -"
+
+
 #: A PHC string; the cost is bounded, as who asks for 2**40 would wait for ever.
 _SCRYPT = re.compile(
     r"\$scrypt\$ln=(?:[1-9]|1[0-7]),r=(?:[1-9]|1[0-6]),p=(?:[1-9]|1[0-6])"
@@ -279,6 +285,7 @@ SETTINGS = (
     Setting("NAMESPACES", ["/"], "Socket.IO namespaces that exist", _namespaces),
     Setting("ALLOWED_ORIGINS", None, "origins whose pages may connect, besides our own", _origins),
     Setting("TRUSTED_PROXIES", [], "proxies whose X-Forwarded headers are believed", _addresses),
+    Setting("MACHINE", "", "name of this machine, at the end of its session ids", _machine),
     Setting("BACKPLANE", None, "where other processes are reached: redis://...", _redis, True),
     Setting("BACKPLANE_PREFIX", "webpy_socketio", "of names in Redis; one each", _prefix),
     Setting("PRESENCE_KEY", None, "presence: who a socket is; None for its id", _function_or_none),

@@ -26,7 +26,7 @@ void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn)
 
 double now(void); /* seconds, CLOCK_MONOTONIC */
 
-void watch_server(pid_t pid);   /* whose CPU time and memory are measured */
+void watch_server(pid_t pid);   /* whose CPU time and memory are measured; several: their sums */
 double server_memory(void);     /* resident bytes of the server */
 
 /* What passed between two moments, in seconds; `own` is the time in which there was work to do. */

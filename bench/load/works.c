@@ -308,6 +308,84 @@ static void disconnects(void)
     end_figures();
 }
 
+/* -- from one process to another ----------------------------------------------------------------- */
+
+static double near_at, far_at; /* when the first of each process has heard it, since `tick` */
+
+static void near_heard(struct client *client, const char *packet, size_t length)
+{
+    if (!near_at)
+        near_at = now();
+    broadcast_heard(client, packet, length);
+}
+
+static void far_heard(struct client *client, const char *packet, size_t length)
+{
+    if (!far_at)
+        far_at = now();
+    broadcast_heard(client, packet, length);
+}
+
+/* Let a server listen to the other one: it may begin to only now. What is lost is not counted. */
+static void until_far_hears(void)
+{
+    double end = now() + PATIENCE;
+    while (!far_at) {
+        if (now() > end)
+            die("nothing arrives in the other process");
+        delivered = 0;
+        expected = (size_t)-1;
+        order("go", "{\"count\":1,\"per_turn\":1,\"size\":64}", stop);
+        run(PATIENCE);
+        run_for(0.2);
+    }
+    run_for(0.5);
+}
+
+/* Messages that one process broadcasts and clients of both get. `port2` and `pid2` are the other's. */
+static void relay(void)
+{
+    int each = (int)option("clients", 10), samples = (int)option("samples", 500), first = server_port;
+    double seconds = option("seconds", 1);
+    struct client *near = crowd(each), *far = crowd(each);
+    watch_server((pid_t)option("pid2", 0));
+    server_port = (int)option("port2", 0);
+    crowd_open(far, 0, each, 0, far_heard);
+    server_port = first;
+    crowd_open(near, 0, each, 0, near_heard);
+    controller_open();
+    until_far_hears();
+    members = 2 * each;
+
+    double began = now();
+    go(50, 1, 64);
+    double rate = 50 / (now() - began);
+    go(whole_turns(rate * warming(), 1, 8000), 1, 64);
+    int count = whole_turns(rate * seconds, 1, 8000);
+    size_t sent = 0;
+    window = window_open();
+    do {
+        go(count, 1, 64);
+        sent += (size_t)count;
+    } while (now() - window.wall < seconds * 0.8);
+    window = window_close(window);
+
+    delays = calloc((size_t)samples, sizeof *delays);
+    if (!delays)
+        die("no memory");
+    for (int i = 0; i < samples; i++) {
+        run_for(0.002); /* one at a time: what it takes, and not how long it waits for others */
+        near_at = far_at = 0;
+        go(1, 1, 64);
+        delays[i] = far_at - near_at;
+    }
+    qsort(delays, (size_t)samples, sizeof *delays, ascending);
+    figures(window, (double)sent);
+    figure("p50", delays[samples / 2]);
+    figure("p99", delays[samples * 99 / 100]);
+    end_figures();
+}
+
 /* ------------------------------------------------------------------------------------------------ */
 
 static void polling_message_work(void)
@@ -330,6 +408,7 @@ static const struct {
     {"connects", connects},
     {"idle", idle},
     {"disconnects", disconnects},
+    {"relay", relay},
     {"polling-messages", polling_message_work},
     {"polling-handshakes", polling_handshake_work},
 };

@@ -1,10 +1,10 @@
-// Socket.IO on Node.js, with ws: node --expose-gc node.js [port [handlers]]
+// Socket.IO on Node.js, with ws: node --expose-gc node.js [port [handlers [redis]]]
 "use strict";
 
 const { createServer } = require("node:http");
 const { Server } = require("socket.io");
 
-const [port = 0, handlers = 1] = process.argv.slice(2).map(Number);
+const [port = 0, handlers = 1, redis] = process.argv.slice(2);
 const http = createServer();
 const io = new Server(http, { serveClient: false });
 const turn = () => new Promise(setImmediate);
@@ -40,4 +40,15 @@ io.on("connection", (socket) => {
   for (let n = 1; n < handlers; n++) socket.on(`idle-${n}`, () => {});
 });
 
-http.listen(port, "127.0.0.1", 2048, () => console.log(http.address().port));
+async function listen() {
+  if (redis) {
+    const { createAdapter } = require("@socket.io/redis-adapter");
+    const { createClient } = require("redis");
+    const clients = [createClient({ url: redis }), createClient({ url: redis })];
+    await Promise.all(clients.map((client) => client.connect()));
+    io.adapter(createAdapter(...clients));
+  }
+  http.listen(Number(port), "127.0.0.1", 2048, () => console.log(http.address().port));
+}
+
+listen();

@@ -1,4 +1,4 @@
-"""webpy_socketio, the way its users run it: ``ours.py [port [handlers]]``.
+"""webpy_socketio, the way its users run it: ``ours.py [port [handlers [redis]]]``.
 
 A web.py application with `socketio_urls`, handlers made by the decorators, one of them bound to a
 channel, and the default plugins. The message log stays in; its lines go nowhere, as INFO records
@@ -90,12 +90,16 @@ urls = ("/", "index", *socketio_urls)
 application = web.application(urls, globals())
 
 
-def main(port: int = 0, handlers: int = 1) -> None:
-    for number in range(handlers - 1):
+def main(port: str = "0", handlers: str = "1", redis: str | None = None) -> None:
+    for number in range(int(handlers) - 1):
         bind(number)
     # The default of 20,000 sessions would turn away the last of the largest crowd.
     server = SocketIOServer(
-        ("127.0.0.1", port), application.wsgifunc(), log=None, max_sessions=50_000
+        ("127.0.0.1", int(port)),
+        application.wsgifunc(),
+        log=None,
+        max_sessions=50_000,
+        backplane=redis,
     )
     server.start()
     sys.stdout.write(f"{server.server_port}\n")
@@ -104,4 +108,4 @@ def main(port: int = 0, handlers: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""python-socketio on gevent with gevent-websocket: ``python_gevent.py [port [handlers]]``."""
+"""python-socketio on gevent with gevent-websocket: ``python_gevent.py [port [handlers [redis]]]``."""
 
 # ruff: noqa: D103, E402 - the handlers' names say it; gevent patches before anything is imported
 
@@ -17,7 +17,9 @@ from geventwebsocket.handler import (  # type: ignore[import-not-found,unused-ig
     WebSocketHandler,
 )
 
-server = socketio.Server(async_mode="gevent")
+port, handlers, redis = [*sys.argv[1:], *("0", "1", "")[len(sys.argv) - 1 :]]
+manager = socketio.RedisManager(redis) if redis else None
+server = socketio.Server(async_mode="gevent", client_manager=manager)
 connected = 0
 
 
@@ -65,7 +67,7 @@ def idle(sid: str, message: Any) -> None:
     pass
 
 
-def main(port: int = 0, handlers: int = 1) -> None:
+def main() -> None:
     server.on("connect", came)
     server.on("disconnect", went)
     server.on("__subscribe__", subscribe)
@@ -73,10 +75,10 @@ def main(port: int = 0, handlers: int = 1) -> None:
     server.on("message", echo)
     for handler in (go, count, collect):
         server.on(handler.__name__, handler)
-    for number in range(handlers - 1):
+    for number in range(int(handlers) - 1):
         server.on(f"idle-{number}", idle)
     listener = WSGIServer(
-        ("127.0.0.1", port), socketio.WSGIApp(server), handler_class=WebSocketHandler, log=None
+        ("127.0.0.1", int(port)), socketio.WSGIApp(server), handler_class=WebSocketHandler, log=None
     )
     listener.start()
     sys.stdout.write(f"{listener.server_port}\n")
@@ -85,4 +87,4 @@ def main(port: int = 0, handlers: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

@@ -1,4 +1,6 @@
-"""python-socketio under uvicorn, with uvloop and httptools: ``python_uvicorn.py [port [handlers]]``."""
+"""python-socketio under uvicorn, with uvloop and httptools: ``python_uvicorn.py [port [handlers
+[redis]]]``.
+"""
 
 # ruff: noqa: D103 - the handlers' names say it
 
@@ -11,7 +13,9 @@ from typing import Any
 import socketio  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import uvicorn  # type: ignore[import-not-found,unused-ignore]
 
-server = socketio.AsyncServer(async_mode="asgi")
+port, handlers, redis = [*sys.argv[1:], *("0", "1", "")[len(sys.argv) - 1 :]]
+manager = socketio.AsyncRedisManager(redis) if redis else None
+server = socketio.AsyncServer(async_mode="asgi", client_manager=manager)
 connected = 0
 
 
@@ -59,7 +63,7 @@ async def idle(sid: str, message: Any) -> None:
     pass
 
 
-def main(port: int = 0, handlers: int = 1) -> None:
+def main() -> None:
     server.on("connect", came)
     server.on("disconnect", went)
     server.on("__subscribe__", subscribe)
@@ -67,9 +71,9 @@ def main(port: int = 0, handlers: int = 1) -> None:
     server.on("message", echo)
     for handler in (go, count, collect):
         server.on(handler.__name__, handler)
-    for number in range(handlers - 1):
+    for number in range(int(handlers) - 1):
         server.on(f"idle-{number}", idle)
-    with socket.create_server(("127.0.0.1", port), backlog=2048) as listener:
+    with socket.create_server(("127.0.0.1", int(port)), backlog=2048) as listener:
         sys.stdout.write(f"{listener.getsockname()[1]}\n")
         sys.stdout.flush()
         config = uvicorn.Config(socketio.ASGIApp(server), log_level="warning", access_log=False)
@@ -77,4 +81,4 @@ def main(port: int = 0, handlers: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

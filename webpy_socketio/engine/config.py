@@ -42,6 +42,9 @@ class EngineConfig:
     #: Put in front of each session id: where several processes or machines share an address, it
     #: tells whose session it is. Letters, digits, and ``_ . -`` only.
     session_prefix: str = ""
+    #: Put behind each session id, for the same purpose and in the same letters: the two do not know
+    #: of each other.
+    session_suffix: str = ""
     #: Transports that clients may use.
     transports: Sequence[str] = ("polling", "websocket")
     #: Socket.IO namespaces that exist.

@@ -247,8 +247,9 @@ class Engine:
         """Begin a session that no transport carries yet."""
         environ = dict(environ)
         environ["wsgi.input"] = _NO_INPUT
+        secret = secrets.token_urlsafe(18)  # 144 bits: not to be guessed
         session = Session(
-            self.config.session_prefix + secrets.token_urlsafe(18),  # 144 bits: not to be guessed
+            self.config.session_prefix + secret + self.config.session_suffix,
             environ,
             self,
             self.receiver,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from webpy_socketio.plugins.presence.scripts import Names, channel_of, text_of
 from webpy_socketio.plugins.presence.store import Channel
 
 __all__ = ["Held", "Item", "extra", "missing"]
+
+logger = logging.getLogger("webpy_socketio")
 
 #: Entries that are read at once.
 PORTION = 500
@@ -42,8 +45,15 @@ def missing(link: Any, names: Names, node: str, here: Mapping[Item, Held]) -> It
         for start in range(0, len(connections), PORTION):
             portion = connections[start : start + PORTION]
             keys = [held.key if (held := here.get((channel, name))) else "" for name in portion]
-            values = _ask(link, "HMGET", names.of("connections", where), *portion)
-            lists = _ask(link, "HMGET", names.of("keys", where), *keys)
+            answers = link.ask(
+                ("HMGET", names.of("connections", where), *portion),
+                ("HMGET", names.of("keys", where), *keys),
+            )
+            if refused := [answer for answer in answers if isinstance(answer, BackplaneError)]:
+                # Something else is there in its place. The other channels are not to suffer.
+                logger.error("presence in %r cannot be compared: %s", channel, refused[0])
+                break
+            values, lists = answers
             for connection, value, listed in zip(portion, values, lists, strict=True):
                 held = here.get((channel, connection))
                 if held is None:

@@ -1,0 +1,322 @@
+"""Several machines behind a real nginx, whose configuration is ``docs/nginx/machines.conf``.
+
+The machines are two processes, "a" and "b", on one Redis.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import re
+import shutil
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import socketio
+
+from .certificates import trusting
+from .conftest import Journal
+from .nginx import Nginx, running_nginx
+from .raw import Polling, WebSocket
+from .redis_server import RedisServer
+from .servers import Process, ServerProcess, application_source
+from .snippets import ROOT, Page
+from .test_js_client import APPLICATION_BODY, JS
+
+pytestmark = pytest.mark.patience(60)
+
+CONFIGURATION = ROOT / "docs" / "nginx" / "machines.conf"
+README = Page.read(ROOT / "README.rst")
+
+MACHINES = ("a", "b")
+
+PROGRAM = application_source(
+    APPLICATION_BODY
+    + """
+OPTIONS["log"] = None
+OPTIONS["machine"] = os.environ["MACHINE"]
+OPTIONS["backplane"] = os.environ["BACKPLANE"]
+OPTIONS["trusted_proxies"] = ["127.0.0.1"]
+
+@on_event("machine")
+def machine(request, socket, context):
+    return os.environ["MACHINE"]
+
+@on_event("forwarded")
+def forwarded(request, socket, context):
+    return {name: value for name, value in request.items() if name.startswith("HTTP_X_F")}
+
+@on_event("full")
+def full(request, socket, context):
+    server.engine.config = __import__("dataclasses").replace(server.engine.config, max_sessions=1)
+
+@on_event("to everybody")
+def to_everybody(request, socket, context, message):
+    broadcast(message)
+"""
+)
+
+EVERY_TRANSPORT = [["polling"], ["websocket"], ["polling", "websocket"]]
+every_transport = pytest.mark.parametrize("transports", EVERY_TRANSPORT, ids="+".join)
+
+
+class Machines(NamedTuple):
+    """All of it."""
+
+    nginx: Nginx
+    servers: dict[str, ServerProcess]
+
+    @property
+    def port(self) -> int:
+        """nginx's, without TLS."""
+        return self.nginx.plain_port
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.nginx.port}"
+
+
+@contextlib.contextmanager
+def running_machines(folder: Path) -> Iterator[Machines]:
+    redis = RedisServer(folder)
+    servers: dict[str, ServerProcess] = {}
+    try:
+        redis.start()
+        for name in MACHINES:
+            env = {"MACHINE": name, "BACKPLANE": redis.url}
+            servers[name] = ServerProcess(PROGRAM, folder / name, env)
+        addresses = {
+            f"10.0.0.{number}:8000": server.port
+            for number, server in enumerate(servers.values(), 1)
+        }
+        with running_nginx(CONFIGURATION.read_text(), addresses, folder) as nginx:
+            yield Machines(nginx, servers)
+    finally:
+        for server in servers.values():
+            server.close()
+        redis.stop()
+
+
+@pytest.fixture(scope="module")
+def lasting_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    with running_machines(tmp_path_factory.mktemp("machines")) as machines:
+        yield machines
+
+
+@pytest.fixture
+def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machines]:
+    """For those who do something to them, some of their own."""
+    if request.cls is TestMachineDown:
+        with running_machines(tmp_path) as machines:
+            yield machines
+    else:
+        yield request.getfixturevalue("lasting_machines")
+
+
+class Stock:
+    """python-socketio's client, through nginx by TLS."""
+
+    def __init__(self, machines: Machines, transports: list[str], reconnection: bool) -> None:
+        self.io = socketio.Client(
+            http_session=trusting(machines.nginx.certificate),
+            reconnection=reconnection,
+            reconnection_delay=0.1,
+        )
+        self.heard = Journal()
+        self.io.on("message", self.heard.append)
+        self.io.on("connect", lambda: self.heard.append("connected"))
+        # A WebSocket of this client's says by itself where it comes from, as a browser does.
+        origin = {} if "websocket" in transports else {"Origin": machines.url}
+        self.io.connect(machines.url, origin, transports=transports)
+        assert self.io.transport() == transports[-1]
+
+    @property
+    def machine(self) -> Any:
+        """Where its session is."""
+        return self.io.call("machine")
+
+
+Connect = Callable[..., Stock]
+
+
+@pytest.fixture
+def connect(machines: Machines) -> Iterator[Connect]:
+    clients: list[Stock] = []
+
+    def connect(transports: list[str], reconnection: bool = False) -> Stock:
+        clients.append(Stock(machines, transports, reconnection))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        client.io.shutdown()
+
+
+def one_each(connect: Callable[[], Any], name: Callable[[Any], str]) -> dict[str, Any]:
+    """Connect until there is one on each machine: nginx gives to who has fewer."""
+    found: dict[str, Any] = {}
+    while len(found) < len(MACHINES):
+        client = connect()
+        found.setdefault(name(client), client)
+    return found
+
+
+def machine_of(client: Polling) -> str:
+    return client.sid.rpartition(".")[2]
+
+
+class TestStaying:
+    @every_transport
+    def test_python_client(self, transports: list[str], connect: Connect) -> None:
+        clients = one_each(lambda: connect(transports), lambda client: client.machine)
+        for name, client in clients.items():
+            for number in range(20):  # each is a request of its own, with long-polling
+                assert client.io.call("add", (number, 1)) == number + 1
+            assert client.machine == name
+        clients["a"].io.emit("to everybody", "hello")
+        for client in clients.values():
+            client.heard.wait_for("hello")
+
+    @pytest.mark.parametrize(
+        ("scenario", "transports"),
+        [
+            *itertools.product(["messages", "channels", "binary"], EVERY_TRANSPORT),
+            ("upgrade", EVERY_TRANSPORT[-1]),
+        ],
+    )
+    def test_js_client(
+        self, scenario: str, transports: list[str], machines: Machines, tmp_path: Path
+    ) -> None:
+        if shutil.which("node") is None or not (JS / "node_modules" / "socket.io-client").is_dir():
+            pytest.skip("the Node.js client is not installed: run npm ci in tests/js")
+        url = f"http://127.0.0.1:{machines.port}"
+        command = ["node", str(JS / "client.mjs"), scenario, url, ",".join(transports), "node"]
+        process = Process(command, tmp_path / "client.log")
+        try:
+            while json.loads(process.next_line())["step"] != "end":
+                pass
+            assert process.wait() == 0
+            assert process.errors == ""
+        finally:
+            process.kill()
+
+    def test_long_polling_is_of_many_connections(self, machines: Machines) -> None:
+        clients = one_each(lambda: Polling(machines.port), machine_of)
+        for client in clients.values():
+            client.connect()
+            for number in range(20):
+                packet = f'420["add",{number},1]'
+                assert client.send(packet) == (200, "ok")
+                assert client.poll() == [f"430[{number + 1}]"]
+
+    def test_newcomers_are_shared_out(self, machines: Machines) -> None:
+        sockets = [WebSocket(machines.port) for _ in range(20)]
+        names = [client.open["sid"].rpartition(".")[2] for client in sockets]
+        assert set(names) == set(MACHINES)
+
+    def test_an_id_of_nobody_is_unknown(self, machines: Machines) -> None:
+        client = Polling(machines.port)
+        for sid in (f"{client.sid[:-1]}c", "c", "10.0.0.1", "machine_a"):
+            client.sid = sid
+            status, body = client.request("GET")
+            assert (status, json.loads(body)["code"]) == (400, 1)
+
+
+class TestMachineDown:
+    @every_transport
+    def test_its_clients_begin_anew_and_the_others_notice_nothing(
+        self, transports: list[str], machines: Machines, connect: Connect
+    ) -> None:
+        clients = one_each(lambda: connect(transports, True), lambda client: client.machine)
+        lost, other = clients["a"], clients["b"]
+        lost.heard.clear()
+        other.heard.clear()
+        machines.servers["a"].process.kill()
+        lost.heard.wait_for("connected")
+        assert lost.machine == "b"
+        lost.io.emit("to everybody", "hello")
+        lost.heard.wait_for("hello")
+        other.heard.wait_for("hello")
+        assert "connected" not in other.heard
+        assert other.machine == "b"
+
+    def test_nobody_who_begins_is_refused(self, machines: Machines) -> None:
+        machines.servers["a"].process.kill()
+        for _ in range(10):
+            assert machine_of(Polling(machines.port)) == "b"
+
+    def test_its_sessions_are_told_at_once(self, machines: Machines) -> None:
+        clients = one_each(lambda: Polling(machines.port), machine_of)
+        machines.servers["a"].process.kill()
+        assert clients["a"].request("GET")[0] == 502
+        clients["b"].connect()
+
+    def test_one_that_comes_back_gets_newcomers(self, machines: Machines) -> None:
+        clients = one_each(lambda: Polling(machines.port), machine_of)
+        machines.servers["a"].process.kill()
+        machines.servers["a"].start()
+        assert clients["a"].request("GET")[0] == 400  # it is another one's
+        while machine_of(Polling(machines.port)) != "a":
+            pass
+
+    def test_one_that_is_full_gets_none(self, machines: Machines) -> None:
+        """A 503, as also of a server that is stopping."""
+        control = WebSocket(machines.servers["a"].port)
+        control.connect()
+        assert control.call("full") == []
+        for _ in range(5):
+            assert machine_of(Polling(machines.port)) == "b"
+
+
+class TestConfiguration:
+    def test_it_has_all_that_one_machine_needs(self) -> None:
+        (section,) = README.blocks("nginx")
+        told = set(re.findall(r"^ *(proxy_(?!pass).*?);", section, re.MULTILINE))
+        assert len(told) >= 6
+        assert told <= set(
+            re.findall(r"^ *(proxy_(?!pass).*?);", CONFIGURATION.read_text(), re.MULTILINE)
+        )
+
+    def test_each_machine_is_in_all_three_places(self) -> None:
+        text = CONFIGURATION.read_text()
+        for number, name in enumerate(MACHINES, 1):
+            assert text.count(f"server 10.0.0.{number}:8000") == 2
+            assert re.search(rf"~\\\.{name}\$ +machine_{name};", text)
+
+
+class TestForwarding:
+    @every_transport
+    def test_the_page_is_of_https_and_the_server_knows(
+        self, transports: list[str], machines: Machines, connect: Connect
+    ) -> None:
+        found = connect(transports).io.call("forwarded")
+        assert found == {
+            "HTTP_X_FORWARDED_PROTO": "https",
+            "HTTP_X_FORWARDED_HOST": f"localhost:{machines.nginx.port}",
+            "HTTP_X_FORWARDED_FOR": "127.0.0.1",
+        }
+
+    @pytest.mark.parametrize("path", ["transport=polling", "transport=websocket"])
+    @pytest.mark.parametrize("origin", ["http://localhost:{}", "https://elsewhere:{}", "null"])
+    def test_another_origin_is_refused(self, origin: str, path: str, machines: Machines) -> None:
+        port = machines.nginx.port
+        headers = {
+            "Origin": origin.format(port),
+            # Words that a client puts into nginx's mouth.
+            "X-Forwarded-Proto": "http",
+            "X-Forwarded-Host": f"elsewhere:{port}",
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+            "Sec-WebSocket-Version": "13",
+        }
+        context = ssl.create_default_context(cafile=str(machines.nginx.certificate))
+        connection = http.client.HTTPSConnection("localhost", port, context=context)
+        with contextlib.closing(connection):
+            connection.request("GET", f"/socket.io/?EIO=4&{path}", headers=headers)
+            assert connection.getresponse().status == 403
