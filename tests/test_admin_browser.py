@@ -12,9 +12,9 @@ from webpy_socketio.plugins.admin import hash_password
 
 from . import raw
 from .servers import Process, ServerProcess, application_source
-from .test_demo_browser import (  # noqa: F401 - fixtures
-    _patience,
-    chromium,
+from .windows import (  # noqa: F401 - fixtures
+    _chromium,
+    _own_patience,
     expect,
 )
 
@@ -108,7 +108,7 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path, chromium):  # noqa: F811
+def house(tmp_path, chromium):
     houses = []
 
     def build(**env):

@@ -6,9 +6,9 @@ import pytest
 
 from .servers import ServerProcess, application_source
 from .snippets import ROOT, Page, all_pages
-from .test_demo_browser import SERVER_AWAY, Windows, _patience, chromium, expect
+from .windows import SERVER_AWAY, Windows, _chromium, _own_patience, expect
 
-__all__ = ["_patience", "chromium"]  # fixtures
+__all__ = ["_chromium", "_own_patience"]  # fixtures
 
 PAGES = {path.relative_to(ROOT).as_posix(): Page.read(path) for path in all_pages()}
 

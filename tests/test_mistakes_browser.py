@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .servers import ServerProcess, application_source
-from .test_demo_browser import ARGUMENTS, CHROMIUM, sync_api
+from .windows import ARGUMENTS, CHROMIUM, sync_api
 
 quoted = pytest.mark.quoted
 

@@ -13,7 +13,7 @@ import pytest
 from webpy_socketio.cli import main
 
 from .servers import Process
-from .test_demo_browser import ARGUMENTS, CHROMIUM, expect, sync_api
+from .windows import ARGUMENTS, CHROMIUM, expect, sync_api
 
 #: The port is free, and told as soon as it is known.
 PROGRAM = """\

@@ -16,9 +16,9 @@ import pytest
 
 from .servers import Process
 from .snippets import DOCS, Page
-from .test_demo_browser import SERVER_AWAY, Windows, _patience, chromium, expect
+from .windows import SERVER_AWAY, Windows, _chromium, _own_patience, expect
 
-__all__ = ["_patience", "chromium"]  # fixtures
+__all__ = ["_chromium", "_own_patience"]  # fixtures
 
 STEPS = Page.read(DOCS / "tutorial.rst").sections()
 
