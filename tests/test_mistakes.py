@@ -911,6 +911,7 @@ class TestUnheard:
         assert len(log()) == signals.MAX_EVENTS
 
 
+@pytest.mark.patience(60)  # a slow machine takes ten times as long
 @quoted("matching a channel of … characters took … ms")
 def test_a_pattern_that_takes_its_time(
     site: Site, log: Callable[[], list[str]], told: Told

@@ -58,7 +58,7 @@ def versions(patient: Patient) -> Iterator[Finding]:
     yield ok("versions", f"{_PACKAGE} {package['Version']}")
     yield _python(package.get_all("Classifier") or [])
     for text in metadata.requires(_PACKAGE) or []:
-        needed = re.match(r'([\w.-]+)\s*>=\s*([\d.]+)(?:.*extra == "(\w+)")?', text)
+        needed = re.match(r'([\w.-]+)(?:\[[\w,]+\])?\s*>=\s*([\d.]+)(?:.*extra == "(\w+)")?', text)
         if needed and needed[3] in (None, "redis" if patient.settings.backplane else None):
             yield _version(needed[1], needed[2])
 
