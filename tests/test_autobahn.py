@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
     """The port of the echo server, which is to say nothing on stderr."""
-    yield from serve("websocket_server.py")
+    yield from serve("websocket_server.py", 1)
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,12 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from announce import run
+from announce import start
 
-from webpy_socketio.engine import Engine, EngineServer, Session
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, Session
 from webpy_socketio.engine.engine import Upgrade
 from webpy_socketio.engine.packets import MESSAGE, Message
 from webpy_socketio.engine.requests import Response
@@ -76,10 +75,10 @@ class EchoEngine(Engine):
         return upgrade
 
 
-def main(port: int = 9001) -> None:
-    server = EngineServer(("127.0.0.1", port), EchoEngine(Echo(), path="/"), log=None)
-    run(server)
+def make(listener: Any, config: EngineConfig, neighbours: Neighbours | None) -> EngineServer:
+    engine = EchoEngine(Echo(), config, "/")
+    return EngineServer(listener, engine, neighbours=neighbours, log=None)
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    start(make, EngineConfig())
