@@ -6,6 +6,7 @@ import pytest
 
 from .windows import (
     ROGUE,
+    SENT_AWAY,
     _chat,  # noqa: F401 - a fixture, like the next three
     _chromium,  # noqa: F401
     _own_patience,  # noqa: F401
@@ -445,6 +446,7 @@ def test_an_admin_sends_somebody_away(windows):
     second = windows.open(name="Bob", context=bob.context)
     expect(cleo.get_by_role("button", name="Send away")).to_have_count(0)
 
+    windows.excused = SENT_AWAY
     bob.evaluate(ROGUE)
 
     questions = []

@@ -6,6 +6,7 @@ from .redis_server import RedisServer
 from .test_example import Chat, example
 from .windows import (
     ROGUE,
+    SENT_AWAY,
     Windows,
     _chromium,  # noqa: F401 - a fixture, like the next one
     _own_patience,  # noqa: F401
@@ -71,6 +72,7 @@ def test_people_of_two_processes_are_together(sites):
     stranger.keyboard.press("Enter")
     expect(stranger.locator("#join-error")).to_have_text("That name is in use here.")
 
+    other.excused = SENT_AWAY
     bob.evaluate(ROGUE)
     # An admin is one in both, and sends somebody away from both.
     ann.on("dialog", lambda dialog: dialog.accept())

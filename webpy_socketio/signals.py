@@ -235,8 +235,8 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
     chosen = stage.choose(socket, keywords.get("event"), keywords.get("channel"))
     if not chosen:
         stage.asked(keywords.get("event"))
-    if not chosen and began is None:
-        return values, failures
+        if began is None:
+            return values, failures
     keywords["request"], keywords["socket"] = socket.request, socket
     keywords["context"] = socket.context
     for receiver, take in chosen:
