@@ -14,7 +14,14 @@ from pathlib import Path
 from database import RedisError, running_redis
 from environment import BUILD, HERE
 
-__all__ = ["Figures", "MeasurementError", "measure", "measure_inside", "measure_relay"]
+__all__ = [
+    "Figures",
+    "MeasurementError",
+    "measure",
+    "measure_inside",
+    "measure_relay",
+    "measure_workers",
+]
 
 #: What one measurement yields, by name: see `measure`.
 Figures = dict[str, float]
@@ -48,6 +55,33 @@ def measure_relay(
 
     All three share the cores that the load leaves; the CPU time is that of the two processes.
     """
+    with _redis() as (url, others, load_core), contextlib.ExitStack() as stack:
+        command = [*server, "0", *arguments, url]
+        port, pid = stack.enter_context(_running(command, others))
+        port2, pid2 = stack.enter_context(_running(command, others, "server2.log"))
+        return _load(work, port, pid, {**options, "port2": port2, "pid2": pid2}, load_core)
+
+
+def measure_workers(
+    server: Sequence[str], workers: int, work: str, options: Mapping[str, float]
+) -> Figures:
+    """The same of `ours.py` with so many workers on one port, by its command line.
+
+    They share the cores that the load leaves. The CPU time is the supervisor's, and means nothing.
+    """
+    interpreter, program = server
+    with _redis() as (url, others, load_core):
+        command = [interpreter, "-m", "webpy_socketio", "serve", "ours:application"]
+        command += ["--settings", "workers", "--workers", str(workers)]
+        command += ["--host", "127.0.0.1", "--port", "0", "--quiet"]
+        folder = Path(program).parent
+        with _running(command, others, folder=folder, BENCH_REDIS=url) as (port, pid):
+            return _load(work, port, pid, options, load_core)
+
+
+@contextlib.contextmanager
+def _redis() -> Iterator[tuple[str, set[int], int]]:
+    """Start a Redis; yields its url, the cores that the load leaves, and the load's."""
     load_core = _cores()[1]
     others = os.sched_getaffinity(0) - {load_core} or {load_core}
     with contextlib.ExitStack() as stack:
@@ -55,10 +89,7 @@ def measure_relay(
             url = stack.enter_context(running_redis(others))
         except RedisError as error:
             raise MeasurementError(str(error)) from None
-        command = [*server, "0", *arguments, url]
-        port, pid = stack.enter_context(_running(command, others))
-        port2, pid2 = stack.enter_context(_running(command, others, "server2.log"))
-        return _load(work, port, pid, {**options, "port2": port2, "pid2": pid2}, load_core)
+        yield url, others, load_core
 
 
 def _load(work: str, port: int, pid: int, options: Mapping[str, float], core: int) -> Figures:
@@ -101,20 +132,31 @@ def _ask(command: Sequence[str], cores: set[int]) -> Figures:
 
 @contextlib.contextmanager
 def _running(
-    command: Sequence[str], cores: set[int], name: str = "server.log"
+    command: Sequence[str],
+    cores: set[int],
+    name: str = "server.log",
+    folder: Path | None = None,
+    **environment: str,
 ) -> Iterator[tuple[int, int]]:
-    """Run a server; yields its port and its process id."""
+    """Run a server; yields its port, with which the first line that it prints ends, and its process id."""
     log = BUILD / name
     with log.open("wb") as errors, _pinned(cores):
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+        server = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=folder,
+            env={**os.environ, **environment},
+        )
     assert server.stdout is not None
     try:
         readable, _, _ = select.select([server.stdout], [], [], STARTING)
         line = server.stdout.readline() if readable else b""
-        if not line.strip().isdigit():
+        port = line.strip(b"/\n").rpartition(b":")[2]
+        if not port.isdigit():
             raise MeasurementError(f"the server does not start:{_end_of(log)}")
         try:
-            yield int(line), server.pid
+            yield int(port), server.pid
         except MeasurementError as error:
             raise MeasurementError(f"{error}{_end_of(log)}") from None
     finally:

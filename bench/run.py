@@ -16,7 +16,14 @@ from pathlib import Path
 
 from contestants import CONTESTANTS, Entrant, enter
 from environment import HERE, SetupError, build_c
-from measurement import Figures, MeasurementError, measure, measure_inside, measure_relay
+from measurement import (
+    Figures,
+    MeasurementError,
+    measure,
+    measure_inside,
+    measure_relay,
+    measure_workers,
+)
 from plot import plot
 from report import Report
 from table import lines
@@ -86,6 +93,8 @@ class _Race:
             command = self._entrants[name].command
             if work.relayed:
                 found.append(measure_relay(command, [str(work.handlers)], work.load, options))
+            elif work.workers:
+                found.append(measure_workers(command, work.workers, work.load, options))
             elif work.load:
                 found.append(measure(command, [str(work.handlers)], work.load, options))
             else:

@@ -6,6 +6,7 @@ A `Work` is one run of the load against one server; it gives one `Row` of the ta
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ SPARE = 100
 
 #: The largest crowd, if the machine lets a program have so many descriptors.
 LARGEST = min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE)
+
+#: The cores that the load leaves to several processes.
+CORES = f"{spare} cores" if (spare := len(os.sched_getaffinity(0)) - 1) > 1 else "1 core"
 
 PEERS = ("gevent", "uvicorn", "node")
 
@@ -53,6 +57,8 @@ class Work:
     handlers: int = 1
     #: Whether two processes do it, with a Redis between them.
     relayed: bool = False
+    #: How many processes share the port; none: the server is one process, and knows of no others.
+    workers: int = 0
     #: Options of --quick: the same in small.
     quick: Mapping[str, float] = field(default_factory=dict)
 
@@ -267,7 +273,17 @@ _WORKS.append(
         quick={"samples": 100},
     )
 )
-# The place for one worker against two of `serve --workers`: another command, measured like `relay`.
+_WORKS += [
+    Work(
+        f"workers-{workers}",
+        "echo",
+        {"clients": 200},
+        (Row(f"messages, {title}", "rate", "messages/s", more_is_better=True),),
+        ("ours",),
+        workers=workers,
+    )
+    for workers, title in ((1, "1 worker"), (2, "2 workers"))
+]
 _WORKS.append(
     Work(
         "presence",
@@ -306,4 +322,5 @@ GROWTHS = (
     Growth("message, 10,000 connections against 100", "connections-100", "connections-10000"),
     Growth("message, 10,000 channels against 100", "channels-100", "channels-10000"),
     Growth("message, 10,000 handlers against 1", "handlers-1", "handlers-10000"),
+    Growth(f"messages a second, 2 workers against 1, on {CORES}", "workers-1", "workers-2", "rate"),
 )
