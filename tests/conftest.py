@@ -9,6 +9,7 @@ monkey.patch_all()
 import contextlib
 import re
 import resource
+import signal as unix_signals
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ from webpy_socketio import (
 from webpy_socketio.clients import clients
 
 from . import builds, raw, swarm
+
+# A shell that starts a command in the background has it ignore Ctrl-C, and so would all that tests start.
+if unix_signals.getsignal(unix_signals.SIGINT) is unix_signals.SIG_IGN:
+    unix_signals.signal(unix_signals.SIGINT, unix_signals.default_int_handler)
 
 #: Seconds after which a test that waits for something is told that it will not come.
 PATIENCE = 10.0

@@ -91,14 +91,19 @@ class Flusher:
         self.whole = []
         data = b"".join([message.frames for message in messages])
         behind: list[tuple[Outbox, bytes]] = []
-        for outbox in recipients:
-            if outbox.direct is None or outbox.unsent or outbox.holds or outbox.closed:
+        size = len(data)
+        for outbox in recipients:  # `Outbox.hand_over` is written out: a tenth of a broadcast
+            direct = outbox.direct
+            if direct is None or outbox.unsent or outbox.holds or outbox.closed:
                 for message in messages:
                     outbox.push(message)
                 continue
-            rest = outbox.hand_over(data)
-            if rest:
-                behind.append((outbox, rest))
+            try:
+                sent = direct(data)
+            except OSError:
+                sent = 0
+            if sent < size:
+                behind.append((outbox, data[sent:]))
         # Last, since a connection may turn out to be lost here, and whoever is told may send.
         for outbox, rest in behind:
             try:
