@@ -277,6 +277,21 @@ class TestJavaScript:
             client.process.kill()
 
 
+class TestQueue:
+    def test_who_comes_while_no_worker_has_time_waits_in_the_queue(self, two: Served) -> None:
+        pids = children(two)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            there = raw.crowd(two.port)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        for sock in there:
+            sock.sendall(b"GET /pid HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert {sock.recv(12) for sock in there} == {b"HTTP/1.1 200"}
+
+
 class TestDeath:
     def test_kill_9(self, two: Served) -> None:
         """Replaced; its clients come back; the others notice nothing; its presence goes."""

@@ -57,6 +57,10 @@ class EngineServer(WSGIServer):
 
     handler_class = RequestHandler
 
+    #: Connections that may wait to be accepted, if the system lets so many. Of those beyond it each tries
+    #: again after a second or more; gevent's 128 are not enough when all clients come back at once.
+    backlog = 2048
+
     #: Seconds for which one that stops waits for a younger neighbour to give its connections to.
     move_timeout = 0.5
 
