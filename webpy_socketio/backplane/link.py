@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from webpy_socketio.exceptions import BackplaneError
 
-__all__ = ["Link", "pauses"]
+__all__ = ["Dialer", "Link", "pauses"]
 
 #: Seconds for connecting. With the longest of `pauses` it is less than 5: so soon after Redis is
 #: back everybody is.
@@ -151,6 +151,35 @@ def _look_at(connection: Any) -> Any:
 
 class _Refused(BackplaneError):
     """Redis answered, with an error; the connection is as it was."""
+
+
+class Dialer:
+    """Opens the connections of one greenlet, which may be ended at any moment."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._opening = False
+        #: Whether the greenlet was told to end. One that is connecting would leave a socket behind, so
+        #: it finds out by this.
+        self.ended = False
+
+    def open(self, timeout: float) -> Link:
+        """A new `Link`; waits, and raises `BackplaneError`."""
+        self._opening = True
+        try:
+            link = Link(self._url, timeout)
+        finally:
+            self._opening = False
+        if self.ended:
+            link.close()
+            raise BackplaneError("the server stops")
+        return link
+
+    def end(self, greenlet: Any) -> None:
+        """End the greenlet; if it is connecting, as soon as it is done with that."""
+        self.ended = True
+        if not self._opening:
+            greenlet.kill()
 
 
 def pauses() -> Iterator[float]:
