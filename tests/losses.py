@@ -45,7 +45,6 @@ from webpy_socketio.backplane import counts, gap, publisher, subscriber
 from webpy_socketio.clients import clients
 
 OPTIONS = {"plugins": [], "log": None, "backplane": os.environ["BACKPLANE"]}
-publisher.MAX_WAITING = 300
 subscriber.CONFIRM_TIMEOUT = 20.0
 phase = 0
 quiet = False
