@@ -205,7 +205,8 @@ class TestTrouble:
         with cluster.trouble() as phase:
             before = [member.ask("counts['dropped']") for member in cluster.members]
             signal_redis(cluster, signal.SIGSTOP)
-            for member in cluster.members:  # only now: a busy machine may be late by a second as well
+            # Only here: a busy machine may be late by a second as well.
+            for member in cluster.members:
                 member.do("publisher.MAX_WAITING = 300")
             for member, count in zip(cluster.members, before, strict=True):
                 # Of each kind some: a letter would be missed by one only.
