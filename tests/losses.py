@@ -45,7 +45,6 @@ from webpy_socketio.backplane import counts, gap, publisher, subscriber
 from webpy_socketio.clients import clients
 
 OPTIONS = {"plugins": [], "log": None, "backplane": os.environ["BACKPLANE"]}
-publisher.MAX_WAITING = 300
 subscriber.CONFIRM_TIMEOUT = 20.0
 phase = 0
 quiet = False
@@ -203,6 +202,8 @@ class Member:
     def __init__(self, url: str, folder: Path) -> None:
         self.server = ServerProcess(PROGRAM, folder, {"BACKPLANE": url})
         self._listening: Any = None
+        #: What ended the client's connection, if anything did.
+        self._end: BaseException | None = None
 
     def listen(self, known: Collection[Speaker]) -> None:
         """Connect the client, and let the process speak."""
@@ -226,6 +227,7 @@ class Member:
             while not self._take().startswith("437"):
                 pass
         self._listening = gevent.spawn(self._listen)
+        self._listening.link(lambda ended: self._moved.set())
 
     def begin(self) -> None:
         """Let the process speak."""
@@ -255,6 +257,8 @@ class Member:
         """Wait until something is so that changes with what is heard."""
         while not condition():
             self._moved.clear()
+            # Whoever hears nothing any more is a fault of its own, and nothing to wait for.
+            assert not self._listening.dead, f"{self.node}: its client was closed, {self._end!r}"
             self._moved.wait()
 
     def until_heard(self, speakers: Collection[Speaker], phase: int) -> None:
@@ -289,9 +293,11 @@ class Member:
         self.server.process.kill()
 
     def _listen(self) -> None:
-        with contextlib.suppress(raw.Closed, OSError):
+        try:
             while True:
                 self._take()
+        except (raw.Closed, OSError) as end:
+            self._end = end
 
     def _take(self) -> str:
         packet = self.client.receive()

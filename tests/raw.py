@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 from websockets.client import ClientProtocol
@@ -17,6 +18,17 @@ SEPARATOR = "\x1e"
 
 #: Every socket that was opened; whoever runs the tests closes them.
 OPENED: list[socket.socket] = []
+
+
+def crowd(port: int) -> list[socket.socket]:
+    """So many connections as a server's queue should have room for, opened one after the other.
+
+    Does not return where it has none.
+    """
+    count = min(300, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+    there = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+    OPENED.extend(there)
+    return there
 
 
 class Closed(Exception):

@@ -75,7 +75,7 @@ ENGINE = [
     *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers", "streams"),
     *("notices", "origins", "http"),
     *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
-    *("replay", "relay", "neighbours"),
+    *("replay", "relay", "neighbours", "shares"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),
 ]

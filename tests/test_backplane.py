@@ -7,6 +7,9 @@ nothing else was on its way. What is lost, and told, in the middle of faults: ``
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.socket
 import orjson
 import pytest
 from gevent.server import StreamServer
@@ -692,6 +696,13 @@ class TestWithoutSockets:
         assert run('broadcast("hello")') == "BackplaneError"
 
 
+def connecting(port: int) -> int:
+    """How many wait for a port to answer."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return sum((each[2][-4:], each[3]) == (f"{port:04X}", "02") for each in fields)
+
+
 class TestFaults:
     """Local delivery is never lost or held up; what else is missing is told."""
 
@@ -887,6 +898,32 @@ class TestFaults:
         assert near.event() == ["message", "hello"]
         site.server.stop()
         assert counts["dropped"] == before + 1
+
+    @pytest.mark.parametrize("part", ["publisher", "subscriber"])
+    def test_who_is_connecting_when_the_server_stops_leaves_no_socket(
+        self, part: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It would be told of as a ResourceWarning, in whatever runs then."""
+        monkeypatch.setattr("webpy_socketio.backplane.link.CONNECT_TIMEOUT", 0.5)
+        with contextlib.ExitStack() as stack:
+            deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            port = deaf.getsockname()[1]
+            for _ in range(3):  # its queue is full, and the next one gets no answer
+                waiting = stack.enter_context(gevent.socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(("127.0.0.1", port))
+            before = connecting(port)
+            url = f"redis://127.0.0.1:{port}"
+            one: Any
+            if part == "publisher":
+                one = publisher.Publisher(url, "p", Numbering())
+            else:
+                one = subscriber.Subscriber(url, "p", "n", lambda topic, envelope: None)
+            while connecting(port) == before:
+                gevent.sleep(0.01)
+            one.stop(0) if part == "publisher" else one.stop()
+            gc.collect()
+            one._greenlet.join()
 
     def test_who_waits_in_vain_does_so_once(
         self,

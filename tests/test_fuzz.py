@@ -190,7 +190,10 @@ class Life(RuleBasedStateMachine):
         settle()
         self._collect()
         candidate, self.candidate = self.candidate, None
-        if candidate.stream.ended:  # with the session; it never took over
+        if not self.session.open:  # it never took over, and ends when it has read its farewell
+            candidate.stream.drain()
+            settle()
+            assert candidate.stream.ended
             return
         self.web = candidate
         self.web.send("5", *(typed(self._say(each)) for each in binary))
@@ -419,6 +422,23 @@ def payload(*items: Data) -> bytes:
 
 
 class TestSessions:
+    def test_one_that_was_found(self) -> None:
+        """Closed while its second half of an upgrade waits for a client that does not read."""
+        life = Life()
+        for step in (
+            lambda: life.begin(polling=True, lifespan=0),
+            life.upgrade,
+            life.probe,
+            life.stop_reading,
+            lambda: life.end("server"),
+            lambda: life.complete([]),
+            life.late_get,
+        ):
+            step()
+            life.nothing_is_lost_or_swapped()
+            life.it_ends_once_and_leaves_nothing()
+        life.teardown()
+
     @pytest.mark.patience(90)
     def test_every_life_ends_once_and_in_order(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.CRITICAL)  # "!fail" is logged each time

@@ -205,14 +205,19 @@ class TestTrouble:
         with cluster.trouble() as phase:
             before = [member.ask("counts['dropped']") for member in cluster.members]
             signal_redis(cluster, signal.SIGSTOP)
+            # Only here: a busy machine may be late by a second as well.
+            for member in cluster.members:
+                member.do("publisher.MAX_WAITING = 300")
             for member, count in zip(cluster.members, before, strict=True):
-                while member.ask("counts['dropped']") == count:
+                # Of each kind some: a letter would be missed by one only.
+                while member.ask("counts['dropped']") < count + 50:
                     member.until_spoken()
                 member.do("quiet = True")  # nothing follows that would show the loss
             signal_redis(cluster, signal.SIGCONT)
             for member in cluster.members:
                 member.until_gap(phase, outage=False)
             for member in cluster.members:
+                member.do("publisher.MAX_WAITING = 16_384")
                 member.do("quiet = False")
         assert all(gap.missed for told in gaps(cluster, phase) for gap in told)
 

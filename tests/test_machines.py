@@ -9,13 +9,16 @@ import contextlib
 import http.client
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gevent
 import pytest
 import socketio
 
@@ -24,9 +27,10 @@ from .conftest import Journal
 from .nginx import Nginx, running_nginx
 from .raw import Polling, WebSocket
 from .redis_server import RedisServer
-from .servers import Process, ServerProcess, application_source
+from .servers import Process, Served, ServerProcess, application_source, module_source
 from .snippets import ROOT, Page
 from .test_js_client import APPLICATION_BODY, JS
+from .test_workers import children, until_gone
 
 pytestmark = pytest.mark.patience(60)
 
@@ -35,10 +39,9 @@ README = Page.read(ROOT / "README.rst")
 
 MACHINES = ("a", "b")
 
-PROGRAM = application_source(
+BODY = (
     APPLICATION_BODY
     + """
-OPTIONS["log"] = None
 OPTIONS["machine"] = os.environ["MACHINE"]
 OPTIONS["backplane"] = os.environ["BACKPLANE"]
 OPTIONS["trusted_proxies"] = ["127.0.0.1"]
@@ -58,6 +61,10 @@ def full(request, socket, context):
 @on_event("to everybody")
 def to_everybody(request, socket, context, message):
     broadcast(message)
+
+@on_event("pid")
+def pid(request, socket, context):
+    return os.getpid()
 """
 )
 
@@ -69,7 +76,7 @@ class Machines(NamedTuple):
     """All of it."""
 
     nginx: Nginx
-    servers: dict[str, ServerProcess]
+    servers: dict[str, ServerProcess | Served]
 
     @property
     def port(self) -> int:
@@ -81,15 +88,29 @@ class Machines(NamedTuple):
         return f"https://localhost:{self.nginx.port}"
 
 
+def one_process(folder: Path, env: dict[str, str]) -> ServerProcess:
+    return ServerProcess(application_source(BODY + 'OPTIONS["log"] = None\n'), folder, env)
+
+
+def two_workers(folder: Path, env: dict[str, str]) -> Served:
+    folder.mkdir()
+    (folder / "site_of_ours.py").write_text(module_source(BODY), encoding="utf-8")
+    command = ["webpy_socketio", "serve", "site_of_ours:application", "--port", "0", "--quiet"]
+    served = Served([*command, "--workers", "2"], folder, env)
+    served.ready()
+    return served
+
+
 @contextlib.contextmanager
-def running_machines(folder: Path) -> Iterator[Machines]:
+def running_machines(
+    folder: Path, begin: Callable[[Path, dict[str, str]], ServerProcess | Served] = one_process
+) -> Iterator[Machines]:
     redis = RedisServer(folder)
-    servers: dict[str, ServerProcess] = {}
+    servers: dict[str, ServerProcess | Served] = {}
     try:
         redis.start()
         for name in MACHINES:
-            env = {"MACHINE": name, "BACKPLANE": redis.url}
-            servers[name] = ServerProcess(PROGRAM, folder / name, env)
+            servers[name] = begin(folder / name, {"MACHINE": name, "BACKPLANE": redis.url})
         addresses = {
             f"10.0.0.{number}:8000": server.port
             for number, server in enumerate(servers.values(), 1)
@@ -271,6 +292,87 @@ class TestMachineDown:
         assert control.call("full") == []
         for _ in range(5):
             assert machine_of(Polling(machines.port)) == "b"
+
+
+@pytest.fixture
+def machines_of_two(tmp_path: Path) -> Iterator[Machines]:
+    """Two machines, of two workers each, to which a test may do what it likes."""
+    with running_machines(tmp_path, two_workers) as machines:
+        yield machines
+
+
+class TestWorkersOfMachines:
+    """A session id begins with its worker's name and ends with its machine's: both find it."""
+
+    def test_every_request_gets_to_its_worker(
+        self, machines_of_two: Machines, tmp_path: Path
+    ) -> None:
+        machines = machines_of_two
+        pids = {name: children(served) for name, served in machines.servers.items()}
+        polling: dict[int, Polling] = {}
+        while len(polling) < 4:
+            client = Polling(machines.port)
+            client.connect()
+            pid = self.pid(client)
+            assert pid in pids[machine_of(client)]
+            polling.setdefault(pid, client)
+        assert {client.sid.partition(".")[0] for client in polling.values()} == {"1", "2"}
+        for pid, client in polling.items():
+            # Each is two requests, on connections of their own, that any worker may accept.
+            assert [self.pid(client) for _ in range(20)] == [pid] * 20
+        for transports in EVERY_TRANSPORT:
+            for _ in range(4):
+                stock = Stock(machines, transports, reconnection=False)
+                try:
+                    found = {stock.io.call("pid", timeout=30) for _ in range(10)}
+                    assert len(found) == 1
+                    assert found <= pids[stock.machine]
+                finally:
+                    stock.io.shutdown()
+        polling[pid].send('42["to everybody","hello"]')
+        for client in polling.values():
+            assert self.next_packet(client) == '42["message","hello"]'
+        assert all(served.errors == "" for served in machines.servers.values())
+
+    def test_a_worker_dies_and_a_whole_machine(self, machines_of_two: Machines) -> None:
+        machines = machines_of_two
+        pids = {name: children(served) for name, served in machines.servers.items()}
+        clients: dict[int, Polling] = {}
+        while len(clients) < 4:
+            client = Polling(machines.port)
+            client.connect()
+            clients.setdefault(self.pid(client), client)
+        victim, mate = pids["a"]
+        os.kill(victim, signal.SIGKILL)
+        until_gone(victim)
+        status, body = clients.pop(victim).request("GET")
+        assert (status, json.loads(body)["code"]) == (400, 1)
+        for pid, client in clients.items():
+            assert self.pid(client) == pid
+        while len(children(machines.servers["a"])) < 2:  # another one follows
+            gevent.sleep(0.02)
+        machines.servers["a"].stop()
+        assert clients.pop(mate).request("GET")[0] == 502
+        for pid, client in clients.items():
+            assert self.pid(client) == pid
+        assert machine_of(Polling(machines.port)) == "b"
+
+    @classmethod
+    def pid(cls, client: Polling) -> int:
+        assert client.send('420["pid"]') == (200, "ok")
+        return int(cls.next_packet(client).removeprefix("430[").removesuffix("]"))
+
+    @staticmethod
+    def next_packet(client: Polling) -> str:
+        """On a busy machine a ping may come before it."""
+        while True:
+            packets = client.poll()
+            if "2" in packets:
+                packets.remove("2")
+                assert client.send("3") == (200, "ok")
+            if packets:
+                (packet,) = packets
+                return packet
 
 
 class TestConfiguration:

@@ -32,7 +32,7 @@ from webpy_socketio import (
 
 from .certificates import make_certificate, trusting
 from .conftest import Journal, Site
-from .raw import Closed, Polling, WebSocket
+from .raw import Closed, Polling, WebSocket, crowd
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,6 +108,15 @@ leaves_a_socket = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWa
 
 
 class TestListening:
+    def test_who_comes_at_once_with_many_others_waits_in_the_queue(self, site: Site) -> None:
+        """Beyond gevent's 128 the kernel would not answer, and each tries again after a second."""
+        site.server.stop_accepting()
+        there = crowd(site.port)
+        site.server.start_accepting()
+        for sock in there:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert {sock.recv(12) for sock in there} == {b"HTTP/1.1 404"}
+
     def start(self, listener: Any, wsgi: Any, **keywords: Any) -> SocketIOServer:
         keywords.setdefault("plugins", [])
         server = SocketIOServer(listener, wsgi, log=None, **keywords)

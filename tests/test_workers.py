@@ -277,6 +277,34 @@ class TestJavaScript:
             client.process.kill()
 
 
+class TestQueue:
+    def test_who_comes_while_no_worker_has_time_waits_in_the_queue(self, two: Served) -> None:
+        pids = children(two)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            there = raw.crowd(two.port)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        for sock in there:
+            sock.sendall(b"GET /pid HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert {sock.recv(12) for sock in there} == {b"HTTP/1.1 200"}
+
+
+@pytest.mark.torture
+@pytest.mark.patience(120)
+@pytest.mark.usefixtures("_many_descriptors")
+class TestStopping:
+    def test_all_clients_of_all_workers_are_told(self, two: Served) -> None:
+        clients = swarm.together(lambda number: swarm.WebSocket(two.port), 2000)
+        polls = swarm.together(lambda number: swarm.Polling(two.port), 500)
+        two.stop()  # with status 0
+        told = collections.Counter(client.closed.get() for client in (*clients, *polls))
+        assert told == {1001: 2000, "1": 500}
+        assert two.errors == ""
+
+
 class TestDeath:
     def test_kill_9(self, two: Served) -> None:
         """Replaced; its clients come back; the others notice nothing; its presence goes."""

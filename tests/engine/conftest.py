@@ -98,13 +98,12 @@ class Running:
         receiver: Any = None,
         application: Any = None,
         pywsgi: dict[str, Any] | None = None,
+        listener: Any = ("127.0.0.1", 0),
         **config: Any,
     ) -> None:
         self.receiver = Recorder() if receiver is None else receiver
         self.engine = Engine(self.receiver, EngineConfig(**config))
-        self.server = EngineServer(
-            ("127.0.0.1", 0), self.engine, application, log=None, **(pywsgi or {})
-        )
+        self.server = EngineServer(listener, self.engine, application, log=None, **(pywsgi or {}))
         self.server.start()
         self.port: int = self.server.server_port
 

@@ -8,18 +8,20 @@ twice, and a subscription that was renewed in silence hides what was missed; so 
 from __future__ import annotations
 
 import random
+import select
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import redis
+from gevent.monkey import get_original
 from redis.backoff import NoBackoff
 from redis.connection import Connection, parse_url
 from redis.retry import Retry
 
 from webpy_socketio.exceptions import BackplaneError
 
-__all__ = ["Link", "pauses"]
+__all__ = ["Dialer", "Link", "pauses"]
 
 #: Seconds for connecting. With the longest of `pauses` it is less than 5: so soon after Redis is
 #: back everybody is.
@@ -55,6 +57,7 @@ class Link:
             }
         )
         self._try(self._connection.connect)
+        self._look = _look_at(self._connection)
 
     def send(self, *words: str | bytes) -> None:
         """Send one command."""
@@ -94,6 +97,8 @@ class Link:
 
     def check(self) -> None:
         """Raise if the other side has closed it while nothing was under way."""
+        if self._look is not None and not self.closed and not self._look.poll(0):
+            return
         if self._try(self._connection.can_read, 0):
             self._fail(f"{self.where} says what it was not asked")
 
@@ -130,8 +135,51 @@ class Link:
         raise BackplaneError(text) from cause
 
 
+def _look_at(connection: Any) -> Any:
+    """The system's own poll of a connection; None if there is none.
+
+    The library asks gevent's: a watcher, a timer and two switches of greenlets for each look, which
+    takes as long as the PUBLISH that follows.
+    """
+    sock = getattr(connection, "_sock", None)
+    if sock is None or not hasattr(select, "poll"):
+        return None
+    look = get_original("select", "poll")()
+    look.register(sock.fileno(), select.POLLIN)
+    return look
+
+
 class _Refused(BackplaneError):
     """Redis answered, with an error; the connection is as it was."""
+
+
+class Dialer:
+    """Opens the connections of one greenlet, which may be ended at any moment."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._opening = False
+        #: Whether the greenlet was told to end. One that is connecting would leave a socket behind, so
+        #: it finds out by this.
+        self.ended = False
+
+    def open(self, timeout: float) -> Link:
+        """A new `Link`; waits, and raises `BackplaneError`."""
+        self._opening = True
+        try:
+            link = Link(self._url, timeout)
+        finally:
+            self._opening = False
+        if self.ended:
+            link.close()
+            raise BackplaneError("the server stops")
+        return link
+
+    def end(self, greenlet: Any) -> None:
+        """End the greenlet; if it is connecting, as soon as it is done with that."""
+        self.ended = True
+        if not self._opening:
+            greenlet.kill()
 
 
 def pauses() -> Iterator[float]:

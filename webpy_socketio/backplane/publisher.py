@@ -12,7 +12,7 @@ import gevent.event
 
 from webpy_socketio.backplane import Warnings, counts
 from webpy_socketio.backplane.envelope import Mark, encode
-from webpy_socketio.backplane.link import Link, pauses
+from webpy_socketio.backplane.link import Dialer, Link, pauses
 from webpy_socketio.backplane.numbering import Numbering
 from webpy_socketio.backplane.topics import Topic
 from webpy_socketio.engine.packets import Message
@@ -66,7 +66,7 @@ class Publisher:
         self.tried = gevent.event.Event()
         #: Why there is none.
         self.trouble: BackplaneError | None = None
-        self._url = url
+        self._dialer = Dialer(url)
         self._prefix = prefix
         self._numbering = numbering
         self._queue: deque[Parcel] = deque()
@@ -92,7 +92,7 @@ class Publisher:
         self._stopping = True
         self._wake.set()
         self._greenlet.join(timeout)
-        self._greenlet.kill()
+        self._dialer.end(self._greenlet)
         error = self.trouble or BackplaneError("the server stops")
         while self._queue:
             self._drop(self._queue.popleft(), error)
@@ -105,7 +105,7 @@ class Publisher:
             link = None
             failed = True
             try:
-                link = Link(self._url, ANSWER_TIMEOUT)
+                link = self._dialer.open(ANSWER_TIMEOUT)
                 link.ping()
                 self.connected, self.trouble = True, None
                 self.tried.set()
@@ -113,7 +113,7 @@ class Publisher:
                 self._serve(link)
                 failed = False
             except BackplaneError as error:
-                if self.trouble is None:
+                if self.trouble is None and not self._dialer.ended:
                     logger.warning("nothing can be published: %s", error)
                 self.connected, self.trouble = False, error
                 self.tried.set()

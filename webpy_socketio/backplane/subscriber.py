@@ -11,7 +11,7 @@ import gevent.event
 
 from webpy_socketio.backplane import Warnings, counts, tell_gap
 from webpy_socketio.backplane.envelope import Envelope, Foreign, beginning, decode
-from webpy_socketio.backplane.link import Link, pauses
+from webpy_socketio.backplane.link import Dialer, Link, pauses
 from webpy_socketio.backplane.numbering import Groups, Positions
 from webpy_socketio.backplane.topics import Topic
 from webpy_socketio.exceptions import BackplaneError
@@ -69,7 +69,7 @@ class Subscriber:
     ) -> None:
         #: Set when it is known whether there is a connection.
         self.tried = gevent.event.Event()
-        self._url = url
+        self._dialer = Dialer(url)
         self._prefix = prefix
         self._own = beginning(node)
         self._deliver = deliver
@@ -125,7 +125,7 @@ class Subscriber:
 
     def stop(self) -> None:
         """End."""
-        self._greenlet.kill()
+        self._dialer.end(self._greenlet)
 
     # -- what is wanted
 
@@ -158,17 +158,17 @@ class Subscriber:
     def _run(self) -> None:
         pause = pauses()
         told = False
-        while True:
+        while not self._dialer.ended:
             link = writer = None
             try:
-                link = Link(self._url, SILENCE)
+                link = self._dialer.open(SILENCE)
                 pause, told = pauses(), False
                 self._begin()
                 self.tried.set()
                 writer = gevent.spawn(self._write, link)
                 self._read(link)
             except BackplaneError as error:
-                if not told:
+                if not told and not self._dialer.ended:
                     logger.warning("nothing is heard of other processes: %s", error)
                 told = True
             except Exception:  # a mistake of ours must not leave the process deaf
@@ -180,7 +180,8 @@ class Subscriber:
                     writer.kill()
                 self._end()
             self.tried.set()
-            gevent.sleep(next(pause))
+            if not self._dialer.ended:
+                gevent.sleep(next(pause))
 
     def _begin(self) -> None:
         self._connected, self._slow = True, False

@@ -169,7 +169,9 @@ class Supervisor:
     def _listen(self, host: str, port: int) -> Any:
         """The listening socket, which the first worker's settings decide."""
         if self._listener is None:
-            server = StreamServer((host, port), handle=lambda sock, address: None)
+            server = StreamServer(
+                (host, port), lambda sock, address: None, backlog=SocketIOServer.backlog
+            )
             try:
                 server.init_socket()
             except OSError as error:

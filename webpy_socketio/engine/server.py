@@ -16,6 +16,7 @@ from webpy_socketio.engine.engine import Engine
 from webpy_socketio.engine.handler import TAKE_OVER, RequestHandler
 from webpy_socketio.engine.neighbours import Neighbours, Visit, forget
 from webpy_socketio.engine.replay import replay
+from webpy_socketio.engine.shares import SILENCE, Shares
 from webpy_socketio.engine.strict import Moving
 
 __all__ = ["EngineServer", "take_over_all"]
@@ -29,6 +30,13 @@ _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 #: Seconds for which nobody is accepted then.
 _REST = 0.5
+
+#: Seconds for which a worker with more than its part leaves who waits to the others. If nobody takes it
+#: meanwhile, it does; so it is the longest time that this costs a client.
+_COURTESY = 0.001
+
+#: Connections that it accepts then without asking again: the others have no time.
+_UNASKED = 4
 
 
 def take_over_all(path: str) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
@@ -57,6 +65,10 @@ class EngineServer(WSGIServer):
 
     handler_class = RequestHandler
 
+    #: Connections that may wait to be accepted, if the system lets so many. Of those beyond it each tries
+    #: again after a second or more; gevent's 128 are not enough when all clients come back at once.
+    backlog = 2048
+
     #: Seconds for which one that stops waits for a younger neighbour to give its connections to.
     move_timeout = 0.5
 
@@ -74,6 +86,9 @@ class EngineServer(WSGIServer):
         self.resting: dict[RequestHandler, Any] | None = None
         #: Handlers that have a connection, those that wait among them; where somebody asks.
         self.handling: set[RequestHandler] = set()
+        self._shares: Shares | None = None
+        #: Connections that we accept whatever the others have.
+        self._unasked = 0
         if neighbours is not None:
             if engine.config.session_prefix != neighbours.prefix:
                 raise ValueError("the engine's session_prefix has to be that of its neighbours")
@@ -92,12 +107,31 @@ class EngineServer(WSGIServer):
     def start(self) -> None:
         if self.neighbours is not None and not self.started:
             self.neighbours.start(self.serve)  # before there is a session that they may ask for
+            self.init_socket()
+            self._shares = Shares(
+                self.neighbours.folder, self.neighbours.name, self.socket.fileno()
+            )
+            self._telling = self.loop.timer(0.0, SILENCE / 5, ref=False)
+            self._telling.start(self._tell)
         super().start()
+
+    @property
+    def _load(self) -> int:
+        return len(self.engine.sessions) + len(self.handling)
+
+    def _tell(self) -> None:
+        if self._shares is not None:
+            self._shares.tell(self._load)
 
     def close(self) -> None:
         """Accept nothing more; what was accepted is served."""
         if self.neighbours is not None and hasattr(self, "socket"):
             forget(self.loop, self.socket.fileno())  # the other workers listen on it still
+        if self._shares is not None:
+            self._telling.stop()
+            self._telling.close()
+            self._shares.leave()
+            self._shares = None
         super().close()
 
     def handle(self, sock: Any, address: Any) -> None:
@@ -139,18 +173,40 @@ class EngineServer(WSGIServer):
             self.resting[handler].throw(Moving())
 
     def do_read(self) -> Any:
-        """Accept a connection; without room for one, wait a little, as gevent does, but quietly."""
+        """Accept a connection; without room for one, wait a little, as gevent does, but quietly.
+
+        So does a worker that has more than its part, so that another one takes it.
+        """
+        if self._shares is not None:
+            load = self._load + 1
+            if self._unasked:
+                self._unasked -= 1
+            elif self._shares.has_more(load):
+                self._pause(_COURTESY, self._take_what_is_left)
+                return None
+            self._shares.update(load)
         try:
-            return super().do_read()
+            accepted = super().do_read()
+            if accepted is None:  # another one was faster, and has time
+                self._unasked = 0
+            return accepted
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
             logger.warning("cannot accept connections for now: %s", error.strerror)
+        self._pause(_REST, self._start_accepting_if_started)
+        return None
+
+    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
         # gevent's own way to wait: `stop_accepting` stops the timer as well.
         self.stop_accepting()
-        self._timer = self.loop.timer(_REST)
-        self._timer.start(self._start_accepting_if_started)
-        return None
+        self._timer = self.loop.timer(seconds)
+        self._timer.start(then)
+
+    def _take_what_is_left(self) -> None:
+        self._start_accepting_if_started()
+        self._unasked = _UNASKED
+        self._do_read()
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         try:

@@ -1,0 +1,91 @@
+"""How much each of several workers has to do, in memory that they share: who has more than its part
+leaves what comes next to the others.
+
+The kernel gives a connection to whichever worker asks first, and that is the one that is running: with
+fewer processors than workers, one after the other takes all that has come meanwhile. So each tells
+what it holds, and before it accepts looks at what the others told.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["SILENCE", "Shares"]
+
+#: A worker's place: its name, what it has, when it said so, and the listening socket's number.
+_PLACE = struct.Struct("!IIdQ")
+
+#: Places. Names are never used again, and few workers live at once: they have one each.
+_PLACES = 128
+
+#: Seconds after which one that said nothing is dead, or stands still: it is not waited for.
+SILENCE = 2.5
+
+#: Who has so much more than the average has more than its part. So little is left alone as nobody
+#: would feel it, and where connections come and go, those who wait would be others each moment.
+_MORE, _MARGIN = 1.125, 2.0
+
+
+class Shares:
+    """One worker's view of the table, a file in `folder`, which has to be theirs alone.
+
+    `name` is the worker's, as `Neighbours` has it; only those who share the listening socket with the
+    descriptor `listener` are compared with.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: int,
+        listener: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._listener = os.fstat(listener).st_ino
+        self._clock = clock
+        self._place = name % _PLACES * _PLACE.size
+        self._others: list[int] = []
+        descriptor = os.open(folder / "shares", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            size = _PLACE.size * _PLACES
+            os.ftruncate(descriptor, size)  # which leaves what is there
+            self._table = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+
+    def tell(self, load: int) -> None:
+        """Say what we have, and find out who else is there: a few times in `SILENCE`."""
+        self.update(load)
+        now = self._clock()
+        self._others = [
+            place
+            for place in range(0, _PLACE.size * _PLACES, _PLACE.size)
+            if place != self._place and self._load(place, now) is not None
+        ]
+
+    def update(self, load: int) -> None:
+        """Say what we have."""
+        _PLACE.pack_into(self._table, self._place, self._name, load, self._clock(), self._listener)
+
+    def has_more(self, load: int) -> bool:
+        """Whether that would be more than our part of what all of us have."""
+        now = self._clock()
+        loads = [load]
+        loads += [found for place in self._others if (found := self._load(place, now)) is not None]
+        return load > sum(loads) / len(loads) * _MORE + _MARGIN
+
+    def leave(self) -> None:
+        """We accept nothing any more: others need not wait for us."""
+        if not self._table.closed:
+            self._table[self._place : self._place + _PLACE.size] = bytes(_PLACE.size)
+            self._table.close()
+
+    def _load(self, place: int, now: float) -> int | None:
+        name, load, told, listener = _PLACE.unpack_from(self._table, place)
+        there = name and listener == self._listener and now - told < SILENCE
+        return int(load) if there else None
