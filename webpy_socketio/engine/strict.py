@@ -308,7 +308,7 @@ class StrictHandler(WSGIHandler):
                 return None
             logger.error("a request could not be read", exc_info=ex)
             ex = BadRequest("not readable")
-        logger.info("refused a request of %s: %s", self.client_address, ex)
+        logger.info("refused a request of %s: %s", self.client_address, str(ex))
         status, content_type, body = self.explain(ex)
         answer = (
             f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
