@@ -136,7 +136,7 @@ class Dispatcher:
             answer = value if isinstance(value, tuple) else (value,)
         try:
             connection.acknowledge(ack, answer)
-        except EncodeError as error:  # a handler returned what cannot be sent
+        except Exception as error:  # noqa: BLE001 - a handler returned what cannot be sent, or looked at
             signals.report(socket, error, "an acknowledgement")
             connection.acknowledge(ack, (FAILED,))
 
