@@ -152,6 +152,22 @@ class TestFailures:
         assert isinstance(error, EncodeError)
         assert client.call("unknown") == []
 
+    def test_a_value_that_cannot_even_be_looked_at(self, site: Site, stages: Journal) -> None:
+        class Unbound:
+            """As a proxy is of something that is not there now."""
+
+            def __getattribute__(self, name: str) -> Any:
+                raise RuntimeError(SECRET)
+
+        @on_message
+        def answer(request: Any, socket: Any, context: Any, message: Any) -> Any:
+            return {"who": Unbound()} if message else "fine"
+
+        client = site.connect()
+        assert client.call("message", 1) == FAILED
+        assert stages[-1][0] == "error"
+        assert client.call("message", 0) == ["fine"]
+
     def test_a_client_that_goes_before_the_answer(self, site: Site, stages: Journal) -> None:
         go = gevent.event.Event()
         begun = Journal()

@@ -745,6 +745,12 @@ class TestConfined:
         assert Admin(site).refusal == "not allowed"
         assert caplog.text.count("the plugin of the namespace /admin failed") == 2
 
+        def deny(*args: Any) -> None:
+            raise Refused("\ud800")
+
+        monkeypatch.setattr("webpy_socketio.plugins.admin.lock.Lock.open", deny)
+        assert Admin(site).refusal == "not allowed"
+
 
 class TestCommands:
     @pytest.fixture

@@ -24,9 +24,11 @@ LAYERS: dict[str, set[str]] = {
     "functions": set(),
     "signals": {"exceptions", "functions", "receivers"},
     "handlers": set(),
-    "events": {"exceptions", "functions", "handlers", "receivers", "signals"},
+    "patterns": {"exceptions", "handlers"},
+    "events": {"exceptions", "functions", "handlers", "patterns", "receivers", "signals"},
     "channels": {"exceptions"},
-    "settings": {"exceptions"},
+    "values": set(),
+    "settings": {"exceptions", "values"},
     "assets": {"exceptions"},
     "backplane": {"exceptions", "receivers", "engine"},
     "clients": {"exceptions", "signals", "channels", "engine", "backplane"},
@@ -52,7 +54,7 @@ LAYERS: dict[str, set[str]] = {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
         *("cluster", "loader", "population", "strays", "watchdog"),
     },
-    "watchdog": {"engine", "events", "functions", "signals"},
+    "watchdog": {"engine", "functions", "patterns", "signals"},
     "testing": {"exceptions", "signals", "engine", "server"},
     "cli": {
         *("exceptions", "version", "settings", "signals", "events", "assets", "loader", "plugins"),
@@ -73,7 +75,7 @@ FOR_TYPES: dict[str, set[str]] = {
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
     *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers", "streams"),
-    *("notices", "origins", "http"),
+    *("notices", "origins", "http", "patience"),
     *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
     *("replay", "relay", "neighbours", "shares"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
@@ -82,7 +84,7 @@ ENGINE = [
 
 #: Modules that decide and never wait: bytes, packets and rules, no I/O.
 PURE = [
-    *("exceptions", "events", "channels", "functions", "handlers", "strays"),
+    *("exceptions", "events", "channels", "functions", "handlers", "patterns", "strays", "values"),
     *("backplane.topics", "backplane.envelope", "backplane.numbering"),
     *("engine.config", "engine.json", "engine.packets", "engine.payloads"),
     *("engine.socketio_packets", "engine.outbox", "engine.session", "engine.requests"),

@@ -211,6 +211,63 @@ class TestApplication:
         assert explain(tmp_path, source).has(*finding)
 
 
+#: How an application of its own starts its server.
+SERVER = "SocketIOServer(None, app.wsgifunc()"
+
+
+class TestKeywords:
+    """Of ``SocketIOServer(...)`` in the application's file, which is not called here."""
+
+    def given(self, folder: Path, keywords: str, *words: str) -> Report:
+        assert SERVER in APP
+        return explain(folder, APP.replace(SERVER, f"{SERVER}, {keywords}"), *words)
+
+    def test_settings_that_only_the_program_has(self, tmp_path: Path) -> None:
+        report = self.given(tmp_path, "ping_interval=10, backplane='redis://:secret@r', log=None")
+        assert report.has(
+            "warning",
+            "settings",
+            "chat.py:8: SocketIOServer is given backplane, ping_interval: this counts for "
+            "`python chat.py` only, not for `webpy-socketio serve`, gunicorn, or what is looked at here",
+            "put SOCKETIO_BACKPLANE, SOCKETIO_PING_INTERVAL into web.config",
+        )
+        assert report.status == 0
+        assert "secret" not in json.dumps(report.findings)
+
+    def test_wrong_ones(self, tmp_path: Path) -> None:
+        report = self.given(tmp_path, "ping_intervall=10, port='http', backplane='secret'")
+        for text in (
+            "SocketIOServer() takes no keyword 'ping_intervall'; did you mean ping_interval?",
+            "SocketIOServer(): port is 'http', but has to be a whole number",
+            "SocketIOServer(): backplane is something else, but has to be",
+        ):
+            assert report.has(
+                "problem", "settings", f"chat.py:8: {text}", "correct it in chat.py:8"
+            )
+        assert "secret" not in json.dumps(report.findings)
+
+    def test_what_only_runs_can_tell(self, tmp_path: Path) -> None:
+        report = self.given(tmp_path, "namespaces=NAMES, max_channels=1 + x, **OPTIONS")
+        assert report.status == 0
+        assert report.has(
+            "warning", "settings", "is given max_channels, namespaces, **OPTIONS:", "MAX_CHANNELS"
+        )
+
+    def test_a_certificate(self, tmp_path: Path) -> None:
+        keywords = "certfile='no.crt', keyfile='no.key'"
+        report = self.given(tmp_path, keywords)
+        assert report.has(
+            "warning", "tls", "chat.py:8: its certificate is not looked", "--certfile"
+        )
+        assert report.levels("settings") == ["ok"]
+        report = self.given(tmp_path, keywords, "--certfile", "no.crt")
+        assert report.levels("tls") == ["problem"]
+
+    def test_there_is_nothing_to_say_of_others(self, tmp_path: Path) -> None:
+        report = self.given(tmp_path, "resource='chat', log=None, backlog=5")
+        assert report.levels("settings") == ["ok"]
+
+
 class TestMachine:
     def test_versions_and_loop(self, tmp_path: Path) -> None:
         for name in ("orjson-3.10.9", "gevent-24.1", "blinker-1.7"):

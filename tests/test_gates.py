@@ -445,14 +445,6 @@ class TestReceiving:
         assert asked == [0, 1]
         assert client.call("message", 3) == ["handled"]
 
-    def test_a_reason_that_cannot_be_sent_is_an_error(self, site: Site, stages: Journal) -> None:
-        @on_receiving
-        def odd(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
-            raise Refused("\ud800")
-
-        assert site.connect().call("message", 1) == [{"error": "internal error"}]
-        assert stages[-1][0] == "error"
-
     def test_order_is_kept_while_a_gate_waits(self, site: Site, handled: Journal) -> None:
         go = gevent.event.Event()
 
@@ -537,3 +529,74 @@ class TestByClient:
             ("ChannelError", False),
             ("ProtocolError", True),
         ]
+
+
+class Mute:
+    """Something whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+
+#: What a gate may say by mistake. The last one is larger than the outbox of `TestUnspeakable`.
+UNSPEAKABLE = [
+    pytest.param("caf\ud800", id="surrogate"),
+    pytest.param(Mute(), id="no text"),
+    pytest.param("x" * 70_000, id="too large"),
+]
+
+
+@pytest.mark.parametrize("words", UNSPEAKABLE)
+class TestUnspeakable:
+    """Words that cannot be sent: the client is refused at once without any, and the log says whose."""
+
+    @pytest.fixture
+    def site(self, serve: Callable[..., Site]) -> Site:
+        return serve(outbox_bytes=65_536, max_message_size=30_000)
+
+    @pytest.fixture
+    def blamed(self, caplog: pytest.LogCaptureFixture, stages: Journal) -> Callable[[], None]:
+        def check() -> None:
+            (record,) = caplog.records
+            assert record.levelname == "ERROR"
+            assert record.getMessage().startswith("a refusal failed for <Socket ")
+            assert "the words of a Refused cannot be sent" in caplog.text
+            assert "let it have a short text" in caplog.text
+            assert "in a_gate" in caplog.text  # with its file and line
+            assert [name for name, _ in stages].count("error") == 1
+            caplog.clear()
+
+        return check
+
+    def test_of_connecting(self, words: Any, site: Site, blamed: Callable[[], None]) -> None:
+        @on_connecting
+        def a_gate(request: Any, socket: Any, context: Any) -> None:
+            if not socket.auth:
+                raise Refused(words)
+
+        client = site.websocket()
+        client.send("40")
+        assert client.receive() == '44{"message":"refused"}'
+        blamed()
+        client.connect('{"token":1}')  # in the same session
+
+    def test_of_receiving(self, words: Any, site: Site, blamed: Callable[[], None]) -> None:
+        @on_receiving
+        def a_gate(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
+            if event == "message":
+                raise Refused(words)
+
+        client = site.connect()
+        assert client.call("message", 1) == [{"error": "refused"}]
+        blamed()
+        assert client.call("other") == []
+
+    def test_of_subscribing(self, words: Any, site: Site, blamed: Callable[[], None]) -> None:
+        @on_subscribing
+        def a_gate(request: Any, socket: Any, context: Any, channel: str) -> None:
+            raise Refused(words)
+
+        client = site.connect()
+        assert client.call("__subscribe__", "room") == [{"ok": False, "error": "refused"}]
+        blamed()
+        assert client.call("__unsubscribe__", "room") == [{"ok": True}]

@@ -23,6 +23,7 @@ from webpy_socketio import (
     ListenError,
     Refused,
     SocketIOServer,
+    broadcast,
     on_connecting,
     on_event,
     on_message,
@@ -152,6 +153,55 @@ class TestCounts:
         client.call("__subscribe__", "room")  # which is no message
         text = '21["message","x"]' + '51-["message",{"_placeholder":true,"num":0}]'
         assert scrape().of("received_bytes_total") == len(text) + 1000
+
+    def test_how_much_was_sent(self, site: Site) -> None:
+        one, two = site.connect(), site.connect()
+        staff = site.websocket()
+        staff.connect(namespace="/staff,")
+        for client in (one, two):
+            client.call("__subscribe__", "room")  # an acknowledgement is no event
+        assert scrape().all("sent_messages_total") == {}
+        assert scrape().of("sent_bytes_total") == 0
+        size = len('42["message","xxx"]') + 2  # of a short frame's head
+        socket_of(one).send("xxx")
+        found = scrape()
+        assert found.all("sent_messages_total") == {"/": 1}
+        assert found.of("sent_bytes_total") == size
+        socket_of(one).broadcast("xxx")
+        socket_of(one).send_and_broadcast_channel("xxx")
+        broadcast("xxx", namespace="/staff")
+        found = scrape()
+        assert found.all("sent_messages_total") == {"/": 4, "/staff": 1}
+        assert found.of("sent_bytes_total") == 5 * size + len("/staff,")
+        socket_of(one).emit("draw", b"x" * 100)
+        text = '451-["draw",{"_placeholder":true,"num":0}]'
+        assert scrape().of("sent_bytes_total") == (
+            5 * size + len("/staff,") + len(text) + 2 + 100 + 2
+        )
+        two.vanish()
+        socket_of(one).send("x" * 1000)
+        assert scrape().of("sent_messages_total", namespace="/") == 6
+
+    def test_what_stages_took(self, site: Site, stages: Journal) -> None:
+        client = site.connect()
+        client.call("message", 1)
+        client.call("__subscribe__", "room")
+        client.call("__subscribe__", "")  # an error, of which none is kept
+        client.vanish()
+        stages.wait_for(("finish", "transport close"))
+        found = scrape().get("webpy_socketio_handler_seconds_count", {})
+        assert {dict(key)["stage"] for key in found} == {
+            stage.name for stage in signals.STAGES if stage is not signals.error
+        }
+
+    def test_nobody_listens_to_what_is_sent_once_it_is_off(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        assert not signals.sent.receivers
+        site = serve(plugins=[PLUGIN])
+        assert signals.sent.receivers
+        site.server.stop()
+        assert not signals.sent.receivers
 
     def test_subscriptions_by_pattern(self, site: Site, stages: Journal) -> None:
         @on_message(channel="^room-")

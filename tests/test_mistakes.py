@@ -25,6 +25,7 @@ from webpy_socketio import (
     ListenError,
     NoSocket,
     PluginError,
+    Refused,
     SettingsError,
     SocketIOServer,
     application,
@@ -836,6 +837,19 @@ class TestReceivers:
         client = site.websocket()
         client.send("40")
         assert "not allowed" in str(client.receive())
+        told(str(stages[-1][1]))
+
+    @quoted("the words of a Refused cannot be sent")
+    def test_a_gate_whose_words_cannot_be_sent(
+        self, site: Site, stages: Journal, told: Told
+    ) -> None:
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> None:
+            raise Refused("\ud800")
+
+        client = site.websocket()
+        client.send("40")
+        assert client.receive() == '44{"message":"refused"}'
         told(str(stages[-1][1]))
 
 

@@ -16,11 +16,12 @@ from webpy_socketio import (
     on_message,
     on_subscribe,
     on_subscribing,
+    patterns,
     receivers,
     signals,
 )
 from webpy_socketio.clients import clients
-from webpy_socketio.events import REMEMBERED_MATCHES, ChannelPattern
+from webpy_socketio.patterns import REMEMBERED_MATCHES, ChannelPattern
 
 from .conftest import Journal, Site
 
@@ -54,7 +55,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What was said about patterns so far."""
 
     def read() -> list[str]:
-        records = [record for record in caplog.records if record.name == events.__name__]
+        records = [record for record in caplog.records if record.name == patterns.__name__]
         assert all(record.levelno == logging.WARNING for record in records)
         return [record.getMessage() for record in records]
 
@@ -164,7 +165,7 @@ class TestSlowOnes:
     def test_once_a_pattern(
         self, warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(events, "SLOW_MATCH", -math.inf)
+        monkeypatch.setattr(patterns, "SLOW_MATCH", -math.inf)
         for decorator in (on_message, on_subscribe):
             decorator(channel="^x")(handler)
         for _, (bound,) in events._registered.values():
@@ -175,7 +176,7 @@ class TestSlowOnes:
     def test_others_are_not_mentioned(
         self, warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(events, "SLOW_MATCH", math.inf)
+        monkeypatch.setattr(patterns, "SLOW_MATCH", math.inf)
         on_message(channel="^x")(handler)
         assert pattern_of(handler).match("xy")
         assert warnings() == []

@@ -86,6 +86,22 @@ class TestLoading:
         assert calls == [("install", 7), ("message", "hello"), ("uninstall",)]
         assert not signals.message.receivers
 
+    def test_one_that_fails_to_switch_off_stops_nothing(
+        self, write: Write, wsgi: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        write("first_plugin", JOURNAL)
+        write("broken_plugin", "def uninstall(): raise OSError('the disk is full')\n")
+        server = SocketIOServer(
+            ("127.0.0.1", 0), wsgi, plugins=["first_plugin", "broken_plugin"], log=None
+        )
+        server.start()
+        server.stop()
+        server.stop()  # which would wait for the first one
+        assert importlib.import_module("first_plugin").calls[-1] == ("uninstall",)
+        (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
+        assert record.getMessage() == "the plugin 'broken_plugin' cannot be switched off"
+        assert "the disk is full" in caplog.text
+
     def test_one_without_install_only_decorates(
         self, write: Write, serve: Callable[..., Site]
     ) -> None:

@@ -34,9 +34,10 @@ class Confined:
     def connect(self, connection: Connection) -> None:
         _forget_web_context()
         try:
-            self._application.connect(connection)
-        except Refused as refusal:
-            connection.refuse(str(refusal) or "refused")
+            try:
+                self._application.connect(connection)
+            except Refused as refusal:
+                connection.refuse(str(refusal) or "refused")
         except Exception:  # noqa: BLE001 - the plugin's own code
             self._log("connect")
             connection.refuse("not allowed")

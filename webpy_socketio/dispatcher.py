@@ -52,7 +52,7 @@ class Dispatcher:
         try:
             self.admit(socket, partial(self._let_in, socket, connection))
         except Refused as refusal:
-            connection.refuse(str(refusal) or "refused")
+            _deny(socket, refusal, connection.refuse)
         except Exception as exception:  # noqa: BLE001 - the application's own code
             signals.report(socket, exception, "the application")
             connection.refuse("not allowed")
@@ -120,28 +120,23 @@ class Dispatcher:
     ) -> None:
         message = args[0] if len(args) == 1 else args or None
         answer: tuple[Any, ...]
-        if _receiving.receivers and (
-            refusal := _refusal(
-                socket, connection, message=message, event=name, args=args, channel=channel
-            )
+        if _receiving.receivers and _denied(
+            socket, connection, ack, message=message, event=name, args=args, channel=channel
         ):
-            if ack is None:
-                return
-            answer = ({"error": refusal},)
+            return
+        values, failures = signals.emit(
+            signals.message, socket, message=message, event=name, args=args, channel=channel
+        )
+        if ack is None:
+            return
+        if failures:
+            answer = (FAILED,)
         else:
-            values, failures = signals.emit(
-                signals.message, socket, message=message, event=name, args=args, channel=channel
-            )
-            if ack is None:
-                return
-            if failures:
-                answer = (FAILED,)
-            else:
-                value = values[0] if values else ()
-                answer = value if isinstance(value, tuple) else (value,)
+            value = values[0] if values else ()
+            answer = value if isinstance(value, tuple) else (value,)
         try:
             connection.acknowledge(ack, answer)
-        except EncodeError as error:  # a handler returned what cannot be sent, or a gate said it
+        except Exception as error:  # noqa: BLE001 - a handler returned what cannot be sent, or looked at
             signals.report(socket, error, "an acknowledgement")
             connection.acknowledge(ack, (FAILED,))
 
@@ -171,7 +166,7 @@ class Dispatcher:
         try:
             change(args[0] if len(args) == 1 else None, partial(answer, {"ok": True}))
         except Refused as refusal:
-            answer({"ok": False, "error": str(refusal) or "refused"})
+            _deny(connection.data, refusal, lambda words: answer({"ok": False, "error": words}))
         except ChannelError as error:  # a rule that the client could have known
             answer({"ok": False, "error": str(error)})
             signals.report(connection.data, error)
@@ -193,14 +188,30 @@ class Dispatcher:
         signals.report(socket, error)
 
 
-def _refusal(socket: Socket, connection: Connection, **keywords: Any) -> str | None:
-    """Ask whether the handlers of a message may run; returns why not, or None."""
+def _denied(socket: Socket, connection: Connection, ack: int | None, **keywords: Any) -> bool:
+    """Ask whether the handlers of a message may run; if not, whoever wants an answer is told why."""
     try:
         signals.ask(_receiving, socket, **keywords)
     except Refused as refusal:
-        return str(refusal) or "refused"
+        if ack is not None:
+            _deny(socket, refusal, lambda words: connection.acknowledge(ack, ({"error": words},)))
+        return True
     # A gate that waited may have outlived the connection, if it was the server who ended it.
-    return "disconnected" if connection.kicked else None
+    return connection.kicked
+
+
+def _deny(socket: Socket, refusal: Refused, tell: Callable[[str], None]) -> None:
+    """Tell a client why it is refused, or at least that it is, if a gate's words cannot be sent."""
+    try:
+        tell(str(refusal) or "refused")
+    except Exception as error:  # noqa: BLE001 - it may be text that cannot be made
+        unsaid = EncodeError(
+            f"the words of a Refused cannot be sent, so the client is told none: {error}; see above who "
+            "raised it, and let it have a short text"
+        )
+        unsaid.__cause__ = refusal  # with the line that raised it
+        signals.report(socket, unsaid, "a refusal")
+        tell("refused")
 
 
 _RESERVED = {

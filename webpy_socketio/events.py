@@ -17,12 +17,8 @@ name replaces its predecessor. web.py's reloader imports the main script twice.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import itertools
-import logging
-import re
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +37,7 @@ from webpy_socketio.handlers import (
     TakesSocketUnbound,
     TakesSubscription,
 )
+from webpy_socketio.patterns import ChannelPattern, compile_channel
 from webpy_socketio.receivers import Selective
 from webpy_socketio.signals import Stage
 
@@ -60,14 +57,6 @@ __all__ = [
     "registered_handlers",
 ]
 
-logger = logging.getLogger(__name__)
-
-#: Seconds of work that one match may take; nothing else happens in the process meanwhile.
-SLOW_MATCH = 0.05
-
-#: Channels for which a pattern's answer is remembered. Clients choose the names, so not all.
-REMEMBERED_MATCHES = 256
-
 #: The keywords that each stage's handlers get behind request, socket and context; messages, whose
 #: handlers may wait for one event, have their own rule.
 _ARGUMENTS: dict[Stage, tuple[str, ...]] = {
@@ -77,41 +66,6 @@ _ARGUMENTS: dict[Stage, tuple[str, ...]] = {
     signals.unsubscribe: ("channel",),
     signals.error: ("exception",),
 }
-
-
-class ChannelPattern:
-    """A handler's pattern, which remembers its answers and tells, once, if it is a slow one.
-
-    A regular expression's work may double with each character of the name that a client gives.
-    """
-
-    __slots__ = ("_told", "match", "regex", "whose")
-
-    #: Whether the pattern matches a channel's name from its start.
-    match: Callable[[str], bool]
-
-    def __init__(self, regex: re.Pattern[str], whose: str) -> None:
-        self.regex = regex
-        #: The decorator with its pattern, and its function.
-        self.whose = whose
-        self._told = False
-        self.match = functools.lru_cache(REMEMBERED_MATCHES)(self._match)
-
-    def _match(self, channel: str) -> bool:
-        # The thread's own time: that the machine is busy is not the pattern's fault.
-        began = time.thread_time()
-        found = self.regex.match(channel) is not None
-        seconds = time.thread_time() - began
-        if seconds > SLOW_MATCH and not self._told:
-            self._told = True
-            logger.warning(
-                "%s: matching a channel of %d characters took %d ms, and every client waited; "
-                "avoid repetitions inside repetitions, or shorten SOCKETIO_MAX_CHANNEL_LENGTH",
-                self.whose,
-                len(channel),
-                seconds * 1000,
-            )
-        return found
 
 
 class Handler(Selective):
@@ -299,7 +253,7 @@ def _register(
             f"{used}(channel=…) on {name}: a socket is in no channel while it connects; "
             "use @on_subscribe(channel=…)"
         )
-    pattern = _compile(channel, used, name)
+    pattern = compile_channel(channel, used, name)
     wrong = check_plain(function) or takes_positions(function, *_arguments(stage, event))
     if wrong is not None:
         raise EventError(f"{used}: {described(function)} {wrong}")
@@ -333,16 +287,3 @@ def _arguments(stage: Stage, event: str | None) -> tuple[tuple[str, ...], bool]:
 
 def _same(one: ChannelPattern | None, other: ChannelPattern | None) -> bool:
     return one is other if one is None or other is None else one.regex == other.regex
-
-
-def _compile(channel: Pattern | None, used: str, name: str) -> ChannelPattern | None:
-    if channel is None:
-        return None
-    whose = f"{used}(channel={channel!r}) on {name}"
-    try:
-        pattern = re.compile(channel)
-        if isinstance(pattern.pattern, bytes):
-            raise TypeError("a channel's name is text, and a pattern of bytes matches none")
-        return ChannelPattern(pattern, whose)
-    except (re.error, TypeError) as error:
-        raise EventError(f"{whose}: not a regular expression: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import pkgutil
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from webpy_socketio.exceptions import ConfigurationError, PluginError
 from webpy_socketio.settings import Settings
 
 __all__ = ["Plugins"]
+
+logger = logging.getLogger("webpy_socketio")
 
 
 class Plugins:
@@ -58,15 +61,19 @@ class Plugins:
         return found
 
     def uninstall(self) -> None:
-        """Switch them off, in the opposite order."""
+        """Switch them off, in the opposite order; one that fails is logged, and stops no other."""
         while self._installed:
             module = self._installed.pop()
             _users[module] -= 1
             if not _users[module]:
                 del _users[module]
                 uninstall = getattr(module, "uninstall", None)
-                if uninstall is not None:
+                if uninstall is None:
+                    continue
+                try:
                     uninstall()
+                except Exception:
+                    logger.exception("the plugin %r cannot be switched off", module.__name__)
 
 
 #: How many running servers use a plugin. It receives the signals of all of them, so the first one

@@ -30,12 +30,12 @@ from webpy_socketio.population import engines
 from webpy_socketio.strays import tell
 from webpy_socketio.watchdog import Watchdog
 
-__all__ = ["SocketIOServer", "explain"]
+__all__ = ["KEYWORDS", "SocketIOServer", "explain"]
 
 logger = logging.getLogger("webpy_socketio")
 
 #: Keywords that pywsgi's server takes, and the TLS ones that it passes on.
-_PYWSGI = [
+KEYWORDS = [
     *("backlog", "environ", "error_log", "handler_class", "log", "spawn"),
     *("ca_certs", "cert_reqs", "certfile", "ciphers", "do_handshake_on_connect", "keyfile"),
     *("server_side", "ssl_context", "ssl_version", "suppress_ragged_eofs"),
@@ -83,8 +83,8 @@ class SocketIOServer(EngineServer):
             name: keywords.pop(name) for name in list(keywords) if settings_module.is_setting(name)
         }
         for name in keywords:
-            if name not in _PYWSGI:
-                hint = settings_module.suggest(name, _PYWSGI)
+            if name not in KEYWORDS:
+                hint = settings_module.suggest(name, KEYWORDS)
                 raise SettingsError(f"SocketIOServer() takes no keyword {name!r}{hint}")
         #: The settings as they are in force.
         self.settings = settings = settings_module.resolve(ours, web.config)

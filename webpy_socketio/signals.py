@@ -320,9 +320,10 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
     `what` failed; None if it was the client who broke a rule, which deserves no traceback.
     """
     if what is None:
-        logger.info("%s broke a rule: %s", socket, exception)
+        # Their texts: whoever keeps log records keeps no frames with it, and no connection.
+        logger.info("%s broke a rule: %s", str(socket), str(exception))
     else:
-        logger.error("%s failed for %s", what, socket, exc_info=exception)
+        logger.error("%s failed for %s", what, str(socket), exc_info=exception)
     keywords = {
         "request": socket.request,
         "socket": socket,

@@ -26,8 +26,8 @@ from gevent import monkey
 from webpy_socketio import signals
 from webpy_socketio.engine.handler import RequestHandler
 from webpy_socketio.engine.notices import quoted
-from webpy_socketio.events import ChannelPattern
 from webpy_socketio.functions import described
+from webpy_socketio.patterns import ChannelPattern
 
 __all__ = ["Watchdog", "running"]
 

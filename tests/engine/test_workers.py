@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,6 +53,20 @@ class TestWorkers:
         may_go_on.set()
         journal.wait(lambda journal: len(journal) == 50)
         assert len({worker for _, worker in journal}) == 50
+
+    def test_an_idle_one_keeps_nothing_of_what_it_did(self, workers: Workers) -> None:
+        class Job:
+            def __call__(self) -> Any:
+                return getcurrent()
+
+        kept = []
+        for _ in range(2):  # the first is what it was started with
+            job = Job()
+            kept.append(weakref.ref(job))
+            run(workers, job)
+            del job
+        gc.collect()
+        assert [reference() for reference in kept] == [None, None]
 
     def test_run_returns_the_greenlet_and_does_not_wait(
         self, workers: Workers, journal: Journal

@@ -114,7 +114,7 @@ class Publisher:
                 failed = False
             except BackplaneError as error:
                 if self.trouble is None and not self._dialer.ended:
-                    logger.warning("nothing can be published: %s", error)
+                    logger.warning("nothing can be published: %s", str(error))
                 self.connected, self.trouble = False, error
                 self.tried.set()
                 self._fail_waiting(error)
@@ -194,7 +194,7 @@ class Publisher:
             self._lost[parcel.topic] = None
         if parcel.message is not None:
             counts["dropped"] += 1
-            self._warnings.warn("a message did not get to other processes: %s", error)
+            self._warnings.warn("a message did not get to other processes: %s", str(error))
         if parcel.answer is not None:
             parcel.answer.set_exception(
                 error if isinstance(error, BackplaneError) else BackplaneError("interrupted")

@@ -169,7 +169,7 @@ class Subscriber:
                 self._read(link)
             except BackplaneError as error:
                 if not told and not self._dialer.ended:
-                    logger.warning("nothing is heard of other processes: %s", error)
+                    logger.warning("nothing is heard of other processes: %s", str(error))
                 told = True
             except Exception:  # a mistake of ours must not leave the process deaf
                 logger.exception("what other processes say could not be read")
@@ -270,7 +270,7 @@ class Subscriber:
             envelope = decode(payload, topic)
         except Foreign as error:
             counts["ignored"] += 1
-            self._warnings.warn("ignored what came on %r: %s", address, error)
+            self._warnings.warn("ignored what came on %r: %s", address, str(error))
             return
         verdict = subscription.positions.judge(envelope)
         if verdict.gap:

@@ -16,6 +16,7 @@ from webpy_socketio.cli.checks import (
     Patient,
     configuration,
     environment,
+    keywords,
     ok,
     problem,
     program,
@@ -40,6 +41,7 @@ CHECKS: tuple[Check, ...] = (
     program.urls,
     program.debug,
     configuration.settings,
+    keywords.keywords,
     configuration.origins,
     configuration.plugins,
     environment.open_files,
@@ -54,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "application",
         nargs="?",
-        help="module:name of the web.py application, or its file, chat.py; it is imported, so that what "
-        "stands under `if __name__ ...`, and keywords given there, are not seen",
+        help="module:name of the web.py application, or its file, chat.py; it is imported, so that "
+        "what stands under `if __name__ ...` is not run, only read",
     )
     target.add_settings(parser)
     parser.add_argument("--host", help="address that it is to listen on (SOCKETIO_HOST)")

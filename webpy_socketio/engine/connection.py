@@ -115,10 +115,15 @@ class Connection:
         return True
 
     def refuse(self, reason: str) -> None:
-        """Tell the client that it may not connect, and why."""
+        """Tell the client that it may not connect, and why. Raises `EncodeError`, undecided."""
         if self._state is CONNECTING:
+            message = encode_connect_error(self.namespace, reason)
+            if message.size > self._multiplexer.outbox_bytes:
+                raise EncodeError(
+                    f"{message.size} bytes are more than the client's outbox can take"
+                )
             self._state = CLOSED
-            self.session.outbox.push(encode_connect_error(self.namespace, reason))
+            self.session.outbox.push(message)
             self._multiplexer.remove(self)
 
     def send(self, message: Message) -> None:

@@ -65,6 +65,8 @@ def decode_packet(packet: bytes) -> tuple[bytes, str]:
 
 
 def _decode_base64(data: bytes) -> bytes:
+    if len(data) % 4:  # Python 3.10 would let some of these pass
+        raise ProtocolError("a binary packet that is not base64")
     try:
         return base64.b64decode(data, validate=True)
     except binascii.Error:

@@ -213,7 +213,7 @@ class EngineServer(WSGIServer):
             with gevent.Timeout(self.engine.config.header_timeout, TimeoutError("too slow")):
                 sock = self.wrap_socket(client_socket, **self.ssl_args)
         except OSError as error:  # most often somebody who does not speak TLS, or not ours
-            logger.debug("a TLS handshake failed: %s", error)
+            logger.debug("a TLS handshake failed: %s", str(error))
             client_socket.close()
             return
         try:

@@ -154,7 +154,7 @@ class Session:
             else:
                 raise ProtocolError("a packet that only the server sends, or out of place")
         except ProtocolError as error:
-            logger.info("closing a session: %s", error)
+            logger.info("closing a session: %s", str(error))
             self.close("parse error", error.close_code)
             raise
         except Exception:

@@ -257,5 +257,5 @@ def reason_for(error: OSError | None) -> str:
     """The Socket.IO words for how a connection was lost."""
     if error is None or isinstance(error, ConnectionResetError):
         return "transport close"
-    logger.debug("connection lost: %s", error)
+    logger.debug("connection lost: %s", str(error))
     return "transport error"

@@ -33,6 +33,7 @@ from webpy_socketio.engine.http import (
     take_head,
     too_large,
 )
+from webpy_socketio.engine.patience import Patience
 
 __all__ = ["Elsewhere", "Moving", "StrictHandler"]
 
@@ -46,9 +47,6 @@ _PIECE = 65_536
 
 #: Requests of one connection that are served before others have their turn.
 _AT_A_STRETCH = 8
-
-#: Bytes a second that a body has to bring, on average, to be waited for beyond its first seconds.
-_LEAST_RATE = 1000.0
 
 #: Bytes that are read from a connection that is being closed, so that its end can be read.
 _DRAIN = 1_048_576
@@ -67,48 +65,6 @@ class _Nothing:
 
     def _discard(self) -> None:
         """Nothing is left of it."""
-
-
-class _Patience:
-    """The deadline of a body: seconds without progress, and a least rate beyond them.
-
-    A large body may take longer than a small one; one that trickles may not. What is too late
-    raises `BadRequest` in the greenlet that reads.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._latest = time.monotonic()
-        self._until = self._latest + seconds
-        self._pieces = 0
-        self._greenlet: Any = gevent.getcurrent()
-        # One timer for the whole body, which looks when it fires whether anything came meanwhile.
-        self._timer: Any = gevent.get_hub().loop.timer(seconds)
-        self._timer.start(self._look)
-
-    def progress(self, size: int) -> None:
-        """`size` bytes came; raises `BadRequest` if they took too long."""
-        self._pieces += 1
-        if not self._pieces % 32:
-            gevent.sleep(0)  # gevent reads without a pause what is there already
-        self._latest = time.monotonic()
-        self._until += size / _LEAST_RATE
-        if self._latest > self._until:
-            raise _too_slow()
-
-    def close(self) -> None:
-        """The body is there."""
-        self._timer.stop()
-        self._timer.close()
-
-    def _look(self) -> None:
-        left = self._latest + self._seconds - time.monotonic()
-        if left <= 0:
-            self._greenlet.throw(_too_slow())
-            return
-        self._timer.close()
-        self._timer = gevent.get_hub().loop.timer(left)
-        self._timer.start(self._look)
 
 
 @functools.lru_cache(256)  # clients choose the names, but few choose their own
@@ -133,10 +89,6 @@ def _cgi_fields(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
             value = f"{fields[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{value}"
         fields[key] = value
     return fields
-
-
-def _too_slow() -> BadRequest:
-    return BadRequest("a body too slow", "408 Request Timeout")
 
 
 class StrictHandler(WSGIHandler):
@@ -308,7 +260,7 @@ class StrictHandler(WSGIHandler):
                 return None
             logger.error("a request could not be read", exc_info=ex)
             ex = BadRequest("not readable")
-        logger.info("refused a request of %s: %s", self.client_address, ex)
+        logger.info("refused a request of %s: %s", self.client_address, str(ex))
         status, content_type, body = self.explain(ex)
         answer = (
             f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
@@ -397,7 +349,7 @@ class StrictHandler(WSGIHandler):
             self.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         if head.length is None or head.length > _IN_MEMORY:
             self._body = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the request's
-        patience = _Patience(self.config.body_timeout)
+        patience = Patience(self.config.body_timeout)
         try:
             self._body_size = read_body(
                 self.rfile, head.length, limit, self._body, patience.progress

@@ -32,8 +32,13 @@ class Workers:
 
     def run(self, function: Callable[[], None]) -> Any:
         """Have `function` run soon in a greenlet, which is returned."""
-        worker = self._idle.pop() if self._idle else greenlet(self._work, self._hub)
-        self._hub.loop.run_callback(worker.switch, function)
+        if self._idle:
+            worker = self._idle.pop()
+            self._hub.loop.run_callback(worker.switch, function)
+        else:
+            # In a list, which is emptied: a greenlet keeps what it was started with until its end.
+            worker = greenlet(self._work, self._hub)
+            self._hub.loop.run_callback(worker.switch, [function])
         return worker
 
     def dispose(self) -> None:
@@ -41,8 +46,9 @@ class Workers:
         while self._idle:
             self._hub.loop.run_callback(self._idle.pop().throw)
 
-    def _work(self, function: Callable[[], None] | None) -> None:
+    def _work(self, first: list[Callable[[], None]]) -> None:
         worker: Any = getcurrent()
+        function: Callable[[], None] | None = first.pop()
         while True:
             if function is not None:
                 try:

@@ -34,7 +34,7 @@ def settings(patient: Patient) -> Iterator[Finding]:
                 "give it once",
             )
     if not nearest and patient.target is not None:
-        yield ok("settings", "none given: the defaults, and keywords of SocketIOServer")
+        yield ok("settings", "none given: the defaults")
     yield from _contradictions(patient.settings, nearest.keys())
 
 

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: connections, messages, what handlers took, what went wrong.
+"""Metrics for Prometheus: connections, messages and bytes both ways, what stages took, what went wrong.
 
 Switched on by naming it in ``SOCKETIO_PLUGINS``; needs ``pip install "webpy_socketio[metrics]"``. They are
 put into ``prometheus_client.REGISTRY``, or into ``SOCKETIO_METRICS_REGISTRY``, and shown wherever that

@@ -72,6 +72,12 @@ class Collector:
         yield CounterMetricFamily(
             _PREFIX + "received_bytes", "Of these messages; of text, characters.", tally.received
         )
+        yield _counter(
+            "sent_messages", "Events to clients, one for each recipient.", "namespace", tally.sent
+        )
+        yield CounterMetricFamily(
+            _PREFIX + "sent_bytes", "Of these, in WebSocket frames.", tally.sent_bytes
+        )
         yield _counter("subscriptions", "Begun.", "channel", tally.subscriptions)
         yield _counter("unsubscriptions", "Ended.", "channel", tally.unsubscriptions)
         yield _counter("refused", "Denied by a gate.", "gate", tally.refused)

@@ -48,6 +48,10 @@ class Tally:
         self.messages: Counter[tuple[str, str]] = Counter()
         #: Their size: characters of text, bytes of attachments.
         self.received = 0
+        #: Events of ours, one for each client that one went to, by namespace.
+        self.sent: Counter[str] = Counter()
+        #: Their size in bytes, as WebSockets have them.
+        self.sent_bytes = 0
         #: By channel; what the end of a connection ends is an unsubscription too.
         self.subscriptions: Counter[str] = Counter()
         self.unsubscriptions: Counter[str] = Counter()
@@ -63,11 +67,13 @@ class Tally:
         """Begin."""
         signals.handled.connect(self._handled)
         signals.error.connect(self._error)
+        signals.sent.connect(self._sent)
 
     def uninstall(self) -> None:
         """End; the numbers stay."""
         signals.handled.disconnect(self._handled)
         signals.error.disconnect(self._error)
+        signals.sent.disconnect(self._sent)
 
     def _handled(
         self, sender: Socket, stage: str, seconds: float, refused: str | None, **own: Any
@@ -97,6 +103,11 @@ class Tally:
         self.messages[labels] += 1
         self.received += socket.message_size
         return labels[0]
+
+    def _sent(self, sender: str, sockets: list[Socket], size: int, **extra: Any) -> None:
+        # In the middle of sending, once for all recipients: nothing is read, nobody is looked at.
+        self.sent[sender] += len(sockets)
+        self.sent_bytes += size * len(sockets)
 
     def _error(self, sender: Any, exception: BaseException, by_client: bool, **extra: Any) -> None:
         labels = ("client" if by_client else "handler", type(exception).__name__)

@@ -51,7 +51,7 @@ def missing(link: Any, names: Names, node: str, here: Mapping[Item, Held]) -> It
             )
             if refused := [answer for answer in answers if isinstance(answer, BackplaneError)]:
                 # Something else is there in its place. The other channels are not to suffer.
-                logger.error("presence in %r cannot be compared: %s", channel, refused[0])
+                logger.error("presence in %r cannot be compared: %s", channel, str(refused[0]))
                 break
             values, lists = answers
             for connection, value, listed in zip(portion, values, lists, strict=True):

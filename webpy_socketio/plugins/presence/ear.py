@@ -81,7 +81,7 @@ class Ear:
                 self._read(link)
             except BackplaneError as error:
                 if not told:
-                    logger.warning("presence: nothing is heard of other processes: %s", error)
+                    logger.warning("presence: nothing is heard of other processes: %s", str(error))
                 told = True
             except Exception:  # a mistake of ours must not leave the process deaf
                 logger.exception("presence: what other processes say could not be read")

@@ -148,7 +148,7 @@ class Node:
                 return
             except BackplaneError as error:
                 if self.trouble is None or not self._tried.is_set():
-                    logger.warning("presence is not shared, for now: %s", error)
+                    logger.warning("presence is not shared, for now: %s", str(error))
                 self.trouble = error
                 self._fail_waiting(error)
             except Exception as error:  # a mistake of ours must not end presence
@@ -224,7 +224,7 @@ class Node:
         (answer,) = link.ask(task.call(self.id).words(whole=True))
         if not isinstance(answer, BackplaneError):
             return answer
-        logger.error("presence: %s", answer)
+        logger.error("presence: %s", str(answer))
         if task.waiting is not None:
             task.waiting.set_exception(answer)
         return None

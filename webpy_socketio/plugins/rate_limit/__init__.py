@@ -135,7 +135,7 @@ class _Limits:
         if self._refusals is None:
             return
         if self._refusals.wait(socket, now):
-            logger.info("%s is disconnected: it goes on in spite of the rate limit", socket)
+            logger.info("%s is disconnected: it goes on in spite of the rate limit", str(socket))
             socket.disconnect()
         else:
             self._refusals.take(socket, now)

@@ -1,0 +1,102 @@
+"""What is logged is text: whoever keeps log records keeps no connection alive with them."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from webpy_socketio import on_finish
+from webpy_socketio.engine.session import Session
+
+from . import raw
+from .conftest import Journal, Site, socket_of
+from .test_arrows import MODULES
+
+
+def spoil_a_subscription(client: raw.WebSocket) -> None:
+    assert client.call("__subscribe__", "")[0]["ok"] is False
+    client.vanish()
+
+
+def spoil_a_channel(client: raw.WebSocket) -> None:
+    assert client.call("__channel__", "not mine", 1)[0]["ok"] is False
+    client.vanish()
+
+
+def spoil_a_packet(client: raw.WebSocket) -> None:
+    client.send("4not a packet")
+    client.wait_closed()
+
+
+def spoil_a_frame(client: raw.WebSocket) -> None:
+    client.send_raw(b"\xff\xff")
+    client.wait_closed()
+
+
+def reset(client: raw.WebSocket) -> None:
+    client.vanish(reset=True)
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_a_subscription, spoil_a_channel, spoil_a_packet, spoil_a_frame, reset]
+)
+def test_a_broken_rule_keeps_no_connection(
+    spoil: Callable[[raw.WebSocket], None],
+    site: Site,
+    journal: Journal,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    client = site.connect()
+    socket = weakref.ref(socket_of(client))
+    own = socket_of(client)._connection.session.id
+
+    @on_finish
+    def finished(request: Any, socket: Any, context: Any) -> None:
+        journal.append("finish")
+
+    spoil(client)
+    journal.wait_for("finish")
+    while socket() is not None or any(
+        type(kept) is Session and kept.id == own for kept in gc.get_objects()
+    ):
+        gevent.sleep(0.01)
+        gc.collect()
+    assert caplog.records
+
+
+def calls_of_loggers(name: str) -> Iterator[tuple[ast.Call, set[str]]]:
+    """Each call of a logger in a module, and the names that exceptions have there."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    caught = {
+        node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name
+    }
+    given = {
+        node.arg
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg)
+        and node.annotation is not None
+        and ast.unparse(node.annotation).endswith(("Exception", "Error", "Refused", "Socket"))
+    }
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and ast.unparse(node.func.value) in ("logger", "self._warnings")
+        ):
+            yield node, caught | given
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_record_has_an_exception_or_a_socket_among_its_arguments(name: str) -> None:
+    for call, names in calls_of_loggers(name):
+        kept = {each.id for each in call.args if isinstance(each, ast.Name)} & names
+        # What is only seen while somebody debugs may wait for its text.
+        assert not kept or ast.unparse(call.func) == "logger.debug", ast.unparse(call)

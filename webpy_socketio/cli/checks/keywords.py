@@ -1,0 +1,79 @@
+"""The keywords of ``SocketIOServer(...)`` in an application's own file: read, as it is not run here."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from webpy_socketio.cli.checks import Finding, Patient, problem, warning
+from webpy_socketio.cli.stranger import shorten
+from webpy_socketio.exceptions import SettingsError
+from webpy_socketio.server import KEYWORDS, SocketIOServer
+from webpy_socketio.settings import PREFIX, is_setting, resolve, suggest
+
+__all__ = ["keywords"]
+
+#: Those that every server has by name; the rest are settings or pywsgi's.
+_OWN = frozenset(inspect.signature(SocketIOServer).parameters) - {"keywords"}
+
+
+def keywords(patient: Patient) -> Iterator[Finding]:
+    """Which of them are wrong; and the settings among them, which only the program itself has."""
+    file = getattr(patient.target.module, "__file__", None) if patient.target else None
+    if file is None or not file.endswith(".py"):
+        return
+    for call in ast.walk(ast.parse(Path(file).read_bytes())):
+        if not isinstance(call, ast.Call) or _last_name(call.func) != SocketIOServer.__name__:
+            continue
+        where = f"{shorten(file)}:{call.lineno}"
+        for one in call.keywords:
+            wrong = _wrong(one)
+            if wrong is not None:
+                yield problem("settings", f"{where}: {wrong}", f"correct it in {where}")
+        yield from _unseen(call, where, shorten(file))
+        names = {one.arg for one in call.keywords}
+        if {"certfile", "ssl_context"} & names and patient.arguments.certfile is None:
+            yield warning(
+                "tls",
+                f"{where}: its certificate is not looked at",
+                "name it: --certfile, and --keyfile",
+            )
+
+
+def _unseen(call: ast.Call, where: str, file: str) -> Iterator[Finding]:
+    """The settings that `serve`, gunicorn and the other checks do not have."""
+    names = sorted(one.arg for one in call.keywords if one.arg and is_setting(one.arg))
+    found = names + [f"**{ast.unparse(one.value)}" for one in call.keywords if one.arg is None]
+    if found:
+        yield warning(
+            "settings",
+            f"{where}: SocketIOServer is given {', '.join(found)}: this counts for `python {file}` only, "
+            "not for `webpy-socketio serve`, gunicorn, or what is looked at here",
+            "unless that is meant, put "
+            + (", ".join(PREFIX + name.upper() for name in names) or "what is in it")
+            + " into web.config or a settings module",
+        )
+
+
+def _wrong(keyword: ast.keyword) -> str | None:
+    name = keyword.arg
+    if name is None or name in KEYWORDS or name in _OWN:
+        return None
+    if not is_setting(name):
+        return f"SocketIOServer() takes no keyword {name!r}{suggest(name, list(KEYWORDS))}"
+    try:
+        value: Any = ast.literal_eval(keyword.value)
+    except (ValueError, TypeError):  # what only the running program knows
+        return None
+    try:
+        resolve({name: value}, {})
+    except SettingsError as error:
+        return str(error)
+    return None
+
+
+def _last_name(function: ast.expr) -> str:
+    return ast.unparse(function).rpartition(".")[2]

@@ -1,0 +1,233 @@
+"""What a setting may be: each check says what a value has to be, or None if it is that.
+
+Pure functions; what is wrong is told in words that follow "has to be".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+__all__ = [
+    "Check",
+    "addresses",
+    "function_or_none",
+    "machine",
+    "mode",
+    "names",
+    "namespaces",
+    "origins",
+    "password_hash",
+    "port_or_none",
+    "prefix",
+    "rate",
+    "redis",
+    "registry_or_none",
+    "seconds",
+    "seconds_or_none",
+    "seconds_or_none_at_all",
+    "text",
+    "text_or_none",
+    "transports",
+    "whole",
+    "yes_or_no",
+]
+
+#: What a value has to be, or None if nothing is wrong with it.
+Check = Callable[[Any], "str | None"]
+
+
+def seconds(value: Any) -> str | None:
+    """Some time, of less than a day."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "a number of seconds"
+    return None if 0 < value < 86_400 else "more than 0 and less than a day"
+
+
+def seconds_or_none_at_all(value: Any) -> str | None:
+    """The same, or 0."""
+    return None if value == 0 and not isinstance(value, bool) else seconds(value)
+
+
+def seconds_or_none(value: Any) -> str | None:
+    """The same, or None."""
+    return None if value is None else seconds_or_none_at_all(value)
+
+
+def whole(least: int, most: int = 2**31) -> Check:
+    """A check for whole numbers between two."""
+
+    def check(value: Any) -> str | None:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            return f"a whole number from {least} to {most}"
+        return None
+
+    return check
+
+
+def text(value: Any) -> str | None:
+    """Text."""
+    return None if isinstance(value, str) else "text"
+
+
+def text_or_none(value: Any) -> str | None:
+    """Text, or None."""
+    return None if value is None or isinstance(value, str) else "text, or None"
+
+
+def function_or_none(value: Any) -> str | None:
+    """A function of (request, socket, context), or None."""
+    if value is None or callable(value):
+        return None
+    return "a function of (request, socket, context), or None"
+
+
+def rate(value: Any) -> str | None:
+    """A pair for a token bucket, or None."""
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        rate, burst = value
+        if not any(isinstance(number, bool) for number in value) and (
+            isinstance(rate, (int, float))
+            and 0 < rate <= 1_000_000
+            and isinstance(burst, int)
+            and 1 <= burst <= 1_000_000
+            and burst / rate < 86_400
+        ):
+            return None
+    return "(how many a second, how many at once), whole again within a day, or None for no limit"
+
+
+def port_or_none(value: Any) -> str | None:
+    """A port, 0 among them, or None."""
+    return None if value is None or whole(0, 65_535)(value) is None else "a port, or None"
+
+
+def registry_or_none(value: Any) -> str | None:
+    """What prometheus_client registers with, or None."""
+    names = ("register", "unregister", "collect")
+    fits = all(callable(getattr(value, name, None)) for name in names)
+    if value is None or (fits and not isinstance(value, type)):
+        return None
+    return "a prometheus_client.CollectorRegistry, or None for its REGISTRY"
+
+
+def names(value: Any) -> str | None:
+    """A list of names."""
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return None
+    return "a list of names"
+
+
+def transports(value: Any) -> str | None:
+    """One transport, or both."""
+    if names(value) is None and value and set(value) <= {"polling", "websocket"}:
+        return None
+    return 'a list with "polling", "websocket" or both'
+
+
+def namespaces(value: Any) -> str | None:
+    """Namespaces as the protocol writes them."""
+    if (
+        names(value) is None
+        and value
+        and all(name.startswith("/") and "," not in name and "?" not in name for name in value)
+    ):
+        return None
+    return 'a list of namespaces that begin with "/", without commas and question marks'
+
+
+def origins(value: Any) -> str | None:
+    """Origins as browsers write them, or None."""
+    if value is None:
+        return None
+    if names(value) is None and all(map(_is_origin, value)):
+        return None
+    return (
+        'a list of origins like "https://example.com" (no patterns; "*" alone for any), or None for '
+        "the same origin"
+    )
+
+
+def _is_origin(value: str) -> bool:
+    if "*" in value:  # any, or nobody: there are no patterns
+        return value == "*"
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return False
+    return bool(parts.scheme and parts.hostname and not parts.path and not parts.query) and (
+        port is not None or parts.scheme in ("http", "https")
+    )
+
+
+def addresses(value: Any) -> str | None:
+    """Addresses, or networks of them."""
+    if names(value) is None:
+        try:
+            for address in value:
+                ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            return f"a list of addresses or networks: {error}"
+        return None
+    return "a list of addresses or networks"
+
+
+def redis(value: Any) -> str | None:
+    """Where a Redis is, or None."""
+    wanted = 'None, or "redis://[[name]:password@]host[:port][/database]"'
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return wanted
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme == "redis" and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is none
+        return wanted
+    rest = parts.path.removeprefix("/")
+    good = good and not parts.query and not parts.fragment and (not rest or rest.isdecimal())
+    return None if good else wanted
+
+
+def password_hash(value: Any) -> str | None:
+    """A hash whose cost is bounded, or None."""
+    if value is None or (isinstance(value, str) and _SCRYPT.fullmatch(value)):
+        return None
+    return "what the admin plugin's hash_password returned, or None"
+
+
+def mode(value: Any) -> str | None:
+    """How much the Admin UI shows."""
+    return None if value in ("development", "production") else '"development" or "production"'
+
+
+def yes_or_no(value: Any) -> str | None:
+    """True or False."""
+    return None if isinstance(value, bool) else "True or False"
+
+
+def prefix(value: Any) -> str | None:
+    """The beginning of names in Redis."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", value):
+        return None
+    return "1 to 64 letters, digits, and _ . : -"
+
+
+def machine(value: Any) -> str | None:
+    """A name that may stand in a session id, or none."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{0,64}", value):
+        return None
+    return "up to 64 letters, digits, and _ -"
+
+
+#: A PHC string; the cost is bounded, as who asks for 2**40 would wait for ever.
+_SCRYPT = re.compile(
+    r"\$scrypt\$ln=(?:[1-9]|1[0-7]),r=(?:[1-9]|1[0-6]),p=(?:[1-9]|1[0-6])"
+    r"\$[A-Za-z0-9+/]{16,86}\$[A-Za-z0-9+/]{22,86}"
+)
