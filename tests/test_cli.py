@@ -138,7 +138,9 @@ MODULES = {
         "from webpy_socketio import on_connect\n"
         "@on_connect(channel='x')\n"
         "def hello(request, socket, context): ...\n",
-        "event.py:2: @on_connect(channel=…) on hello: a socket is in no channel",
+        # Python 3.10 counts a decorator to the line of its function.
+        f"event.py:{2 if sys.version_info >= (3, 11) else 3}: "
+        "@on_connect(channel=…) on hello: a socket is in no channel",
     ),
     "words": ("import sys\nassert sys.argv == [''], sys.argv\n", "the module 'words' has no 'app'"),
     "site": ("app = 1\n", "'site' is a module of Python's or of a package: rename site.py"),

@@ -51,6 +51,7 @@ class TestStrictness:
             b"4\xff",
             b"4\xed\xa0\x80",
             b"b!!!!",
+            b"b=",
             b"bA",
             b"bYQ=",
             b"bYQ==YQ==",
