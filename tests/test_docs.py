@@ -144,6 +144,7 @@ _READERS = {"app", "client", "server", "gevent", "web", "request", "presence", "
 #: What is there anyway.
 _OTHERS = {"dict", "logging", "webpy_socketio"}
 
+
 class TestEquivalents:
     """The tables for those who come from elsewhere name only what is there."""
 

@@ -293,7 +293,9 @@ class TestDeployment:
             cwd=folder,
             env={
                 **os.environ,
-                **{"PYTHONPATH": str(ROOT), "PORT": "0", "METRICS_PORT": str(scraped)},
+                "PYTHONPATH": str(ROOT),
+                "PORT": "0",
+                "METRICS_PORT": str(scraped),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

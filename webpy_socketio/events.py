@@ -28,7 +28,7 @@ from typing import Any
 
 from webpy_socketio import signals
 from webpy_socketio.exceptions import EventError
-from webpy_socketio.functions import check_plain, described, takes_positions
+from webpy_socketio.functions import check_plain, described, origin, takes_positions
 from webpy_socketio.handlers import (
     Pattern,
     TakesChannel,
@@ -123,7 +123,7 @@ class Handler(Selective):
     ``channel=``.
     """
 
-    __slots__ = ("_arguments", "event", "function", "pattern", "stage")
+    __slots__ = ("_arguments", "event", "function", "origin", "pattern", "stage")
 
     def __init__(
         self,
@@ -133,6 +133,7 @@ class Handler(Selective):
         event: str | None,
     ) -> None:
         self.function = function
+        self.origin = origin(function)
         self.stage = stage
         self.pattern = pattern
         #: The custom event it waits for; handlers of messages wait for "message".
@@ -314,6 +315,7 @@ def _register(
     ]
     for other in replaced:
         stage.disconnect(other)
+        _tell_twins(used, other, handler)
     kept = [other for other in handlers if other not in replaced]
     _registered[key] = (function, [*kept, handler])
     _State.handlers = None
@@ -335,14 +337,34 @@ def _same(one: ChannelPattern | None, other: ChannelPattern | None) -> bool:
     return one is other if one is None or other is None else one.regex == other.regex
 
 
+def _tell_twins(used: str, old: Handler, new: Handler) -> None:
+    """Warn if a handler replaces another one which is not the same, imported again."""
+    (code, *run), (new_code, *new_run) = old.origin, new.origin
+    again = any(one is not other for one, other in zip(run, new_run, strict=True))
+    if old.function is new.function or code is None or again:
+        return
+    # One function may be made several times: for one channel each, or by a test for each case.
+    if code is not new_code or not _same(old.pattern, new.pattern):
+        logger.warning(
+            "%s: %s takes the place of %s, which has the same name: give each a name of its own, "
+            "or one of them never runs",
+            used,
+            described(new.function),
+            described(old.function),
+        )
+
+
 def _compile(channel: Pattern | None, used: str, name: str) -> ChannelPattern | None:
     if channel is None:
         return None
     whose = f"{used}(channel={channel!r}) on {name}"
     try:
-        pattern = re.compile(channel)
-        if isinstance(pattern.pattern, bytes):
-            raise TypeError("a channel's name is text, and a pattern of bytes matches none")
-        return ChannelPattern(pattern, whose)
-    except (re.error, TypeError) as error:
+        pattern = re.compile(channel) if isinstance(channel, (str, re.Pattern)) else channel
+    except re.error as error:
         raise EventError(f"{whose}: not a regular expression: {error}") from None
+    if not isinstance(pattern, re.Pattern) or not isinstance(pattern.pattern, str):
+        raise EventError(
+            f"{whose}: not a regular expression: it is text or a compiled one, for several channels "
+            '"^(one|two)$"'
+        )
+    return ChannelPattern(pattern, whose)

@@ -315,6 +315,9 @@ SETTINGS = (
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 _SECRET = frozenset(setting.name for setting in SETTINGS if setting.secret)
 
+#: How alike a name is that can only be a setting: SOCKETO_PORT is, SOCKET_PORT may be somebody else's.
+_TYPO = 0.92
+
 #: What `configure` was given last.
 _configured: dict[str, Any] = {}
 
@@ -329,17 +332,19 @@ def configure(source: str | ModuleType | Mapping[str, Any]) -> None:
     for a name or value that is not acceptable.
     """
     if isinstance(source, str):
+        hint = f"; its name is {source[:-3]!r}, without .py" if source.endswith(".py") else ""
         try:
             source = importlib.import_module(source)
         except ImportError as error:
             raise SettingsError(
-                f"the settings module {source!r} cannot be imported: {error}"
+                f"the settings module {source!r} cannot be imported: {error}{hint}"
             ) from error
     global _configured_by
     values = source if isinstance(source, Mapping) else vars(source)
     found = _select(values)
     name: str = getattr(source, "__name__", "configure()")
     _check(found, name)
+    _check_prefix(values, name, bare=values is source)
     _configured_by = name
     _configured.clear()
     _configured.update(found)
@@ -352,6 +357,7 @@ def resolve(keywords: Mapping[str, Any], web_config: Mapping[str, Any]) -> Setti
     """
     from_web = _select(web_config)
     _check(from_web, "web.config")
+    _check_prefix(web_config, "web.config")
     near = {name.upper(): value for name, value in keywords.items()}
     _check(near, "SocketIOServer()", keyword=True)
     values = {setting.name: setting.default for setting in SETTINGS}
@@ -420,6 +426,23 @@ def _check(values: Mapping[str, Any], source: str, keyword: bool = False) -> Non
         wrong = _wrong(name, value, name.lower() if keyword else PREFIX + name)
         if wrong is not None:
             raise SettingsError(f"{source}: {wrong}")
+
+
+def _check_prefix(values: Mapping[str, Any], source: str, bare: bool = False) -> None:
+    """Refuse names that miss our prefix by a letter or two; or altogether, if they are `bare`.
+
+    A module has other names too, and they are its own: only what is given to `configure` as a mapping
+    is for nobody else.
+    """
+    for name in values:
+        if not isinstance(name, str) or name.startswith(PREFIX):
+            continue
+        if name.upper().startswith("SO"):
+            near = difflib.get_close_matches(name.upper(), map(PREFIX.__add__, _BY_NAME), 1, _TYPO)
+        else:
+            near = [PREFIX + name.upper()] if bare and name.upper() in _BY_NAME else []
+        if near:
+            raise SettingsError(f"{source}: {name} is no setting; did you mean {near[0]}?")
 
 
 def _wrong(name: str, value: Any, written: str) -> str | None:

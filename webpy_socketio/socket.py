@@ -323,6 +323,8 @@ class Socket:
 
 def encode(namespace: str, event: str, args: tuple[Any, ...], max_bytes: int) -> Message:
     """Encode an event of ours; raises `EncodeError` for what cannot or may not be sent."""
+    if not isinstance(event, str):
+        raise EncodeError(f"an event's name comes first and is text, not {type(event).__name__}")
     if event in RESERVED_EVENTS:
         raise EncodeError(f'"{event}" is reserved: choose another name for the event')
     message = encode_event(namespace, event, args)
