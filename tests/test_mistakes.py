@@ -182,6 +182,12 @@ class TestStarting:
         told(str(caught.value))
         monkeypatch.delitem(sys.modules, "settings_of_mine")
 
+    @quoted("has to be an hour at most, in seconds (Socket.IO on Node.js has milliseconds)")
+    def test_milliseconds(self, told: Told) -> None:
+        with pytest.raises(SettingsError) as caught:
+            configure({"SOCKETIO_PING_INTERVAL": 25_000})
+        told(str(caught.value))
+
     @quoted("there is no setting …; did you mean …?")
     def test_a_setting_that_is_misspelt(self, app: Any, told: Told) -> None:
         web.config.SOCKETIO_PING_INTERVALL = 10
@@ -961,6 +967,41 @@ class TestReceivers:
         (text,) = (each for each in log() if "refuse" in each)
         told(text)
         assert f"({gate} can do that), failed" in text
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda socket: socket.send("hello"),
+            lambda socket: socket.emit("hello"),
+            lambda socket: socket.call("hello"),
+            lambda socket: socket.subscribe("room"),
+        ],
+        ids=["send", "emit", "call", "subscribe"],
+    )
+    @pytest.mark.parametrize("watched", [False, True])
+    @quoted("the client is not connected yet, as a gate is still to let it in")
+    def test_a_gate_that_sends(
+        self, watched: bool, use: Any, site: Site, stages: Journal, told: Told
+    ) -> None:
+        if watched:
+            signals.sent.connect(lambda sender, **extra: None)
+        on_connecting(lambda request, socket, context: use(socket))
+        client = site.websocket()
+        client.send("40")
+        assert "not allowed" in str(client.receive())
+        told(str(stages[-1][1]))
+        assert isinstance(stages[-1][1], CallerError)
+
+    @quoted("'ThreadedDict' object has no attribute …")
+    def test_a_session_in_a_later_handler(
+        self, tmp_path: Path, serve: Callable[..., Site], stages: Journal, told: Told
+    ) -> None:
+        site = serve()
+        store = web.session.DiskStore(str(tmp_path))
+        session = web.session.Session(site.app, store, initializer={"count": 0})
+        on_message(lambda request, socket, context, message: session.count)
+        assert site.connect().call("message") == [{"error": "internal error"}]
+        told(str(stages[-1][1]))
 
     @quoted("a gate returned False")
     def test_a_gate_that_returns_false(self, site: Site, stages: Journal, told: Told) -> None:

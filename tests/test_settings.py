@@ -288,6 +288,10 @@ SECONDS = (
 )
 
 
+#: Those that Socket.IO on Node.js has too, in milliseconds.
+FEW_SECONDS = ([0.001, 1, 25.5, 3600], [0, "5", None, True, float("nan"), 3601, 10_000, 25_000])
+
+
 RATES: tuple[list[Any], list[Any]] = (
     [None, (1, 1), [0.5, 10], (1_000_000, 1_000_000), (0.001, 86)],
     [
@@ -321,10 +325,10 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         [["polling"], ["websocket"], ("websocket", "polling")],
         [[], "polling", ["flash"], ["polling", "xhr"], None, [1]],
     ),
-    "PING_INTERVAL": SECONDS,
-    "PING_TIMEOUT": SECONDS,
-    "UPGRADE_TIMEOUT": SECONDS,
-    "CONNECT_TIMEOUT": SECONDS,
+    "PING_INTERVAL": FEW_SECONDS,
+    "PING_TIMEOUT": FEW_SECONDS,
+    "UPGRADE_TIMEOUT": FEW_SECONDS,
+    "CONNECT_TIMEOUT": FEW_SECONDS,
     "WRITE_TIMEOUT": SECONDS,
     "MAX_MESSAGE_SIZE": whole(1),
     "OUTBOX_BYTES": whole(1024),

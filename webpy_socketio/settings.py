@@ -79,6 +79,13 @@ def _seconds(value: Any) -> str | None:
     return None if 0 < value < 86_400 else "more than 0 and less than a day"
 
 
+def _few_seconds(value: Any) -> str | None:
+    wrong = _seconds(value)
+    if wrong is None and value > 3600:
+        wrong = "an hour at most, in seconds (Socket.IO on Node.js has milliseconds)"
+    return wrong
+
+
 def _seconds_or_none_at_all(value: Any) -> str | None:
     return None if value == 0 and not isinstance(value, bool) else _seconds(value)
 
@@ -254,10 +261,10 @@ SETTINGS = (
         _text_or_none,
     ),
     Setting("TRANSPORTS", ["polling", "websocket"], "transports that may be used", _transports),
-    Setting("PING_INTERVAL", 25.0, "seconds between a pong and the next ping", _seconds),
-    Setting("PING_TIMEOUT", 20.0, "seconds a client has for its pong", _seconds),
-    Setting("UPGRADE_TIMEOUT", 10.0, "seconds a WebSocket has to replace long-polling", _seconds),
-    Setting("CONNECT_TIMEOUT", 45.0, "seconds a client may stay without a namespace", _seconds),
+    Setting("PING_INTERVAL", 25.0, "seconds between a pong and the next ping", _few_seconds),
+    Setting("PING_TIMEOUT", 20.0, "seconds a client has for its pong", _few_seconds),
+    Setting("UPGRADE_TIMEOUT", 10.0, "seconds a WebSocket has to replace polling", _few_seconds),
+    Setting("CONNECT_TIMEOUT", 45.0, "seconds a client may stay without a namespace", _few_seconds),
     Setting("MAX_MESSAGE_SIZE", 1_000_000, "bytes of a client's message or body", _whole(1)),
     Setting("OUTBOX_BYTES", 4 * 1024 * 1024, "bytes that may wait for a client", _whole(1024)),
     Setting("OUTBOX_PACKETS", 16_384, "packets that may wait for a client", _whole(16)),

@@ -245,6 +245,7 @@ class Socket:
     ) -> bool:
         check_name(channel, self._limits.max_channel_length)
         if not self.connected:
+            self._connection.check_begun()
             return False
         channels = self.space.channels
         if channel in channels.held(self):
@@ -262,9 +263,8 @@ class Socket:
         return changed
 
     def _send_and_tell(self, message: Message) -> None:
-        if self.connected:
-            self._connection.send(message)
-            self._tell_sent(message)
+        self._connection.send(message)
+        self._tell_sent(message)
 
     def _tell_sent(self, message: Message) -> None:
         if self.connected:
