@@ -181,6 +181,9 @@ def test_odd_texts_and_names_arrive_as_they_are(windows):
     for page in (ann, bob, fatima):
         assert messages(page).all_text_contents() == ODD_TEXTS
         assert page.locator("#room img, #room script").count() == 0
+        # A name in Arabic moves nothing of what stands beside it.
+        isolated = "nodes => nodes.map((node) => getComputedStyle(node).unicodeBidi)"
+        assert set(page.locator(".name").evaluate_all(isolated)) == {"isolate"}
     arabic = messages(bob).nth(ODD_TEXTS.index("مرحبا، كيف حالك؟ (123)"))
     assert arabic.evaluate("text => getComputedStyle(text).direction") == "rtl"
 
@@ -203,6 +206,16 @@ def test_what_is_too_long_is_told_and_kept(windows):
     say(ann, "short")
     expect(messages(ann)).to_have_text(["short"])
     expect(ann.locator("#say-error")).to_have_text("")
+    # Who goes on writing before the answer is there is not written over.
+    message_box(ann).evaluate(
+        """field => {
+            field.value = "m".repeat(2001);
+            field.form.requestSubmit();
+            field.value = "the next one";
+        }"""
+    )
+    expect(ann.locator("#say-error")).to_contain_text("at most 2000 characters")
+    expect(message_box(ann)).to_have_value("the next one")
 
 
 def test_the_server_checks_what_the_page_does_not(windows):
