@@ -383,6 +383,29 @@ def test_what_goes_wrong_here_is_told_without_how(tmp_path):
         chat.process.kill()
 
 
+def test_who_is_lost_counts_as_here_for_three_seconds(tmp_path):
+    """So that others see nothing of a page that is reloaded, or of a tunnel."""
+    told = example(
+        tmp_path,
+        """
+        import main_app
+        from webpy_socketio.plugins import presence
+        from webpy_socketio.testing import TestServer
+        with TestServer(main_app.app) as server:
+            browser = server.browser()
+            for end in ("close", "leave"):
+                tab = browser.connect()
+                tab.subscribe("room-lobby")
+                assert tab.call("join", "Ann") == {"ok": True, "name": "Ann"}
+                tab.emit("leave") if end == "leave" else tab.close()
+                for seconds in (0, 2.9, 0.2):
+                    server.advance(seconds)
+                    say(list(presence.members("room-lobby")))
+        """,
+    )
+    assert told == ["['ann']", "['ann']", "[]", "[]", "[]", "[]"]
+
+
 def test_who_has_gone_is_forgotten(tmp_path):
     """A chat that runs for months must not remember every browser that ever came."""
     told = example(
