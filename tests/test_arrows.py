@@ -36,7 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "population": {"clients", "engine", "backplane"},
     "socket": {"exceptions", "receivers", "signals", "channels", "clients", "engine"},
     "outofband": {"exceptions", "channels", "clients", "cluster", "socket", "backplane"},
-    "dispatcher": {"exceptions", "signals", "clients", "socket", "engine"},
+    "dispatcher": {"exceptions", "functions", "signals", "clients", "socket", "engine"},
     "application": {
         "exceptions",
         "signals",
@@ -58,7 +58,7 @@ LAYERS: dict[str, set[str]] = {
     "testing": {"exceptions", "signals", "engine", "server"},
     "cli": {
         *("exceptions", "version", "settings", "signals", "events", "assets", "loader", "plugins"),
-        *("application", "cluster", "engine", "server"),
+        *("application", "cluster", "engine", "functions", "server"),
     },
     "gunicorn": {"exceptions", "engine", "server"},
     "__main__": {"cli"},

@@ -161,6 +161,46 @@ TARGETS = {
 }
 
 
+#: What is named, what it is written as, and what is said.
+WRONG = {
+    "number": ("number = 5", "of type int, where a web.application belongs"),
+    "make": (
+        "def make(): ...",
+        "make (wrong.py:1) is no WSGI application: it takes (), and is called with (environ, start_resp",
+    ),
+    "Page": (
+        "class Page:\n    def GET(self): ...",
+        "Page is no WSGI application: it takes (), and is called with (environ, start_response)",
+    ),
+    "nested": (
+        "import web\nfrom webpy_socketio import socketio_urls\n"
+        "nested = web.application(('/', 'x', socketio_urls), {}, autoreload=False)",
+        "not pairs of a pattern and a class; add a tuple to them, urls = (...) + socketio_urls",
+    ),
+    "between": (
+        "import web\nfrom webpy_socketio import socketio_urls\n"
+        "between = web.application(('/', 'x', socketio_urls, '/y'), {}, autoreload=False)",
+        "urls = (...) + socketio_urls",
+    ),
+    "odd": (
+        "import web\nodd = web.application(('/', 'x', '/y'), {}, autoreload=False)",
+        "the urls of the application are not pairs of a pattern and a class",
+    ),
+    "nothing": ("", "the module 'wrong' has no 'nothing': name it as wrong:name"),
+}
+
+RIGHT = """
+def function(environ, start): ...
+def counted(count, environ, start_response): ...
+made = functools.partial(counted, 1)
+class Answer:
+    def __init__(self, environ, start_response): ...
+class Middleware:
+    def __call__(self, *args): ...
+wrapped = Middleware()
+"""
+
+
 class TestTargets:
     @pytest.fixture
     def here(self, tmp_path: Path, monkeypatch: Any) -> Iterator[Path]:
@@ -199,6 +239,27 @@ class TestTargets:
             target.find(written)
         assert str(raised.value).startswith(TARGETS[written])
         assert "\n" not in str(raised.value)
+
+    @pytest.mark.parametrize("name", WRONG)
+    def test_what_is_no_application_is_not_served(self, name: str, here: Path) -> None:
+        (here / "wrong.py").write_text(WRONG[name][0])
+        with pytest.raises(ConfigurationError) as raised:
+            target.wsgi(target.load(f"wrong:{name}"))
+        assert WRONG[name][1] in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+    def test_what_is_one(self, here: Path) -> None:
+        (here / "right.py").write_text(f"import functools\n{APP}{RIGHT}")
+        for name in ("app", "function", "made", "Answer", "wrapped"):
+            assert callable(target.wsgi(target.load(f"right:{name}")))
+
+    @pytest.mark.parametrize("command", ["serve", "routes", "doctor"])
+    def test_urls_that_are_nested(self, command: str, here: Path, capsys: Any) -> None:
+        (here / "nested.py").write_text(WRONG["nested"][0])
+        assert main([command, "nested:nested"]) == 1
+        told = capsys.readouterr()
+        assert "urls = (...) + socketio_urls" in told.out + told.err
+        assert "Traceback" not in told.out + told.err
 
     def test_a_file_is_a_target_too(self, tmp_path: Path) -> None:
         folder = tmp_path / "site"

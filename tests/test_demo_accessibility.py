@@ -154,6 +154,15 @@ def test_somebody_is_written_to_by_keyboard(windows):
     expect(bob.locator(".private .text")).to_have_text(["psst"])
 
 
+def test_the_focus_is_not_lost_with_somebody_who_leaves(windows):
+    ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
+    button = ann.get_by_role("button", name="Private message to Bob")
+    button.focus()
+    bob.get_by_role("button", name="Leave").click()
+    expect(button).to_have_count(0)
+    expect(message_box(ann)).to_be_focused()
+
+
 def test_the_skip_link_leads_past_what_every_page_begins_with(windows):
     page = windows.open("/")
     page.keyboard.press("Tab")

@@ -181,6 +181,9 @@ def test_odd_texts_and_names_arrive_as_they_are(windows):
     for page in (ann, bob, fatima):
         assert messages(page).all_text_contents() == ODD_TEXTS
         assert page.locator("#room img, #room script").count() == 0
+        # A name in Arabic moves nothing of what stands beside it.
+        isolated = "nodes => nodes.map((node) => getComputedStyle(node).unicodeBidi)"
+        assert set(page.locator(".name").evaluate_all(isolated)) == {"isolate"}
     arabic = messages(bob).nth(ODD_TEXTS.index("مرحبا، كيف حالك؟ (123)"))
     assert arabic.evaluate("text => getComputedStyle(text).direction") == "rtl"
 
@@ -203,6 +206,16 @@ def test_what_is_too_long_is_told_and_kept(windows):
     say(ann, "short")
     expect(messages(ann)).to_have_text(["short"])
     expect(ann.locator("#say-error")).to_have_text("")
+    # Who goes on writing before the answer is there is not written over.
+    message_box(ann).evaluate(
+        """field => {
+            field.value = "m".repeat(2001);
+            field.form.requestSubmit();
+            field.value = "the next one";
+        }"""
+    )
+    expect(ann.locator("#say-error")).to_contain_text("at most 2000 characters")
+    expect(message_box(ann)).to_have_value("the next one")
 
 
 def test_the_server_checks_what_the_page_does_not(windows):
@@ -224,7 +237,9 @@ def test_the_server_checks_what_the_page_does_not(windows):
                 await ask("message", {html: "<b>"}),
                 await ask("message", " \\n "),
                 await ask("message", "fine"),
+                await ask("private", document.getElementById("room").dataset.who, "psst"),
                 await ask("leave"),
+                await ask("private", "somebody", "psst"),
                 await ask("message", "too late"),
             ];
             socket.disconnect();
@@ -243,7 +258,9 @@ def test_the_server_checks_what_the_page_does_not(windows):
         "A message needs at least one character.",
         "A message needs at least one character.",
         "ok",
+        "That is you.",
         "ok",
+        "Join first.",
         "Join first.",
     ]
     expect(messages(page)).to_have_text(["fine"])
@@ -314,6 +331,22 @@ def test_nobody_passes_for_somebody_else(windows, name, complaint):
 # -- typing notes
 
 
+#: How often somebody was told to be typing, as window.heard, on a connection of its own.
+HEAR = """async () => {
+    window.heard = 0;
+    const socket = new io.Socket();
+    socket.on("typing", (name, who, on) => (heard += on));
+    socket.connect();
+    await socket.subscribe("room-lobby");
+}"""
+
+#: Put lines into the log, as somebody would see them who has been here for long.
+FILL = """async (count) => {
+    const { addEvent } = await import("/static/log.js");
+    for (let i = 0; i < count; i++) addEvent(["Bob"], `event ${i}`);
+}"""
+
+
 def typing(page):
     return page.locator("#typing")
 
@@ -355,6 +388,68 @@ def test_who_writes_to_one_person_is_not_typing_to_all(windows):
     expect(messages(bob)).to_have_text(["psst"])
     assert sent(ann, "typing") == []
     expect(typing(cleo)).to_have_text("")
+
+
+def test_who_tells_all_the_time_that_he_types_is_not_passed_on(windows):
+    ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
+    bob.evaluate(HEAR)
+    ann.evaluate(ROGUE.replace("Bob", "Ann"))
+    for _ in range(2):
+        ann.evaluate("async () => { for (let i = 0; i < 20; i++) rogue.emit('typing', true); }")
+        ann.evaluate("rogue.emitWithAck('message', 'a barrier')")
+    ann.evaluate("rogue.disconnect()")
+    expect(messages(bob)).to_have_count(2)
+    assert 0 < bob.evaluate("heard") < 20  # once a second, however slow this machine is
+
+
+# -- the log
+
+
+def test_who_reads_further_up_stays_there(windows):
+    ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
+    for page in (ann, bob):
+        page.evaluate(FILL, 60)
+        expect(log(page)).to_contain_text("event 59")
+    top = "document.getElementById('log').scrollTop"
+    assert ann.evaluate(top) > 0
+    ann.evaluate(f"async () => {{ {top} = 0; await new Promise(requestAnimationFrame); }}")
+    say(bob, "Hello")
+    for page in (ann, bob):
+        expect(messages(page)).to_have_text(["Hello"])
+    assert ann.evaluate(top) == 0
+    expect(messages(ann)).not_to_be_in_viewport()
+    expect(messages(bob)).to_be_in_viewport()
+    say(ann, "Hello to you")  # one's own is shown wherever one was
+    expect(messages(ann).last).to_be_in_viewport()
+
+
+def test_a_page_that_is_left_open_does_not_grow_for_ever(windows):
+    ann = windows.open(name="Ann")
+    ann.evaluate(FILL, 600)
+    expect(log(ann)).to_contain_text("event 599")
+    assert ann.evaluate("document.getElementById('log').childElementCount") == 500
+    say(ann, "Still here")
+    expect(messages(ann)).to_have_text(["Still here"])
+
+
+def test_lines_stay_lines(windows):
+    ann = windows.open(name="Ann")
+    say(ann, "one\ntwo  words")
+    expect(messages(ann)).to_have_css("white-space-collapse", "preserve")
+    assert messages(ann).evaluate("node => node.innerText") == "one\ntwo  words"
+
+
+def test_the_enter_that_ends_a_composition_sends_nothing(windows):
+    """Who writes Japanese or Chinese chooses characters with it."""
+    ann = windows.open(name="Ann")
+    message_box(ann).fill("kan")
+    press = """(node, isComposing) => node.dispatchEvent(
+        new KeyboardEvent("keydown", {key: "Enter", isComposing, bubbles: true, cancelable: true}))"""
+    message_box(ann).evaluate(press, True)
+    expect(message_box(ann)).to_have_value("kan")
+    message_box(ann).evaluate(press, False)
+    expect(messages(ann)).to_have_text(["kan"])
+    expect(message_box(ann)).to_have_value("")
 
 
 # -- private messages
@@ -445,6 +540,14 @@ def test_an_admin_sends_somebody_away(windows):
     join(admin, "Ann")
     second = windows.open(name="Bob", context=bob.context)
     expect(cleo.get_by_role("button", name="Send away")).to_have_count(0)
+
+    # Admins have no button for each other; whoever is one has no way round it either.
+    admin.evaluate(ROGUE.replace("Bob", "Ann"))
+    answer = admin.evaluate(
+        'rogue.emitWithAck("send away", document.getElementById("room").dataset.who)'
+    )
+    assert answer == {"ok": False, "error": "Admins do not send each other away."}
+    admin.evaluate("rogue.disconnect()")
 
     windows.excused = SENT_AWAY
     bob.evaluate(ROGUE)

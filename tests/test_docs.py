@@ -19,7 +19,7 @@ import pytest
 from docutils import nodes
 
 import webpy_socketio
-from webpy_socketio import Socket, plugins, signals, testing
+from webpy_socketio import Socket, cli, plugins, signals, testing
 from webpy_socketio.plugins import presence
 from webpy_socketio.settings import SETTINGS
 
@@ -141,20 +141,26 @@ class TestReference:
 #: What stands in the tables for something that the reader has.
 _READERS = {"app", "client", "server", "gevent", "web", "request", "presence", "socket", "context"}
 
+#: What is there anyway.
+_OTHERS = {"dict", "logging", "webpy_socketio"}
+
 
 class TestEquivalents:
     """The tables for those who come from elsewhere name only what is there."""
 
     @pytest.fixture(params=["from-2012", "from-flask-socketio", "from-nodejs"])
-    def ours(self, request: Any, built: Path) -> list[str]:
-        """The code of the tables' last column."""
+    def last_column(self, request: Any, built: Path) -> list[nodes.Node]:
+        """The cells of the tables that have what is here."""
         tree = pickle.loads((built / "trees" / "guides" / f"{request.param}.doctree").read_bytes())
         (table,) = (one for one in tree.findall(nodes.table) if "equivalents" in one["classes"])
         rows = list(table.findall(nodes.row))
         assert len(rows) > 5
-        return [
-            literal.astext() for row in rows for literal in row.children[-1].findall(nodes.literal)
-        ]
+        return [row.children[-1] for row in rows]
+
+    @pytest.fixture
+    def ours(self, last_column: list[nodes.Node]) -> list[str]:
+        """The code of these."""
+        return [code.astext() for cell in last_column for code in cell.findall(nodes.literal)]
 
     def test_they_are_python(self, ours: list[str]) -> None:
         for code in ours:
@@ -165,12 +171,28 @@ class TestEquivalents:
         for code in ours:
             for name in _used(ast.parse(_whole(code))):
                 assert (
-                    name in _READERS
+                    name in _READERS | _OTHERS
                     or name in settings
                     or hasattr(webpy_socketio, name)
                     or hasattr(testing, name)
                     or name in {"f", "a", "data", "host", "port", "urls", "session_id", "answer"}
                 ), f"{name} in {code}"
+
+    def test_every_module_is_there(self, ours: list[str]) -> None:
+        for code in ours:
+            if code.startswith("webpy_socketio."):
+                importlib.import_module(code)
+
+    def test_every_command_is_one(self, last_column: list[nodes.Node]) -> None:
+        commands = [code.astext() for cell in last_column for code in cell.findall(nodes.strong)]
+        assert commands
+        for command in commands:
+            program, *words = command.split()
+            if program == "gunicorn":
+                assert words[words.index("-k") + 1] == "webpy_socketio.gunicorn.Worker"
+            else:
+                assert program == "webpy-socketio"
+                assert cli._parser().parse_args(words)
 
     def test_every_method_is_there(self, ours: list[str]) -> None:
         places = {

@@ -196,7 +196,10 @@ class TestApplication:
     @pytest.mark.parametrize(
         ("source", "finding"),
         [
-            ("app = ()\n", ("problem", "application", "chat:app is a tuple", "web.application(")),
+            (
+                "app = ()\n",
+                ("problem", "application", "type tuple, where a web.application belongs", ""),
+            ),
             ("def app(environ, start): ...\n", ("warning", "urls", "app is no web.application")),
             (
                 APP.replace('__name__ == "__main__"', "True"),

@@ -1,10 +1,12 @@
 """The demo's pages, over HTTP, from the real example/main_app.py in a process of its own."""
 
+import contextlib
 import http.cookiejar
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -346,6 +348,8 @@ def test_signing_in_is_another_session_id_and_signing_out_ends_it(chat, visitor)
     assert "Sign out" in visitor.get("/")[2]
     visitor.post("/", path="/logout")
     assert "Sign out" not in visitor.get("/")[2]
+    store = {path.name for path in (chat.folder / "data" / "sessions").iterdir()}
+    assert not store & {before, inside}  # nor is either kept
     for known in (before, inside):
         text = Visitor(chat.url).get("/", headers={"Cookie": f"chat_session={known}"})[2]
         assert "Sign out" not in text
@@ -362,6 +366,66 @@ def test_the_demos_password_is_shown_until_another_one_is_set(visitor, tmp_path)
         assert other.post("/login", password="another")[0] == 200
     finally:
         chat.stop()
+
+
+def test_what_goes_wrong_here_is_told_without_how(tmp_path):
+    chat = Chat(tmp_path)
+    try:
+        with contextlib.closing(sqlite3.connect(tmp_path / "data" / "chat.sqlite")) as database:
+            database.execute("DROP TABLE room")
+        status, headers, text, _ = Visitor(chat.url).get("/")
+        assert status == 500
+        assert "That went wrong on our side." in text
+        assert "All rooms" in text
+        assert "script-src 'self';" in headers["Content-Security-Policy"]
+        assert not re.search("Traceback|sqlite|OperationalError|main_app", text)
+    finally:
+        chat.process.kill()
+
+
+def test_who_is_lost_counts_as_here_for_three_seconds(tmp_path):
+    """So that others see nothing of a page that is reloaded, or of a tunnel."""
+    told = example(
+        tmp_path,
+        """
+        import main_app
+        from webpy_socketio.plugins import presence
+        from webpy_socketio.testing import TestServer
+        with TestServer(main_app.app) as server:
+            browser = server.browser()
+            for end in ("close", "leave"):
+                tab = browser.connect()
+                tab.subscribe("room-lobby")
+                assert tab.call("join", "Ann") == {"ok": True, "name": "Ann"}
+                tab.emit("leave") if end == "leave" else tab.close()
+                for seconds in (0, 2.9, 0.2):
+                    server.advance(seconds)
+                    say(list(presence.members("room-lobby")))
+        """,
+    )
+    assert told == ["['ann']", "['ann']", "[]", "[]", "[]", "[]"]
+
+
+def test_who_has_gone_is_forgotten(tmp_path):
+    """A chat that runs for months must not remember every browser that ever came."""
+    told = example(
+        tmp_path,
+        """
+        import main_app, people
+        from webpy_socketio.testing import TestServer
+        with TestServer(main_app.app) as server:
+            browser = server.browser()
+            tabs = [browser.connect() for _ in range(2)]
+            other = server.connect()
+            say(sorted(len(sockets) for sockets in people.sockets.values()))
+            tabs[0].close()
+            say(sorted(len(sockets) for sockets in people.sockets.values()))
+            tabs[1].close()
+            other.close()
+            say(people.sockets)
+        """,
+    )
+    assert told == ["[1, 2]", "[1, 1]", "{}"]
 
 
 def test_there_is_space_for_so_many_rooms(tmp_path):

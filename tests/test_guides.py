@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -166,6 +167,49 @@ class TestAuthorization:
                 with pytest.raises(Refused, match="who are you"):
                     server.connect(auth=auth)
 
+    def test_who_may_write_where_all_may_read(self, run: Callable[[Page], dict[str, Any]]) -> None:
+        names = run(guide("authorization"))
+        names["TOKENS"]["ann"] = "secret"
+        heard: list[Any] = []
+        webpy_socketio.on_message(lambda request, socket, context, message: heard.append(message))
+        with TestServer(names["app"]) as server:
+            ann = server.connect(auth={"name": "ann", "token": "secret"})
+            printer = server.connect(auth={"name": "printer", "token": "7f3e..."})
+            assert printer.call("message", "not there yet") is None
+            for client in (ann, printer):
+                client.subscribe("room-news")
+            assert printer.call("message", "hello") == {"error": "only to be read"}
+            assert ann.call("message", "x" * 2001) == {"error": "too long"}
+            assert ann.call("message", "hello") is None
+            assert heard == ["not there yet", "hello"]
+
+    def test_how_often(self, run: Callable[[Page], dict[str, Any]]) -> None:
+        names = run(guide("authorization"))
+        webpy_socketio.configure("settings")
+        for tab in ("ann", "bob"):
+            names["TOKENS"][tab] = "secret"
+        with TestServer(names["app"]) as server:
+
+            def connect(name: str) -> Any:
+                return server.connect(auth={"name": name, "token": "secret"})
+
+            tabs = [connect("ann") for _ in range(3)]
+            for client in tabs[:2]:
+                answers = [client.call("message", "x") for _ in range(21)]
+                assert answers == [None] * 20 + [{"error": "rate limit"}]
+                told = client.receive("rate_limit")
+                assert set(told) == {"what", "refused", "retry"}
+                assert (told["what"], told["refused"]) == ("messages", 1)
+            assert tabs[2].call("message", "x") == {"error": "rate limit"}  # all tabs of Ann's
+            assert connect("bob").call("message", "x") is None
+            for _ in range(6):  # attempts of this address
+                with pytest.raises(Refused, match="who are you"):
+                    server.connect(auth={"name": "ann", "token": "wrong"})
+            with pytest.raises(Refused, match="rate limit"):
+                connect("ann")
+            server.advance(1)
+            connect("ann")
+
 
 class TestPresence:
     def test_it_does_what_it_says(self, run: Callable[[Page], dict[str, Any]]) -> None:
@@ -228,31 +272,69 @@ class TestFromNode:
 
 
 class TestDeployment:
-    def test_the_program_starts_and_stops(self, folder: Path) -> None:
+    @pytest.fixture
+    def unit(self, folder: Path) -> Any:
+        """The unit's ``[Service]``, its program's files being here."""
         guide("deployment").write_files(folder)
         unit = configparser.ConfigParser(strict=False, interpolation=None)
         unit.optionxform = str  # type: ignore[assignment]
         unit.read(folder / "chat.service")
-        _, *command = unit["Service"]["ExecStart"].split()
+        return unit["Service"]
+
+    @pytest.mark.patience(30)
+    def test_the_program_starts_and_stops(self, unit: Any, folder: Path) -> None:
+        program, *words = unit["ExecStart"].split()
+        assert program.endswith("/bin/webpy-socketio")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            scraped = free.getsockname()[1]
         process = subprocess.Popen(
-            [sys.executable, *command],
+            [sys.executable, "-m", "webpy_socketio", *words],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PORT": "0"},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PORT": "0",
+                "METRICS_PORT": str(scraped),
+            },
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        assert process.stdout is not None
         assert process.stderr is not None
         try:
-            port = int(process.stderr.readline().rpartition(" ")[2])
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+            served = re.search(r" on http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
+            assert served is not None, process.stderr.read()
+            with urllib.request.urlopen(f"http://127.0.0.1:{served[1]}/") as page:
                 assert page.read() == b"hello"
+            with urllib.request.urlopen(f"http://127.0.0.1:{scraped}/metrics") as page:
+                shown = page.read().decode()
             process.send_signal(signal.SIGTERM)
             assert process.wait() == 0
             assert process.stderr.read() == ""
         finally:
             process.kill()
             process.wait()
+            process.stdout.close()
             process.stderr.close()
+        (alarms,) = guide("deployment").blocks("text")
+        names = re.findall(r"webpy_socketio_\w+", alarms)
+        assert len(names) > 3
+        for name in names:
+            assert f"# TYPE {name} " in shown
+
+    def test_one_signal_for_all(self, unit: Any) -> None:
+        """From systemd and from the supervisor, workers would have two, and hurry."""
+        assert unit["KillMode"] == "mixed"
+
+    def test_no_reload_for_one_process(self, unit: Any) -> None:
+        """SIGHUP, which restarts workers one by one, would end it for good."""
+        assert "ExecReload" not in unit
+        (lines,) = (text for text in guide("deployment").blocks("ini") if "[Service]" not in text)
+        start, reload = lines.splitlines()
+        assert start == f"ExecStart={unit['ExecStart']} --workers 4"
+        assert reload == "ExecReload=/bin/kill -HUP $MAINPID"
 
     def test_systemd_takes_the_unit(self, folder: Path) -> None:
         program = shutil.which("systemd-analyze")
@@ -260,7 +342,8 @@ class TestDeployment:
             pytest.skip("there is no systemd on this machine")
         guide("deployment").write_files(folder)
         unit = folder / "chat.service"
-        text = unit.read_text().replace("/srv/chat/.venv/bin/python", sys.executable)
+        script = Path(sys.executable).with_name("webpy-socketio")
+        text = unit.read_text().replace("/srv/chat/.venv/bin/webpy-socketio", str(script))
         unit.write_text(text.replace("/srv/chat", str(folder)).replace("User=chat", "User=root"))
         done = subprocess.run(
             [program, "verify", str(unit)], capture_output=True, text=True, check=False
@@ -277,9 +360,13 @@ class TestDeployment:
         assert one == other
 
     def test_the_stop_timeout_is_the_server_s(self) -> None:
+        from webpy_socketio.settings import resolve
+
         assert webpy_socketio.SocketIOServer.stop_timeout == 5
+        assert resolve({}, {}).drain_time == 3
         assert "five seconds" in guide("deployment").text
-        assert "TimeoutStopSec=15" in guide("deployment").text
+        assert "(3 seconds)" in guide("deployment").text
+        assert "TimeoutStopSec=20" in guide("deployment").text
 
 
 class TestWire:

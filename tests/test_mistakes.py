@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import functools
 import gc
+import importlib
 import logging
 import re
 import socket as stdlib_socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ import pytest
 import web
 
 from webpy_socketio import (
+    CallerError,
+    ChannelError,
     Disconnected,
     EncodeError,
     EventError,
@@ -32,13 +36,17 @@ from webpy_socketio import (
     broadcast,
     broadcast_channel,
     configure,
+    emit,
     events,
     on_connect,
     on_connecting,
     on_event,
     on_finish,
     on_message,
+    on_subscribe,
     on_subscribing,
+    on_unsubscribe,
+    send,
     settings,
     signals,
     socketio_urls,
@@ -47,7 +55,7 @@ from webpy_socketio.engine import notices
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.notices import Notices
 
-from .conftest import Journal, Site, pattern_of, socket_of
+from .conftest import Journal, Site, gets, pattern_of, socket_of
 from .raw import WebSocket
 from .test_application import HANDSHAKE, visit, visit_websocket
 from .test_server import MISTAKES, leaves_a_socket
@@ -142,6 +150,43 @@ class TestStarting:
         told(str(caught.value))
         del caught
         gc.collect()
+
+    @pytest.mark.parametrize(
+        "address", [("127.0.0.1", "8000"), ("127.0.0.1", 80_000), ("127.0.0.1", None)]
+    )
+    @leaves_a_socket
+    @quoted("cannot listen on …, which is no address")
+    def test_an_address_that_is_none(self, address: Any, app: Any, told: Told) -> None:
+        server = SocketIOServer(address, app.wsgifunc(), plugins=[])
+        with pytest.raises(ListenError) as caught:
+            server.start()
+        told(str(caught.value))
+        assert '("127.0.0.1", 8000)' in str(caught.value)
+        del caught
+        gc.collect()
+
+    @quoted("… is no setting; did you mean …?")
+    def test_a_setting_without_its_prefix(self, told: Told) -> None:
+        with pytest.raises(SettingsError) as caught:
+            configure({"PORT": 8001})
+        told(str(caught.value))
+
+    @quoted("its name is …, without .py")
+    def test_a_settings_module_by_its_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told
+    ) -> None:
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "settings_of_mine.py").write_text("")
+        with pytest.raises(SettingsError) as caught:
+            configure("settings_of_mine.py")
+        told(str(caught.value))
+        monkeypatch.delitem(sys.modules, "settings_of_mine")
+
+    @quoted("has to be an hour at most, in seconds (Socket.IO on Node.js has milliseconds)")
+    def test_milliseconds(self, told: Told) -> None:
+        with pytest.raises(SettingsError) as caught:
+            configure({"SOCKETIO_PING_INTERVAL": 25_000})
+        told(str(caught.value))
 
     @quoted("there is no setting …; did you mean …?")
     def test_a_setting_that_is_misspelt(self, app: Any, told: Told) -> None:
@@ -653,7 +698,7 @@ class TestArguments:
             Callables().method,
             Callables(),
             print,
-            dict,  # says nothing about its arguments
+            max,  # says nothing about its arguments
         ],
     )
     def test_what_can_be_called_is_taken(self, function: Any) -> None:
@@ -711,6 +756,17 @@ class TestFunctionsThatWouldNotRun:
         told(wrong(register, function))
 
     @every_way
+    @quoted("is a class, and would only be made")
+    def test_classes(self, register: Any, told: Told) -> None:
+        class Chat:
+            def __init__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
+                """As if it were a handler."""
+
+        text = wrong(register, Chat)
+        told(text)
+        assert "on_...(Room().talk)" in text
+
+    @every_way
     @quoted("is a generator, as it has a yield")
     def test_generators(self, register: Any, told: Told) -> None:
         told(wrong(register, generator))
@@ -738,9 +794,11 @@ class TestDecorators:
         told(wrong(on_message, "^room-"))
 
     @quoted("not a regular expression")
-    @pytest.mark.parametrize("pattern", ["(", 5, b"x"])
+    @pytest.mark.parametrize("pattern", ["(", 5, b"x", re.compile(b"x"), ["one", "two"], ("one",)])
     def test_a_pattern_that_is_none(self, pattern: Any, told: Told) -> None:
-        told(wrong(on_message(channel=pattern), handler))
+        text = wrong(on_message(channel=pattern), handler)
+        told(text)
+        assert pattern == "(" or '"^(one|two)$"' in text
 
     @quoted("a socket is in no channel while it connects")
     def test_a_pattern_for_connecting(self, told: Told) -> None:
@@ -773,6 +831,61 @@ class TestDecorators:
         from webpy_socketio.socket import RESERVED_EVENTS as OURS
 
         assert set(events._OTHERS) == THEIRS | OURS
+
+
+class TestTwins:
+    """Two handlers of one name in one file: the second one takes the first one's place."""
+
+    @quoted("…: give each a name of its own, or one of them never runs")
+    def test_two_functions(self, log: Callable[[], list[str]], told: Told) -> None:
+        twin = "@on_message(channel='^{}')\ndef talk(*args): ...\n"
+        source = f"{twin.format('a')}\n{twin.format('b')}"
+        exec(compile(source, "chat.py", "exec"), {"on_message": on_message})
+        (text,) = log()
+        told(text)
+        assert "talk (chat.py:4) takes the place of talk (chat.py:1)" in text
+
+    def test_one_function_that_is_made_for_each_channel(
+        self, log: Callable[[], list[str]], site: Site
+    ) -> None:
+        def make(room: str) -> None:
+            @on_message(channel=room)
+            def talk(*args: Any) -> str:
+                return room
+
+        make("^a")
+        make("^a")  # by each test anew, as it may be
+        assert log() == []
+        make("^b")
+        (text,) = log()
+        assert ".talk (test_mistakes.py:" in text
+
+    def test_what_may_be_decorated_twice(self, log: Callable[[], list[str]]) -> None:
+        for _ in range(2):
+            on_message(handler)
+            on_message(channel="^a")(handler)
+            on_message(Callables().method)
+        on_event("message")(handler)
+        on_event("x")(handler)
+        assert log() == []
+
+    def test_a_module_that_is_reloaded_as_it_was_changed(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        log: Callable[[], list[str]],
+    ) -> None:
+        source = "from webpy_socketio import on_message\n@on_message(channel='^a')\ndef talk(*args): ...\n"
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        (tmp_path / "a_chat_of_mine.py").write_text(source)
+        module = importlib.import_module("a_chat_of_mine")
+        for again in ("# a line more\n" + source, source.replace("^a", "^b")):
+            (tmp_path / "a_chat_of_mine.py").write_text(again)
+            importlib.invalidate_caches()
+            importlib.reload(module)
+        monkeypatch.delitem(sys.modules, "a_chat_of_mine")
+        assert log() == []
 
 
 class TestReceivers:
@@ -829,6 +942,66 @@ class TestReceivers:
     )
     def test_others_are_taken(self, receiver: Any) -> None:
         assert signals.message.connect(receiver) is receiver
+
+    @pytest.mark.parametrize(
+        ("register", "gate"),
+        [
+            (on_connect, "on_connecting"),
+            (on_message, "on_receiving"),
+            (on_subscribe, "on_subscribing"),
+            (on_unsubscribe, "gates"),
+        ],
+    )
+    @quoted("in which nothing is refused (… can do that)")
+    def test_a_refusal_where_nothing_is_refused(
+        self, register: Any, gate: str, site: Site, log: Callable[[], list[str]], told: Told
+    ) -> None:
+        def refuse(*args: Any) -> None:
+            raise Refused("no")
+
+        register(refuse)
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        client.call("message")
+        client.call("__unsubscribe__", "room")
+        (text,) = (each for each in log() if "refuse" in each)
+        told(text)
+        assert f"({gate} can do that), failed" in text
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda socket: socket.send("hello"),
+            lambda socket: socket.emit("hello"),
+            lambda socket: socket.call("hello"),
+            lambda socket: socket.subscribe("room"),
+        ],
+        ids=["send", "emit", "call", "subscribe"],
+    )
+    @pytest.mark.parametrize("watched", [False, True])
+    @quoted("the client is not connected yet, as a gate is still to let it in")
+    def test_a_gate_that_sends(
+        self, watched: bool, use: Any, site: Site, stages: Journal, told: Told
+    ) -> None:
+        if watched:
+            signals.sent.connect(lambda sender, **extra: None)
+        on_connecting(lambda request, socket, context: use(socket))
+        client = site.websocket()
+        client.send("40")
+        assert "not allowed" in str(client.receive())
+        told(str(stages[-1][1]))
+        assert isinstance(stages[-1][1], CallerError)
+
+    @quoted("'ThreadedDict' object has no attribute …")
+    def test_a_session_in_a_later_handler(
+        self, tmp_path: Path, serve: Callable[..., Site], stages: Journal, told: Told
+    ) -> None:
+        site = serve()
+        store = web.session.DiskStore(str(tmp_path))
+        session = web.session.Session(site.app, store, initializer={"count": 0})
+        on_message(lambda request, socket, context, message: session.count)
+        assert site.connect().call("message") == [{"error": "internal error"}]
+        told(str(stages[-1][1]))
 
     @quoted("a gate returned False")
     def test_a_gate_that_returns_false(self, site: Site, stages: Journal, told: Told) -> None:
@@ -974,6 +1147,24 @@ class TestSending:
         assert site.connect().call("message") == [{"error": "internal error"}]
         assert "in value['secret'], set is" in str(stages[-1][1])
 
+    @quoted("an acknowledgement, as … returned it, failed")
+    def test_whose_answer_it_is(
+        self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+    ) -> None:
+        @on_message
+        def tags(request: Any, socket: Any, context: Any, message: Any) -> set[int]:
+            return {1}
+
+        on_message(channel="^other")(handler)
+        plugins = ["webpy_socketio.plugins.message_logger"]
+        serve(plugins=plugins).connect().call("message")
+        (text,) = (each for each in log() if "failed" in each)
+        told(text)
+        line = tags.__code__.co_firstlineno
+        assert re.search(rf"as \S*\.tags \(test_mistakes\.py:{line}\) returned it", text)
+        assert "handler" not in text
+        assert "_message" not in text
+
     @quoted("cannot send NaN or Infinity")
     def test_no_number(self, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
@@ -990,6 +1181,35 @@ class TestSending:
             with pytest.raises(EncodeError) as caught:
                 socket.emit(name)
             told(str(caught.value))
+
+    @pytest.mark.parametrize("name", [{"text": "hello"}, None, 5, ["x"]])
+    @quoted("an event's name comes first and is text, not …")
+    def test_an_event_without_a_name(self, name: Any, site: Site, told: Told) -> None:
+        socket = socket_of(site.connect())
+        for way in (socket.emit, socket.call, emit):
+            with pytest.raises(EncodeError) as caught:
+                way(name)
+        told(str(caught.value))
+
+    @quoted("a channel's name is text, not …")
+    def test_arguments_that_are_swapped(self, site: Site, told: Told) -> None:
+        socket = socket_of(site.connect())
+        socket.subscribe("room")
+        wrong: Any = {"text": "hello"}
+        for way in (broadcast_channel, socket.broadcast_channel):
+            with pytest.raises(ChannelError) as caught:
+                way("room", wrong)
+        told(str(caught.value))
+
+    @quoted("send() takes a session id first, which is text, not …")
+    def test_a_socket_where_its_id_belongs(self, site: Site, told: Told) -> None:
+        client = site.connect()
+        socket: Any = socket_of(client)
+        with pytest.raises(CallerError) as caught:
+            send(socket, "hello")
+        told(str(caught.value))
+        send(socket.session.session_id, "hello")
+        gets(client, "hello")
 
     @quoted("no client is connected: no SocketIOServer runs in this process")
     def test_before_there_is_a_server(self, told: Told) -> None:

@@ -114,6 +114,15 @@ class TestSdist:
         assert names >= {"client/package.json", "client/package-lock.json"}
         assert names >= {"tests/test_packaging.py", "tests/js/client.mjs", "example/main_app.py"}
 
+    def test_it_holds_all_that_is_in_the_repository(self, sdist: Path) -> None:
+        """So that `make test`, `lint`, `docs`, `demo` and `bench` are there for whoever has only it."""
+        done = run("git", "ls-files", cwd=ROOT)
+        if done.returncode != 0:
+            pytest.skip("this is no clone of the repository")
+        with tarfile.open(sdist) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+        assert set(done.stdout.splitlines()) - names == set()
+
     def test_it_holds_nothing_that_was_only_made_here(self, sdist: Path) -> None:
         with tarfile.open(sdist) as archive:
             names = archive.getnames()

@@ -148,8 +148,49 @@ class TestSources:
         assert serve(ping_interval=6).websocket().open["pingInterval"] == 6000
 
     def test_other_names_are_nobodys_business(self) -> None:
-        configure({"DEBUG": True, "socketio_port": 5, "MY_SOCKETIO_PORT": 5, "__name__": "x"})
-        assert resolve({}, {"debug": True}).port == 8000
+        configure(
+            {"DEBUG": True, "SOCKET_PORT": 5, "MY_SOCKETIO_PORT": 5, "__name__": "x", "so": 1}
+        )
+        assert resolve({}, {"debug": True, "port": 5}).port == 8000
+
+    def test_a_module_has_names_of_its_own(self) -> None:
+        module = ModuleType("settings")
+        vars(module).update(PORT=5, HOST="x", socketio_urls=(), SOCKET_HOST="x", Socket=None)
+        configure(module)
+        assert resolve({}, vars(module)).port == 8000
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("SOCKETO_PORT", "SOCKET_IO_PORT", "SOCKETI0_PORT", "SOKETIO_PORT", "socketio_port"),
+            *("SOCKETIO_PORTS", "SocketIO_PORT", "SOCKETIOPORT"),
+        ],
+    )
+    def test_a_name_that_can_only_be_meant_for_us(self, name: str) -> None:
+        module = ModuleType("settings")
+        vars(module)[name] = 5
+        for take in (
+            lambda: configure({name: 5}),
+            lambda: configure(module),
+            lambda: resolve({}, {name: 5}),
+        ):
+            with pytest.raises(SettingsError, match="did you mean SOCKETIO_PORT"):
+                take()
+
+    @pytest.mark.parametrize("name", ["port", "PORT"])
+    def test_a_name_without_its_beginning(self, name: str) -> None:
+        with pytest.raises(
+            SettingsError, match=rf"configure\(\): {name} .* did you mean SOCKETIO_PORT"
+        ):
+            configure({name: 5})
+        assert resolve({}, {}).port == 8000
+
+    def test_what_was_refused_changes_nothing(self) -> None:
+        configure({"SOCKETIO_PORT": 8001})
+        for wrong in ({"SOCKETIO_PORT": 8002, "PORT": 1}, {"SOCKETO_HOST": "", "SOCKETIO_PORT": 1}):
+            with pytest.raises(SettingsError):
+                configure(wrong)
+        assert resolve({}, {}).port == 8001
 
 
 class TestConfigure:
@@ -247,6 +288,10 @@ SECONDS = (
 )
 
 
+#: Those that Socket.IO on Node.js has too, in milliseconds.
+FEW_SECONDS = ([0.001, 1, 25.5, 3600], [0, "5", None, True, float("nan"), 3601, 10_000, 25_000])
+
+
 RATES: tuple[list[Any], list[Any]] = (
     [None, (1, 1), [0.5, 10], (1_000_000, 1_000_000), (0.001, 86)],
     [
@@ -280,10 +325,10 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         [["polling"], ["websocket"], ("websocket", "polling")],
         [[], "polling", ["flash"], ["polling", "xhr"], None, [1]],
     ),
-    "PING_INTERVAL": SECONDS,
-    "PING_TIMEOUT": SECONDS,
-    "UPGRADE_TIMEOUT": SECONDS,
-    "CONNECT_TIMEOUT": SECONDS,
+    "PING_INTERVAL": FEW_SECONDS,
+    "PING_TIMEOUT": FEW_SECONDS,
+    "UPGRADE_TIMEOUT": FEW_SECONDS,
+    "CONNECT_TIMEOUT": FEW_SECONDS,
     "WRITE_TIMEOUT": SECONDS,
     "MAX_MESSAGE_SIZE": whole(1),
     "OUTBOX_BYTES": whole(1024),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,26 +14,27 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = Path("tests", "typing")
+PYRIGHT = Path("tests", "js", "node_modules", "pyright", "index.js")
 
-pytest.importorskip("mypy", reason="mypy is not installed")
+#: The lines of each sample that a checker complains about.
+Complaints = dict[str, set[int]]
 
 
-@pytest.fixture(scope="module")
-def complaints() -> dict[str, set[int]]:
-    """The lines of each sample that mypy complains about, in its strict mode."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"),
-            *("--follow-imports=silent", "--hide-error-context", str(SAMPLES)),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run(*command: str) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    found: dict[str, set[int]] = {}
-    for line in done.stdout.splitlines():
+    return done.stdout
+
+
+def mypy() -> Complaints:
+    if importlib.util.find_spec("mypy") is None:
+        pytest.skip("mypy is not installed")
+    told = run(
+        *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"),
+        *("--follow-imports=silent", "--hide-error-context", str(SAMPLES)),
+    )
+    found: Complaints = {}
+    for line in told.splitlines():
         place = re.match(r"(.*?):(\d+): (error|note): ", line)
         assert place is not None, line
         if place[3] == "error":
@@ -38,15 +42,43 @@ def complaints() -> dict[str, set[int]]:
     return found
 
 
+def pyright() -> Complaints:
+    node = shutil.which("node")
+    if node is None or not (ROOT / PYRIGHT).is_file():
+        pytest.skip("pyright is not installed: run npm ci in tests/js (make test does)")
+    # How strict it is, and where the package is, says pyrightconfig.json beside the samples.
+    told = json.loads(
+        run(
+            *(node, str(PYRIGHT), "--project", str(SAMPLES), "--outputjson"),
+            *("--pythonpath", sys.executable),
+        )
+    )
+    # None of them would be read as no complaint.
+    assert told["summary"]["filesAnalyzed"] == len(list((ROOT / SAMPLES).glob("*.py")))
+    found: Complaints = {}
+    for each in told["generalDiagnostics"]:
+        lines = found.setdefault(Path(each["file"]).name, set())
+        lines.add(each["range"]["start"]["line"] + 1)
+    return found
+
+
+@pytest.fixture(scope="module", params=[mypy, pyright], ids=["mypy", "pyright"])
+def complaints(request: pytest.FixtureRequest) -> Complaints:
+    """What a checker has to say, in its strict mode."""
+    found: Complaints = request.param()
+    return found
+
+
 @pytest.mark.patience(120)
 class TestSamples:
-    def test_good_handlers_pass(self, complaints: dict[str, set[int]]) -> None:
+    def test_good_handlers_pass(self, complaints: Complaints) -> None:
         assert "good.py" not in complaints
 
-    def test_each_mistake_is_found_and_nothing_else(self, complaints: dict[str, set[int]]) -> None:
+    def test_each_mistake_is_found_and_nothing_else(self, complaints: Complaints) -> None:
         lines = (ROOT / SAMPLES / "bad.py").read_text().splitlines()
         wrong = {number for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
         assert complaints["bad.py"] == wrong
 
-    def test_what_is_installed_says_that_it_is_typed(self) -> None:
-        assert (ROOT / "webpy_socketio" / "py.typed").is_file()
+
+def test_what_is_installed_says_that_it_is_typed() -> None:
+    assert (ROOT / "webpy_socketio" / "py.typed").is_file()

@@ -88,7 +88,7 @@ def check_name(channel: Any, max_length: int) -> str:
     A name is text of 1 to `max_length` characters, without control characters or lone surrogates.
     """
     if not isinstance(channel, str):
-        raise ChannelError("a channel's name is text")
+        raise ChannelError(f"a channel's name is text, not {type(channel).__name__}")
     if not 1 <= len(channel) <= max_length:
         raise ChannelError(f"a channel's name has 1 to {max_length} characters")
     if not channel.isprintable() and any(

@@ -12,6 +12,7 @@ from webpy_socketio import signals
 from webpy_socketio.clients import Limits, clients
 from webpy_socketio.engine.connection import Connection
 from webpy_socketio.exceptions import ChannelError, EncodeError, ProtocolError, Refused
+from webpy_socketio.functions import described, is_ours
 from webpy_socketio.socket import Socket
 
 __all__ = ["Dispatcher"]
@@ -137,7 +138,7 @@ class Dispatcher:
         try:
             connection.acknowledge(ack, answer)
         except Exception as error:  # noqa: BLE001 - a handler returned what cannot be sent, or looked at
-            signals.report(socket, error, "an acknowledgement")
+            signals.report(socket, error, _whose(socket, name, channel))
             connection.acknowledge(ack, (FAILED,))
 
     def _subscribe(
@@ -212,6 +213,13 @@ def _deny(socket: Socket, refusal: Refused, tell: Callable[[str], None]) -> None
         unsaid.__cause__ = refusal  # with the line that raised it
         signals.report(socket, unsaid, "a refusal")
         tell("refused")
+
+
+def _whose(socket: Socket, name: str, channel: str | None) -> str:
+    """What failed, when an answer cannot be sent: with those who may have returned it."""
+    chosen = signals.message.choose(socket, name, channel)
+    names = [described(receiver) for receiver, _ in chosen if not is_ours(receiver)]
+    return f"an acknowledgement, as {' or '.join(names)} returned it,"
 
 
 _RESERVED = {

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from webpy_socketio import signals
 from webpy_socketio.exceptions import EventError
-from webpy_socketio.functions import check_plain, described, takes_positions
+from webpy_socketio.functions import check_plain, described, origin, takes_positions
 from webpy_socketio.handlers import (
     Pattern,
     TakesChannel,
@@ -57,6 +58,8 @@ __all__ = [
     "registered_handlers",
 ]
 
+logger = logging.getLogger(__name__)
+
 #: The keywords that each stage's handlers get behind request, socket and context; messages, whose
 #: handlers may wait for one event, have their own rule.
 _ARGUMENTS: dict[Stage, tuple[str, ...]] = {
@@ -77,7 +80,7 @@ class Handler(Selective):
     ``channel=``.
     """
 
-    __slots__ = ("_arguments", "event", "function", "pattern", "stage")
+    __slots__ = ("_arguments", "event", "function", "origin", "pattern", "stage")
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Handler(Selective):
         event: str | None,
     ) -> None:
         self.function = function
+        self.origin = origin(function)
         self.stage = stage
         self.pattern = pattern
         #: The custom event it waits for; handlers of messages wait for "message".
@@ -268,6 +272,7 @@ def _register(
     ]
     for other in replaced:
         stage.disconnect(other)
+        _tell_twins(used, other, handler)
     kept = [other for other in handlers if other not in replaced]
     _registered[key] = (function, [*kept, handler])
     _State.handlers = None
@@ -287,3 +292,20 @@ def _arguments(stage: Stage, event: str | None) -> tuple[tuple[str, ...], bool]:
 
 def _same(one: ChannelPattern | None, other: ChannelPattern | None) -> bool:
     return one is other if one is None or other is None else one.regex == other.regex
+
+
+def _tell_twins(used: str, old: Handler, new: Handler) -> None:
+    """Warn if a handler replaces another one which is not the same, imported again."""
+    (code, *run), (new_code, *new_run) = old.origin, new.origin
+    again = any(one is not other for one, other in zip(run, new_run, strict=True))
+    if old.function is new.function or code is None or again:
+        return
+    # One function may be made several times: for one channel each, or by a test for each case.
+    if code is not new_code or not _same(old.pattern, new.pattern):
+        logger.warning(
+            "%s: %s takes the place of %s, which has the same name: give each a name of its own, "
+            "or one of them never runs",
+            used,
+            described(new.function),
+            described(old.function),
+        )

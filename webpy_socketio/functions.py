@@ -13,10 +13,21 @@ from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
-__all__ = ["NEVER_RUN", "check_plain", "described", "is_ours", "takes_keywords", "takes_positions"]
+__all__ = [
+    "NEVER_RUN",
+    "check_plain",
+    "described",
+    "is_ours",
+    "origin",
+    "takes_keywords",
+    "takes_positions",
+]
 
 #: What comes of calling a function that is not a plain one: nothing has run yet, and nothing will.
 NEVER_RUN = (CoroutineType, GeneratorType, AsyncGeneratorType)
+
+#: What a decorator is for, to whoever has put it into a class.
+_WHAT = "decorate a function, or the method of an object, as in on_...(Room().talk)"
 
 #: What the first three arguments of every handler are called.
 _FIRST = ("request", "socket", "context")
@@ -39,8 +50,20 @@ def is_ours(function: Any) -> bool:
     return str(getattr(function, "__module__", "")).startswith(f"{__package__}.")
 
 
+def origin(function: Any) -> tuple[Any, ...]:
+    """What made a function: its code, and the run of its module. A module that is reloaded runs again.
+
+    To be compared by identity, part by part.
+    """
+    inner = _innermost(function)
+    names = getattr(inner, "__globals__", {})
+    return getattr(inner, "__code__", None), names, names.get("__spec__")
+
+
 def check_plain(function: Any) -> str | None:
     """What is wrong with a function that would not run when it is called, or None."""
+    if isinstance(function, type):
+        return f"is a class, and would only be made: {_WHAT}"
     # Not what is below a wrapper, which may have a way of its own to run it.
     for one in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - not whether it is there
         if inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one):
@@ -65,9 +88,7 @@ def takes_positions(function: Any, names: tuple[str, ...], more: bool = False) -
     wanted = ", ".join([*names, *(("*args",) if more else ())])
     takes = f"takes {_without_types(signature)}, and is called with ({wanted})"
     if parameters and parameters[0].name in ("self", "cls"):
-        return (
-            f"{takes}: decorate a function, or the method of an object, as in on_...(Room().talk)"
-        )
+        return f"{takes}: {_WHAT}"
     try:
         if more:
             keywords = {each.name: None for each in parameters if each.kind is _KEYWORD}

@@ -18,7 +18,7 @@ from webpy_socketio import cluster
 from webpy_socketio.backplane import Topic
 from webpy_socketio.channels import check_name
 from webpy_socketio.clients import clients
-from webpy_socketio.exceptions import NoSocket
+from webpy_socketio.exceptions import CallerError, NoSocket
 from webpy_socketio.socket import Socket, encode
 
 __all__ = ["broadcast", "broadcast_channel", "emit", "run_on_hub", "send", "sockets"]
@@ -91,15 +91,19 @@ def sockets(namespace: str | None = None) -> list[Socket]:
 
 def send(session_id: str, message: Any) -> None:
     """Send a message to one socket, named by its ``socket.session.session_id``."""
+    if not isinstance(session_id, str):
+        raise CallerError(
+            f"send() takes a session id first, which is text, not {type(session_id).__name__}: "
+            "socket.session.session_id; with a socket at hand, socket.send(message)"
+        )
     socket = clients.find(session_id)
     if socket is not None and socket.connected:
         socket.send(message)
         return
-    if isinstance(session_id, str):
-        # Nobody here knows its namespace; whoever delivers it puts that in front.
-        encoded = encode("/", "message", (message,), cluster.limits().broadcast_bytes)
-        if cluster.reach(encoded, Topic.session(session_id)):
-            return
+    # Nobody here knows its namespace; whoever delivers it puts that in front.
+    encoded = encode("/", "message", (message,), cluster.limits().broadcast_bytes)
+    if cluster.reach(encoded, Topic.session(session_id)):
+        return
     raise NoSocket(f"no client is connected with the session id {session_id!r}{_why()}")
 
 

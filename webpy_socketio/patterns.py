@@ -63,9 +63,12 @@ def compile_channel(channel: Pattern | None, used: str, name: str) -> ChannelPat
         return None
     whose = f"{used}(channel={channel!r}) on {name}"
     try:
-        pattern = re.compile(channel)
-        if isinstance(pattern.pattern, bytes):
-            raise TypeError("a channel's name is text, and a pattern of bytes matches none")
-        return ChannelPattern(pattern, whose)
-    except (re.error, TypeError) as error:
+        pattern = re.compile(channel) if isinstance(channel, (str, re.Pattern)) else channel
+    except re.error as error:
         raise EventError(f"{whose}: not a regular expression: {error}") from None
+    if not isinstance(pattern, re.Pattern) or not isinstance(pattern.pattern, str):
+        raise EventError(
+            f"{whose}: not a regular expression: it is text or a compiled one, for several channels "
+            '"^(one|two)$"'
+        )
+    return ChannelPattern(pattern, whose)

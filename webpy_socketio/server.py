@@ -128,6 +128,11 @@ class SocketIOServer(EngineServer):
             self.init_socket()
         except OSError as error:
             raise explain(error, self.address) from error
+        except (TypeError, OverflowError) as error:
+            raise ListenError(
+                f"cannot listen on {self.address!r}, which is no address: {error}; it is a host and a "
+                'number from 0 to 65535, ("127.0.0.1", 8000)'
+            ) from error
         joined = False
         try:
             clients.attach(self._limits)

@@ -81,13 +81,13 @@ SETTINGS = (
     Setting(
         "TRANSPORTS", ["polling", "websocket"], "transports that may be used", values.transports
     ),
-    Setting("PING_INTERVAL", 25.0, "seconds between a pong and the next ping", values.seconds),
-    Setting("PING_TIMEOUT", 20.0, "seconds a client has for its pong", values.seconds),
+    Setting("PING_INTERVAL", 25.0, "seconds between a pong and the next ping", values.few_seconds),
+    Setting("PING_TIMEOUT", 20.0, "seconds a client has for its pong", values.few_seconds),
     Setting(
-        "UPGRADE_TIMEOUT", 10.0, "seconds a WebSocket has to replace long-polling", values.seconds
+        "UPGRADE_TIMEOUT", 10.0, "seconds a WebSocket has to replace polling", values.few_seconds
     ),
     Setting(
-        "CONNECT_TIMEOUT", 45.0, "seconds a client may stay without a namespace", values.seconds
+        "CONNECT_TIMEOUT", 45.0, "seconds a client may stay without a namespace", values.few_seconds
     ),
     Setting("MAX_MESSAGE_SIZE", 1_000_000, "bytes of a client's message or body", values.whole(1)),
     Setting(
@@ -170,6 +170,9 @@ SETTINGS = (
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 _SECRET = frozenset(setting.name for setting in SETTINGS if setting.secret)
 
+#: How alike a name is that can only be a setting: SOCKETO_PORT is, SOCKET_PORT may be somebody else's.
+_TYPO = 0.92
+
 #: What `configure` was given last.
 _configured: dict[str, Any] = {}
 
@@ -184,17 +187,19 @@ def configure(source: str | ModuleType | Mapping[str, Any]) -> None:
     for a name or value that is not acceptable.
     """
     if isinstance(source, str):
+        hint = f"; its name is {source[:-3]!r}, without .py" if source.endswith(".py") else ""
         try:
             source = importlib.import_module(source)
         except ImportError as error:
             raise SettingsError(
-                f"the settings module {source!r} cannot be imported: {error}"
+                f"the settings module {source!r} cannot be imported: {error}{hint}"
             ) from error
     global _configured_by
     values = source if isinstance(source, Mapping) else vars(source)
     found = _select(values)
     name: str = getattr(source, "__name__", "configure()")
     _check(found, name)
+    _check_prefix(values, name, bare=values is source)
     _configured_by = name
     _configured.clear()
     _configured.update(found)
@@ -207,6 +212,7 @@ def resolve(keywords: Mapping[str, Any], web_config: Mapping[str, Any]) -> Setti
     """
     from_web = _select(web_config)
     _check(from_web, "web.config")
+    _check_prefix(web_config, "web.config")
     near = {name.upper(): value for name, value in keywords.items()}
     _check(near, "SocketIOServer()", keyword=True)
     values = {setting.name: setting.default for setting in SETTINGS}
@@ -275,6 +281,23 @@ def _check(values: Mapping[str, Any], source: str, keyword: bool = False) -> Non
         wrong = _wrong(name, value, name.lower() if keyword else PREFIX + name)
         if wrong is not None:
             raise SettingsError(f"{source}: {wrong}")
+
+
+def _check_prefix(values: Mapping[str, Any], source: str, bare: bool = False) -> None:
+    """Refuse names that miss our prefix by a letter or two; or altogether, if they are `bare`.
+
+    A module has other names too, and they are its own: only what is given to `configure` as a mapping
+    is for nobody else.
+    """
+    for name in values:
+        if not isinstance(name, str) or name.startswith(PREFIX):
+            continue
+        if name.upper().startswith("SO"):
+            near = difflib.get_close_matches(name.upper(), map(PREFIX.__add__, _BY_NAME), 1, _TYPO)
+        else:
+            near = [PREFIX + name.upper()] if bare and name.upper() in _BY_NAME else []
+        if near:
+            raise SettingsError(f"{source}: {name} is no setting; did you mean {near[0]}?")
 
 
 def _wrong(name: str, value: Any, written: str) -> str | None:

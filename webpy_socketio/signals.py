@@ -217,6 +217,9 @@ STAGES = (
 #: Those of them that are asked before something happens.
 GATES = (connecting, receiving, subscribing)
 
+#: Where to refuse what is not to come to a stage.
+_GATE_OF = {connect: "on_connecting", message: "on_receiving", subscribe: "on_subscribing"}
+
 #: About all of them but `error`: what their receivers took, and what a gate said.
 handled = Stage("handled", "The receivers of a stage have run, or a gate was asked.")
 
@@ -247,7 +250,12 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
                 values.append(value)
         except BaseException as exception:  # noqa: BLE001 - GreenletExit and Timeout too
             failures += 1
-            report(socket, exception, f"a receiver of {stage.name!r}, {described(receiver)},")
+            what = f"a receiver of {stage.name!r}, {described(receiver)},"
+            if isinstance(exception, Refused):
+                what += (
+                    f" in which nothing is refused ({_GATE_OF.get(stage, 'gates')} can do that),"
+                )
+            report(socket, exception, what)
     if began is not None:
         _tell(stage, socket, keywords, began, failures)
     return values, failures

@@ -245,6 +245,7 @@ class Socket:
     ) -> bool:
         check_name(channel, self._limits.max_channel_length)
         if not self.connected:
+            self._connection.check_begun()
             return False
         channels = self.space.channels
         if channel in channels.held(self):
@@ -262,9 +263,8 @@ class Socket:
         return changed
 
     def _send_and_tell(self, message: Message) -> None:
-        if self.connected:
-            self._connection.send(message)
-            self._tell_sent(message)
+        self._connection.send(message)
+        self._tell_sent(message)
 
     def _tell_sent(self, message: Message) -> None:
         if self.connected:
@@ -323,6 +323,8 @@ class Socket:
 
 def encode(namespace: str, event: str, args: tuple[Any, ...], max_bytes: int) -> Message:
     """Encode an event of ours; raises `EncodeError` for what cannot or may not be sent."""
+    if not isinstance(event, str):
+        raise EncodeError(f"an event's name comes first and is text, not {type(event).__name__}")
     if event in RESERVED_EVENTS:
         raise EncodeError(f'"{event}" is reserved: choose another name for the event')
     message = encode_event(namespace, event, args)

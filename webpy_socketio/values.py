@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 __all__ = [
     "Check",
     "addresses",
+    "few_seconds",
     "function_or_none",
     "machine",
     "mode",
@@ -45,6 +46,14 @@ def seconds(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "a number of seconds"
     return None if 0 < value < 86_400 else "more than 0 and less than a day"
+
+
+def few_seconds(value: Any) -> str | None:
+    """Some time, of an hour at most: elsewhere it is given in milliseconds."""
+    wrong = seconds(value)
+    if wrong is None and value > 3600:
+        wrong = "an hour at most, in seconds (Socket.IO on Node.js has milliseconds)"
+    return wrong
 
 
 def seconds_or_none_at_all(value: Any) -> str | None:

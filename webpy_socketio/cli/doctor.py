@@ -112,14 +112,11 @@ def _receive(arguments: argparse.Namespace) -> tuple[Patient, list[Finding], str
 
 def _usable(found: target.Target) -> Finding:
     name = f"{found.module.__name__}:{found.name}"
-    if callable(target.wsgi(found.application)):
-        return ok("application", f"{name} can be imported")
-    kind = type(found.application).__name__
-    return problem(
-        "application",
-        f"{name} is a {kind}, where a web.application belongs",
-        "name what web.application(urls, globals()) returned",
-    )
+    try:
+        target.wsgi(found.application)
+    except ConfigurationError as error:
+        return problem("application", f"{name}: {error}")
+    return ok("application", f"{name} can be imported")
 
 
 def _tell(findings: list[Finding], counts: dict[str, int], named: bool) -> None:

@@ -13,6 +13,7 @@ import web
 
 from webpy_socketio.cli.stranger import import_module
 from webpy_socketio.exceptions import ConfigurationError
+from webpy_socketio.functions import described, takes_positions
 from webpy_socketio.settings import configure
 
 __all__ = ["Target", "add_settings", "applications", "find", "load", "use_settings", "wsgi"]
@@ -53,12 +54,15 @@ def find(target: str, settings: str | None = None) -> Target:
         )
     use_settings(settings)
     try:
-        return Target(module, name, getattr(module, name))
+        found = Target(module, name, getattr(module, name))
     except AttributeError:
         known = [key for key, value in vars(module).items() if isinstance(value, web.application)]
         near = known or difflib.get_close_matches(name, vars(module), 1)
-        hint = f"; did you mean {written}:{near[0]}?" if near else ""
+        hint = f"; did you mean {written}:{near[0]}?" if near else f": name it as {written}:name"
         raise ConfigurationError(f"the module {module_name!r} has no {name!r}{hint}") from None
+    for application in applications(found):
+        _check_urls(application)
+    return found
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -80,8 +84,34 @@ def applications(target: Target) -> list[Any]:
 
 
 def wsgi(application: Any) -> Any:
-    """What a server serves: a web.py application's own function, or a WSGI callable as it is."""
-    return application.wsgifunc() if isinstance(application, web.application) else application
+    """What a server serves: a web.py application's own function, or a WSGI callable as it is.
+
+    Raises `ConfigurationError` for what is neither.
+    """
+    if isinstance(application, web.application):
+        return application.wsgifunc()
+    if not callable(application):
+        raise ConfigurationError(
+            f"what was named is of type {type(application).__name__}, where a web.application belongs: "
+            "name what web.application(urls, globals()) returned"
+        )
+    wrong = takes_positions(application, ("environ", "start_response"))
+    if wrong is not None:
+        raise ConfigurationError(
+            f"{described(application)} is no WSGI application: it {wrong}; "
+            "name what web.application(urls, globals()) returned"
+        )
+    return application
+
+
+def _check_urls(application: Any) -> None:
+    """Refuse urls that are not pairs, which web.py would find out at a request."""
+    nested = any(isinstance(part, tuple) for pair in application.mapping for part in pair)
+    if nested or any(len(pair) != 2 for pair in application.mapping):
+        raise ConfigurationError(
+            "the urls of the application are not pairs of a pattern and a class"
+            + ("; add a tuple to them, urls = (...) + socketio_urls" if nested else "")
+        )
 
 
 def _enter(written: str) -> tuple[Path, str]:

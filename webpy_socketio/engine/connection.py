@@ -18,6 +18,7 @@ from webpy_socketio.engine.socketio_packets import (
     encode_event,
 )
 from webpy_socketio.exceptions import (
+    CallerError,
     CallTimeout,
     Disconnected,
     EncodeError,
@@ -130,6 +131,16 @@ class Connection:
         """Send an encoded message; nothing happens when the connection is over."""
         if self._state is CONNECTED:
             self.session.outbox.push(message)
+        else:
+            self.check_begun()
+
+    def check_begun(self) -> None:
+        """Raise `CallerError` before the connection is accepted: what is done then would be lost."""
+        if self._state is CONNECTING:
+            raise CallerError(
+                "the client is not connected yet, as a gate is still to let it in: "
+                "send, call and subscribe in @on_connect"
+            )
 
     def emit(self, event: str, *args: Any) -> None:
         """Encode and send an event. Raises `EncodeError`."""
@@ -152,6 +163,7 @@ class Connection:
         number = self._next_ack
         message = encode_event(self.namespace, event, args, number)
         if self._state is not CONNECTED:
+            self.check_begun()
             raise Disconnected("the client is not connected")
         self._next_ack += 1
         if self._acks is None:
