@@ -74,6 +74,7 @@ class TestWheel:
         names = {re.split(r"[ <>=!~\[;]", text)[0].lower() for text in needed}
         assert names == {"web.py", "gevent", "blinker", "mako", "websockets", "orjson"}
 
+    @pytest.mark.patience(120)
     def test_it_works_in_an_environment_of_its_own(self, wheel: Path, tmp_path: Path) -> None:
         environment = tmp_path / "venv"
         venv.create(environment, with_pip=False)
