@@ -304,18 +304,10 @@ def machines_of_two(tmp_path: Path) -> Iterator[Machines]:
 class TestWorkersOfMachines:
     """A session id begins with its worker's name and ends with its machine's: both find it."""
 
-    def test_every_request_gets_to_its_worker(
-        self, machines_of_two: Machines, tmp_path: Path
-    ) -> None:
+    def test_every_request_gets_to_its_worker(self, machines_of_two: Machines) -> None:
         machines = machines_of_two
         pids = {name: children(served) for name, served in machines.servers.items()}
-        polling: dict[int, Polling] = {}
-        while len(polling) < 4:
-            client = Polling(machines.port)
-            client.connect()
-            pid = self.pid(client)
-            assert pid in pids[machine_of(client)]
-            polling.setdefault(pid, client)
+        polling = self.one_of_each(machines, pids)
         assert {client.sid.partition(".")[0] for client in polling.values()} == {"1", "2"}
         for pid, client in polling.items():
             # Each is two requests, on connections of their own, that any worker may accept.
@@ -337,11 +329,7 @@ class TestWorkersOfMachines:
     def test_a_worker_dies_and_a_whole_machine(self, machines_of_two: Machines) -> None:
         machines = machines_of_two
         pids = {name: children(served) for name, served in machines.servers.items()}
-        clients: dict[int, Polling] = {}
-        while len(clients) < 4:
-            client = Polling(machines.port)
-            client.connect()
-            clients.setdefault(self.pid(client), client)
+        clients = self.one_of_each(machines, pids)
         victim, mate = pids["a"]
         os.kill(victim, signal.SIGKILL)
         until_gone(victim)
@@ -356,6 +344,18 @@ class TestWorkersOfMachines:
         for pid, client in clients.items():
             assert self.pid(client) == pid
         assert machine_of(Polling(machines.port)) == "b"
+
+    @classmethod
+    def one_of_each(cls, machines: Machines, pids: dict[str, Any]) -> dict[int, Polling]:
+        """A client of every worker, by the worker's process."""
+        clients: dict[int, Polling] = {}
+        while len(clients) < 4:
+            client = Polling(machines.port)
+            client.connect()
+            pid = cls.pid(client)
+            assert pid in pids[machine_of(client)]
+            clients.setdefault(pid, client)
+        return clients
 
     @classmethod
     def pid(cls, client: Polling) -> int:

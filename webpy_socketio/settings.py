@@ -54,8 +54,8 @@ class Settings:
     likes.
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.__dict__.update(values)
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.__dict__.update(given)
 
     def __getattr__(self, name: str) -> Any:  # only for what is not there
         raise AttributeError(f"there is no setting {PREFIX}{name.upper()}")
@@ -195,11 +195,11 @@ def configure(source: str | ModuleType | Mapping[str, Any]) -> None:
                 f"the settings module {source!r} cannot be imported: {error}{hint}"
             ) from error
     global _configured_by
-    values = source if isinstance(source, Mapping) else vars(source)
-    found = _select(values)
+    given = source if isinstance(source, Mapping) else vars(source)
+    found = _select(given)
     name: str = getattr(source, "__name__", "configure()")
     _check(found, name)
-    _check_prefix(values, name, bare=values is source)
+    _check_prefix(given, name, bare=given is source)
     _configured_by = name
     _configured.clear()
     _configured.update(found)
@@ -215,10 +215,10 @@ def resolve(keywords: Mapping[str, Any], web_config: Mapping[str, Any]) -> Setti
     _check_prefix(web_config, "web.config")
     near = {name.upper(): value for name, value in keywords.items()}
     _check(near, "SocketIOServer()", keyword=True)
-    values = {setting.name: setting.default for setting in SETTINGS}
+    given = {setting.name: setting.default for setting in SETTINGS}
     for source in (from_web, _configured, near):
-        values.update(source)
-    return Settings({name.lower(): value for name, value in values.items()})
+        given.update(source)
+    return Settings({name.lower(): value for name, value in given.items()})
 
 
 def snapshot(web_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,8 +241,8 @@ def given(web_config: Mapping[str, Any]) -> list[Given]:
     """What was given, good or not, besides keywords; of one name the last one counts."""
     return [
         Given(PREFIX + name, _show(name, value), source, _wrong(name, value, PREFIX + name))
-        for values, source in ((_select(web_config), "web.config"), (_configured, _configured_by))
-        for name, value in values.items()
+        for given, source in ((_select(web_config), "web.config"), (_configured, _configured_by))
+        for name, value in given.items()
     ]
 
 
@@ -268,28 +268,28 @@ def suggest(keyword: str, others: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _select(values: Mapping[str, Any]) -> dict[str, Any]:
+def _select(given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name[len(PREFIX) :]: value
-        for name, value in values.items()
+        for name, value in given.items()
         if isinstance(name, str) and name.startswith(PREFIX)
     }
 
 
-def _check(values: Mapping[str, Any], source: str, keyword: bool = False) -> None:
-    for name, value in values.items():
+def _check(given: Mapping[str, Any], source: str, keyword: bool = False) -> None:
+    for name, value in given.items():
         wrong = _wrong(name, value, name.lower() if keyword else PREFIX + name)
         if wrong is not None:
             raise SettingsError(f"{source}: {wrong}")
 
 
-def _check_prefix(values: Mapping[str, Any], source: str, bare: bool = False) -> None:
+def _check_prefix(given: Mapping[str, Any], source: str, bare: bool = False) -> None:
     """Refuse names that miss our prefix by a letter or two; or altogether, if they are `bare`.
 
     A module has other names too, and they are its own: only what is given to `configure` as a mapping
     is for nobody else.
     """
-    for name in values:
+    for name in given:
         if not isinstance(name, str) or name.startswith(PREFIX):
             continue
         if name.upper().startswith("SO"):
