@@ -54,6 +54,7 @@ LAYERS: dict[str, set[str]] = {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
         *("cluster", "loader", "population", "strays", "watchdog"),
     },
+    "http_server": {"engine", "server", "settings"},
     "watchdog": {"engine", "functions", "patterns", "signals"},
     "testing": {"exceptions", "signals", "engine", "server"},
     "cli": {
@@ -74,9 +75,11 @@ FOR_TYPES: dict[str, set[str]] = {
 
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
-    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers", "streams"),
+    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers"),
+    *("progress", "streams"),
     *("notices", "origins", "http", "patience"),
-    *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
+    *("framing", "standard_streams", "spool", "response", "strict", "strict_server"),
+    *("payloads", "outbox", "socketio_packets", "requests", "handshake"),
     *("replay", "relay", "neighbours", "shares"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),

@@ -30,7 +30,7 @@ from webpy_socketio.population import engines
 from webpy_socketio.strays import tell
 from webpy_socketio.watchdog import Watchdog
 
-__all__ = ["KEYWORDS", "SocketIOServer", "explain"]
+__all__ = ["KEYWORDS", "SocketIOServer", "engine_config", "explain"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -97,7 +97,7 @@ class SocketIOServer(EngineServer):
         self._limits = cluster.limits_of(settings)
         self._watchdog = Watchdog(settings.block_warning) if settings.block_warning else None
         self._dispatcher = WebDispatcher(self._limits)
-        config = _engine_config(settings, "" if neighbours is None else neighbours.prefix)
+        config = engine_config(settings, "" if neighbours is None else neighbours.prefix)
         others = self._plugins.namespaces(settings)
         self._socketio = SocketIO(self._dispatcher, config, others)
         engine = Engine(self._socketio, config, f"/{resource}/")
@@ -249,7 +249,8 @@ class SocketIOServer(EngineServer):
         logger.error("%d connections would not end: their handlers ignore GreenletExit", left)
 
 
-def _engine_config(settings: settings_module.Settings, prefix: str) -> EngineConfig:
+def engine_config(settings: settings_module.Settings, prefix: str = "") -> EngineConfig:
+    """Return the limits and deadlines that `settings` give to an engine or an HTTP server."""
     return EngineConfig(
         session_prefix=prefix,
         ping_interval=settings.ping_interval,

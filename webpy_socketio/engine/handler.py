@@ -41,8 +41,6 @@ _READ = 1
 class RequestHandler(StrictHandler):
     """pywsgi's handler, with an engine beside the application."""
 
-    result: Any  # pywsgi's, which says nothing about its type
-
     #: The session's transport whose POST this is, until it is handled.
     _posted: Polling | None = None
 
@@ -149,21 +147,6 @@ class RequestHandler(StrictHandler):
                 if name.lower() == b"set-cookie"
             ]
         self._run_engine(engine, environ, cookies)
-
-    def finalize_headers(self) -> None:
-        """Say ``Connection: close`` before doing so, which pywsgi does not (RFC 9112, 9.6)."""
-        super().finalize_headers()
-        names = [name.lower() for name, _ in self.response_headers]
-        if self.close_connection and b"connection" not in names:
-            self.response_headers.append((b"Connection", b"close"))
-        if self.command == "HEAD":
-            self.response_use_chunked = False
-
-    def _write(self, data: bytes) -> None:
-        # Neither pywsgi nor web.py drops the body that a HEAD must not have; the client would take
-        # it for the next response (RFC 9112, 6.3).
-        if self.command != "HEAD":
-            super()._write(data)
 
     def _run_wsgi(self) -> bool:
         """Run the application; return True if it completed and left the request to the engine."""
