@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 from wsgiref.util import FileWrapper
 
@@ -28,6 +27,11 @@ _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _REST = 0.5
 
 
+def _wrap_file(file: Any, block_size: int = 65_536) -> FileWrapper:
+    """Return an iterable of a file's blocks (PEP 3333, "Optional Platform-Specific File Handling")."""
+    return FileWrapper(file, block_size)
+
+
 class StrictServer(WSGIServer):
     """Serves a WSGI application with the limits and deadlines of an `EngineConfig`.
 
@@ -42,7 +46,7 @@ class StrictServer(WSGIServer):
     handler_class = StrictHandler
     base_env: ClassVar[dict[str, Any]] = {
         **WSGIServer.base_env,
-        "wsgi.file_wrapper": partial(FileWrapper, blksize=65_536),
+        "wsgi.file_wrapper": _wrap_file,
     }
 
     #: Other workers on the same listening socket, and handlers that wait for a request; see
