@@ -204,7 +204,8 @@ class StrictHandler(ResponseHandler):
                 raise BadRequest("a request behind one that asked for an upgrade")
         except (BadRequest, OSError) as error:
             self._close_body()
-            theirs = isinstance(error, BadRequest) and not isinstance(error, Truncated)
+            theirs = isinstance(error, BadRequest)
+            theirs = theirs and not isinstance(error, (StorageFailure, Truncated))
             self.broken_off("parse error" if theirs else "transport error")
             raise
         return True
