@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import resource
@@ -12,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.conftest import Journal
 
 from .conftest import Http, Running
 
@@ -43,57 +43,70 @@ def send(http: Http, chunked: bool, body: bytes = LARGE) -> tuple[int, str]:
     return answer[0], answer[2].decode()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@contextlib.contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield
+
+
+@contextlib.contextmanager
+def small_disk(path: Path) -> Iterator[None]:
     """Temporary files go to a file system that is smaller than `LARGE`."""
-    command = ["mount", "-t", "tmpfs", "-o", f"size={LIMIT}", "tmpfs", str(tmp_path)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={LIMIT}", "tmpfs", str(path)]
     try:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("mounting a tmpfs needs root")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    yield tmp_path
-    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+    try:
+        with temporary_files_in(path):
+            yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
+@contextlib.contextmanager
+def small_files(path: Path) -> Iterator[None]:
     """Files of this process cannot grow beyond `LIMIT`."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.fixture
-def no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_folder(path: Path) -> contextlib.AbstractContextManager[None]:
     """Temporary files go to a folder that does not exist."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    return temporary_files_in(path / "missing")
+
+
+Fault = Callable[[Path], contextlib.AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize(
     ("fault", "status", "cause"),
     [
-        ("small_disk", 507, os.strerror(28)),
-        ("small_files", 507, os.strerror(27)),
-        ("no_folder", 503, os.strerror(2)),
+        (small_disk, 507, os.strerror(errno.ENOSPC)),
+        (small_files, 507, os.strerror(errno.EFBIG)),
+        (no_folder, 503, os.strerror(errno.ENOENT)),
     ],
 )
 class TestStorage:
     def test_body_that_cannot_be_stored_is_answered_and_logged(
         self,
-        fault: str,
+        fault: Fault,
         status: int,
         cause: str,
         chunked: bool,
         run: Callable[..., Running],
-        request: pytest.FixtureRequest,
+        tmp_path: Path,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        request.getfixturevalue(fault)
         server = run(None, upload)
-        answer, text = send(server.http(), chunked)
+        with fault(tmp_path):
+            answer, text = send(server.http(), chunked)
         assert answer == status
         assert "cannot be stored" in text
         assert "TMPDIR" not in text, "the client does not learn about the server's disk"
@@ -105,41 +118,32 @@ class TestStorage:
 
     def test_other_clients_are_served_meanwhile_and_afterwards(
         self,
-        fault: str,
+        fault: Fault,
         status: int,
         cause: str,
         chunked: bool,
         run: Callable[..., Running],
-        request: pytest.FixtureRequest,
+        tmp_path: Path,
     ) -> None:
-        request.getfixturevalue(fault)
         server = run(None, upload)
-        failing = server.http()
-        failing.send("POST", "/upload", f"Content-Length: {len(LARGE)}", body=LARGE[:2_000_000])
-        assert send(server.http(), chunked, b"small") == (200, "5")
-        websocket = server.websocket()
-        websocket.send("4hello")
-        server.receiver.wait_for(("message", "hello"))
-        failing.sock.sendall(LARGE[2_000_000:])
-        assert failing.response()[0] == status
-        assert send(server.http(), chunked, b"small") == (200, "5")
-
-
-def test_disk_that_has_room_again_stores_bodies_again(
-    run: Callable[..., Running], small_disk: Path
-) -> None:
-    server = run(None, upload)
-    filler = small_disk / "filler"
-    filler.write_bytes(b"x" * (LIMIT - 100_000))
-    assert send(server.http(), False, b"x" * 500_000)[0] == 507
-    filler.unlink()
-    assert send(server.http(), False, b"x" * 500_000) == (200, "500000")
+        with fault(tmp_path):
+            failing = server.http()
+            failing.send("POST", "/upload", f"Content-Length: {len(LARGE)}", body=LARGE[:2_000_000])
+            assert send(server.http(), chunked, b"small") == (200, "5")
+            websocket = server.websocket()
+            websocket.send("4hello")
+            server.receiver.wait_for(("message", "hello"))
+            failing.sock.sendall(LARGE[2_000_000:])
+            assert failing.response()[0] == status
+            assert send(server.http(), chunked, b"small") == (200, "5")
+        assert send(server.http(), chunked) == (200, str(len(LARGE)))
 
 
 def test_poll_body_that_cannot_be_stored_ends_its_session(
-    run: Callable[..., Running], no_folder: None, journal: Journal
+    run: Callable[..., Running], tmp_path: Path
 ) -> None:
     server = run(None, upload)
     polling = server.polling()
-    assert polling.send("4" + "x" * 600_000)[0] == 503
+    with no_folder(tmp_path):
+        assert polling.send("4" + "x" * 600_000)[0] == 503
     assert server.receiver.wait_closed() == "transport error"
