@@ -569,8 +569,7 @@ class TestStrictness:
             (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n", b"413"),
             (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhello", b"408"),
             (
-                b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
-                b"Content-Length: 9\r\n\r\n",
+                b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
                 b"100 Continue\r\n\r\nHTTP/1.1 408",
             ),
             (b"GET / HTTP/1.1\r\nHo", b"408"),

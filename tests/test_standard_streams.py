@@ -168,6 +168,6 @@ class TestStreams:
 def test_closed_descriptors_are_not_given_to_connections(start: Start) -> None:
     process, port = start("<&- >&- 2>&-")
     visit(port)
-    targets = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)]
+    targets = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)]  # noqa: PTH115
     assert not [target for target in targets if target.startswith("socket:")]
     stop(process)

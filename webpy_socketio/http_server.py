@@ -18,6 +18,10 @@ class HTTPServer(StrictServer):
     Requests have the limits and deadlines of `SocketIOServer`: ``SOCKETIO_HEADER_TIMEOUT``,
     ``SOCKETIO_MAX_BODY_SIZE`` and their relatives.
 
+    Example:
+        >>> server = HTTPServer(("127.0.0.1", 9108), application, settings)
+        >>> server.start()
+
     Args:
         listener: An address, ``(host, port)``, or a listening socket of gevent's.
         application: The WSGI application.
@@ -25,9 +29,6 @@ class HTTPServer(StrictServer):
         max_connections: Connections at once. Further ones wait until one of them is closed.
         **pywsgi: Further keywords of gevent's ``pywsgi.WSGIServer``.
 
-    Example:
-        >>> server = HTTPServer(("127.0.0.1", 9108), application, settings)
-        >>> server.start()
     """
 
     def __init__(

@@ -164,7 +164,7 @@ class TestSessions:
     def test_poll_of_a_reader_that_makes_progress_is_answered_whole(self, serve: Serve) -> None:
         server, connect = serve
         reader, sid = self.handshake(connect)
-        message = MUCH[: 4_000_000].decode()
+        message = MUCH[:4_000_000].decode()
         server.session.send(message)
         reader.send(f"GET {POLLING}&sid={sid}")
         head, _, body = reader.read(len(message)).partition(b"\r\n\r\n")
@@ -175,14 +175,14 @@ class TestSessions:
     def test_poll_of_a_reader_that_stops_closes_its_session(self, serve: Serve) -> None:
         server, connect = serve
         reader, sid = self.handshake(connect)
-        server.session.send(MUCH[: 4_000_000].decode())
+        server.session.send(MUCH[:4_000_000].decode())
         reader.send(f"GET {POLLING}&sid={sid}")
         assert server.receiver.wait_closed() == "transport error"
 
     def test_websocket_of_a_reader_that_makes_progress_lives(self, serve: Serve) -> None:
         server, connect = serve
         reader = self.upgrade(connect)
-        message = MUCH[: 4_000_000].decode()
+        message = MUCH[:4_000_000].decode()
         server.session.send(message)
         received = reader.read(4_000_000)
         assert server.receiver.endings == []
@@ -191,7 +191,7 @@ class TestSessions:
     def test_websocket_of_a_reader_that_stops_is_closed(self, serve: Serve) -> None:
         server, connect = serve
         self.upgrade(connect)
-        server.session.send(MUCH[: 4_000_000].decode())
+        server.session.send(MUCH[:4_000_000].decode())
         assert server.receiver.wait_closed() == "transport error"
 
     def upgrade(self, connect: Callable[[], Reader]) -> Reader:

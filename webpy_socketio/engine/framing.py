@@ -43,6 +43,7 @@ def check_head(status: Any, headers: Iterable[tuple[Any, Any]]) -> ResponseHead:
 
     Raises:
         ResponseError: The status or a header is invalid.
+
     """
     match = _STATUS.fullmatch(status) if isinstance(status, str) else None
     if match is None:
@@ -92,9 +93,7 @@ def _check_header(name: Any, value: Any) -> None:
             f"header {_shown(name)} with value {_shown(value)}: names and values must be str"
         )
     if _NAME.fullmatch(name) is None:
-        raise ResponseError(
-            f"invalid header name {_shown(name)}: use letters, digits and '-' only"
-        )
+        raise ResponseError(f"invalid header name {_shown(name)}: use letters, digits and '-' only")
     if _VALUE.fullmatch(value) is None:
         raise ResponseError(
             f"invalid value {_shown(value)} of header {name}: remove line breaks and control "

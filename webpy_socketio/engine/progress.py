@@ -83,6 +83,7 @@ def send_all(sock: Any, data: Any, seconds: float) -> None:
     Raises:
         TimeoutError: The client made no progress.
         OSError: The connection is lost.
+
     """
     progress = Progress(sock, seconds)
     view = memoryview(data)

@@ -42,6 +42,7 @@ class ResponseHandler(WSGIHandler):
     socket: Any
     result: Any
     status: Any
+    _orig_status: Any
     response_headers: Any
     close_connection: Any
 
@@ -106,7 +107,9 @@ class ResponseHandler(WSGIHandler):
 
     def process_result(self) -> None:
         """Send what the application returned, and check that it was all of the response."""
-        for data in [self.result] if isinstance(self.result, (bytes, str)) else self.result:
+        # Iterating over bytes gives numbers, and over text single characters.
+        whole = isinstance(self.result, (bytes, str))
+        for data in [self.result] if whole else self.result:
             if data:
                 self.write(data)
         if not self.headers_sent:

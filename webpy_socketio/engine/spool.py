@@ -58,6 +58,7 @@ class Spool:
 
         Raises:
             StorageFailure: A part of the body was not stored.
+
         """
         if self._failure is None:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 __all__ = ["protect_standard_streams"]
@@ -23,7 +24,8 @@ def protect_standard_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # the interpreter was started with the descriptor closed
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            discarding = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the process's
+            setattr(sys, name, discarding)
         else:
             _protect(stream)
 

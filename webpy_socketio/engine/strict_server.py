@@ -41,6 +41,7 @@ class StrictServer(WSGIServer):
         config: Limits and deadlines.
         notices: Log of repeated mistakes; the server's own if None.
         **pywsgi: Further keywords of pywsgi's server.
+
     """
 
     handler_class = StrictHandler
