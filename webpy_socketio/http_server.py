@@ -27,7 +27,7 @@ class HTTPServer(StrictServer):
         application: The WSGI application.
         settings: The settings that a plugin's ``install`` receives.
         max_connections: Connections at once. Further ones wait until one of them is closed.
-        **pywsgi: Further keywords of gevent's ``pywsgi.WSGIServer``.
+        pywsgi: Further keywords of gevent's ``pywsgi.WSGIServer``.
 
     """
 

@@ -25,7 +25,8 @@ class EngineConfig:
     #: Bytes and packets that may wait for one client; a slower reader is closed.
     outbox_bytes: int = 4 * 1024 * 1024
     outbox_packets: int = 16_384
-    #: Seconds without progress after which writing to a client is given up.
+    #: Seconds without progress after which writing to a client is given up; progress is 100 bytes a
+    #: second, acknowledged by its TCP.
     write_timeout: float = 20.0
     #: Sessions at once; further ones are answered with 503.
     max_sessions: int = 20_000
