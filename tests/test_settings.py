@@ -54,6 +54,8 @@ DEFAULTS: dict[str, Any] = {
     "NAMESPACES": ["/"],
     "ALLOWED_ORIGINS": None,
     "TRUSTED_PROXIES": [],
+    "PATH_PREFIX": "",
+    "WORKER_TIMEOUT": 30,
     "MACHINE": "",
     "BACKPLANE": None,
     "BACKPLANE_PREFIX": "webpy_socketio",

@@ -271,6 +271,8 @@ def _engine_config(settings: settings_module.Settings, prefix: str) -> EngineCon
         allowed_origins=settings.allowed_origins,
         trusted_proxies=tuple(settings.trusted_proxies),
         session_suffix=f".{settings.machine}" if settings.machine else "",
+        # WSGI has paths as bytes in disguise (PEP 3333).
+        path_prefix=settings.path_prefix.encode().decode("latin-1"),
     )
 
 

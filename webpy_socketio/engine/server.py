@@ -13,11 +13,12 @@ import gevent.ssl
 from gevent.pywsgi import WSGIServer
 
 from webpy_socketio.engine.engine import Engine
-from webpy_socketio.engine.handler import TAKE_OVER, RequestHandler
+from webpy_socketio.engine.handler import RequestHandler
 from webpy_socketio.engine.neighbours import Neighbours, Visit, forget
 from webpy_socketio.engine.replay import replay
 from webpy_socketio.engine.shares import SILENCE, Shares
 from webpy_socketio.engine.strict import Moving
+from webpy_socketio.engine.takeover import TAKE_OVER
 
 __all__ = ["EngineServer", "take_over_all"]
 
