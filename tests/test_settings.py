@@ -366,6 +366,11 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
             *("redis://host?db=1", "redis://host#1", b"redis://host"),
         ],
     ),
+    "PATH_PREFIX": (
+        ["", "/a", "/a/b", "/café"],
+        ["a", "/", "/a/", "//a", "/a?b", "/a%20b", "/a b", "/a#", "/a\n", None, 5],
+    ),
+    "WORKER_TIMEOUT": ([None, 0.5, 30], [0, -1, "30", True, 86_400]),
     "MACHINE": (["", "a", "web-1_B"], ["a.b", "a/b", "a b", "ž", "x" * 65, None, 5]),
     "BACKPLANE_PREFIX": (["chat", "a:b", "a.b-c_1"], ["", "a*", "a b", "a/b", "x" * 65, None, 5]),
     "PRESENCE_KEY": ([None, some_function], ["session_id", 5]),

@@ -124,9 +124,7 @@ SETTINGS = (
     Setting(
         "TRUSTED_PROXIES", [], "proxies whose X-Forwarded headers are believed", values.addresses
     ),
-    Setting(
-        "PATH_PREFIX", "", "path below which the application is mounted", values.path_prefix
-    ),
+    Setting("PATH_PREFIX", "", "path below which the application is mounted", values.path_prefix),
     Setting(
         "WORKER_TIMEOUT",
         30.0,
