@@ -15,6 +15,7 @@ import datetime
 import ipaddress
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from typing import Any, NamedTuple
@@ -69,10 +70,11 @@ class Worker(Base):
     def load_wsgi(self) -> None:
         super().load_wsgi()
         # Not above: see `_begin_anew`.
-        from webpy_socketio.engine import Neighbours
+        from webpy_socketio.engine import Neighbours, forking
         from webpy_socketio.exceptions import ConfigurationError
         from webpy_socketio.server import SocketIOServer
 
+        forking.reset_in_child(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
         tls = {}
         if self.cfg.is_ssl:
             tls = {"certfile": self.cfg.certfile, "keyfile": self.cfg.keyfile}

@@ -28,6 +28,8 @@ from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 from gevent.server import StreamServer
 
+from webpy_socketio.engine.forking import close_in_child
+
 __all__ = ["Neighbours", "Visit", "forget"]
 
 logger = logging.getLogger(__name__)
@@ -176,6 +178,7 @@ class Neighbours:
                 with gevent.Timeout(self.patience, False), door:
                     link = self._connect(name)
                     if link is not None:
+                        close_in_child(link)
                         sent = link.sendmsg([message], rights)
                         link.sendall(message[sent:])
                         taken = link.recv(1) == _TAKEN

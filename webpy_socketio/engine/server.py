@@ -12,6 +12,7 @@ import gevent
 import gevent.ssl
 from gevent.pywsgi import WSGIServer
 
+from webpy_socketio.engine import forking
 from webpy_socketio.engine.engine import Engine
 from webpy_socketio.engine.handler import RequestHandler
 from webpy_socketio.engine.neighbours import Neighbours, Visit, forget
@@ -88,6 +89,7 @@ class EngineServer(WSGIServer):
         #: Handlers that have a connection, those that wait among them; where somebody asks.
         self.handling: set[RequestHandler] = set()
         self._shares: Shares | None = None
+        self._is_watched = False
         #: Connections that we accept whatever the others have.
         self._unasked = 0
         if neighbours is not None:
@@ -115,6 +117,9 @@ class EngineServer(WSGIServer):
             self._telling = self.loop.timer(0.0, SILENCE / 5, ref=False)
             self._telling.start(self._tell)
         super().start()
+        if not self._is_watched:
+            self._is_watched = True
+            forking.watch(self.loop)
 
     @property
     def _load(self) -> int:
@@ -229,7 +234,14 @@ class EngineServer(WSGIServer):
         until = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
         self.engine.wait_answered(until - time.monotonic())
         self.leave_neighbours(until - time.monotonic())
+        self.dispose()
+
+    def dispose(self) -> None:
+        """Forget what is left of the sessions; the last step of `stop`."""
         self.engine.dispose()
+        if self._is_watched:
+            self._is_watched = False
+            forking.unwatch(self.loop)
 
 
 def _tls_context(pywsgi: dict[str, Any]) -> Any:
