@@ -206,7 +206,7 @@ class TestChild:
         self, server: ServerProcess, child: int
     ) -> None:
         client = raw.WebSocket(server.port)
-        server.process.kill()
+        server.process.popen.kill()
         assert client.wait_closed() is None
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port))
@@ -262,10 +262,11 @@ class TestChild:
         self, server: ServerProcess, child: int
     ) -> None:
         client = swarm.WebSocket(server.port)
-        server.stop()
+        server.process.popen.terminate()
         assert client.closed.get() == 1001
         assert Path(f"/proc/{child}").exists()
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)  # multiprocessing waits at the end for what it started
+        assert server.process.popen.wait() == 0
         until_gone(child)
 
 

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import gevent
 import gevent.event
 
-from webpy_socketio.engine import handshake, json
+from webpy_socketio.engine import forking, handshake, json
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.deadlines import Deadlines
@@ -393,6 +393,14 @@ def _flusher() -> Flusher:
     if flusher is None:
         flusher = _flushers[hub] = Flusher(hub.loop)
     return flusher
+
+
+def _silence_flushers() -> None:
+    for flusher in list(_flushers.values()):
+        flusher.silence()
+
+
+forking.call_in_child(_silence_flushers)
 
 
 class Upgrade:

@@ -170,6 +170,9 @@ def _replace_hub(old: Any) -> None:
     hub_class = type(old)
     hub = hub_class()
     set_hub(hub)
+    # libev keeps count of what keeps the default loop running, even when that is destroyed.
+    for _ in range(hub.loop.activecnt):
+        hub.loop.unref()
     hub.NOT_ERROR = old.NOT_ERROR
     if current.parent is not None:
         hub.parent = _Last(current, old.parent)
