@@ -17,12 +17,13 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from typing import Any, NamedTuple
 
 import gevent
 from gevent import monkey
 from gunicorn.workers.base import Worker as Base
+
+from webpy_socketio.engine.runtime_folder import make_runtime_folder
 
 __all__ = ["Worker"]
 
@@ -46,12 +47,15 @@ class Worker(Base):
     """Serves the application and its sockets; several of them give each other their connections."""
 
     _folder: str | None = None
+    _lock: Any = None
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         # Still in the master, who makes all of them.
         if Worker._folder is None:
-            Worker._folder = tempfile.mkdtemp(prefix="webpy_socketio-")  # of mode 700
+            made = make_runtime_folder(self.cfg.uid, self.cfg.gid)
+            Worker._lock = made  # which keeps it locked for as long as this process lives
+            Worker._folder = str(made.path)
             atexit.register(_remove, Worker._folder, os.getpid())
         self._servers: list[Any] = []
 

@@ -114,6 +114,7 @@ class EngineServer(WSGIServer):
             self._shares = Shares(
                 self.neighbours.folder, self.neighbours.name, self.socket.fileno()
             )
+            self.neighbours.is_alive = self._shares.is_alive
             self._telling = self.loop.timer(0.0, SILENCE / 5, ref=False)
             self._telling.start(self._tell)
         super().start()
@@ -128,6 +129,9 @@ class EngineServer(WSGIServer):
     def _tell(self) -> None:
         if self._shares is not None:
             self._shares.tell(self._load)
+            self._shares.ensure()
+        if self.neighbours is not None:
+            self.neighbours.ensure()
 
     def close(self) -> None:
         """Accept nothing more; what was accepted is served."""
