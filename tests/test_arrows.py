@@ -77,7 +77,7 @@ FOR_TYPES: dict[str, set[str]] = {
 ENGINE = [
     *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers"),
     *("progress", "streams"),
-    *("notices", "origins", "http", "patience"),
+    *("notices", "origins", "http", "patience", "takeover", "forking", "runtime_folder"),
     *("framing", "standard_streams", "spool", "response", "strict", "strict_server"),
     *("payloads", "outbox", "socketio_packets", "requests", "handshake"),
     *("replay", "relay", "neighbours", "shares"),

@@ -23,7 +23,14 @@ from webpy_socketio.application import (
 )
 from webpy_socketio.assets import RESOURCE_KEY
 from webpy_socketio.clients import clients
-from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, SocketIO
+from webpy_socketio.engine import (
+    Engine,
+    EngineConfig,
+    EngineServer,
+    Neighbours,
+    SocketIO,
+    forking,
+)
 from webpy_socketio.exceptions import ListenError, SettingsError
 from webpy_socketio.loader import Plugins
 from webpy_socketio.population import engines
@@ -40,6 +47,9 @@ KEYWORDS = [
     *("ca_certs", "cert_reqs", "certfile", "ciphers", "do_handshake_on_connect", "keyfile"),
     *("server_side", "ssl_context", "ssl_version", "suppress_ragged_eofs"),
 ]
+
+forking.call_in_child(cluster.abandon)
+forking.call_in_child(engines.clear)
 
 #: Seconds for the connections of a worker to go to others, when all that it had to do is done.
 _MOVING = 2.0
@@ -179,6 +189,7 @@ class SocketIOServer(EngineServer):
                 number: gevent.signal_handler(number, tell)
                 for number in (signal.SIGINT, signal.SIGTERM)
             }
+            forking.reset_in_child(*watchers)
         try:
             self._stop_event.wait()
         finally:
@@ -217,7 +228,7 @@ class SocketIOServer(EngineServer):
             if self._watchdog is not None:
                 self._watchdog.stop()
             self.leave_neighbours(_MOVING)
-            self.engine.dispose()
+            self.dispose()
             self._socketio.dispose()
             self._plugins.uninstall()
             if self._joined:
@@ -272,6 +283,8 @@ def engine_config(settings: settings_module.Settings, prefix: str = "") -> Engin
         allowed_origins=settings.allowed_origins,
         trusted_proxies=tuple(settings.trusted_proxies),
         session_suffix=f".{settings.machine}" if settings.machine else "",
+        # WSGI has paths as bytes in disguise (PEP 3333).
+        path_prefix=settings.path_prefix.encode().decode("latin-1"),
     )
 
 

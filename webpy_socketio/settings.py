@@ -124,6 +124,13 @@ SETTINGS = (
     Setting(
         "TRUSTED_PROXIES", [], "proxies whose X-Forwarded headers are believed", values.addresses
     ),
+    Setting("PATH_PREFIX", "", "path below which the application is mounted", values.path_prefix),
+    Setting(
+        "WORKER_TIMEOUT",
+        30.0,
+        "seconds after which a worker whose event loop stands still is replaced; None for never",
+        values.positive_seconds_or_none,
+    ),
     Setting("MACHINE", "", "name of this machine, at the end of its session ids", values.machine),
     Setting(
         "BACKPLANE", None, "where other processes are reached: redis://...", values.redis, True

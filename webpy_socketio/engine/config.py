@@ -55,3 +55,5 @@ class EngineConfig:
     allowed_origins: Sequence[str] | None = None
     #: Addresses or networks of proxies whose ``X-Forwarded-Proto`` and ``-Host`` are believed.
     trusted_proxies: Sequence[str] = ()
+    #: Path below which the application is mounted, as a WSGI string, such as ``"/app"``.
+    path_prefix: str = ""

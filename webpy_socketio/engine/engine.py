@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import gevent
 import gevent.event
 
-from webpy_socketio.engine import handshake, json
+from webpy_socketio.engine import forking, handshake, json
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.deadlines import Deadlines
@@ -34,6 +34,7 @@ from webpy_socketio.engine.polling import Polling, Watch
 from webpy_socketio.engine.requests import Query, RequestError, Response, read_body, read_query
 from webpy_socketio.engine.session import Receiver, Session
 from webpy_socketio.engine.streams import Stream
+from webpy_socketio.engine.takeover import RAW_PATH
 from webpy_socketio.engine.upgrades import Upgrades
 from webpy_socketio.engine.websocket import WebSocket
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError
@@ -97,8 +98,24 @@ class Engine:
     # -- requests
 
     def owns(self, environ: dict[str, Any]) -> bool:
-        """Whether this is a request of a session that lives here already."""
-        return bool(self.sessions) and sid_in(environ.get("QUERY_STRING", "")) in self.sessions
+        """Return whether this is a request of a live session of this process."""
+        query = environ.get("QUERY_STRING", "")
+        return (
+            bool(self.sessions)
+            and sid_in(query) in self.sessions
+            and self.serves(environ.get(RAW_PATH) or environ["PATH_INFO"], query)
+        )
+
+    def serves(self, path: str, query: str) -> bool:
+        """Return whether a request for `path`, decoded, is the engine's.
+
+        A path below which the application is mounted may come first. A WSGI wrapper may also map any
+        other path to the engine: a session's requests have the path at which it began.
+        """
+        if path.endswith(self.path):
+            return True
+        session = self.sessions.get(sid_in(query))
+        return session is not None and session.environ.get(RAW_PATH) == path
 
     def respond(self, environ: dict[str, Any], watch: Watch) -> Response:
         """Answer a long-polling request; may wait, for as long as there is nothing to send.
@@ -376,6 +393,14 @@ def _flusher() -> Flusher:
     if flusher is None:
         flusher = _flushers[hub] = Flusher(hub.loop)
     return flusher
+
+
+def _silence_flushers() -> None:
+    for flusher in list(_flushers.values()):
+        flusher.silence()
+
+
+forking.call_in_child(_silence_flushers)
 
 
 class Upgrade:

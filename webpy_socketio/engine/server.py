@@ -10,13 +10,15 @@ from typing import Any
 import gevent
 import gevent.ssl
 
+from webpy_socketio.engine import forking
 from webpy_socketio.engine.engine import Engine
-from webpy_socketio.engine.handler import TAKE_OVER, RequestHandler
+from webpy_socketio.engine.handler import RequestHandler
 from webpy_socketio.engine.neighbours import Neighbours, Visit, forget
 from webpy_socketio.engine.replay import replay
 from webpy_socketio.engine.shares import SILENCE, Shares
 from webpy_socketio.engine.strict import Moving
 from webpy_socketio.engine.strict_server import StrictServer
+from webpy_socketio.engine.takeover import TAKE_OVER
 
 __all__ = ["EngineServer", "take_over_all"]
 
@@ -80,6 +82,7 @@ class EngineServer(StrictServer):
         #: Handlers that have a connection, those that wait among them; where somebody asks.
         self.handling: set[RequestHandler] = set()
         self._shares: Shares | None = None
+        self._is_watched = False
         #: Connections that we accept whatever the others have.
         self._unasked = 0
         if neighbours is not None:
@@ -103,9 +106,13 @@ class EngineServer(StrictServer):
             self._shares = Shares(
                 self.neighbours.folder, self.neighbours.name, self.socket.fileno()
             )
+            self.neighbours.is_alive = self._shares.is_alive
             self._telling = self.loop.timer(0.0, SILENCE / 5, ref=False)
             self._telling.start(self._tell)
         super().start()
+        if not self._is_watched:
+            self._is_watched = True
+            forking.watch(self.loop)
 
     @property
     def _load(self) -> int:
@@ -114,6 +121,9 @@ class EngineServer(StrictServer):
     def _tell(self) -> None:
         if self._shares is not None:
             self._shares.tell(self._load)
+            self._shares.ensure()
+        if self.neighbours is not None:
+            self.neighbours.ensure()
 
     def close(self) -> None:
         """Accept nothing more; what was accepted is served."""
@@ -207,7 +217,14 @@ class EngineServer(StrictServer):
         until = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
         self.engine.wait_answered(until - time.monotonic())
         self.leave_neighbours(until - time.monotonic())
+        self.dispose()
+
+    def dispose(self) -> None:
+        """Forget what is left of the sessions; the last step of `stop`."""
         self.engine.dispose()
+        if self._is_watched:
+            self._is_watched = False
+            forking.unwatch(self.loop)
 
 
 def _tls_context(pywsgi: dict[str, Any]) -> Any:
