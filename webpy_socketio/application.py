@@ -21,6 +21,7 @@ from webpy_socketio.dispatcher import Dispatcher
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.handler import TAKE_OVER
 from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.origins import CORS_PREFIX, ORIGINS_KEY
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
 from webpy_socketio.socket import Socket
 from webpy_socketio.strays import REACHED
@@ -133,13 +134,19 @@ socketio_urls = (_Resource(), SocketIOView)
 
 
 def _serve_script(name: str) -> bytes:
-    script = asset(name) if web.ctx.method in ("GET", "HEAD") else None
+    script = asset(name) if web.ctx.method in ("GET", "HEAD", "OPTIONS") else None
     if script is None:
         raise web.notfound()
+    if web.ctx.method == "OPTIONS":
+        web.ctx.status = "204 No Content"
+        _add_cors_headers()
+        web.header("Vary", "Origin")
+        return b""
+    _add_cors_headers()
     web.header("Content-Type", script.content_type)
     web.header("X-Content-Type-Options", "nosniff")
     web.header("ETag", script.etag)
-    web.header("Vary", "Accept-Encoding")
+    web.header("Vary", "Accept-Encoding, Origin")
     # An address with the version in it never changes its content; one without may. Private, since
     # the application's processors may have put a visitor's cookie beside it.
     lasting = web.ctx.env.get("QUERY_STRING") == f"v={script.version}"
@@ -153,6 +160,18 @@ def _serve_script(name: str) -> bytes:
         body = script.gzip
     web.header("Content-Length", str(len(body)))
     return body
+
+
+def _add_cors_headers() -> None:
+    """Let a page of an allowed origin load a script as it may connect; without ``Vary``."""
+    origins = web.ctx.env.get(ORIGINS_KEY)
+    found = [] if origins is None else origins.cors(web.ctx.env)
+    if found:
+        # A processor may have set some for all pages; browsers reject a header that is there twice.
+        others = [
+            header for header in web.ctx.headers if not header[0].lower().startswith(CORS_PREFIX)
+        ]
+        web.ctx.headers[:] = others + [header for header in found if header[0] != "Vary"]
 
 
 class _Job:
