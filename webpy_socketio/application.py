@@ -140,13 +140,12 @@ def _serve_script(name: str) -> bytes:
     if web.ctx.method == "OPTIONS":
         web.ctx.status = "204 No Content"
         _add_cors_headers()
-        web.header("Vary", "Origin")
         return b""
     _add_cors_headers()
     web.header("Content-Type", script.content_type)
     web.header("X-Content-Type-Options", "nosniff")
     web.header("ETag", script.etag)
-    web.header("Vary", "Accept-Encoding, Origin")
+    web.header("Vary", "Accept-Encoding")
     # An address with the version in it never changes its content; one without may. Private, since
     # the application's processors may have put a visitor's cookie beside it.
     lasting = web.ctx.env.get("QUERY_STRING") == f"v={script.version}"
@@ -163,15 +162,17 @@ def _serve_script(name: str) -> bytes:
 
 
 def _add_cors_headers() -> None:
-    """Let a page of an allowed origin load a script as it may connect; without ``Vary``."""
+    """Let the pages that may connect load a script, in every mode of ``crossorigin``."""
     origins = web.ctx.env.get(ORIGINS_KEY)
-    found = [] if origins is None else origins.cors(web.ctx.env)
+    if origins is None:  # another server's
+        return
+    found = origins.cors(web.ctx.env)
     if found:
         # A processor may have set some for all pages; browsers reject a header that is there twice.
-        others = [
+        web.ctx.headers[:] = [
             header for header in web.ctx.headers if not header[0].lower().startswith(CORS_PREFIX)
         ]
-        web.ctx.headers[:] = others + [header for header in found if header[0] != "Vary"]
+    web.ctx.headers += found or [("Vary", "Origin")]
 
 
 class _Job:

@@ -34,10 +34,10 @@ _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _MAX_ELEMENTS = 32
 _MAX_PARAMETERS = 256
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKEN = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-# RFC 7239 §4. White space around the separators is accepted.
-_PAIR = re.compile(rf"[ \t]*(?:({_TOKEN})=({_TOKEN}|{_QUOTED}))?[ \t]*([;,]|$)")
+# RFC 7239 §4. White space around the separators is accepted, and hosts with a port that lack quotes.
+_PAIR = re.compile(rf"[ \t]*(?:([{_TOKEN}]+)=([{_TOKEN}:\[\]]+|{_QUOTED}))?[ \t]*([;,]|$)")
 _ESCAPED = re.compile(r"\\(.)")
 # An address, and the port that some proxies add to it. IPv6 has brackets if a port follows.
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9A-Za-z._-]+)?|([0-9A-Fa-f:.]+)")

@@ -147,20 +147,10 @@ class RequestHandler(StrictHandler):
         """Say ``Connection: close`` before doing so, which pywsgi does not (RFC 9112, 9.6)."""
         super().finalize_headers()
         names = [name.lower() for name, _ in self.response_headers]
-        if self.environ["PATH_INFO"] == self.server.engine.path:
-            self._add_cors_headers(names)
         if self.close_connection and b"connection" not in names:
             self.response_headers.append((b"Connection", b"close"))
         if self.command == "HEAD":
             self.response_use_chunked = False
-
-    def _add_cors_headers(self, names: list[bytes]) -> None:
-        """Let a page of an allowed origin read why the application rejects its handshake."""
-        if b"access-control-allow-origin" not in names:
-            self.response_headers += [
-                (name.encode(), value.encode("latin-1"))
-                for name, value in self.server.engine.origins.cors(self.environ)
-            ]
 
     def _write(self, data: bytes) -> None:
         # Neither pywsgi nor web.py drops the body that a HEAD must not have; the client would take
@@ -181,6 +171,8 @@ class RequestHandler(StrictHandler):
                     for _ in iterator:  # to its end: processors have work to do there
                         pass
                     return True
+                if self.status:
+                    self._add_cors_headers()
                 self.result = itertools.chain([first], iterator)
             else:
                 self.result = result
@@ -192,6 +184,15 @@ class RequestHandler(StrictHandler):
             self.result = None
             if close is not None:
                 close()
+
+    def _add_cors_headers(self) -> None:
+        """Let a page of an allowed origin read why the application rejects its handshake."""
+        names = {name.lower() for name, _ in self.response_headers}
+        if b"access-control-allow-origin" not in names:
+            self.response_headers += [
+                (name.encode(), value.encode("latin-1"))
+                for name, value in self.server.engine.origins.cors(self.environ)
+            ]
 
     def _tell_if_meant_for_us(self) -> None:
         environ = self.environ
