@@ -158,7 +158,14 @@ class TestForwarded:
         assert found[:3] == (None, "chat.example:8443", "2001:db8::1")
 
     @pytest.mark.parametrize(
-        "value", ["for=" + "a" * 60_000 + " x", 'for="' + "\\\\" * 30_000, "a=b;" * 255 + " x"]
+        "value",
+        [
+            "for=" + "a" * 60_000 + " x",
+            'for="' + "\\\\" * 30_000,
+            "a=b;" * 255 + " x",
+            " " * 60_000 + "x",
+            "a=b" + " " * 60_000 + "x",
+        ],
     )
     def test_long_malformed_value_is_read_in_linear_time(self, value: str) -> None:
         assert read(forwarded=value) == Description()

@@ -37,7 +37,7 @@ _MAX_PARAMETERS = 256
 _TOKEN = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 # RFC 7239 §4. White space around the separators is accepted, and hosts with a port that lack quotes.
-_PAIR = re.compile(rf"[ \t]*(?:([{_TOKEN}]+)=([{_TOKEN}:\[\]]+|{_QUOTED}))?[ \t]*([;,]|$)")
+_PAIR = re.compile(rf"[ \t]*(?:([{_TOKEN}]+)=([{_TOKEN}:\[\]]+|{_QUOTED})[ \t]*)?([;,]|$)")
 _ESCAPED = re.compile(r"\\(.)")
 # An address, and the port that some proxies add to it. IPv6 has brackets if a port follows.
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9A-Za-z._-]+)?|([0-9A-Fa-f:.]+)")
