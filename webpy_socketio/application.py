@@ -141,11 +141,11 @@ def _serve_script(name: str) -> bytes:
         web.ctx.status = "204 No Content"
         _add_cors_headers()
         return b""
-    _add_cors_headers()
     web.header("Content-Type", script.content_type)
     web.header("X-Content-Type-Options", "nosniff")
     web.header("ETag", script.etag)
     web.header("Vary", "Accept-Encoding")
+    _add_cors_headers()
     # An address with the version in it never changes its content; one without may. Private, since
     # the application's processors may have put a visitor's cookie beside it.
     lasting = web.ctx.env.get("QUERY_STRING") == f"v={script.version}"
