@@ -124,14 +124,14 @@ SETTINGS = (
     Setting(
         "TRUSTED_PROXIES",
         [],
-        'addresses and networks of proxies whose X-Forwarded-* or Forwarded describe the client; "unix" '
-        "for a proxy on a Unix socket",
+        "addresses and networks of proxies whose ``X-Forwarded-...`` headers, or ``Forwarded``, describe the "
+        'client; ``"unix"`` for a proxy on a Unix socket',
         values.addresses,
     ),
     Setting(
         "ALLOWED_HOSTS",
         None,
-        "hosts that are served, with or without a port; None for all, *.example.com for subdomains",
+        'hosts that are served, with or without a port; ``"*.example.com"`` for subdomains; None for all',
         values.hosts_or_none,
     ),
     Setting("MACHINE", "", "name of this machine, at the end of its session ids", values.machine),
