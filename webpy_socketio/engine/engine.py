@@ -103,8 +103,11 @@ class Engine:
         Those are the requests of its sessions, and preflights: a browser sends them without cookies
         and without the headers they ask for, so the application could only reject them.
         """
-        if environ["REQUEST_METHOD"] == "OPTIONS":
-            return "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+        if (
+            environ["REQUEST_METHOD"] == "OPTIONS"
+            and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+        ):
+            return True
         return bool(self.sessions) and sid_in(environ.get("QUERY_STRING", "")) in self.sessions
 
     def respond(self, environ: dict[str, Any], watch: Watch) -> Response:
