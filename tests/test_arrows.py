@@ -75,9 +75,11 @@ FOR_TYPES: dict[str, set[str]] = {
 
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
+    *("hosts", "forwarded", "proxies"),
     *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers"),
     *("progress", "streams"),
-    *("notices", "origins", "http", "patience", "takeover", "forking", "runtime_folder"),
+    *("notices", "origins", "headers", "refusals", "http", "patience"),
+    *("takeover", "forking", "runtime_folder"),
     *("framing", "standard_streams", "spool", "response", "strict", "strict_server"),
     *("payloads", "outbox", "socketio_packets", "requests", "handshake"),
     *("replay", "relay", "neighbours", "shares"),
@@ -92,6 +94,7 @@ PURE = [
     *("engine.config", "engine.json", "engine.packets", "engine.payloads"),
     *("engine.socketio_packets", "engine.outbox", "engine.session", "engine.requests"),
     *("engine.origins", "engine.deadlines", "engine.flusher", "engine.notices"),
+    *("engine.hosts", "engine.forwarded", "engine.proxies", "engine.headers", "engine.refusals"),
 ]
 
 #: Who may know of which third party.

@@ -20,6 +20,7 @@ from webpy_socketio.assets import RESOURCE_KEY, asset
 from webpy_socketio.dispatcher import Dispatcher
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.origins import CORS_PREFIX, ORIGINS_KEY
 from webpy_socketio.engine.takeover import TAKE_OVER, find_mark, is_serving
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
 from webpy_socketio.socket import Socket
@@ -149,13 +150,18 @@ def _explain_no_mark() -> str:
 
 
 def _serve_script(name: str) -> bytes:
-    script = asset(name) if web.ctx.method in ("GET", "HEAD") else None
+    script = asset(name) if web.ctx.method in ("GET", "HEAD", "OPTIONS") else None
     if script is None:
         raise web.notfound()
+    if web.ctx.method == "OPTIONS":
+        web.ctx.status = "204 No Content"
+        _add_cors_headers()
+        return b""
     web.header("Content-Type", script.content_type)
     web.header("X-Content-Type-Options", "nosniff")
     web.header("ETag", script.etag)
     web.header("Vary", "Accept-Encoding")
+    _add_cors_headers()
     # An address with the version in it never changes its content; one without may. Private, since
     # the application's processors may have put a visitor's cookie beside it.
     lasting = web.ctx.env.get("QUERY_STRING") == f"v={script.version}"
@@ -169,6 +175,20 @@ def _serve_script(name: str) -> bytes:
         body = script.gzip
     web.header("Content-Length", str(len(body)))
     return body
+
+
+def _add_cors_headers() -> None:
+    """Let the pages that may connect load a script, in every mode of ``crossorigin``."""
+    origins = web.ctx.env.get(ORIGINS_KEY)
+    if origins is None:  # another server's
+        return
+    found = origins.cors(web.ctx.env)
+    if found:
+        # A processor may have set some for all pages; browsers reject a header that is there twice.
+        web.ctx.headers[:] = [
+            header for header in web.ctx.headers if not header[0].lower().startswith(CORS_PREFIX)
+        ]
+    web.ctx.headers += found or [("Vary", "Origin")]
 
 
 class _Job:

@@ -31,6 +31,7 @@ from webpy_socketio.engine import (
     SocketIO,
     forking,
 )
+from webpy_socketio.engine.origins import ORIGINS_KEY
 from webpy_socketio.exceptions import ListenError, SettingsError
 from webpy_socketio.loader import Plugins
 from webpy_socketio.population import engines
@@ -122,6 +123,7 @@ class SocketIOServer(EngineServer):
             files = (keywords.get("certfile"), keywords.get("keyfile"))
             raise SettingsError(f"no TLS with certfile and keyfile {files}: {error}") from error
         self.environ[RESOURCE_KEY] = resource  # so that pages know where to find the scripts
+        self.environ[ORIGINS_KEY] = engine.origins
 
     def passed_by(self, environ: dict[str, Any], code: int) -> None:
         tell(environ, code, self.engine.path, self.engine.notices)
@@ -282,6 +284,7 @@ def engine_config(settings: settings_module.Settings, prefix: str = "") -> Engin
         namespaces=tuple(settings.namespaces),
         allowed_origins=settings.allowed_origins,
         trusted_proxies=tuple(settings.trusted_proxies),
+        allowed_hosts=settings.allowed_hosts,
         session_suffix=f".{settings.machine}" if settings.machine else "",
         # WSGI has paths as bytes in disguise (PEP 3333).
         path_prefix=settings.path_prefix.encode().decode("latin-1"),

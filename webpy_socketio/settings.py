@@ -122,7 +122,17 @@ SETTINGS = (
         "ALLOWED_ORIGINS", None, "origins whose pages may connect, besides our own", values.origins
     ),
     Setting(
-        "TRUSTED_PROXIES", [], "proxies whose X-Forwarded headers are believed", values.addresses
+        "TRUSTED_PROXIES",
+        [],
+        "addresses and networks of proxies whose ``X-Forwarded-...`` headers, or ``Forwarded``, describe the "
+        'client; ``"unix"`` for a proxy on a Unix socket',
+        values.addresses,
+    ),
+    Setting(
+        "ALLOWED_HOSTS",
+        None,
+        'hosts that are served, with or without a port; ``"*.example.com"`` for subdomains; None for all',
+        values.hosts_or_none,
     ),
     Setting("PATH_PREFIX", "", "path below which the application is mounted", values.path_prefix),
     Setting(

@@ -31,6 +31,7 @@ from webpy_socketio.engine.http import (
     too_large,
 )
 from webpy_socketio.engine.patience import Patience
+from webpy_socketio.engine.proxies import PEER_KEY, UNIX
 from webpy_socketio.engine.response import ResponseHandler
 from webpy_socketio.engine.spool import Spool, StorageFailure
 
@@ -108,11 +109,25 @@ class StrictHandler(ResponseHandler):
     _behind = 0
     #: The head of the request, or of the one before.
     _parsed: Head | None = None
-    #: The headers of that head as WSGI has them, and of which they were made.
+    #: The headers of that head and the client's address as WSGI has them, and of which they were made.
     _fields: tuple[dict[str, str], Any] = ({}, None)
+    #: The address for the access log: the client's, once a request was read.
+    remote_address = ""
     _failure: BadRequest | None
     _body: Any
     _body_size: int | None
+
+    def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
+        super().__init__(sock, address, server, rfile)
+        #: The address that the connection comes from, in its plain form; ``"unix"`` if it has none.
+        self.peer = UNIX
+        if isinstance(address, tuple):
+            # A socket that listens on every address has IPv4 clients as IPv6 (RFC 4291 §2.5.5.2).
+            self.peer = str(address[0]).removeprefix("::ffff:")
+        elif isinstance(
+            address, bytes
+        ):  # an abstract name; only text can be handed to other workers
+            self.client_address = ""
 
     @property
     def config(self) -> EngineConfig:
@@ -127,6 +142,9 @@ class StrictHandler(ResponseHandler):
     def explain(self, failure: BadRequest) -> tuple[str, str, bytes]:
         """The status, the content type and the body of the answer to a request that is refused."""
         return failure.status, "text/plain", f"{failure.status}: {failure}\n".encode()
+
+    def host_rejected(self, host: str) -> None:
+        """A request is refused because its ``Host`` is not one of the allowed ones."""
 
     def announced(self) -> None:
         """The request for `self.path` is about to bring its body."""
@@ -145,6 +163,7 @@ class StrictHandler(ResponseHandler):
     def read_requestline(self) -> str:
         """Read the whole head; what is wrong with it is told by `read_request`."""
         self._failure = None
+        self.remote_address = self.peer
         # The first request has to come soon; a connection that is kept alive may rest.
         patience = self.config.idle_timeout if self._served else self.config.header_timeout
         self._served += 1
@@ -196,6 +215,9 @@ class StrictHandler(ResponseHandler):
         self.request_version = "HTTP/" + head.version
         self.close_connection = head.close
         self.headers = head.headers
+        if self._fields[1] is not head.headers:
+            self._fields = self._read_fields(head.headers), head.headers
+        self.remote_address = self._fields[0]["REMOTE_ADDR"]
         if self.server.neighbours is not None:
             self.route(head)
         try:
@@ -232,11 +254,6 @@ class StrictHandler(ResponseHandler):
         environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path
         environ["QUERY_STRING"] = query
         environ["SERVER_PROTOCOL"] = self.request_version
-        if isinstance(self.client_address, tuple):  # not a Unix socket's
-            environ["REMOTE_ADDR"] = str(self.client_address[0])
-            environ["REMOTE_PORT"] = str(self.client_address[1])
-        if self._fields[1] is not self.headers:
-            self._fields = _cgi_fields(self.headers), self.headers
         environ.update(self._fields[0])
         if self._body_size is not None:
             # Framing is the connection's business: what follows sees a body of known size.
@@ -254,7 +271,7 @@ class StrictHandler(ResponseHandler):
                 return None
             logger.error("a request could not be read", exc_info=ex)
             ex = BadRequest("not readable")
-        logger.info("refused a request of %s: %s", self.client_address, str(ex))
+        logger.info("refused a request of %s: %s", self.remote_address, str(ex))
         if isinstance(ex, StorageFailure):
             text = f"{self.requestline}: answered {ex.status}, {ex.report}"
             self.server.notices.seldom("body storage", text, logging.ERROR)
@@ -275,7 +292,37 @@ class StrictHandler(ResponseHandler):
         finally:
             self._close_body()
 
+    def format_request(self) -> str:
+        """Return the line of the access log, with the client's address instead of its proxy's."""
+        peer, self.client_address = self.client_address, self.remote_address
+        try:
+            return str(super().format_request())
+        finally:
+            self.client_address = peer
+
     # -- how
+
+    def _read_fields(self, headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+        """Return what the environ has of the headers and of the client behind trusted proxies.
+
+        Raises `BadRequest` if the host is not one of the allowed ones.
+        """
+        fields = _cgi_fields(headers)
+        peer = self.peer
+        fields[PEER_KEY] = fields["REMOTE_ADDR"] = peer
+        config = self.config
+        scheme = self.server.environ["wsgi.url_scheme"]
+        if config.trusted_proxies:
+            fields.update(config.proxies.client_fields(peer, fields, scheme))
+        if fields["REMOTE_ADDR"] is peer and isinstance(self.client_address, tuple):
+            fields["REMOTE_PORT"] = str(self.client_address[1])
+        if config.allowed_hosts is not None:
+            host = fields.get("HTTP_HOST", "")
+            if not config.hosts.allows(host, fields.get("wsgi.url_scheme", scheme)):
+                self.remote_address = fields["REMOTE_ADDR"]
+                self.host_rejected(host)
+                raise BadRequest("this host is not served here")
+        return fields
 
     def _read_body(self, head: Head) -> None:
         self._body_size = None
