@@ -156,7 +156,7 @@ class Engine:
                 )
             for name, value in headers:
                 answer.headers[name] = value
-            return Upgrade(self, environ, session, answer.serialize())
+            return Upgrade(self, environ, session, answer.serialize(), query.base64)
         except RequestError as error:
             return self._with_cors(environ, self._refuse(error))
 
@@ -382,13 +382,19 @@ class Upgrade:
     """A WebSocket handshake that was accepted: give it the connection's stream."""
 
     def __init__(
-        self, engine: Engine, environ: dict[str, Any], session: Session | None, answer: bytes
+        self,
+        engine: Engine,
+        environ: dict[str, Any],
+        session: Session | None,
+        answer: bytes,
+        base64: bool = False,
     ) -> None:
         self._engine = engine
         self._environ = environ
         self._session = session
         #: The HTTP response, headers and all.
         self.answer = answer
+        self._base64 = base64
 
     def start(self, stream: Stream, first: bytes) -> None:
         """Answer the handshake on `stream` and begin; `first` came right behind the request."""
@@ -396,7 +402,7 @@ class Upgrade:
         limits = (engine.config.max_message_size, engine.config.outbox_bytes)
         if self._session is None:
             session = engine.open(self._environ)
-            websocket = WebSocket(session, stream, *limits)
+            websocket = WebSocket(session, stream, *limits, base64=self._base64)
             session.use(websocket)
             session.outbox.push(Message(engine.begin(session, [])))
             websocket.answer(self.answer)
@@ -411,6 +417,7 @@ class Upgrade:
                 upgrades.probed,
                 upgrades.completed,
                 upgrades.dropped,
+                base64=self._base64,
             )
             websocket.answer(self.answer)
             if not upgrades.begin(session, websocket):
