@@ -9,6 +9,7 @@ import gevent
 import pytest
 
 from tests import raw
+from webpy_socketio.exceptions import ProtocolError
 
 from .conftest import Http, Recorder, Running, eventually
 
@@ -141,6 +142,67 @@ class TestBadRequests:
         poll = server.start_poll(client)
         assert client.send("abc")[0] == 400
         assert poll.get() == (200, "1")
+
+    @pytest.mark.parametrize("body", [b"abc", b"4a\x1eabc", b"2", b"b!!!!", b"4" + b"x" * 1001])
+    def test_bad_packet_with_queued_messages_delivers_them_and_a_close_packet(
+        self, run: Callable[..., Running], body: bytes
+    ) -> None:
+        running = run(max_message_size=1000)
+        client = running.polling()
+        running.session.send("one")
+        running.session.send("two")
+        assert client.request("POST", body)[0] in (400, 413)
+        assert client.send("4late")[0] == 400
+        assert client.poll() == ["4one", "4two", "1"]
+        assert "Session ID unknown" in client.request("GET")[1]
+        assert running.receiver.endings == ["parse error"]
+        assert running.engine.sessions == {}
+
+    def test_overlapping_posts_with_queued_messages_deliver_them_and_a_close_packet(
+        self, server: Running
+    ) -> None:
+        client = server.polling()
+        server.session.send("queued")
+        slow = server.http()
+        send_post(slow, client.sid, b"4half", declared=100)
+        eventually(lambda: server.session.transport.receiving)
+        assert client.send("4b")[0] == 400
+        assert client.poll() == ["4queued", "1"]
+        assert client.request("GET")[0] == 400
+        assert server.receiver.endings == ["transport error"]
+
+    @pytest.mark.parametrize("queued", [[], ["one", "two"]], ids=["nothing queued", "queued"])
+    def test_rejected_message_delivers_a_close_packet(
+        self, run: Callable[..., Running], queued: list[str]
+    ) -> None:
+        class Rejecting(Recorder):
+            def message(self, session: Any, data: str | bytes) -> None:
+                raise ProtocolError("not what this receiver expects")
+
+        running = run(Rejecting())
+        client = running.polling()
+        for text in queued:
+            running.session.send(text)
+        assert client.send("4a")[0] == 400
+        assert client.poll() == [*(f"4{text}" for text in queued), "1"]
+        assert "Session ID unknown" in client.request("GET")[1]
+        assert running.receiver.endings == ["parse error"]
+
+    def test_rejected_client_that_never_polls_is_forgotten(self, run: Callable[..., Running]) -> None:
+        running = run(upgrade_timeout=0.05)
+        client = running.polling()
+        running.session.send("queued")
+        assert client.send("abc")[0] == 400
+        eventually(lambda: not running.engine.sessions)
+
+    def test_lost_response_drops_the_queue(self, server: Running) -> None:
+        """Messages behind those that were lost are not delivered: there would be a gap."""
+        client = server.polling()
+        server.session.send("queued")
+        environ = {"QUERY_STRING": f"EIO=4&sid={client.sid}", "REQUEST_METHOD": "GET"}
+        server.engine.undelivered(environ)
+        assert client.request("GET")[0] == 400
+        assert server.receiver.endings == ["transport error"]
 
     def test_the_largest_body_is_taken(self, run: Callable[..., Running]) -> None:
         running = run(max_message_size=1000)

@@ -79,14 +79,7 @@ class Engine:
     def left(self, session: Session) -> None:
         self._heartbeat.discard(session)
         self.upgrades.discard(session)
-        transport = session.transport
-        if (
-            isinstance(transport, Polling)
-            and not transport.waiting
-            # A client that closes by a POST may have sent a GET just before: on two connections,
-            # and the second one may be read first.
-            and (session.reason not in _SILENT or transport.left_by_post)
-        ):
+        if isinstance(session.transport, Polling) and session.transport.awaits_poll:
             self._lingering.add(session)
         else:
             self._forget(session)
@@ -186,7 +179,7 @@ class Engine:
         if session is None or not isinstance(transport, Polling):
             return None
         if transport.receiving:
-            session.close("transport error")
+            session.reject("packet", "transport error")
             return None
         transport.arriving = True
         return transport
@@ -194,7 +187,11 @@ class Engine:
     def broken_off(self, query: str, reason: str) -> None:
         """A request came with half a body, or too much: what it was to say is lost, so is all."""
         session = self.sessions.get(sid_in(query))
-        if session is not None:
+        if session is None:
+            return
+        if reason == "parse error":
+            session.reject("packet")
+        else:
             session.close(reason)
 
     def undelivered(self, environ: dict[str, Any]) -> None:
@@ -302,13 +299,16 @@ class Engine:
                 transport.receive(read_body(environ, self.config.max_message_size))
                 return Response("200 OK", b"ok")
         except MessageTooBig as error:
-            session.close("parse error")
+            session.reject("packet")
             raise RequestError(
                 3, f"Payload too large: {error}", "413 Payload Too Large", True
             ) from None
         except (ProtocolError, OSError) as error:
             # An OSError is a body that ended early: what it was to say is lost, so is the session.
-            session.close("parse error" if isinstance(error, ProtocolError) else "transport error")
+            if isinstance(error, ProtocolError):
+                session.reject("packet")
+            else:
+                session.close("transport error")
             raise RequestError(3, f"Bad request: {error}", close=True) from None
         raise RequestError(3, "Bad request: only GET and POST are used")
 
@@ -435,11 +435,6 @@ _NOT_ALLOWED = "405 Method Not Allowed"
 
 #: Stands in for the body of a handshake, which would keep the request's socket alive.
 _NO_INPUT = io.BytesIO()
-
-#: Reasons after which nobody will come to ask: the client knows, or is gone.
-_SILENT = frozenset(
-    ("transport close", "transport error", "ping timeout", "parse error", "slow reader")
-)
 
 
 def sid_in(query: str) -> str:
