@@ -33,6 +33,15 @@ class TestMessages:
         assert echo.receiver.messages == [b"\1\2\3\4"]
         assert client.poll() == ["bAQIDBA=="]
 
+    @pytest.mark.parametrize(
+        "packet", ["bAQ\r\nIDBA==\r\n", "bAQIDBA", "bAQ IDBA="], ids=repr
+    )
+    def test_post_of_base64_variant_is_echoed(self, echo: Running, packet: str) -> None:
+        """The Java client breaks lines; others leave the padding out."""
+        client = echo.polling()
+        assert client.send("4before", packet, "4behind") == (200, "ok")
+        assert client.poll() == ["4before", "bAQIDBA==", "4behind"]
+
     def test_what_waits_comes_together_and_in_order(self, server: Running) -> None:
         client = server.polling()
         for number in range(100):
