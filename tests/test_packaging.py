@@ -25,9 +25,7 @@ from .builds import ROOT, run
 
 LOCKS = [ROOT / "client" / "package-lock.json", ROOT / "tests" / "js" / "package-lock.json"]
 STATIC = "webpy_socketio/static"
-SCRIPTS = [
-    f"{STATIC}/socket.io{kind}.js" for kind in ("", ".min", ".esm.min", ".msgpack.min")
-]
+SCRIPTS = [f"{STATIC}/socket.io{kind}.js" for kind in ("", ".min", ".esm.min", ".msgpack.min")]
 MAPS = [f"{script}.map" for script in SCRIPTS]
 LICENCE = f"{STATIC}/socket.io.LICENSE.txt"
 CLIENT = [*SCRIPTS, *MAPS, LICENCE]

@@ -144,7 +144,13 @@ def run(name: str, checkout: Path) -> list[str]:
     with serve(suite):
         subprocess.run(
             [
-                *("npx", "mocha", "--exit", "--reporter=json", f"--reporter-option=output={report}"),
+                *(
+                    "npx",
+                    "mocha",
+                    "--exit",
+                    "--reporter=json",
+                    f"--reporter-option=output={report}",
+                ),
                 *(f"--grep=^({left_out})$", "--invert", *suite.mocha),
             ],
             cwd=folder,

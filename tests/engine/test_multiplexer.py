@@ -339,6 +339,16 @@ class TestRules:
         assert client.call("still here") == []
         assert ("event", "late", []) not in application
 
+    def test_client_with_another_parser_is_rejected_with_the_remedy_in_the_log(
+        self, server: Running, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for _ in range(2):
+            client = server.websocket()
+            client.send(b"\x84\xa4type\x00")  # a CONNECT, as MessagePack has it
+            assert client.wait_closed() is not None
+        (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert "Load socket.io.min.js" in record.getMessage()
+
 
 class TestEndings:
     def test_the_client_leaves_one_namespace(

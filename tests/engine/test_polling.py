@@ -33,9 +33,7 @@ class TestMessages:
         assert echo.receiver.messages == [b"\1\2\3\4"]
         assert client.poll() == ["bAQIDBA=="]
 
-    @pytest.mark.parametrize(
-        "packet", ["bAQ\r\nIDBA==\r\n", "bAQIDBA", "bAQ IDBA="], ids=repr
-    )
+    @pytest.mark.parametrize("packet", ["bAQ\r\nIDBA==\r\n", "bAQIDBA", "bAQ IDBA="], ids=repr)
     def test_post_of_base64_variant_is_echoed(self, echo: Running, packet: str) -> None:
         """The Java client breaks lines; others leave the padding out."""
         client = echo.polling()
@@ -197,7 +195,9 @@ class TestBadRequests:
         assert "Session ID unknown" in client.request("GET")[1]
         assert running.receiver.endings == ["parse error"]
 
-    def test_rejected_client_that_never_polls_is_forgotten(self, run: Callable[..., Running]) -> None:
+    def test_rejected_client_that_never_polls_is_forgotten(
+        self, run: Callable[..., Running]
+    ) -> None:
         running = run(upgrade_timeout=0.05)
         client = running.polling()
         running.session.send("queued")

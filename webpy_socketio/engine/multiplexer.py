@@ -151,6 +151,12 @@ class Multiplexer:
         try:
             self._receive(data)
         except ProtocolError as error:
+            if isinstance(data, bytes) and not self._connections:
+                self._socketio.notices.seldom(
+                    "parser",
+                    "rejected a client whose first packet is binary: its packets are encoded by another "
+                    "parser, such as MessagePack in socket.io.msgpack.min.js. Load socket.io.min.js",
+                )
             for connection in self._connections.values():
                 connection.application.failed(connection, error)
             raise
