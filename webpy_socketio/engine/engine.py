@@ -179,7 +179,7 @@ class Engine:
         if session is None or not isinstance(transport, Polling):
             return None
         if transport.receiving:
-            session.reject("packet", "transport error")
+            session.reject("transport error")
             return None
         transport.arriving = True
         return transport
@@ -190,7 +190,7 @@ class Engine:
         if session is None:
             return
         if reason == "parse error":
-            session.reject("packet")
+            session.reject()
         else:
             session.close(reason)
 
@@ -299,14 +299,14 @@ class Engine:
                 transport.receive(read_body(environ, self.config.max_message_size))
                 return Response("200 OK", b"ok")
         except MessageTooBig as error:
-            session.reject("packet")
+            session.reject()
             raise RequestError(
                 3, f"Payload too large: {error}", "413 Payload Too Large", True
             ) from None
         except (ProtocolError, OSError) as error:
             # An OSError is a body that ended early: what it was to say is lost, so is the session.
             if isinstance(error, ProtocolError):
-                session.reject("packet")
+                session.reject()
             else:
                 session.close("transport error")
             raise RequestError(3, f"Bad request: {error}", close=True) from None

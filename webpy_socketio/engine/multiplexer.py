@@ -92,7 +92,7 @@ class SocketIO:
         if session.paused:  # we are the ones who do not read
             self._incomplete.add(session)
         else:
-            session.reject("message", note="attachments never came")
+            session.reject(note="attachments never came")
 
     def completed(self, session: Session) -> None:
         """The attachments came."""
@@ -184,7 +184,7 @@ class Multiplexer:
             connection.receive_ack(packet.id, packet.data)
         elif packet.type == DISCONNECT:
             self.remove(connection)
-            self._abandon(connection)
+            connection.close("client namespace disconnect")
 
     def _connect(self, namespace: str, auth: object, connection: Connection | None) -> None:
         if connection is not None and connection.connected:
@@ -209,9 +209,9 @@ class Multiplexer:
         connection.begin(self._decoder.size)
 
     def _abandon(self, connection: Connection) -> None:
-        """Close a connection that the client left or replaced.
+        """Close an attempt to connect that the client replaced.
 
-        If a gate still decides on it, the client's next attempt does not wait for that gate.
+        If a gate still decides on it, the new attempt does not wait for that gate.
         """
         if connection.deciding:
             self._abandoned = [inbox for inbox in self._abandoned if inbox.busy]

@@ -22,8 +22,9 @@ __all__ = ["Polling"]
 Watch = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 
-#: Reasons after which the client does not poll again: it is gone, or has lost messages.
-_SILENT = frozenset(("transport error", "ping timeout", "slow reader"))
+#: Reasons after which the client does not poll again: it is gone, has lost messages, or broke the
+#: protocol on a WebSocket.
+_SILENT = frozenset(("transport error", "ping timeout", "slow reader", "parse error"))
 
 #: Packets of one body that are handled before others have their turn.
 _AT_A_STRETCH = 128
@@ -75,9 +76,10 @@ class Polling:
         session = self._session
         if self._waiting:
             return False  # the GET that waits receives it
-        if session.violation is not None:
-            # A client that does not even speak Engine.IO is owed no close packet, only its messages.
-            return session.violation == "message" or bool(session.outbox)
+        if session.rejected:
+            # With nothing queued, the response to its POST says everything. The protocol suite of
+            # Engine.IO expects 400 for the next GET.
+            return bool(session.outbox)
         if session.reason == "transport close":
             # A client that closes by a POST may have sent a GET just before: on two connections,
             # and the second one may be read first.
@@ -136,7 +138,7 @@ class Polling:
         would share the messages between them.
         """
         if self._waiting:
-            self._session.reject("packet", "transport error")
+            self._session.reject("transport error")
             raise ProtocolError("two GET requests at once")
         self._waiting = True
         try:
@@ -151,7 +153,7 @@ class Polling:
     def receive(self, body: bytes) -> None:
         """Hand the packets of a POST on; raises `ProtocolError` at the first bad one."""
         if self._receiving:
-            self._session.reject("packet", "transport error")
+            self._session.reject("transport error")
             raise ProtocolError("two POST requests at once")
         session = self._session
         self._receiving = True
@@ -165,7 +167,7 @@ class Polling:
                     return
                 session.receive(kind, data)
         except ProtocolError:
-            session.reject("packet")  # nothing happens if the receiver rejected a message
+            session.reject()
             raise
         finally:
             self._receiving = False

@@ -7,7 +7,7 @@ transport, long-polling or WebSocket, does the rest.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from webpy_socketio.engine.outbox import Outbox, Writer
 from webpy_socketio.engine.packets import CLOSE, MESSAGE, PONG, Message
@@ -82,10 +82,10 @@ class Session:
         "outbox",
         "reason",
         "receiver",
+        "rejected",
         "resumed",
         "transport",
         "upgrading",
-        "violation",
     )
 
     def __init__(
@@ -103,9 +103,8 @@ class Session:
         self.environ = environ
         #: Why the session is over; None while it is open.
         self.reason: str | None = None
-        #: How the client broke the protocol, if that ended the session: with a "packet" that is not
-        #: Engine.IO's or out of place, or with a "message" that the receiver rejected.
-        self.violation: Literal["packet", "message"] | None = None
+        #: Whether the session ended because the client broke the protocol.
+        self.rejected = False
         #: Who receives what the client sends.
         self.receiver = receiver
         #: Room for the application's own.
@@ -159,7 +158,7 @@ class Session:
                 raise ProtocolError("a packet that only the server sends, or out of place")
         except ProtocolError as error:
             logger.info("closing a session: %s", str(error))
-            self.reject("message" if kind == MESSAGE else "packet", code=error.close_code)
+            self.reject(code=error.close_code)
             raise
         except Exception:
             # To go on would leave a gap: this message was not handled.
@@ -185,15 +184,11 @@ class Session:
         self.receiver.closed(self, reason)
 
     def reject(
-        self,
-        violation: Literal["packet", "message"],
-        reason: str = "parse error",
-        code: int = ProtocolError.close_code,
-        note: str = "",
+        self, reason: str = "parse error", code: int = ProtocolError.close_code, note: str = ""
     ) -> None:
-        """End the session because the client broke the protocol; see `violation` and `close`."""
+        """End the session because the client broke the protocol; see `close`."""
         if self.reason is None:
-            self.violation = violation
+            self.rejected = True
             self.close(reason, code, note)
 
     def pause(self) -> None:
