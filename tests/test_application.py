@@ -198,6 +198,33 @@ class TestScripts:
         assert "Content-Encoding" not in answer.headers
         assert answer.headers["Vary"] == "Accept-Encoding"
 
+    @pytest.mark.parametrize(
+        ("name", "content_type"),
+        [
+            ("socket.io.js", "text/javascript; charset=utf-8"),
+            ("socket.io.esm.min.js", "text/javascript; charset=utf-8"),
+            ("socket.io.msgpack.min.js", "text/javascript; charset=utf-8"),
+            ("socket.io.js.map", "application/json"),
+            ("socket.io.min.js.map", "application/json"),
+            ("socket.io.esm.min.js.map", "application/json"),
+            ("socket.io.msgpack.min.js.map", "application/json"),
+        ],
+    )
+    def test_conventional_name_of_the_client_is_served(
+        self, name: str, content_type: str, site: Site
+    ) -> None:
+        script = asset(name)
+        assert script is not None
+        answer = visit(site.port, f"/socket.io/{name}")
+        assert (answer.status, answer.body) == (200, script.body)
+        assert answer.headers["Content-Type"] == content_type
+        assert answer.headers["Cache-Control"] == "no-cache"
+        compressed = visit(site.port, f"/socket.io/{name}", Accept_Encoding="gzip")
+        assert compressed.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(compressed.body) == script.body
+        again = visit(site.port, f"/socket.io/{name}", If_None_Match=script.etag)
+        assert (again.status, again.body) == (304, b"")
+
     def test_an_address_with_the_version_lasts(self, site: Site) -> None:
         script = asset(CLIENT)
         assert script is not None

@@ -62,6 +62,7 @@ class Connection:
 
     __slots__ = (
         "_acks",
+        "_asked",
         "_multiplexer",
         "_next_ack",
         "_state",
@@ -96,6 +97,7 @@ class Connection:
         self.inbox = multiplexer.inbox(namespace)
         self._multiplexer = multiplexer
         self._state = CONNECTING
+        self._asked = False
         self._acks: dict[int, AsyncResult] | None = None
         self._next_ack = 0
 
@@ -103,6 +105,11 @@ class Connection:
     def connected(self) -> bool:
         """Whether the client can be sent to."""
         return self._state is CONNECTED
+
+    @property
+    def deciding(self) -> bool:
+        """Whether the application is deciding on the connection: a gate runs."""
+        return self._asked and self._state is CONNECTING
 
     # -- the application's side
 
@@ -204,6 +211,7 @@ class Connection:
 
     def _handle_connect(self) -> None:
         if self._state is CONNECTING:  # and not gone again meanwhile
+            self._asked = True
             self.application.connect(self)
 
     def receive_event(self, data: list[Any], ack: int | None, size: int) -> None:

@@ -63,6 +63,11 @@ class Inbox:
         """Whether this greenlet is the one that does the jobs."""
         return self._greenlet is not None and self._greenlet is getcurrent()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a greenlet does jobs, or is about to."""
+        return self._greenlet is not None
+
     def put(self, function: Callable[..., None], *args: Any, size: int = 0) -> None:
         """Have `function` called when everything before it is done; `size` is what it holds."""
         self._jobs.append((function, args, size))
