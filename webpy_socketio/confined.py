@@ -13,7 +13,7 @@ from typing import Any
 import web
 
 from webpy_socketio.engine import Application, Connection
-from webpy_socketio.exceptions import ProtocolError, Refused
+from webpy_socketio.exceptions import ContentError, ProtocolError, Refused
 
 __all__ = ["Confined"]
 
@@ -58,7 +58,7 @@ class Confined:
         _forget_web_context()
         self._application.disconnected(connection, reason)
 
-    def failed(self, connection: Connection, error: ProtocolError) -> None:
+    def failed(self, connection: Connection, error: ProtocolError | ContentError) -> None:
         self._application.failed(connection, error)
 
     def _log(self, what: str) -> None:

@@ -11,7 +11,13 @@ import gevent.event
 from webpy_socketio import signals
 from webpy_socketio.clients import Limits, clients
 from webpy_socketio.engine.connection import Connection
-from webpy_socketio.exceptions import ChannelError, EncodeError, ProtocolError, Refused
+from webpy_socketio.exceptions import (
+    ChannelError,
+    ContentError,
+    EncodeError,
+    ProtocolError,
+    Refused,
+)
 from webpy_socketio.functions import described, is_ours
 from webpy_socketio.socket import Socket
 
@@ -80,7 +86,7 @@ class Dispatcher:
             if not self._open:
                 self._idle.set()
 
-    def failed(self, connection: Connection, error: ProtocolError) -> None:
+    def failed(self, connection: Connection, error: ProtocolError | ContentError) -> None:
         if connection.connected:
             connection.inbox.put(self._report, connection.data, error)
 
@@ -184,7 +190,7 @@ class Dispatcher:
             connection.acknowledge(ack, ({"ok": False, "error": str(error)},))
         signals.report(socket, error)
 
-    def _report(self, socket: Socket, error: ProtocolError) -> None:
+    def _report(self, socket: Socket, error: ProtocolError | ContentError) -> None:
         self.prepare(socket)
         signals.report(socket, error)
 

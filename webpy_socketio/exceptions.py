@@ -18,6 +18,7 @@
     ├── Disconnected              nobody's: the client went while you waited for it
     ├── CallTimeout               the client's: it did not acknowledge in time
     ├── Refused                   yours to raise: a gate says no, and why
+    ├── ContentError              the client's: its message exceeds a limit and is dropped
     └── ProtocolError             the client's: it broke a rule and is closed
         └── MessageTooBig         ... the rule about size
 
@@ -32,6 +33,7 @@ __all__ = [
     "CallerError",
     "ChannelError",
     "ConfigurationError",
+    "ContentError",
     "Disconnected",
     "EncodeError",
     "EventError",
@@ -125,6 +127,13 @@ class Refused(SocketIOError):
         def staff_only(request, socket, context, channel):
             if not context.get("staff"):
                 raise Refused("for staff only")
+    """
+
+
+class ContentError(SocketIOError, ValueError):
+    """A message of the client exceeds a limit of content, such as the depth of its JSON.
+
+    The message is dropped and its acknowledgement is an error. The connection stays.
     """
 
 
