@@ -46,9 +46,12 @@ LAYERS: dict[str, set[str]] = {
         "dispatcher",
         "engine",
         "strays",
+        "thread_locals",
     },
     "strays": {"engine"},
-    "confined": {"exceptions", "engine"},
+    "thread_locals": set(),
+    "timers": {"engine", "thread_locals"},
+    "confined": {"exceptions", "engine", "thread_locals"},
     "loader": {"exceptions", "settings", "plugins", "confined", "engine"},
     "server": {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
@@ -74,7 +77,18 @@ FOR_TYPES: dict[str, set[str]] = {
 
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
-    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers", "streams"),
+    *(
+        "clock",
+        "config",
+        "json",
+        "frames",
+        "packets",
+        "flusher",
+        "deadlines",
+        "isolation",
+        "workers",
+        "streams",
+    ),
     *("notices", "origins", "http", "patience"),
     *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
     *("replay", "relay", "neighbours", "shares"),
@@ -93,7 +107,7 @@ PURE = [
 
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
-    "web": {"application", "assets", "cli", "cluster", "confined", "server", "testing"},
+    "web": {"application", "assets", "cli", "cluster", "server", "testing", "thread_locals"},
     "blinker": {"receivers", "plugins", "testing", "cli"},
     "mako": set(),
     "gunicorn": {"gunicorn"},

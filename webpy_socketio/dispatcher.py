@@ -47,6 +47,9 @@ class Dispatcher:
     def prepare(self, socket: Socket) -> None:
         """Get the greenlet ready for a handler of `socket`."""
 
+    def release(self) -> None:
+        """Release what handlers left in the greenlet."""
+
     def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function`, which runs handlers of `socket`, in whichever greenlet this is."""
         return function(*args)
@@ -63,15 +66,20 @@ class Dispatcher:
         except Exception as exception:  # noqa: BLE001 - the application's own code
             signals.report(socket, exception, "the application")
             connection.refuse("not allowed")
+        finally:
+            self.release()
 
     def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
         socket: Socket = connection.data
         self.prepare(socket)
-        reserved = _RESERVED.get(name)
-        if reserved is not None:
-            reserved(self, socket, connection, args, ack)
-        else:
-            self._message(socket, connection, name, args, None, ack)
+        try:
+            reserved = _RESERVED.get(name)
+            if reserved is not None:
+                reserved(self, socket, connection, args, ack)
+            else:
+                self._message(socket, connection, name, args, None, ack)
+        finally:
+            self.release()
 
     def closing(self, connection: Connection) -> None:
         clients.withdraw(connection.data)
@@ -82,6 +90,7 @@ class Dispatcher:
         try:
             clients.end(socket, reason)
         finally:
+            self.release()
             self._open.discard(socket)
             if not self._open:
                 self._idle.set()
@@ -192,7 +201,10 @@ class Dispatcher:
 
     def _report(self, socket: Socket, error: ProtocolError | ContentError) -> None:
         self.prepare(socket)
-        signals.report(socket, error)
+        try:
+            signals.report(socket, error)
+        finally:
+            self.release()
 
 
 def _denied(socket: Socket, connection: Connection, ack: int | None, **keywords: Any) -> bool:

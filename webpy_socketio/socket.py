@@ -32,6 +32,9 @@ class Host(Protocol):
     def prepare(self, socket: Socket) -> None:
         """Get the greenlet, the socket's own, ready for a handler."""
 
+    def release(self) -> None:
+        """Release what handlers left in the greenlet."""
+
     def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function that runs receivers of the socket, from whichever greenlet."""
 
@@ -286,7 +289,10 @@ class Socket:
     def _tell_in_turn(self, stage: Stage, keywords: dict[str, Any]) -> None:
         self._untold -= 1
         self._host.prepare(self)
-        signals.emit(stage, self, **keywords)
+        try:
+            signals.emit(stage, self, **keywords)
+        finally:
+            self._host.release()
 
     def _may_join(self, channel: str) -> bool:
         # The gate may have waited: the client may have gone meanwhile, or been quicker.

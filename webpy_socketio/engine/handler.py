@@ -18,9 +18,11 @@ from urllib.parse import unquote
 
 import gevent
 from gevent.ssl import SSLSocket
+from greenlet import getcurrent
 
 from webpy_socketio.engine.engine import Engine, Upgrade, sid_in
 from webpy_socketio.engine.http import BadRequest, Head
+from webpy_socketio.engine.isolation import Isolation
 from webpy_socketio.engine.neighbours import Neighbours, forget
 from webpy_socketio.engine.polling import Polling
 from webpy_socketio.engine.relay import relay
@@ -45,6 +47,9 @@ class RequestHandler(StrictHandler):
 
     #: The session's transport whose POST this is, until it is handled.
     _posted: Polling | None = None
+
+    #: Of the connection's greenlet, from its first request for the application on.
+    _isolation: Isolation | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         super().__init__(sock, address, server, rfile)
@@ -152,6 +157,7 @@ class RequestHandler(StrictHandler):
 
     def finalize_headers(self) -> None:
         """Say ``Connection: close`` before doing so, which pywsgi does not (RFC 9112, 9.6)."""
+        self._check_isolation()
         super().finalize_headers()
         names = [name.lower() for name, _ in self.response_headers]
         if self.close_connection and b"connection" not in names:
@@ -168,6 +174,9 @@ class RequestHandler(StrictHandler):
     def _run_wsgi(self) -> bool:
         """Run the application; return True if it completed and left the request to the engine."""
         result: Any = None
+        leaves = "HTTP_UPGRADE" in self.environ  # after it no request follows
+        if self._isolation is None and not (self.close_connection or leaves):
+            self._isolation = Isolation()
         try:
             result = self.application(self.environ, self.start_response)
             if self.environ["PATH_INFO"] == self.server.engine.path:
@@ -189,6 +198,16 @@ class RequestHandler(StrictHandler):
             self.result = None
             if close is not None:
                 close()
+            getcurrent().gr_context = None  # context variables are the request's
+            self._check_isolation()
+
+    def _check_isolation(self) -> None:
+        """Close the connection if the page left a timeout that would be raised in the next request.
+
+        A request of its own greenlet each would cost as much as answering it.
+        """
+        if not self.close_connection and self._isolation is not None:
+            self.close_connection = self._isolation.is_pending()
 
     def _tell_if_meant_for_us(self) -> None:
         environ = self.environ
