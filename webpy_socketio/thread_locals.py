@@ -32,8 +32,11 @@ def release() -> None:
         values = local.__dict__
         if values:
             try:
-                if values.get("transactions"):
-                    _roll_back(values["db"])
+                connection = values.get("db")
+                if connection is not None and (
+                    values.get("transactions") or getattr(connection, "in_transaction", False)
+                ):
+                    _roll_back(connection)
             except Exception:
                 logger.exception("a transaction that a handler left open cannot be rolled back")
             finally:
