@@ -37,7 +37,7 @@ if unix_signals.getsignal(unix_signals.SIGINT) is unix_signals.SIG_IGN:
     unix_signals.signal(unix_signals.SIGINT, unix_signals.default_int_handler)
 
 #: Seconds after which a test that waits for something is told that it will not come.
-PATIENCE = 10.0
+PATIENCE = 3.0
 
 
 class Site:
@@ -81,7 +81,7 @@ def gets(client: raw.WebSocket, *messages: Any) -> None:
     """Assert that a client got these messages, and nothing else."""
     for message in messages:
         assert client.event() == ["message", message]
-    assert client.call("barrier") == []
+    client.barrier()
 
 
 @pytest.fixture

@@ -92,6 +92,10 @@ class WebSocket:
         assert reply.startswith("437"), reply
         return json.loads(reply[3:])
 
+    def barrier(self) -> None:
+        """Return when the server has handled everything that this client sent before."""
+        assert self.call("__unsubscribe__", "barrier") == [{"ok": True}]
+
     def event(self) -> list[Any]:
         """The next event, as a list of its name and arguments."""
         packet = self.receive()

@@ -258,7 +258,7 @@ class TestNamespaces:
         client.send("41/room,")
         client.send("40")  # behind it: when this is answered, that is told
         client.receive()
-        client.call("barrier")
+        client.barrier()
         assert told == [
             ("web", {}),
             ("__subscribe__", ["here"]),
@@ -270,7 +270,7 @@ class TestNamespaces:
 
     def test_it_finds_no_other_visitors_web_ctx(self, site: Site, told: Any) -> None:
         visitor = site.connect(Cookie="session=1")
-        visitor.call("barrier")  # in a greenlet that is used again
+        visitor.barrier()  # in a greenlet that is used again
         client = site.websocket()
         client.connect(namespace="/room,")
         assert told == [("web", {})]

@@ -17,6 +17,7 @@ The first lines of a program that uses it patch the standard library, before web
 """
 
 from webpy_socketio import events, exceptions, signals
+from webpy_socketio.acknowledgement import Acknowledgement
 from webpy_socketio.application import socketio_urls
 from webpy_socketio.assets import socketio_scripts, template_dir
 from webpy_socketio.cluster import configured, redis_link
@@ -39,6 +40,7 @@ from webpy_socketio.timers import call_later
 from webpy_socketio.version import __version__
 
 __all__ = [
+    "Acknowledgement",
     "Socket",
     "SocketIOServer",
     "__version__",

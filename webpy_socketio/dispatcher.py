@@ -9,6 +9,7 @@ from typing import Any
 import gevent.event
 
 from webpy_socketio import signals
+from webpy_socketio.acknowledgement import Acknowledgement
 from webpy_socketio.clients import Limits, clients
 from webpy_socketio.engine.connection import Connection
 from webpy_socketio.exceptions import (
@@ -140,16 +141,27 @@ class Dispatcher:
             socket, connection, ack, message=message, event=name, args=args, channel=channel
         ):
             return
-        values, failures = signals.emit(
+        socket.answering = ack
+        socket.in_message = True
+        values, failures, taken = signals.emit(
             signals.message, socket, message=message, event=name, args=args, channel=channel
         )
+        socket.in_message = False
+        answering = socket.answering
+        if isinstance(answering, Acknowledgement):
+            socket.answering = None
+            if failures:
+                answering.fail(FAILED)
+            return
         if ack is None:
             return
         if failures:
             answer = (FAILED,)
-        else:
+        elif values or taken:
             value = values[0] if values else ()
             answer = value if isinstance(value, tuple) else (value,)
+        else:  # no handler: as on Node, the client gets no answer, and its timeout fires
+            return
         try:
             connection.acknowledge(ack, answer)
         except Exception as error:  # noqa: BLE001 - a handler returned what cannot be sent, or looked at

@@ -10,6 +10,7 @@
     │   ├── PatchingError         web.py was imported before gevent patched
     │   └── ListenError           the address to listen on cannot be had
     ├── CallerError               yours, at run time: nothing was sent or changed
+    │   ├── AcknowledgementError  an event acknowledged a second time
     │   ├── EncodeError           a value that the wire cannot hold
     │   ├── ChannelError          a channel name, or one channel too many
     │   └── WrongContext          a call that has to wait, made where nothing can
@@ -28,6 +29,7 @@ The module imports nothing, so that every other one may import it.
 from __future__ import annotations
 
 __all__ = [
+    "AcknowledgementError",
     "BackplaneError",
     "CallTimeout",
     "CallerError",
@@ -84,6 +86,10 @@ class ListenError(ConfigurationError, OSError):
 
 class CallerError(SocketIOError):
     """A call was wrong; it changed nothing and sent nothing."""
+
+
+class AcknowledgementError(CallerError, RuntimeError):
+    """A withheld acknowledgement was given a second time."""
 
 
 class EncodeError(CallerError, ValueError):

@@ -149,10 +149,14 @@ class Connection:
 
     def acknowledge(self, number: int, args: Sequence[Any]) -> None:
         """Answer an event that asked for it. Raises `EncodeError`."""
+        self.send(self.encode_acknowledgement(number, args))
+
+    def encode_acknowledgement(self, number: int, args: Sequence[Any]) -> Message:
+        """Encode the answer to an event, for `send`. Raises `EncodeError`."""
         message = encode_ack(self.namespace, number, args)
         if message.size > self._multiplexer.outbox_bytes:
             raise EncodeError(f"{message.size} bytes are more than the client's outbox can take")
-        self.send(message)
+        return message
 
     def call(self, event: str, args: Sequence[Any], timeout: float) -> list[Any]:
         """Emit an event and wait for the client's acknowledgement, at most `timeout` seconds.
