@@ -37,7 +37,7 @@ if unix_signals.getsignal(unix_signals.SIGINT) is unix_signals.SIG_IGN:
     unix_signals.signal(unix_signals.SIGINT, unix_signals.default_int_handler)
 
 #: Seconds after which a test that waits for something is told that it will not come.
-PATIENCE = 3.0
+PATIENCE = 10.0
 
 
 class Site:

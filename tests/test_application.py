@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import gevent.event
 import gevent.pywsgi
 import pytest
 import web
@@ -348,8 +349,13 @@ def shop(serve: Callable[..., Site], tmp_path: pathlib.Path) -> Sites:
         def GET(self) -> str:
             return json.dumps({key: session.get(key) for key in ("page", "socket", "visits")})
 
-    urls = ("/put/(.*)/(.*)", "put", "/show", "show")
-    site = serve(urls, {"put": Put, "show": Show})
+    class Kill:
+        def GET(self) -> str:
+            session.kill()
+            return "ok"
+
+    urls = ("/put/(.*)/(.*)", "put", "/show", "show", "/kill", "kill")
+    site = serve(urls, {"put": Put, "show": Show, "kill": Kill})
     store = web.session.DiskStore(str(tmp_path))
     session = web.session.Session(site.app, store, initializer={"visits": 0})
     return site, session
@@ -407,6 +413,95 @@ class TestSessions:
         socket = clients.find(site.connect(Cookie=cookie).id)
         assert socket is not None
         assert socket.context == {"page": "hello"}
+
+    @pytest.mark.parametrize("changes", [True, False])
+    def test_session_killed_while_connecting_stays_killed(
+        self, changes: bool, shop: Sites, journal: Journal
+    ) -> None:
+        site, session = shop
+        go = gevent.event.Event()
+
+        @on_connect
+        def handler(request: Any, socket: Any, context: Any) -> None:
+            journal.append(session.session_id)
+            go.wait()
+            if changes:
+                session.socket = "was here"
+            journal.append("left")
+
+        cookie = visit(site.port, "/put/page/hello").cookie
+        site.connect(Cookie=cookie)
+        (session_id,) = journal.wait(len)
+        visit(site.port, "/kill", Cookie=cookie)
+        go.set()
+        journal.wait_for("left")
+        gevent.idle()
+        assert session_id not in session.store
+
+    @pytest.mark.parametrize("changes", [True, False])
+    @pytest.mark.parametrize("decorator", [on_connecting, on_connect])
+    def test_session_saved_by_a_page_while_connecting_is_not_overwritten(
+        self, decorator: Any, changes: bool, shop: Sites, journal: Journal
+    ) -> None:
+        site, session = shop
+        go = gevent.event.Event()
+
+        @decorator
+        def handler(request: Any, socket: Any, context: Any) -> None:
+            journal.append("entered")
+            go.wait()
+            if changes:
+                session.socket = "was here"
+                del session.visits
+            journal.append("left")
+
+        cookie = visit(site.port, "/put/page/old").cookie
+        client = site.websocket(Cookie=cookie)
+        client.send("40")
+        journal.wait_for("entered")
+        visit(site.port, "/put/page/new", Cookie=cookie)
+        go.set()
+        journal.wait_for("left")
+        client.receive()
+        client.barrier()
+        after = {"page": "new", "socket": None, "visits": 0}
+        if changes:
+            after |= {"socket": "was here", "visits": None}
+        assert shown(site, cookie) == after
+
+    def test_session_that_no_handler_changed_is_not_written(
+        self, shop: Sites, tmp_path: pathlib.Path
+    ) -> None:
+        site, session = shop
+        on_connect(lambda request, socket, context: session.page)
+        cookie = visit(site.port, "/put/page/hello").cookie
+        (file,) = tmp_path.iterdir()
+        client = site.websocket(Cookie=cookie)  # the handshake is a request that web.py saves after
+        os.utime(file, (1, 1))
+        client.connect()
+        client.barrier()
+        assert file.stat().st_mtime == 1
+
+    def test_session_changed_in_place_is_written(self, shop: Sites) -> None:
+        site, session = shop
+        session._initializer = {"visits": [1]}
+        on_connect(lambda request, socket, context: session.visits.append(2))
+        cookie = visit(site.port, "/put/page/hello").cookie
+        site.connect(Cookie=cookie).barrier()
+        assert shown(site, cookie)["visits"] == [1, 2]
+
+    def test_session_of_a_wrapped_processor_is_not_written_unchanged(
+        self, serve: Callable[..., Site], tmp_path: pathlib.Path
+    ) -> None:
+        site = serve()
+        session = web.session.Session(None, web.session.DiskStore(str(tmp_path)))
+        site.app.add_processor(lambda handler: session._processor(handler))
+        client = site.websocket()
+        (file,) = tmp_path.iterdir()
+        os.utime(file, (1, 1))
+        client.connect()
+        client.barrier()
+        assert file.stat().st_mtime == 1
 
     @every_transport
     def test_what_a_page_saves_while_a_connection_lives_survives_its_end(

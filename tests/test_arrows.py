@@ -64,9 +64,11 @@ LAYERS: dict[str, set[str]] = {
         "engine",
         "strays",
         "thread_locals",
+        "web_sessions",
     },
     "strays": {"engine"},
     "thread_locals": set(),
+    "web_sessions": set(),
     "timers": {"engine", "thread_locals"},
     "confined": {"exceptions", "engine", "thread_locals"},
     "loader": {"exceptions", "settings", "plugins", "confined", "engine"},
@@ -124,7 +126,16 @@ PURE = [
 
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
-    "web": {"application", "assets", "cli", "cluster", "server", "testing", "thread_locals"},
+    "web": {
+        "application",
+        "assets",
+        "cli",
+        "cluster",
+        "server",
+        "testing",
+        "thread_locals",
+        "web_sessions",
+    },
     "blinker": {"receivers", "plugins", "testing", "cli"},
     "mako": set(),
     "gunicorn": {"gunicorn"},

@@ -25,6 +25,7 @@ from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
 from webpy_socketio.socket import Socket
 from webpy_socketio.strays import REACHED
 from webpy_socketio.thread_locals import release
+from webpy_socketio.web_sessions import LoadedSessions
 
 __all__ = ["SocketIOView", "WebDispatcher", "add_resource", "check_patching", "socketio_urls"]
 
@@ -166,11 +167,14 @@ class _Job:
 
     def run(self) -> str:
         self.ran = True
+        sessions = LoadedSessions()
         try:
             self._function()
         except Refused as refusal:
             # Told by way of here: web.py would make an internal error of it.
             self.refused = refusal
+        finally:
+            sessions.settle()
         return ""
 
 
