@@ -81,7 +81,7 @@ class TestLoading:
         site = serve(plugins=["shop_plugin"], ping_interval=7)
         calls = importlib.import_module("shop_plugin").calls
         assert calls == [("install", 7)]
-        site.connect().call("message", "hello")
+        site.connect().emit_and_wait("message", "hello")
         site.server.stop()
         assert calls == [("install", 7), ("message", "hello"), ("uninstall",)]
         assert not signals.message.receivers
@@ -265,7 +265,7 @@ class TestNamespaces:
             "closing",
             "client namespace disconnect",
         ]
-        assert {name for name, _ in stages} == {"connecting", "connect", "receiving", "message"}
+        assert {name for name, _ in stages} == {"connecting", "connect"}
         assert [socket.namespace for socket in sockets()] == ["/"]
 
     def test_it_finds_no_other_visitors_web_ctx(self, site: Site, told: Any) -> None:
