@@ -34,9 +34,26 @@ LAYERS: dict[str, set[str]] = {
     "clients": {"exceptions", "signals", "channels", "engine", "backplane"},
     "cluster": {"exceptions", "settings", "clients", "engine", "backplane"},
     "population": {"clients", "engine", "backplane"},
-    "socket": {"exceptions", "receivers", "signals", "channels", "clients", "engine"},
+    "acknowledgement": {"exceptions", "clients", "engine"},
+    "socket": {
+        "acknowledgement",
+        "exceptions",
+        "receivers",
+        "signals",
+        "channels",
+        "clients",
+        "engine",
+    },
     "outofband": {"exceptions", "channels", "clients", "cluster", "socket", "backplane"},
-    "dispatcher": {"exceptions", "functions", "signals", "clients", "socket", "engine"},
+    "dispatcher": {
+        "acknowledgement",
+        "exceptions",
+        "functions",
+        "signals",
+        "clients",
+        "socket",
+        "engine",
+    },
     "application": {
         "exceptions",
         "signals",
@@ -46,9 +63,14 @@ LAYERS: dict[str, set[str]] = {
         "dispatcher",
         "engine",
         "strays",
+        "thread_locals",
+        "web_sessions",
     },
     "strays": {"engine"},
-    "confined": {"exceptions", "engine"},
+    "thread_locals": set(),
+    "web_sessions": set(),
+    "timers": {"engine", "thread_locals"},
+    "confined": {"exceptions", "engine", "thread_locals"},
     "loader": {"exceptions", "settings", "plugins", "confined", "engine"},
     "server": {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
@@ -76,8 +98,8 @@ FOR_TYPES: dict[str, set[str]] = {
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
     *("hosts", "forwarded", "proxies"),
-    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers"),
-    *("progress", "streams"),
+    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "isolation"),
+    *("workers", "progress", "streams"),
     *("notices", "origins", "headers", "refusals", "http", "patience"),
     *("takeover", "forking", "runtime_folder"),
     *("framing", "standard_streams", "spool", "response", "strict", "strict_server"),
@@ -99,7 +121,16 @@ PURE = [
 
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
-    "web": {"application", "assets", "cli", "cluster", "confined", "server", "testing"},
+    "web": {
+        "application",
+        "assets",
+        "cli",
+        "cluster",
+        "server",
+        "testing",
+        "thread_locals",
+        "web_sessions",
+    },
     "blinker": {"receivers", "plugins", "testing", "cli"},
     "mako": set(),
     "gunicorn": {"gunicorn"},

@@ -490,7 +490,7 @@ class TestEffect:
             response = connection.getresponse()
             assert (response.status, b"ransport" in response.read()) == (400, True)
             connection.close()
-            assert site.connect().call("message") == []
+            site.connect().barrier()
         else:
             assert site.websocket().status == 400
             assert site.polling().open["upgrades"] == []

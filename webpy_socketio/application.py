@@ -24,6 +24,8 @@ from webpy_socketio.engine.origins import CORS_PREFIX, ORIGINS_KEY
 from webpy_socketio.engine.takeover import TAKE_OVER, find_mark, is_serving
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
 from webpy_socketio.socket import Socket
+from webpy_socketio.thread_locals import release
+from webpy_socketio.web_sessions import LoadedSessions
 
 __all__ = ["SocketIOView", "WebDispatcher", "add_resource", "check_patching", "socketio_urls"]
 
@@ -201,11 +203,14 @@ class _Job:
 
     def run(self) -> str:
         self.ran = True
+        sessions = LoadedSessions()
         try:
             self._function()
         except Refused as refusal:
             # Told by way of here: web.py would make an internal error of it.
             self.refused = refusal
+        finally:
+            sessions.settle()
         return ""
 
 
@@ -238,16 +243,11 @@ class WebDispatcher(Dispatcher):
         if application is None:
             job()
             return
-        web.utils.ThreadedDict.clear_all()
         _keep_cookies(socket.request)
         application.load(socket.request)
         socket.web_context = dict(web.ctx.__dict__)
         web.ctx.socketio_job = inner = _Job(job)
-        try:
-            self._run_processors(application, socket, inner)
-        finally:
-            # The greenlet is used again, and would hold on to this connection until then.
-            web.utils.ThreadedDict.clear_all()
+        self._run_processors(application, socket, inner)
 
     def _run_processors(self, application: Any, socket: Socket, inner: _Job) -> None:
         try:
@@ -268,14 +268,15 @@ class WebDispatcher(Dispatcher):
 
     def prepare(self, socket: Socket) -> None:
         """Make `web.ctx` what it was at the handshake."""
-        # Greenlets are used again: what web.py kept in this one, a session's data among it, was
-        # another connection's.
-        web.utils.ThreadedDict.clear_all()
         saved = socket.web_context
         if saved is not None:
             context = web.ctx.__dict__
             context.update(saved)
             context["headers"] = []  # a handler may append to it; nobody would ever take it away
+
+    def release(self) -> None:
+        """Release what web.py keeps for the greenlet, which is reused for other connections."""
+        release()
 
     def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function` where `web.ctx` is the handshake's, and return or raise what it does."""
@@ -292,6 +293,9 @@ class WebDispatcher(Dispatcher):
                 done.set(function(*args))
             except BaseException as exception:  # noqa: BLE001 - raised again where it is awaited
                 done.set_exception(exception)
+            finally:
+                release()
 
-        gevent.spawn_raw(run)
+        # Not spawn_raw: a timeout that a handler left running would be raised on the hub.
+        gevent.spawn(run)
         return done.get()

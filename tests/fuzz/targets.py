@@ -31,7 +31,7 @@ from webpy_socketio.engine.socketio_packets import (
     encode_ack,
     encode_event,
 )
-from webpy_socketio.exceptions import ChannelError, ProtocolError
+from webpy_socketio.exceptions import ChannelError, ContentError, ProtocolError
 
 CASES = Path(__file__).parent / "cases"
 
@@ -90,6 +90,8 @@ def socketio_packets(data: bytes) -> None:
 
 
 def _check_packet(packet: Packet) -> None:
+    if packet.error is not None:
+        return
     assert packet.namespace.startswith("/")
     assert "," not in packet.namespace
     # What a client may say to a handler, the handler can say to others.
@@ -115,7 +117,7 @@ def _receive(message: Message) -> Packet | None:
 def json_texts(data: bytes) -> None:
     try:
         value = json.loads(data.decode("utf-8", "surrogateescape"))
-    except ProtocolError:
+    except (ContentError, ProtocolError):
         return
     assert json.loads(json.dumps(value).decode()) == value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from sys import getrefcount
 from typing import Any
 
 import gevent
@@ -90,6 +91,8 @@ class Inbox:
     def _work(self) -> None:
         jobs = self._jobs
         done = 0
+        worker = getcurrent()
+        references = getrefcount(worker)
         while jobs:
             function, args, size = jobs.popleft()
             self._size -= size
@@ -104,4 +107,10 @@ class Inbox:
                 function(*args)
             except BaseException:  # whatever a handler did: the next job is to run
                 logger.exception("a job of a connection failed")
+            worker.gr_context = None  # context variables are the job's
+            if jobs and getrefcount(worker) != references:
+                # Perhaps a timeout that the job left running, which would be raised in the next.
+                # What resumed the greenlet counts too: after waiting, this is the rule.
+                self._greenlet = self._workers.run(self._work)
+                return
         self._greenlet = None

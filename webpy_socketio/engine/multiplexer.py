@@ -171,7 +171,9 @@ class Multiplexer:
         if isinstance(data, bytes):
             self._socketio.completed(self.session)
         connection = self._connections.get(packet.namespace)
-        if packet.type == CONNECT:
+        if packet.type == CONNECT and packet.error is not None:
+            self.session.outbox.push(encode_connect_error(packet.namespace, str(packet.error)))
+        elif packet.type == CONNECT:
             self._connect(packet.namespace, packet.data, connection)
         elif connection is None:
             # In flight while we ended this namespace, perhaps; with no other one, there is
@@ -179,9 +181,15 @@ class Multiplexer:
             if not self._connections:
                 raise ProtocolError("a packet for a namespace that is not connected")
         elif packet.type == EVENT:
-            connection.receive_event(packet.data, packet.id, self._decoder.size)
+            if packet.error is None:
+                connection.receive_event(packet.data, packet.id, self._decoder.size)
+            else:
+                connection.drop_event(packet.error, packet.id, self._decoder.size)
         elif packet.type == ACK and packet.id is not None:
-            connection.receive_ack(packet.id, packet.data)
+            if packet.error is None:
+                connection.receive_ack(packet.id, packet.data)
+            else:
+                connection.fail_ack(packet.id, packet.error)
         elif packet.type == DISCONNECT:
             self.remove(connection)
             connection.close("client namespace disconnect")
