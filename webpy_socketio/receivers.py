@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from blinker import Signal
 
-__all__ = ["Chosen", "Ordered", "Selective", "Sender"]
+from webpy_socketio.exceptions import Refused
+
+__all__ = ["Chosen", "Ordered", "Selective", "Sender", "deny"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,8 +40,16 @@ class Selective:
         """Whether it takes events of this name."""
         raise NotImplementedError
 
-    def matches(self, sender: Any, channel: str | None) -> bool:
-        """Whether it takes events of this channel; without one, of the channels `sender` holds."""
+    @property
+    def denies(self) -> bool:
+        """Whether it is a gate's, which denies what it cannot decide about."""
+        raise NotImplementedError
+
+    def matches(self, sender: Any, channel: str | None) -> bool | None:
+        """Whether it takes events of this channel; without one, of the channels `sender` holds.
+
+        None if its pattern ran out of time.
+        """
         raise NotImplementedError
 
     def take(self, sender: Any, keywords: dict[str, Any]) -> Any:
@@ -198,11 +208,20 @@ def _listening(receivers: Iterable[Callable[..., Any]], event: str | None) -> Ch
 
 
 def _narrow(chosen: Chosen, sender: Any, channel: str | None) -> Chosen:
-    return tuple(
-        pair
-        for pair in chosen
-        if not isinstance(pair[0], Selective) or pair[0].matches(sender, channel)
-    )
+    narrowed: list[Any] = []
+    for pair in chosen:
+        receiver = pair[0]
+        found = receiver.matches(sender, channel) if isinstance(receiver, Selective) else True
+        if found:
+            narrowed.append(pair)
+        elif found is None and receiver.denies:
+            narrowed.append((receiver, deny))
+    return tuple(narrowed)
+
+
+def deny(sender: Any, keywords: dict[str, Any]) -> None:
+    """Take the place of a gate whose pattern ran out of time."""
+    raise Refused("not allowed")
 
 
 def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
