@@ -133,7 +133,7 @@ class TestMemory:
     def test_the_kinds_of_events_of_which_a_signal_knows_are_bounded(
         self, site: Site, journal: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(receivers, "MAX_KINDS", 10)
+        monkeypatch.setattr(receivers, "MAX_CHANNELS", 10)
         signals.message.connect(lambda sender, event, **extra: journal.append(event))
         on_message(channel="^room-")(handler)
         client = site.connect()

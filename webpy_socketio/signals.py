@@ -96,8 +96,9 @@ logger = logging.getLogger("webpy_socketio")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Events that are looked at for whether anybody handles them; clients choose their names.
-MAX_EVENTS = 100
+#: Names of events without a handler that are logged, and the characters of each that are kept and
+#: shown: clients choose the names.
+MAX_EVENTS, MAX_NAME = 100, 100
 
 
 class Stage(Ordered):
@@ -139,7 +140,10 @@ class _Messages(Stage):
         self._known: set[str] = set()
 
     def asked(self, event: str | None) -> None:
-        if event is None or event in self._known or len(self._known) >= MAX_EVENTS:
+        if event is None or len(self._known) >= MAX_EVENTS:
+            return
+        event = event[:MAX_NAME]
+        if event in self._known:
             return
         self._known.add(event)
         # The package's own, such as the message log, see every event and handle none.
@@ -157,7 +161,7 @@ class _Messages(Stage):
         logger.log(
             logging.INFO if names else logging.WARNING,
             "no handler for the event %s: is the module with its handlers imported?%s",
-            ascii(event[:100]),
+            ascii(event),
             hint,
         )
 

@@ -49,7 +49,7 @@ class Notices:
 
     def once(self, kind: str, name: str, text: str, level: int = logging.WARNING) -> None:
         """Log `text` once for each name, and nothing more of a kind when there were many names."""
-        key = f"{kind} {name}"
+        key = f"{kind} {name[:_MAX_SHOWN]}"  # a client's word is not kept whole
         if key in self._names or self._names[kind] >= _MAX_NAMES:
             return
         self._names[key] = 1

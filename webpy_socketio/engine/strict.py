@@ -45,6 +45,9 @@ _IN_MEMORY = 262_144
 #: Bytes that are written within one deadline.
 _PIECE = 65_536
 
+#: Characters of a header's name that is remembered.
+_SHORT = 64
+
 #: Requests of one connection that are served before others have their turn.
 _AT_A_STRETCH = 8
 
@@ -67,9 +70,14 @@ class _Nothing:
         """Nothing is left of it."""
 
 
-@functools.lru_cache(256)  # clients choose the names, but few choose their own
 def _cgi_name(header: str) -> str | None:
     """The environ's key for a header; None for one that would look like another one's there."""
+    # Clients choose the names: long ones are not remembered.
+    return (_make_cgi_name if len(header) <= _SHORT else _make_cgi_name.__wrapped__)(header)
+
+
+@functools.lru_cache(256)
+def _make_cgi_name(header: str) -> str | None:
     if "_" in header:
         return None
     name = header.upper().replace("-", "_")

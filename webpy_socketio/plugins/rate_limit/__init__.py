@@ -15,6 +15,7 @@ Only what clients do is counted: not the subscriptions that the server makes.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -29,6 +30,9 @@ logger = logging.getLogger("webpy_socketio")
 
 #: What a client is told: the text of a refusal.
 REASON = "rate limit"
+
+#: Characters of a key that is kept as it is.
+MAX_KEY = 64
 
 
 class _Limits:
@@ -85,7 +89,7 @@ class _Limits:
         assert self._key is not None
         assert self._key_connections is not None
         # Not the key that its messages will have: nobody has said yet who this is.
-        key = self._key(request, socket, context)
+        key = _shorten(self._key(request, socket, context))
         if key is None:
             return
         now = monotonic()
@@ -119,7 +123,7 @@ class _Limits:
         """Its key; asked again as long as there is none, as a handler may still find out who it is."""
         key = self._keys.get(socket)
         if key is None and self._key is not None:
-            key = self._key(socket.request, socket, socket.context)
+            key = _shorten(self._key(socket.request, socket, socket.context))
             if key is not None:
                 self._keys[socket] = key
         return key
@@ -146,6 +150,16 @@ class _Limits:
         for buckets in (self._messages, self._subscriptions, self._refusals):
             if buckets is not None:
                 buckets.discard(socket)
+
+
+def _shorten(key: Hashable) -> Hashable:
+    """Replace long text by its digest: a key may be a header, which clients choose."""
+    if isinstance(key, tuple):
+        return tuple(map(_shorten, key))
+    if isinstance(key, (str, bytes)) and len(key) > MAX_KEY:
+        data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
+        return hashlib.sha256(data).digest()
+    return key
 
 
 _limits: _Limits | None = None
