@@ -70,6 +70,7 @@ DEFAULTS: dict[str, Any] = {
     "RATE_LIMIT_KEY_SUBSCRIPTIONS": (25, 1000),
     "RATE_LIMIT_KEY_CONNECTIONS": (2, 60),
     "RATE_LIMIT_REFUSALS": (1, 100),
+    "RATE_LIMIT_PACKETS": (50, 200),
     "ADMIN_USERNAME": None,
     "ADMIN_PASSWORD": None,
     "ADMIN_READONLY": True,
@@ -381,6 +382,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "RATE_LIMIT_KEY_SUBSCRIPTIONS": RATES,
     "RATE_LIMIT_KEY_CONNECTIONS": RATES,
     "RATE_LIMIT_REFUSALS": RATES,
+    "RATE_LIMIT_PACKETS": RATES,
     "ADMIN_USERNAME": ([None, "ann"], [5, b"ann"]),
     "ADMIN_PASSWORD": (
         [None, HASH],

@@ -11,16 +11,23 @@ import gevent.event
 from webpy_socketio import signals
 from webpy_socketio.clients import Limits, clients
 from webpy_socketio.engine.connection import Connection
+from webpy_socketio.engine.session import Session
 from webpy_socketio.exceptions import ChannelError, EncodeError, ProtocolError, Refused
 from webpy_socketio.functions import described, is_ours
 from webpy_socketio.socket import Socket
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "packet_received"]
 
 #: What a client is told when its handler failed: that it did, not how.
 FAILED = {"error": "internal error"}
 
 _receiving = signals.receiving
+
+
+def packet_received(session: Session) -> None:
+    """Send the signal `packet`, for one that reaches no handler."""
+    if signals.packet.receivers:
+        signals.tell(signals.packet, session, request=session.environ)
 
 
 class Dispatcher:

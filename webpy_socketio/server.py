@@ -23,6 +23,7 @@ from webpy_socketio.application import (
 )
 from webpy_socketio.assets import RESOURCE_KEY
 from webpy_socketio.clients import clients
+from webpy_socketio.dispatcher import packet_received
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, SocketIO
 from webpy_socketio.exceptions import ListenError, SettingsError
 from webpy_socketio.loader import Plugins
@@ -101,6 +102,7 @@ class SocketIOServer(EngineServer):
         others = self._plugins.namespaces(settings)
         self._socketio = SocketIO(self._dispatcher, config, others)
         engine = Engine(self._socketio, config, f"/{resource}/")
+        engine.packet_received = packet_received
         if listener is None:
             listener = (settings.host, settings.port)
         self._stopping: gevent.event.Event | None = None

@@ -153,6 +153,12 @@ SETTINGS = (
         "RATE_LIMIT_SUBSCRIPTIONS", (5, 200), "rate_limit: subscriptions of a socket", values.rate
     ),
     Setting(
+        "RATE_LIMIT_PACKETS",
+        (50, 200),
+        "rate_limit: packets without an event, of a client",
+        values.rate,
+    ),
+    Setting(
         "RATE_LIMIT_KEY", None, "rate_limit: whose sockets share limits", values.function_or_none
     ),
     Setting("RATE_LIMIT_KEY_MESSAGES", (100, 300), "rate_limit: messages of a key", values.rate),

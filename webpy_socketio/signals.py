@@ -45,6 +45,11 @@ on the wire, for one of them) and ``read``, a function that returns the event's 
 a list. It is sent in the middle of sending: a receiver must not wait. Nothing is made of all this while
 nobody is connected to it.
 
+One more signal, ``packet``, is for each packet of a client that reaches no handler: a pong, an
+acknowledgement, a CONNECT or DISCONNECT, a packet for a namespace that the client is not connected to, a
+WebSocket's own ping. Its sender is the client's Engine.IO session, which ``close(reason)`` ends; its
+keyword is ``request``. It is sent in the middle of reading: a receiver must not wait.
+
 ``reason`` is Socket.IO's: "client namespace disconnect", "server namespace disconnect", "transport
 close", "transport error", "ping timeout", "parse error", "slow reader", "server shutting down"; it
 is None when a socket left a channel of its own accord.
@@ -84,6 +89,7 @@ __all__ = [
     "finish",
     "handled",
     "message",
+    "packet",
     "receiving",
     "sent",
     "subscribe",
@@ -203,6 +209,9 @@ finish = Stage("finish", "A connection is over: the last word.", *_ALWAYS, "reas
 
 #: Not a stage of one connection: an event of ours is on its way to clients here.
 sent = Stage("sent", "An event goes to sockets of this process.")
+
+#: Not a stage either: a packet that reaches no handler.
+packet = Stage("packet", "A packet of a client that no handler gets.")
 
 #: All of the stages, in the order of a connection's life.
 STAGES = (

@@ -29,6 +29,9 @@ class Host:
     def pong(self, session: Session) -> None:
         self.journal.append("pong")
 
+    def count(self, session: Session) -> None:
+        pass
+
     def left(self, session: Session) -> None:
         self.journal.append(("left", session.reason))
 

@@ -13,7 +13,7 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -61,6 +61,8 @@ class Engine:
         self.notices = Notices(self.clock)
         self.flusher = _flusher()
         self.receiver = receiver
+        #: Called for each packet that carries no event; see `count`. It must not wait.
+        self.packet_received: Callable[[Session], None] | None = None
         self._heartbeat = Heartbeat(self.clock, config.ping_interval, config.ping_timeout)
         self.upgrades = Upgrades(self.clock, config.upgrade_timeout)
         #: Closed polling sessions whose client has still to be told; for as long as a poll may
@@ -75,6 +77,10 @@ class Engine:
 
     def pong(self, session: Session) -> None:
         self._heartbeat.pong(session)
+
+    def count(self, session: Session) -> None:
+        if self.packet_received is not None:
+            self.packet_received(session)
 
     def left(self, session: Session) -> None:
         self._heartbeat.discard(session)

@@ -159,6 +159,8 @@ class Multiplexer:
         if isinstance(data, bytes):
             self._socketio.completed(self.session)
         connection = self._connections.get(packet.namespace)
+        if (connection is None or packet.type != EVENT) and not self.session.count():
+            return
         if packet.type == CONNECT:
             self._connect(packet.namespace, packet.data, connection)
         elif connection is None:

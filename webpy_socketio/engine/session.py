@@ -62,6 +62,9 @@ class SessionHost(Protocol):
     def pong(self, session: Session) -> None:
         """The client is alive."""
 
+    def count(self, session: Session) -> None:
+        """A packet that carries no event came; the session may be closed for it."""
+
     def left(self, session: Session) -> None:
         """The session is over."""
 
@@ -140,6 +143,11 @@ class Session:
         if self.paused:
             transport.pause()
 
+    def count(self) -> bool:
+        """Count a packet that carries no event; return False if it is one too many."""
+        self._host.count(self)
+        return self.reason is None
+
     def receive(self, kind: bytes, data: str | bytes) -> None:
         """Take one packet from the client; whatever is wrong with it closes this session only."""
         if self.reason is not None:
@@ -147,6 +155,8 @@ class Session:
         try:
             if kind == MESSAGE:
                 self.receiver.message(self, data)
+            elif not self.count():
+                return
             elif kind == PONG:
                 self._host.pong(self)
             elif kind == CLOSE:
