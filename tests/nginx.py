@@ -33,10 +33,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_nginx(directives: str, servers: dict[str, int], folder: Path) -> Iterator[Nginx]:
+def running_nginx(directives: str, servers: dict[str, int | Path], folder: Path) -> Iterator[Nginx]:
     """Run nginx with these directives, of which only addresses and certificates are changed.
 
-    `servers` are the addresses in it, and the ports of this machine that they mean.
+    `servers` are the addresses in it, and the ports or Unix sockets of this machine that they mean.
     """
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
@@ -48,7 +48,10 @@ def running_nginx(directives: str, servers: dict[str, int], folder: Path) -> Ite
         "# ssl_certificate and ssl_certificate_key here": (
             f"ssl_certificate {certificate}; ssl_certificate_key {key};"
         ),
-        **{address: f"127.0.0.1:{number}" for address, number in servers.items()},
+        **{
+            address: f"127.0.0.1:{place}" if isinstance(place, int) else f"unix:{place}:"
+            for address, place in servers.items()
+        },
     }
     for before, after in changes.items():
         assert before in directives

@@ -21,6 +21,7 @@ from webpy_socketio.dispatcher import Dispatcher
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.handler import TAKE_OVER
 from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.origins import CORS_PREFIX, ORIGINS_KEY
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
 from webpy_socketio.socket import Socket
 from webpy_socketio.strays import REACHED
@@ -133,9 +134,14 @@ socketio_urls = (_Resource(), SocketIOView)
 
 
 def _serve_script(name: str) -> bytes:
-    script = asset(name) if web.ctx.method in ("GET", "HEAD") else None
+    script = asset(name) if web.ctx.method in ("GET", "HEAD", "OPTIONS") else None
     if script is None:
         raise web.notfound()
+    if web.ctx.method == "OPTIONS":
+        web.ctx.status = "204 No Content"
+        _add_cors_headers()
+        return b""
+    _add_cors_headers()
     web.header("Content-Type", script.content_type)
     web.header("X-Content-Type-Options", "nosniff")
     web.header("ETag", script.etag)
@@ -153,6 +159,20 @@ def _serve_script(name: str) -> bytes:
         body = script.gzip
     web.header("Content-Length", str(len(body)))
     return body
+
+
+def _add_cors_headers() -> None:
+    """Let the pages that may connect load a script, in every mode of ``crossorigin``."""
+    origins = web.ctx.env.get(ORIGINS_KEY)
+    if origins is None:  # another server's
+        return
+    found = origins.cors(web.ctx.env)
+    if found:
+        # A processor may have set some for all pages; browsers reject a header that is there twice.
+        web.ctx.headers[:] = [
+            header for header in web.ctx.headers if not header[0].lower().startswith(CORS_PREFIX)
+        ]
+    web.ctx.headers += found or [("Vary", "Origin")]
 
 
 class _Job:

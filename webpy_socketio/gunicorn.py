@@ -5,7 +5,9 @@ there. So each worker, once it is a process of its own, patches first and then i
 not have been imported before.
 
 gunicorn's timeout, graceful timeout, access log, TLS files and signals are its own; so are its
-settings for requests, which have no part here: limits are those of SOCKETIO_*.
+settings for requests, which have no part here: limits are those of SOCKETIO_*. Its
+``forwarded_allow_ips``, too, has no effect: SOCKETIO_TRUSTED_PROXIES names the proxies, also for
+``-b unix:...``.
 """
 
 from __future__ import annotations
@@ -157,7 +159,7 @@ def _logging_handler(log: Any) -> Any:
             status = self.status.decode() if isinstance(self.status, bytes) else self.status
             environ = self.environ or {
                 **dict.fromkeys(("REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL"), "-"),
-                "REMOTE_ADDR": str((self.client_address or "-")[0]),
+                "REMOTE_ADDR": self.remote_address,
             }
             log.access(
                 _Answer(status or "000", [], self.response_length),

@@ -25,6 +25,7 @@ from webpy_socketio.assets import RESOURCE_KEY
 from webpy_socketio.clients import clients
 from webpy_socketio.dispatcher import packet_received
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, SocketIO
+from webpy_socketio.engine.origins import ORIGINS_KEY
 from webpy_socketio.exceptions import ListenError, SettingsError
 from webpy_socketio.loader import Plugins
 from webpy_socketio.population import engines
@@ -114,6 +115,7 @@ class SocketIOServer(EngineServer):
             files = (keywords.get("certfile"), keywords.get("keyfile"))
             raise SettingsError(f"no TLS with certfile and keyfile {files}: {error}") from error
         self.environ[RESOURCE_KEY] = resource  # so that pages know where to find the scripts
+        self.environ[ORIGINS_KEY] = engine.origins
 
     def passed_by(self, environ: dict[str, Any], code: int) -> None:
         tell(environ, code, self.engine.path, self.engine.notices)
@@ -272,6 +274,7 @@ def _engine_config(settings: settings_module.Settings, prefix: str) -> EngineCon
         namespaces=tuple(settings.namespaces),
         allowed_origins=settings.allowed_origins,
         trusted_proxies=tuple(settings.trusted_proxies),
+        allowed_hosts=settings.allowed_hosts,
         session_suffix=f".{settings.machine}" if settings.machine else "",
     )
 

@@ -122,7 +122,17 @@ SETTINGS = (
         "ALLOWED_ORIGINS", None, "origins whose pages may connect, besides our own", values.origins
     ),
     Setting(
-        "TRUSTED_PROXIES", [], "proxies whose X-Forwarded headers are believed", values.addresses
+        "TRUSTED_PROXIES",
+        [],
+        'addresses and networks of proxies whose X-Forwarded-* or Forwarded describe the client; "unix" '
+        "for a proxy on a Unix socket",
+        values.addresses,
+    ),
+    Setting(
+        "ALLOWED_HOSTS",
+        None,
+        "hosts that are served, with or without a port; None for all, *.example.com for subdomains",
+        values.hosts_or_none,
     ),
     Setting("MACHINE", "", "name of this machine, at the end of its session ids", values.machine),
     Setting(

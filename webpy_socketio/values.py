@@ -16,6 +16,7 @@ __all__ = [
     "addresses",
     "few_seconds",
     "function_or_none",
+    "hosts_or_none",
     "machine",
     "mode",
     "names",
@@ -151,40 +152,66 @@ def namespaces(value: Any) -> str | None:
 
 
 def origins(value: Any) -> str | None:
-    """Origins as browsers write them, or None."""
+    """Origins as browsers and apps write them, or None."""
     if value is None:
         return None
     if names(value) is None and all(map(_is_origin, value)):
         return None
     return (
-        'a list of origins like "https://example.com" (no patterns; "*" alone for any), or None for '
-        "the same origin"
+        'a list of origins like "https://example.com" or "capacitor://localhost", in ASCII and without '
+        'a path (no patterns; "*" alone for any; "null" for pages without one), or None for the same origin'
     )
 
 
 def _is_origin(value: str) -> bool:
-    if "*" in value:  # any, or nobody: there are no patterns
-        return value == "*"
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
+    match = _ORIGIN.fullmatch(value)
+    if match is None:
+        return value in ("*", "null")
+    scheme, host, port = match.groups()
+    if not host and (port or scheme.lower() in ("http", "https", "ws", "wss")):
         return False
-    return bool(parts.scheme and parts.hostname and not parts.path and not parts.query) and (
-        port is not None or parts.scheme in ("http", "https")
-    )
+    return _is_address(host) and int(port or 0) <= 65_535
+
+
+def _is_address(host: str) -> bool:
+    """Return whether a host in brackets is an IPv6 address."""
+    if host.startswith("["):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            return False
+    return True
 
 
 def addresses(value: Any) -> str | None:
-    """Addresses, or networks of them."""
-    if names(value) is None:
-        try:
-            for address in value:
+    """Addresses, networks of them, or a Unix socket."""
+    wanted = 'a list of addresses, networks or "unix"'
+    if names(value) is not None:
+        return wanted
+    try:
+        for address in value:
+            if address != "unix":
                 ipaddress.ip_network(address, strict=False)
-        except ValueError as error:
-            return f"a list of addresses or networks: {error}"
+    except ValueError as error:
+        return f"{wanted}: {error}"
+    return None
+
+
+def hosts_or_none(value: Any) -> str | None:
+    """Hosts with or without a port, or None."""
+    if value is None or (names(value) is None and value and all(map(_is_host, value))):
         return None
-    return "a list of addresses or networks"
+    return (
+        'a list of hosts like "example.com", "*.example.com", "127.0.0.1:8000" or "[::1]", in ASCII and '
+        'without a scheme ("*" alone for any), or None for any'
+    )
+
+
+def _is_host(value: str) -> bool:
+    match = _HOST.fullmatch(value)
+    return value == "*" or (
+        match is not None and _is_address(match[1]) and int(match[2] or 0) <= 65_535
+    )
 
 
 def redis(value: Any) -> str | None:
@@ -234,6 +261,16 @@ def machine(value: Any) -> str | None:
         return None
     return "up to 64 letters, digits, and _ -"
 
+
+#: Scheme, host and port of an origin.
+_ORIGIN = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]*)://(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~-]*)(?::([0-9]{1,5}))?"
+)
+
+#: A host and its port; "*." in front for subdomains.
+_HOST = re.compile(
+    r"(\[[0-9A-Fa-f:.]+\]|(?:\*\.)?[0-9A-Za-z_~-][0-9A-Za-z._~-]*)(?::([0-9]{1,5}))?"
+)
 
 #: A PHC string; the cost is bounded, as who asks for 2**40 would wait for ever.
 _SCRYPT = re.compile(

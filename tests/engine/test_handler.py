@@ -58,13 +58,13 @@ class TestApplication:
         running.websocket()
         assert running.receiver[:2] == [("completed", 1), ("completed", 2)]
 
-    def test_its_cookies_travel_with_the_handshake_and_nothing_else(
+    def test_handshake_with_headers_of_the_application_passes_them_on(
         self, run: Callable[..., Running]
     ) -> None:
         running = run(application=Site())
         _, headers, body = running.http().request("GET", POLLING)
         assert headers["Set-Cookie"] == "seen=1"
-        assert headers["X-Page"] is None
+        assert headers["X-Page"] == "1"
         assert body.startswith(b"0{")
         http = running.http()
         http.send(

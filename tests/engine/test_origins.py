@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
-from webpy_socketio.engine.origins import Origins
+from webpy_socketio.engine.origins import Origins, parse_origin
+from webpy_socketio.values import origins as check_origins
 
 
 def environ(origin: str | None, host: str = "ours.example", **more: str) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def environ(origin: str | None, host: str = "ours.example", **more: str) -> dict
 
 
 class TestSameOrigin:
-    origins = Origins(None, ())
+    origins = Origins(None)
 
     def test_no_origin_is_no_page(self) -> None:
         assert self.origins.allow(environ(None))
@@ -38,6 +39,11 @@ class TestSameOrigin:
             ("http://ours.example:8000", "ours.example:8000"),
             ("http://127.0.0.1:8000", "127.0.0.1:8000"),
             ("http://[::1]:8000", "[::1]:8000"),
+            ("http://[::1]", "[0:0:0:0:0:0:0:1]:80"),
+            ("ws://ours.example", "ours.example"),
+            ("WS://ours.example:80", "ours.example"),
+            ("ws://ours.example:8000", "ours.example:8000"),
+            ("http://ours.example", "ours.example:"),
         ],
     )
     def test_our_own_is_allowed(self, origin: str, host: str) -> None:
@@ -75,6 +81,17 @@ class TestSameOrigin:
             "http://ours.example http://evil.example",
             "http://ours.example, http://evil.example",
             "http://ours.example\\.evil.example",
+            "http://ours.exam\tple",
+            "http:ours.example",
+            "wss://ours.example",
+            "wss://evil.example",
+            "ws://ours.example:443",
+            "ws://ours.example/",
+            "capacitor://ours.example",
+            "capacitor://localhost",
+            "file://",
+            "://ours.example",
+            "1http://ours.example",
             "*",
         ],
     )
@@ -93,61 +110,125 @@ class TestSameOrigin:
 
 class TestAllowed:
     def test_those_named_are_allowed_besides_our_own(self) -> None:
-        origins = Origins(["https://app.example", "http://other.example:8080"], ())
+        origins = Origins(["https://app.example", "http://other.example:8080"])
         for origin in ("https://app.example", "https://APP.example:443", "http://ours.example"):
             assert origins.allow(environ(origin))
         for origin in ("http://app.example", "http://other.example", "https://x.app.example"):
             assert not origins.allow(environ(origin))
 
     def test_only_those_of_others_need_cors(self) -> None:
-        origins = Origins(["https://app.example"], ())
+        origins = Origins(["https://app.example"])
         assert origins.cross(environ("https://app.example")) == "https://app.example"
         assert origins.cross(environ("http://ours.example")) is None
 
-    def test_any_means_any_but_null(self) -> None:
-        origins = Origins(["*"], ())
-        assert origins.allow(environ("http://anybody.example"))
-        assert not origins.allow(environ("null"))
-        assert not origins.allow(environ("http://anybody.example/path"))
+    @pytest.mark.parametrize(
+        "origin", ["http://any.example", "wss://any.example", "null", "file://", "app://any"]
+    )
+    def test_allow_with_a_wildcard_allows_every_origin(self, origin: str) -> None:
+        assert Origins(["*"]).allow(environ(origin))
+        assert not Origins(["*"]).allow(environ(f"{origin}/path"))
+
+    @pytest.mark.parametrize(
+        ("named", "same", "others"),
+        [
+            ("capacitor://localhost", "Capacitor://LOCALHOST", ["ionic://localhost"]),
+            ("ionic://localhost", "ionic://localhost", ["ionic://localhost.evil", "ionic://"]),
+            ("tauri://localhost", "tauri://localhost", ["tauri://localhost:1", "http://localhost"]),
+            ("app://-", "app://-", ["app://", "app://-.evil", "app://-/"]),
+            ("app://shop:1", "app://shop:1", ["app://shop", "app://shop:2"]),
+            ("chrome-extension://abcdef", "chrome-extension://abcdef", ["chrome-extension://abc"]),
+            ("moz-extension://0-a", "moz-extension://0-a", ["chrome-extension://0-a"]),
+            ("file://", "file://", ["null", "file://host", "file:///"]),
+            ("null", "null", ["file://", "NULL", "http://null"]),
+            ("wss://ours.example", "https://ours.example", ["https://ours.example:80"]),
+            ("https://ours.example", "wss://ours.example:443", ["wss://ours.example.evil"]),
+        ],
+    )
+    def test_allow_with_a_named_origin_matches_exactly(
+        self, named: str, same: str, others: list[str]
+    ) -> None:
+        origins = Origins([named])
+        assert check_origins([named]) is None
+        assert origins.allow(environ(same, "elsewhere.example"))
+        for other in others:
+            assert not origins.allow(environ(other, "elsewhere.example")), other
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("WSS://Chat.example:443", "https://chat.example"),
+            ("http://[0::1]:80", "http://[::1]"),
+            ("https://chat.example:8443", "https://chat.example:8443"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("file://", "file://"),
+            ("null", "null"),
+        ],
+    )
+    def test_origin_as_text_is_normalized(self, text: str, shown: str) -> None:
+        assert str(parse_origin(text)) == shown
 
     def test_an_entry_that_is_no_origin_allows_nobody(self) -> None:
-        origins = Origins(["app.example", "http://app.example/path"], ())
+        origins = Origins(["app.example", "http://app.example/path"])
         for origin in ("http://app.example", "https://app.example", "garbage", "http://"):
             assert not origins.allow(environ(origin))
 
 
-class TestProxies:
-    FORWARDED: ClassVar[dict[str, str]] = {
-        "host": "internal:8000",
-        "HTTP_X_FORWARDED_HOST": "ours.example",
-        "HTTP_X_FORWARDED_PROTO": "https",
-    }
+class TestCors:
+    def preflight(self, origins: Origins, origin: str, **headers: str) -> dict[str, str]:
+        request = environ(origin, **headers) | {"REQUEST_METHOD": "OPTIONS"}
+        return dict(origins.cors(request))
+
+    @pytest.mark.parametrize("origin", ["null", "capacitor://localhost", "https://App.example"])
+    @pytest.mark.parametrize("named", [True, False], ids=["named", "any"])
+    def test_cors_for_an_allowed_origin_echoes_it(self, origin: str, named: bool) -> None:
+        origins = Origins([origin] if named else ["*"])
+        headers = dict(origins.cors(environ(origin) | {"REQUEST_METHOD": "GET"}))
+        assert headers == {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+            "Vary": "Origin",
+        }
+
+    @pytest.mark.parametrize("origin", ["null", "http://ours.example", "wss://evil.example", "*"])
+    def test_cors_for_another_origin_is_empty(self, origin: str) -> None:
+        assert self.preflight(Origins(["https://app.example"]), origin) == {}
 
     @pytest.mark.parametrize(
-        "proxies", [("192.0.2.1",), ("192.0.2.0/24",), ("::1", "192.0.2.9/24")]
+        ("asked", "allowed"),
+        [
+            ("authorization", "authorization"),
+            ("Authorization, X-Api-Key ,content-type", "Authorization, X-Api-Key, content-type"),
+            ("", "Content-Type"),
+            (", ,", "Content-Type"),
+            ("x bad, good, b\u00e4d, x:y, *", "good, *"),
+            ("x" * 129 + ",y", "y"),
+            (",".join(f"x{number}" for number in range(500)), "x0, x1, "),
+        ],
     )
-    def test_a_trusted_one_is_believed(self, proxies: tuple[str, ...]) -> None:
-        origins = Origins(None, proxies)
-        assert origins.allow(environ("https://ours.example", **self.FORWARDED))
-        assert not origins.allow(environ("http://ours.example", **self.FORWARDED))
-        assert not origins.allow(environ("http://internal:8000", **self.FORWARDED))
+    def test_preflight_allows_the_names_that_are_asked_for(self, asked: str, allowed: str) -> None:
+        origins = Origins(["https://app.example"])
+        headers = self.preflight(
+            origins, "https://app.example", HTTP_ACCESS_CONTROL_REQUEST_HEADERS=asked
+        )
+        found = headers["Access-Control-Allow-Headers"]
+        assert found.startswith(allowed)
+        assert len(found) < 1000
+        assert found == allowed or found.count(",") == 63
+        assert headers["Access-Control-Allow-Methods"] == "GET, POST"
 
-    @pytest.mark.parametrize("proxies", [(), ("192.0.2.2",), ("198.51.100.0/24", "::/0")])
-    def test_others_are_not(self, proxies: tuple[str, ...]) -> None:
-        origins = Origins(None, proxies)
-        assert not origins.allow(environ("https://ours.example", **self.FORWARDED))
-        assert origins.allow(environ("http://internal:8000", **self.FORWARDED))
+    def test_preflight_without_names_allows_content_type(self) -> None:
+        headers = self.preflight(Origins(["*"]), "https://app.example")
+        assert headers["Access-Control-Allow-Headers"] == "Content-Type"
 
-    def test_of_several_values_the_nearest_proxys_counts(self) -> None:
-        origins = Origins(None, ("192.0.2.1",))
-        forwarded = {**self.FORWARDED, "HTTP_X_FORWARDED_HOST": "evil.example, ours.example"}
-        assert origins.allow(environ("https://ours.example", **forwarded))
-        assert not origins.allow(environ("https://evil.example", **forwarded))
-
-    def test_one_that_forwards_nothing_changes_nothing(self) -> None:
-        origins = Origins(None, ("192.0.2.1",))
-        assert origins.allow(environ("http://ours.example"))
-
-    def test_a_unix_socket_has_no_address(self) -> None:
-        origins = Origins(None, ("192.0.2.1",))
-        assert not origins.allow(environ("https://ours.example", **self.FORWARDED, REMOTE_ADDR=""))
+    @pytest.mark.parametrize(
+        ("allowed", "answered"), [(["https://app.example"], True), (["*"], False)]
+    )
+    def test_preflight_for_a_private_network_is_granted_to_named_origins(
+        self, allowed: list[str], answered: bool
+    ) -> None:
+        headers = self.preflight(
+            Origins(allowed),
+            "https://app.example",
+            HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK="true",
+        )
+        assert ("Access-Control-Allow-Private-Network" in headers) == answered

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+from webpy_socketio.engine.hosts import AllowedHosts
+from webpy_socketio.engine.proxies import TrustedProxies
 
 __all__ = ["EngineConfig"]
 
@@ -52,5 +56,18 @@ class EngineConfig:
     #: Origins (``scheme://host[:port]``) whose pages may connect; None for the same origin only,
     #: ``"*"`` among them for any. Requests without an Origin do not come from a browser's page.
     allowed_origins: Sequence[str] | None = None
-    #: Addresses or networks of proxies whose ``X-Forwarded-Proto`` and ``-Host`` are believed.
+    #: Addresses or networks of proxies, ``"unix"`` for those on a Unix socket, whose
+    #: ``X-Forwarded-*`` and ``Forwarded`` describe the client.
     trusted_proxies: Sequence[str] = ()
+    #: Hosts (``name[:port]``) that are served, of pages too; None for all. Others are answered 400.
+    allowed_hosts: Sequence[str] | None = None
+
+    @cached_property
+    def proxies(self) -> TrustedProxies:
+        """The proxies of `trusted_proxies`."""
+        return TrustedProxies(self.trusted_proxies)
+
+    @cached_property
+    def hosts(self) -> AllowedHosts:
+        """The hosts of `allowed_hosts`."""
+        return AllowedHosts(self.allowed_hosts)

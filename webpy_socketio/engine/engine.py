@@ -31,6 +31,7 @@ from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.origins import Origins
 from webpy_socketio.engine.packets import OPEN, Message
 from webpy_socketio.engine.polling import Polling, Watch
+from webpy_socketio.engine.refusals import explain_origin
 from webpy_socketio.engine.requests import Query, RequestError, Response, read_body, read_query
 from webpy_socketio.engine.session import Receiver, Session
 from webpy_socketio.engine.streams import Stream
@@ -54,7 +55,7 @@ class Engine:
         self.config = config = config or EngineConfig()
         self.path = path
         self.sessions: dict[str, Session] = {}
-        self.origins = Origins(config.allowed_origins, config.trusted_proxies)
+        self.origins = Origins(config.allowed_origins)
         self.loop: Any = gevent.get_hub().loop
         self.clock = current_clock()
         #: What is told of clients that are set up wrongly.
@@ -103,7 +104,13 @@ class Engine:
     # -- requests
 
     def owns(self, environ: dict[str, Any]) -> bool:
-        """Whether this is a request of a session that lives here already."""
+        """Return whether the engine answers a request without the application.
+
+        Those are the requests of its sessions, and preflights: a browser sends them without cookies
+        and without the headers they ask for, so the application could only reject them.
+        """
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            return "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
         return bool(self.sessions) and sid_in(environ.get("QUERY_STRING", "")) in self.sessions
 
     def respond(self, environ: dict[str, Any], watch: Watch) -> Response:
@@ -160,9 +167,9 @@ class Engine:
                     ],
                     close=True,
                 )
-            for name, value in headers:
-                answer.headers[name] = value
-            return Upgrade(self, environ, session, answer.serialize())
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+            response = answer.serialize()[:-2] + lines.encode("latin-1") + b"\r\n"
+            return Upgrade(self, environ, session, response)
         except RequestError as error:
             return self._with_cors(environ, self._refuse(error))
 
@@ -358,7 +365,7 @@ class Engine:
                 "Forbidden: this origin is not allowed",
                 "403 Forbidden",
                 close=True,
-                hint=self.origins.explain(environ),
+                hint=explain_origin(environ, self.origins, self.config.proxies),
             )
 
     def _refuse(self, error: RequestError) -> Response:

@@ -20,9 +20,11 @@ import gevent
 from gevent.ssl import SSLSocket
 
 from webpy_socketio.engine.engine import Engine, Upgrade, sid_in
+from webpy_socketio.engine.headers import select_headers
 from webpy_socketio.engine.http import BadRequest, Head
 from webpy_socketio.engine.neighbours import Neighbours, forget
 from webpy_socketio.engine.polling import Polling
+from webpy_socketio.engine.refusals import explain_host
 from webpy_socketio.engine.relay import relay
 from webpy_socketio.engine.requests import QUERY_TOO_LONG, Response
 from webpy_socketio.engine.streams import PlainStream
@@ -62,6 +64,9 @@ class RequestHandler(StrictHandler):
         if failure.line.partition(b" ")[2].startswith(self.server.engine.path.encode() + b"?"):
             return QUERY_TOO_LONG.status, QUERY_TOO_LONG.content_type, QUERY_TOO_LONG.body
         return super().explain(failure)
+
+    def host_rejected(self, host: str) -> None:
+        self.server.engine.notices.seldom("host", explain_host(host, self.peer))
 
     def announced(self) -> None:
         if self.command == "POST" and self._is_ours(self.path):
@@ -124,18 +129,10 @@ class RequestHandler(StrictHandler):
         self.socket = None  # pywsgi reads from a socket that it closes; this one it is to leave
         return True
 
-    def get_environ(self) -> dict[str, Any]:
-        environ: dict[str, Any] = super().get_environ()
-        # A socket that listens on every address sees IPv4 clients as IPv6 ones: whoever compares
-        # addresses, or reads them in a log, expects the plain form (RFC 4291, 2.5.5.2).
-        if environ.get("REMOTE_ADDR", "").startswith("::ffff:"):
-            environ["REMOTE_ADDR"] = environ["REMOTE_ADDR"][len("::ffff:") :]
-        return environ
-
     def run_application(self) -> None:
         engine: Engine = self.server.engine
         environ: dict[str, Any] = self.environ
-        cookies: list[tuple[str, str]] = []
+        headers: list[tuple[str, str]] = []
         if environ["PATH_INFO"] != engine.path or not engine.owns(environ):
             # A new session is the application's to allow; its later requests are not shown to
             # it: they would load and save a web session each, over what pages save meanwhile.
@@ -143,12 +140,8 @@ class RequestHandler(StrictHandler):
             with engine.answering():
                 if not self._run_wsgi():
                     return
-            cookies = [
-                (name.decode("latin-1"), value.decode("latin-1"))
-                for name, value in self.response_headers
-                if name.lower() == b"set-cookie"
-            ]
-        self._run_engine(engine, environ, cookies)
+            headers = select_headers(self.response_headers)
+        self._run_engine(engine, environ, headers)
 
     def finalize_headers(self) -> None:
         """Say ``Connection: close`` before doing so, which pywsgi does not (RFC 9112, 9.6)."""
@@ -178,6 +171,8 @@ class RequestHandler(StrictHandler):
                     for _ in iterator:  # to its end: processors have work to do there
                         pass
                     return True
+                if self.status:
+                    self._add_cors_headers()
                 self.result = itertools.chain([first], iterator)
             else:
                 self.result = result
@@ -190,6 +185,15 @@ class RequestHandler(StrictHandler):
             if close is not None:
                 close()
 
+    def _add_cors_headers(self) -> None:
+        """Let a page of an allowed origin read why the application rejects its handshake."""
+        names = {name.lower() for name, _ in self.response_headers}
+        if b"access-control-allow-origin" not in names:
+            self.response_headers += [
+                (name.encode(), value.encode("latin-1"))
+                for name, value in self.server.engine.origins.cors(self.environ)
+            ]
+
     def _tell_if_meant_for_us(self) -> None:
         environ = self.environ
         path: str = self.server.engine.path
@@ -197,19 +201,19 @@ class RequestHandler(StrictHandler):
             self.server.passed_by(environ, self.code)
 
     def _run_engine(
-        self, engine: Engine, environ: dict[str, Any], cookies: list[tuple[str, str]]
+        self, engine: Engine, environ: dict[str, Any], headers: list[tuple[str, str]]
     ) -> None:
         if "websocket" not in environ.get("HTTP_UPGRADE", "").lower():
             with engine.answering():
                 response = engine.respond(environ, self._watch)
                 self._arrived()  # the client may send the next one as soon as it is answered
-                self._answer(response, cookies)
+                self._answer(response, headers)
             return
-        upgrade = engine.upgrade(environ, cookies)
+        upgrade = engine.upgrade(environ, headers)
         if isinstance(upgrade, Upgrade):
             self._hand_over(engine, upgrade)
         else:
-            self._answer(upgrade, cookies)
+            self._answer(upgrade, headers)
 
     def _is_ours(self, target: str) -> bool:
         """Whether a request is the engine's, however its path is written."""
@@ -221,10 +225,10 @@ class RequestHandler(StrictHandler):
         if posted is not None:
             posted.arriving = False
 
-    def _answer(self, response: Response, cookies: list[tuple[str, str]]) -> None:
+    def _answer(self, response: Response, headers: list[tuple[str, str]]) -> None:
         self.close_connection = self.close_connection or response.close
         try:
-            self.answer(response.status, response.all_headers() + cookies, response.body)
+            self.answer(response.status, response.all_headers() + headers, response.body)
         except OSError:  # gone, or not reading: nothing to tell anybody but the session
             self.server.engine.undelivered(self.environ)
             self.close_connection = True

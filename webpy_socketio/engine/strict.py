@@ -34,6 +34,7 @@ from webpy_socketio.engine.http import (
     too_large,
 )
 from webpy_socketio.engine.patience import Patience
+from webpy_socketio.engine.proxies import PEER_KEY, UNIX
 
 __all__ = ["Elsewhere", "Moving", "StrictHandler"]
 
@@ -122,12 +123,26 @@ class StrictHandler(WSGIHandler):
     _behind = 0
     #: The head of the request, or of the one before.
     _parsed: Head | None = None
-    #: The headers of that head as WSGI has them, and of which they were made.
+    #: The headers of that head and the client's address as WSGI has them, and of which they were made.
     _fields: tuple[dict[str, str], Any] = ({}, None)
+    #: The address for the access log: the client's, once a request was read.
+    remote_address = ""
     _failure: BadRequest | None
     _body: Any
     _body_size: int | None
     _held: bytearray | None = None
+
+    def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
+        super().__init__(sock, address, server, rfile)
+        #: The address that the connection comes from, in its plain form; ``"unix"`` if it has none.
+        self.peer = UNIX
+        if isinstance(address, tuple):
+            # A socket that listens on every address has IPv4 clients as IPv6 (RFC 4291 §2.5.5.2).
+            self.peer = str(address[0]).removeprefix("::ffff:")
+        elif isinstance(
+            address, bytes
+        ):  # an abstract name; only text can be handed to other workers
+            self.client_address = ""
 
     @property
     def config(self) -> EngineConfig:
@@ -142,6 +157,9 @@ class StrictHandler(WSGIHandler):
     def explain(self, failure: BadRequest) -> tuple[str, str, bytes]:
         """The status, the content type and the body of the answer to a request that is refused."""
         return failure.status, "text/plain", f"{failure.status}: {failure}\n".encode()
+
+    def host_rejected(self, host: str) -> None:
+        """A request is refused because its ``Host`` is not one of the allowed ones."""
 
     def announced(self) -> None:
         """The request for `self.path` is about to bring its body."""
@@ -160,6 +178,7 @@ class StrictHandler(WSGIHandler):
     def read_requestline(self) -> str:
         """Read the whole head; what is wrong with it is told by `read_request`."""
         self._failure = None
+        self.remote_address = self.peer
         # The first request has to come soon; a connection that is kept alive may rest.
         patience = self.config.idle_timeout if self._served else self.config.header_timeout
         self._served += 1
@@ -211,6 +230,9 @@ class StrictHandler(WSGIHandler):
         self.request_version = "HTTP/" + head.version
         self.close_connection = head.close
         self.headers = head.headers
+        if self._fields[1] is not head.headers:
+            self._fields = self._read_fields(head.headers), head.headers
+        self.remote_address = self._fields[0]["REMOTE_ADDR"]
         if self.server.neighbours is not None:
             self.route(head)
         try:
@@ -246,11 +268,6 @@ class StrictHandler(WSGIHandler):
         environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path
         environ["QUERY_STRING"] = query
         environ["SERVER_PROTOCOL"] = self.request_version
-        if isinstance(self.client_address, tuple):  # not a Unix socket's
-            environ["REMOTE_ADDR"] = str(self.client_address[0])
-            environ["REMOTE_PORT"] = str(self.client_address[1])
-        if self._fields[1] is not self.headers:
-            self._fields = _cgi_fields(self.headers), self.headers
         environ.update(self._fields[0])
         if self._body_size is not None:
             # Framing is the connection's business: what follows sees a body of known size.
@@ -268,7 +285,7 @@ class StrictHandler(WSGIHandler):
                 return None
             logger.error("a request could not be read", exc_info=ex)
             ex = BadRequest("not readable")
-        logger.info("refused a request of %s: %s", self.client_address, str(ex))
+        logger.info("refused a request of %s: %s", self.remote_address, str(ex))
         status, content_type, body = self.explain(ex)
         answer = (
             f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
@@ -289,6 +306,14 @@ class StrictHandler(WSGIHandler):
     def log_request(self) -> None:
         if self.server.keeps_log:  # to make a line costs more than to write it
             super().log_request()
+
+    def format_request(self) -> str:
+        """Return the line of the access log, with the client's address instead of its proxy's."""
+        peer, self.client_address = self.client_address, self.remote_address
+        try:
+            return str(super().format_request())
+        finally:
+            self.client_address = peer
 
     def answer(self, status: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         """Write a whole response of our own, with nothing in it that needs to be checked.
@@ -338,6 +363,28 @@ class StrictHandler(WSGIHandler):
             sock.settimeout(None)
 
     # -- how
+
+    def _read_fields(self, headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+        """Return what the environ has of the headers and of the client behind trusted proxies.
+
+        Raises `BadRequest` if the host is not one of the allowed ones.
+        """
+        fields = _cgi_fields(headers)
+        peer = self.peer
+        fields[PEER_KEY] = fields["REMOTE_ADDR"] = peer
+        config = self.config
+        scheme = self.server.environ["wsgi.url_scheme"]
+        if config.trusted_proxies:
+            fields.update(config.proxies.client_fields(peer, fields, scheme))
+        if fields["REMOTE_ADDR"] is peer and isinstance(self.client_address, tuple):
+            fields["REMOTE_PORT"] = str(self.client_address[1])
+        if config.allowed_hosts is not None:
+            host = fields.get("HTTP_HOST", "")
+            if not config.hosts.allows(host, fields.get("wsgi.url_scheme", scheme)):
+                self.remote_address = fields["REMOTE_ADDR"]
+                self.host_rejected(host)
+                raise BadRequest("this host is not served here")
+        return fields
 
     def _read_body(self, head: Head) -> None:
         self._body_size = None

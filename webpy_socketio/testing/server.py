@@ -47,7 +47,8 @@ class TestServer:
     ``with TestServer(app) as server:`` begins and ends it; `start` and `stop` do so without a
     ``with``. `application` is the ``web.application``, or any WSGI application that contains it.
     Settings are keywords as for `SocketIOServer`; others are taken from ``web.config`` and
-    ``configure`` as ever, but for SOCKETIO_BACKPLANE and SOCKETIO_BLOCK_WARNING. `patience` is for how
+    ``configure`` as ever, but for SOCKETIO_BACKPLANE, SOCKETIO_BLOCK_WARNING and SOCKETIO_ALLOWED_HOSTS
+    (requests are for the host ``localhost``). `patience` is for how
     many real seconds handlers are waited for that wait for a timer of gevent's, a socket or a thread.
 
     What a handler raised is raised again by whatever the test does next, or at the end.
@@ -67,7 +68,12 @@ class TestServer:
         self._application = application.wsgifunc() if wsgi else application
         self._resource = resource
         self._patience = patience
-        self._settings = {"backplane": None, "block_warning": None, **settings}
+        self._settings = {
+            "backplane": None,
+            "block_warning": None,
+            "allowed_hosts": None,
+            **settings,
+        }
         self._numbers = itertools.count(1)
         self._failures = Failures()
         self._sockets: dict[str, Socket] = {}

@@ -59,7 +59,7 @@ def _contradictions(chosen: Settings, names: object) -> Iterator[Finding]:
 
 
 def origins(patient: Patient) -> Iterator[Finding]:
-    """Which pages may connect, and whose word is taken for where they come from."""
+    """Which pages may connect, under which hosts, and which proxies are trusted."""
     chosen = patient.settings
     allowed = chosen.allowed_origins or []
     found = list(_proxies(chosen))
@@ -79,26 +79,54 @@ def origins(patient: Patient) -> Iterator[Finding]:
                 'leave out "*", or the others',
             )
         )
+    if "null" in allowed:
+        found.append(
+            warning(
+                "origins",
+                "pages without an origin may connect: local files and sandboxed frames of any site",
+                'leave "null" out of SOCKETIO_ALLOWED_ORIGINS, or use no cookies to log in',
+            )
+        )
     yield from found
+    yield from _hosts(chosen)
     if not found:
         yield ok("origins", ", ".join(["the same", *allowed]))
 
 
+def _hosts(chosen: Settings) -> Iterator[Finding]:
+    allowed = chosen.allowed_hosts or []
+    if "*" in allowed and len(allowed) > 1:
+        yield warning(
+            "hosts",
+            'SOCKETIO_ALLOWED_HOSTS has "*", which allows every host',
+            'leave out "*", or the others',
+        )
+    elif allowed:
+        yield ok("hosts", ", ".join(allowed))
+
+
 def _proxies(chosen: Settings) -> Iterator[Finding]:
-    networks = [ipaddress.ip_network(text, strict=False) for text in chosen.trusted_proxies]
+    addresses = [text for text in chosen.trusted_proxies if text != "unix"]
+    networks = [ipaddress.ip_network(text, strict=False) for text in addresses]
+    on_unix_socket = len(addresses) < len(chosen.trusted_proxies)
     if any(network.prefixlen == 0 for network in networks):
         yield warning(
             "proxies",
             "SOCKETIO_TRUSTED_PROXIES trusts every address: anybody may say where he comes from",
             "name the addresses of your proxies",
         )
-    elif networks and _is_local(chosen.host) and not any(map(_has_loopback, networks)):
+    elif (
+        networks
+        and not on_unix_socket
+        and _is_local(chosen.host)
+        and not any(map(_has_loopback, networks))
+    ):
         yield warning(
             "proxies",
             f"no trusted proxy is on this machine, and only it can reach SOCKETIO_HOST {chosen.host}",
             'add "127.0.0.1" to SOCKETIO_TRUSTED_PROXIES, or change SOCKETIO_HOST',
         )
-    elif networks:
+    elif chosen.trusted_proxies:
         yield ok("proxies", ", ".join(chosen.trusted_proxies))
 
 
