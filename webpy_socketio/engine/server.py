@@ -12,9 +12,12 @@ import gevent
 import gevent.ssl
 from gevent.pywsgi import WSGIServer
 
+from webpy_socketio.engine.closing import close_after
 from webpy_socketio.engine.engine import Engine
 from webpy_socketio.engine.handler import TAKE_OVER, RequestHandler
 from webpy_socketio.engine.neighbours import Neighbours, Visit, forget
+from webpy_socketio.engine.proxies import peer_of
+from webpy_socketio.engine.quotas import AddressQuota
 from webpy_socketio.engine.replay import replay
 from webpy_socketio.engine.shares import SILENCE, Shares
 from webpy_socketio.engine.strict import Moving
@@ -34,6 +37,15 @@ _REST = 0.5
 #: Seconds for which a worker with more than its part leaves who waits to the others. If nobody takes it
 #: meanwhile, it does; so it is the longest time that this costs a client.
 _COURTESY = 0.001
+
+#: Connections that are rejected with an answer at once; further ones are closed without.
+_MAX_REJECTING = 100
+
+#: The answer to a connection of an address that has too many.
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 38\r\n\r\nToo many connections of this address.\n"
+)
 
 #: Connections that it accepts then without asking again: the others have no time.
 _UNASKED = 4
@@ -81,6 +93,8 @@ class EngineServer(WSGIServer):
         **pywsgi: Any,
     ) -> None:
         self.engine = engine
+        self._addresses = AddressQuota(engine.config.max_connections_per_address)
+        self._rejecting = 0
         self.neighbours = neighbours
         #: Handlers that wait for a request, and their greenlets; None where nobody asks.
         self.resting: dict[RequestHandler, Any] | None = None
@@ -134,6 +148,39 @@ class EngineServer(WSGIServer):
             self._shares = None
         super().close()
 
+    def do_handle(self, sock: Any, address: Any) -> None:
+        peer = peer_of(address)
+        if not self.engine.config.proxies.trusts(peer):
+            if not self._addresses.has_room(peer):
+                self._reject(sock, peer)
+                return
+            self._addresses.add(sock, peer)
+        super().do_handle(sock, address)
+
+    def do_close(self, sock: Any, *args: Any) -> None:
+        self._addresses.remove(sock)
+        super().do_close(sock, *args)
+
+    def _reject(self, sock: Any, peer: str) -> None:
+        """Answer a connection of an address that has too many, and close it."""
+        self.engine.notices.seldom(
+            "connections of an address",
+            f"rejected a connection of {peer}: the address has {self._addresses.limit} "
+            "(SOCKETIO_MAX_CONNECTIONS_PER_ADDRESS). If it is a proxy, add it to SOCKETIO_TRUSTED_PROXIES",
+        )
+        if self.ssl_enabled or self._rejecting >= _MAX_REJECTING:
+            sock.close()
+            return
+        self._rejecting += 1
+        gevent.spawn(self._answer_and_close, sock)
+
+    def _answer_and_close(self, sock: Any) -> None:
+        try:
+            close_after(sock, _TOO_MANY)
+        finally:
+            sock.close()
+            self._rejecting -= 1
+
     def handle(self, sock: Any, address: Any) -> None:
         if self.neighbours is None:
             super().handle(sock, address)
@@ -142,8 +189,17 @@ class EngineServer(WSGIServer):
 
     def serve(self, visit: Visit) -> None:
         """Serve a connection that a neighbour accepted."""
-        rfile = replay(visit.sock, visit.data)
-        self._handle_counted(self.handler_class(visit.sock, visit.address, self, rfile))
+        sock, peer = visit.sock, peer_of(visit.address)
+        if not self.engine.config.proxies.trusts(peer):
+            if not self._addresses.has_room(peer):
+                self._reject(sock, peer)
+                return
+            self._addresses.add(sock, peer)
+        try:
+            rfile = replay(sock, visit.data)
+            self._handle_counted(self.handler_class(sock, visit.address, self, rfile))
+        finally:
+            self._addresses.remove(sock)
 
     def _handle_counted(self, handler: RequestHandler) -> None:
         self.handling.add(handler)

@@ -7,12 +7,10 @@ answered with a 4xx, once, and the connection is closed.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import io
 import logging
-import socket as stdlib_socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from urllib.parse import unquote
 import gevent
 from gevent.pywsgi import WSGIHandler, format_date_time
 
+from webpy_socketio.engine.closing import close_after
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.http import (
     BadRequest,
@@ -34,7 +33,7 @@ from webpy_socketio.engine.http import (
     too_large,
 )
 from webpy_socketio.engine.patience import Patience
-from webpy_socketio.engine.proxies import PEER_KEY, UNIX
+from webpy_socketio.engine.proxies import PEER_KEY, peer_of
 
 __all__ = ["Elsewhere", "Moving", "StrictHandler"]
 
@@ -51,9 +50,6 @@ _SHORT = 64
 
 #: Requests of one connection that are served before others have their turn.
 _AT_A_STRETCH = 8
-
-#: Bytes that are read from a connection that is being closed, so that its end can be read.
-_DRAIN = 1_048_576
 
 
 class Elsewhere(Exception):
@@ -130,18 +126,15 @@ class StrictHandler(WSGIHandler):
     _failure: BadRequest | None
     _body: Any
     _body_size: int | None
+    #: Bytes of the body that are counted as held.
+    _held_size = 0
     _held: bytearray | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         super().__init__(sock, address, server, rfile)
         #: The address that the connection comes from, in its plain form; ``"unix"`` if it has none.
-        self.peer = UNIX
-        if isinstance(address, tuple):
-            # A socket that listens on every address has IPv4 clients as IPv6 (RFC 4291 §2.5.5.2).
-            self.peer = str(address[0]).removeprefix("::ffff:")
-        elif isinstance(
-            address, bytes
-        ):  # an abstract name; only text can be handed to other workers
+        self.peer = peer_of(address)
+        if isinstance(address, bytes):  # an abstract name; only text can be handed to other workers
             self.client_address = ""
 
     @property
@@ -240,7 +233,7 @@ class StrictHandler(WSGIHandler):
             if head.suspicious and self.read_ahead():
                 raise BadRequest("a request behind one that asked for an upgrade")
         except (BadRequest, OSError) as error:
-            self._body.close()
+            self._release_body()
             theirs = isinstance(error, BadRequest) and not isinstance(error, Truncated)
             self.broken_off("parse error" if theirs else "transport error")
             raise
@@ -291,7 +284,7 @@ class StrictHandler(WSGIHandler):
             f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
-        self._close_after(answer.encode() + body)
+        close_after(self.socket, answer.encode() + body)
         self.status = self._orig_status = status
         self.response_length = len(body)
         self.log_request()
@@ -301,7 +294,7 @@ class StrictHandler(WSGIHandler):
         try:
             super().handle_one_response()
         finally:
-            self._body.close()
+            self._release_body()
 
     def log_request(self) -> None:
         if self.server.keeps_log:  # to make a line costs more than to write it
@@ -386,6 +379,23 @@ class StrictHandler(WSGIHandler):
                 raise BadRequest("this host is not served here")
         return fields
 
+    def _hold(self, size: int) -> None:
+        """Count bytes of the body until it is released; raises `BadRequest` if they are too many."""
+        engine = self.server.engine
+        if not engine.bodies.take(size):
+            engine.notices.seldom(
+                "bodies",
+                f"rejected a request of {self.remote_address} with a body: all bodies together have "
+                f"{engine.bodies.limit} bytes (SOCKETIO_MAX_BODIES_SIZE)",
+            )
+            raise BadRequest("more bodies than the server can hold", "503 Service Unavailable")
+        self._held_size += size
+
+    def _release_body(self) -> None:
+        self._body.close()
+        self.server.engine.bodies.give_back(self._held_size)
+        self._held_size = 0
+
     def _read_body(self, head: Head) -> None:
         self._body_size = None
         self._body = io.BytesIO()
@@ -405,22 +415,13 @@ class StrictHandler(WSGIHandler):
         if head.length is None or head.length > _IN_MEMORY:
             self._body = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the request's
         patience = Patience(self.config.body_timeout)
+
+        def progress(size: int) -> None:
+            self._hold(size)
+            patience.progress(size)
+
         try:
-            self._body_size = read_body(
-                self.rfile, head.length, limit, self._body, patience.progress
-            )
+            self._body_size = read_body(self.rfile, head.length, limit, self._body, progress)
         finally:
             patience.close()
         self._body.seek(0)
-
-    def _close_after(self, answer: bytes) -> None:
-        """Send a last answer, and let the client read it: closing over unread bytes resets."""
-        with contextlib.suppress(OSError), gevent.Timeout(1.0, False):
-            self.socket.sendall(answer)
-            self.socket.shutdown(stdlib_socket.SHUT_WR)
-            drained = 0
-            while drained < _DRAIN:
-                data = self.socket.recv(65_536)
-                if not data:
-                    break
-                drained += len(data)
