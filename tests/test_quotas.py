@@ -217,6 +217,7 @@ class TestBodies:
         ("::ffff:192.0.2.1", "192.0.2.1"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("::1", "::1"),
         ("fe80::1%eth0", "fe80::/64"),
         ("", None),
         ("unix", None),
@@ -227,8 +228,23 @@ def test_network_of_an_address(address: str, network: str | None) -> None:
     assert network_of(address) == network
 
 
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "", "unix"]
+)
+def test_default_of_an_address_quota_spares_this_machine(address: str) -> None:
+    quota, given = AddressQuota(None, 1), AddressQuota(1, 5)
+    for owner in range(3):
+        quota.add(owner, address)
+        given.add(owner, address)
+    assert quota.has_room(address)
+    assert len(quota) == 0
+    assert given.has_room(address) == (address in ("", "unix"))
+    quota.add("other", "::1:2:3:4:5")
+    assert not quota.has_room("::1:2:3:4:5")
+
+
 def test_address_quota_forgets_addresses_without_owners() -> None:
-    quota = AddressQuota(1)
+    quota = AddressQuota(None, 1)
     for number in range(1000):
         quota.add(number, f"192.0.2.{number % 250}")
         quota.remove(number)

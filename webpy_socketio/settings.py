@@ -98,15 +98,16 @@ SETTINGS = (
     Setting("MAX_SESSIONS", 20_000, "sessions at once", values.whole(1)),
     Setting(
         "MAX_SESSIONS_PER_ADDRESS",
-        1000,
-        "sessions at once of one address or IPv6 /64",
-        values.whole(1),
+        None,
+        "sessions at once of one address or IPv6 /64; None for 1,000, loopback without limit",
+        values.whole_or_none(1),
     ),
     Setting(
         "MAX_CONNECTIONS_PER_ADDRESS",
-        2000,
-        "connections at once of one address or IPv6 /64, besides WebSockets",
-        values.whole(1),
+        None,
+        "connections at once of one address or IPv6 /64, besides WebSockets; None for 2,000, loopback "
+        "without limit",
+        values.whole_or_none(1),
     ),
     Setting(
         "MAX_BODIES_SIZE",

@@ -34,10 +34,12 @@ class EngineConfig:
     #: Sessions at once; further ones are answered with 503.
     max_sessions: int = 20_000
     #: Sessions at once of one address, or of one /64 of IPv6; further ones are answered with 429.
-    max_sessions_per_address: int = 1000
+    #: None for 1,000, and no limit for loopback addresses: those are a local proxy's or a test's.
+    max_sessions_per_address: int | None = None
     #: Connections at once of one address, or of one /64 of IPv6, WebSockets not included: those are
-    #: sessions. Trusted proxies have no limit. Further ones are answered with 503.
-    max_connections_per_address: int = 2000
+    #: sessions. Trusted proxies have no limit. Further ones are answered with 503. None for 2,000, and
+    #: no limit for loopback addresses.
+    max_connections_per_address: int | None = None
     #: Bytes of all request bodies that are held at once, in memory and in temporary files; a request
     #: that exceeds them is answered with 503.
     max_bodies_size: int = 256 * 1024 * 1024

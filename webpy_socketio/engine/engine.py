@@ -72,7 +72,7 @@ class Engine:
         self._lingering = Deadlines[Session](self.clock, config.upgrade_timeout, self._forget)
         #: Bytes of request bodies.
         self.bodies = Quota(config.max_bodies_size)
-        self._addresses = AddressQuota(config.max_sessions_per_address)
+        self._addresses = AddressQuota(config.max_sessions_per_address, MAX_SESSIONS_PER_ADDRESS)
         self._stopping = False
         self._answering = 0
         self._answered = gevent.event.Event()
@@ -454,6 +454,9 @@ class Upgrade:
 #: Sessions that are closed at once, at least, and the seconds between those and the next.
 _LEAST_BATCH = 100
 _PAUSE = 0.1
+
+#: Sessions of one address, where the settings have no number.
+MAX_SESSIONS_PER_ADDRESS = 1000
 
 _NOT_ALLOWED = "405 Method Not Allowed"
 

@@ -42,12 +42,17 @@ class AddressQuota:
     """A number of owners, such as sessions, for each address. IPv6 addresses share one for a /64.
 
     Owners without an address, as on a Unix socket, are not counted.
+
+    Args:
+        limit: Owners that an address may have; None for `default`, and no limit for loopback addresses.
+        default: The limit where none is given.
     """
 
-    __slots__ = ("_counts", "_owners", "limit")
+    __slots__ = ("_counts", "_owners", "_spares_loopback", "limit")
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int | None, default: int) -> None:
+        self.limit = default if limit is None else limit
+        self._spares_loopback = limit is None
         self._counts: Counter[str] = Counter()
         self._owners: dict[Hashable, str] = {}
 
@@ -56,12 +61,12 @@ class AddressQuota:
 
     def has_room(self, address: str) -> bool:
         """Return whether one more of this address may come."""
-        network = network_of(address)
+        network = self._network_of(address)
         return network is None or self._counts.get(network, 0) < self.limit
 
     def add(self, owner: Hashable, address: str) -> None:
         """Count an owner until `remove`."""
-        network = network_of(address)
+        network = self._network_of(address)
         if network is not None and owner not in self._owners:
             self._owners[owner] = network
             self._counts[network] += 1
@@ -73,6 +78,12 @@ class AddressQuota:
             self._counts[network] -= 1
             if not self._counts[network]:
                 del self._counts[network]
+
+    def _network_of(self, address: str) -> str | None:
+        network = network_of(address)
+        if self._spares_loopback and network is not None:
+            return None if network == "::1" or network.startswith("127.") else network
+        return network
 
     def clear(self) -> None:
         """Forget all owners."""
@@ -95,5 +106,7 @@ def _parse(address: str) -> str | None:
         return str(parsed)
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
+    if parsed.is_loopback:
+        return str(parsed)
     number = int(parsed) >> (128 - _IPV6_PREFIX) << (128 - _IPV6_PREFIX)
     return f"{ipaddress.IPv6Address(number)}/{_IPV6_PREFIX}"

@@ -38,6 +38,9 @@ _REST = 0.5
 #: meanwhile, it does; so it is the longest time that this costs a client.
 _COURTESY = 0.001
 
+#: Connections of one address, where the settings have no number.
+MAX_CONNECTIONS_PER_ADDRESS = 2000
+
 #: Connections that are rejected with an answer at once; further ones are closed without.
 _MAX_REJECTING = 100
 
@@ -93,7 +96,9 @@ class EngineServer(WSGIServer):
         **pywsgi: Any,
     ) -> None:
         self.engine = engine
-        self._addresses = AddressQuota(engine.config.max_connections_per_address)
+        self._addresses = AddressQuota(
+            engine.config.max_connections_per_address, MAX_CONNECTIONS_PER_ADDRESS
+        )
         self._rejecting = 0
         self.neighbours = neighbours
         #: Handlers that wait for a request, and their greenlets; None where nobody asks.
