@@ -75,8 +75,8 @@ FOR_TYPES: dict[str, set[str]] = {
 
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
-    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers", "streams"),
-    *("notices", "quotas", "closing", "origins", "http", "patience"),
+    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers", "notices"),
+    *("streams", "quotas", "closing", "origins", "http", "patience"),
     *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
     *("replay", "relay", "neighbours", "shares"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),

@@ -10,7 +10,9 @@ import gevent.event
 
 from webpy_socketio import signals
 from webpy_socketio.clients import Limits, clients
+from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.connection import Connection
+from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.session import Session
 from webpy_socketio.exceptions import ChannelError, EncodeError, ProtocolError, Refused
 from webpy_socketio.functions import described, is_ours
@@ -35,6 +37,8 @@ class Dispatcher:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        #: What is logged of clients that break a rule.
+        self.notices = Notices(current_clock())
         self._open: set[Socket] = set()
         self._idle = gevent.event.Event()
         self._idle.set()

@@ -342,7 +342,12 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
     """
     if what is None:
         # Their texts: whoever keeps log records keeps no frames with it, and no connection.
-        logger.info("%s broke a rule: %s", str(socket), str(exception))
+        socket.notices.seldom(
+            exception,
+            f"{socket} broke a rule: {exception}",
+            logging.INFO,
+            logger,
+        )
     else:
         logger.error("%s failed for %s", what, str(socket), exc_info=exception)
     keywords = {

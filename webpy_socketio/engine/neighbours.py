@@ -28,6 +28,9 @@ from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 from gevent.server import StreamServer
 
+from webpy_socketio.engine.clock import current_clock
+from webpy_socketio.engine.notices import Notices
+
 __all__ = ["Neighbours", "Visit", "forget"]
 
 logger = logging.getLogger(__name__)
@@ -80,6 +83,7 @@ class Neighbours:
         #: What the ids of our own sessions begin with.
         self.prefix = f"{name}."
         self._doors: dict[int, BoundedSemaphore] = {}
+        self._notices = Notices(current_clock())
         self._server: StreamServer | None = None
         if len(str(self.folder)) > _MAX_FOLDER:
             raise ValueError(f"{folder} is too long for a Unix socket: set TMPDIR to a shorter one")
@@ -136,7 +140,9 @@ class Neighbours:
             if visit.sock is not link:
                 link.close()
         except (OSError, ValueError) as error:
-            logger.debug("nothing came of a visit: %s", error)
+            self._notices.seldom(
+                "visit", f"nothing came of a visit: {error}", logging.DEBUG, logger
+            )
             if visit is not None:
                 visit.sock.close()
             return
@@ -180,7 +186,8 @@ class Neighbours:
                         link.sendall(message[sent:])
                         taken = link.recv(1) == _TAKEN
             except OSError as error:
-                logger.debug("worker %d did not take a connection: %s", name, error)
+                text = f"worker {name} did not take a connection: {error}"
+                self._notices.seldom("not taken", text, logging.DEBUG, logger)
             finally:
                 if door.counter == _AT_ONCE:
                     self._doors.pop(name, None)

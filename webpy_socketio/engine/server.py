@@ -254,7 +254,8 @@ class EngineServer(WSGIServer):
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            logger.warning("cannot accept connections for now: %s", error.strerror)
+            text = f"cannot accept connections for now: {error.strerror}"
+            self.engine.notices.seldom("no room", text, logging.WARNING, logger)
         self._pause(_REST, self._start_accepting_if_started)
         return None
 
@@ -274,7 +275,8 @@ class EngineServer(WSGIServer):
             with gevent.Timeout(self.engine.config.header_timeout, TimeoutError("too slow")):
                 sock = self.wrap_socket(client_socket, **self.ssl_args)
         except OSError as error:  # most often somebody who does not speak TLS, or not ours
-            logger.debug("a TLS handshake failed: %s", str(error))
+            text = f"a TLS handshake failed: {error}"
+            self.engine.notices.seldom("TLS handshake", text, logging.DEBUG, logger)
             client_socket.close()
             return
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
+from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.outbox import Outbox, Writer
 from webpy_socketio.engine.packets import CLOSE, MESSAGE, PONG, Message
 from webpy_socketio.exceptions import ProtocolError
@@ -58,6 +59,7 @@ class SessionHost(Protocol):
 
     flusher: Flusher
     clock: Clock
+    notices: Notices
 
     def pong(self, session: Session) -> None:
         """The client is alive."""
@@ -164,7 +166,7 @@ class Session:
             else:
                 raise ProtocolError("a packet that only the server sends, or out of place")
         except ProtocolError as error:
-            logger.info("closing a session: %s", str(error))
+            self._host.notices.seldom(error, f"closing a session: {error}", logging.INFO, logger)
             self.close("parse error", error.close_code)
             raise
         except Exception:

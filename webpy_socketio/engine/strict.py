@@ -273,12 +273,14 @@ class StrictHandler(WSGIHandler):
 
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes] | None:
         """Answer what cannot be served; a client that has gone is not answered."""
+        notices = self.server.engine.notices
         if not isinstance(ex, BadRequest):
             if isinstance(ex, (OSError, Elsewhere)):
                 return None
-            logger.error("a request could not be read", exc_info=ex)
+            notices.seldom(ex, "a request could not be read", logging.ERROR, logger, ex)
             ex = BadRequest("not readable")
-        logger.info("refused a request of %s: %s", self.remote_address, str(ex))
+        text = f"rejected a request of {self.remote_address}: {ex}"
+        notices.seldom(ex, text, logging.INFO, logger)
         status, content_type, body = self.explain(ex)
         answer = (
             f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\n"

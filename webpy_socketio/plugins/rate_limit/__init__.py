@@ -34,6 +34,9 @@ logger = logging.getLogger("webpy_socketio")
 #: What a client is told: the text of a refusal.
 REASON = "rate limit"
 
+#: Seconds between two log lines of one kind.
+LOG_INTERVAL = 60.0
+
 #: Characters of a key that is kept as it is.
 MAX_KEY = 64
 
@@ -66,6 +69,7 @@ class _Limits:
         self._key: Callable[..., Hashable] | None = settings.rate_limit_key
         self._keys: dict[Socket, Hashable] = {}
         self._notices = Notices()
+        self._log_due: dict[str, float] = {}
         self._buckets: list[Buckets] = []
         make = self._make
         self._messages = make(settings.rate_limit_messages)
@@ -179,7 +183,7 @@ class _Limits:
             return
         client = _client_of(socket.request)
         if self._refusals.wait(client, now):
-            logger.info("%s is disconnected: it goes on in spite of the rate limit", str(socket))
+            self._log("%s is disconnected: it exceeds SOCKETIO_RATE_LIMIT_REFUSALS", str(socket))
             socket.disconnect()
         else:
             self._refusals.take(client, now)
@@ -189,13 +193,20 @@ class _Limits:
             return
         client, now = _client_of(request), monotonic()
         if self._packets.wait(client, now):
-            logger.info(
+            self._log(
                 "a client at %s is disconnected: it exceeds SOCKETIO_RATE_LIMIT_PACKETS",
                 request.get("REMOTE_ADDR", "-"),
             )
             sender.close("forced close", 1008, REASON)
         else:
             self._packets.take(client, now)
+
+    def _log(self, text: str, who: str) -> None:
+        """Log a line, at most once a minute of each kind."""
+        now = monotonic()
+        if now >= self._log_due.get(text, now):
+            self._log_due[text] = now + LOG_INTERVAL
+            logger.info(text, who)
 
     def _finish(self, sender: Any, socket: Socket, **extra: Any) -> None:
         self._keys.pop(socket, None)
