@@ -47,6 +47,7 @@ setup(
         "Mako>=1.3",
         "websockets>=15",  # 17 needs Python 3.11
         "orjson>=3.10.7",  # the first with wheels for Python 3.13
+        "regex>=2024.9.11",  # matches with a time limit; the first with wheels for Python 3.13
     ],
     extras_require={
         "redis": ["redis[hiredis]>=5"],  # for SOCKETIO_BACKPLANE; with its parser in C

@@ -117,7 +117,13 @@ def _nothing_left() -> Iterator[None]:
         raw.OPENED.pop().close()
     for function, _ in list(events._registered.values()):
         events.off(function)
-    for signal in (*signals.STAGES, signals.handled, signals.sent, backplane.gap):
+    for signal in (
+        *signals.STAGES,
+        signals.handled,
+        signals.packet,
+        signals.sent,
+        backplane.gap,
+    ):
         signal._clear_state()
     settings._configured.clear()
     for name in [name for name in web.config if name.startswith("SOCKETIO_")]:

@@ -20,11 +20,12 @@ LAYERS: dict[str, set[str]] = {
     "exceptions": set(),
     "version": set(),
     "engine": {"exceptions"},
-    "receivers": set(),
+    "receivers": {"exceptions"},
     "functions": set(),
     "signals": {"exceptions", "functions", "receivers"},
     "handlers": set(),
-    "patterns": {"exceptions", "handlers"},
+    "matcher": set(),
+    "patterns": {"exceptions", "handlers", "matcher"},
     "events": {"exceptions", "functions", "handlers", "patterns", "receivers", "signals"},
     "channels": {"exceptions"},
     "values": set(),
@@ -99,8 +100,8 @@ FOR_TYPES: dict[str, set[str]] = {
 ENGINE = [
     *("hosts", "forwarded", "proxies"),
     *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "isolation"),
-    *("workers", "progress", "streams"),
-    *("notices", "origins", "headers", "refusals", "http", "patience"),
+    *("workers", "progress", "notices", "streams", "quotas", "closing"),
+    *("origins", "headers", "refusals", "http", "patience"),
     *("takeover", "forking", "runtime_folder"),
     *("framing", "standard_streams", "spool", "response", "strict", "strict_server"),
     *("payloads", "outbox", "socketio_packets", "requests", "handshake"),
@@ -111,7 +112,17 @@ ENGINE = [
 
 #: Modules that decide and never wait: bytes, packets and rules, no I/O.
 PURE = [
-    *("exceptions", "events", "channels", "functions", "handlers", "patterns", "strays", "values"),
+    *(
+        "exceptions",
+        "events",
+        "channels",
+        "functions",
+        "handlers",
+        "matcher",
+        "patterns",
+        "strays",
+        "values",
+    ),
     *("backplane.topics", "backplane.envelope", "backplane.numbering"),
     *("engine.config", "engine.json", "engine.packets", "engine.payloads"),
     *("engine.socketio_packets", "engine.outbox", "engine.session", "engine.requests"),
@@ -135,6 +146,7 @@ THIRD_PARTIES: dict[str, set[str]] = {
     "mako": set(),
     "gunicorn": {"gunicorn"},
     "redis": {"backplane"},
+    "regex": {"matcher"},
     "prometheus_client": {"plugins"},
 }
 

@@ -77,7 +77,7 @@ class TestWheel:
     def test_what_it_needs(self, metadata: email.message.Message) -> None:
         needed = [text for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text]
         names = {re.split(r"[ <>=!~\[;]", text)[0].lower() for text in needed}
-        assert names == {"web.py", "gevent", "blinker", "mako", "websockets", "orjson"}
+        assert names == {"web.py", "gevent", "blinker", "mako", "websockets", "orjson", "regex"}
 
     @pytest.mark.patience(120)
     def test_it_works_in_an_environment_of_its_own(self, wheel: Path, tmp_path: Path) -> None:

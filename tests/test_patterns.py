@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -21,19 +20,27 @@ from webpy_socketio import (
     signals,
 )
 from webpy_socketio.clients import clients
-from webpy_socketio.patterns import REMEMBERED_MATCHES, ChannelPattern
+from webpy_socketio.matcher import TIME_LIMIT
+from webpy_socketio.patterns import REMEMBERED_MATCHES, ChannelPattern, compile_channel
 
 from .conftest import Journal, Site
 
 #: Each further "a" doubles the work of finding out that it does not match.
-CATASTROPHE = "^(a+)+$"
+CATASTROPHE = "^(a|a)*$"
 
-#: How much of it is some tenths of a second: well above what is called slow, on any machine.
-SLOW_NAME = "a" * 23 + "!"
+#: More than a day of work without a time limit.
+SLOW_NAME = "a" * 60 + "!"
 
 
 def handler(*args: Any) -> None:
     pass
+
+
+def pattern() -> ChannelPattern:
+    """A pattern that runs out of time for `SLOW_NAME`."""
+    made = compile_channel(CATASTROPHE, "@on_receiving", "gate")
+    assert made is not None
+    return made
 
 
 def pattern_of(function: Callable[..., Any]) -> Any:
@@ -126,7 +133,7 @@ class TestMemory:
     def test_the_kinds_of_events_of_which_a_signal_knows_are_bounded(
         self, site: Site, journal: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(receivers, "MAX_KINDS", 10)
+        monkeypatch.setattr(receivers, "MAX_CHANNELS", 10)
         signals.message.connect(lambda sender, event, **extra: journal.append(event))
         on_message(channel="^room-")(handler)
         client = site.connect()
@@ -143,40 +150,87 @@ class TestMemory:
         assert len(found.choices or {}) <= 1, "only of events that a bound handler waits for"
 
 
-class TestSlowOnes:
-    def test_the_log_names_the_handler(
+class TestTimeLimit:
+    def test_pattern_out_of_time_skips_handler_and_logs_its_name(
         self, site: Site, warnings: Callable[[], list[str]], journal: Journal
     ) -> None:
         @on_message(channel=CATASTROPHE)
         def careless(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append(message)
 
+        @on_message(channel="^a")
+        def careful(request: Any, socket: Any, context: Any, message: Any) -> None:
+            journal.append("careful")
+
         client = site.connect()
         client.call("__subscribe__", SLOW_NAME)
         client.call("__channel__", SLOW_NAME, "addressed")
         client.call("message", "to any that is held")
         (line,) = warnings()
-        assert "@on_message(channel='^(a+)+$') on " in line
+        assert "@on_message(channel='^(a|a)*$') on " in line
         assert "careless: " in line
-        assert "a channel of 24 characters" in line
+        assert "a channel of 61 characters was stopped after" in line
         assert SLOW_NAME not in line, "a client's text"
-        assert journal == []
+        assert journal == ["careful", "careful"]
 
-    def test_once_a_pattern(
-        self, warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_pattern_out_of_time_denies_subscription(
+        self, compiled: bool, site: Site, warnings: Callable[[], list[str]], stages: Journal
     ) -> None:
-        monkeypatch.setattr(patterns, "SLOW_MATCH", -math.inf)
-        for decorator in (on_message, on_subscribe):
-            decorator(channel="^x")(handler)
-        for _, (bound,) in events._registered.values():
-            assert bound.pattern.match("xy")
-            assert not bound.pattern.match("yx")
-        assert [line.partition("(")[0] for line in warnings()] == ["@on_message", "@on_subscribe"]
+        on_subscribing(channel=re.compile(CATASTROPHE) if compiled else CATASTROPHE)(handler)
+        client = site.connect()
+        for _ in range(2):
+            (answer,) = client.call("__subscribe__", SLOW_NAME)
+            assert answer == {"ok": False, "error": "not allowed"}
+        assert client.call("__subscribe__", "aaa") == [{"ok": True}]
+        assert len(warnings()) == 1
+        assert [value for name, value in stages if name == "subscribe"] == ["aaa"]
 
-    def test_others_are_not_mentioned(
-        self, warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    def test_pattern_out_of_time_denies_message_of_a_socket_that_holds_the_channel(
+        self, site: Site, journal: Journal
     ) -> None:
-        monkeypatch.setattr(patterns, "SLOW_MATCH", math.inf)
+        signals.receiving.connect(events.Handler(handler, signals.receiving, pattern(), None))
+        on_message(lambda request, socket, context, message: journal.append(message))
+        client = site.connect()
+        client.call("message", "before")
+        client.call("__subscribe__", SLOW_NAME)
+        assert client.call("message", "while held") == [{"error": "not allowed"}]
+        client.call("__unsubscribe__", SLOW_NAME)
+        client.call("message", "after")
+        assert journal == ["before", "after"]
+
+    @pytest.mark.parametrize("slow", [CATASTROPHE, "^(a|aa)+$", "^((a)|(?:a))+[^a]$"])
+    def test_further_names_get_less_time_than_the_first(self, slow: str) -> None:
+        pattern = compile_channel(slow, "@on_message", "handler")
+        assert pattern is not None
+        assert pattern._budget.limit == TIME_LIMIT
+        for number in range(10):
+            assert pattern.match(f"{SLOW_NAME}{number}!") is None
+        assert pattern._budget.limit < TIME_LIMIT / 5
+
+    def test_spent_budget_still_matches_other_names(self) -> None:
+        pattern = compile_channel(CATASTROPHE, "@on_subscribing", "gate")
+        assert pattern is not None
+        for number in range(20):
+            assert pattern.match(f"{SLOW_NAME}{number}") is None
+        assert pattern.match("a" * 200) is True
+        assert pattern.match("b") is False
+
+    def test_pattern_is_logged_once_a_minute(self, warnings: Callable[[], list[str]]) -> None:
+        first, second = pattern(), pattern()
+        for number in range(5):
+            first.match(f"{SLOW_NAME}{number}")
+            second.match(f"{SLOW_NAME}{number}")
+        assert len(warnings()) == 2
+
+    def test_pattern_without_time_limit_is_logged_when_registered(
+        self, warnings: Callable[[], list[str]]
+    ) -> None:
+        with pytest.warns(FutureWarning, match="set"):
+            on_message(channel="^([[:x]+|y)*$")(handler)
+        assert ["cannot be limited in time" in line for line in warnings()] == [True]
+
+    def test_quick_patterns_are_not_logged(self, warnings: Callable[[], list[str]]) -> None:
         on_message(channel="^x")(handler)
         assert pattern_of(handler).match("xy")
         assert warnings() == []

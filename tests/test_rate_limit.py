@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,6 +32,7 @@ from webpy_socketio.plugins.rate_limit.buckets import Buckets
 from webpy_socketio.testing import Client, TestServer
 from webpy_socketio.testing.clock import VirtualClock
 
+from . import raw
 from .conftest import Journal, Site
 
 PLUGIN = "webpy_socketio.plugins.rate_limit"
@@ -47,7 +50,7 @@ def start() -> Iterator[Callable[..., TestServer]]:
     servers: list[TestServer] = []
 
     def start(key: Any = None, **limits: Any) -> TestServer:
-        names = ["messages", "subscriptions", "refusals"]
+        names = ["messages", "subscriptions", "refusals", "packets"]
         names += ["key_messages", "key_subscriptions", "key_connections"]
         values: dict[str, Any] = {f"rate_limit_{name}": None for name in names}
         values.update({f"rate_limit_{name}": limit for name, limit in limits.items()})
@@ -471,20 +474,22 @@ class TestMemory:
             assert answers(ann, 2) == [None, REFUSED]
         assert remembered() == 1
 
-    def test_sockets_are_forgotten_when_they_go(self, start: Start) -> None:
+    def test_sockets_that_left_are_forgotten_when_their_buckets_are_full(
+        self, start: Start
+    ) -> None:
         server = start(
             by_address,
-            messages=(0.01, 100),
-            subscriptions=(0.01, 100),
+            messages=(1, 100),
+            subscriptions=(1, 100),
             key_messages=(1, 1),
-            refusals=(0.01, 100),
+            refusals=(1, 100),
         )
         ann = server.connect()
         ann.subscribe("one")
         answers(ann, 3)
         assert remembered() == 4
         ann.close()
-        server.advance(1)
+        server.advance(10)
         assert remembered() == 0
         assert rate_limit._limits is not None
         assert not rate_limit._limits._keys
@@ -504,6 +509,117 @@ class TestMemory:
         events.off(_acknowledge)
         assert not any(stage.receivers for stage in signals.STAGES)
         assert server._clock.due is None
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+class TestClientsThatComeAgain:
+    def test_limit_of_messages_holds_for_a_client_that_leaves_and_joins(
+        self, transport: str, serve: Callable[..., Site], handled: list[Any]
+    ) -> None:
+        site = serve(plugins=[PLUGIN], rate_limit_messages=(0.01, 4), rate_limit_packets=None)
+        client = getattr(site, transport)()
+        replies = [come_and_go(client, '42["message",1]') for _ in range(10)]
+        # The first CONNECT is free, each further one takes a token, as each message does.
+        assert replies == [["handled"], ["handled"], [REFUSED]] + ["rate limit"] * 7
+        assert handled == [1, 1]
+
+    def test_limit_of_subscriptions_holds_for_a_client_that_leaves_and_joins(
+        self, transport: str, serve: Callable[..., Site]
+    ) -> None:
+        site = serve(
+            plugins=[PLUGIN],
+            rate_limit_messages=None,
+            rate_limit_subscriptions=(0.01, 3),
+            rate_limit_packets=None,
+        )
+        client = getattr(site, transport)()
+        replies = [come_and_go(client, '42["__subscribe__","room"]') for _ in range(5)]
+        assert [reply[0]["ok"] for reply in replies] == [True] * 3 + [False] * 2
+
+    def test_limit_of_refusals_holds_for_a_client_that_leaves_and_joins(
+        self, transport: str, serve: Callable[..., Site], stages: Journal
+    ) -> None:
+        site = serve(
+            plugins=[PLUGIN],
+            rate_limit_messages=None,
+            rate_limit_subscriptions=(0.01, 1),
+            rate_limit_refusals=(0.01, 2),
+            rate_limit_packets=None,
+        )
+        client = getattr(site, transport)()
+        for _ in range(3):
+            come_and_go(client, '42["__subscribe__","room"]')
+        client.send("40")
+        receive(client)
+        client.send('42["__subscribe__","room"]')
+        stages.wait_for(("disconnect", "server namespace disconnect"))
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+@pytest.mark.parametrize(
+    "packet",
+    ["3", '431["never asked"]', "40/nowhere", '42/nowhere,["a"]', "41/nowhere", "40/chat"],
+)
+def test_packets_without_an_event_are_counted_and_their_client_closed(
+    packet: str, transport: str, serve: Callable[..., Site], stages: Journal, handled: list[Any]
+) -> None:
+    limits = {"rate_limit_packets": (0.01, 20), "rate_limit_messages": (0.01, 500)}
+    site = serve(plugins=[PLUGIN], namespaces=["/", "/chat"], **limits)
+    client = getattr(site, transport)()
+    client.connect()
+    other = site.connect()
+    flood(client, packet)
+    stages.wait_for(("disconnect", "forced close"))
+    assert other.call("message", 1) == ["handled"]
+
+
+def test_pings_of_a_websocket_are_counted(serve: Callable[..., Site], stages: Journal) -> None:
+    client = serve(plugins=[PLUGIN], rate_limit_packets=(0.01, 20)).connect()
+    for _ in range(30):
+        client.send_raw(b"\x89\x80\0\0\0\0")
+    stages.wait_for(("disconnect", "forced close"))
+    assert client.wait_closed() == 1008
+
+
+def test_packets_within_the_limit_close_nobody(serve: Callable[..., Site]) -> None:
+    client = serve(plugins=[PLUGIN], rate_limit_packets=(0.01, 20)).connect()
+    for _ in range(19):
+        client.send("3")
+    for _ in range(30):  # events are counted elsewhere
+        client.call("draw")
+    client.send("3")
+    assert client.wait_closed() == 1008
+
+
+def flood(client: Any, packet: str) -> None:
+    with contextlib.suppress(OSError, raw.Closed, AssertionError):
+        for _ in range(40):
+            client.send(packet)
+            if packet == "40/chat":
+                client.send("41/chat")
+
+
+def receive(client: Any) -> str:
+    """Return the next packet of the server's that is not the plugin's event."""
+    while True:
+        packets = [client.receive()] if isinstance(client, raw.WebSocket) else client.poll()
+        replies = [packet for packet in packets if not str(packet).startswith("42")]
+        if replies:
+            assert len(replies) == 1
+            return str(replies[0])
+
+
+def come_and_go(client: Any, event: str) -> Any:
+    """Join the namespace, send an event, and leave; returns its acknowledgement or the refusal."""
+    client.send("40")
+    reply = receive(client)
+    if reply.startswith("44"):
+        return json.loads(reply[2:])["message"]
+    client.send(event.replace("42", "427"))
+    reply = receive(client)
+    client.send("41")
+    assert reply.startswith("437")
+    return json.loads(reply[3:])
 
 
 class TestBuckets:

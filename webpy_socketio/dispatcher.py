@@ -11,7 +11,10 @@ import gevent.event
 from webpy_socketio import signals
 from webpy_socketio.acknowledgement import Acknowledgement
 from webpy_socketio.clients import Limits, clients
+from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.connection import Connection
+from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.session import Session
 from webpy_socketio.exceptions import (
     ChannelError,
     ContentError,
@@ -22,7 +25,7 @@ from webpy_socketio.exceptions import (
 from webpy_socketio.functions import described, is_ours
 from webpy_socketio.socket import Socket
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "packet_received"]
 
 #: What a client is told when its handler failed: that it did, not how.
 FAILED = {"error": "internal error"}
@@ -30,11 +33,19 @@ FAILED = {"error": "internal error"}
 _receiving = signals.receiving
 
 
+def packet_received(session: Session) -> None:
+    """Send the signal `packet`, for one that reaches no handler."""
+    if signals.packet.receivers:
+        signals.tell(signals.packet, session, request=session.environ)
+
+
 class Dispatcher:
     """Turns the connections of one server into sockets, and their events into signals."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        #: What is logged of clients that break a rule.
+        self.notices = Notices(current_clock())
         self._open: set[Socket] = set()
         self._idle = gevent.event.Event()
         self._idle.set()

@@ -39,7 +39,7 @@ from webpy_socketio.handlers import (
     TakesSubscription,
 )
 from webpy_socketio.patterns import ChannelPattern, compile_channel
-from webpy_socketio.receivers import Selective
+from webpy_socketio.receivers import Selective, deny
 from webpy_socketio.signals import Stage
 
 __all__ = [
@@ -104,12 +104,23 @@ class Handler(Selective):
     def listens(self, event: str | None) -> bool:
         return self.event is None or self.event == event
 
-    def matches(self, sender: Any, channel: str | None) -> bool:
+    @property
+    def denies(self) -> bool:
+        return self.stage in signals.GATES
+
+    def matches(self, sender: Any, channel: str | None) -> bool | None:
         if self.pattern is None:
             return True
         if channel is not None:
             return self.pattern.match(channel)
-        return any(map(self.pattern.match, sender.channels))
+        answer: bool | None = False
+        for held in sender.channels:
+            found = self.pattern.match(held)
+            if found:
+                return True
+            if found is None:
+                answer = None
+        return answer
 
     def take(self, sender: Any, keywords: dict[str, Any]) -> Any:
         request, context = keywords["request"], keywords["context"]
@@ -123,9 +134,12 @@ class Handler(Selective):
 
     def __call__(self, sender: Any, **keywords: Any) -> Any:
         """Take an event if it is one for us: for whoever sends the signal by blinker's own way."""
-        if self.listens(keywords.get("event")) and self.matches(sender, keywords.get("channel")):
-            return self.take(sender, keywords)
-        return None
+        if not self.listens(keywords.get("event")):
+            return None
+        found = self.matches(sender, keywords.get("channel"))
+        if found is None and self.denies:
+            deny(sender, keywords)
+        return self.take(sender, keywords) if found else None
 
     def __repr__(self) -> str:
         return f"<Handler of {self.stage.name!r}: {self.function!r}>"

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from blinker import Signal
 
-__all__ = ["Chosen", "Ordered", "Selective", "Sender"]
+from webpy_socketio.exceptions import Refused
+
+__all__ = ["Chosen", "Ordered", "Selective", "Sender", "deny"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Kinds of events of which a signal remembers who receives them; clients choose their names.
-MAX_KINDS = 1024
+#: Channels for which a signal remembers its receivers. Clients choose the names, so not all.
+MAX_CHANNELS = 1024
 
 
 class Selective:
@@ -38,8 +40,16 @@ class Selective:
         """Whether it takes events of this name."""
         raise NotImplementedError
 
-    def matches(self, sender: Any, channel: str | None) -> bool:
-        """Whether it takes events of this channel; without one, of the channels `sender` holds."""
+    @property
+    def denies(self) -> bool:
+        """Whether it is a gate's, which denies what it cannot decide about."""
+        raise NotImplementedError
+
+    def matches(self, sender: Any, channel: str | None) -> bool | None:
+        """Whether it takes events of this channel; without one, of the channels `sender` holds.
+
+        None if its pattern ran out of time.
+        """
         raise NotImplementedError
 
     def take(self, sender: Any, keywords: dict[str, Any]) -> Any:
@@ -54,8 +64,15 @@ Chosen = tuple[tuple[Callable[..., Any], Callable[[Any, dict[str, Any]], Any] | 
 class _Candidates(NamedTuple):
     """Who listens to a kind of event, and whether some of them ask for the channel as well."""
 
+    #: The event's name, if a receiver waits for it; otherwise `_OTHER`.
+    kind: object
     chosen: Chosen
     bound: bool
+
+
+#: Stands for every event that no receiver waits for by name: clients choose those names, and none of
+#: them is kept.
+_OTHER = object()
 
 
 class Sender(Protocol):
@@ -102,9 +119,11 @@ class Ordered(Signal):
 
     def __init__(self, doc: str) -> None:
         super().__init__(doc)
-        # Who receives which kind of event, as far as it was asked; forgotten at every change.
-        self._by_event: dict[str | None, _Candidates] = {}
-        self._by_channel: dict[tuple[str | None, str], Chosen] = {}
+        # Who receives which kind of event, as far as it was asked; forgotten at every change. Its
+        # keys are the names that receivers wait for, None and `_OTHER`.
+        self._by_event: dict[object, _Candidates] = {}
+        self._by_channel: dict[tuple[object, str], Chosen] = {}
+        self._names: frozenset[str | None] | None = None
         self._changes = 0
         # Whether some receiver may go by itself, or is for one sender: then nothing is remembered.
         self._volatile = False
@@ -147,32 +166,48 @@ class Ordered(Signal):
         if channel is not None:
             return self._choose_by_channel(sender, event, channel)
         known = self._choose_by_event(event)
-        return self._choose_by_sender(sender, event, known.chosen) if known.bound else known.chosen
+        return self._choose_by_sender(sender, known) if known.bound else known.chosen
 
     def _choose_by_event(self, event: str | None) -> _Candidates:
         known = self._by_event.get(event)
         if known is None:
             self.asked(event)
-            chosen = _listening(self.receivers_for(Signal.ANY), event)
-            bound = any(isinstance(one, Selective) and one.bound for one, _ in chosen)
-            known = _Candidates(chosen, bound)
-            _remember(self._by_event, event, known)
+            kind = event if event is None or self._waits_for(event) else _OTHER
+            known = self._by_event.get(kind)
+            if known is None:
+                chosen = _listening(self.receivers_for(Signal.ANY), event)
+                bound = any(isinstance(one, Selective) and one.bound for one, _ in chosen)
+                known = self._by_event[kind] = _Candidates(kind, chosen, bound)
         return known
+
+    def _waits_for(self, event: str) -> bool:
+        if self._names is None:
+            receivers: list[Any] = [*self.receivers_for(Signal.ANY)]
+            self._names = frozenset(
+                receiver.event for receiver in receivers if isinstance(receiver, Selective)
+            )
+        return event in self._names
 
     def _choose_by_channel(self, sender: Any, event: str | None, channel: str) -> Chosen:
         chosen = self._by_channel.get((event, channel))
         if chosen is None:
-            chosen = _narrow(self._choose_by_event(event).chosen, sender, channel)
-            _remember(self._by_channel, (event, channel), chosen)
+            known = self._choose_by_event(event)
+            chosen = self._by_channel.get((known.kind, channel))
+            if chosen is None:
+                chosen = _narrow(known.chosen, sender, channel)
+                if len(self._by_channel) >= MAX_CHANNELS:
+                    self._by_channel.clear()
+                self._by_channel[known.kind, channel] = chosen
         return chosen
 
-    def _choose_by_sender(self, sender: Sender, event: str | None, candidates: Chosen) -> Chosen:
+    def _choose_by_sender(self, sender: Sender, candidates: _Candidates) -> Chosen:
         if sender.choices is None:
             sender.choices = {}
-        changes, chosen = sender.choices.get((self, event), (None, ()))
+        key = (self, candidates.kind)
+        changes, chosen = sender.choices.get(key, (None, ()))
         if changes != self._changes:
-            chosen = _narrow(candidates, sender, None)
-            sender.choices[self, event] = self._changes, chosen
+            chosen = _narrow(candidates.chosen, sender, None)
+            sender.choices[key] = self._changes, chosen
         return chosen
 
     def asked(self, event: str | None) -> None:
@@ -180,6 +215,7 @@ class Ordered(Signal):
 
     def _forget(self) -> None:
         self._changes += 1
+        self._names = None
         self._by_event.clear()
         self._by_channel.clear()
 
@@ -198,17 +234,20 @@ def _listening(receivers: Iterable[Callable[..., Any]], event: str | None) -> Ch
 
 
 def _narrow(chosen: Chosen, sender: Any, channel: str | None) -> Chosen:
-    return tuple(
-        pair
-        for pair in chosen
-        if not isinstance(pair[0], Selective) or pair[0].matches(sender, channel)
-    )
+    narrowed: list[Any] = []
+    for pair in chosen:
+        receiver = pair[0]
+        found = receiver.matches(sender, channel) if isinstance(receiver, Selective) else True
+        if found:
+            narrowed.append(pair)
+        elif found is None and receiver.denies:
+            narrowed.append((receiver, deny))
+    return tuple(narrowed)
 
 
-def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
-    if len(memory) >= MAX_KINDS:
-        memory.clear()
-    memory[key] = value
+def deny(sender: Any, keywords: dict[str, Any]) -> None:
+    """Take the place of a gate whose pattern ran out of time."""
+    raise Refused("not allowed")
 
 
 def _are_twins(one: Any, other: Any) -> bool:

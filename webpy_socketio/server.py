@@ -23,6 +23,7 @@ from webpy_socketio.application import (
 )
 from webpy_socketio.assets import RESOURCE_KEY
 from webpy_socketio.clients import clients
+from webpy_socketio.dispatcher import packet_received
 from webpy_socketio.engine import (
     Engine,
     EngineConfig,
@@ -112,6 +113,7 @@ class SocketIOServer(EngineServer):
         others = self._plugins.namespaces(settings)
         self._socketio = SocketIO(self._dispatcher, config, others)
         engine = Engine(self._socketio, config, f"/{resource}/")
+        engine.packet_received = packet_received
         if listener is None:
             listener = (settings.host, settings.port)
         self._stopping: gevent.event.Event | None = None
@@ -275,6 +277,9 @@ def engine_config(settings: settings_module.Settings, prefix: str = "") -> Engin
         outbox_packets=settings.outbox_packets,
         write_timeout=settings.write_timeout,
         max_sessions=settings.max_sessions,
+        max_sessions_per_address=settings.max_sessions_per_address,
+        max_connections_per_address=settings.max_connections_per_address,
+        max_bodies_size=settings.max_bodies_size,
         header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,
         idle_timeout=settings.idle_timeout,

@@ -96,6 +96,25 @@ SETTINGS = (
     Setting("OUTBOX_PACKETS", 16_384, "packets that may wait for a client", values.whole(16)),
     Setting("WRITE_TIMEOUT", 20.0, "seconds without progress in writing", values.seconds),
     Setting("MAX_SESSIONS", 20_000, "sessions at once", values.whole(1)),
+    Setting(
+        "MAX_SESSIONS_PER_ADDRESS",
+        None,
+        "sessions at once of one address or IPv6 /64; None for 1,000, loopback without limit",
+        values.whole_or_none(1),
+    ),
+    Setting(
+        "MAX_CONNECTIONS_PER_ADDRESS",
+        None,
+        "connections at once of one address or IPv6 /64, besides WebSockets; None for 2,000, loopback "
+        "without limit",
+        values.whole_or_none(1),
+    ),
+    Setting(
+        "MAX_BODIES_SIZE",
+        256 * 1024 * 1024,
+        "bytes of all request bodies at once, in memory and in temporary files",
+        values.whole(1),
+    ),
     Setting("HEADER_TIMEOUT", 10.0, "seconds for the head of a request", values.seconds),
     Setting("BODY_TIMEOUT", 20.0, "seconds without progress in a request's body", values.seconds),
     Setting("IDLE_TIMEOUT", 75.0, "seconds between two requests of a connection", values.seconds),
@@ -168,6 +187,12 @@ SETTINGS = (
     Setting("RATE_LIMIT_MESSAGES", (20, 60), "rate_limit: messages of a socket", values.rate),
     Setting(
         "RATE_LIMIT_SUBSCRIPTIONS", (5, 200), "rate_limit: subscriptions of a socket", values.rate
+    ),
+    Setting(
+        "RATE_LIMIT_PACKETS",
+        (50, 200),
+        "rate_limit: packets without an event, of a client",
+        values.rate,
     ),
     Setting(
         "RATE_LIMIT_KEY", None, "rate_limit: whose sockets share limits", values.function_or_none

@@ -45,6 +45,11 @@ on the wire, for one of them) and ``read``, a function that returns the event's 
 a list. It is sent in the middle of sending: a receiver must not wait. Nothing is made of all this while
 nobody is connected to it.
 
+One more signal, ``packet``, is for each packet of a client that reaches no handler: a pong, an
+acknowledgement, a CONNECT or DISCONNECT, a packet for a namespace that the client is not connected to, a
+WebSocket's own ping. Its sender is the client's Engine.IO session, which ``close(reason)`` ends; its
+keyword is ``request``. It is sent in the middle of reading: a receiver must not wait.
+
 ``reason`` is Socket.IO's: "client namespace disconnect", "server namespace disconnect", "transport
 close", "transport error", "ping timeout", "parse error", "slow reader", "server shutting down"; it
 is None when a socket left a channel of its own accord.
@@ -84,6 +89,7 @@ __all__ = [
     "finish",
     "handled",
     "message",
+    "packet",
     "receiving",
     "sent",
     "subscribe",
@@ -96,8 +102,9 @@ logger = logging.getLogger("webpy_socketio")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Events that are looked at for whether anybody handles them; clients choose their names.
-MAX_EVENTS = 100
+#: Names of events without a handler that are logged, and the characters of each that are kept and
+#: shown: clients choose the names.
+MAX_EVENTS, MAX_NAME = 100, 100
 
 
 class Stage(Ordered):
@@ -139,7 +146,10 @@ class _Messages(Stage):
         self._known: set[str] = set()
 
     def asked(self, event: str | None) -> None:
-        if event is None or event in self._known or len(self._known) >= MAX_EVENTS:
+        if event is None or len(self._known) >= MAX_EVENTS:
+            return
+        event = event[:MAX_NAME]
+        if event in self._known:
             return
         self._known.add(event)
         # The package's own, such as the message log, see every event and handle none.
@@ -157,7 +167,7 @@ class _Messages(Stage):
         logger.log(
             logging.INFO if names else logging.WARNING,
             "no handler for the event %s: is the module with its handlers imported?%s",
-            ascii(event[:100]),
+            ascii(event),
             hint,
         )
 
@@ -199,6 +209,9 @@ finish = Stage("finish", "A connection is over: the last word.", *_ALWAYS, "reas
 
 #: Not a stage of one connection: an event of ours is on its way to clients here.
 sent = Stage("sent", "An event goes to sockets of this process.")
+
+#: Not a stage either: a packet that reaches no handler.
+packet = Stage("packet", "A packet of a client that no handler gets.")
 
 #: All of the stages, in the order of a connection's life.
 STAGES = (
@@ -335,7 +348,12 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
     """
     if what is None:
         # Their texts: whoever keeps log records keeps no frames with it, and no connection.
-        logger.info("%s broke a rule: %s", str(socket), str(exception))
+        socket.notices.seldom(
+            exception,
+            f"{socket} broke a rule: {exception}",
+            logging.INFO,
+            logger,
+        )
     else:
         logger.error("%s failed for %s", what, str(socket), exc_info=exception)
     keywords = {

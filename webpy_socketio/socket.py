@@ -15,6 +15,7 @@ from webpy_socketio.acknowledgement import Acknowledgement
 from webpy_socketio.channels import check_name
 from webpy_socketio.clients import Limits, Namespace, clients, tell_sent
 from webpy_socketio.engine.connection import Connection
+from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.socketio_packets import encode_event
 from webpy_socketio.exceptions import ChannelError, EncodeError, WrongContext
@@ -29,6 +30,8 @@ RESERVED_EVENTS = frozenset(("__subscribe__", "__unsubscribe__", "__channel__"))
 
 class Host(Protocol):
     """What a socket needs of the dispatcher that made it."""
+
+    notices: Notices
 
     def prepare(self, socket: Socket) -> None:
         """Get the greenlet, the socket's own, ready for a handler."""
@@ -146,6 +149,11 @@ class Socket:
     def channels(self) -> tuple[str, ...]:
         """The channels it holds, in the order of subscribing."""
         return tuple(self.space.channels.held(self))
+
+    @property
+    def notices(self) -> Notices:
+        """Where the package logs what a client did wrong; for its own use."""
+        return self._host.notices
 
     # -- to this client
 

@@ -37,6 +37,7 @@ __all__ = [
     "text_or_none",
     "transports",
     "whole",
+    "whole_or_none",
     "yes_or_no",
 ]
 
@@ -83,6 +84,17 @@ def whole(least: int, most: int = 2**31) -> Check:
         return None
 
     return check
+
+
+def whole_or_none(least: int) -> Check:
+    """A check for whole numbers from one on, or None."""
+    check = whole(least)
+
+    def check_or_none(value: Any) -> str | None:
+        wrong = None if value is None else check(value)
+        return None if wrong is None else f"None or {wrong}"
+
+    return check_or_none
 
 
 def text(value: Any) -> str | None:

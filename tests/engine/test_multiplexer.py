@@ -10,8 +10,8 @@ import pytest
 
 from tests import raw
 from tests.conftest import Journal
-from webpy_socketio.engine import Connection, Engine, EngineConfig, EngineServer, SocketIO
-from webpy_socketio.engine.multiplexer import MAX_ABANDONED, MAX_AUTH
+from webpy_socketio.engine import Connection, Engine, EngineConfig, EngineServer, SocketIO, json
+from webpy_socketio.engine.multiplexer import MAX_ABANDONED, MAX_AUTH, MAX_AUTH_MEMORY
 from webpy_socketio.exceptions import CallTimeout, Disconnected, EncodeError, WrongContext
 
 from .conftest import eventually
@@ -316,6 +316,20 @@ class TestRules:
         client.send("40" + auth(MAX_AUTH + 1))
         assert client.wait_closed() == 1002
         assert application == [("connect", "/")]
+
+    @pytest.mark.parametrize("item", ["{}", '{"":{}}', "[]", '"\U0001f600"', "1.5"])
+    def test_auth_that_grows_when_decoded_closes_the_session(
+        self, item: str, server: Running, application: Application
+    ) -> None:
+        def auth(count: int) -> str:
+            return '{"a":[' + ",".join([item] * count) + "]}"
+
+        server.websocket().connect(auth(100))
+        client = server.websocket()
+        client.send("40" + auth(65_000 // (len(item) + 1)))
+        assert client.wait_closed() == 1002
+        assert application == [("connect", "/")]
+        assert json.memory_of(application.connections[0].auth, 10**9) < MAX_AUTH_MEMORY
 
     @pytest.mark.parametrize("packet", ['42["a"]', "431[]", "41", "451-[]", b"lone"], ids=repr)
     def test_nothing_comes_before_connect(

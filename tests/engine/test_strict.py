@@ -363,6 +363,38 @@ class TestDeadlines:
         trickling.kill()
         assert answer.startswith(b"HTTP/1.1 408")
 
+    def test_body_with_a_fast_start_earns_no_time_for_a_slow_end(
+        self, serve_pages: Callable[..., Server]
+    ) -> None:
+        server = serve_pages(body_timeout=0.3)
+        sock = server.connect()
+        # At 1,000 bytes a second this much would have earned ten minutes.
+        sock.sendall(POST + b"Content-Length: 700000\r\n\r\n" + b"x" * 600_000)
+
+        def trickle() -> None:
+            try:
+                while True:
+                    sock.sendall(b"x")
+                    gevent.sleep(0.05)
+            except OSError:
+                pass  # closed, as it should be
+
+        trickling = gevent.spawn(trickle)
+        answer = sock.recv(1000)
+        trickling.kill()
+        assert answer.startswith(b"HTTP/1.1 408")
+
+    def test_body_as_fast_as_the_least_rate_is_read_whole(
+        self, serve_pages: Callable[..., Server]
+    ) -> None:
+        server = serve_pages(body_timeout=0.3)
+        sock = server.connect()
+        sock.sendall(POST + b"Connection: close\r\nContent-Length: 5000\r\n\r\n")
+        for _ in range(20):
+            sock.sendall(b"x" * 250)
+            gevent.sleep(0.05)
+        assert read_all(sock).startswith(b"HTTP/1.1 200")
+
     def test_many_slow_ones_hold_nobody_up(self, serve_pages: Callable[..., Server]) -> None:
         server = serve_pages(header_timeout=5.0)
         slow = [server.connect() for _ in range(200)]

@@ -41,7 +41,10 @@ sys.exit(status)
 """
 
 #: What a file of the application's own must not be called, as it would be imported for the real one.
-_TAKEN = ("web", "gevent", "blinker", "mako", "websockets", "orjson", "redis", "webpy_socketio")
+_TAKEN = (
+    *("web", "gevent", "blinker", "mako", "websockets", "orjson", "redis", "regex"),
+    "webpy_socketio",
+)
 
 
 class Command(Protocol):

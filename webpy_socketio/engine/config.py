@@ -34,6 +34,16 @@ class EngineConfig:
     write_timeout: float = 20.0
     #: Sessions at once; further ones are answered with 503.
     max_sessions: int = 20_000
+    #: Sessions at once of one address, or of one /64 of IPv6; further ones are answered with 429.
+    #: None for 1,000, and no limit for loopback addresses: those are a local proxy's or a test's.
+    max_sessions_per_address: int | None = None
+    #: Connections at once of one address, or of one /64 of IPv6, WebSockets not included: those are
+    #: sessions. Trusted proxies have no limit. Further ones are answered with 503. None for 2,000, and
+    #: no limit for loopback addresses.
+    max_connections_per_address: int | None = None
+    #: Bytes of all request bodies that are held at once, in memory and in temporary files; a request
+    #: that exceeds them is answered with 503.
+    max_bodies_size: int = 256 * 1024 * 1024
     #: Seconds for the head of an HTTP request, and for a TLS handshake.
     header_timeout: float = 10.0
     #: Seconds without progress in a request's body; beyond them it has to bring 1,000 bytes each.

@@ -13,7 +13,7 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,10 +27,11 @@ from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.deadlines import Deadlines
 from webpy_socketio.engine.flusher import Flusher
 from webpy_socketio.engine.heartbeat import Heartbeat
-from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.notices import Notices, quoted
 from webpy_socketio.engine.origins import Origins
 from webpy_socketio.engine.packets import OPEN, Message
 from webpy_socketio.engine.polling import Polling, Watch
+from webpy_socketio.engine.quotas import AddressQuota, Quota
 from webpy_socketio.engine.refusals import explain_origin
 from webpy_socketio.engine.requests import Query, RequestError, Response, read_body, read_query
 from webpy_socketio.engine.session import Receiver, Session
@@ -63,11 +64,16 @@ class Engine:
         self.notices = Notices(self.clock)
         self.flusher = _flusher()
         self.receiver = receiver
+        #: Called for each packet that carries no event; see `count`. It must not wait.
+        self.packet_received: Callable[[Session], None] | None = None
         self._heartbeat = Heartbeat(self.clock, config.ping_interval, config.ping_timeout)
         self.upgrades = Upgrades(self.clock, config.upgrade_timeout)
         #: Closed polling sessions whose client has still to be told; for as long as a poll may
         #: reasonably be on its way.
         self._lingering = Deadlines[Session](self.clock, config.upgrade_timeout, self._forget)
+        #: Bytes of request bodies.
+        self.bodies = Quota(config.max_bodies_size)
+        self._addresses = AddressQuota(config.max_sessions_per_address, MAX_SESSIONS_PER_ADDRESS)
         self._stopping = False
         self._answering = 0
         self._answered = gevent.event.Event()
@@ -77,6 +83,10 @@ class Engine:
 
     def pong(self, session: Session) -> None:
         self._heartbeat.pong(session)
+
+    def count(self, session: Session) -> None:
+        if self.packet_received is not None:
+            self.packet_received(session)
 
     def left(self, session: Session) -> None:
         self._heartbeat.discard(session)
@@ -88,6 +98,7 @@ class Engine:
 
     def _forget(self, session: Session) -> None:
         self.sessions.pop(session.id, None)
+        self._addresses.remove(session)
 
     # -- requests
 
@@ -156,7 +167,7 @@ class Engine:
                 )
             session = None if query.sid is None else self._find(query.sid)
             if session is None:
-                self._check_open()
+                self._check_open(environ)
             try:
                 answer = handshake.check(environ)
             except ProtocolError as error:
@@ -259,6 +270,7 @@ class Engine:
     def dispose(self) -> None:
         """Forget what is left after `close`, and stop every timer."""
         self.sessions.clear()
+        self._addresses.clear()
         self._heartbeat.clear()
         self.upgrades.clear()
         self._lingering.clear()
@@ -279,6 +291,7 @@ class Engine:
             self.config.outbox_packets,
         )
         self.sessions[session.id] = session
+        self._addresses.add(session, environ.get("REMOTE_ADDR", ""))
         return session
 
     def begin(self, session: Session, upgrades: list[str]) -> bytes:
@@ -297,7 +310,7 @@ class Engine:
     def _open_polling(self, environ: dict[str, Any]) -> Response:
         if environ["REQUEST_METHOD"] != "GET":
             raise RequestError(2, "Bad handshake method: a session begins with a GET")
-        self._check_open()
+        self._check_open(environ)
         session = self.open(environ)
         session.use(Polling(session))
         upgrades = [name for name in self.config.transports if name == "websocket"]
@@ -358,7 +371,7 @@ class Engine:
             )
         return session
 
-    def _check_open(self) -> None:
+    def _check_open(self, environ: dict[str, Any]) -> None:
         if self._stopping:
             raise RequestError(3, "The server is stopping", "503 Service Unavailable", True)
         if len(self.sessions) >= self.config.max_sessions:
@@ -368,6 +381,17 @@ class Engine:
                 "503 Service Unavailable",
                 True,
                 hint=f"refused a client: SOCKETIO_MAX_SESSIONS is {self.config.max_sessions}",
+            )
+        address = environ.get("REMOTE_ADDR", "")
+        if not self._addresses.has_room(address):
+            raise RequestError(
+                3,
+                "Too many sessions of this address",
+                "429 Too Many Requests",
+                True,
+                hint=f"rejected a session of {quoted(address)}: the address has "
+                f"{self._addresses.limit} (SOCKETIO_MAX_SESSIONS_PER_ADDRESS). If it is a proxy, add it to "
+                "SOCKETIO_TRUSTED_PROXIES, so that the addresses of its clients are counted",
             )
 
     def _check_origin(self, environ: dict[str, Any]) -> None:
@@ -463,6 +487,9 @@ class Upgrade:
 #: Sessions that are closed at once, at least, and the seconds between those and the next.
 _LEAST_BATCH = 100
 _PAUSE = 0.1
+
+#: Sessions of one address, where the settings have no number.
+MAX_SESSIONS_PER_ADDRESS = 1000
 
 _NOT_ALLOWED = "405 Method Not Allowed"
 

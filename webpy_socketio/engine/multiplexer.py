@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from webpy_socketio.engine import json
 from webpy_socketio.engine.clock import Clock, current_clock
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.connection import Application, Connection
@@ -25,9 +26,9 @@ from webpy_socketio.exceptions import ProtocolError
 __all__ = ["Multiplexer", "SocketIO"]
 
 
-#: Characters of a CONNECT. What a client says of itself is kept for as long as it is connected, and
-#: takes many times as much memory.
-MAX_AUTH = 65_536
+#: Characters of a CONNECT, and bytes that its auth payload takes in memory: it is kept for as long as
+#: the client is connected.
+MAX_AUTH, MAX_AUTH_MEMORY = 65_536, 131_072
 
 
 #: Gates of abandoned attempts that one session may keep busy; beyond that, an attempt to connect
@@ -171,6 +172,8 @@ class Multiplexer:
         if isinstance(data, bytes):
             self._socketio.completed(self.session)
         connection = self._connections.get(packet.namespace)
+        if (connection is None or packet.type != EVENT) and not self.session.count():
+            return
         if packet.type == CONNECT and packet.error is not None:
             self.session.outbox.push(encode_connect_error(packet.namespace, str(packet.error)))
         elif packet.type == CONNECT:
@@ -199,6 +202,8 @@ class Multiplexer:
             raise ProtocolError("a second CONNECT for the same namespace")
         if self._decoder.size > MAX_AUTH:
             raise ProtocolError(f"an auth payload above {MAX_AUTH} characters")
+        if json.memory_of(auth, MAX_AUTH_MEMORY) > MAX_AUTH_MEMORY:
+            raise ProtocolError(f"an auth payload of more than {MAX_AUTH_MEMORY} bytes in memory")
         application = self._socketio.applications.get(namespace)
         if application is None:
             self._socketio.notices.once(

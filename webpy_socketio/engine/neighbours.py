@@ -29,7 +29,9 @@ from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
 from gevent.server import StreamServer
 
+from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.forking import close_in_child
+from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.runtime_folder import RuntimeFolder
 
 __all__ = ["Neighbours", "Visit", "forget"]
@@ -86,6 +88,7 @@ class Neighbours:
         #: What the ids of our own sessions begin with.
         self.prefix = f"{name}."
         self._doors: dict[int, BoundedSemaphore] = {}
+        self._notices = Notices(current_clock())
         self._server: StreamServer | None = None
         #: Returns whether the worker of that name serves, as far as it is known.
         self.is_alive: Callable[[int], bool] = lambda name: False
@@ -193,7 +196,9 @@ class Neighbours:
             if visit.sock is not link:
                 link.close()
         except (OSError, ValueError) as error:
-            logger.debug("nothing came of a visit: %s", error)
+            self._notices.seldom(
+                "visit", f"nothing came of a visit: {error}", logging.DEBUG, logger
+            )
             if visit is not None:
                 visit.sock.close()
             return
@@ -242,7 +247,8 @@ class Neighbours:
                         link.sendall(message[sent:])
                         taken = link.recv(1) == _TAKEN
             except OSError as error:
-                logger.debug("worker %d did not take a connection: %s", name, error)
+                text = f"worker {name} did not take a connection: {error}"
+                self._notices.seldom("not taken", text, logging.DEBUG, logger)
             finally:
                 if door.counter == _AT_ONCE:
                     self._doors.pop(name, None)

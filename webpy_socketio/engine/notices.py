@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 #: Seconds between two notices of one kind.
 _PAUSE = 60.0
 
+#: Kinds that are counted apart; all further ones are one kind. An error's text may be a kind.
+_MAX_KINDS = 200
+
 #: Names of a kind that are told one by one; clients choose them.
 _MAX_NAMES = 20
 
@@ -36,20 +39,42 @@ class Notices:
         self._untold: Counter[str] = Counter()
         self._names: Counter[str] = Counter()
 
-    def seldom(self, kind: str, text: str, level: int = logging.WARNING) -> None:
-        """Log `text`, but of each kind one in a minute; `kind` is ours, never a client's word."""
+    def seldom(
+        self,
+        kind: str | BaseException,
+        text: str,
+        level: int = logging.WARNING,
+        log: logging.Logger = logger,
+        exc_info: BaseException | None = None,
+    ) -> None:
+        """Log `text` at most once a minute for each kind, with the number of lines left out.
+
+        Args:
+            kind: What is counted: a text of the server's, never of a client's; or an error, whose text
+                is of the server up to its first colon.
+            text: The line.
+            level: Its level. Nothing is counted while `log` leaves the level out.
+            log: The logger.
+            exc_info: An exception whose traceback is logged.
+        """
+        if not log.isEnabledFor(level):
+            return
         now = self._clock.now()
+        if not isinstance(kind, str):
+            kind = f"{type(kind).__name__} {str(kind).partition(':')[0][:_MAX_SHOWN]}"
+        if kind not in self._due and len(self._due) >= _MAX_KINDS:
+            kind = "other"
         if now < self._due.get(kind, now):
             self._untold[kind] += 1
             return
         self._due[kind] = now + _PAUSE
         untold = self._untold.pop(kind, 0)
         more = f" (and {untold} more of this kind since the last time)" if untold else ""
-        logger.log(level, "%s%s", text, more)
+        log.log(level, "%s%s", text, more, exc_info=exc_info)
 
     def once(self, kind: str, name: str, text: str, level: int = logging.WARNING) -> None:
         """Log `text` once for each name, and nothing more of a kind when there were many names."""
-        key = f"{kind} {name}"
+        key = f"{kind} {name[:_MAX_SHOWN]}"  # a client's word is not kept whole
         if key in self._names or self._names[kind] >= _MAX_NAMES:
             return
         self._names[key] = 1

@@ -1,4 +1,4 @@
-"""How long a request's body is waited for, piece by piece."""
+"""The deadline of a request's body, extended by each piece that arrives."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from webpy_socketio.engine.http import BadRequest
 
 __all__ = ["Patience"]
 
-#: Bytes a second that a body has to bring, on average, to be waited for beyond its first seconds.
+#: Bytes that extend the deadline of a body by one second.
 _LEAST_RATE = 1000.0
 
 
 class Patience:
-    """The deadline of a body: seconds without progress, and a least rate beyond them.
+    """The deadline of a body: `seconds` after its start, extended by each piece that arrives.
 
-    A large body may take longer than a small one; one that trickles may not. What is too late
-    raises `BadRequest` in the greenlet that reads.
+    The deadline is never more than `seconds` ahead, so a fast start earns no time for a slow end. A
+    body that is too late raises `BadRequest` in the greenlet that reads.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._latest = time.monotonic()
-        self._until = self._latest + seconds
+        self._until = time.monotonic() + seconds
         self._pieces = 0
         self._greenlet: Any = gevent.getcurrent()
         # One timer for the whole body, which looks when it fires whether anything came meanwhile.
@@ -37,9 +36,9 @@ class Patience:
         self._pieces += 1
         if not self._pieces % 32:
             gevent.sleep(0)  # gevent reads without a pause what is there already
-        self._latest = time.monotonic()
-        self._until += size / _LEAST_RATE
-        if self._latest > self._until:
+        now = time.monotonic()
+        self._until = min(self._until + size / _LEAST_RATE, now + self._seconds)
+        if now > self._until:
             raise _too_slow()
 
     def close(self) -> None:
@@ -48,7 +47,7 @@ class Patience:
         self._timer.close()
 
     def _look(self) -> None:
-        left = self._latest + self._seconds - time.monotonic()
+        left = self._until - time.monotonic()
         if left <= 0:
             self._greenlet.throw(_too_slow())
             return

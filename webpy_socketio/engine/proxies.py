@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import ipaddress
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from webpy_socketio.engine.forwarded import Description, describe
 from webpy_socketio.engine.hosts import DEFAULT_PORTS, parse_host
 
-__all__ = ["PEER_KEY", "UNIX", "TrustedProxies"]
+__all__ = ["PEER_KEY", "UNIX", "TrustedProxies", "peer_of"]
 
 #: Key of the environ: the address that the connection comes from, a proxy's or the client's.
 PEER_KEY = "webpy_socketio.peer"
@@ -76,6 +77,14 @@ class TrustedProxies:
         if found.address is not None:
             changed["REMOTE_ADDR"] = found.address
         return changed
+
+
+def peer_of(address: Any) -> str:
+    """Return the plain form of what ``accept`` returned, or ``"unix"`` if that has no address."""
+    if not isinstance(address, (tuple, list)):
+        return UNIX
+    # A socket that listens on every address has IPv4 clients as IPv6 (RFC 4291 §2.5.5.2).
+    return str(address[0]).removeprefix("::ffff:")
 
 
 def _unmapped(network: _Network) -> _Network:

@@ -11,9 +11,12 @@ import gevent
 import gevent.ssl
 
 from webpy_socketio.engine import forking
+from webpy_socketio.engine.closing import close_after
 from webpy_socketio.engine.engine import Engine
 from webpy_socketio.engine.handler import RequestHandler
 from webpy_socketio.engine.neighbours import Neighbours, Visit, forget
+from webpy_socketio.engine.proxies import peer_of
+from webpy_socketio.engine.quotas import AddressQuota
 from webpy_socketio.engine.replay import replay
 from webpy_socketio.engine.shares import SILENCE, Shares
 from webpy_socketio.engine.strict import Moving
@@ -29,6 +32,18 @@ logger = logging.getLogger(__name__)
 #: Seconds for which a worker with more than its part leaves who waits to the others. If nobody takes it
 #: meanwhile, it does; so it is the longest time that this costs a client.
 _COURTESY = 0.001
+
+#: Connections of one address, where the settings have no number.
+MAX_CONNECTIONS_PER_ADDRESS = 2000
+
+#: Connections that are rejected with an answer at once; further ones are closed without.
+_MAX_REJECTING = 100
+
+#: The answer to a connection of an address that has too many.
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 38\r\n\r\nToo many connections of this address.\n"
+)
 
 #: Connections that it accepts then without asking again: the others have no time.
 _UNASKED = 4
@@ -76,6 +91,10 @@ class EngineServer(StrictServer):
         **pywsgi: Any,
     ) -> None:
         self.engine = engine
+        self._addresses = AddressQuota(
+            engine.config.max_connections_per_address, MAX_CONNECTIONS_PER_ADDRESS
+        )
+        self._rejecting = 0
         self.neighbours = neighbours
         #: Handlers that wait for a request, and their greenlets; None where nobody asks.
         self.resting: dict[RequestHandler, Any] | None = None
@@ -94,7 +113,9 @@ class EngineServer(StrictServer):
         if "certfile" in pywsgi and not pywsgi.keys() & {"ssl_context", "ssl_version"}:
             pywsgi["ssl_context"] = _tls_context(pywsgi)
         application = application or take_over_all(engine.path)
-        super().__init__(listener, application, engine.config, engine.notices, **pywsgi)
+        super().__init__(
+            listener, application, engine.config, engine.notices, engine.bodies, **pywsgi
+        )
 
     def passed_by(self, environ: dict[str, Any], code: int) -> None:
         """The application answered a request with `code` that may have been meant for the engine."""
@@ -136,6 +157,39 @@ class EngineServer(StrictServer):
             self._shares = None
         super().close()
 
+    def do_handle(self, sock: Any, address: Any) -> None:
+        peer = peer_of(address)
+        if not self.engine.config.proxies.trusts(peer):
+            if not self._addresses.has_room(peer):
+                self._reject(sock, peer)
+                return
+            self._addresses.add(sock, peer)
+        super().do_handle(sock, address)
+
+    def do_close(self, sock: Any, *args: Any) -> None:
+        self._addresses.remove(sock)
+        super().do_close(sock, *args)
+
+    def _reject(self, sock: Any, peer: str) -> None:
+        """Answer a connection of an address that has too many, and close it."""
+        self.engine.notices.seldom(
+            "connections of an address",
+            f"rejected a connection of {peer}: the address has {self._addresses.limit} "
+            "(SOCKETIO_MAX_CONNECTIONS_PER_ADDRESS). If it is a proxy, add it to SOCKETIO_TRUSTED_PROXIES",
+        )
+        if self.ssl_enabled or self._rejecting >= _MAX_REJECTING:
+            sock.close()
+            return
+        self._rejecting += 1
+        gevent.spawn(self._answer_and_close, sock)
+
+    def _answer_and_close(self, sock: Any) -> None:
+        try:
+            close_after(sock, _TOO_MANY)
+        finally:
+            sock.close()
+            self._rejecting -= 1
+
     def handle(self, sock: Any, address: Any) -> None:
         if self.neighbours is None:
             super().handle(sock, address)
@@ -144,8 +198,17 @@ class EngineServer(StrictServer):
 
     def serve(self, visit: Visit) -> None:
         """Serve a connection that a neighbour accepted."""
-        rfile = replay(visit.sock, visit.data)
-        self._handle_counted(self.handler_class(visit.sock, visit.address, self, rfile))
+        sock, peer = visit.sock, peer_of(visit.address)
+        if not self.engine.config.proxies.trusts(peer):
+            if not self._addresses.has_room(peer):
+                self._reject(sock, peer)
+                return
+            self._addresses.add(sock, peer)
+        try:
+            rfile = replay(sock, visit.data)
+            self._handle_counted(self.handler_class(sock, visit.address, self, rfile))
+        finally:
+            self._addresses.remove(sock)
 
     def _handle_counted(self, handler: RequestHandler) -> None:
         self.handling.add(handler)
@@ -202,7 +265,8 @@ class EngineServer(StrictServer):
             with gevent.Timeout(self.engine.config.header_timeout, TimeoutError("too slow")):
                 sock = self.wrap_socket(client_socket, **self.ssl_args)
         except OSError as error:  # most often somebody who does not speak TLS, or not ours
-            logger.debug("a TLS handshake failed: %s", str(error))
+            text = f"a TLS handshake failed: {error}"
+            self.engine.notices.seldom("TLS handshake", text, logging.DEBUG, logger)
             client_socket.close()
             return
         try:

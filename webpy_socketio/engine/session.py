@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
+from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.outbox import Outbox, Writer
 from webpy_socketio.engine.packets import CLOSE, MESSAGE, PONG, Message
 from webpy_socketio.exceptions import ProtocolError
@@ -58,9 +59,13 @@ class SessionHost(Protocol):
 
     flusher: Flusher
     clock: Clock
+    notices: Notices
 
     def pong(self, session: Session) -> None:
         """The client is alive."""
+
+    def count(self, session: Session) -> None:
+        """A packet that carries no event came; the session may be closed for it."""
 
     def left(self, session: Session) -> None:
         """The session is over."""
@@ -143,6 +148,11 @@ class Session:
         if self.paused:
             transport.pause()
 
+    def count(self) -> bool:
+        """Count a packet that carries no event; return False if it is one too many."""
+        self._host.count(self)
+        return self.reason is None
+
     def receive(self, kind: bytes, data: str | bytes) -> None:
         """Take one packet from the client; whatever is wrong with it closes this session only."""
         if self.reason is not None:
@@ -150,6 +160,8 @@ class Session:
         try:
             if kind == MESSAGE:
                 self.receiver.message(self, data)
+            elif not self.count():
+                return
             elif kind == PONG:
                 self._host.pong(self)
             elif kind == CLOSE:
@@ -157,7 +169,7 @@ class Session:
             else:
                 raise ProtocolError("a packet that only the server sends, or out of place")
         except ProtocolError as error:
-            logger.info("closing a session: %s", str(error))
+            self._host.notices.seldom(error, f"closing a session: {error}", logging.INFO, logger)
             self.reject(code=error.close_code)
             raise
         except Exception:

@@ -12,11 +12,16 @@ import socket as stdlib_socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from webpy_socketio.engine.clock import current_clock
+from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.progress import Progress
 
 __all__ = ["CHUNK", "PlainStream", "Stream", "StreamUser", "reason_for"]
 
 logger = logging.getLogger(__name__)
+
+#: Lost connections belong to no engine here.
+_notices = Notices(current_clock())
 
 _READ, _WRITE = 1, 2
 
@@ -272,5 +277,5 @@ def reason_for(error: OSError | None) -> str:
     """The Socket.IO words for how a connection was lost."""
     if error is None or isinstance(error, ConnectionResetError):
         return "transport close"
-    logger.debug("connection lost: %s", str(error))
+    _notices.seldom(f"lost: {error.strerror}", f"connection lost: {error}", logging.DEBUG, logger)
     return "transport error"

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import io
 import logging
-import socket as stdlib_socket
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from urllib.parse import unquote
 
 import gevent
 
+from webpy_socketio.engine.closing import close_after
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.http import (
     BadRequest,
@@ -31,7 +31,7 @@ from webpy_socketio.engine.http import (
     too_large,
 )
 from webpy_socketio.engine.patience import Patience
-from webpy_socketio.engine.proxies import PEER_KEY, UNIX
+from webpy_socketio.engine.proxies import PEER_KEY, peer_of
 from webpy_socketio.engine.response import ResponseHandler
 from webpy_socketio.engine.spool import Spool, StorageFailure
 
@@ -42,11 +42,11 @@ logger = logging.getLogger(__name__)
 #: Bytes of a body that are kept in memory; larger ones go to a temporary file.
 _IN_MEMORY = 262_144
 
+#: Characters of a header's name that is remembered.
+_SHORT = 64
+
 #: Requests of one connection that are served before others have their turn.
 _AT_A_STRETCH = 8
-
-#: Bytes that are read from a connection that is being closed, so that its end can be read.
-_DRAIN = 1_048_576
 
 
 class Elsewhere(Exception):
@@ -64,9 +64,14 @@ class _Nothing:
         """Nothing is left of it."""
 
 
-@functools.lru_cache(256)  # clients choose the names, but few choose their own
 def _cgi_name(header: str) -> str | None:
     """The environ's key for a header; None for one that would look like another one's there."""
+    # Clients choose the names: long ones are not remembered.
+    return (_make_cgi_name if len(header) <= _SHORT else _make_cgi_name.__wrapped__)(header)
+
+
+@functools.lru_cache(256)
+def _make_cgi_name(header: str) -> str | None:
     if "_" in header:
         return None
     name = header.upper().replace("-", "_")
@@ -116,17 +121,14 @@ class StrictHandler(ResponseHandler):
     _failure: BadRequest | None
     _body: Any
     _body_size: int | None
+    #: Bytes of the body that are counted as held.
+    _held_size = 0
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         super().__init__(sock, address, server, rfile)
         #: The address that the connection comes from, in its plain form; ``"unix"`` if it has none.
-        self.peer = UNIX
-        if isinstance(address, tuple):
-            # A socket that listens on every address has IPv4 clients as IPv6 (RFC 4291 §2.5.5.2).
-            self.peer = str(address[0]).removeprefix("::ffff:")
-        elif isinstance(
-            address, bytes
-        ):  # an abstract name; only text can be handed to other workers
+        self.peer = peer_of(address)
+        if isinstance(address, bytes):  # an abstract name; only text can be handed to other workers
             self.client_address = ""
 
     @property
@@ -225,7 +227,7 @@ class StrictHandler(ResponseHandler):
             if head.suspicious and self.read_ahead():
                 raise BadRequest("a request behind one that asked for an upgrade")
         except (BadRequest, OSError) as error:
-            self._close_body()
+            self._release_body()
             theirs = isinstance(error, BadRequest)
             theirs = theirs and not isinstance(error, (StorageFailure, Truncated))
             self.broken_off("parse error" if theirs else "transport error")
@@ -266,21 +268,23 @@ class StrictHandler(ResponseHandler):
 
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes] | None:
         """Answer what cannot be served; a client that has gone is not answered."""
+        notices = self.server.notices
         if not isinstance(ex, BadRequest):
             if isinstance(ex, (OSError, Elsewhere)):
                 return None
-            logger.error("a request could not be read", exc_info=ex)
+            notices.seldom(ex, "a request could not be read", logging.ERROR, logger, ex)
             ex = BadRequest("not readable")
-        logger.info("refused a request of %s: %s", self.remote_address, str(ex))
+        text = f"rejected a request of {self.remote_address}: {ex}"
+        notices.seldom(ex, text, logging.INFO, logger)
         if isinstance(ex, StorageFailure):
             text = f"{self.requestline}: answered {ex.status}, {ex.report}"
-            self.server.notices.seldom("body storage", text, logging.ERROR)
+            notices.seldom("body storage", text, logging.ERROR)
         status, content_type, body = self.explain(ex)
         answer = (
             f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
-        self._close_after(answer.encode() + body)
+        close_after(self.socket, answer.encode() + body)
         self.status = self._orig_status = status
         self.response_length = len(body)
         self.log_request()
@@ -290,7 +294,7 @@ class StrictHandler(ResponseHandler):
         try:
             super().handle_one_response()
         finally:
-            self._close_body()
+            self._release_body()
 
     def format_request(self) -> str:
         """Return the line of the access log, with the client's address instead of its proxy's."""
@@ -324,6 +328,24 @@ class StrictHandler(ResponseHandler):
                 raise BadRequest("this host is not served here")
         return fields
 
+    def _hold(self, size: int) -> None:
+        """Count bytes of the body until it is released; raises `BadRequest` if they are too many."""
+        bodies = self.server.bodies
+        if not bodies.take(size):
+            self.server.notices.seldom(
+                "bodies",
+                f"rejected a request of {self.remote_address} with a body: all bodies together have "
+                f"{bodies.limit} bytes (SOCKETIO_MAX_BODIES_SIZE)",
+            )
+            raise BadRequest("more bodies than the server can hold", "503 Service Unavailable")
+        self._held_size += size
+
+    def _release_body(self) -> None:
+        with contextlib.suppress(OSError):  # it may be the file that could not be written
+            self._body.close()
+        self.server.bodies.give_back(self._held_size)
+        self._held_size = 0
+
     def _read_body(self, head: Head) -> None:
         self._body_size = None
         self._body = io.BytesIO()
@@ -344,24 +366,13 @@ class StrictHandler(ResponseHandler):
             self._body = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the request's
         patience = Patience(self.config.body_timeout)
         spool = Spool(self._body)
+
+        def progress(size: int) -> None:
+            self._hold(size)
+            patience.progress(size)
+
         try:
-            self._body_size = read_body(self.rfile, head.length, limit, spool, patience.progress)
+            self._body_size = read_body(self.rfile, head.length, limit, spool, progress)
         finally:
             patience.close()
         spool.finish()
-
-    def _close_body(self) -> None:
-        with contextlib.suppress(OSError):  # it may be the file that could not be written
-            self._body.close()
-
-    def _close_after(self, answer: bytes) -> None:
-        """Send a last answer, and let the client read it: closing over unread bytes resets."""
-        with contextlib.suppress(OSError), gevent.Timeout(1.0, False):
-            self.socket.sendall(answer)
-            self.socket.shutdown(stdlib_socket.SHUT_WR)
-            drained = 0
-            while drained < _DRAIN:
-                data = self.socket.recv(65_536)
-                if not data:
-                    break
-                drained += len(data)

@@ -13,6 +13,7 @@ from gevent.pywsgi import WSGIServer
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.quotas import Quota
 from webpy_socketio.engine.standard_streams import protect_standard_streams
 from webpy_socketio.engine.strict import StrictHandler
 
@@ -40,6 +41,7 @@ class StrictServer(WSGIServer):
         application: The WSGI application.
         config: Limits and deadlines.
         notices: Log of repeated mistakes; the server's own if None.
+        bodies: Bytes that all request bodies may have together; the server's own if None.
         **pywsgi: Further keywords of pywsgi's server.
 
     """
@@ -61,11 +63,13 @@ class StrictServer(WSGIServer):
         application: Any,
         config: EngineConfig,
         notices: Notices | None = None,
+        bodies: Quota | None = None,
         **pywsgi: Any,
     ) -> None:
         protect_standard_streams()  # before pywsgi takes sys.stderr for its log
         self.config = config
         self.notices = Notices(current_clock()) if notices is None else notices
+        self.bodies = Quota(config.max_bodies_size) if bodies is None else bodies
         #: Whether requests are logged: ``log=None`` is not to cost anything.
         self.keeps_log = pywsgi.get("log", "default") is not None
         super().__init__(listener, application, **pywsgi)
@@ -81,7 +85,8 @@ class StrictServer(WSGIServer):
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            logger.warning("cannot accept connections for now: %s", error.strerror)
+            text = f"cannot accept connections for now: {error.strerror}"
+            self.notices.seldom("no room", text, logging.WARNING, logger)
         self._pause(_REST, self._start_accepting_if_started)
         return None
 

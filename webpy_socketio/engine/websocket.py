@@ -229,6 +229,8 @@ class WebSocket:
             self._receive_binary(bytes(frame.data))
         elif opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             self._take_fragment(frame)
+        elif not self._candidate:
+            self._session.count()
 
     def _take_fragment(self, frame: Frame) -> None:
         if frame.opcode is not Opcode.CONT:

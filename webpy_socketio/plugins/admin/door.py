@@ -31,6 +31,10 @@ class Connection(Admin, Protocol):
         """Answer a command that asked for it."""
 
 
+#: Seconds between two log lines of one kind.
+LOG_INTERVAL = 60.0
+
+
 class Door:
     """The application of the namespace; one for each server."""
 
@@ -38,6 +42,7 @@ class Door:
         self._lock = Lock(settings.admin_username, settings.admin_password, time.monotonic)
         verbose = settings.admin_mode == "development"
         names = tuple(settings.namespaces)
+        self._log_due: dict[str, float] = {}
         self._watch = Watch(names, verbose, settings.outbox_bytes)
         self._desk = Desk(names, settings.admin_readonly)
         self._features = [*self._desk.features, "AGGREGATED_EVENTS"]
@@ -50,7 +55,7 @@ class Door:
         try:
             session = self._lock.open(auth, _address(connection))
         except Refused as refusal:
-            logger.warning("%s was not let in: %s", _address(connection), str(refusal))
+            self._log(logging.WARNING, "%s was not let in: %s", connection, refusal)
             raise
         if not connection.accept():
             return
@@ -72,7 +77,14 @@ class Door:
         logger.info("an admin from %s is gone: %s", _address(connection), reason)
 
     def failed(self, connection: Connection, error: ProtocolError) -> None:
-        logger.info("an admin from %s broke a rule: %s", _address(connection), str(error))
+        self._log(logging.INFO, "an admin from %s broke a rule: %s", connection, error)
+
+    def _log(self, level: int, text: str, connection: Connection, why: Exception) -> None:
+        """Log a line, at most once a minute of each kind."""
+        now = time.monotonic()
+        if now >= self._log_due.get(text, now):
+            self._log_due[text] = now + LOG_INTERVAL
+            logger.log(level, text, _address(connection), str(why))
 
 
 def _address(connection: Connection) -> str:

@@ -14,7 +14,7 @@ OTHER = "other"
 #: Events that have a label of their own, and patterns: handlers may be made in a loop, too.
 MAX_LABELS = 100
 
-#: Names of which the labels are remembered. Clients choose them, so not all.
+#: Channels of which the labels are remembered. Clients choose the names, so not all.
 _REMEMBERED = 1024
 
 
@@ -29,7 +29,7 @@ class Labels:
         self._handlers: tuple[Any, ...] = ()
         self._events = {"message"}
         self._patterns: dict[str, Any] = {}
-        self._remembered: dict[tuple[str, str | None], tuple[str, str]] = {}
+        self._remembered: dict[str, str] = {}
 
     def of(self, event: str, channel: str | None) -> tuple[str, str]:
         """The labels of an event and of the channel it is addressed to; of no channel that is ""."""
@@ -37,13 +37,16 @@ class Labels:
         if handlers is not self._handlers:
             self._handlers = handlers
             self._learn()
-        labels = self._remembered.get((event, channel))
-        if labels is None:
+        if event not in self._events:
+            event = OTHER  # clients choose the names: none of theirs is kept
+        if channel is None:
+            return event, ""
+        label = self._remembered.get(channel)
+        if label is None:
             if len(self._remembered) >= _REMEMBERED:
                 self._remembered.clear()
-            labels = (event if event in self._events else OTHER, self._of_channel(channel))
-            self._remembered[event, channel] = labels
-        return labels
+            label = self._remembered[channel] = self._of_channel(channel)
+        return event, label
 
     def _learn(self) -> None:
         self._remembered.clear()
@@ -54,9 +57,7 @@ class Labels:
             if pattern is not None and len(self._patterns) < MAX_LABELS:
                 self._patterns.setdefault(pattern.regex.pattern, pattern)
 
-    def _of_channel(self, channel: str | None) -> str:
-        if channel is None:
-            return ""
+    def _of_channel(self, channel: str) -> str:
         for text, pattern in self._patterns.items():
             if pattern.match(channel):
                 return text

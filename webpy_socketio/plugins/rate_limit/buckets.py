@@ -50,10 +50,6 @@ class Buckets:
         if self._timer is None:
             self._look_later(_PAUSE)
 
-    def discard(self, key: Hashable) -> None:
-        """Forget a key that will not come back."""
-        self._full.pop(key, None)
-
     def close(self) -> None:
         """Forget all."""
         self._full.clear()

@@ -1,0 +1,121 @@
+"""What the server remembers of its clients' words has a bound that no client decides about."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from webpy_socketio import on_event, on_message, on_receiving, on_subscribing, signals
+from webpy_socketio.engine import strict
+from webpy_socketio.plugins import metrics, rate_limit
+
+from . import raw
+from .conftest import Site
+
+#: Bytes by which the process may grow for 60 events of 1 MB: less than one of them.
+GROWTH = 500_000
+
+PLUGINS = [
+    "webpy_socketio.plugins.message_logger",
+    "webpy_socketio.plugins.metrics",
+]
+
+
+def handler(*args: Any) -> None:
+    pass
+
+
+def barrier(client: raw.WebSocket, namespace: str) -> None:
+    """Wait until every event that the client sent is handled, the last one a long one."""
+    client.send(f'42{namespace}7["{"x" * 900_000}"]')
+    assert client.receive() == f"43{namespace}7[]"
+
+
+@pytest.fixture
+def growth() -> Iterator[Callable[[], int]]:
+    """Bytes that Python objects take more than when the test began."""
+    tracemalloc.start()
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+
+    def read() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+
+    yield read
+    tracemalloc.stop()
+
+
+@pytest.mark.patience(60)
+@pytest.mark.parametrize("namespace", ["", "/chat,"])
+def test_event_names_of_a_megabyte_are_not_remembered(
+    namespace: str, serve: Callable[..., Site], growth: Callable[[], int]
+) -> None:
+    on_message(handler)
+    on_message(channel="^room-")(handler)
+    on_event("news", channel="^room-")(handler)
+    on_receiving(handler)
+    signals.message.connect(lambda sender, **keywords: None)
+    site = serve(plugins=PLUGINS, namespaces=["/", "/chat"])
+    client = site.connect()
+    if namespace:
+        client.connect(namespace=namespace)
+    client.call("__subscribe__", "room-1")
+    barrier(client, namespace)
+    before = growth()
+    for number in range(60):
+        client.send(f'42{namespace}["{number:03}{"x" * 900_000}",1]')
+    barrier(client, namespace)
+    assert growth() - before < GROWTH
+    assert len(signals.message._by_event) <= 4
+
+
+@pytest.mark.patience(60)
+def test_refused_names_of_channels_are_not_remembered(
+    serve: Callable[..., Site], growth: Callable[[], int]
+) -> None:
+    on_subscribing(channel="^room-")(handler)
+    on_message(channel="^room-")(handler)
+    client = serve(plugins=[*PLUGINS, "webpy_socketio.plugins.presence"]).connect()
+    client.call("__subscribe__", "x" * 900_000)
+    before = growth()
+    for number in range(30):
+        name = f"{number:03}{'x' * 900_000}"
+        client.call("__subscribe__", name)
+        client.call("__unsubscribe__", name)
+        client.call("__channel__", name, 1)
+        client.call("presence_state", name)
+        del name
+    assert growth() - before < GROWTH
+
+
+def test_labels_of_metrics_are_those_of_handlers(growth: Callable[[], int]) -> None:
+    on_event("news")(handler)
+    labels = metrics.labels.Labels()
+    assert labels.of("news", None) == ("news", "")
+    for number in range(100):
+        assert labels.of(f"{number}{'x' * 100_000}", f"channel-{number}") == ("other", "other")
+    assert growth() < GROWTH
+
+
+def test_names_of_headers_are_remembered_only_if_short(serve: Callable[..., Site]) -> None:
+    site = serve()
+    strict._make_cgi_name.cache_clear()
+    for number in range(20):
+        site.polling(**{f"x-{number}-{'y' * 2000}": "1"})
+    site.polling(**{"x-short": "1"})
+    assert 1 <= strict._make_cgi_name.cache_info().currsize < 10
+
+
+def test_keys_of_rate_limits_are_short() -> None:
+    long = "x" * 8000
+    assert rate_limit._shorten("alice") == "alice"
+    assert rate_limit._shorten(("alice", 1)) == ("alice", 1)
+    assert len(rate_limit._shorten(long)) == 32
+    assert rate_limit._shorten((long, "a")) != rate_limit._shorten((long + "y", "a"))
+    assert rate_limit._shorten("\ud800" * 100) != rate_limit._shorten("\ud801" * 100)
+    assert rate_limit._shorten(None) is None
