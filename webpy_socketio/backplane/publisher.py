@@ -12,7 +12,7 @@ import gevent.event
 
 from webpy_socketio.backplane import Warnings, counts
 from webpy_socketio.backplane.envelope import Mark, encode
-from webpy_socketio.backplane.link import Dialer, Link, pauses
+from webpy_socketio.backplane.link import Dialer, Interrupted, Link, pauses
 from webpy_socketio.backplane.numbering import Numbering
 from webpy_socketio.backplane.topics import Topic
 from webpy_socketio.engine.packets import Message
@@ -167,11 +167,16 @@ class Publisher:
         try:
             results: list[Any] = list(link.publish([self._pack(parcel) for parcel in batch]))
         except BaseException as error:
+            replies = error.replies if isinstance(error, Interrupted) else []
+            self._take_answers(batch, replies)
             # At most once: what may have arrived is not sent again.
-            for parcel in batch:
+            for parcel in batch[len(replies) :]:
                 self._drop(parcel, error)
             raise
-        for parcel, result in zip(batch, results, strict=True):
+        self._take_answers(batch, results)
+
+    def _take_answers(self, batch: list[Parcel], results: list[Any]) -> None:
+        for parcel, result in zip(batch, results, strict=False):
             if isinstance(result, BackplaneError):
                 if parcel.message is not None:  # a mark that is refused would be so for ever
                     self._drop(parcel, result)

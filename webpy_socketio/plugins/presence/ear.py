@@ -98,10 +98,11 @@ class Ear:
             while True:
                 if self._wake.wait(PING_INTERVAL):
                     self._send_changes(link)
-                else:
+                elif not link.has_data():
+                    # Sending on a connection that Redis has closed would discard unread data.
                     link.send("PING")
         except BackplaneError:
-            link.close()  # its reader fails, and says so
+            pass  # the reader takes what has arrived, fails then, and logs it
 
     def _send_changes(self, link: Any) -> None:
         self._wake.clear()
