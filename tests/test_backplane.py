@@ -1089,6 +1089,16 @@ class TestLink:
             with pytest.raises(BackplaneError, match=str(redis.port)):
                 link.ask(("PING",))
 
+    def test_link_with_a_wrong_password_raises_an_error_with_the_remedy(
+        self, frail: RedisServer
+    ) -> None:
+        frail.start().ask("CONFIG", "SET", "requirepass", "p%23@ss")
+        with pytest.raises(BackplaneError, match="percent-encoded"):
+            redis_link(f"redis://:p%23@ss@127.0.0.1:{frail.port}", 5.0)
+        link = redis_link(f"redis://:p%2523%40ss@127.0.0.1:{frail.port}", 5.0)
+        assert link.ask(("PING",)) == [b"PONG"]
+        link.close()
+
     def test_nobody_is_there(self, frail: RedisServer) -> None:
         with pytest.raises(BackplaneError, match=str(frail.port)):
             redis_link(frail.url, 5.0)

@@ -144,6 +144,12 @@ class Link:
             raise BackplaneError(f"the connection to {self.where} has ended")
         try:
             return function(*args, **keywords)
+        except redis.AuthenticationError as error:
+            self._fail(
+                f"{self.where} refuses the name or password in SOCKETIO_BACKPLANE ({error}); "
+                "special characters in them have to be percent-encoded",
+                error,
+            )
         except redis.ResponseError as error:
             raise _Refused(f"{self.where} refuses: {error}") from error
         except _FAILURES as error:
