@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -163,6 +164,12 @@ def only(client: WebSocket, *messages: Any) -> None:
     broadcast("end")
     for message in (*messages, "end"):
         assert client.event() == ["message", message]
+
+
+def broadcast_channel_reaches_nobody() -> None:
+    """Ask Redis, which has to be back for it."""
+    with pytest.raises(NoSocket):
+        broadcast_channel("hello", "empty")
 
 
 def until_reached(function: Callable[..., Any], *args: Any) -> None:
@@ -879,6 +886,41 @@ class TestFaults:
         while far.wait_for("GAP") == "None":  # that of its start
             pass
         assert "did not get to other processes" in caplog.text
+
+    def test_reconnection_to_redis_is_logged_at_the_level_of_its_loss(
+        self,
+        frail: RedisServer,
+        serve: Callable[..., Site],
+        gaps: Journal,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: Any,
+    ) -> None:
+        frail.start()
+        near = local(serve(backplane=frail.url))
+        monkeypatch.setattr(publisher, "MAX_WAITING", 5)
+        frail.stop()
+        broadcast("under way")  # by the connection that has just ended
+        while clients.backplane._publisher.connected:  # type: ignore[union-attr]
+            gevent.sleep(0.01)
+        before = counts["dropped"]
+        for number in range(12):
+            broadcast(number)
+        dropped = counts["dropped"] - before
+        assert dropped in (7, 8)  # the one before may wait too
+        frail.start()
+        gaps.wait_for(None)
+        until_reached(send, near.id, "again")
+        until_reached(broadcast_channel_reaches_nobody)
+        lost, back = (
+            [record for record in caplog.records if text in record.message]
+            for text in ("cannot be reached", "reconnected to")
+        )
+        assert [record.levelname for record in (*lost, *back)] == ["WARNING"] * 4
+        where = rf"reconnected to Redis at 127\.0\.0\.1:{frail.port} after \d+\.\d s; "
+        texts = sorted(record.message for record in back)
+        assert re.fullmatch(where + r"\d+ messages to other processes were dropped", texts[0])
+        assert int(texts[0].split("; ")[1].split()[0]) >= dropped
+        assert re.fullmatch(where + "an unknown number of messages .* may be missing", texts[1])
 
     def test_the_last_message_is_lost_and_it_is_told(
         self, frail: RedisServer, serve: Callable[..., Site], gaps: Journal

@@ -19,6 +19,7 @@ The first lines of a program that uses it patch the standard library, before web
 from webpy_socketio import events, exceptions, signals
 from webpy_socketio.application import socketio_urls
 from webpy_socketio.assets import socketio_scripts, template_dir
+from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.cluster import configured, redis_link
 from webpy_socketio.engine.clock import call_later, monotonic
 from webpy_socketio.events import *  # noqa: F403
@@ -38,6 +39,7 @@ from webpy_socketio.socket import Socket
 from webpy_socketio.version import __version__
 
 __all__ = [
+    "Outage",
     "Socket",
     "SocketIOServer",
     "__version__",

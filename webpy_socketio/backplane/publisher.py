@@ -14,6 +14,7 @@ from webpy_socketio.backplane import Warnings, counts
 from webpy_socketio.backplane.envelope import Mark, encode
 from webpy_socketio.backplane.link import Dialer, Interrupted, Link, pauses
 from webpy_socketio.backplane.numbering import Numbering
+from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.backplane.topics import Topic
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.exceptions import BackplaneError
@@ -76,6 +77,9 @@ class Publisher:
         #: Topics of which a number was used and may have got lost.
         self._lost: dict[Topic, None] = {}
         self._warnings = Warnings()
+        self._outage = Outage("messages to other processes wait until it answers, or are dropped")
+        #: Since the last connection was opened.
+        self._dropped = 0
         self._greenlet = gevent.spawn(self._run)
 
     def put(self, parcel: Parcel) -> None:
@@ -109,12 +113,16 @@ class Publisher:
                 link.ping()
                 self.connected, self.trouble = True, None
                 self.tried.set()
+                self._outage.end(
+                    link.where, f"{self._dropped} messages to other processes were dropped"
+                )
+                self._dropped = 0
                 pause = pauses()
                 self._serve(link)
                 failed = False
             except BackplaneError as error:
-                if self.trouble is None and not self._dialer.ended:
-                    logger.warning("nothing can be published: %s", str(error))
+                if not self._dialer.ended:
+                    self._outage.begin(error)
                 self.connected, self.trouble = False, error
                 self.tried.set()
                 self._fail_waiting(error)
@@ -199,6 +207,7 @@ class Publisher:
             self._lost[parcel.topic] = None
         if parcel.message is not None:
             counts["dropped"] += 1
+            self._dropped += 1
             self._warnings.warn("a message did not get to other processes: %s", str(error))
         if parcel.answer is not None:
             parcel.answer.set_exception(

@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 import gevent.event
 
-from webpy_socketio import BackplaneError
+from webpy_socketio import BackplaneError, Outage
 from webpy_socketio.plugins.presence.dialer import Dialer
 
 __all__ = ["Ear"]
@@ -47,6 +47,7 @@ class Ear:
         self._dirty: dict[bytes, None] = {}
         self._wake = gevent.event.Event()
         self._stopping = False
+        self._outage = Outage("changes of presence in other processes are not shown until it answers")
         self._greenlet = gevent.spawn(self._run)
 
     def listen(self, topic: bytes) -> None:
@@ -67,22 +68,19 @@ class Ear:
         self._dialer.end(self._greenlet)
 
     def _run(self) -> None:
-        told = False
         while not self._stopping:
             link = writer = None
             try:
                 link = self._dialer.open()
                 if self._stopping:
                     return
-                told = False
+                self._outage.end(link.where, "presence is read again")
                 self._asked.clear()
                 self._dirty = dict(self._wanted)
                 writer = gevent.spawn(self._write, link)
                 self._read(link)
             except BackplaneError as error:
-                if not told:
-                    logger.warning("presence: nothing is heard of other processes: %s", str(error))
-                told = True
+                self._outage.begin(error)
             except Exception:  # a mistake of ours must not leave the process deaf
                 logger.exception("presence: what other processes say could not be read")
             finally:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import gevent
 import gevent.event
 
-from webpy_socketio import BackplaneError, WrongContext
+from webpy_socketio import BackplaneError, Outage, WrongContext
 from webpy_socketio.plugins.presence.chores import Chore, Times
 from webpy_socketio.plugins.presence.dialer import Dialer
 from webpy_socketio.plugins.presence.scripts import (
@@ -86,6 +86,7 @@ class Node:
         self._times = times
         self._grace = grace
         self._owner = owner
+        self._outage = Outage("changes of presence in this process wait until it answers")
         self._entered = False
         self._run_id = ""
         self._life: bytes | None = None
@@ -144,11 +145,11 @@ class Node:
                 self._begin(link)
                 self.trouble = None
                 self._tried.set()
+                self._outage.end(link.where, f"{len(self._tasks)} changes of presence waited")
                 self._serve(link)
                 return
             except BackplaneError as error:
-                if self.trouble is None or not self._tried.is_set():
-                    logger.warning("presence is not shared, for now: %s", str(error))
+                self._outage.begin(error)
                 self.trouble = error
                 self._fail_waiting(error)
             except Exception as error:  # a mistake of ours must not end presence
