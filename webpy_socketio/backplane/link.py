@@ -22,7 +22,7 @@ from redis.retry import Retry
 
 from webpy_socketio.exceptions import BackplaneError
 
-__all__ = ["Dialer", "Interrupted", "Link", "address_of", "pauses"]
+__all__ = ["Dialer", "Link", "address_of", "pauses"]
 
 #: Seconds for connecting. With the longest of `pauses` it is less than 5: so soon after Redis is
 #: back everybody is.
@@ -51,6 +51,8 @@ class Link:
         #: For messages; the url itself may have a password in it.
         self.where = address_of(url)
         self.closed = False
+        #: To the commands of the last `ask`, in their order.
+        self.replies: list[Any] = []
         self._interval = timeout / INTERVALS
         self._connection = Connection(
             **{
@@ -94,11 +96,13 @@ class Link:
     def ask(self, *commands: Sequence[str | bytes | int]) -> list[Any]:
         """Send commands at once, and return the reply to each.
 
-        In place of a reply is a `BackplaneError`, if Redis refused that one. Raises `Interrupted` if
-        the connection ends: commands without a reply may have been carried out, or not.
+        In place of a reply is a `BackplaneError`, if Redis refused that one. If the connection ends,
+        this raises, and `replies` has what arrived: commands without a reply may have been carried
+        out, or not.
         """
         failure: BackplaneError | None = None
         replies: list[Any] = []
+        self.replies = replies
         try:
             self._write(self._connection.pack_commands(commands))
         except BackplaneError as error:
@@ -110,7 +114,7 @@ class Link:
                 except _Refused as error:
                     replies.append(BackplaneError(str(error)))
         except BackplaneError as error:
-            raise Interrupted(str(failure or error), replies) from error
+            raise failure or error
         return replies
 
     def publish(self, envelopes: Sequence[tuple[bytes, bytes]]) -> list[int | BackplaneError]:
@@ -243,15 +247,6 @@ def address_of(url: str) -> str:
     """Return "Redis at host:port" for messages, without the password."""
     parts = urlsplit(url)
     return f"Redis at {parts.hostname}:{parts.port or 6379}"
-
-
-class Interrupted(BackplaneError):
-    """The connection ended before all commands were answered."""
-
-    def __init__(self, text: str, replies: list[Any]) -> None:
-        super().__init__(text)
-        #: To the first commands.
-        self.replies = replies
 
 
 class _Refused(BackplaneError):

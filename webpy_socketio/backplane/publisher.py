@@ -12,7 +12,7 @@ import gevent.event
 
 from webpy_socketio.backplane import Warnings, counts
 from webpy_socketio.backplane.envelope import Mark, encode
-from webpy_socketio.backplane.link import Dialer, Interrupted, Link, pauses
+from webpy_socketio.backplane.link import Dialer, Link, pauses
 from webpy_socketio.backplane.numbering import Numbering
 from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.backplane.topics import Topic
@@ -172,13 +172,13 @@ class Publisher:
         self._bytes += sum(parcel.size for parcel in batch)
 
     def _send(self, link: Link, batch: list[Parcel]) -> None:
+        link.replies = []
         try:
             results: list[Any] = list(link.publish([self._pack(parcel) for parcel in batch]))
         except BaseException as error:
-            replies = error.replies if isinstance(error, Interrupted) else []
-            self._take_answers(batch, replies)
+            self._take_answers(batch, link.replies)
             # At most once: what may have arrived is not sent again.
-            for parcel in batch[len(replies) :]:
+            for parcel in batch[len(link.replies) :]:
                 self._drop(parcel, error)
             raise
         self._take_answers(batch, results)
