@@ -42,7 +42,7 @@ ROOM = ("/", "room")
 BASE = "webpy_socketio:1:presence"
 
 #: Shortened, but for the lease: nobody is taken for dead because the machine is busy.
-TIMES = Times(heartbeat=0.2, lease=30.0, sweep=0.1, reconcile=60.0)
+TIMES = Times(heartbeat=0.2, lease=30.0, sweep=0.1, reconcile=60.0, settle=0.3)
 #: Of who is to die.
 MORTAL = replace(TIMES, lease=1.5)
 GRACE = 0.5
@@ -830,20 +830,148 @@ class TestRepair:
             assert one.store.counts([ROOM]) == [number + 1]
             redis.ask("SCRIPT", "FLUSH")
 
-    def test_what_redis_refuses_is_told_and_the_others_go_on(
+    @pytest.mark.parametrize(
+        ("noun", "what"),
+        [
+            *(("keys", "/,room"), ("connections", "/,room"), ("position", "/,room")),
+            *(("diffs", "/,room"), ("node", ""), ("nodes", None), ("leaving", None)),
+            ("life", None),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["string", "list", "stream"])
+    def test_key_of_the_wrong_type_is_replaced_and_logged_once(
+        self, noun: str, what: str | None, kind: str, keep: Keep, redis: RedisServer, caplog: Any
+    ) -> None:
+        one, two = keep(self.QUICK), keep(self.QUICK)
+        two.store.watch(ROOM, "watcher")
+        one.store.join(ROOM, "1", "Ann", {})
+        one.store.leave(ROOM, "1", 60.0)
+        one.store.join(ROOM, "2", "Bob", {})
+        one.store.join(("/", "other"), "2", "Bob", {})
+        two.wait(lambda state: set(state.members) == {"Ann", "Bob"})
+        what = one.store.node.id if what == "" else what
+        key = f"{one.store._names.base}:{noun}" + (f":{what}" if what else "")
+        redis.ask("DEL", key)
+        match kind:
+            case "string":
+                redis.ask("SET", key, "of another kind")
+            case "list":
+                redis.ask("RPUSH", key, "of another kind")
+            case "stream":
+                redis.ask("XADD", key, f"{2**60}-0", "of another", "kind")
+        one.store.join(ROOM, "3", "Eve", {})
+        one.store.join(("/", "other"), "3", "Eve", {})
+        two.wait(lambda state: {"Bob", "Eve"} <= set(state.members))
+        while not {"Bob", "Eve"} <= set(one.store.ask(ROOM).members):
+            gevent.sleep(0.01)
+        while set(one.store.ask(("/", "other")).members) != {"Bob", "Eve"}:
+            gevent.sleep(0.01)
+        one.store.leave(ROOM, "2", 0.0)
+        two.wait(lambda state: "Bob" not in state.members)
+        while redis.ask("SCARD", f"{one.store._names.base}:node:{one.store.node.id}") != 3:
+            gevent.sleep(0.01)
+        assert len([record for record in caplog.records if repr(key) in record.message]) <= 1
+        assert "reconnected" not in caplog.text
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *(b"", b"junk", b"\xff\xfe", b"\n\n\n", b"node\n0\n{\nAnn", b"node\n0\n[]\nAnn"),
+            *(b"node\nsoon\n{}\nAnn", b"node\n0\n{]}\nAnn", b"node\n0\n{NaN}\nAnn"),
+            *(b'node\n0\n{"a":"\\ud800"}\nAnn', b'node\n0\n{"a":"\xff"}\nAnn', b"x" * 5_000_000),
+            b'node\n0\n{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}\nAnn",
+            *(
+                b'node\n0\n{"a":"' + b"x" * 1_000_000 + b'"}\nAnn',
+                b"node\n" + b"9" * 400 + b"\n{}\nAnn",
+            ),
+        ],
+        ids=lambda value: repr(value[:30]),
+    )
+    def test_member_that_is_malformed_is_removed_and_written_again(
+        self, value: bytes, keep: Keep, redis: RedisServer, caplog: Any
+    ) -> None:
+        one, two = keep(self.QUICK), keep(self.QUICK)
+        two.store.watch(ROOM, "watcher")
+        for number, name in enumerate(("Ann", "Bob")):
+            one.store.join(ROOM, str(number), name, {})
+        two.wait(lambda state: len(state.members) == 2)
+        connections, keys = (
+            one.store._names.of(noun, "/,room") for noun in ("connections", "keys")
+        )
+        redis.ask("HSET", connections, "0", value)
+        redis.ask("HSET", connections, "stray", value, b"\xff", value)
+        redis.ask("HSET", keys, "stray", "stray", b"\xff", "0", value[:500], "0\nstray")
+        one.store.join(ROOM, "2", "Eve", {})
+        expected = {"Ann": [{}], "Bob": [{}], "Eve": [{}]}
+        two.wait(lambda state: "Eve" in state.members)
+        while two.store.ask(ROOM).members != expected or two.store.counts([ROOM]) != [3]:
+            gevent.sleep(0.01)
+        assert redis.ask("HLEN", connections) == 3
+        two.wait(lambda state: state.members == expected)
+        assert "skipped or removed" in caplog.text
+        assert "SOCKETIO_BACKPLANE_PREFIX" in caplog.text
+        assert len(caplog.records) < 10
+        assert "reconnected" not in caplog.text
+
+    def test_published_messages_that_are_malformed_are_ignored(
         self, keep: Keep, redis: RedisServer, caplog: Any
     ) -> None:
-        one = keep(self.QUICK)
-        redis.ask("SET", one.store._names.of("keys", "/,bad"), "of another kind")
-        one.store.join(("/", "bad"), "1", "Ann", {})
-        one.store.join(ROOM, "1", "Ann", {})
-        while "cannot be compared" not in caplog.text:
+        one, two = keep(), keep()
+        two.store.watch(ROOM, "watcher")
+        one.store.join(ROOM, "0", "Ann", {})
+        two.wait(lambda state: set(state.members) == {"Ann"})
+        topic = one.store._topic(ROOM)
+        epoch = one.store.ask(ROOM).epoch
+        good = {"epoch": epoch, "rev": 2, "key": "Eve", "before": [], "after": [{}]}
+        wrong: list[Any] = [b"", b"\x80", b"null", b"[]", b"5", b"[" * 100_000, b"x" * 1_000_000]
+        for name, values in {
+            "epoch": (None, 5, []),
+            "rev": (None, "2", True, 2.5, 10**30),
+            "key": (None, 5, ["a"]),
+            "before": (None, {}, [5], "[]"),
+            "after": (None, {}, [5], [[]]),
+        }.items():
+            wrong += [json.dumps({**good, name: value}).encode() for value in values]
+            wrong.append(json.dumps({key: good[key] for key in good if key != name}).encode())
+        for message in wrong:
+            redis.ask("PUBLISH", topic, message)
+            redis.ask("PUBLISH", f"{one.store._names.base}:here", message)
+        # Well-formed, but not the next one: the state is read.
+        redis.ask("PUBLISH", topic, json.dumps({**good, "rev": 2**62}))
+        one.store.join(ROOM, "1", "Bob", {})
+        two.wait(lambda state: set(state.members) == {"Ann", "Bob"})
+        assert (
+            len([record for record in caplog.records if "published message" in record.message]) == 1
+        )
+        assert len(caplog.records) == 1
+
+    def test_entries_that_are_malformed_in_sets_and_stream_stop_nothing(
+        self, run: Run, keep: Keep, redis: RedisServer, caplog: Any
+    ) -> None:
+        one, two = keep(self.QUICK), keep(self.QUICK)
+        two.store.watch(ROOM, "watcher")
+        one.store.join(ROOM, "0", "Ann", {})
+        two.wait(lambda state: set(state.members) == {"Ann"})
+        names = one.store._names
+        for item in (b"", b"junk", b"\xff\n\xff", b"a\nb\nc", b"x" * 1_000_000):
+            redis.ask("ZADD", f"{names.base}:leaving", 1, item)
+            redis.ask("ZADD", f"{names.base}:nodes", 1, item)
+            redis.ask("SADD", names.of("node", one.store.node.id), item)
+            redis.ask("SADD", names.of("node", "dead"), item)
+        redis.ask("ZADD", f"{names.base}:nodes", 1, "dead")
+        redis.ask("XADD", names.of("diffs", "/,room"), "5-0", "other", "junk")
+        redis.ask("HSET", names.of("position", "/,room"), "epoch", '"', "rev", "many")
+        one.store.leave(ROOM, "0", 0.2)
+        one.store.join(ROOM, "1", "Bob", {})
+        two.wait(lambda state: set(state.members) == {"Bob"})
+        while redis.ask("ZCARD", f"{names.base}:nodes") != 2 or redis.ask(
+            "EXISTS", names.of("node", "dead")
+        ):
             gevent.sleep(0.01)
-        assert one.store.ask(ROOM).members == {"Ann": [{}]}
-        with pytest.raises(BackplaneError, match="WRONGTYPE"):
-            one.store.ask(("/", "bad"))
-        assert "WRONGTYPE" in caplog.text
-        assert "not shared" not in caplog.text
+        while redis.ask("SCARD", names.of("node", one.store.node.id)) != 1:
+            gevent.sleep(0.01)
+        assert redis.ask("ZCARD", f"{names.base}:leaving") == 0
+        assert "reconnected" not in caplog.text
 
 
 def _calls(redis: RedisServer, command: str) -> int:

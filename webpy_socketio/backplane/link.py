@@ -114,7 +114,7 @@ class Link:
                 except _Refused as error:
                     replies.append(BackplaneError(str(error)))
         except BackplaneError as error:
-            raise failure or error
+            raise (failure or error) from error.__cause__
         return replies
 
     def publish(self, envelopes: Sequence[tuple[bytes, bytes]]) -> list[int | BackplaneError]:

@@ -32,22 +32,30 @@ class Ear:
     """Listens to topics. For the thread of the hub.
 
     `heard` is called with what was published on one, and `ready` when one is listened to from now on:
-    what was published before may have been missed. Both must not wait.
+    what was published before may have been missed. `lost` is called when the connection has ended.
+    None of them may wait.
     """
 
     def __init__(
-        self, url: str, heard: Callable[[bytes, bytes], None], ready: Callable[[bytes], None]
+        self,
+        url: str,
+        heard: Callable[[bytes, bytes], None],
+        ready: Callable[[bytes], None],
+        lost: Callable[[], None],
     ) -> None:
         self._dialer = Dialer(url, SILENCE)
         self._heard = heard
         self._ready = ready
+        self._lost = lost
         self._wanted: dict[bytes, None] = {}
         #: What Redis was asked for on this connection.
         self._asked: set[bytes] = set()
         self._dirty: dict[bytes, None] = {}
         self._wake = gevent.event.Event()
         self._stopping = False
-        self._outage = Outage("changes of presence in other processes are not shown until it answers")
+        self._outage = Outage(
+            "changes of presence in other processes are not shown until it answers"
+        )
         self._greenlet = gevent.spawn(self._run)
 
     def listen(self, topic: bytes) -> None:
@@ -88,6 +96,7 @@ class Ear:
                     link.close()
                 if writer is not None:
                     writer.kill()
+                self._lost()
             gevent.sleep(random.uniform(PAUSE / 2, PAUSE))
 
     def _write(self, link: Any) -> None:
