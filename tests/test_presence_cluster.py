@@ -35,7 +35,7 @@ from .raw import WebSocket
 from .redis_server import UNHURRIED, RedisServer, unhurried
 from .servers import ServerProcess, application_source
 
-pytestmark = pytest.mark.patience(40)
+pytestmark = pytest.mark.patience(12)
 
 PLUGIN = "webpy_socketio.plugins.presence"
 ROOM = ("/", "room")
@@ -733,8 +733,8 @@ class TestRest:
     def test_no_write_for_a_connection_that_changes_nothing(
         self, keep: Keep, redis: RedisServer
     ) -> None:
-        one = keep(Times(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2))
-        other = keep(Times(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2))
+        one = keep(Times(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2, settle=0.1))
+        other = keep(Times(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2, settle=0.1))
         other.store.watch(ROOM, "watcher")
         for number in range(100):
             one.store.join(ROOM, str(number), f"key {number}", {"n": number})
@@ -763,7 +763,7 @@ _READS = {
 class TestRepair:
     """Once a minute, here more often: what a node holds, and what Redis holds."""
 
-    QUICK = Times(heartbeat=0.2, lease=30.0, sweep=0.1, reconcile=0.1)
+    QUICK = replace(TIMES, reconcile=0.1, settle=0.1)
 
     @pytest.mark.parametrize("nouns", [["connections"], ["keys"], ["keys", "connections"]])
     def test_what_redis_lost(self, nouns: list[str], keep: Keep, redis: RedisServer) -> None:
@@ -851,14 +851,13 @@ class TestRepair:
         two.wait(lambda state: set(state.members) == {"Ann", "Bob"})
         what = one.store.node.id if what == "" else what
         key = f"{one.store._names.base}:{noun}" + (f":{what}" if what else "")
-        redis.ask("DEL", key)
-        match kind:
-            case "string":
-                redis.ask("SET", key, "of another kind")
-            case "list":
-                redis.ask("RPUSH", key, "of another kind")
-            case "stream":
-                redis.ask("XADD", key, f"{2**60}-0", "of another", "kind")
+        command = {
+            "string": ("SET", key, "of another kind"),
+            "list": ("RPUSH", key, "of another kind"),
+            "stream": ("XADD", key, f"{2**60}-0", "of another", "kind"),
+        }[kind]
+        replace_it = "redis.call('DEL', ARGV[2]); return redis.call(unpack(ARGV))"
+        redis.ask("EVAL", replace_it, 0, *command)
         one.store.join(ROOM, "3", "Eve", {})
         one.store.join(("/", "other"), "3", "Eve", {})
         two.wait(lambda state: {"Bob", "Eve"} <= set(state.members))

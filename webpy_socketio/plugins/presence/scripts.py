@@ -203,12 +203,13 @@ class Reading:
 def parse_state(answer: Answer, pause: Any = None) -> Reading:
     """Read a whole state; `pause` is called now and then, as a large one takes a while."""
     epoch, rev, keys, connections, unsettled = answer
-    metas: dict[bytes, dict[str, Any]] = {}
+    found: dict[bytes, tuple[bytes, dict[str, Any]]] = {}
     damaged: list[bytes] = []
     overdue = (time.time() - OVERDUE) * 1000
     for number, (connection, value) in enumerate(_pairs(connections)):
         try:
-            due, metas[connection] = _parse_connection(value)
+            due, key, meta = _parse_connection(value)
+            found[connection] = key, meta
             if 0 < due < overdue:
                 damaged.append(connection)
         except ValueError:
@@ -217,24 +218,28 @@ def parse_state(answer: Answer, pause: Any = None) -> Reading:
             pause()
     members: dict[str, Metas] = {}
     for key, text in _pairs(keys):
-        found = [metas[connection] for connection in text.split(b"\n") if connection in metas]
+        metas = [
+            found[connection][1]
+            for connection in text.split(b"\n")
+            if connection in found and found[connection][0] == key
+        ]
         try:
-            if not found or len(key) > MAX_VALUE:
-                raise ValueError
-            members[key.decode()] = found
+            if not metas:
+                raise ValueError("no connection has this key")
+            members[key.decode()] = metas
         except ValueError:
             damaged.append(key)
     return Reading(State(epoch.decode(), rev, members), unsettled / 1000, damaged)
 
 
-def _parse_connection(value: bytes) -> tuple[int, dict[str, Any]]:
+def _parse_connection(value: bytes) -> tuple[int, bytes, dict[str, Any]]:
     if len(value) > MAX_VALUE:
         raise ValueError(f"{len(value)} bytes")
-    _, due, text, _ = value.split(b"\n", 3)
+    _, due, text, key = value.split(b"\n", 3)
     meta: Any = orjson.loads(text)
     if not isinstance(meta, dict):
         raise ValueError("not an object")
-    return int(due), meta
+    return int(due), key, meta
 
 
 def _pairs(flat: list[bytes]) -> Iterable[tuple[bytes, bytes]]:

@@ -38,12 +38,21 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local changes = {}
 local damaged = {}
 
+-- Note a damaged key. What is known of its channel is wrong then: a new epoch has everybody read it again.
+local function spoil(key)
+  damaged[#damaged + 1] = key
+  local noun, channel = string.match(string.sub(key, #KEYS[1] + 2), '^(%w+):(.*)$')
+  if noun == 'connections' or noun == 'keys' then
+    redis.pcall('HDEL', KEYS[1] .. ':position:' .. channel, 'epoch')
+  end
+end
+
 -- Run a command. A key of the wrong type is removed: its owners register again when they compare.
 local function call(command, key, ...)
   local answer = redis.pcall(command, key, ...)
   if type(answer) ~= 'table' or not answer.err then return answer end
   if not string.find(answer.err, 'WRONGTYPE', 1, true) then return error(answer.err) end
-  damaged[#damaged + 1] = key
+  spoil(key)
   redis.call('DEL', key)
   return redis.call(command, key, ...)
 end
@@ -72,7 +81,7 @@ local function read(channel, connection)
   if not value then return nil end
   local node, due, meta, key = string.match(value, '^([^\n]*)\n(%d+)\n({[^\n]*})\n(.*)$')
   if not node or #due > 15 then
-    damaged[#damaged + 1] = name('connections', channel)
+    spoil(name('connections', channel))
     call('HDEL', name('connections', channel), connection)
     return nil
   end
@@ -116,7 +125,7 @@ local function position(channel, fresh)
   local rev = found[2] and string.match(found[2], '^%d+$') and #found[2] <= 15 and tonumber(found[2])
   local sound = found[1] and rev and string.match(found[1], '^%w+$') and #found[1] <= 64
   if sound and found[3] == life then return found[1], rev end
-  if found[1] and not sound then damaged[#damaged + 1] = name('position', channel) end
+  if found[1] and not sound then spoil(name('position', channel)) end
   redis.call('DEL', name('diffs', channel))
   call('HMSET', name('position', channel), 'epoch', fresh, 'rev', whole(rev or 0), 'life', life)
   return fresh, rev or 0
@@ -133,7 +142,7 @@ local function tell(channel, key, before, after, fresh)
   local stream = {'XADD', name('diffs', channel), 'MAXLEN', '~', STREAM_LENGTH, whole(rev) .. '-0', 'diff', diff}
   local added = redis.pcall(unpack(stream))
   if type(added) == 'table' and added.err then  -- of the wrong type, or with a later entry
-    damaged[#damaged + 1] = name('diffs', channel)
+    spoil(name('diffs', channel))
     redis.call('DEL', name('diffs', channel))
     redis.call(unpack(stream))
   end

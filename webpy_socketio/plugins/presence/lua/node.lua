@@ -67,7 +67,7 @@ local function take_over(dead, lapsed, grace, portion)
   for _, item in ipairs(items) do
     local connection, channel = split(item)
     local it = connection and read(channel, connection)
-    if not connection then damaged[#damaged + 1] = name('node', dead) end
+    if not connection then spoil(name('node', dead)) end
     if it and it.node == dead and it.due == 0 then depart(channel, connection, it, lapsed + grace) end
   end
   if redis.call('EXISTS', name('node', dead)) == 1 then return true end
@@ -91,7 +91,7 @@ function commands.sweep(node, grace, claim, portion, fresh)
   for _, item in ipairs(due) do
     local connection, channel = split(item)
     local it = connection and read(channel, connection)
-    if not connection then damaged[#damaged + 1] = name('leaving') end
+    if not connection then spoil(name('leaving')) end
     if it and it.due > 0 then
       remove(channel, connection, it, fresh)
     else

@@ -45,6 +45,7 @@ function commands.repair(channel, ...)
       call('HDEL', name('connections', channel), item)
     end
   end
+  call('HDEL', name('position', channel), 'epoch')
   redis.call('PUBLISH', name('here'), 'compare')
   return #{...}
 end
