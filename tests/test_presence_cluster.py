@@ -35,7 +35,7 @@ from .raw import WebSocket
 from .redis_server import UNHURRIED, RedisServer, unhurried
 from .servers import ServerProcess, application_source
 
-pytestmark = pytest.mark.patience(12)
+pytestmark = pytest.mark.patience(40)
 
 PLUGIN = "webpy_socketio.plugins.presence"
 ROOM = ("/", "room")
@@ -172,6 +172,8 @@ class Watcher:
         self.members: dict[str, Any] = {}
         #: ("join", key), ("update", key), ("leave", key): what its user saw.
         self.seen: list[tuple[str, str]] = []
+        #: The keys of each whole state that was received.
+        self.states: list[set[str]] = []
         assert self.client.call("__subscribe__", channel) == [{"ok": True}]
         while self.epoch is None:
             self.take()
@@ -204,6 +206,7 @@ class Watcher:
         return seen
 
     def _state(self, state: dict[str, Any]) -> None:
+        self.states.append(set(state["members"]))
         if state["epoch"] == self.epoch and state["rev"] < self.rev:
             return
         self.epoch, self.rev = state["epoch"], state["rev"]
@@ -573,6 +576,86 @@ def _leaves(redis: RedisServer) -> list[str]:
     entries = redis.ask("XRANGE", f"{BASE}:diffs:/,room", "-", "+")
     diffs = [json.loads(fields[b"diff"]) for _, fields in entries]
     return sorted(diff["key"] for diff in diffs if not diff["after"])
+
+
+class TestLostData:
+    """After Redis lost data no client and no caller gets a list that lacks members who are there."""
+
+    TIMES = replace(TIMES, settle=4.0)
+    NAMES = frozenset({"Ann", "Bob", "Joe"})
+
+    @pytest.mark.parametrize("how", ["restarted", "restarted with old data", "emptied"])
+    def test_state_after_redis_lost_data_has_all_members(
+        self, how: str, run: Run, redis: RedisServer
+    ) -> None:
+        servers = [run(self.TIMES, grace=60.0) for _ in range(3)]
+        watchers = [Watcher(servers[0], "Ann").until(only("Ann"))]
+        if how == "restarted with old data":
+            redis.ask("SAVE")
+        watchers += [Watcher(servers[1], "Bob"), Watcher(servers[2], "Joe")]
+        for watcher in watchers:
+            watcher.until(only(*self.NAMES)).states.clear()
+        epoch = watchers[0].epoch
+        asker = servers[0].connect()
+        bystander = servers[1].connect()
+        slow = servers[2].process.popen
+        slow.send_signal(signal.SIGSTOP)  # it comes back last
+        if how == "emptied":
+            redis.ask("FLUSHALL")
+        else:
+            redis.stop()
+            redis.start()
+        topic = f"{BASE}:diffs:/,room"
+        while (
+            redis.ask("ZCARD", f"{BASE}:nodes") < 2 or redis.ask("PUBSUB", "NUMSUB", topic)[1] < 2
+        ):
+            gevent.sleep(0.01)
+        late = gevent.spawn(Watcher, servers[0], "late")
+        new = gevent.spawn(lambda: Watcher(run(self.TIMES, grace=60.0), "new"))
+        stranger = gevent.spawn(TestStranger().ask, "plain", redis.url)
+        for client in (asker, bystander):
+            assert set(answer(client, "members")) >= self.NAMES
+        slow.send_signal(signal.SIGCONT)
+        for watcher in (*watchers, late.get(), new.get()):
+            watcher.until(only(*self.NAMES, "late", "new"))
+            assert watcher.epoch != epoch
+            assert watcher.states
+            assert all(names >= self.NAMES for names in watcher.states)
+            assert not {("leave", name) for name in self.NAMES} & set(watcher.saw())
+        assert all(name in stranger.get()[0] for name in self.NAMES)
+        for server in servers:
+            assert server.said("left") == []
+
+    def test_first_start_on_an_empty_redis_waits_only_if_redis_has_just_started(
+        self, redis: RedisServer, keep: Keep
+    ) -> None:
+        one = keep(replace(TIMES, settle=2.0))
+        one.store.join(ROOM, "0", "Ann", {})
+        assert one.store.ask(ROOM).members == {"Ann": [{}]}
+        assert redis.ask("INFO", "server")["uptime_in_seconds"] >= 1
+        two = Kept(redis.url, secrets.token_hex(4), replace(TIMES, settle=1.0))
+        life = f"{two.store._names.base}:life"
+        while not redis.ask("EXISTS", life):
+            gevent.sleep(0.01)
+        assert redis.ask("GET", life).endswith(b":0")
+        two.store.close()
+
+    def test_subscriber_during_an_outage_gets_the_state_afterwards(
+        self, run: Run, redis: RedisServer
+    ) -> None:
+        redis.keep()
+        here, there = (run(replace(TIMES, settle=2.0)) for _ in range(2))
+        watchers = [Watcher(here, "Ann"), Watcher(there, "Bob")]
+        for watcher in watchers:
+            watcher.until(only("Ann", "Bob")).states.clear()
+        redis.stop()
+        late = gevent.spawn(Watcher, here, "late")
+        client(there, "Joe")
+        redis.start()
+        assert late.get().states[0] == {"Ann", "Bob", "Joe", "late"}
+        for watcher in (*watchers, late.get()):
+            watcher.until(only("Ann", "Bob", "Joe", "late"))
+            assert all(names >= {"Ann", "Bob"} for names in watcher.states)
 
 
 class Kept:
