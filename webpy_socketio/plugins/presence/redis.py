@@ -285,12 +285,12 @@ class RedisStore:
                 return
         if self._replicas.get(channel) is not replica:
             return  # nobody here is subscribed any more
-        first = not replica.known
+        renewed = renewed or not replica.known or replica.owed
         news, gap = replica.settle(missed)
-        if renewed or first or (replica.owed and not gap):
-            replica.owed = False
+        replica.owed = renewed and gap
+        if renewed and not gap:
             self._listener.renewed(channel)
-        else:
+        elif not renewed:
             for change in news:
                 self._listener.seen(change)
         if gap:
