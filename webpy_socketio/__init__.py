@@ -20,6 +20,7 @@ from webpy_socketio import events, exceptions, signals
 from webpy_socketio.acknowledgement import Acknowledgement
 from webpy_socketio.application import socketio_urls
 from webpy_socketio.assets import socketio_scripts, template_dir
+from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.cluster import configured, redis_link
 from webpy_socketio.engine.clock import monotonic
 from webpy_socketio.events import *  # noqa: F403
@@ -43,6 +44,7 @@ from webpy_socketio.version import __version__
 __all__ = [
     "Acknowledgement",
     "HTTPServer",
+    "Outage",
     "Socket",
     "SocketIOServer",
     "__version__",
