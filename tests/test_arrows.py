@@ -19,10 +19,13 @@ PACKAGE = "webpy_socketio"
 LAYERS: dict[str, set[str]] = {
     "exceptions": set(),
     "version": set(),
+    "addresses": set(),
+    "loggers": set(),
+    "main_script": {"exceptions"},
     "engine": {"exceptions"},
     "receivers": set(),
     "functions": set(),
-    "signals": {"exceptions", "functions", "receivers"},
+    "signals": {"exceptions", "functions", "loggers", "receivers"},
     "handlers": set(),
     "patterns": {"exceptions", "handlers"},
     "events": {"exceptions", "functions", "handlers", "patterns", "receivers", "signals"},
@@ -45,6 +48,7 @@ LAYERS: dict[str, set[str]] = {
         "socket",
         "dispatcher",
         "engine",
+        "main_script",
         "strays",
     },
     "strays": {"engine"},
@@ -52,15 +56,16 @@ LAYERS: dict[str, set[str]] = {
     "loader": {"exceptions", "settings", "plugins", "confined", "engine"},
     "server": {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
-        *("cluster", "loader", "population", "strays", "watchdog"),
+        *("addresses", "cluster", "loader", "loggers", "main_script", "population", "strays"),
+        "watchdog",
     },
     "watchdog": {"engine", "functions", "patterns", "signals"},
     "testing": {"exceptions", "signals", "engine", "server"},
     "cli": {
         *("exceptions", "version", "settings", "signals", "events", "assets", "loader", "plugins"),
-        *("application", "cluster", "engine", "functions", "server"),
+        *("addresses", "application", "cluster", "engine", "functions", "loggers", "server"),
     },
-    "gunicorn": {"exceptions", "engine", "server"},
+    "gunicorn": {"exceptions", "engine", "server", "cli"},
     "__main__": {"cli"},
 }
 
@@ -93,7 +98,16 @@ PURE = [
 
 #: Who may know of which third party.
 THIRD_PARTIES: dict[str, set[str]] = {
-    "web": {"application", "assets", "cli", "cluster", "confined", "server", "testing"},
+    "web": {
+        "application",
+        "assets",
+        "cli",
+        "cluster",
+        "confined",
+        "main_script",
+        "server",
+        "testing",
+    },
     "blinker": {"receivers", "plugins", "testing", "cli"},
     "mako": set(),
     "gunicorn": {"gunicorn"},

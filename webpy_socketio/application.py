@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
@@ -22,6 +20,7 @@ from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.handler import TAKE_OVER
 from webpy_socketio.engine.notices import Notices
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
+from webpy_socketio.main_script import check_guards
 from webpy_socketio.socket import Socket
 from webpy_socketio.strays import REACHED
 
@@ -35,7 +34,7 @@ _HEADERS = "webpy_socketio.headers"
 
 _NOT_OURS = (
     "Socket.IO needs its own server: start the application with "
-    'SocketIOServer(("", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
+    'SocketIOServer(("127.0.0.1", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
     "WSGI server"
 )
 
@@ -59,26 +58,6 @@ def check_patching() -> None:
             "gevent has not patched the socket module: a handler that uses the network would stop "
             "the whole server. Call gevent.monkey.patch_all() without leaving anything out"
         )
-
-
-def imported_again() -> bool:
-    """Whether this runs in the second import of the main script, which web.py's reloader makes.
-
-    The script runs as ``__main__`` and, from within, once more under its own name; the first is
-    the one that is to serve.
-    """
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    frame = sys._getframe()
-    while main is not None and frame is not None:
-        names = frame.f_globals
-        if (
-            frame.f_code.co_name == "<module>"
-            and names.get("__name__") != "__main__"
-            and Path(names.get("__file__") or "").resolve() == Path(main).resolve()
-        ):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
 
 
 class _Resource(str):
@@ -130,6 +109,13 @@ class SocketIOView:
 
 #: Add this to an application's urls: ``urls += socketio_urls``.
 socketio_urls = (_Resource(), SocketIOView)
+
+
+def _has_socketio(application: Any) -> bool:
+    return any(what is SocketIOView for _, what in application.mapping)
+
+
+check_guards(_has_socketio)
 
 
 def _serve_script(name: str) -> bytes:

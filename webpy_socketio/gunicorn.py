@@ -66,12 +66,14 @@ class Worker(Base):
         super().init_process()
 
     def load_wsgi(self) -> None:
-        super().load_wsgi()
         # Not above: see `_begin_anew`.
+        from webpy_socketio.cli.stranger import refusing_servers
         from webpy_socketio.engine import Neighbours
         from webpy_socketio.exceptions import ConfigurationError
         from webpy_socketio.server import SocketIOServer
 
+        with refusing_servers():  # a server without a `__main__` guard would block the import
+            super().load_wsgi()
         tls = {}
         if self.cfg.is_ssl:
             tls = {"certfile": self.cfg.certfile, "keyfile": self.cfg.keyfile}

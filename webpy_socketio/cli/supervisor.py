@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 class Worker:
     """A worker's process, as the supervisor sees it."""
 
-    def __init__(self, name: int, folder: str) -> None:
+    def __init__(self, name: int, slot: int, folder: str) -> None:
         self.name = name
         self.started = time.monotonic()
         self.since = time.time_ns()
@@ -65,7 +65,7 @@ class Worker:
         descriptor = theirs.fileno()
         with theirs:
             self._process = subprocess.Popen(
-                patched([*sys.argv[1:], "--as-worker", f"{descriptor}:{name}:{folder}"]),
+                patched([*sys.argv[1:], "--as-worker", f"{descriptor}:{name}:{slot}:{folder}"]),
                 pass_fds=[descriptor],
                 # Ctrl-C is for the supervisor, who tells them.
                 start_new_session=True,
@@ -104,6 +104,8 @@ class Supervisor:
         self._listener: StreamServer | None = None
         self._sources = Sources()
         self._failure: str | None = None
+        #: Failures of workers that were printed since the last attempt to start them.
+        self._printed: set[str] = set()
         self._has_served = False
         self._stopping = False
         #: Set when it is over.
@@ -122,7 +124,7 @@ class Supervisor:
         ]
         greenlets = []
         try:
-            self._slots = [self._begin() for _ in range(self._arguments.workers)]
+            self._slots = [self._begin(slot) for slot in range(self._arguments.workers)]
             greenlets = [gevent.spawn(self._keep, slot) for slot in range(len(self._slots))]
             greenlets.append(gevent.spawn(self._announce))
             if self._arguments.reload:
@@ -142,8 +144,8 @@ class Supervisor:
 
     # -- a worker's life
 
-    def _begin(self) -> Worker:
-        worker = Worker(next(self._names), self._folder)
+    def _begin(self, slot: int) -> Worker:
+        worker = Worker(next(self._names), slot, self._folder)
         self._alive.add(worker)
         gevent.spawn(self._converse, worker)
         gevent.spawn(self._await_end, worker)
@@ -153,6 +155,11 @@ class Supervisor:
         while (told := worker.control.hear()) is not None:
             if "files" in told:
                 self._sources.add(told["files"], worker.since)
+            elif "failure" in told:
+                if told["failure"] not in self._printed:
+                    self._printed.add(told["failure"])
+                    _say(told["failure"])
+                worker.control.tell()
             elif "serving" in told:
                 self._has_served = True
                 worker.serving.set()
@@ -208,7 +215,7 @@ class Supervisor:
             if self._stopping:
                 return
             if self._slots[slot] is worker:
-                self._slots[slot] = self._begin()
+                self._slots[slot] = self._begin(slot)
             worker = self._slots[slot]
 
     def _announce(self) -> None:
@@ -236,6 +243,7 @@ class Supervisor:
             while self._restart_asked:
                 self._restart_asked = False
                 # Those who could not be started, or wait for their turn, begin at once.
+                self._printed.clear()
                 self._again.set()
                 self._again.clear()
                 for slot, old in enumerate(list(self._slots)):
@@ -248,7 +256,7 @@ class Supervisor:
         """Let a new worker take over; False if it cannot, and the old one goes on."""
         if old.ended.is_set():
             return True
-        new = self._begin()
+        new = self._begin(slot)
         if not new.decided.wait(_TO_START) or not new.serving.is_set():
             new.signal(signal.SIGKILL)
             _say(f"worker {new.name} could not be started; worker {old.name} goes on as it was")
