@@ -6,11 +6,16 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["enable", "silenced"]
+__all__ = ["are_disabled", "enable", "silenced"]
 
 _PACKAGE = "webpy_socketio"
 
 logger = logging.getLogger(_PACKAGE)
+
+
+def are_disabled() -> bool:
+    """Whether a logging configuration has disabled the logger ``webpy_socketio``."""
+    return logger.disabled
 
 
 def enable() -> bool:
