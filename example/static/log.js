@@ -1,6 +1,6 @@
 // The log: messages, and what else happens in the room.
 
-import { $, avatar, bdi, clock, element, listed } from "./parts.js";
+import { $, avatar, bdi, clock, element, linked, listed } from "./parts.js";
 
 const MOST_LINES = 500; // older ones go, so that a page left open does not grow for ever
 const GROUP_SECONDS = 300; // messages of one person closer than this stand under one name
@@ -48,7 +48,8 @@ export function addEvent(names, what) {
 }
 
 function written({ text }) {
-  const node = element("p", "text", text);
+  const node = element("p", "text");
+  node.append(...linked(text));
   node.dir = "auto";
   return node;
 }
