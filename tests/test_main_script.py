@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ def run(folder: Path, *command: str) -> tuple[int, str]:
 class TestSecondImport:
     """``python chat.py``, which web.py's reloader imports again under its own name."""
 
+    @pytest.mark.quoted("the module starts a server while it is imported")
+    def test_run_without_guard_has_the_quoted_message(
+        self, tmp_path: Path, told: Callable[[str], None]
+    ) -> None:
+        (tmp_path / "chat.py").write_text(DEBUG + RUN)
+        told(run(tmp_path, "chat.py", "127.0.0.1:0")[1])
+
     @pytest.mark.parametrize("start", [RUN, RUNSIMPLE], ids=["run", "runsimple"])
     def test_web_py_server_without_guard_fails_with_message(
         self, start: str, tmp_path: Path
@@ -57,6 +65,33 @@ class TestSecondImport:
         (tmp_path / "chat.py").write_text(source + RUN)
         status, output = run(tmp_path, "chat.py", "127.0.0.1:0")
         assert (status, FAILS in output) == (1, True)
+
+
+class TestJobs:
+    """Background jobs in debug mode: where docs/guides/background.rst says that they run twice."""
+
+    JOB = "import os; os.write(1, b'job ')\n"
+
+    #: Starts the server and stops it.
+    MAIN = """
+if __name__ == "__main__":
+    server = SocketIOServer(("127.0.0.1", 0), app.wsgifunc(), plugins=["ticker"])
+    server.start()
+    server.stop()
+"""
+
+    def count(self, folder: Path, source: str, plugin: str) -> int:
+        (folder / "ticker.py").write_text(f"def install(settings):\n    {plugin}\n")
+        (folder / "chat.py").write_text(source + self.MAIN)
+        status, output = run(folder, "chat.py")
+        assert status == 0, output
+        return output.count("job")
+
+    def test_job_at_top_level_runs_twice(self, tmp_path: Path) -> None:
+        assert self.count(tmp_path, DEBUG + self.JOB, "pass") == 2
+
+    def test_job_of_a_plugin_runs_once(self, tmp_path: Path) -> None:
+        assert self.count(tmp_path, DEBUG, self.JOB) == 1
 
 
 class TestImport:
