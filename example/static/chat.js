@@ -157,11 +157,16 @@ function recall() {
   }
 }
 
-// On a phone the keyboard covers the page, unless the browser makes the page smaller (Safari does not).
-visualViewport.addEventListener("resize", () => {
-  const covered = visualViewport.scale === 1 && visualViewport.height < innerHeight;
-  document.body.style.height = covered ? `${visualViewport.height}px` : "";
-});
+// The keyboard of a phone leaves little room: some browsers make the page smaller, Safari covers its lower half.
+function fit() {
+  const { height, scale } = visualViewport;
+  if (scale !== 1) return; // the reader looks at a part of the page through a magnifier
+  const { style, classList } = document.body;
+  style.height = style.minHeight = height < innerHeight ? `${height}px` : "";
+  classList.toggle("short", height < 450);
+}
+visualViewport.addEventListener("resize", fit);
+fit();
 
 // Talking
 

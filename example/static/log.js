@@ -8,8 +8,16 @@ const GROUP_SECONDS = 300; // messages of one person closer than this stand unde
 let last = null; // the message at its end, if it is one
 let atEnd = true; // somebody who reads further up stays there
 
-$("log").addEventListener("scroll", () => (atEnd = $("log").scrollHeight - $("log").scrollTop - $("log").clientHeight < 80));
-new ResizeObserver(() => atEnd && toEnd()).observe($("log"));
+let height = 0; // of the log, when its end was last looked at
+
+$("log").addEventListener("scroll", () => {
+  const { scrollHeight, scrollTop, clientHeight } = $("log");
+  if (clientHeight === height) atEnd = scrollHeight - scrollTop - clientHeight < 80; // else the observer is about to run
+});
+new ResizeObserver(() => {
+  height = $("log").clientHeight;
+  if (atEnd) toEnd();
+}).observe($("log"));
 
 function toEnd() {
   $("log").scrollTop = $("log").scrollHeight;
