@@ -1,4 +1,4 @@
-"""The demo in headless Chromium, behind a real nginx with the configuration that README.rst shows."""
+"""The demo in headless Chromium, behind a real nginx with the configuration of README.rst."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A server that a module starts while it is imported: it fails with a message, and blocks nothing."""
+"""A server that a module starts while it is imported fails with a message and blocks nothing."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def location(address: Any, tls: bool = False) -> str:
 
 
 def shown(address: Any) -> str:
-    """Return an address as text: ``127.0.0.1:8000``, ``[::1]:8000`` or the path of a Unix socket."""
+    """Return an address as text: ``127.0.0.1:8000``, ``[::1]:8000`` or a Unix socket's path."""
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

@@ -1,4 +1,4 @@
-"""The package's loggers: enabled again after a configuration disabled them, silenced in extra workers."""
+"""The package's loggers: enabled after a configuration disabled them, silenced in extra workers."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ def are_disabled() -> bool:
 
 
 def enable() -> bool:
-    """Enable the package's loggers if the logger ``webpy_socketio`` is disabled; return whether it was.
+    """Enable the package's loggers if a configuration disabled them; return whether it did.
 
-    `logging.config.dictConfig` and `fileConfig` disable every logger that exists and that they do not
-    name, unless ``disable_existing_loggers`` is False. Tracebacks of handlers would then be lost. A
-    logger below ``webpy_socketio`` that is disabled alone stays as it is. To silence the package, set
-    the level of its logger.
+    `logging.config.dictConfig` and `fileConfig` disable every existing logger that they do not
+    name, unless ``disable_existing_loggers`` is False. Tracebacks of handlers would then be lost.
+    A logger below ``webpy_socketio`` that is disabled alone stays as it is. To silence the package,
+    set the level of its logger.
     """
     if not logger.disabled:
         return False
     for found in _ours():
         found.disabled = False
     logger.warning(
-        "the logging configuration disabled the logger webpy_socketio, which would lose tracebacks of "
-        "handlers; it is enabled again. Set disable_existing_loggers to False in the configuration"
+        "the logging configuration disabled the logger webpy_socketio, which would lose "
+        "tracebacks of handlers; it is enabled again. Set disable_existing_loggers to False in the "
+        "configuration"
     )
     return True
 

@@ -44,12 +44,12 @@ def _importing() -> Iterator[FrameType]:
 def check_guards(is_ours: Callable[[Any], bool]) -> None:
     """Let web.py's server raise `SettingsError` where it would block an import.
 
-    ``app.run()`` without a ``__main__`` guard serves inside the import that web.py's reloader, gunicorn
-    or a test makes. That import never ends, and requests wait for it.
+    ``app.run()`` without a ``__main__`` guard serves inside the import that web.py's reloader,
+    gunicorn or a test makes. That import never ends, and requests wait for it.
 
     Args:
-        is_ours: Whether an application has Socket.IO in its urls. Only those are refused in an import
-            that is not the reloader's: the server of another one may be meant.
+        is_ours: Whether an application has Socket.IO in its urls. Only those are rejected in an
+            import that is not the reloader's: another application may serve there on purpose.
 
     """
     run, runsimple = web.application.run, web.httpserver.runsimple
@@ -73,7 +73,7 @@ def _refuse(call: str, everywhere: bool) -> None:
     if frame is None or not (everywhere or imported_again()):
         return
     raise SettingsError(
-        f"the module starts a server while it is imported: {call} has no `__main__` guard, and the import "
-        f"would never end. Replace it by two lines: `{_GUARD}` and, indented, "
+        f"the module starts a server while it is imported: {call} has no `__main__` guard, and the "
+        f"import would never end. Replace it by two lines: `{_GUARD}` and, indented, "
         '`SocketIOServer(("127.0.0.1", 8000), app.wsgifunc()).serve_forever()`'
     )

@@ -83,8 +83,7 @@ export class People {
     this.show();
   }
 
-  // A message of this person is about to be shown: the log tells first that they joined, even if the server's
-  // word of it comes later.
+  // Announce the author of a message that is about to be shown, even if their presence arrives later.
   spoke({ who, name }) {
     const key = identity({ who, name });
     const { members, count } = this.presence;

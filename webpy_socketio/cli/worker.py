@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until the supervisor says otherwise, or is gone; returns the exit status."""
     descriptor, name, slot, folder = arguments.as_worker.split(":", 3)
     control = Control(socket.socket(fileno=int(descriptor)))
-    # Workers start alike: the first one logs what there is to say about the application.
+    # Workers start alike: only the first one logs warnings about the application.
     quiet = nullcontext() if slot == "0" else loggers.silenced()
     try:
         with quiet:
