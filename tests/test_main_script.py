@@ -102,6 +102,12 @@ class TestImport:
         status, output = run(tmp_path, "-c", "import chat")
         assert (status, FAILS in output) == (1, True)
 
+    def test_run_of_an_application_with_a_mounted_one_fails(self, tmp_path: Path) -> None:
+        outer = 'app = web.application(("/chat", app), globals())\n'
+        (tmp_path / "chat.py").write_text(APP.partition("if __name__")[0] + outer + RUN)
+        status, output = run(tmp_path, "-c", "import chat")
+        assert (status, FAILS in output) == (1, True)
+
     def test_run_of_an_application_without_socketio_urls_serves(self, tmp_path: Path) -> None:
         source = APP.partition("if __name__")[0].replace(" + socketio_urls", "")
         served = "import web.httpserver\nweb.httpserver.WSGIServer = lambda *args: 1 / 0\n"

@@ -112,7 +112,11 @@ socketio_urls = (_Resource(), SocketIOView)
 
 
 def _has_socketio(application: Any) -> bool:
-    return any(what is SocketIOView for _, what in application.mapping)
+    """Whether an application, or one that is mounted in it, has `socketio_urls`."""
+    return any(
+        what is SocketIOView or (isinstance(what, web.application) and _has_socketio(what))
+        for _, what in application.mapping
+    )
 
 
 check_guards(_has_socketio)
