@@ -42,7 +42,6 @@ WITH_NODE := PATH="$$PATH:$(abspath $(VENV))/bin"
 .PHONY: demo cluster-demo test lint docs torture soak bench clean
 
 demo: $(PROJECT)
-	@echo "The chat: http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
 	@PORT="$(PORT)" exec $(PY) example/main_app.py
 
 cluster-demo: $(WITH_REDIS) $(REDIS)

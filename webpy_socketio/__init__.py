@@ -13,7 +13,8 @@ The first lines of a program that uses it patch the standard library, before web
 
     urls = ("/", "index") + socketio_urls
     app = web.application(urls, globals())
-    SocketIOServer(("", 8000), app.wsgifunc()).serve_forever()
+    if __name__ == "__main__":
+        SocketIOServer(("127.0.0.1", 8000), app.wsgifunc()).serve_forever()
 """
 
 from webpy_socketio import events, exceptions, signals

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
@@ -23,6 +21,7 @@ from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.origins import CORS_PREFIX, ORIGINS_KEY
 from webpy_socketio.engine.takeover import TAKE_OVER, find_mark, is_serving
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
+from webpy_socketio.main_script import check_guards
 from webpy_socketio.socket import Socket
 from webpy_socketio.thread_locals import release
 from webpy_socketio.web_sessions import LoadedSessions
@@ -37,7 +36,7 @@ _HEADERS = "webpy_socketio.headers"
 
 _NOT_OURS = (
     "Socket.IO needs its own server: start the application with "
-    'SocketIOServer(("", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
+    'SocketIOServer(("127.0.0.1", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
     "WSGI server"
 )
 
@@ -67,26 +66,6 @@ def check_patching() -> None:
             "gevent has not patched the socket module: a handler that uses the network would stop "
             "the whole server. Call gevent.monkey.patch_all() without leaving anything out"
         )
-
-
-def imported_again() -> bool:
-    """Whether this runs in the second import of the main script, which web.py's reloader makes.
-
-    The script runs as ``__main__`` and, from within, once more under its own name; the first is
-    the one that is to serve.
-    """
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    frame = sys._getframe()
-    while main is not None and frame is not None:
-        names = frame.f_globals
-        if (
-            frame.f_code.co_name == "<module>"
-            and names.get("__name__") != "__main__"
-            and Path(names.get("__file__") or "").resolve() == Path(main).resolve()
-        ):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
 
 
 class _Resource(str):
@@ -149,6 +128,17 @@ def _explain_no_mark() -> str:
         return _NO_MARK + "\n"
     _notices.seldom("another server", _NOT_OURS, logging.ERROR)
     return _NOT_OURS + "\n"
+
+
+def _has_socketio(application: Any) -> bool:
+    """Whether an application, or one that is mounted in it, has `socketio_urls`."""
+    return any(
+        what is SocketIOView or (isinstance(what, web.application) and _has_socketio(what))
+        for _, what in application.mapping
+    )
+
+
+check_guards(_has_socketio)
 
 
 def _serve_script(name: str) -> bytes:

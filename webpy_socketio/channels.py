@@ -92,7 +92,9 @@ def check_name(channel: Any, max_length: int) -> str:
     if not isinstance(channel, str):
         raise ChannelError(f"a channel's name is text, not {type(channel).__name__}")
     if not 1 <= len(channel) <= max_length:
-        raise ChannelError(f"a channel's name has 1 to {max_length} characters")
+        raise ChannelError(
+            f"a channel's name has 1 to {max_length} characters (SOCKETIO_MAX_CHANNEL_LENGTH)"
+        )
     if "\ufffd" in channel:
         raise ChannelError("a channel's name cannot contain a lone surrogate or U+FFFD")
     if not channel.isprintable() and any(

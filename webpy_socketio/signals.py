@@ -65,6 +65,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 
+from webpy_socketio import loggers
 from webpy_socketio.exceptions import EventError, Refused
 from webpy_socketio.functions import (
     NEVER_RUN,
@@ -346,6 +347,7 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
 
     `what` failed; None if it was the client who broke a rule, which deserves no traceback.
     """
+    loggers.enable()
     if what is None:
         # Their texts: whoever keeps log records keeps no frames with it, and no connection.
         socket.notices.seldom(

@@ -349,7 +349,10 @@ class Socket:
     def _check_room(self) -> None:
         limit = self._limits.max_channels
         if len(self.space.channels.held(self)) >= limit:
-            raise ChannelError(f"a socket holds at most {limit} channels")
+            raise ChannelError(
+                f"channel limit reached: a socket may subscribe to {limit} channels "
+                "(SOCKETIO_MAX_CHANNELS)"
+            )
 
     def _broadcast(self, message: Any, skip: Socket | None) -> None:
         encoded = self._encode("message", (message,), self._limits.broadcast_bytes)
