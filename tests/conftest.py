@@ -30,7 +30,9 @@ from webpy_socketio import (
 )
 from webpy_socketio.clients import clients
 
-from . import builds, raw, swarm
+from . import builds, parallel, raw, swarm
+
+parallel.use_native_locks()
 
 # A shell that starts a command in the background has it ignore Ctrl-C, and so would all that tests start.
 if unix_signals.getsignal(unix_signals.SIGINT) is unix_signals.SIG_IGN:
