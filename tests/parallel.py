@@ -14,10 +14,10 @@ from typing import Any
 import execnet.gateway_base
 from gevent import monkey
 
-__all__ = ["stable_id", "use_native_locks"]
+__all__ = ["escape_surrogates", "stable_id", "use_native_locks"]
 
 _SimpleQueue: Any = monkey.get_original("queue", "SimpleQueue")
-_RLock: Any = monkey.get_original("threading", "RLock")
+_RLock: Any = monkey.get_original("_thread", "RLock")
 
 
 class _Event:
@@ -52,3 +52,8 @@ def use_native_locks() -> None:
 def stable_id(value: Any) -> str:
     """Return a test id that is the same in every worker: without addresses in memory."""
     return re.sub(r" at 0x[0-9a-f]+", "", ascii(value))
+
+
+def escape_surrogates(text: str) -> str:
+    """Return `text` with lone surrogates written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

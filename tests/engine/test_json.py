@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.parallel import stable_id
 from webpy_socketio.engine import json
 from webpy_socketio.exceptions import EncodeError, ProtocolError
-
-from ..parallel import stable_id
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none()
