@@ -69,7 +69,7 @@ docs: $(WRITERS)
 	@echo "The documentation: build/docs/index.html"
 
 clean:
-	rm -rf $(VENV) tests/js/node_modules bench/.venv bench/node_modules bench/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .nox tests/js/node_modules bench/.venv bench/node_modules bench/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f $(CLIENT)
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 

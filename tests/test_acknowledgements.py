@@ -23,6 +23,7 @@ from webpy_socketio import (
 )
 
 from .conftest import Journal, Site, socket_of
+from .parallel import stable_id
 
 SECRET = "the password is 12345"
 FAILED = [{"error": "internal error"}]
@@ -44,7 +45,7 @@ class TestReturnValues:
             ((None,), [None]),
             (None, []),
         ],
-        ids=repr,
+        ids=stable_id,
     )
     def test_what_a_handler_returns_is_the_answer(
         self, returned: Any, answer: list[Any], site: Site
@@ -172,7 +173,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         "value",
         [object(), float("nan"), float("inf"), {1, 2}, {("a", "tuple"): 1}, 2**70, "\ud800"],
-        ids=repr,
+        ids=stable_id,
     )
     def test_a_value_that_cannot_be_sent(self, value: Any, site: Site, stages: Journal) -> None:
         @on_message

@@ -142,7 +142,11 @@ class TestStart:
         one, _ = come_in(serve(**{**SETTINGS, "admin_password": made}))
         assert one.refusal is None
 
-    @pytest.mark.parametrize("value", [PASSWORD, "$2b$10$heqvAkYMez.Va6Et2uXInO", HASH + "$", 7])
+    @pytest.mark.parametrize(
+        "value",
+        [PASSWORD, "$2b$10$heqvAkYMez.Va6Et2uXInO", HASH + "$", 7],
+        ids=["password", "bcrypt", "trailing character", "number"],
+    )
     def test_a_password_that_is_no_hash_is_refused_and_not_shown(
         self, value: Any, serve: Serve
     ) -> None:

@@ -22,6 +22,7 @@ from webpy_socketio import (
 from webpy_socketio.settings import SETTINGS, Settings, resolve
 
 from .conftest import Site
+from .parallel import stable_id
 
 #: Of "changeit".
 HASH = "$scrypt$ln=4,r=8,p=5$c2FsdCBvZiBhIHRlc3QhIQ$d/Cy/Ro0JZLfjLUUwcKYBHjJZmEyRAPDcWZ9zJXEqPs"
@@ -453,7 +454,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
 
 def cases(which: int) -> list[Any]:
     return [
-        pytest.param(name, value, id=f"{name}={value!r}")
+        pytest.param(name, value, id=f"{name}={stable_id(value)}")
         for name, values in VALUES.items()
         for value in values[which]
     ]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.parallel import stable_id
 from webpy_socketio.engine import json
 from webpy_socketio.exceptions import ContentError, EncodeError, ProtocolError
 
@@ -217,7 +218,7 @@ class TestWriting:
     @pytest.mark.parametrize(
         "value",
         ["\ud800", {"\udfff": 1}, 2**64, -(2**63) - 1, object(), {1, 2}, 1j, {b"k": 1}, {(1,): 2}],
-        ids=ascii,
+        ids=stable_id,
     )
     def test_what_json_cannot_hold_is_refused(self, value: Any) -> None:
         with pytest.raises(EncodeError, match="cannot send this value"):
