@@ -22,7 +22,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 STATIC := webpy_socketio/static
-CLIENT := $(STATIC)/socket.io.min.js $(STATIC)/socket.io.LICENSE.txt
+SCRIPTS := socket.io.js socket.io.min.js socket.io.esm.min.js socket.io.msgpack.min.js
+CLIENT := $(addprefix $(STATIC)/,$(SCRIPTS) $(addsuffix .map,$(SCRIPTS)) socket.io.LICENSE.txt)
 BUILD := setup.py pyproject.toml webpy_socketio/version.py client/package.json client/package-lock.json \
 	$(wildcard build_tools/*.py)
 
@@ -77,7 +78,7 @@ $(PY):
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # The client is made by the installation: where it is gone, install again.
-ifneq ($(words $(wildcard $(CLIENT))),2)
+ifneq ($(words $(wildcard $(CLIENT))),$(words $(CLIENT)))
 .PHONY: $(PROJECT)
 endif
 

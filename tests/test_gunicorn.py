@@ -287,3 +287,52 @@ class TestPatching:
             return answer
 
         assert swarm.together(ask, 20) == [[str(n), str(n), f"?n={n}"] for n in range(20)]
+
+
+class TestScriptName:
+    SOURCE = module_source(BODY).replace(
+        'urls = ("/pid", "Pid")',
+        """urls = ("/pid", "Pid", "/", "Index")
+
+class Index:
+    def GET(self):
+        return str(socketio_scripts())
+""",
+    )
+
+    @pytest.mark.parametrize("path", ["/team/", "/"])
+    def test_environment_variable_mounts_the_application(self, start: Start, path: str) -> None:
+        served = start(source=self.SOURCE, SCRIPT_NAME="/team")
+        assert 'data-path="/team/socket.io"' in self.get(served, path)
+        self.talk(served, path)
+
+    def test_header_of_a_trusted_proxy_mounts_the_application(self, start: Start) -> None:
+        served = start(source=self.SOURCE)
+        for path in ("/team/", "/"):
+            assert 'data-path="/team/socket.io"' in self.get(served, path, SCRIPT_NAME="/team")
+            self.talk(served, path, SCRIPT_NAME="/team")
+
+    @pytest.mark.parametrize(
+        "options", [["--forwarded-allow-ips", "10.0.0.1"], ["--forwarder-headers", "PATH_INFO"]]
+    )
+    def test_header_of_another_client_is_ignored(self, start: Start, options: list[str]) -> None:
+        served = start(*options, source=self.SOURCE)
+        assert 'data-path="/socket.io"' in self.get(served, "/", SCRIPT_NAME="/team")
+
+    @staticmethod
+    def get(served: Gunicorn, path: str, data: bytes | None = None, **headers: str) -> str:
+        connection = raw.http.client.HTTPConnection("127.0.0.1", served.port)
+        connection.request("GET" if data is None else "POST", path, data, headers)
+        response = connection.getresponse()
+        assert response.status == 200
+        body = response.read().decode()
+        connection.close()
+        return body
+
+    def talk(self, served: Gunicorn, path: str, **headers: str) -> None:
+        query = path + "socket.io/?EIO=4&transport=polling"
+        query += "&sid=" + json.loads(self.get(served, query, **headers)[1:])["sid"]
+        assert self.get(served, query, b"40", **headers) == "ok"
+        assert self.get(served, query, **headers).startswith("40{")
+        assert self.get(served, query, b'421["echo","hello"]', **headers) == "ok"
+        assert self.get(served, query, **headers) == '431["hello"]'

@@ -55,6 +55,8 @@ DEFAULTS: dict[str, Any] = {
     "ALLOWED_ORIGINS": None,
     "TRUSTED_PROXIES": [],
     "ALLOWED_HOSTS": None,
+    "PATH_PREFIX": "",
+    "WORKER_TIMEOUT": 30,
     "MACHINE": "",
     "BACKPLANE": None,
     "BACKPLANE_PREFIX": "webpy_socketio",
@@ -409,6 +411,11 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
             *("redis://host?db=1", "redis://host#1", b"redis://host"),
         ],
     ),
+    "PATH_PREFIX": (
+        ["", "/a", "/a/b", "/café"],
+        ["a", "/", "/a/", "//a", "/a?b", "/a%20b", "/a b", "/a#", "/a\n", None, 5],
+    ),
+    "WORKER_TIMEOUT": ([None, 0.5, 30], [0, -1, "30", True, 86_400]),
     "MACHINE": (["", "a", "web-1_B"], ["a.b", "a/b", "a b", "ž", "x" * 65, None, 5]),
     "BACKPLANE_PREFIX": (["chat", "a:b", "a.b-c_1"], ["", "a*", "a b", "a/b", "x" * 65, None, 5]),
     "PRESENCE_KEY": ([None, some_function], ["session_id", 5]),
@@ -483,7 +490,7 @@ class TestEffect:
             response = connection.getresponse()
             assert (response.status, b"ransport" in response.read()) == (400, True)
             connection.close()
-            assert site.connect().call("message") == []
+            site.connect().barrier()
         else:
             assert site.websocket().status == 400
             assert site.polling().open["upgrades"] == []

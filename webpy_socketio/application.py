@@ -19,12 +19,13 @@ from webpy_socketio import signals
 from webpy_socketio.assets import RESOURCE_KEY, asset
 from webpy_socketio.dispatcher import Dispatcher
 from webpy_socketio.engine.clock import current_clock
-from webpy_socketio.engine.handler import TAKE_OVER
 from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.origins import CORS_PREFIX, ORIGINS_KEY
+from webpy_socketio.engine.takeover import TAKE_OVER, find_mark, is_serving
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
 from webpy_socketio.socket import Socket
-from webpy_socketio.strays import REACHED
+from webpy_socketio.thread_locals import release
+from webpy_socketio.web_sessions import LoadedSessions
 
 __all__ = ["SocketIOView", "WebDispatcher", "add_resource", "check_patching", "socketio_urls"]
 
@@ -38,6 +39,12 @@ _NOT_OURS = (
     "Socket.IO needs its own server: start the application with "
     'SocketIOServer(("", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
     "WSGI server"
+)
+
+_NO_MARK = (
+    "a WSGI wrapper around the application calls it in another greenlet or thread, with an environ "
+    "that lacks webpy_socketio.mark: Socket.IO cannot connect. Let the wrapper pass on the environ "
+    "that it got, or a copy of all of it (environ.copy())"
 )
 
 #: What is told where no server of ours could.
@@ -107,23 +114,23 @@ class SocketIOView:
     """Behind `socketio_urls`: the scripts for the browser, and the door to the engine."""
 
     def GET(self, path: str) -> Any:
-        web.ctx.env[REACHED] = True
+        mark = find_mark(web.ctx.env)
+        if mark is not None:
+            mark.is_reached = True
         if path:
             return _serve_script(path)
         job = web.ctx.get("socketio_job")
         if job is not None:
             return job.run()
-        if TAKE_OVER not in web.ctx.env:
-            web.ctx.status = "500 Internal Server Error"
-            web.header("Content-Type", "text/plain; charset=utf-8")
-            _notices.seldom("another server", _NOT_OURS, logging.ERROR)
-            return _NOT_OURS + "\n"
-        resource = web.ctx.env.get(RESOURCE_KEY, "socket.io")
+        if mark is None:
+            return _explain_no_mark()
+        resource = mark.request.get(RESOURCE_KEY, "socket.io")
         if web.ctx.env["PATH_INFO"] != f"/{resource}/":  # the urls match every server's
             raise web.notfound(f"Socket.IO is at /{resource}/ on this server.\n")
         web.ctx.env[_APPLICATION] = web.ctx.app_stack[0]
         web.ctx.env[_HEADERS] = web.ctx.headers
         web.ctx.env[TAKE_OVER] = True
+        mark.take_over(web.ctx.env)
         return ""
 
     POST = OPTIONS = PUT = DELETE = PATCH = GET
@@ -131,6 +138,17 @@ class SocketIOView:
 
 #: Add this to an application's urls: ``urls += socketio_urls``.
 socketio_urls = (_Resource(), SocketIOView)
+
+
+def _explain_no_mark() -> str:
+    """Return the body of an error that names why the engine cannot be reached, and log it."""
+    web.ctx.status = "500 Internal Server Error"
+    web.header("Content-Type", "text/plain; charset=utf-8")
+    if is_serving():
+        _notices.seldom("no mark", _NO_MARK, logging.ERROR)
+        return _NO_MARK + "\n"
+    _notices.seldom("another server", _NOT_OURS, logging.ERROR)
+    return _NOT_OURS + "\n"
 
 
 def _serve_script(name: str) -> bytes:
@@ -185,11 +203,14 @@ class _Job:
 
     def run(self) -> str:
         self.ran = True
+        sessions = LoadedSessions()
         try:
             self._function()
         except Refused as refusal:
             # Told by way of here: web.py would make an internal error of it.
             self.refused = refusal
+        finally:
+            sessions.settle()
         return ""
 
 
@@ -222,16 +243,11 @@ class WebDispatcher(Dispatcher):
         if application is None:
             job()
             return
-        web.utils.ThreadedDict.clear_all()
         _keep_cookies(socket.request)
         application.load(socket.request)
         socket.web_context = dict(web.ctx.__dict__)
         web.ctx.socketio_job = inner = _Job(job)
-        try:
-            self._run_processors(application, socket, inner)
-        finally:
-            # The greenlet is used again, and would hold on to this connection until then.
-            web.utils.ThreadedDict.clear_all()
+        self._run_processors(application, socket, inner)
 
     def _run_processors(self, application: Any, socket: Socket, inner: _Job) -> None:
         try:
@@ -252,14 +268,15 @@ class WebDispatcher(Dispatcher):
 
     def prepare(self, socket: Socket) -> None:
         """Make `web.ctx` what it was at the handshake."""
-        # Greenlets are used again: what web.py kept in this one, a session's data among it, was
-        # another connection's.
-        web.utils.ThreadedDict.clear_all()
         saved = socket.web_context
         if saved is not None:
             context = web.ctx.__dict__
             context.update(saved)
             context["headers"] = []  # a handler may append to it; nobody would ever take it away
+
+    def release(self) -> None:
+        """Release what web.py keeps for the greenlet, which is reused for other connections."""
+        release()
 
     def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function` where `web.ctx` is the handshake's, and return or raise what it does."""
@@ -276,6 +293,9 @@ class WebDispatcher(Dispatcher):
                 done.set(function(*args))
             except BaseException as exception:  # noqa: BLE001 - raised again where it is awaited
                 done.set_exception(exception)
+            finally:
+                release()
 
-        gevent.spawn_raw(run)
+        # Not spawn_raw: a timeout that a handler left running would be raised on the hub.
+        gevent.spawn(run)
         return done.get()

@@ -134,6 +134,13 @@ SETTINGS = (
         'hosts that are served, with or without a port; ``"*.example.com"`` for subdomains; None for all',
         values.hosts_or_none,
     ),
+    Setting("PATH_PREFIX", "", "path below which the application is mounted", values.path_prefix),
+    Setting(
+        "WORKER_TIMEOUT",
+        30.0,
+        "seconds after which a worker whose event loop stands still is replaced; None for never",
+        values.positive_seconds_or_none,
+    ),
     Setting("MACHINE", "", "name of this machine, at the end of its session ids", values.machine),
     Setting(
         "BACKPLANE", None, "where other processes are reached: redis://...", values.redis, True

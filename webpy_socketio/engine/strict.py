@@ -8,19 +8,16 @@ answered with a 4xx, once, and the connection is closed.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import io
 import logging
 import socket as stdlib_socket
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
 import gevent
-from gevent.pywsgi import WSGIHandler, format_date_time
 
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.http import (
@@ -35,6 +32,8 @@ from webpy_socketio.engine.http import (
 )
 from webpy_socketio.engine.patience import Patience
 from webpy_socketio.engine.proxies import PEER_KEY, UNIX
+from webpy_socketio.engine.response import ResponseHandler
+from webpy_socketio.engine.spool import Spool, StorageFailure
 
 __all__ = ["Elsewhere", "Moving", "StrictHandler"]
 
@@ -42,9 +41,6 @@ logger = logging.getLogger(__name__)
 
 #: Bytes of a body that are kept in memory; larger ones go to a temporary file.
 _IN_MEMORY = 262_144
-
-#: Bytes that are written within one deadline.
-_PIECE = 65_536
 
 #: Requests of one connection that are served before others have their turn.
 _AT_A_STRETCH = 8
@@ -92,7 +88,7 @@ def _cgi_fields(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
     return fields
 
 
-class StrictHandler(WSGIHandler):
+class StrictHandler(ResponseHandler):
     """Reads requests so that nobody can read them differently.
 
     Subclasses say with `body_limit` how large a body may be, and hear with `broken_off` of one that
@@ -100,14 +96,12 @@ class StrictHandler(WSGIHandler):
     """
 
     # pywsgi's, which says nothing about their types.
-    socket: Any
     rfile: Any
     requestline: Any
     command: Any
     path: Any
     headers: Any
     content_length: Any
-    close_connection: Any
 
     _served = 0
     _head: bytes
@@ -122,7 +116,6 @@ class StrictHandler(WSGIHandler):
     _failure: BadRequest | None
     _body: Any
     _body_size: int | None
-    _held: bytearray | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         super().__init__(sock, address, server, rfile)
@@ -139,7 +132,7 @@ class StrictHandler(WSGIHandler):
     @property
     def config(self) -> EngineConfig:
         """Where the limits and deadlines are."""
-        config: EngineConfig = self.server.engine.config
+        config: EngineConfig = self.server.config
         return config
 
     def body_limit(self, path: str) -> int:
@@ -232,8 +225,9 @@ class StrictHandler(WSGIHandler):
             if head.suspicious and self.read_ahead():
                 raise BadRequest("a request behind one that asked for an upgrade")
         except (BadRequest, OSError) as error:
-            self._body.close()
-            theirs = isinstance(error, BadRequest) and not isinstance(error, Truncated)
+            self._close_body()
+            theirs = isinstance(error, BadRequest)
+            theirs = theirs and not isinstance(error, (StorageFailure, Truncated))
             self.broken_off("parse error" if theirs else "transport error")
             raise
         return True
@@ -278,6 +272,9 @@ class StrictHandler(WSGIHandler):
             logger.error("a request could not be read", exc_info=ex)
             ex = BadRequest("not readable")
         logger.info("refused a request of %s: %s", self.remote_address, str(ex))
+        if isinstance(ex, StorageFailure):
+            text = f"{self.requestline}: answered {ex.status}, {ex.report}"
+            self.server.notices.seldom("body storage", text, logging.ERROR)
         status, content_type, body = self.explain(ex)
         answer = (
             f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
@@ -293,11 +290,7 @@ class StrictHandler(WSGIHandler):
         try:
             super().handle_one_response()
         finally:
-            self._body.close()
-
-    def log_request(self) -> None:
-        if self.server.keeps_log:  # to make a line costs more than to write it
-            super().log_request()
+            self._close_body()
 
     def format_request(self) -> str:
         """Return the line of the access log, with the client's address instead of its proxy's."""
@@ -306,53 +299,6 @@ class StrictHandler(WSGIHandler):
             return str(super().format_request())
         finally:
             self.client_address = peer
-
-    def answer(self, status: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        """Write a whole response of our own, with nothing in it that needs to be checked.
-
-        What pywsgi does for an application's costs several times as much. Raises OSError.
-        """
-        self.status = self._orig_status = status  # for the access log
-        self.code = int(status[:3])
-        self.headers_sent = True
-        lines = [f"HTTP/1.1 {status}", f"Date: {format_date_time(time.time()).decode()}"]
-        lines += [f"{name}: {value}" for name, value in headers]
-        if self.close_connection:
-            lines.append("Connection: close")  # said before it is done (RFC 9112, 9.6)
-        elif self.request_version == "HTTP/1.0":
-            lines.append("Connection: keep-alive")
-        head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
-        self._sendall(head if self.command == "HEAD" else head + body)
-
-    def _write_with_headers(self, data: Any) -> None:
-        """Let the headers and a short body, or the first piece of one, leave together."""
-        if len(data) > _PIECE:
-            super()._write_with_headers(data)
-            return
-        self._held = bytearray()
-        try:
-            super()._write_with_headers(data)
-        finally:
-            held, self._held = self._held, None
-        self._sendall(held)
-
-    def _sendall(self, data: Any) -> None:
-        """Write piece by piece: whoever reads slowly is waited for, whoever does not read is not."""
-        if self._held is not None:
-            self._held += data
-            return
-        sock = self.socket
-        sock.settimeout(self.config.write_timeout)
-        try:
-            if len(data) <= _PIECE:  # nearly always the kernel has room, and takes it whole
-                data = data[sock.send(data) :]
-            for start in range(0, len(data), _PIECE):
-                super()._sendall(data[start : start + _PIECE])
-        except TimeoutError as error:
-            # For pywsgi this is one of many errors; a client that went is one that it knows.
-            raise BrokenPipeError(errno.EPIPE, "the client does not read") from error
-        finally:
-            sock.settimeout(None)
 
     # -- how
 
@@ -393,17 +339,20 @@ class StrictHandler(WSGIHandler):
             self._body = io.BytesIO(self.rfile.read(head.length))
             return
         if head.expects:
-            self.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         if head.length is None or head.length > _IN_MEMORY:
             self._body = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the request's
         patience = Patience(self.config.body_timeout)
+        spool = Spool(self._body)
         try:
-            self._body_size = read_body(
-                self.rfile, head.length, limit, self._body, patience.progress
-            )
+            self._body_size = read_body(self.rfile, head.length, limit, spool, patience.progress)
         finally:
             patience.close()
-        self._body.seek(0)
+        spool.finish()
+
+    def _close_body(self) -> None:
+        with contextlib.suppress(OSError):  # it may be the file that could not be written
+            self._body.close()
 
     def _close_after(self, answer: bytes) -> None:
         """Send a last answer, and let the client read it: closing over unread bytes resets."""
