@@ -26,7 +26,6 @@ from webpy_socketio.engine.http import BadRequest, Head
 from webpy_socketio.engine.isolation import Isolation
 from webpy_socketio.engine.neighbours import Neighbours, forget
 from webpy_socketio.engine.polling import Polling
-from webpy_socketio.engine.refusals import explain_host
 from webpy_socketio.engine.relay import relay
 from webpy_socketio.engine.requests import QUERY_TOO_LONG, Response
 from webpy_socketio.engine.streams import PlainStream
@@ -65,9 +64,6 @@ class RequestHandler(StrictHandler):
         if query and path.endswith(self.server.engine.path.encode()):
             return QUERY_TOO_LONG.status, QUERY_TOO_LONG.content_type, QUERY_TOO_LONG.body
         return super().explain(failure)
-
-    def host_rejected(self, host: str) -> None:
-        self.server.engine.notices.seldom("host", explain_host(host, self.peer))
 
     def announced(self) -> None:
         if self.command == "POST" and self._is_ours(self.path):
