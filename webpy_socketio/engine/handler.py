@@ -186,7 +186,9 @@ class RequestHandler(StrictHandler):
                     for _ in iterator:  # to its end: processors have work to do there
                         pass
                     return True
-                if self.status:
+                # Not for a page whose query looks like a handshake's: an allowed origin may
+                # connect, but not read the site.
+                if self.status and environ[RAW_PATH].endswith(self.server.engine.path):
                     self._add_cors_headers()
                 self.result = itertools.chain([first], iterator)
             else:
@@ -212,6 +214,8 @@ class RequestHandler(StrictHandler):
 
     def _add_cors_headers(self) -> None:
         """Let a page of an allowed origin read why the application rejects its handshake."""
+        if self.code < 400:
+            return
         names = {name.lower() for name, _ in self.response_headers}
         if b"access-control-allow-origin" not in names:
             self.response_headers += [
