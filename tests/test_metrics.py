@@ -472,6 +472,23 @@ class TestWhere:
         assert scrape().all("connections_total") == {}
         assert metrics._metrics.endpoint._server.server_host == "0.0.0.0"
 
+    def test_endpoint_refuses_a_host_outside_the_setting(
+        self, serve: Callable[..., Site], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        serve(plugins=[PLUGIN], metrics_port=0, allowed_hosts=["prometheus.example"])
+        port = metrics.port()
+        assert port is not None
+        for host, status in (("evil.example", 400), (f"prometheus.example:{port}", 200)):
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            connection.request("GET", "/metrics", headers={"Host": host})
+            response = connection.getresponse()
+            assert (response.status, b"webpy_socketio" in response.read()) == (
+                status,
+                status == 200,
+            )
+            connection.close()
+        assert "rejected Host 'evil.example' of a request from 127.0.0.1" in caplog.text
+
     def test_it_ends_with_the_server(self, site: Site) -> None:
         port = metrics.port()
         assert port is not None

@@ -290,8 +290,23 @@ class TestOrigins:
         assert headers.get_all("Access-Control-Allow-Origin") == ["x"]
         _, headers, _ = running.http().request("GET", POLLING, "Origin: http://evil.example")
         assert headers["Access-Control-Allow-Origin"] is None
-        _, headers, _ = running.http().request("GET", "/page", origin)
-        assert headers["Access-Control-Allow-Origin"] is None
+        for target in ("/page", "/page?EIO=4&transport=polling"):
+            _, headers, _ = running.http().request("GET", target, origin)
+            assert headers["Access-Control-Allow-Origin"] is None
+
+    def test_page_at_the_path_of_the_engine_has_no_cors_headers(
+        self, run: Callable[..., Running]
+    ) -> None:
+        def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            start_response("200 OK", [("Content-Length", "7")])
+            return [b"private"]
+
+        running = run(application=application, allowed_origins=["http://app.example"])
+        origin = "Origin: http://app.example"
+        for target in (POLLING, "/more/engine.io/"):
+            _, headers, body = running.http().request("GET", target, origin)
+            assert body == b"private"
+            assert headers["Access-Control-Allow-Origin"] is None
 
 
 class TestReceivers:

@@ -146,6 +146,23 @@ class TestWhoseSession:
         assert poll_of_nobody[0] == 400
         assert json.loads(http.request("GET", "/page")[2]) == [2, "127.0.0.1", "http"]
 
+    @pytest.mark.parametrize("bound", [None, "\0of-a-proxy"], ids=["unnamed", "abstract"])
+    def test_connection_on_a_unix_socket_is_handed_to_its_worker(
+        self, bound: str | None, start: Start, two: Running, tmp_path: Path
+    ) -> None:
+        with contextlib.closing(gevent.socket.socket(socket.AF_UNIX)) as listener:
+            listener.bind(str(tmp_path / "chat.sock"))
+            listener.listen(10)
+            start(1, listener=listener)
+            http = Http.__new__(Http)
+            http.port, http.sock = 0, socket.socket(socket.AF_UNIX)
+            raw.OPENED.append(http.sock)
+            if bound is not None:
+                http.sock.bind(bound)
+            http.sock.connect(str(tmp_path / "chat.sock"))
+            assert post(http, two.polling().sid, b"4x") == (200, b"ok")
+            assert json.loads(http.request("GET", "/page")[2]) == [2, "unix", "http"]
+
     def test_a_new_session_begins_where_its_connection_is(self, one: Running, two: Running) -> None:
         http = one.http()
         assert post(http, two.polling().sid, b"4x") == (200, b"ok")

@@ -26,7 +26,6 @@ from webpy_socketio.engine.http import BadRequest, Head
 from webpy_socketio.engine.isolation import Isolation
 from webpy_socketio.engine.neighbours import Neighbours, forget
 from webpy_socketio.engine.polling import Polling
-from webpy_socketio.engine.refusals import explain_host
 from webpy_socketio.engine.relay import relay
 from webpy_socketio.engine.requests import QUERY_TOO_LONG, Response
 from webpy_socketio.engine.streams import PlainStream
@@ -65,9 +64,6 @@ class RequestHandler(StrictHandler):
         if query and path.endswith(self.server.engine.path.encode()):
             return QUERY_TOO_LONG.status, QUERY_TOO_LONG.content_type, QUERY_TOO_LONG.body
         return super().explain(failure)
-
-    def host_rejected(self, host: str) -> None:
-        self.server.engine.notices.seldom("host", explain_host(host, self.peer))
 
     def announced(self) -> None:
         if self.command == "POST" and self._is_ours(self.path):
@@ -190,7 +186,9 @@ class RequestHandler(StrictHandler):
                     for _ in iterator:  # to its end: processors have work to do there
                         pass
                     return True
-                if self.status:
+                # Not for a page whose query looks like a handshake's: an allowed origin may
+                # connect, but not read the site.
+                if self.status and environ[RAW_PATH].endswith(self.server.engine.path):
                     self._add_cors_headers()
                 self.result = itertools.chain([first], iterator)
             else:
@@ -216,6 +214,8 @@ class RequestHandler(StrictHandler):
 
     def _add_cors_headers(self) -> None:
         """Let a page of an allowed origin read why the application rejects its handshake."""
+        if self.code < 400:
+            return
         names = {name.lower() for name, _ in self.response_headers}
         if b"access-control-allow-origin" not in names:
             self.response_headers += [

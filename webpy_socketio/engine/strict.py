@@ -32,6 +32,7 @@ from webpy_socketio.engine.http import (
 )
 from webpy_socketio.engine.patience import Patience
 from webpy_socketio.engine.proxies import PEER_KEY, peer_of
+from webpy_socketio.engine.refusals import explain_host
 from webpy_socketio.engine.response import ResponseHandler
 from webpy_socketio.engine.spool import Spool, StorageFailure
 
@@ -144,9 +145,6 @@ class StrictHandler(ResponseHandler):
     def explain(self, failure: BadRequest) -> tuple[str, str, bytes]:
         """The status, the content type and the body of the answer to a request that is refused."""
         return failure.status, "text/plain", f"{failure.status}: {failure}\n".encode()
-
-    def host_rejected(self, host: str) -> None:
-        """A request is refused because its ``Host`` is not one of the allowed ones."""
 
     def announced(self) -> None:
         """The request for `self.path` is about to bring its body."""
@@ -324,7 +322,7 @@ class StrictHandler(ResponseHandler):
             host = fields.get("HTTP_HOST", "")
             if not config.hosts.allows(host, fields.get("wsgi.url_scheme", scheme)):
                 self.remote_address = fields["REMOTE_ADDR"]
-                self.host_rejected(host)
+                self.server.notices.seldom("host", explain_host(host, peer))
                 raise BadRequest("this host is not served here")
         return fields
 
