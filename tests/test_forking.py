@@ -207,6 +207,7 @@ class TestChild:
     ) -> None:
         client = raw.WebSocket(server.port)
         server.process.popen.kill()
+        server.process.popen.wait()
         assert client.wait_closed() is None
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port))

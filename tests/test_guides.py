@@ -28,7 +28,10 @@ import webpy_socketio
 from webpy_socketio import Refused
 from webpy_socketio.testing import TestServer
 
+from . import raw
 from .conftest import Site
+from .nginx import running_nginx
+from .servers import Served
 from .snippets import ROOT, Page, all_pages
 
 PAGES = {path.relative_to(ROOT).as_posix(): Page.read(path) for path in all_pages()}
@@ -338,6 +341,73 @@ class TestFromNode:
             alice = server.connect(auth={"token": "abc"})
             assert alice.socket.channels == ("user:alice",)
             assert alice.call("update item", 7, {}) == {"status": "ok", "id": 7}
+
+
+class TestPathPrefixes:
+    def test_mounted_applications_have_clients_of_their_own(
+        self, program: Callable[[Page, str], dict[str, Any]]
+    ) -> None:
+        names = program(guide("path-prefixes"), "main.py")
+        server = webpy_socketio.SocketIOServer(
+            ("127.0.0.1", 0), names["site"], log=None, plugins=[], block_warning=None
+        )
+        server.start()
+        try:
+            for prefix in ("/team", "/shop"):
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{server.server_port}{prefix}/"
+                ) as page:
+                    assert f'data-path="{prefix}/socket.io"' in page.read().decode()
+                client = raw.WebSocket(server.server_port, f"{prefix}/socket.io/")
+                client.connect()
+                client.emit("message", "hello")
+                assert client.event() == ["message", "hello"]
+        finally:
+            server.stop()
+
+    @pytest.mark.patience(30)
+    @pytest.mark.parametrize("slash", ["", "/"])
+    def test_nginx_and_setting_mount_the_application(
+        self, folder: Path, serve: Callable[..., Site], slash: str
+    ) -> None:
+        page = guide("path-prefixes")
+        page.write_files(folder)
+        webpy_socketio.configure("settings")
+        site = serve()
+        (directives,) = page.blocks("nginx")
+        directives = directives.replace(":8000;", f":8000{slash};")
+        with running_nginx(directives, {"127.0.0.1:8000": site.port}, folder) as nginx:
+            for port in (nginx.plain_port, site.port):
+                client = raw.Polling(port, "/team/socket.io/")
+                client.connect()
+
+
+class TestProcesses:
+    def test_process_returns_its_result(self, run: Callable[[Page], dict[str, Any]]) -> None:
+        run(guide("processes"))
+        app = web.application(webpy_socketio.socketio_urls, {}, autoreload=False)
+        with TestServer(app) as server:
+            assert server.connect().call("report", 100) == 4950
+
+    @pytest.mark.patience(60)
+    @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+    def test_each_start_method_works_in_a_server(self, tmp_path: Path, method: str) -> None:
+        (block,) = guide("processes").loose("python")
+        text = block.text.replace('"fork")', f'"{method}")')
+        text += "import web\nfrom webpy_socketio import socketio_urls\n"
+        text += "app = web.application(socketio_urls, globals())\n"
+        (tmp_path / "guide.py").write_text(text)
+        command = ["webpy_socketio", "serve", "guide:app", "--port", "0", "--quiet"]
+        served = Served(command, tmp_path)
+        served.ready()
+        try:
+            clients = [raw.WebSocket(served.port) for _ in range(2)]
+            for client in clients:
+                client.connect()
+                assert client.call("report", 100) == [4950]
+        finally:
+            served.close()
+        assert served.errors == ""
 
 
 class TestDeployment:

@@ -808,13 +808,13 @@ def block(request, socket, context):
 
     def test_suspended_processes_are_not_replaced(self, redis: RedisServer, tmp_path: Path) -> None:
         """As a machine that sleeps: all of them stand still, and go on."""
-        env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "1.5"}
+        env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "4"}
         with serving(tmp_path, "--workers", "2", **env) as served:
             before = children(served)
             pids = [served.process.popen.pid, *before]
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
-            gevent.sleep(3)  # more than the timeout: what is tested is a length of time
+            gevent.sleep(6)  # more than the timeout: what is tested is a length of time
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
             assert {page(served.port) for _ in range(20)} <= before

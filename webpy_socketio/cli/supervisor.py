@@ -45,6 +45,9 @@ _RETRY = 5.0
 #: Seconds between two looks at the heartbeats of workers.
 _TICK = 0.5
 
+#: Seconds between two looks beyond which the supervisor itself did not run.
+_LATE = 1.0
+
 #: Seconds that a worker has to end by SIGABRT. A stopped one does not.
 _TO_ABORT = 1.0
 
@@ -260,14 +263,15 @@ class Supervisor:
         while True:
             gevent.sleep(_TICK)
             now = time.monotonic()
-            # After a suspended machine or a stopped supervisor, heartbeats that were sent meanwhile
-            # are still to be read: such a gap counts as one tick.
-            elapsed, last = min(now - last, 2 * _TICK), now
+            elapsed, last = now - last, now
+            # A supervisor that comes late was stopped, or the machine was suspended or overloaded;
+            # so were the workers. Their time begins anew.
+            is_late = elapsed > _LATE
             for worker in self._slots:
                 timeout = worker.settings.get("timeout")
                 if timeout is None or not worker.serving.is_set() or worker.is_aborted:
                     continue
-                worker.silence += elapsed
+                worker.silence = 0.0 if is_late else worker.silence + elapsed
                 if worker.silence > timeout and not self._stopping:
                     worker.is_aborted = True
                     gevent.spawn(self._abort, worker, timeout)
