@@ -1180,7 +1180,7 @@ class TestSending:
 
         on_message(channel="^other")(handler)
         plugins = ["webpy_socketio.plugins.message_logger"]
-        serve(plugins=plugins).connect().emit_and_wait("message")
+        serve(plugins=plugins).connect().call("message")
         (text,) = (each for each in log() if "failed" in each)
         told(text)
         line = tags.__code__.co_firstlineno
