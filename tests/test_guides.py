@@ -260,6 +260,7 @@ class TestAuthorization:
         webpy_socketio.configure("settings")
         for tab in ("ann", "bob"):
             names["TOKENS"][tab] = "secret"
+        webpy_socketio.on_message(lambda request, socket, context, message: None)
         with TestServer(names["app"]) as server:
 
             def connect(name: str) -> Any:

@@ -56,6 +56,7 @@ from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.notices import Notices
 
 from .conftest import Journal, Site, gets, pattern_of, socket_of
+from .engine.conftest import eventually
 from .raw import WebSocket
 from .test_application import HANDSHAKE, visit, visit_websocket
 from .test_server import MISTAKES, leaves_a_socket
@@ -114,6 +115,28 @@ class TestDocument:
 
     def test_the_readme_leads_there(self) -> None:
         assert "docs/troubleshooting.rst" in (DOCUMENT.parents[1] / "README.rst").read_text()
+
+
+class TestLeftovers:
+    @quoted("a handler ended with an open transaction, which is rolled back")
+    def test_transaction_left_open_is_logged(
+        self, site: Site, told: Told, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        database = web.database(dbn="sqlite", db=str(tmp_path / "shop.db"))
+        database.printing = False
+        on_message(lambda request, socket, context, message: bool(database.transaction()))
+        assert site.connect().call("message", 1) == [True]
+        eventually(lambda: caplog.messages)
+        told(caplog.messages[0])
+
+    @quoted("a gevent.Timeout was raised after the handler or page that caused it had returned")
+    def test_timeout_left_running_is_logged(
+        self, site: Site, told: Told, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        on_message(lambda request, socket, context, message: gevent.Timeout.start_new(0.001) and 1)
+        assert site.connect().call("message", 1) == [1]
+        eventually(lambda: caplog.messages)
+        told(caplog.messages[0])
 
 
 @pytest.fixture
@@ -954,8 +977,8 @@ class TestReceivers:
             stage.connect(record(stage.name))
         client = site.connect()
         client.call("__subscribe__", "room")
-        client.call("message")
-        client.call("__channel__", "nowhere")
+        client.emit_and_wait("message")
+        client.emit_and_wait("__channel__", "nowhere")
         client.call("__unsubscribe__", "room")
         client.close()
         site.server.stop()
@@ -992,7 +1015,7 @@ class TestReceivers:
         register(refuse)
         client = site.connect()
         client.call("__subscribe__", "room")
-        client.call("message")
+        client.emit_and_wait("message")
         client.call("__unsubscribe__", "room")
         (text,) = (each for each in log() if "refuse" in each)
         told(text)
@@ -1068,7 +1091,7 @@ class TestUnheard:
     ) -> None:
         client = serve(plugins=plugins).connect()
         for _ in range(3):
-            client.call("message", "hello")
+            client.emit_and_wait("message", "hello")
         (record,) = (each for each in caplog.records if each.name == "webpy_socketio")
         assert record.levelno == logging.WARNING
         told(record.getMessage())
@@ -1085,8 +1108,8 @@ class TestUnheard:
 
         client = site.connect()
         for name in ("moved", "moved", "\u202e\x9b" * 200):
-            client.call(name)
-        client.call("move")
+            client.emit_and_wait(name)
+        client.emit_and_wait("move")
         first, second = caplog.records
         assert (first.levelno, second.levelno) == (logging.INFO, logging.INFO)
         assert "the event 'moved'" in first.getMessage()
@@ -1100,15 +1123,15 @@ class TestUnheard:
         on_message(channel="^room-")(handler)
         on_event("x", channel="^room-")(lambda *args: None)
         client = site.connect()
-        client.call("message")
-        client.call("x")
+        client.emit_and_wait("message")
+        client.emit_and_wait("x")
         assert log() == []
 
     def test_a_receiver_of_the_applications_hears_everything(
         self, site: Site, log: Callable[[], list[str]]
     ) -> None:
         signals.message.connect(lambda sender, **extra: None)
-        site.connect().call("anything")
+        site.connect().emit_and_wait("anything")
         assert log() == []
 
     def test_what_a_plugin_answers_is_handled(
@@ -1124,7 +1147,7 @@ class TestUnheard:
     ) -> None:
         client = site.connect()
         for number in range(signals.MAX_EVENTS + 50):
-            client.call(f"event-{number}")
+            client.emit_and_wait(f"event-{number}")
         assert len(log()) == signals.MAX_EVENTS
 
 

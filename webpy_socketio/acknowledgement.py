@@ -33,7 +33,7 @@ class Acknowledgement:
         """Send the acknowledgement.
 
         Args:
-            *args: Arguments of the client's callback; JSON-serializable, or ``bytes``.
+            args: Arguments of the client's callback; JSON-serializable, or ``bytes``.
 
         Raises:
             AcknowledgementError: It was called before.

@@ -21,7 +21,7 @@ def call_later(seconds: float, function: Callable[..., Any], *args: Any) -> Time
     Args:
         seconds: Delay. In a test, seconds of virtual time.
         function: Called once. An exception is printed by gevent and stops no other timer.
-        *args: Arguments of `function`.
+        args: Arguments of `function`.
 
     Returns:
         The timer; its ``close()`` cancels the call.

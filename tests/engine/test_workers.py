@@ -121,7 +121,7 @@ class TestWorkers:
         first = run(workers, lambda: (gevent.Timeout.start_new(0.01), current())[1])
         assert run(workers, lambda: (eventually(lambda: caplog.records), current())[1]) is not first
         (record,) = caplog.records
-        assert "seconds=0.01" in record.getMessage()
+        assert "0.01 seconds" in record.getMessage()
         assert first() is None, "it ended when the timeout had fired"
 
     def test_worker_that_is_set_aside_ends_when_nothing_refers_to_it(

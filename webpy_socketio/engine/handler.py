@@ -209,8 +209,13 @@ class RequestHandler(StrictHandler):
 
         A request of its own greenlet each would cost as much as answering it.
         """
-        if not self.close_connection and self._isolation is not None:
-            self.close_connection = self._isolation.is_pending()
+        # The check may wait, and a server that stops sets `close_connection` meanwhile.
+        if (
+            not self.close_connection
+            and self._isolation is not None
+            and self._isolation.is_pending()
+        ):
+            self.close_connection = True
 
     def _add_cors_headers(self) -> None:
         """Let a page of an allowed origin read why the application rejects its handshake."""
@@ -256,7 +261,9 @@ class RequestHandler(StrictHandler):
             posted.arriving = False
 
     def _answer(self, response: Response, headers: list[tuple[str, str]]) -> None:
-        self.close_connection = self.close_connection or response.close
+        # A client that keeps connections alive would come back to a server that has stopped.
+        stopping = self.server.neighbours is None and self.server.engine.stopping
+        self.close_connection = self.close_connection or response.close or stopping
         try:
             self.answer(response.status, response.all_headers() + headers, response.body)
         except OSError:  # gone, or not reading: nothing to tell anybody but the session

@@ -67,9 +67,10 @@ def _resume_from_loop() -> None:
 def log_late(exception: BaseException) -> None:
     """Log what was raised in a greenlet after the code that caused it had ended."""
     logger.warning(
-        "%s was raised after the handler or page that caused it had returned; "
+        "a %s was raised after the handler or page that caused it had returned, and ignored: %s; "
         "use 'with gevent.Timeout(...):'",
-        repr(exception),
+        f"{type(exception).__module__.partition('.')[0]}.{type(exception).__name__}",
+        exception,
     )
 
 
