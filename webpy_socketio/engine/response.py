@@ -232,8 +232,9 @@ class ResponseHandler(WSGIHandler):
         if self.server.keeps_log:  # to make a line costs more than to write it
             try:
                 super().log_request()
-            except (OSError, ValueError):  # ValueError: the file is closed
-                logger.debug("the access log cannot be written", exc_info=True)
+            except (OSError, ValueError) as error:  # ValueError: the file is closed
+                text = f"the access log cannot be written ({error}): free space, or open it again"
+                self.server.notices.seldom("access log", text, logging.ERROR)
 
     def _log_error(self, t: Any, v: Any, tb: Any) -> None:
         if issubclass(t, ResponseError):
