@@ -184,6 +184,7 @@ class ResponseHandler(WSGIHandler):
         else:
             self._sendall(head + data)
         if excess:
+            self.close_connection = True  # also if the application handles the error
             raise ResponseError(
                 f"the body is at least {excess} bytes longer than its Content-Length: these bytes "
                 "were not sent and the connection was closed; set Content-Length to the number of "
