@@ -223,6 +223,7 @@ class ResponseHandler(WSGIHandler):
                 sock.settimeout(None)
                 send_all(sock, memoryview(data)[sent:], self.config.write_timeout)
         except OSError as error:
+            self.close_connection = True  # also if the application handles the error
             raise ClientGone(errno.EPIPE, f"the client is gone: {error}") from error
         finally:
             sock.settimeout(None)
