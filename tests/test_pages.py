@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,3 +132,71 @@ class TestInjection:
         assert answer.startswith(b"HTTP/1.1 500 ")
         assert b"X-Injected" not in answer
         assert [each.levelno for each in caplog.records].count(logging.ERROR) == 1
+
+
+quoted = pytest.mark.quoted
+
+
+class TestMessages:
+    """Log lines that docs/troubleshooting.rst explains."""
+
+    @pytest.fixture
+    def logged(
+        self,
+        get: Callable[..., bytes],
+        caplog: pytest.LogCaptureFixture,
+        told: Callable[[str], None],
+    ) -> Callable[[Callable[[], Any]], None]:
+        def check(page: Callable[[], Any]) -> None:
+            get(page)
+            told(caplog.text)
+
+        return check
+
+    @quoted("the body is … bytes shorter than its Content-Length")
+    def test_shorter_body_is_logged(self, logged: Callable[..., None]) -> None:
+        logged(lambda: web.header("Content-Length", "9"))
+
+    @quoted("the body is at least … bytes longer than its Content-Length")
+    def test_longer_body_is_logged(self, logged: Callable[..., None]) -> None:
+        logged(lambda: web.header("Content-Length", "1"))
+
+    @quoted("invalid response status …")
+    def test_status_without_number_is_logged(self, logged: Callable[..., None]) -> None:
+        logged(lambda: setattr(web.ctx, "status", "OK"))
+
+    @quoted("invalid value … of header …")
+    def test_line_break_in_a_header_is_logged(self, logged: Callable[..., None]) -> None:
+        logged(lambda: web.ctx.headers.append(("X-Name", "a\nb")))
+
+    @quoted("the application set Transfer-Encoding …")
+    def test_transfer_encoding_is_logged(self, logged: Callable[..., None]) -> None:
+        logged(lambda: web.header("Transfer-Encoding", "chunked"))
+
+    @quoted("the body cannot be stored in a temporary file")
+    def test_body_that_cannot_be_stored_is_logged(
+        self,
+        site: Site,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        told: Callable[[str], None],
+    ) -> None:
+        body = b"x" * 400_000
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+            answer = Http(site.port).request("POST", "/", f"Content-Length: {len(body)}", body=body)
+        assert answer[0] == 503
+        told(caplog.text)
+
+    @quoted("the access log cannot be written")
+    def test_access_log_that_is_closed_is_logged(
+        self,
+        serve: Callable[..., Site],
+        caplog: pytest.LogCaptureFixture,
+        told: Callable[[str], None],
+    ) -> None:
+        log = io.StringIO()
+        site = serve(log=log)
+        log.close()
+        assert Http(site.port).request("GET", "/")[0] == 404
+        told(caplog.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import http.client
 import io
 import os
 import signal
@@ -197,6 +198,29 @@ class TestListening:
         site.server.stop()
         lines = log.getvalue().splitlines()
         assert '"GET /socket.io/?EIO=4&transport=polling HTTP/1.1" 200' in "\n".join(lines)
+
+    @pytest.mark.parametrize(
+        "error",
+        [OSError(28, "No space left on device"), ValueError("I/O operation on closed file")],
+    )
+    def test_access_log_that_cannot_be_written_disturbs_no_request(
+        self, error: Exception, serve: Callable[..., Site], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Log:
+            def write(self, text: str) -> None:
+                raise error
+
+        site = serve(log=Log())
+        connection = http.client.HTTPConnection("127.0.0.1", site.port)
+        for _ in range(3):  # on one connection
+            connection.request("GET", "/missing")
+            response = connection.getresponse()
+            assert response.status == 404
+            response.read()
+        connection.close()
+        assert site.connect().call("message") == []
+        (record,) = [each for each in caplog.records if "access log" in each.getMessage()]
+        assert str(error) in record.getMessage()
 
     def test_no_access_log(self, site: Site, capfd: pytest.CaptureFixture[str]) -> None:
         site.connect().call("message")

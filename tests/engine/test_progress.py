@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -37,10 +38,9 @@ class Pages:
         write = start_response("200 OK", [("Content-Length", str(len(MUCH)))])
         kind = environ["PATH_INFO"]
         if kind == "/write":
-            try:
+            with contextlib.suppress(OSError):
                 write(MUCH)
-            finally:
-                self.journal.append("closed")
+            self.journal.append("closed")
             return []
         if kind == "/file":
             return FileWrapper(self.Watched(self, self.path))

@@ -279,8 +279,7 @@ class TestContentLength:
             return []
 
         answer = serve_page(page).exchange()
-        assert answer.startswith(b"HTTP/1.1 200 OK")
-        assert b"\r\n\r\nabcd" in answer
+        assert answer.endswith(b"\r\n\r\nabcd")
 
     @pytest.mark.parametrize("declared", [5, 500_000])
     def test_file_wrapper_of_another_length_closes_the_connection(

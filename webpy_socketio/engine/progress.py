@@ -30,7 +30,7 @@ class Progress:
     A socket becomes writable only when a third of its send buffer is free. The buffer can hold
     several megabytes, so a slow but steady reader may not free that much within one timeout.
     Therefore acknowledged bytes are counted. Where the system does not report them, accepted bytes
-    are counted instead.
+    are counted instead. On Unix sockets Linux reports them in steps of up to 64 KiB.
     """
 
     __slots__ = ("_accepted", "_acknowledged", "_queued", "_seconds", "_since", "_sock")

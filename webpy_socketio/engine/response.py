@@ -184,6 +184,7 @@ class ResponseHandler(WSGIHandler):
         else:
             self._sendall(head + data)
         if excess:
+            self.close_connection = True  # also if the application handles the error
             raise ResponseError(
                 f"the body is at least {excess} bytes longer than its Content-Length: these bytes "
                 "were not sent and the connection was closed; set Content-Length to the number of "
@@ -222,6 +223,7 @@ class ResponseHandler(WSGIHandler):
                 sock.settimeout(None)
                 send_all(sock, memoryview(data)[sent:], self.config.write_timeout)
         except OSError as error:
+            self.close_connection = True  # also if the application handles the error
             raise ClientGone(errno.EPIPE, f"the client is gone: {error}") from error
         finally:
             sock.settimeout(None)
@@ -232,8 +234,9 @@ class ResponseHandler(WSGIHandler):
         if self.server.keeps_log:  # to make a line costs more than to write it
             try:
                 super().log_request()
-            except (OSError, ValueError):  # ValueError: the file is closed
-                logger.debug("the access log cannot be written", exc_info=True)
+            except (OSError, ValueError) as error:  # ValueError: the file is closed
+                text = f"the access log cannot be written ({error}): free space, or open it again"
+                self.server.notices.seldom("access log", text, logging.ERROR)
 
     def _log_error(self, t: Any, v: Any, tb: Any) -> None:
         if issubclass(t, ResponseError):
