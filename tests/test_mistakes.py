@@ -211,6 +211,14 @@ class TestStarting:
             configure({"SOCKETIO_PING_INTERVAL": 25_000})
         told(str(caught.value))
 
+    @quoted("a name or password with special characters has to be percent-encoded")
+    @quoted("a Unix socket (unix://) is not supported")
+    def test_backplane_url_that_is_rejected_names_the_remedy(self, told: Told) -> None:
+        for url in ("redis://:p@ss/word#@host", "unix:///run/redis.sock"):
+            with pytest.raises(SettingsError) as caught:
+                configure({"SOCKETIO_BACKPLANE": url})
+            told(str(caught.value))
+
     @quoted("there is no setting …; did you mean …?")
     def test_a_setting_that_is_misspelt(self, app: Any, told: Told) -> None:
         web.config.SOCKETIO_PING_INTERVALL = 10
