@@ -599,6 +599,11 @@ def test_signing_out_takes_an_admins_pages_along(windows):
     expect(inside.get_by_role("status")).to_have_text("Only admins may enter this room.")
 
 
+def test_form_cannot_be_sent_before_the_script_runs(windows):
+    page = windows.open(java_script_enabled=False)
+    expect(page.get_by_role("button", name="Join")).to_be_disabled()
+
+
 # -- links, times, order
 
 

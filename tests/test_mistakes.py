@@ -266,7 +266,8 @@ class TestStarting:
                 gevent.idle()
             else:
                 server.start()
-            (text,) = log()
+            text, *more = log()
+            assert [line.partition(" on ")[0] for line in more] in ([], ["Serving"])
         finally:
             server.stop()
             if when == "serving":

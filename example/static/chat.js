@@ -209,3 +209,6 @@ async function sendAway(person) {
   const answer = await ask("send away", person.who);
   if (!answer.ok) $("say-error").textContent = answer.error;
 }
+
+// Until here a form would have been sent by the browser itself, which loses what is in it.
+if (room.dataset.state === "connecting") show("connecting");
