@@ -223,6 +223,44 @@ class TestScripts:
         assert len(answer.body) < len(script.body) / 2
         assert gzip.decompress(answer.body) == script.body
 
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+    @pytest.mark.parametrize("allowed", ["https://app.example", "*"])
+    def test_script_has_cors_headers_for_allowed_origins(
+        self, allowed: str, method: str, serve: Callable[..., Site]
+    ) -> None:
+        site = serve(allowed_origins=[allowed])
+        for headers in ({}, {"If_None_Match": asset(CLIENT).etag}):  # type: ignore[union-attr]
+            origin = "https://app.example"
+            answer = visit(site.port, f"/socket.io/{CLIENT}", method, Origin=origin, **headers)
+            expected = 204 if method == "OPTIONS" else 304 if headers else 200
+            assert answer.status == expected
+            assert answer.headers["Access-Control-Allow-Origin"] == origin
+            assert answer.headers["Access-Control-Allow-Credentials"] == "true"
+            assert "Origin" in answer.headers.get_all("Vary")
+
+    def test_script_has_no_cors_headers_for_others(self, serve: Callable[..., Site]) -> None:
+        site = serve(allowed_origins=["https://app.example"])
+        for headers in ({}, {"Origin": "https://evil.example"}, {"Origin": site.url}):
+            answer = visit(site.port, f"/socket.io/{CLIENT}", **headers)
+            assert answer.status == 200
+            assert "Access-Control-Allow-Origin" not in answer.headers
+            assert "Origin" in answer.headers.get_all("Vary")  # for caches, on every response
+
+    def test_script_beside_a_processors_cors_headers_has_one_of_each(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        def processor(handler: Callable[[], Any]) -> Any:
+            web.header("Access-Control-Allow-Origin", "*")
+            return handler()
+
+        site = serve(allowed_origins=["https://app.example"])
+        site.app.add_processor(processor)
+        path = f"/socket.io/{CLIENT}"
+        answer = visit(site.port, path, Origin="https://app.example")
+        assert answer.headers.get_all("Access-Control-Allow-Origin") == ["https://app.example"]
+        answer = visit(site.port, path, Origin="https://other.example")
+        assert answer.headers.get_all("Access-Control-Allow-Origin") == ["*"]
+
     def test_they_are_only_read(self, site: Site) -> None:
         assert visit(site.port, f"/socket.io/{CLIENT}", "POST").status == 404
 
@@ -301,6 +339,20 @@ class TestContext:
         site.app.add_processor(processor)
         client = site.connect(Cookie="name=Ann; other=1")
         assert client.call("message") == [["yes", "changed", "1"]]
+
+    def test_headers_that_a_processor_sets_arrive_with_the_handshake(self, site: Site) -> None:
+        def processor(handler: Callable[[], Any]) -> Any:
+            web.header("X-Tenant", "north")
+            web.header("Content-Type", "text/html")
+            web.setcookie("seen", "yes")
+            return handler()
+
+        site.app.add_processor(processor)
+        for answer in (visit(site.port, HANDSHAKE), visit_websocket(site.port)):
+            assert answer.status in (200, 101)
+            assert answer.headers["X-Tenant"] == "north"
+            assert answer.headers["Set-Cookie"].startswith("seen=yes")
+            assert answer.headers["Content-Type"] != "text/html"
 
     def test_what_a_handler_does_to_it_is_gone_with_the_next(self, site: Site) -> None:
         @on_message

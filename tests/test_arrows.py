@@ -55,6 +55,7 @@ LAYERS: dict[str, set[str]] = {
         *("exceptions", "settings", "assets", "clients", "application", "dispatcher", "engine"),
         *("cluster", "loader", "population", "strays", "watchdog"),
     },
+    "http_server": {"engine", "server", "settings"},
     "watchdog": {"engine", "functions", "patterns", "signals"},
     "testing": {"exceptions", "signals", "engine", "server"},
     "cli": {
@@ -75,9 +76,13 @@ FOR_TYPES: dict[str, set[str]] = {
 
 #: The engine's own layers, from the bottom; a module imports only from above itself in this list.
 ENGINE = [
-    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers", "notices"),
-    *("streams", "quotas", "closing", "origins", "http", "patience"),
-    *("strict", "payloads", "outbox", "socketio_packets", "requests", "handshake"),
+    *("hosts", "forwarded", "proxies"),
+    *("clock", "config", "json", "frames", "packets", "flusher", "deadlines", "workers"),
+    *("notices", "progress", "streams"),
+    *("quotas", "closing", "origins", "headers", "refusals", "http", "patience"),
+    *("takeover", "forking", "runtime_folder"),
+    *("framing", "standard_streams", "spool", "response", "strict", "strict_server"),
+    *("payloads", "outbox", "socketio_packets", "requests", "handshake"),
     *("replay", "relay", "neighbours", "shares"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),
@@ -100,6 +105,7 @@ PURE = [
     *("engine.config", "engine.json", "engine.packets", "engine.payloads"),
     *("engine.socketio_packets", "engine.outbox", "engine.session", "engine.requests"),
     *("engine.origins", "engine.deadlines", "engine.flusher", "engine.notices"),
+    *("engine.hosts", "engine.forwarded", "engine.proxies", "engine.headers", "engine.refusals"),
 ]
 
 #: Who may know of which third party.

@@ -173,7 +173,9 @@ class TestApplication:
         report = explain(
             tmp_path,
             source + "web.config.debug = False\n"
-            "configure({'SOCKETIO_TRUSTED_PROXIES': ['10.0.0.0/8'], 'SOCKETIO_PLUGINS': ['odd']})\n",
+            "configure({'SOCKETIO_TRUSTED_PROXIES': ['10.0.0.0/8'], 'SOCKETIO_PLUGINS': ['odd'],\n"
+            "    'SOCKETIO_ALLOWED_HOSTS': ['chat.example', '127.0.0.1'],\n"
+            "    'SOCKETIO_ALLOWED_ORIGINS': ['null', 'capacitor://localhost']})\n",
         )
         assert report.has("problem", "patching", "`python chat.py` does not patch", "first line of")
         assert report.has("problem", "urls", "'/(.*)' comes before socketio_urls", "in front of")
@@ -181,8 +183,16 @@ class TestApplication:
             "warning", "debug", "was still on when the application was made", "before"
         )
         assert report.has("warning", "proxies", "only it can reach SOCKETIO_HOST", '"127.0.0.1"')
+        assert report.has("ok", "hosts", "chat.example, 127.0.0.1")
+        assert report.has("warning", "origins", "pages without an origin", 'leave "null" out')
         assert report.has("problem", "plugins", "odd: the moon is full", "wait")
         assert report.has("warning", "plugins", "odd: of a level")
+
+    @pytest.mark.parametrize("trusted", ["['unix']", "['unix', '10.0.0.1']"])
+    def test_proxy_on_a_unix_socket_is_no_fault(self, trusted: str, tmp_path: Path) -> None:
+        report = explain(tmp_path, APP + f"web.config.SOCKETIO_TRUSTED_PROXIES = {trusted}\n")
+        assert report.has("ok", "proxies", "unix")
+        assert not report.has("warning", "proxies", "")
 
     def test_one_that_fails_is_told_with_its_traceback_once(self, tmp_path: Path) -> None:
         report = explain(tmp_path, "import web\n1 / 0\n")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gevent
 import pytest
@@ -175,6 +177,86 @@ class TestSeveral:
         assert "2 workers need SOCKETIO_BACKPLANE" in fails(tmp_path, "-w", "2")
 
 
+#: An application that says what it sees of a client, for the proxy on a Unix socket.
+BEHIND_UNIX = (
+    module_source(BODY + 'OPTIONS["trusted_proxies"] = ["unix"]\n')
+    + """
+class Pid:
+    def GET(self):
+        if "redirect" in web.input():
+            raise web.seeother("/there")
+        ctx = web.ctx
+        return f"{ctx.home} {ctx.ip} {ctx.env['webpy_socketio.peer']} {os.getpid()}"
+"""
+)
+
+
+class TestUnixSocket:
+    """``-b unix:...``, with a proxy in front."""
+
+    HEADERS: ClassVar[dict[str, str]] = {
+        "Host": "chat.example",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-For": "6.6.6.6, 203.0.113.9",
+    }
+
+    def ask(self, path: Path, method: str, target: str, body: bytes | None = None) -> Any:
+        """Send a request as the proxy does; return the response and its body."""
+        connection = http.client.HTTPConnection("chat.example")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        try:
+            connection.sock.connect(str(path))
+            origin = {"Origin": "https://chat.example"}
+            connection.request(method, target, body, {**self.HEADERS, **origin})
+            response = connection.getresponse()
+            return response, response.read().decode()
+        finally:
+            connection.close()
+
+    def test_page_sees_the_client_that_the_proxy_names(self, start: Start, tmp_path: Path) -> None:
+        path, log = tmp_path / "chat.sock", tmp_path / "access.log"
+        served = start(
+            *("-b", f"unix:{path}", "--access-logfile", str(log), "--access-logformat", "%(h)s"),
+            source=BEHIND_UNIX,
+        )
+        assert self.ask(path, "GET", "/pid")[1].split()[:3] == [
+            *("https://chat.example", "203.0.113.9", "unix"),
+        ]
+        response, _ = self.ask(path, "GET", "/pid?redirect=1")
+        assert response.headers["Location"] == "https://chat.example/there"
+        # A peer on TCP is not trusted: the headers change nothing.
+        connection = http.client.HTTPConnection("127.0.0.1", served.port)
+        connection.request("GET", "/pid", headers=self.HEADERS)
+        assert connection.getresponse().read().decode().split()[:3] == [
+            *("http://chat.example", "127.0.0.1", "127.0.0.1"),
+        ]
+        connection.close()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            sock.sendall(b"nonsense\r\n\r\n")
+            assert sock.recv(12) == b"HTTP/1.1 400"
+        served.stop()
+        assert log.read_text().split() == ["203.0.113.9", "203.0.113.9", "127.0.0.1", "unix"]
+        assert "Traceback" not in served.errors
+
+    def test_session_is_served_by_whichever_worker_accepts(
+        self, start: Start, redis: RedisServer, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "chat.sock"
+        served = start(*("-b", f"unix:{path}", "-w", "2"), source=BEHIND_UNIX, BACKPLANE=redis.url)
+        target = "/socket.io/?EIO=4&transport=polling"
+        for number in range(10):
+            _, opened = self.ask(path, "GET", target)
+            sid = json.loads(opened[1:])["sid"]
+            session = f"{target}&sid={sid}"
+            assert self.ask(path, "POST", session, b"40")[1] == "ok"
+            assert self.ask(path, "GET", session)[1].startswith("40")
+            assert self.ask(path, "POST", session, f'421["echo",{number}]'.encode())[1] == "ok"
+            assert self.ask(path, "GET", session)[1] == f"431[{number}]"
+        served.stop()
+        assert "Traceback" not in served.errors
+
+
 class TestPatching:
     def test_an_application_loaded_by_the_master_is_refused(self, tmp_path: Path) -> None:
         assert "preload_app imports the application before" in fails(tmp_path, "--preload")
@@ -205,3 +287,52 @@ class TestPatching:
             return answer
 
         assert swarm.together(ask, 20) == [[str(n), str(n), f"?n={n}"] for n in range(20)]
+
+
+class TestScriptName:
+    SOURCE = module_source(BODY).replace(
+        'urls = ("/pid", "Pid")',
+        """urls = ("/pid", "Pid", "/", "Index")
+
+class Index:
+    def GET(self):
+        return str(socketio_scripts())
+""",
+    )
+
+    @pytest.mark.parametrize("path", ["/team/", "/"])
+    def test_environment_variable_mounts_the_application(self, start: Start, path: str) -> None:
+        served = start(source=self.SOURCE, SCRIPT_NAME="/team")
+        assert 'data-path="/team/socket.io"' in self.get(served, path)
+        self.talk(served, path)
+
+    def test_header_of_a_trusted_proxy_mounts_the_application(self, start: Start) -> None:
+        served = start(source=self.SOURCE)
+        for path in ("/team/", "/"):
+            assert 'data-path="/team/socket.io"' in self.get(served, path, SCRIPT_NAME="/team")
+            self.talk(served, path, SCRIPT_NAME="/team")
+
+    @pytest.mark.parametrize(
+        "options", [["--forwarded-allow-ips", "10.0.0.1"], ["--forwarder-headers", "PATH_INFO"]]
+    )
+    def test_header_of_another_client_is_ignored(self, start: Start, options: list[str]) -> None:
+        served = start(*options, source=self.SOURCE)
+        assert 'data-path="/socket.io"' in self.get(served, "/", SCRIPT_NAME="/team")
+
+    @staticmethod
+    def get(served: Gunicorn, path: str, data: bytes | None = None, **headers: str) -> str:
+        connection = raw.http.client.HTTPConnection("127.0.0.1", served.port)
+        connection.request("GET" if data is None else "POST", path, data, headers)
+        response = connection.getresponse()
+        assert response.status == 200
+        body = response.read().decode()
+        connection.close()
+        return body
+
+    def talk(self, served: Gunicorn, path: str, **headers: str) -> None:
+        query = path + "socket.io/?EIO=4&transport=polling"
+        query += "&sid=" + json.loads(self.get(served, query, **headers)[1:])["sid"]
+        assert self.get(served, query, b"40", **headers) == "ok"
+        assert self.get(served, query, **headers).startswith("40{")
+        assert self.get(served, query, b'421["echo","hello"]', **headers) == "ok"
+        assert self.get(served, query, **headers) == '431["hello"]'

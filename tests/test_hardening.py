@@ -1063,9 +1063,13 @@ class TestOrigins:
         assert status == 200
         assert answer["Access-Control-Allow-Origin"] == "http://app.example"
         assert answer["Access-Control-Allow-Credentials"] == "true"
-        for status, answer in self.refusals(scene, "Origin: null"):
+        for status, answer in self.refusals(scene, "Origin: http://app.example/path"):
             assert status == 403
             assert answer["Access-Control-Allow-Origin"] is None
+        status, answer, _ = scene.http().request("GET", ENGINE, "Origin: null")
+        assert (status, answer["Access-Control-Allow-Origin"]) == (
+            (403, None) if allowed != ["*"] else (200, "null")
+        )
 
     @pytest.mark.parametrize("trusted", [[], ["127.0.0.1"], ["192.0.2.1"]], ids=str)
     def test_a_forwarded_host_is_believed_of_a_trusted_proxy_only(

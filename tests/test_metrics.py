@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gevent
 import gevent.threadpool
 import prometheus_client
 import pytest
@@ -37,8 +38,12 @@ from webpy_socketio.plugins.metrics.labels import MAX_LABELS
 from webpy_socketio.plugins.metrics.tally import BUCKETS, Histogram
 
 from .conftest import Journal, Site, socket_of
+from .engine.conftest import Http
 
 PLUGIN = "webpy_socketio.plugins.metrics"
+
+#: Connections of the endpoint at once.
+MAX_CONNECTIONS = 64
 
 #: The labels of a series, without those that are empty: for Prometheus there is no difference.
 Key = frozenset[tuple[str, str]]
@@ -538,6 +543,70 @@ class TestWhere:
 
 
 @pytest.mark.patience(60)
+class TestStrictness:
+    """The endpoint has the limits and deadlines of the site."""
+
+    @pytest.fixture
+    def connect(self, serve: Callable[..., Site]) -> Callable[..., Http]:
+        def start(**settings: Any) -> Http:
+            serve(plugins=[PLUGIN], metrics_port=0, **settings)
+            port = metrics.port()
+            assert port is not None
+            return Http(port)
+
+        return start
+
+    @pytest.mark.parametrize(
+        ("request_", "status"),
+        [
+            (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nhello", b"400"),
+            (
+                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+                b"400",
+            ),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"H: x\r\n" * 200 + b"\r\n", b"431"),
+            (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n", b"413"),
+            (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhello", b"408"),
+            (
+                b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+                b"100 Continue\r\n\r\nHTTP/1.1 408",
+            ),
+            (b"GET / HTTP/1.1\r\nHo", b"408"),
+        ],
+    )
+    def test_bad_or_slow_request_is_refused_and_closed(
+        self, request_: bytes, status: bytes, connect: Callable[..., Http]
+    ) -> None:
+        client = connect(header_timeout=0.1, body_timeout=0.1, max_body_size=10)
+        client.sock.sendall(request_)
+        assert client.read_to_end().startswith(b"HTTP/1.1 " + status)
+        assert get(client.port)[0] == 200
+
+    def test_silent_connection_is_closed(self, connect: Callable[..., Http]) -> None:
+        assert connect(header_timeout=0.1).read_to_end() == b""
+
+    def test_idle_connection_is_closed(self, connect: Callable[..., Http]) -> None:
+        client = connect(idle_timeout=0.1)
+        assert client.request("GET", "/metrics")[0] == 200
+        assert client.read_to_end() == b""
+
+    def test_connection_beyond_the_limit_waits_until_another_one_closes(
+        self, connect: Callable[..., Http]
+    ) -> None:
+        first = connect()
+        assert first.request("GET", "/metrics")[0] == 200
+        others = [Http(first.port) for _ in range(MAX_CONNECTIONS - 1)]
+        for client in others:
+            assert client.request("GET", "/metrics")[0] == 200
+        waiting = gevent.spawn(get, first.port)
+        for _ in range(20):
+            gevent.idle()
+        assert not waiting.ready()
+        first.sock.close()
+        assert waiting.get()[0] == 200
+
+
 class TestLibrary:
     SERVER = """
 from gevent import monkey; monkey.patch_all()

@@ -488,18 +488,19 @@ class TestRefusals:
 class TestOrigins:
     """Whose origin is refused; the log says why, and the client that it is."""
 
-    @quoted("refused a page of …, expected …")
-    @quoted("if pages of this origin may connect: SOCKETIO_ALLOWED_ORIGINS = …")
+    @quoted("rejected Origin … (expected …; from …): …")
+    @quoted("to allow the page: SOCKETIO_ALLOWED_ORIGINS = …")
     def test_another_site(self, site: Site, log: Callable[[], list[str]], told: Told) -> None:
         for _ in range(3):
             forbidden(site, "https://other.example")
         (text,) = log()
         told(text)
-        assert f"'https://other.example', expected http://127.0.0.1:{site.port}: " in text
+        own = f"127.0.0.1:{site.port}"
+        assert f"'https://other.example' (expected http://{own}; from Host: {own}): " in text
         assert 'SOCKETIO_ALLOWED_ORIGINS = ["https://other.example"]' in text
         assert "TRUSTED_PROXIES" not in text
 
-    @quoted("X-Forwarded-Proto and -Host say so, but … is not trusted")
+    @quoted("the forwarded headers of … match, but it is not a trusted proxy")
     def test_a_proxy_that_nobody_trusts(
         self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -522,10 +523,10 @@ class TestOrigins:
     ) -> None:
         forbidden(site, "https://evil.example", X_Forwarded_Host="chat.example")
         (text,) = log()
-        assert "of 127.0.0.1, which is not trusted, say something else" in text
+        assert "forwarded headers of 127.0.0.1 are ignored, because it is not in" in text
         assert 'SOCKETIO_ALLOWED_ORIGINS = ["https://evil.example"]' in text
 
-    @quoted("if a proxy is in front, it has to keep Host and to send X-Forwarded-Proto")
+    @quoted("a proxy in front must pass Host and the browser's scheme as X-Forwarded-Proto")
     @pytest.mark.parametrize("trusted", [[], ["127.0.0.1"]])
     def test_a_proxy_that_says_nothing(
         self,
@@ -538,18 +539,47 @@ class TestOrigins:
         forbidden(site, "https://chat.example", Host="chat.example")
         (text,) = log()
         told(text)
-        assert "expected http://chat.example: " in text
+        assert "expected http://chat.example; from Host: chat.example" in text
+        assert ("TRUSTED_PROXIES" in text) == (not trusted)
 
-    @quoted("a page from a file or in a sandboxed frame is of no origin")
+    @quoted("the page has no origin")
     def test_a_page_from_a_file(self, site: Site, log: Callable[[], list[str]], told: Told) -> None:
         forbidden(site, "null")
         (text,) = log()
         told(text)
+        assert 'SOCKETIO_ALLOWED_ORIGINS = ["null"]' in text
+
+    @quoted("to allow this app: SOCKETIO_ALLOWED_ORIGINS = …")
+    @pytest.mark.parametrize("origin", ["capacitor://localhost", "app://-", "file://"])
+    def test_refusal_of_an_app_names_the_setting_that_allows_it(
+        self,
+        origin: str,
+        serve: Callable[..., Site],
+        log: Callable[[], list[str]],
+        told: Told,
+    ) -> None:
+        forbidden(serve(), origin)
+        (text,) = log()
+        told(text)
+        assert f'SOCKETIO_ALLOWED_ORIGINS = ["{origin}"]' in text
+        mended = serve(allowed_origins=[origin])
+        assert visit(mended.port, HANDSHAKE, Origin=origin).status == 200
+
+    @quoted("rejected Host … of a request …: add it to SOCKETIO_ALLOWED_HOSTS to allow it")
+    def test_refusal_of_a_host_names_the_setting_that_allows_it(
+        self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+    ) -> None:
+        site = serve(allowed_hosts=["chat.example"])
+        for _ in range(3):
+            assert visit(site.port, "/").status == 400
+        (text,) = [line for line in log() if line.startswith("rejected Host")]
+        told(text)
+        assert f"Host '127.0.0.1:{site.port}'" in text
 
     def test_what_no_browser_sends(self, site: Site, log: Callable[[], list[str]]) -> None:
         forbidden(site, "http://ours.example/a/path")
         (text,) = log()
-        assert "that is no origin" in text
+        assert "this is not an origin" in text
 
     def test_those_that_are_allowed_are_named(
         self, serve: Callable[..., Site], log: Callable[[], list[str]]

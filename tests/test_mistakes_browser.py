@@ -156,7 +156,7 @@ class TestConsole:
         text = window.says(f"new io.Socket({{ {ONCE} }}).connect(); 0")
         told(text)
         assert "Forbidden: this origin is not allowed; its log says what to set" in text
-        assert "refused a page of 'https://chat.example', expected" in server.errors
+        assert "rejected Origin 'https://chat.example' (expected" in server.errors
 
     @quoted("Socket.IO needs its own server")
     def test_a_server_that_is_not_ours(self, window: Window, told: Told) -> None:

@@ -57,6 +57,9 @@ DEFAULTS: dict[str, Any] = {
     "NAMESPACES": ["/"],
     "ALLOWED_ORIGINS": None,
     "TRUSTED_PROXIES": [],
+    "ALLOWED_HOSTS": None,
+    "PATH_PREFIX": "",
+    "WORKER_TIMEOUT": 30,
     "MACHINE": "",
     "BACKPLANE": None,
     "BACKPLANE_PREFIX": "webpy_socketio",
@@ -121,6 +124,7 @@ class TestDefaults:
         assert (config.outbox_bytes, config.outbox_packets) == (4 * 1024 * 1024, 16_384)
         assert (config.write_timeout, config.inbox_events) == (20, 256)
         assert (tuple(config.namespaces), config.allowed_origins) == (("/",), None)
+        assert (tuple(config.trusted_proxies), config.allowed_hosts) == ((), None)
 
     def test_what_is_no_setting_says_so(self) -> None:
         with pytest.raises(AttributeError, match="SOCKETIO_PORTS"):
@@ -353,15 +357,58 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         [[], "/", ["chat"], ["/a,b"], ["/a?b"], [""], None, [1]],
     ),
     "ALLOWED_ORIGINS": (
-        [None, [], ["*"], ["https://example.com", "http://localhost:8080"], ["app://shop:1"]],
         [
-            *("*", "https://example.com", ["example.com"], ["https://example.com/"], ["null"]),
+            *(None, [], ["*"], ["https://example.com", "http://localhost:8080"], ["app://shop:1"]),
+            *(["capacitor://localhost", "ionic://localhost", "tauri://localhost", "app://-"],),
+            *(["chrome-extension://abc", "moz-extension://0-1", "file://", "null"], ["app://"]),
+            *(["wss://example.com", "ws://[::1]:8000"], ("HTTPS://Example.com",)),
+        ],
+        [
+            *("*", "https://example.com", ["example.com"], ["https://example.com/"], ["NULL"]),
             *(["https://example.com/path"], ["https://example.com:port"], [None], 5, [""]),
+            *(
+                ["wss://"],
+                ["https://*.example.com"],
+                ["https://b\u00fccher.example"],
+                ["http://[::g]"],
+            ),
+            *(
+                ["https://a:65536"],
+                ["https://a@b"],
+                ["://a"],
+                ["app://a/"],
+                ["file:///"],
+                ["file:"],
+            ),
+            *(["capacitor"], ["null "], ["file://:80"], ["https://a b"], ["data:,x"]),
         ],
     ),
     "TRUSTED_PROXIES": (
-        [[], ["127.0.0.1"], ["10.0.0.0/8", "::1", "fd00::/8"]],
-        ["127.0.0.1", ["localhost"], ["10.0.0.0/33"], None, [1], ["300.1.1.1"]],
+        [[], ["127.0.0.1"], ["10.0.0.0/8", "::1", "fd00::/8"], ["unix"], ("unix", "127.0.0.1")],
+        [
+            *("127.0.0.1", ["localhost"], ["10.0.0.0/33"], None, [1], ["300.1.1.1"]),
+            *("unix", ["unix:"], ["UNIX"], ["unix:/run/chat.sock"], [""], ["*"]),
+        ],
+    ),
+    "ALLOWED_HOSTS": (
+        [
+            *(None, ["*"], ["example.com"], ["*.example.com", "localhost:8000"], ("127.0.0.1",)),
+            *(["[::1]", "[::1]:8000"], ["my_host", "xn--bcher-kva.example"]),
+        ],
+        [
+            *([], "example.com", ["https://example.com"], ["example.com/"], ["a.*"], ["*a"], [""]),
+            *(
+                ["::1"],
+                ["[::g]"],
+                ["a:b"],
+                ["a:65536"],
+                ["b\u00fccher.example"],
+                [None],
+                5,
+                ["a b"],
+            ),
+            *([".example.com"], ["*."], [":80"], ["a@b"], ["*.*.a"]),
+        ],
     ),
     "BACKPLANE": (
         [None, "redis://localhost", "redis://:secret@[::1]:6379/3", "redis://me:secret@redis"],
@@ -371,6 +418,11 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
             *("redis://host?db=1", "redis://host#1", b"redis://host"),
         ],
     ),
+    "PATH_PREFIX": (
+        ["", "/a", "/a/b", "/café"],
+        ["a", "/", "/a/", "//a", "/a?b", "/a%20b", "/a b", "/a#", "/a\n", None, 5],
+    ),
+    "WORKER_TIMEOUT": ([None, 0.5, 30], [0, -1, "30", True, 86_400]),
     "MACHINE": (["", "a", "web-1_B"], ["a.b", "a/b", "a b", "ž", "x" * 65, None, 5]),
     "BACKPLANE_PREFIX": (["chat", "a:b", "a.b-c_1"], ["", "a*", "a b", "a/b", "x" * 65, None, 5]),
     "PRESENCE_KEY": ([None, some_function], ["session_id", 5]),

@@ -281,6 +281,16 @@ class TestRules:
         assert refused.value.response.json()["code"] == 4
         assert server.connect(headers={"Origin": "http://localhost"}).connected
 
+    def test_allowed_hosts_of_the_settings_do_not_refuse_the_tests_requests(self) -> None:
+        web.config.SOCKETIO_ALLOWED_HOSTS = ["chat.example"]
+        with TestServer(application()) as server:
+            assert server.connect().connected
+        with (
+            TestServer(application(), allowed_hosts=["chat.example"]) as server,
+            pytest.raises(HandshakeRefused, match="400 Bad Request"),
+        ):
+            server.connect()
+
     def test_urls_were_forgotten(self) -> None:
         app = web.application((), {}, autoreload=False)
         with (

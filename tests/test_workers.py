@@ -25,6 +25,7 @@ import pytest
 from . import raw, swarm
 from .certificates import make_certificate
 from .conftest import Journal
+from .nginx import free_port
 from .redis_server import RedisServer
 from .servers import Process, Served, module_source
 from .test_js_client import APPLICATION_BODY, JS
@@ -38,6 +39,7 @@ OPTIONS = {
     "backplane": os.environ.get("BACKPLANE"),
     "plugins": os.environ.get("PLUGINS", "").split(),
     "presence_grace": 0.5,
+    "worker_timeout": float(os.environ.get("WORKER_TIMEOUT", "30")),
 }
 urls = ("/pid", "Pid")
 
@@ -647,4 +649,201 @@ class TestReload:
             connection.close()
             if said == word:
                 return
+            gevent.sleep(0.05)
+
+
+def folder_of(pid: int) -> Path:
+    """The folder of the hand-off sockets of a worker, which is in its command line."""
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return Path(words[words.index("--as-worker") + 1].split(":", 2)[2])
+
+
+class TestHandOffSockets:
+    @pytest.mark.parametrize("what", ["folder", "sockets"])
+    def test_removed_hand_off_sockets_are_made_again(
+        self, redis: RedisServer, tmp_path: Path, what: str
+    ) -> None:
+        with serving(tmp_path, "--workers", "2", BACKPLANE=redis.url) as served:
+            clients = one_in_each(served, 2, lambda: RawClient(served.port))
+            folder = folder_of(next(iter(clients)))
+            for _ in range(2):
+                if what == "folder":
+                    shutil.rmtree(folder)
+                else:
+                    for path in folder.iterdir():
+                        path.unlink()
+                for _ in range(20):
+                    for pid, client in clients.items():
+                        assert client.call("pid") == [pid]
+            while not (folder / "shares").exists():
+                gevent.sleep(0.05)
+            one_in_each(served, 2, lambda: RawClient(served.port))
+            assert "was removed: made again" in served.errors
+            served.stop()
+            assert not folder.exists()
+
+    def test_sockets_are_bound_under_their_final_names(self, two: Served) -> None:
+        """Cleaners keep a socket whose name the kernel lists."""
+        folder = folder_of(next(iter(children(two))))
+        bound = Path("/proc/net/unix").read_text()
+        sockets = [path for path in folder.iterdir() if path.is_socket()]
+        assert len(sockets) == 2
+        assert all(str(path) in bound for path in sockets)
+
+    def test_two_supervisors_do_not_disturb_each_other(
+        self, redis: RedisServer, tmp_path: Path
+    ) -> None:
+        env = {"BACKPLANE": redis.url}
+        folders = [tmp_path / name for name in ("a", "b")]
+        for folder in folders:
+            folder.mkdir()
+        with serving(folders[0], "--workers", "2", **env) as one:
+            clients = one_in_each(one, 2, lambda: RawClient(one.port))
+            with serving(folders[1], "--workers", "2", **env) as other:
+                killed = folder_of(next(iter(children(other))))
+                assert killed != folder_of(next(iter(clients)))
+                pids = children(other)
+                for pid in (other.process.popen.pid, *pids):
+                    os.kill(pid, signal.SIGKILL)
+                other.process.wait()
+            with serving(folders[1], "--workers", "2", **env) as other:
+                assert not killed.exists()
+                one_in_each(other, 2, lambda: RawClient(other.port))
+                for pid, client in clients.items():
+                    assert client.call("pid") == [pid]
+
+
+class RawClient:
+    """Long-polling, on a new connection for each request."""
+
+    def __init__(self, port: int) -> None:
+        self._polling = raw.Polling(port)
+        self._polling.connect()
+
+    def call(self, event: str) -> Any:
+        assert self._polling.send(f'421["{event}"]') == (200, "ok")
+        (packet,) = self._polling.poll()
+        return json.loads(packet[3:])
+
+
+class TestStall:
+    BLOCK = """
+@on_event("block")
+def block(request, socket, context):
+    from gevent.monkey import get_original
+    get_original("time", "sleep")(600)
+"""
+
+    @pytest.mark.parametrize("how", ["block", "stop"])
+    def test_worker_whose_loop_stands_still_is_replaced(
+        self, redis: RedisServer, tmp_path: Path, how: str
+    ) -> None:
+        source = module_source(BODY + self.BLOCK)
+        env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "2"}
+        with serving(tmp_path, "--workers", "2", source=source, **env) as served:
+            clients = one_in_each(served, 2, lambda: swarm.WebSocket(served.port))
+            (victim, lost), (other, kept) = clients.items()
+            if how == "block":
+                lost.emit("block")
+            else:
+                os.kill(victim, signal.SIGSTOP)
+            until_gone(victim)
+            assert kept.call("pid") == [other]
+            while len(children(served)) < 2 or victim in children(served):
+                gevent.sleep(0.05)
+            one_in_each(served, 2, lambda: swarm.WebSocket(served.port))
+            cause = "a handler blocks its event loop" if how == "block" else "it is stopped"
+            assert f"(pid {victim}) is replaced: {cause}" in served.errors
+            assert "SOCKETIO_WORKER_TIMEOUT" in served.errors
+            if how == "block":
+                assert "in block" in served.errors, "the stack of the handler"
+            assert f"(pid {other})" not in served.errors
+        swarm.close_all()
+
+    def test_worker_that_imports_slowly_is_not_replaced(
+        self, redis: RedisServer, tmp_path: Path
+    ) -> None:
+        source = (
+            "from gevent.monkey import get_original\n"
+            "get_original('time', 'sleep')(3)\n" + module_source(BODY)
+        )
+        env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "1"}
+        with serving(tmp_path, "--workers", "2", source=source, **env) as served:
+            assert page(served.port)
+        assert "is replaced" not in served.errors
+
+    def test_suspended_processes_are_not_replaced(self, redis: RedisServer, tmp_path: Path) -> None:
+        """As a machine that sleeps: all of them stand still, and go on."""
+        env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "1.5"}
+        with serving(tmp_path, "--workers", "2", **env) as served:
+            before = children(served)
+            pids = [served.process.popen.pid, *before]
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            gevent.sleep(3)  # more than the timeout: what is tested is a length of time
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+            assert {page(served.port) for _ in range(20)} <= before
+            gevent.sleep(2)
+            assert children(served) == before
+        assert "is replaced" not in served.errors
+
+
+class TestStreams:
+    @pytest.mark.parametrize("how", ["broken pipe", "closed"])
+    def test_supervisor_without_stderr_replaces_workers(
+        self, redis: RedisServer, tmp_path: Path, how: str
+    ) -> None:
+        source = (
+            module_source(BODY) + "\nimport logging\nlogging.basicConfig(level=logging.DEBUG)\n"
+        )
+        (tmp_path / "site_of_ours.py").write_text(source)
+        port = free_port()
+        command = [sys.executable, "-m", "webpy_socketio", "serve", "site_of_ours:application"]
+        command += ["--port", str(port), "--workers", "2"]
+        reader, writer = os.pipe()
+        os.close(reader)
+        shell = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh"] if how == "closed" else []
+        popen = subprocess.Popen(
+            [*shell, *command],
+            cwd=tmp_path,
+            env={**os.environ, "BACKPLANE": redis.url},
+            stdout=writer,
+            stderr=writer,
+        )
+        os.close(writer)
+        served = Standing(popen, port)
+        try:
+            for _ in range(2):
+                victim = served.page()
+                os.kill(victim, signal.SIGKILL)
+                while (found := served.page()) == victim:
+                    pass
+                assert found != victim
+                while len(children(served)) < 2 or victim in children(served):
+                    gevent.sleep(0.05)
+            client = swarm.WebSocket(port)
+            assert client.call("echo", 1) == [1]
+            popen.terminate()
+            assert popen.wait() == 0
+        finally:
+            popen.kill()
+            popen.wait()
+            swarm.close_all()
+
+
+class Standing:
+    """A supervisor without output; what `children` looks at."""
+
+    def __init__(self, popen: Any, port: int) -> None:
+        self.process = self
+        self.popen = popen
+        self._port = port
+
+    def page(self) -> int:
+        """The pid of a worker, as soon as one serves."""
+        while True:
+            assert self.popen.poll() is None
+            with contextlib.suppress(OSError, raw.http.client.HTTPException):
+                return page(self._port)
             gevent.sleep(0.05)

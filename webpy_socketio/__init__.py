@@ -23,6 +23,7 @@ from webpy_socketio.cluster import configured, redis_link
 from webpy_socketio.engine.clock import call_later, monotonic
 from webpy_socketio.events import *  # noqa: F403
 from webpy_socketio.exceptions import *  # noqa: F403
+from webpy_socketio.http_server import HTTPServer
 from webpy_socketio.outofband import (
     broadcast,
     broadcast_channel,
@@ -38,6 +39,7 @@ from webpy_socketio.socket import Socket
 from webpy_socketio.version import __version__
 
 __all__ = [
+    "HTTPServer",
     "Socket",
     "SocketIOServer",
     "__version__",

@@ -19,12 +19,11 @@ from webpy_socketio import signals
 from webpy_socketio.assets import RESOURCE_KEY, asset
 from webpy_socketio.dispatcher import Dispatcher
 from webpy_socketio.engine.clock import current_clock
-from webpy_socketio.engine.handler import TAKE_OVER
 from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.origins import CORS_PREFIX, ORIGINS_KEY
+from webpy_socketio.engine.takeover import TAKE_OVER, find_mark, is_serving
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
 from webpy_socketio.socket import Socket
-from webpy_socketio.strays import REACHED
 
 __all__ = ["SocketIOView", "WebDispatcher", "add_resource", "check_patching", "socketio_urls"]
 
@@ -38,6 +37,12 @@ _NOT_OURS = (
     "Socket.IO needs its own server: start the application with "
     'SocketIOServer(("", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
     "WSGI server"
+)
+
+_NO_MARK = (
+    "a WSGI wrapper around the application calls it in another greenlet or thread, with an environ "
+    "that lacks webpy_socketio.mark: Socket.IO cannot connect. Let the wrapper pass on the environ "
+    "that it got, or a copy of all of it (environ.copy())"
 )
 
 #: What is told where no server of ours could.
@@ -107,23 +112,23 @@ class SocketIOView:
     """Behind `socketio_urls`: the scripts for the browser, and the door to the engine."""
 
     def GET(self, path: str) -> Any:
-        web.ctx.env[REACHED] = True
+        mark = find_mark(web.ctx.env)
+        if mark is not None:
+            mark.is_reached = True
         if path:
             return _serve_script(path)
         job = web.ctx.get("socketio_job")
         if job is not None:
             return job.run()
-        if TAKE_OVER not in web.ctx.env:
-            web.ctx.status = "500 Internal Server Error"
-            web.header("Content-Type", "text/plain; charset=utf-8")
-            _notices.seldom("another server", _NOT_OURS, logging.ERROR)
-            return _NOT_OURS + "\n"
-        resource = web.ctx.env.get(RESOURCE_KEY, "socket.io")
+        if mark is None:
+            return _explain_no_mark()
+        resource = mark.request.get(RESOURCE_KEY, "socket.io")
         if web.ctx.env["PATH_INFO"] != f"/{resource}/":  # the urls match every server's
             raise web.notfound(f"Socket.IO is at /{resource}/ on this server.\n")
         web.ctx.env[_APPLICATION] = web.ctx.app_stack[0]
         web.ctx.env[_HEADERS] = web.ctx.headers
         web.ctx.env[TAKE_OVER] = True
+        mark.take_over(web.ctx.env)
         return ""
 
     POST = OPTIONS = PUT = DELETE = PATCH = GET
@@ -131,6 +136,17 @@ class SocketIOView:
 
 #: Add this to an application's urls: ``urls += socketio_urls``.
 socketio_urls = (_Resource(), SocketIOView)
+
+
+def _explain_no_mark() -> str:
+    """Return the body of an error that names why the engine cannot be reached, and log it."""
+    web.ctx.status = "500 Internal Server Error"
+    web.header("Content-Type", "text/plain; charset=utf-8")
+    if is_serving():
+        _notices.seldom("no mark", _NO_MARK, logging.ERROR)
+        return _NO_MARK + "\n"
+    _notices.seldom("another server", _NOT_OURS, logging.ERROR)
+    return _NOT_OURS + "\n"
 
 
 def _serve_script(name: str) -> bytes:
@@ -141,11 +157,11 @@ def _serve_script(name: str) -> bytes:
         web.ctx.status = "204 No Content"
         _add_cors_headers()
         return b""
-    _add_cors_headers()
     web.header("Content-Type", script.content_type)
     web.header("X-Content-Type-Options", "nosniff")
     web.header("ETag", script.etag)
     web.header("Vary", "Accept-Encoding")
+    _add_cors_headers()
     # An address with the version in it never changes its content; one without may. Private, since
     # the application's processors may have put a visitor's cookie beside it.
     lasting = web.ctx.env.get("QUERY_STRING") == f"v={script.version}"

@@ -15,13 +15,13 @@ from webpy_socketio.backplane import Backplane, Topic
 from webpy_socketio.channels import Channels
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.socketio_packets import read_event
-from webpy_socketio.exceptions import ConfigurationError
+from webpy_socketio.exceptions import ConfigurationError, WrongContext
 
 if TYPE_CHECKING:
     from webpy_socketio.backplane.envelope import Envelope, Packet
     from webpy_socketio.socket import Socket
 
-__all__ = ["Clients", "Limits", "Namespace", "clients", "tell_sent"]
+__all__ = ["Clients", "ForkedClients", "Limits", "Namespace", "clients", "tell_sent"]
 
 # The thread's own number: the patched function tells greenlets apart, not threads.
 _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
@@ -135,11 +135,14 @@ class Clients:
         self.limits = Limits()
         #: The way to other processes; None if there are none.
         self.backplane: Backplane | None = None
+        #: In a process forked from one that serves: what belongs to the parent.
+        self._parents: list[Any] = []
 
     # -- where they live
 
     def attach(self, limits: Limits) -> None:
         """Let this thread's hub be the one that the sockets live on."""
+        self.__class__ = Clients
         here = _get_ident()
         if self._thread not in (None, here) and any(
             namespace.sockets for namespace in self._namespaces.values()
@@ -184,6 +187,14 @@ class Clients:
         if result[1] is not None:
             raise result[1]
         return result[0]
+
+    def abandon(self) -> None:
+        """Forget all sockets without a signal, in a forked process: they are its parent's."""
+        self._parents += [self._namespaces, self.backplane]
+        self._namespaces = {}
+        self.backplane = None
+        self._thread = self._loop = None
+        self.__class__ = ForkedClients
 
     # -- who they are
 
@@ -276,6 +287,28 @@ class Clients:
             signals.emit(signals.unsubscribe, socket, channel=channel, reason=reason)
         signals.emit(signals.finish, socket, reason=reason)
         channels.forget(socket)
+
+
+class ForkedClients(Clients):
+    """The clients of a forked process, until it starts a server of its own: none.
+
+    A class of its own, so that the check costs nothing in a process that serves.
+    """
+
+    def soon(self, function: Callable[..., Any], *args: Any) -> None:
+        """Raise `WrongContext`: `function` is about a socket of the parent's."""
+        raise WrongContext(_FORKED)
+
+    def wait_for(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Raise `WrongContext` likewise."""
+        raise WrongContext(_FORKED)
+
+
+_FORKED = (
+    "this process was forked from a server: sockets and plugins belong to the server, and cannot be "
+    "used here. Return the result to the server, or set SOCKETIO_BACKPLANE and call broadcast(), "
+    "broadcast_channel() or send()"
+)
 
 
 def tell_sent(namespace: str, message: Message, sockets: list[Socket]) -> None:

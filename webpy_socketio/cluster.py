@@ -8,7 +8,7 @@ import web
 
 from webpy_socketio import settings as settings_module
 from webpy_socketio.backplane import MAX_BYTES, Topic
-from webpy_socketio.clients import Limits, clients
+from webpy_socketio.clients import ForkedClients, Limits, clients
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.settings import Settings
@@ -16,7 +16,18 @@ from webpy_socketio.settings import Settings
 if TYPE_CHECKING:
     from webpy_socketio.backplane.link import Link
 
-__all__ = ["configured", "join", "leave", "limits", "limits_of", "reach", "redis_link", "serving"]
+__all__ = [
+    "abandon",
+    "configured",
+    "is_forked",
+    "join",
+    "leave",
+    "limits",
+    "limits_of",
+    "reach",
+    "redis_link",
+    "serving",
+]
 
 
 class _State:
@@ -28,6 +39,8 @@ class _State:
     place: tuple[str | None, str] = (None, "")
     #: For a process without servers: its own place, limits and connection.
     alone: tuple[tuple[str | None, str], Limits, Any] | None = None
+    #: For a process that was forked from one with servers: their place.
+    inherited: tuple[str | None, str] = (None, "")
 
 
 def configured() -> Settings:
@@ -85,16 +98,30 @@ def leave() -> None:
         backplane.stop()
 
 
+def abandon() -> None:
+    """Forget the servers, in a forked process: they run in its parent."""
+    clients.abandon()
+    if _State.servers:
+        _State.inherited = _State.place
+    _State.servers = 0
+    _State.alone = None
+
+
+def is_forked() -> bool:
+    """Return whether this process was forked from one that serves, and does not serve itself."""
+    return not _State.servers and isinstance(clients, ForkedClients)
+
+
 def serving() -> bool:
     """Whether a server runs in this process, or others are reached without one."""
-    return bool(_State.servers) or settings_module.backplane(web.config)[0] is not None
+    return bool(_State.servers) or _place()[0] is not None
 
 
 def limits() -> Limits:
     """The limits for what comes from no socket."""
     if _State.servers:
         return clients.limits
-    place = settings_module.backplane(web.config)
+    place = _place()
     if place[0] is None:
         return clients.limits
     return _alone(place)[1]
@@ -106,8 +133,13 @@ def reach(message: Message, topic: Topic) -> bool:
         if clients.backplane is None:
             return False
         return bool(clients.wait_for(clients.backplane.reach, message, topic))
-    place = settings_module.backplane(web.config)
+    place = _place()
     return place[0] is not None and bool(_alone(place)[2].reach(message, topic))
+
+
+def _place() -> tuple[str | None, str]:
+    place: tuple[str | None, str] = settings_module.backplane(web.config)
+    return _State.inherited if place[0] is None else place
 
 
 def _alone(place: tuple[str | None, str]) -> tuple[tuple[str | None, str], Limits, Any]:

@@ -12,7 +12,7 @@
     ├── CallerError               yours, at run time: nothing was sent or changed
     │   ├── EncodeError           a value that the wire cannot hold
     │   ├── ChannelError          a channel name, or one channel too many
-    │   └── WrongContext          a call that has to wait, made where nothing can
+    │   └── WrongContext          a call that cannot work where it is made
     ├── NoSocket                  nobody's: nobody is there to receive
     ├── BackplaneError            the operator's: nobody is there here, and Redis is away
     ├── Disconnected              nobody's: the client went while you waited for it
@@ -93,7 +93,9 @@ class ChannelError(CallerError, ValueError):
 
 
 class WrongContext(CallerError, RuntimeError):
-    """A call that waits was made on gevent's hub, where nothing may wait."""
+    """A call cannot work where it was made: one that waits, on gevent's hub, where nothing may wait;
+    or one of a socket's methods, in a process that was forked from the socket's server.
+    """
 
 
 class NoSocket(SocketIOError, LookupError):

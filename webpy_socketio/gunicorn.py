@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import atexit
 import datetime
+import ipaddress
 import os
 import shutil
+import signal
 import sys
-import tempfile
 from typing import Any, NamedTuple
 
 import gevent
 from gevent import monkey
 from gunicorn.workers.base import Worker as Base
+
+from webpy_socketio.engine.runtime_folder import make_runtime_folder
 
 __all__ = ["Worker"]
 
@@ -46,12 +49,15 @@ class Worker(Base):
     """Serves the application and its sockets; several of them give each other their connections."""
 
     _folder: str | None = None
+    _lock: Any = None
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         # Still in the master, who makes all of them.
         if Worker._folder is None:
-            Worker._folder = tempfile.mkdtemp(prefix="webpy_socketio-")  # of mode 700
+            made = make_runtime_folder(self.cfg.uid, self.cfg.gid)
+            Worker._lock = made  # which keeps it locked for as long as this process lives
+            Worker._folder = str(made.path)
             atexit.register(_remove, Worker._folder, os.getpid())
         self._servers: list[Any] = []
 
@@ -70,13 +76,17 @@ class Worker(Base):
     def load_wsgi(self) -> None:
         super().load_wsgi()
         # Not above: see `_begin_anew`.
-        from webpy_socketio.engine import Neighbours
+        from webpy_socketio.engine import Neighbours, forking
         from webpy_socketio.exceptions import ConfigurationError
         from webpy_socketio.server import SocketIOServer
 
+        forking.reset_in_child(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
         tls = {}
         if self.cfg.is_ssl:
             tls = {"certfile": self.cfg.certfile, "keyfile": self.cfg.keyfile}
+        mounted = {}
+        if script_name := os.environ.get("SCRIPT_NAME", "").rstrip("/"):
+            mounted = {"path_prefix": script_name}
         folder = Worker._folder
         assert folder is not None
         for number, listener in enumerate(self.sockets):
@@ -86,9 +96,10 @@ class Worker(Base):
                 _own(listener.sock),
                 self.wsgi,
                 neighbours=Neighbours(folder, name),
-                handler_class=_logging_handler(self.log),
+                handler_class=_handler_class(self.cfg, self.log),
                 log=None if self.cfg.accesslog is None else _Nowhere(),
                 **tls,
+                **mounted,
             )
             if self.cfg.workers > 1 and made.settings.backplane is None:
                 raise ConfigurationError(
@@ -135,11 +146,40 @@ class _Nowhere:
     """Where pywsgi's own line of a request goes, while there is one to be made for gunicorn."""
 
     def write(self, line: str) -> None:
-        """Nothing: `_logging_handler` has written it."""
+        """Nothing: `_handler_class` has written it."""
 
 
-def _logging_handler(log: Any) -> Any:
+class _ScriptName:
+    """gunicorn's rule for the header SCRIPT_NAME, which a trusted proxy may send."""
+
+    def __init__(self, cfg: Any) -> None:
+        names = cfg.forwarder_headers
+        addresses = list(cfg.forwarded_allow_ips)
+        self._is_used = "SCRIPT_NAME" in names or "*" in names
+        self._trusts_all = "*" in addresses
+        self._networks = [
+            ipaddress.ip_network(address, strict=False) for address in addresses if address != "*"
+        ]
+
+    def find(self, headers: Any, peer: Any) -> str | None:
+        """Return the mount path in the headers of a request from `peer`, or None."""
+        if self._is_used:
+            for name, value in headers:
+                if name.upper() == "SCRIPT_NAME" and value.startswith("/") and self._trusts(peer):
+                    return str(value.rstrip("/"))
+        return None
+
+    def _trusts(self, peer: Any) -> bool:
+        if self._trusts_all or not isinstance(peer, tuple):  # of a Unix socket
+            return True
+        address = ipaddress.ip_address(peer[0])
+        return any(address in network for network in self._networks)
+
+
+def _handler_class(cfg: Any, log: Any) -> Any:
     from webpy_socketio.engine.handler import RequestHandler
+
+    script_name = _ScriptName(cfg)
 
     class Handler(RequestHandler):
         """Lets gunicorn write the line of a request, in its own format."""
@@ -148,6 +188,10 @@ def _logging_handler(log: Any) -> Any:
             environ: dict[str, Any] = super().get_environ()
             environ["RAW_URI"] = self.path
             return environ
+
+        def mount(self, environ: dict[str, Any], prefix: str) -> None:
+            found = script_name.find(self.headers, self.client_address)
+            super().mount(environ, prefix if found is None else found)
 
         def _handle_client_error(self, ex: Exception) -> Any:
             self.environ = self.headers = None  # those of the request before

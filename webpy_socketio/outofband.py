@@ -110,6 +110,11 @@ def send(session_id: str, message: Any) -> None:
 def _why() -> str:
     if cluster.serving():
         return ""
+    if cluster.is_forked():
+        return (
+            ": this process was forked from a server, whose clients are not its own; to reach them, set "
+            "SOCKETIO_BACKPLANE"
+        )
     return (
         ": no SocketIOServer runs in this process; to reach the clients of another one, give both "
         "the same SOCKETIO_BACKPLANE"

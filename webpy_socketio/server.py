@@ -24,7 +24,14 @@ from webpy_socketio.application import (
 from webpy_socketio.assets import RESOURCE_KEY
 from webpy_socketio.clients import clients
 from webpy_socketio.dispatcher import packet_received
-from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, SocketIO
+from webpy_socketio.engine import (
+    Engine,
+    EngineConfig,
+    EngineServer,
+    Neighbours,
+    SocketIO,
+    forking,
+)
 from webpy_socketio.engine.origins import ORIGINS_KEY
 from webpy_socketio.exceptions import ListenError, SettingsError
 from webpy_socketio.loader import Plugins
@@ -32,7 +39,7 @@ from webpy_socketio.population import engines
 from webpy_socketio.strays import tell
 from webpy_socketio.watchdog import Watchdog
 
-__all__ = ["KEYWORDS", "SocketIOServer", "explain"]
+__all__ = ["KEYWORDS", "SocketIOServer", "engine_config", "explain"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -42,6 +49,9 @@ KEYWORDS = [
     *("ca_certs", "cert_reqs", "certfile", "ciphers", "do_handshake_on_connect", "keyfile"),
     *("server_side", "ssl_context", "ssl_version", "suppress_ragged_eofs"),
 ]
+
+forking.call_in_child(cluster.abandon)
+forking.call_in_child(engines.clear)
 
 #: Seconds for the connections of a worker to go to others, when all that it had to do is done.
 _MOVING = 2.0
@@ -99,7 +109,7 @@ class SocketIOServer(EngineServer):
         self._limits = cluster.limits_of(settings)
         self._watchdog = Watchdog(settings.block_warning) if settings.block_warning else None
         self._dispatcher = WebDispatcher(self._limits)
-        config = _engine_config(settings, "" if neighbours is None else neighbours.prefix)
+        config = engine_config(settings, "" if neighbours is None else neighbours.prefix)
         others = self._plugins.namespaces(settings)
         self._socketio = SocketIO(self._dispatcher, config, others)
         engine = Engine(self._socketio, config, f"/{resource}/")
@@ -183,6 +193,7 @@ class SocketIOServer(EngineServer):
                 number: gevent.signal_handler(number, tell)
                 for number in (signal.SIGINT, signal.SIGTERM)
             }
+            forking.reset_in_child(*watchers)
         try:
             self._stop_event.wait()
         finally:
@@ -221,7 +232,7 @@ class SocketIOServer(EngineServer):
             if self._watchdog is not None:
                 self._watchdog.stop()
             self.leave_neighbours(_MOVING)
-            self.engine.dispose()
+            self.dispose()
             self._socketio.dispose()
             self._plugins.uninstall()
             if self._joined:
@@ -253,7 +264,8 @@ class SocketIOServer(EngineServer):
         logger.error("%d connections would not end: their handlers ignore GreenletExit", left)
 
 
-def _engine_config(settings: settings_module.Settings, prefix: str) -> EngineConfig:
+def engine_config(settings: settings_module.Settings, prefix: str = "") -> EngineConfig:
+    """Return the limits and deadlines that `settings` give to an engine or an HTTP server."""
     return EngineConfig(
         session_prefix=prefix,
         ping_interval=settings.ping_interval,
@@ -279,6 +291,8 @@ def _engine_config(settings: settings_module.Settings, prefix: str) -> EngineCon
         trusted_proxies=tuple(settings.trusted_proxies),
         allowed_hosts=settings.allowed_hosts,
         session_suffix=f".{settings.machine}" if settings.machine else "",
+        # WSGI has paths as bytes in disguise (PEP 3333).
+        path_prefix=settings.path_prefix.encode().decode("latin-1"),
     )
 
 

@@ -143,15 +143,22 @@ SETTINGS = (
     Setting(
         "TRUSTED_PROXIES",
         [],
-        'addresses and networks of proxies whose X-Forwarded-* or Forwarded describe the client; "unix" '
-        "for a proxy on a Unix socket",
+        "addresses and networks of proxies whose ``X-Forwarded-...`` headers, or ``Forwarded``, describe the "
+        'client; ``"unix"`` for a proxy on a Unix socket',
         values.addresses,
     ),
     Setting(
         "ALLOWED_HOSTS",
         None,
-        "hosts that are served, with or without a port; None for all, *.example.com for subdomains",
+        'hosts that are served, with or without a port; ``"*.example.com"`` for subdomains; None for all',
         values.hosts_or_none,
+    ),
+    Setting("PATH_PREFIX", "", "path below which the application is mounted", values.path_prefix),
+    Setting(
+        "WORKER_TIMEOUT",
+        30.0,
+        "seconds after which a worker whose event loop stands still is replaced; None for never",
+        values.positive_seconds_or_none,
     ),
     Setting("MACHINE", "", "name of this machine, at the end of its session ids", values.machine),
     Setting(

@@ -8,11 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from webpy_socketio.engine.notices import Notices, quoted
+from webpy_socketio.engine.takeover import Mark, find_mark
 
-__all__ = ["REACHED", "tell"]
-
-#: A key of the environ that the view behind `socketio_urls` sets: the application's urls have it.
-REACHED = "webpy_socketio.reached"
+__all__ = ["tell"]
 
 
 def tell(environ: dict[str, Any], code: int, path: str, notices: Notices) -> None:
@@ -21,7 +19,8 @@ def tell(environ: dict[str, Any], code: int, path: str, notices: Notices) -> Non
     `path` is the engine's.
     """
     asked: str = environ["PATH_INFO"]
-    reached = REACHED in environ
+    mark: Mark | None = find_mark(environ)
+    reached = mark is not None and mark.is_reached
     if code == 404 and asked.startswith(path) and not reached:
         notices.seldom(
             "no urls",
@@ -32,7 +31,8 @@ def tell(environ: dict[str, Any], code: int, path: str, notices: Notices) -> Non
         notices.seldom(
             "wrong path",
             f"a client asked for Socket.IO at {quoted(asked)}, and it is at {path} here: tell the client, "
-            f'io({{path: "{path}"}}), or the server, SocketIOServer(..., resource="...")',
+            f'io({{path: "{path}"}}), or the server, SocketIOServer(..., resource="...")'
+            + _explain_prefix(asked, path),
         )
     elif code < 300 and asked == path and not reached and _speaks_engineio(environ):
         notices.seldom(
@@ -40,6 +40,13 @@ def tell(environ: dict[str, Any], code: int, path: str, notices: Notices) -> Non
             f"a page of the application's answered a request for {path}: an earlier pattern of its urls "
             'matches it. Put socketio_urls in front: urls = socketio_urls + ("/(.*)", "page")',
         )
+
+
+def _explain_prefix(asked: str, path: str) -> str:
+    if not asked.endswith(path):
+        return ""
+    prefix = quoted(asked[: -len(path)])
+    return f"; if the application is mounted below a path: SOCKETIO_PATH_PREFIX = {prefix}"
 
 
 def _speaks_engineio(environ: dict[str, Any]) -> bool:

@@ -23,7 +23,9 @@ __all__ = [
     "namespaces",
     "origins",
     "password_hash",
+    "path_prefix",
     "port_or_none",
+    "positive_seconds_or_none",
     "prefix",
     "rate",
     "redis",
@@ -66,6 +68,11 @@ def seconds_or_none_at_all(value: Any) -> str | None:
 def seconds_or_none(value: Any) -> str | None:
     """The same, or None."""
     return None if value is None else seconds_or_none_at_all(value)
+
+
+def positive_seconds_or_none(value: Any) -> str | None:
+    """Some time, but not 0, or None."""
+    return None if value is None else seconds(value)
 
 
 def whole(least: int, most: int = 2**31) -> Check:
@@ -193,6 +200,16 @@ def _is_address(host: str) -> bool:
         except ValueError:
             return False
     return True
+
+
+_PATH_PREFIX = re.compile(r"(/[^/?#%\\\s\x00-\x1f\x7f]+)*")
+
+
+def path_prefix(value: Any) -> str | None:
+    """A path such as "/app", not percent-encoded, or nothing."""
+    if isinstance(value, str) and _PATH_PREFIX.fullmatch(value) and value.isprintable():
+        return None
+    return 'a path like "/app", with a slash in front and none at the end, or ""'
 
 
 def addresses(value: Any) -> str | None:

@@ -14,6 +14,7 @@ import pytest
 import webpy_socketio.engine as package
 from tests import raw
 from webpy_socketio.engine import Session
+from webpy_socketio.engine.server import take_over_all
 
 from .conftest import Recorder, Running
 
@@ -228,6 +229,68 @@ class TestOrigins:
         assert http.request("GET", POLLING)[0] == 200
         status, headers, _ = http.request("OPTIONS", POLLING, "Origin: http://evil.example")
         assert status == 403
+        assert headers["Access-Control-Allow-Origin"] is None
+
+    def test_preflight_allows_the_headers_that_are_asked_for(
+        self, run: Callable[..., Running]
+    ) -> None:
+        def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            assert "HTTP_AUTHORIZATION" in environ, "a preflight reached the application"
+            return take_over_all("/engine.io/")(environ, start_response)  # type: ignore[return-value]
+
+        running = run(application=application, allowed_origins=["http://app.example"])
+        status, headers, body = running.http().request(
+            *("OPTIONS", POLLING, "Origin: http://app.example"),
+            "Access-Control-Request-Method: GET",
+            "Access-Control-Request-Headers: authorization,x-tenant",
+        )
+        assert (status, body) == (204, b"")
+        assert headers["Access-Control-Allow-Headers"] == "authorization, x-tenant"
+        assert headers["Access-Control-Allow-Origin"] == "http://app.example"
+        assert headers["Access-Control-Max-Age"] == "600"
+        assert headers["Vary"] == "Origin"
+        ok = running.http().request(
+            "GET", POLLING, "Origin: http://app.example", "Authorization: Bearer x"
+        )
+        assert ok[0] == 200
+
+    def test_preflight_of_another_origin_is_refused(self, server: Running) -> None:
+        status, headers, _ = server.http().request(
+            *("OPTIONS", POLLING, "Origin: http://evil.example"),
+            *("Access-Control-Request-Method: GET", "Access-Control-Request-Headers: x"),
+        )
+        assert status == 403
+        assert not [name for name in headers if name.lower().startswith("access-control")]
+
+    @pytest.mark.parametrize("origin", ["null", "file://", "capacitor://localhost", "wss://a.b"])
+    @pytest.mark.parametrize("named", [True, False], ids=["named", "any"])
+    def test_app_origin_that_is_allowed_connects_on_both_transports(
+        self, origin: str, named: bool, run: Callable[..., Running]
+    ) -> None:
+        running = run(allowed_origins=[origin if named else "*"])
+        status, headers, _ = running.http().request("GET", POLLING, f"Origin: {origin}")
+        assert (status, headers["Access-Control-Allow-Origin"]) == (200, origin)
+        assert running.websocket(Origin=origin).status == 101
+        assert run().websocket(Origin=origin).status == 403
+
+    def test_refusal_by_the_application_can_be_read_by_an_allowed_page(
+        self, run: Callable[..., Running]
+    ) -> None:
+        def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            own = [("Access-Control-Allow-Origin", "x")] if "HTTP_X_OWN" in environ else []
+            start_response("401 Unauthorized", [("Content-Length", "3"), *own])
+            return [b"no\n"]
+
+        running = run(application=application, allowed_origins=["http://app.example"])
+        origin = "Origin: http://app.example"
+        status, headers, body = running.http().request("GET", POLLING, origin)
+        assert (status, body) == (401, b"no\n")
+        assert headers["Access-Control-Allow-Origin"] == "http://app.example"
+        _, headers, _ = running.http().request("GET", POLLING, origin, "X-Own: 1")
+        assert headers.get_all("Access-Control-Allow-Origin") == ["x"]
+        _, headers, _ = running.http().request("GET", POLLING, "Origin: http://evil.example")
+        assert headers["Access-Control-Allow-Origin"] is None
+        _, headers, _ = running.http().request("GET", "/page", origin)
         assert headers["Access-Control-Allow-Origin"] is None
 
 

@@ -77,6 +77,47 @@ class TestApplication:
         )
         assert b"\r\nset-cookie: seen=1\r\n" in http.sock.recv(65_536).lower()
 
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    def test_handshake_passes_on_only_headers_that_describe_no_body_or_connection(
+        self, transport: str, run: Callable[..., Running]
+    ) -> None:
+        passed = [
+            *(("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("X-Tenant", "caf\xe9")),
+            *(("Vary", "Cookie"), ("Server", "ours"), ("Strict-Transport-Security", "max-age=1")),
+            *(("Access-Control-Expose-Headers", "X-Tenant"), ("Retry-After", "5")),
+        ]
+        kept = [
+            *(("Content-Type", "text/html"), ("content-length", "2"), ("Content-Encoding", "br")),
+            *(("ETag", "x"), ("Last-Modified", "x"), ("Cache-Control", "public"), ("Date", "x")),
+            *(("Keep-Alive", "x"), ("Trailer", "x"), ("TE", "x"), ("Upgrade", "h2c")),
+            *(("Proxy-Connection", "x"), ("Sec-WebSocket-Accept", "x")),
+            *(("Sec-WebSocket-Extensions", "permessage-deflate"), ("X-Content-Type-Options", "x")),
+            *(("access-control-allow-origin", "*"), ("Access-Control-Allow-Credentials", "x")),
+        ]
+
+        def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            environ[TAKE_OVER] = True
+            start_response("200 OK", passed + kept)
+            return [b""]
+
+        http = run(application=application).http()
+        upgrade = [
+            *("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ]
+        http.send(
+            *("GET", f"/engine.io/?EIO=4&transport={transport}"),
+            *(upgrade if transport == "websocket" else []),
+        )
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += http.sock.recv(1)
+        lines = [tuple(line.split(": ", 1)) for line in head.decode("latin-1").split("\r\n")[1:-2]]
+        assert [line for line in passed if line not in lines] == []
+        assert [line for line in kept if line in lines] == []
+        names = [name.lower() for name, _ in lines]
+        assert [name for name in names if names.count(name) > 1 and name != "set-cookie"] == []
+
     def test_is_not_asked_again_for_a_session_that_lives(self, run: Callable[..., Running]) -> None:
         site = Site()
         running = run(Recorder(echo=True), site)

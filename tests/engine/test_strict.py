@@ -5,6 +5,7 @@ On a user's own pages too: these go to the application.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -258,6 +259,64 @@ class TestBodies:
         assert pages.exchange(SMUGGLED).startswith(b"HTTP/1.1 200")
         assert pages.pages.bodies == [b""]
         assert pages.log.getvalue() == ""
+
+
+class TestExpect:
+    EXPECTING = POST + b"Expect: 100-continue\r\n"
+
+    @pytest.mark.parametrize("size", [b"5", b"5000000"])
+    def test_client_that_never_sends_its_body_is_closed(
+        self, size: bytes, serve_pages: Callable[..., Server]
+    ) -> None:
+        server = serve_pages(body_timeout=0.1)
+        sock = server.connect()
+        sock.sendall(self.EXPECTING + b"Content-Length: %s\r\n\r\n" % size)
+        interim, _, answer = read_all(sock).partition(b"\r\n\r\n")
+        assert interim == b"HTTP/1.1 100 Continue"
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert server.pages.bodies == []
+
+    def test_client_that_neither_reads_nor_sends_is_closed(
+        self, serve_pages: Callable[..., Server]
+    ) -> None:
+        """The interim response has the write deadline, like every other one."""
+        server = serve_pages(body_timeout=60.0, write_timeout=0.1)
+        server.server.application = lambda environ, start: (start("200 OK", []), [b"x" * 5000])[1]
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", server.server.server_port))
+        raw.OPENED.append(sock)
+        get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        with contextlib.suppress(OSError):
+            while True:  # until the server has had enough
+                sock.sendall(get * 100 + self.EXPECTING + b"Content-Length: 5\r\n\r\nhello")
+        assert server.exchange(SMUGGLED).startswith(b"HTTP/1.1 200")
+
+    def test_body_above_the_limit_is_refused_without_interim_response(
+        self, serve_pages: Callable[..., Server]
+    ) -> None:
+        server = serve_pages(max_body_size=10)
+        answer = server.exchange(self.EXPECTING + b"Content-Length: 11\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 413")
+
+    def test_request_without_body_gets_no_interim_response(self, pages: Server) -> None:
+        answer = pages.exchange(self.EXPECTING + b"Connection: close\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200")
+
+    @pytest.mark.parametrize("expectation", [b"200-ok", b"100-continue, other"])
+    def test_other_expectation_is_answered_with_417(
+        self, expectation: bytes, pages: Server
+    ) -> None:
+        answer = pages.exchange(POST + b"Expect: %s\r\n\r\n" % expectation)
+        assert answer.startswith(b"HTTP/1.1 417")
+        assert pages.pages.bodies == []
+
+    @pytest.mark.parametrize("expectation", [b"100-continue", b"200-ok"])
+    def test_http_1_0_expectation_is_ignored(self, expectation: bytes, pages: Server) -> None:
+        head = POST.replace(b"1.1", b"1.0") + b"Expect: %s\r\n" % expectation
+        answer = pages.exchange(head + b"Content-Length: 5\r\n\r\nhello")
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert pages.pages.bodies == [b"hello"]
 
 
 class TestDeadlines:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import base64
 import io
+import ipaddress
 from collections.abc import Callable
 from pathlib import Path
 
 from webpy_socketio.channels import check_name
 from webpy_socketio.engine import json
+from webpy_socketio.engine.hosts import parse_host
 from webpy_socketio.engine.http import BadRequest, parse_head, read_body, read_head
 from webpy_socketio.engine.origins import Origins
 from webpy_socketio.engine.packets import SEPARATOR, Message
 from webpy_socketio.engine.payloads import decode_packet, decode_payload
+from webpy_socketio.engine.proxies import PEER_KEY, TrustedProxies
+from webpy_socketio.engine.refusals import explain_origin
 from webpy_socketio.engine.requests import RequestError, read_query
 from webpy_socketio.engine.socketio_packets import (
     ACK,
@@ -34,7 +38,8 @@ CASES = Path(__file__).parent / "cases"
 #: Bytes of a body that are taken.
 LIMIT = 100
 
-_ORIGINS = Origins(["https://example.com", "http://localhost:8000"], ["10.0.0.0/8"])
+_ORIGINS = Origins(["https://example.com", "http://localhost:8000", "app://shop", "null"])
+_PROXIES = TrustedProxies(["10.0.0.0/8"])
 
 
 def payloads(data: bytes) -> None:
@@ -154,10 +159,24 @@ def queries(data: bytes) -> None:
 
 
 def origins(data: bytes) -> None:
-    """An origin, a host, and what a proxy says, in lines."""
-    keys = ("HTTP_ORIGIN", "HTTP_HOST", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO")
-    environ = dict(zip(keys, data.decode("latin-1").split("\n"), strict=False))
-    environ |= {"REMOTE_ADDR": "10.1.2.3", "REQUEST_METHOD": "GET"}
+    """An origin, a host, and what a proxy says, in lines; an empty line is no header."""
+    keys = (
+        *("HTTP_ORIGIN", "HTTP_HOST", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO"),
+        *("HTTP_X_FORWARDED_PORT", "HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED"),
+    )
+    lines = zip(keys, data.decode("latin-1").split("\n"), strict=False)
+    environ = {key: line for key, line in lines if line}
+    environ |= {"REMOTE_ADDR": "10.1.2.3", PEER_KEY: "10.1.2.3", "REQUEST_METHOD": "OPTIONS"}
+    changed = _PROXIES.client_fields("10.1.2.3", environ, "http")
+    assert ipaddress.ip_address(changed.get("REMOTE_ADDR", "10.1.2.3"))
+    assert changed.get("wsgi.url_scheme", "http") in ("http", "https")
+    assert 0 <= int(changed.get("SERVER_PORT", "80")) <= 65_535
+    assert parse_host(changed.get("HTTP_HOST", "a")) is not None
+    environ |= changed
+    if "HTTP_ORIGIN" in environ:
+        text = explain_origin(environ, _ORIGINS, _PROXIES)
+        assert text.isascii()
+        assert text.isprintable()
     headers = dict(_ORIGINS.cors(environ))
     assert headers.get("Access-Control-Allow-Origin") in (None, environ.get("HTTP_ORIGIN"))
     assert not headers or _ORIGINS.allow(environ)
@@ -240,6 +259,12 @@ WORDS = [
         b"null",
         b"@",
         b"[::1]",
+        b'for="[::1]:1"',
+        b"proto=WSS",
+        b"wss",
+        b"10.0.0.2, ",
+        b"::ffff:1.2.3.4",
+        b"unknown",
         b":99999",
         b"//",
     ),

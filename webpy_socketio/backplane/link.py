@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, parse_url
 from redis.retry import Retry
 
+from webpy_socketio.engine.forking import close_in_child
 from webpy_socketio.exceptions import BackplaneError
 
 __all__ = ["Dialer", "Link", "pauses"]
@@ -57,6 +58,9 @@ class Link:
             }
         )
         self._try(self._connection.connect)
+        sock = getattr(self._connection, "_sock", None)
+        if sock is not None:
+            close_in_child(sock)
         self._look = _look_at(self._connection)
 
     def send(self, *words: str | bytes) -> None:

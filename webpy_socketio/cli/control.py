@@ -9,6 +9,8 @@ from typing import Any
 
 from gevent import socket
 
+from webpy_socketio.engine.forking import close_in_child
+
 __all__ = ["Control"]
 
 _CHUNK = 65_536
@@ -19,6 +21,7 @@ class Control:
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
+        close_in_child(sock)
         self._buffer = b""
         self._descriptors: list[int] = []
 

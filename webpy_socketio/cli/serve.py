@@ -8,7 +8,7 @@ import sys
 
 import gevent
 
-from webpy_socketio.cli import service, supervisor, worker
+from webpy_socketio.cli import service, streams, supervisor, worker
 from webpy_socketio.exceptions import ConfigurationError
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes."""
+    streams.make_tolerant()
     if arguments.as_worker is not None:
         return worker.run(arguments)
     if arguments.workers < 1:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -23,6 +24,7 @@ from gevent.server import StreamServer
 from webpy_socketio.cli import patched, service
 from webpy_socketio.cli.control import Control, pair
 from webpy_socketio.cli.sources import Sources
+from webpy_socketio.engine.runtime_folder import make_runtime_folder
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.server import SocketIOServer, explain
 
@@ -37,14 +39,27 @@ _SETTLED = 10.0
 #: Seconds that a worker has to serve when it is to replace another one.
 _TO_START = 60.0
 
+#: Seconds before another attempt, when the system has no room for another process.
+_RETRY = 5.0
+
+#: Seconds between two looks at the heartbeats of workers.
+_TICK = 0.5
+
+#: Seconds that a worker has to end by SIGABRT. A stopped one does not.
+_TO_ABORT = 1.0
+
 #: Seconds between two looks at the source files.
 _LOOK = 0.5
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the workers until a signal comes; returns the exit status."""
-    with tempfile.TemporaryDirectory(prefix="webpy_socketio-") as folder:  # of mode 700
-        return Supervisor(arguments, folder).run()
+    folder = make_runtime_folder()
+    try:
+        return Supervisor(arguments, str(folder.path)).run()
+    finally:
+        folder.close()
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 class Worker:
@@ -58,6 +73,10 @@ class Worker:
         self.settings: dict[str, Any] = {}
         self.serving = gevent.event.Event()
         self.ended = gevent.event.Event()
+        #: Seconds since its last heartbeat, as far as the supervisor itself ran in that time.
+        self.silence = 0.0
+        #: Whether it was ended as its event loop stood still.
+        self.is_aborted = False
         #: Set when it serves or has ended.
         self.decided = gevent.event.Event()
         ours, theirs = pair()
@@ -75,6 +94,14 @@ class Worker:
     def pid(self) -> int:
         pid: int = self._process.pid
         return pid
+
+    def is_stopped(self) -> bool:
+        """Return whether it was stopped by a signal, as far as this system can tell."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] in ("T", "t")
 
     def signal(self, number: int) -> None:
         """Send it a signal, if it is there."""
@@ -125,6 +152,7 @@ class Supervisor:
             self._slots = [self._begin() for _ in range(self._arguments.workers)]
             greenlets = [gevent.spawn(self._keep, slot) for slot in range(len(self._slots))]
             greenlets.append(gevent.spawn(self._announce))
+            greenlets.append(gevent.spawn(self._watch))
             if self._arguments.reload:
                 greenlets.append(gevent.spawn(self._look))
             self._over.wait()
@@ -151,6 +179,9 @@ class Supervisor:
 
     def _converse(self, worker: Worker) -> None:
         while (told := worker.control.hear()) is not None:
+            worker.silence = 0.0
+            if "alive" in told:
+                continue
             if "files" in told:
                 self._sources.add(told["files"], worker.since)
             elif "serving" in told:
@@ -208,8 +239,43 @@ class Supervisor:
             if self._stopping:
                 return
             if self._slots[slot] is worker:
-                self._slots[slot] = self._begin()
+                try:
+                    self._slots[slot] = self._begin()
+                except OSError as error:  # no process, memory or descriptor is left
+                    _say(f"no worker can be started: {error.strerror or error}")
+                    self._again.wait(_RETRY)
+                    continue
             worker = self._slots[slot]
+
+    def _watch(self) -> None:
+        """Replace workers whose event loop stands still."""
+        last = time.monotonic()
+        while True:
+            gevent.sleep(_TICK)
+            now = time.monotonic()
+            # After a suspended machine or a stopped supervisor, heartbeats that were sent meanwhile
+            # are still to be read: such a gap counts as one tick.
+            elapsed, last = min(now - last, 2 * _TICK), now
+            for worker in self._slots:
+                timeout = worker.settings.get("timeout")
+                if timeout is None or not worker.serving.is_set() or worker.is_aborted:
+                    continue
+                worker.silence += elapsed
+                if worker.silence > timeout and not self._stopping:
+                    worker.is_aborted = True
+                    gevent.spawn(self._abort, worker, timeout)
+
+    def _abort(self, worker: Worker, timeout: float) -> None:
+        cause = (
+            "it is stopped (SIGSTOP)" if worker.is_stopped() else "a handler blocks its event loop"
+        )
+        _say(
+            f"worker {worker.name} (pid {worker.pid}) is replaced: {cause} for more than {timeout:g} s "
+            "(SOCKETIO_WORKER_TIMEOUT)"
+        )
+        worker.signal(signal.SIGABRT)
+        if not worker.ended.wait(_TO_ABORT):
+            worker.signal(signal.SIGKILL)
 
     def _announce(self) -> None:
         """Say that it serves, when all do."""
@@ -248,7 +314,11 @@ class Supervisor:
         """Let a new worker take over; False if it cannot, and the old one goes on."""
         if old.ended.is_set():
             return True
-        new = self._begin()
+        try:
+            new = self._begin()
+        except OSError as error:
+            _say(f"no worker can be started: {error.strerror or error}")
+            return False
         if not new.decided.wait(_TO_START) or not new.serving.is_set():
             new.signal(signal.SIGKILL)
             _say(f"worker {new.name} could not be started; worker {old.name} goes on as it was")

@@ -7,6 +7,7 @@ given the listening socket.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import sys
 
 import gevent
@@ -17,7 +18,10 @@ from webpy_socketio.cli.control import Control
 from webpy_socketio.engine import Neighbours
 from webpy_socketio.exceptions import ConfigurationError
 
-__all__ = ["run"]
+__all__ = ["HEARTBEAT", "run"]
+
+#: Seconds between two heartbeats, with which a worker shows its supervisor that its loop runs.
+HEARTBEAT = 0.5
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         port=settings.port,
         plugins=list(settings.plugins),
         drain=settings.drain_time,
+        timeout=None if arguments.reload else settings.worker_timeout,
     )
     answer = control.hear()
     if answer is None:
@@ -57,11 +62,20 @@ def run(arguments: argparse.Namespace) -> int:
             pass
         server.close()
 
+    faulthandler.enable()  # SIGABRT, which a worker that stalls is sent, writes where it stands
     gevent.spawn(until_alone)
+    gevent.spawn(_beat, control)
     if arguments.reload:
         gevent.spawn(_tell_files, control)
     server.serve_forever()
     return 0
+
+
+def _beat(control: Control) -> None:
+    """Send a heartbeat for as long as the event loop runs."""
+    while True:
+        control.tell(alive=True)
+        gevent.sleep(HEARTBEAT)
 
 
 def _tell_files(control: Control) -> None:

@@ -29,7 +29,8 @@ class EngineConfig:
     #: Bytes and packets that may wait for one client; a slower reader is closed.
     outbox_bytes: int = 4 * 1024 * 1024
     outbox_packets: int = 16_384
-    #: Seconds without progress after which writing to a client is given up.
+    #: Seconds without progress after which writing to a client is given up; progress is 100 bytes a
+    #: second, acknowledged by its TCP.
     write_timeout: float = 20.0
     #: Sessions at once; further ones are answered with 503.
     max_sessions: int = 20_000
@@ -71,6 +72,8 @@ class EngineConfig:
     trusted_proxies: Sequence[str] = ()
     #: Hosts (``name[:port]``) that are served, of pages too; None for all. Others are answered 400.
     allowed_hosts: Sequence[str] | None = None
+    #: Path below which the application is mounted, as a WSGI string, such as ``"/app"``.
+    path_prefix: str = ""
 
     @cached_property
     def proxies(self) -> TrustedProxies:

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import gevent
 import gevent.event
 
-from webpy_socketio.engine import handshake, json
+from webpy_socketio.engine import forking, handshake, json
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.deadlines import Deadlines
@@ -31,11 +31,12 @@ from webpy_socketio.engine.notices import Notices, quoted
 from webpy_socketio.engine.origins import Origins
 from webpy_socketio.engine.packets import OPEN, Message
 from webpy_socketio.engine.polling import Polling, Watch
-from webpy_socketio.engine.quotas import AddressQuota, Quota
+from webpy_socketio.engine.quotas import AddressQuota
 from webpy_socketio.engine.refusals import explain_origin
 from webpy_socketio.engine.requests import Query, RequestError, Response, read_body, read_query
 from webpy_socketio.engine.session import Receiver, Session
 from webpy_socketio.engine.streams import Stream
+from webpy_socketio.engine.takeover import RAW_PATH
 from webpy_socketio.engine.upgrades import Upgrades
 from webpy_socketio.engine.websocket import WebSocket
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError
@@ -70,8 +71,6 @@ class Engine:
         #: Closed polling sessions whose client has still to be told; for as long as a poll may
         #: reasonably be on its way.
         self._lingering = Deadlines[Session](self.clock, config.upgrade_timeout, self._forget)
-        #: Bytes of request bodies.
-        self.bodies = Quota(config.max_bodies_size)
         self._addresses = AddressQuota(config.max_sessions_per_address, MAX_SESSIONS_PER_ADDRESS)
         self._stopping = False
         self._answering = 0
@@ -114,9 +113,26 @@ class Engine:
         Those are the requests of its sessions, and preflights: a browser sends them without cookies
         and without the headers they ask for, so the application could only reject them.
         """
-        if environ["REQUEST_METHOD"] == "OPTIONS":
-            return "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
-        return bool(self.sessions) and sid_in(environ.get("QUERY_STRING", "")) in self.sessions
+        query = environ.get("QUERY_STRING", "")
+        if not self.serves(environ.get(RAW_PATH) or environ["PATH_INFO"], query):
+            return False
+        if (
+            environ["REQUEST_METHOD"] == "OPTIONS"
+            and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+        ):
+            return True
+        return bool(self.sessions) and sid_in(query) in self.sessions
+
+    def serves(self, path: str, query: str) -> bool:
+        """Return whether a request for `path`, decoded, is the engine's.
+
+        A path below which the application is mounted may come first. A WSGI wrapper may also map any
+        other path to the engine: a session's requests have the path at which it began.
+        """
+        if path.endswith(self.path):
+            return True
+        session = self.sessions.get(sid_in(query))
+        return session is not None and session.environ.get(RAW_PATH) == path
 
     def respond(self, environ: dict[str, Any], watch: Watch) -> Response:
         """Answer a long-polling request; may wait, for as long as there is nothing to send.
@@ -407,6 +423,14 @@ def _flusher() -> Flusher:
     if flusher is None:
         flusher = _flushers[hub] = Flusher(hub.loop)
     return flusher
+
+
+def _silence_flushers() -> None:
+    for flusher in list(_flushers.values()):
+        flusher.silence()
+
+
+forking.call_in_child(_silence_flushers)
 
 
 class Upgrade:

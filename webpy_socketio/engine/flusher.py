@@ -72,6 +72,10 @@ class Flusher:
             for outbox in outboxes:
                 outbox.push(message)
 
+    def silence(self) -> None:
+        """Never write again: the loop and the connections are those of a parent process."""
+        self.__class__ = _Silenced
+
     def _run(self) -> None:
         if self.whole:
             self._send_whole()
@@ -110,3 +114,15 @@ class Flusher:
                 outbox.put_back(rest)
             except Exception:
                 logger.exception("a flush failed")
+
+
+class _Silenced(Flusher):
+    """A class of its own, so that the check costs nothing in a process that serves."""
+
+    __slots__ = ()
+
+    def wake(self) -> None:
+        """Do nothing."""
+
+    def later(self, function: Callable[[], None]) -> None:
+        """Do nothing."""

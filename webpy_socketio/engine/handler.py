@@ -29,21 +29,16 @@ from webpy_socketio.engine.relay import relay
 from webpy_socketio.engine.requests import QUERY_TOO_LONG, Response
 from webpy_socketio.engine.streams import PlainStream
 from webpy_socketio.engine.strict import Elsewhere, StrictHandler
+from webpy_socketio.engine.takeover import MARK, RAW_PATH, TAKE_OVER, Mark
 from webpy_socketio.engine.tls import TLSStream
 
 __all__ = ["TAKE_OVER", "RequestHandler"]
-
-#: A key of the environ. Its presence tells the application that it runs on this server; an
-#: application that sets it to True hands the request to the engine, once its answer is complete.
-TAKE_OVER = "webpy_socketio.take_over"
 
 _READ = 1
 
 
 class RequestHandler(StrictHandler):
     """pywsgi's handler, with an engine beside the application."""
-
-    result: Any  # pywsgi's, which says nothing about its type
 
     #: The session's transport whose POST this is, until it is handled.
     _posted: Polling | None = None
@@ -61,7 +56,8 @@ class RequestHandler(StrictHandler):
 
     def explain(self, failure: BadRequest) -> tuple[str, str, bytes]:
         # One of ours that is too long even for HTTP is told so as all the others are.
-        if failure.line.partition(b" ")[2].startswith(self.server.engine.path.encode() + b"?"):
+        path, query, _ = failure.line.partition(b" ")[2].partition(b"?")
+        if query and path.endswith(self.server.engine.path.encode()):
             return QUERY_TOO_LONG.status, QUERY_TOO_LONG.content_type, QUERY_TOO_LONG.body
         return super().explain(failure)
 
@@ -83,7 +79,8 @@ class RequestHandler(StrictHandler):
         """
         neighbours: Neighbours = self.server.neighbours
         name = None
-        if "sid=" in head.target and self._is_ours(head.target):
+        # Whatever the path: a WSGI wrapper may change it, and only after the request is routed.
+        if "sid=" in head.target and ("EIO=" in head.target or self._is_ours(head.target)):
             sid = sid_in(head.target.partition("?")[2])
             if sid.startswith(neighbours.prefix):
                 return
@@ -129,45 +126,55 @@ class RequestHandler(StrictHandler):
         self.socket = None  # pywsgi reads from a socket that it closes; this one it is to leave
         return True
 
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environ()
+        environ[RAW_PATH] = environ["PATH_INFO"]
+        self.mount(environ, self.config.path_prefix)
+        return environ
+
+    def mount(self, environ: dict[str, Any], prefix: str) -> None:
+        """Move `prefix`, a WSGI string, from PATH_INFO to SCRIPT_NAME (PEP 3333).
+
+        A proxy may have removed the prefix from the path already.
+        """
+        if prefix:
+            environ["SCRIPT_NAME"] = prefix
+            path = environ["PATH_INFO"]
+            if path == prefix or path.startswith(prefix + "/"):
+                environ["PATH_INFO"] = path[len(prefix) :] or "/"
+
     def run_application(self) -> None:
         engine: Engine = self.server.engine
         environ: dict[str, Any] = self.environ
         headers: list[tuple[str, str]] = []
-        if environ["PATH_INFO"] != engine.path or not engine.owns(environ):
+        if not engine.owns(environ):
             # A new session is the application's to allow; its later requests are not shown to
             # it: they would load and save a web session each, over what pages save meanwhile.
+            mark = Mark(environ)
             environ[TAKE_OVER] = False
-            with engine.answering():
-                if not self._run_wsgi():
+            environ[MARK] = mark
+            with engine.answering(), mark:
+                if not self._run_wsgi(mark):
                     return
+            environ = mark.merged()
             headers = select_headers(self.response_headers)
         self._run_engine(engine, environ, headers)
 
-    def finalize_headers(self) -> None:
-        """Say ``Connection: close`` before doing so, which pywsgi does not (RFC 9112, 9.6)."""
-        super().finalize_headers()
-        names = [name.lower() for name, _ in self.response_headers]
-        if self.close_connection and b"connection" not in names:
-            self.response_headers.append((b"Connection", b"close"))
-        if self.command == "HEAD":
-            self.response_use_chunked = False
-
-    def _write(self, data: bytes) -> None:
-        # Neither pywsgi nor web.py drops the body that a HEAD must not have; the client would take
-        # it for the next response (RFC 9112, 6.3).
-        if self.command != "HEAD":
-            super()._write(data)
-
-    def _run_wsgi(self) -> bool:
+    def _run_wsgi(self, mark: Mark) -> bool:
         """Run the application; return True if it completed and left the request to the engine."""
+        environ = self.environ
+        may_be_ours = "EIO=" in environ["QUERY_STRING"] or environ["PATH_INFO"].endswith(
+            self.server.engine.path
+        )
         result: Any = None
         try:
-            result = self.application(self.environ, self.start_response)
-            if self.environ["PATH_INFO"] == self.server.engine.path:
+            result = self.application(environ, self.start_response)
+            if may_be_ours:
                 # A generator does nothing, and marks nothing, before its first piece is asked for.
                 iterator = iter(result)
                 first = next(iterator, b"")
-                if self.environ[TAKE_OVER] and self.code == 200:
+                taken = mark.environ is not None or environ.get(TAKE_OVER) is True
+                if taken and self.code == 200:
                     for _ in iterator:  # to its end: processors have work to do there
                         pass
                     return True
@@ -197,7 +204,7 @@ class RequestHandler(StrictHandler):
     def _tell_if_meant_for_us(self) -> None:
         environ = self.environ
         path: str = self.server.engine.path
-        if environ["PATH_INFO"].startswith(path) or "EIO=" in environ["QUERY_STRING"]:
+        if path in environ["PATH_INFO"] or "EIO=" in environ["QUERY_STRING"]:
             self.server.passed_by(environ, self.code)
 
     def _run_engine(
@@ -217,8 +224,9 @@ class RequestHandler(StrictHandler):
 
     def _is_ours(self, target: str) -> bool:
         """Whether a request is the engine's, however its path is written."""
-        path: str = self.server.engine.path
-        return unquote(target.partition("?")[0], "latin-1") == path
+        engine: Engine = self.server.engine
+        path, _, query = target.partition("?")
+        return engine.serves(unquote(path, "latin-1"), query)
 
     def _arrived(self) -> None:
         posted, self._posted = self._posted, None

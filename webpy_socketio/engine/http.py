@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import IO, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 __all__ = [
     "BadRequest",
     "Head",
     "Reader",
     "Truncated",
+    "Writer",
     "parse_head",
     "read_body",
     "read_head",
@@ -73,6 +74,13 @@ class Reader(Protocol):
 
     def peek(self, size: int = 0, /) -> bytes:
         """What is buffered, without taking it; waits for something if nothing is."""
+
+
+class Writer(Protocol):
+    """Where a body is written."""
+
+    def write(self, data: bytes, /) -> Any:
+        """Write all of `data`."""
 
 
 class Head(NamedTuple):
@@ -176,6 +184,8 @@ def parse_head(head: bytes, before: Head | None = None) -> Head:
         # Whoever upgrades reads what follows as another protocol; a proxy reads it as the body.
         raise BadRequest("a body in a request that asks for an upgrade")
     expect = ",".join(values.get("expect", ())).lower()
+    if version == "1.0":
+        expect = ""  # a client of HTTP/1.0 cannot wait for an interim response (RFC 9110, 10.1.1)
     if expect not in ("", "100-continue"):
         raise BadRequest("an expectation that nobody can meet", "417 Expectation Failed")
     return Head(
@@ -191,7 +201,7 @@ def parse_head(head: bytes, before: Head | None = None) -> Head:
         # Proxies that are set up as Socket.IO's own documentation says send "Connection: upgrade"
         # with each request, and Upgrade only where the client did.
         upgrade and length != 0,
-        bool(expect) and version == "1.1",
+        bool(expect),
         block,
     )
 
@@ -244,7 +254,7 @@ def _origin_form(target: str, method: str) -> str:
 
 
 def read_body(
-    file: Reader, length: int | None, limit: int, into: IO[bytes], progress: Callable[[int], None]
+    file: Reader, length: int | None, limit: int, into: Writer, progress: Callable[[int], None]
 ) -> int:
     """Read a whole body and write it to `into`; returns its size.
 
@@ -287,7 +297,7 @@ def too_large(limit: int) -> BadRequest:
     return BadRequest(f"a body above {limit} bytes", "413 Payload Too Large")
 
 
-def _copy(file: Reader, size: int, into: IO[bytes], progress: Callable[[int], None]) -> None:
+def _copy(file: Reader, size: int, into: Writer, progress: Callable[[int], None]) -> None:
     while size:
         data = file.read1(min(size, 65_536))
         if not data:

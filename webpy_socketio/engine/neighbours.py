@@ -18,6 +18,7 @@ import logging
 import os
 import socket as stdlib_socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,9 @@ from gevent.monkey import get_original
 from gevent.server import StreamServer
 
 from webpy_socketio.engine.clock import current_clock
+from webpy_socketio.engine.forking import close_in_child
 from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.runtime_folder import RuntimeFolder
 
 __all__ = ["Neighbours", "Visit", "forget"]
 
@@ -53,8 +56,9 @@ _HEADER = struct.Struct("!cII")
 _GIVEN, _RELAYED = b"G", b"R"
 _TAKEN = b"\x01"
 
-#: A path that a Unix socket may have is about this long; a name comes behind it.
-_MAX_FOLDER = 90
+#: Seconds after which the socket of a worker that cannot be connected to is removed: one that is
+#: younger may be bound already, and not listen yet.
+_SETTLED = 2.0
 
 
 class Visit(NamedTuple):
@@ -77,7 +81,8 @@ class Neighbours:
     """
 
     def __init__(self, folder: str | Path, name: int, patience: float = PATIENCE) -> None:
-        self.folder = Path(folder)
+        self._folder = RuntimeFolder(folder)
+        self.folder = self._folder.path
         self.name = name
         self.patience = patience
         #: What the ids of our own sessions begin with.
@@ -85,11 +90,11 @@ class Neighbours:
         self._doors: dict[int, BoundedSemaphore] = {}
         self._notices = Notices(current_clock())
         self._server: StreamServer | None = None
-        if len(str(self.folder)) > _MAX_FOLDER:
-            raise ValueError(f"{folder} is too long for a Unix socket: set TMPDIR to a shorter one")
-        found = self.folder.stat()
-        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise ValueError(f"{folder} has to be ours, and nobody else's to enter (mode 700)")
+        #: Returns whether the worker of that name serves, as far as it is known.
+        self.is_alive: Callable[[int], bool] = lambda name: False
+        self._take: Callable[[Visit], None] | None = None
+        self._bound: os.stat_result | None = None
+        self._is_failing = False
 
     def owner(self, sid: str) -> int | None:
         """The name in a session id that is not ours; None if there is none in it."""
@@ -101,30 +106,81 @@ class Neighbours:
 
     def younger(self) -> Iterator[int]:
         """The workers that began after us, the youngest first."""
-        names = {int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()}
+        try:
+            names = {int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()}
+        except FileNotFoundError:  # removed by a cleaner
+            names = set()
         return iter(sorted((name for name in names if name > self.name), reverse=True))
 
     # -- taking
 
     def start(self, take: Callable[[Visit], None]) -> None:
         """Take what others give: `take` serves the connection, in a greenlet of its own."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        place = self._place(self.name)
-        # Whoever cannot connect to a name that exists may conclude that its worker is dead.
-        preparing = place.with_name(f".{self.name}")
-        preparing.unlink(missing_ok=True)
-        sock.bind(str(preparing))
-        sock.listen(_BACKLOG)
-        preparing.rename(place)
-        self._server = StreamServer(sock, lambda link, address: self._receive(link, take))
-        self._server.start()
+        self._take = take
+        self._listen()
+
+    def ensure(self) -> None:
+        """Listen anew if the socket or its folder was removed, by a cleaner of temporary files."""
+        if self._take is None:
+            return
+        try:
+            self._folder.ensure()
+            if not self._is_bound():
+                self._listen()
+                logger.warning(
+                    "the hand-off socket of worker %d was removed: made again", self.name
+                )
+            self._is_failing = False
+        except (OSError, ValueError) as error:
+            if not self._is_failing:
+                logger.error(
+                    "the hand-off socket of worker %d was removed, and cannot be made again (%s): "
+                    "long-polling clients lose their sessions. Restart the server, and keep cleaners "
+                    "of temporary files away from %s",
+                    self.name,
+                    error,
+                    self.folder,
+                )
+            self._is_failing = True
 
     def stop(self) -> None:
         """Take nothing more. What is on its way stays with the one who wanted to give it."""
+        self._take = None
         if self._server is not None:
-            self._place(self.name).unlink(missing_ok=True)
+            if self._is_bound():
+                self._place(self.name).unlink(missing_ok=True)
             self._server.close()
             self._server = None
+        self._folder.close()
+
+    def _listen(self) -> None:
+        place = self._place(self.name)
+        take = self._take
+        assert take is not None
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            place.unlink(missing_ok=True)
+            # Under its final name: cleaners keep a socket whose name the kernel lists as bound.
+            sock.bind(str(place))
+            self._bound = place.lstat()
+            sock.listen(_BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+        before, self._server = (
+            self._server,
+            StreamServer(sock, lambda link, address: self._receive(link, take)),
+        )
+        self._server.start()
+        if before is not None:
+            before.close()
+
+    def _is_bound(self) -> bool:
+        try:
+            found = self._place(self.name).lstat()
+        except FileNotFoundError:
+            return False
+        return self._bound is not None and os.path.samestat(found, self._bound)
 
     def _receive(self, link: Any, take: Callable[[Visit], None]) -> None:
         visit = None
@@ -181,7 +237,12 @@ class Neighbours:
             try:
                 with gevent.Timeout(self.patience, False), door:
                     link = self._connect(name)
+                    if link is not None and not _is_ours(link):
+                        logger.warning("another user's process listens on a worker's socket")
+                        link.close()
+                        link = None
                     if link is not None:
+                        close_in_child(link)
                         sent = link.sendmsg([message], rights)
                         link.sendall(message[sent:])
                         taken = link.recv(1) == _TAKEN
@@ -210,15 +271,24 @@ class Neighbours:
                     sock.connect(str(place))
                 except BlockingIOError:  # more than its backlog takes
                     gevent.sleep(0.01)
+                except FileNotFoundError:
+                    if not self.is_alive(name):
+                        return None
+                    gevent.sleep(0.05)  # removed by a cleaner: its worker makes it again
                 else:
                     return socket.socket(fileno=sock.detach())
-        except FileNotFoundError:
-            return None
         except ConnectionRefusedError:
-            place.unlink(missing_ok=True)  # it died without a word
+            self._remove_dead(place)
             return None
         finally:
             sock.close()
+
+    @staticmethod
+    def _remove_dead(place: Path) -> None:
+        """Remove the socket of a worker that was killed."""
+        with contextlib.suppress(OSError):
+            if time.time() - place.lstat().st_mtime > _SETTLED:
+                place.unlink()
 
     def _place(self, name: int) -> Path:
         return self.folder / str(name)

@@ -8,6 +8,8 @@ from typing import Any
 
 import gevent
 
+from webpy_socketio.engine.progress import send_all
+
 __all__ = ["relay"]
 
 _CHUNK = 65_536
@@ -16,8 +18,8 @@ _CHUNK = 65_536
 def relay(client: Any, neighbour: Any, write_timeout: float) -> None:
     """Pass bytes on in both directions, until the neighbour ends it or either side is gone.
 
-    Whoever does not take what is written to it for `write_timeout` seconds is gone. All other
-    deadlines are the neighbour's, who has the session.
+    A side that makes no progress in reading for `write_timeout` seconds is gone (see `Progress`). All
+    other deadlines are the neighbour's, who has the session.
     """
     client.settimeout(None)
     inbound = gevent.spawn(_bring_in, client, neighbour, write_timeout)
@@ -41,6 +43,5 @@ def _bring_in(client: Any, neighbour: Any, write_timeout: float) -> None:
 def _pass_on(source: Any, target: Any, write_timeout: float) -> None:
     with contextlib.suppress(OSError):  # gone, on one side or the other
         while data := source.recv(_CHUNK):
-            with gevent.Timeout(write_timeout, TimeoutError("no progress")):
-                target.sendall(data)
+            send_all(target, data, write_timeout)
             gevent.sleep(0)  # gevent reads without a pause what is there already

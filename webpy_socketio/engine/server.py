@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -10,17 +9,17 @@ from typing import Any
 
 import gevent
 import gevent.ssl
-from gevent.pywsgi import WSGIServer
 
-from webpy_socketio.engine.closing import close_after
+from webpy_socketio.engine import forking
 from webpy_socketio.engine.engine import Engine
-from webpy_socketio.engine.handler import TAKE_OVER, RequestHandler
+from webpy_socketio.engine.handler import RequestHandler
 from webpy_socketio.engine.neighbours import Neighbours, Visit, forget
 from webpy_socketio.engine.proxies import peer_of
-from webpy_socketio.engine.quotas import AddressQuota
 from webpy_socketio.engine.replay import replay
 from webpy_socketio.engine.shares import SILENCE, Shares
 from webpy_socketio.engine.strict import Moving
+from webpy_socketio.engine.strict_server import StrictServer
+from webpy_socketio.engine.takeover import TAKE_OVER
 
 __all__ = ["EngineServer", "take_over_all"]
 
@@ -28,27 +27,9 @@ StartResponse = Callable[..., Any]
 
 logger = logging.getLogger(__name__)
 
-#: What ``accept`` fails with when the process or the machine has no room for another connection.
-_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-
-#: Seconds for which nobody is accepted then.
-_REST = 0.5
-
 #: Seconds for which a worker with more than its part leaves who waits to the others. If nobody takes it
 #: meanwhile, it does; so it is the longest time that this costs a client.
 _COURTESY = 0.001
-
-#: Connections of one address, where the settings have no number.
-MAX_CONNECTIONS_PER_ADDRESS = 2000
-
-#: Connections that are rejected with an answer at once; further ones are closed without.
-_MAX_REJECTING = 100
-
-#: The answer to a connection of an address that has too many.
-_TOO_MANY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n"
-    b"Content-Type: text/plain\r\nContent-Length: 38\r\n\r\nToo many connections of this address.\n"
-)
 
 #: Connections that it accepts then without asking again: the others have no time.
 _UNASKED = 4
@@ -68,7 +49,7 @@ def take_over_all(path: str) -> Callable[[dict[str, Any], StartResponse], Iterab
     return application
 
 
-class EngineServer(WSGIServer):
+class EngineServer(StrictServer):
     """Serves an `Engine`, and beside it `application` if one is given.
 
     An application that is given decides which sessions may begin: it sets
@@ -96,16 +77,13 @@ class EngineServer(WSGIServer):
         **pywsgi: Any,
     ) -> None:
         self.engine = engine
-        self._addresses = AddressQuota(
-            engine.config.max_connections_per_address, MAX_CONNECTIONS_PER_ADDRESS
-        )
-        self._rejecting = 0
         self.neighbours = neighbours
         #: Handlers that wait for a request, and their greenlets; None where nobody asks.
         self.resting: dict[RequestHandler, Any] | None = None
         #: Handlers that have a connection, those that wait among them; where somebody asks.
         self.handling: set[RequestHandler] = set()
         self._shares: Shares | None = None
+        self._is_watched = False
         #: Connections that we accept whatever the others have.
         self._unasked = 0
         if neighbours is not None:
@@ -114,11 +92,10 @@ class EngineServer(WSGIServer):
             self.resting = {}
             # pywsgi then accepts one connection a turn, so that they are spread over the workers.
             pywsgi["environ"] = {**pywsgi.get("environ", {}), "wsgi.multiprocess": True}
-        #: Whether requests are logged: ``log=None`` is not to cost anything.
-        self.keeps_log = pywsgi.get("log", "default") is not None
         if "certfile" in pywsgi and not pywsgi.keys() & {"ssl_context", "ssl_version"}:
             pywsgi["ssl_context"] = _tls_context(pywsgi)
-        super().__init__(listener, application or take_over_all(engine.path), **pywsgi)
+        application = application or take_over_all(engine.path)
+        super().__init__(listener, application, engine.config, engine.notices, **pywsgi)
 
     def passed_by(self, environ: dict[str, Any], code: int) -> None:
         """The application answered a request with `code` that may have been meant for the engine."""
@@ -130,9 +107,13 @@ class EngineServer(WSGIServer):
             self._shares = Shares(
                 self.neighbours.folder, self.neighbours.name, self.socket.fileno()
             )
+            self.neighbours.is_alive = self._shares.is_alive
             self._telling = self.loop.timer(0.0, SILENCE / 5, ref=False)
             self._telling.start(self._tell)
         super().start()
+        if not self._is_watched:
+            self._is_watched = True
+            forking.watch(self.loop)
 
     @property
     def _load(self) -> int:
@@ -141,6 +122,9 @@ class EngineServer(WSGIServer):
     def _tell(self) -> None:
         if self._shares is not None:
             self._shares.tell(self._load)
+            self._shares.ensure()
+        if self.neighbours is not None:
+            self.neighbours.ensure()
 
     def close(self) -> None:
         """Accept nothing more; what was accepted is served."""
@@ -152,39 +136,6 @@ class EngineServer(WSGIServer):
             self._shares.leave()
             self._shares = None
         super().close()
-
-    def do_handle(self, sock: Any, address: Any) -> None:
-        peer = peer_of(address)
-        if not self.engine.config.proxies.trusts(peer):
-            if not self._addresses.has_room(peer):
-                self._reject(sock, peer)
-                return
-            self._addresses.add(sock, peer)
-        super().do_handle(sock, address)
-
-    def do_close(self, sock: Any, *args: Any) -> None:
-        self._addresses.remove(sock)
-        super().do_close(sock, *args)
-
-    def _reject(self, sock: Any, peer: str) -> None:
-        """Answer a connection of an address that has too many, and close it."""
-        self.engine.notices.seldom(
-            "connections of an address",
-            f"rejected a connection of {peer}: the address has {self._addresses.limit} "
-            "(SOCKETIO_MAX_CONNECTIONS_PER_ADDRESS). If it is a proxy, add it to SOCKETIO_TRUSTED_PROXIES",
-        )
-        if self.ssl_enabled or self._rejecting >= _MAX_REJECTING:
-            sock.close()
-            return
-        self._rejecting += 1
-        gevent.spawn(self._answer_and_close, sock)
-
-    def _answer_and_close(self, sock: Any) -> None:
-        try:
-            close_after(sock, _TOO_MANY)
-        finally:
-            sock.close()
-            self._rejecting -= 1
 
     def handle(self, sock: Any, address: Any) -> None:
         if self.neighbours is None:
@@ -234,9 +185,9 @@ class EngineServer(WSGIServer):
             self.resting[handler].throw(Moving())
 
     def do_read(self) -> Any:
-        """Accept a connection; without room for one, wait a little, as gevent does, but quietly.
+        """Accept a connection, or wait a little.
 
-        So does a worker that has more than its part, so that another one takes it.
+        A worker with more than its share waits, so that another worker accepts the connection.
         """
         if self._shares is not None:
             load = self._load + 1
@@ -246,24 +197,10 @@ class EngineServer(WSGIServer):
                 self._pause(_COURTESY, self._take_what_is_left)
                 return None
             self._shares.update(load)
-        try:
-            accepted = super().do_read()
-            if accepted is None:  # another one was faster, and has time
-                self._unasked = 0
-            return accepted
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            text = f"cannot accept connections for now: {error.strerror}"
-            self.engine.notices.seldom("no room", text, logging.WARNING, logger)
-        self._pause(_REST, self._start_accepting_if_started)
-        return None
-
-    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
-        # gevent's own way to wait: `stop_accepting` stops the timer as well.
-        self.stop_accepting()
-        self._timer = self.loop.timer(seconds)
-        self._timer.start(then)
+        accepted = super().do_read()
+        if accepted is None:  # another one was faster, and has time
+            self._unasked = 0
+        return accepted
 
     def _take_what_is_left(self) -> None:
         self._start_accepting_if_started()
@@ -291,7 +228,14 @@ class EngineServer(WSGIServer):
         until = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
         self.engine.wait_answered(until - time.monotonic())
         self.leave_neighbours(until - time.monotonic())
+        self.dispose()
+
+    def dispose(self) -> None:
+        """Forget what is left of the sessions; the last step of `stop`."""
         self.engine.dispose()
+        if self._is_watched:
+            self._is_watched = False
+            forking.unwatch(self.loop)
 
 
 def _tls_context(pywsgi: dict[str, Any]) -> Any:

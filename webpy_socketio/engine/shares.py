@@ -8,6 +8,7 @@ what it holds, and before it accepts looks at what the others told.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
@@ -50,13 +51,34 @@ class Shares:
         self._clock = clock
         self._place = name % _PLACES * _PLACE.size
         self._others: list[int] = []
-        descriptor = os.open(folder / "shares", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = folder / "shares"
+        self._open()
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self._path, flags, 0o600)
         try:
             size = _PLACE.size * _PLACES
             os.ftruncate(descriptor, size)  # which leaves what is there
             self._table = mmap.mmap(descriptor, size)
+            self._file = os.fstat(descriptor)
         finally:
             os.close(descriptor)
+
+    def ensure(self) -> None:
+        """Open the file anew if it was removed, by a cleaner of temporary files."""
+        with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.lstat(self._path), self._file):
+                    return
+            before = self._table
+            self._open()
+            # What the others said last, until they open the new file as well.
+            for place in range(0, _PLACE.size * _PLACES, _PLACE.size):
+                part = slice(place, place + _PLACE.size)
+                if not any(self._table[part]):
+                    self._table[part] = before[part]
+            before.close()
 
     def tell(self, load: int) -> None:
         """Say what we have, and find out who else is there: a few times in `SILENCE`."""
@@ -71,6 +93,13 @@ class Shares:
     def update(self, load: int) -> None:
         """Say what we have."""
         _PLACE.pack_into(self._table, self._place, self._name, load, self._clock(), self._listener)
+
+    def is_alive(self, name: int) -> bool:
+        """Return whether the worker of that name has said anything lately."""
+        if self._table.closed:
+            return False
+        found, _, told, _ = _PLACE.unpack_from(self._table, name % _PLACES * _PLACE.size)
+        return bool(found == name and self._clock() - told < SILENCE)
 
     def has_more(self, load: int) -> bool:
         """Whether that would be more than our part of what all of us have."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.progress import Progress
 
 __all__ = ["CHUNK", "PlainStream", "Stream", "StreamUser", "reason_for"]
 
@@ -83,6 +84,7 @@ class PlainStream:
         "_closing",
         "_loop",
         "_paused",
+        "_progress",
         "_reader",
         "_sock",
         "_stall",
@@ -99,6 +101,8 @@ class PlainStream:
         self._reader = loop.io(sock.fileno(), _READ)
         self._writer: Any = None
         self._stall: Any = None
+        #: Progress of what is unsent.
+        self._progress: Progress | None = None
         self._unsent = b""
         self._user: StreamUser | None = None
         self._paused = False
@@ -142,7 +146,8 @@ class PlainStream:
             self._unsent = data[sent:]
             self._writer = self._loop.io(self._sock.fileno(), _WRITE)
             self._writer.start(self._writable)
-            self._watch_progress()
+            self._progress = Progress(self._sock, self._write_timeout)
+            self._set_deadline(self._write_timeout)
         return len(self._unsent)
 
     def pause(self) -> None:
@@ -173,7 +178,7 @@ class PlainStream:
             if watcher is not None:
                 watcher.stop()
                 watcher.close()
-        self._writer = self._stall = None
+        self._writer = self._stall = self._progress = None
         self._unsent = b""
         sock, self._sock = self._sock, None
         sock.close()
@@ -191,7 +196,7 @@ class PlainStream:
             return
         self._reader.stop()
         self._reader.start(self._discard)
-        self._watch_progress(min(1.0, self._write_timeout))
+        self._set_deadline(min(1.0, self._write_timeout))
 
     def _discard(self) -> None:
         try:
@@ -231,26 +236,35 @@ class PlainStream:
             return
         self._unsent = self._unsent[sent:]
         if self._unsent:
-            self._watch_progress()
+            if self._progress is not None:
+                self._progress.accept(sent)
             return
         self._writer.stop()
         self._writer.close()
-        self._writer = None
+        self._writer = self._progress = None
         self._stall.stop()
         if self._closing:
             self._shut_down()
         elif self._user is not None:
             self._user.drained()
 
-    def _watch_progress(self, seconds: float | None = None) -> None:
+    def _set_deadline(self, seconds: float) -> None:
         if self._stall is not None:
             self._stall.stop()
             self._stall.close()
-        self._stall = self._loop.timer(self._write_timeout if seconds is None else seconds)
-        self._stall.start(self._stalled)
+        self._stall = self._loop.timer(seconds)
+        self._stall.start(self._check_progress)
 
-    def _stalled(self) -> None:
-        self._lose(TimeoutError("no progress in writing"))
+    def _check_progress(self) -> None:
+        if self._progress is None:  # closing: the client has not closed its side in time
+            self._lose(TimeoutError("the client did not close its side"))
+            return
+        try:
+            self._progress.check()
+        except TimeoutError as error:
+            self._lose(error)
+        else:
+            self._set_deadline(max(0.001, self._progress.remaining))
 
     def _lose(self, error: OSError | None) -> None:
         user = self._user

@@ -7,18 +7,16 @@ answered with a 4xx, once, and the connection is closed.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import functools
 import io
 import logging
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
 import gevent
-from gevent.pywsgi import WSGIHandler, format_date_time
 
 from webpy_socketio.engine.closing import close_after
 from webpy_socketio.engine.config import EngineConfig
@@ -32,8 +30,12 @@ from webpy_socketio.engine.http import (
     take_head,
     too_large,
 )
+from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.patience import Patience
 from webpy_socketio.engine.proxies import PEER_KEY, peer_of
+from webpy_socketio.engine.quotas import Quota
+from webpy_socketio.engine.response import ResponseHandler
+from webpy_socketio.engine.spool import Spool, StorageFailure
 
 __all__ = ["Elsewhere", "Moving", "StrictHandler"]
 
@@ -41,9 +43,6 @@ logger = logging.getLogger(__name__)
 
 #: Bytes of a body that are kept in memory; larger ones go to a temporary file.
 _IN_MEMORY = 262_144
-
-#: Bytes that are written within one deadline.
-_PIECE = 65_536
 
 #: Characters of a header's name that is remembered.
 _SHORT = 64
@@ -96,7 +95,7 @@ def _cgi_fields(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
     return fields
 
 
-class StrictHandler(WSGIHandler):
+class StrictHandler(ResponseHandler):
     """Reads requests so that nobody can read them differently.
 
     Subclasses say with `body_limit` how large a body may be, and hear with `broken_off` of one that
@@ -104,14 +103,12 @@ class StrictHandler(WSGIHandler):
     """
 
     # pywsgi's, which says nothing about their types.
-    socket: Any
     rfile: Any
     requestline: Any
     command: Any
     path: Any
     headers: Any
     content_length: Any
-    close_connection: Any
 
     _served = 0
     _head: bytes
@@ -128,7 +125,6 @@ class StrictHandler(WSGIHandler):
     _body_size: int | None
     #: Bytes of the body that are counted as held.
     _held_size = 0
-    _held: bytearray | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         super().__init__(sock, address, server, rfile)
@@ -140,7 +136,7 @@ class StrictHandler(WSGIHandler):
     @property
     def config(self) -> EngineConfig:
         """Where the limits and deadlines are."""
-        config: EngineConfig = self.server.engine.config
+        config: EngineConfig = self.server.config
         return config
 
     def body_limit(self, path: str) -> int:
@@ -233,8 +229,9 @@ class StrictHandler(WSGIHandler):
             if head.suspicious and self.read_ahead():
                 raise BadRequest("a request behind one that asked for an upgrade")
         except (BadRequest, OSError) as error:
-            self._release_body()
-            theirs = isinstance(error, BadRequest) and not isinstance(error, Truncated)
+            self._close_body()
+            theirs = isinstance(error, BadRequest)
+            theirs = theirs and not isinstance(error, (StorageFailure, Truncated))
             self.broken_off("parse error" if theirs else "transport error")
             raise
         return True
@@ -273,7 +270,7 @@ class StrictHandler(WSGIHandler):
 
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes] | None:
         """Answer what cannot be served; a client that has gone is not answered."""
-        notices = self.server.engine.notices
+        notices: Notices = self.server.notices
         if not isinstance(ex, BadRequest):
             if isinstance(ex, (OSError, Elsewhere)):
                 return None
@@ -281,6 +278,9 @@ class StrictHandler(WSGIHandler):
             ex = BadRequest("not readable")
         text = f"rejected a request of {self.remote_address}: {ex}"
         notices.seldom(ex, text, logging.INFO, logger)
+        if isinstance(ex, StorageFailure):
+            text = f"{self.requestline}: answered {ex.status}, {ex.report}"
+            notices.seldom("body storage", text, logging.ERROR)
         status, content_type, body = self.explain(ex)
         answer = (
             f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
@@ -296,11 +296,7 @@ class StrictHandler(WSGIHandler):
         try:
             super().handle_one_response()
         finally:
-            self._release_body()
-
-    def log_request(self) -> None:
-        if self.server.keeps_log:  # to make a line costs more than to write it
-            super().log_request()
+            self._close_body()
 
     def format_request(self) -> str:
         """Return the line of the access log, with the client's address instead of its proxy's."""
@@ -309,53 +305,6 @@ class StrictHandler(WSGIHandler):
             return str(super().format_request())
         finally:
             self.client_address = peer
-
-    def answer(self, status: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        """Write a whole response of our own, with nothing in it that needs to be checked.
-
-        What pywsgi does for an application's costs several times as much. Raises OSError.
-        """
-        self.status = self._orig_status = status  # for the access log
-        self.code = int(status[:3])
-        self.headers_sent = True
-        lines = [f"HTTP/1.1 {status}", f"Date: {format_date_time(time.time()).decode()}"]
-        lines += [f"{name}: {value}" for name, value in headers]
-        if self.close_connection:
-            lines.append("Connection: close")  # said before it is done (RFC 9112, 9.6)
-        elif self.request_version == "HTTP/1.0":
-            lines.append("Connection: keep-alive")
-        head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
-        self._sendall(head if self.command == "HEAD" else head + body)
-
-    def _write_with_headers(self, data: Any) -> None:
-        """Let the headers and a short body, or the first piece of one, leave together."""
-        if len(data) > _PIECE:
-            super()._write_with_headers(data)
-            return
-        self._held = bytearray()
-        try:
-            super()._write_with_headers(data)
-        finally:
-            held, self._held = self._held, None
-        self._sendall(held)
-
-    def _sendall(self, data: Any) -> None:
-        """Write piece by piece: whoever reads slowly is waited for, whoever does not read is not."""
-        if self._held is not None:
-            self._held += data
-            return
-        sock = self.socket
-        sock.settimeout(self.config.write_timeout)
-        try:
-            if len(data) <= _PIECE:  # nearly always the kernel has room, and takes it whole
-                data = data[sock.send(data) :]
-            for start in range(0, len(data), _PIECE):
-                super()._sendall(data[start : start + _PIECE])
-        except TimeoutError as error:
-            # For pywsgi this is one of many errors; a client that went is one that it knows.
-            raise BrokenPipeError(errno.EPIPE, "the client does not read") from error
-        finally:
-            sock.settimeout(None)
 
     # -- how
 
@@ -383,20 +332,15 @@ class StrictHandler(WSGIHandler):
 
     def _hold(self, size: int) -> None:
         """Count bytes of the body until it is released; raises `BadRequest` if they are too many."""
-        engine = self.server.engine
-        if not engine.bodies.take(size):
-            engine.notices.seldom(
+        bodies: Quota = self.server.bodies
+        if not bodies.take(size):
+            self.server.notices.seldom(
                 "bodies",
                 f"rejected a request of {self.remote_address} with a body: all bodies together have "
-                f"{engine.bodies.limit} bytes (SOCKETIO_MAX_BODIES_SIZE)",
+                f"{bodies.limit} bytes (SOCKETIO_MAX_BODIES_SIZE)",
             )
             raise BadRequest("more bodies than the server can hold", "503 Service Unavailable")
         self._held_size += size
-
-    def _release_body(self) -> None:
-        self._body.close()
-        self.server.engine.bodies.give_back(self._held_size)
-        self._held_size = 0
 
     def _read_body(self, head: Head) -> None:
         self._body_size = None
@@ -413,7 +357,7 @@ class StrictHandler(WSGIHandler):
             self._body = io.BytesIO(self.rfile.read(head.length))
             return
         if head.expects:
-            self.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         if head.length is None or head.length > _IN_MEMORY:
             self._body = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the request's
         patience = Patience(self.config.body_timeout)
@@ -422,8 +366,15 @@ class StrictHandler(WSGIHandler):
             self._hold(size)
             patience.progress(size)
 
+        spool = Spool(self._body)
         try:
-            self._body_size = read_body(self.rfile, head.length, limit, self._body, progress)
+            self._body_size = read_body(self.rfile, head.length, limit, spool, progress)
         finally:
             patience.close()
-        self._body.seek(0)
+        spool.finish()
+
+    def _close_body(self) -> None:
+        with contextlib.suppress(OSError):  # it may be the file that could not be written
+            self._body.close()
+        self.server.bodies.give_back(self._held_size)
+        self._held_size = 0

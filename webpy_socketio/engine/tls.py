@@ -12,6 +12,7 @@ from typing import Any
 import gevent
 import gevent.event
 
+from webpy_socketio.engine.progress import Progress
 from webpy_socketio.engine.streams import CHUNK, StreamUser, reason_for
 
 __all__ = ["TLSStream"]
@@ -111,10 +112,16 @@ class TLSStream:
             while not self._closed:
                 self._may_write.wait()
                 self._may_write.clear()
+                progress = None
                 while self._unsent and not self._closed:
-                    with gevent.Timeout(self._write_timeout, TimeoutError("no progress")):
+                    sent = 0
+                    if progress is None:
+                        progress = Progress(self._sock, self._write_timeout)
+                    with gevent.Timeout(max(0.001, progress.remaining), False):
                         sent = self._sock.send(self._unsent[:CHUNK])
                     self._unsent = self._unsent[sent:]
+                    progress.accept(sent)
+                    progress.check()
                 if self._closing:
                     self.abort()
                 elif self._user is not None and not self._closed:

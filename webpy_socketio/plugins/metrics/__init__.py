@@ -34,9 +34,7 @@ class _Metrics:
         self._registry.register(self._collector)
         if settings.metrics_port is not None:
             try:
-                self.endpoint = exposition.Endpoint(
-                    settings.metrics_host, settings.metrics_port, self._registry
-                )
+                self.endpoint = exposition.Endpoint(settings, self._registry)
             except BaseException:
                 self._registry.unregister(self._collector)
                 raise

@@ -9,14 +9,13 @@ from typing import Any
 
 import prometheus_client
 from gevent import socket
-from gevent.pywsgi import WSGIServer
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
 )
 
-from webpy_socketio import ListenError, census
+from webpy_socketio import HTTPServer, ListenError, census
 from webpy_socketio.plugins.metrics.tally import BUCKETS, Histogram, Tally
 
 __all__ = ["Collector", "Endpoint", "default_registry"]
@@ -125,7 +124,8 @@ class Endpoint:
     Raises `ListenError` if the address cannot be had.
     """
 
-    def __init__(self, host: str, port: int, registry: Any) -> None:
+    def __init__(self, settings: Any, registry: Any) -> None:
+        host, port = settings.metrics_host, settings.metrics_port
         try:
             listener = socket.create_server(
                 (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -136,7 +136,7 @@ class Endpoint:
                 "SOCKETIO_METRICS_PORT or SOCKETIO_METRICS_HOST: each process needs an address of its own"
             ) from error
         show = prometheus_client.make_wsgi_app(registry)
-        self._server = WSGIServer(listener, show, log=None, error_log=logger)
+        self._server = HTTPServer(listener, show, settings, log=None, error_log=logger)
         self._server.start()
         #: The port it listens on.
         self.port: int = self._server.server_port

@@ -1,0 +1,141 @@
+"""The folder in which workers meet: whose it is, and what happens when it is removed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from webpy_socketio.engine.runtime_folder import RuntimeFolder, make_runtime_folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where folders are made, with a short path."""
+    place = Path("/tmp") / f"place-{os.getpid()}-{abs(hash(tmp_path)) % 10_000}"
+    place.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    yield place
+    shutil.rmtree(place)
+
+
+class TestPlace:
+    def test_folder_is_made_in_the_runtime_directory(self, place: Path) -> None:
+        folder = make_runtime_folder()
+        assert folder.path.parent == place
+        assert folder.path.stat().st_mode & 0o777 == 0o700
+        folder.close()
+
+    @pytest.mark.parametrize("mode", [0o770, 0o777])
+    def test_runtime_directory_that_others_may_write_to_is_not_used(
+        self, place: Path, mode: int
+    ) -> None:
+        place.chmod(mode)
+        folder = make_runtime_folder()
+        assert folder.path.parent != place
+        folder.close()
+        folder.path.rmdir()
+
+    @pytest.mark.parametrize("given", ["", "relative", "/nothing/there", "/" + "x" * 90])
+    def test_unusable_runtime_directory_falls_back_to_temporary_files(
+        self, given: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", given)
+        folder = make_runtime_folder()
+        folder.close()
+        folder.path.rmdir()
+
+
+class TestOwner:
+    def test_symbolic_link_is_refused(self, place: Path) -> None:
+        (place / "real").mkdir(mode=0o700)
+        (place / "link").symlink_to(place / "real")
+        with pytest.raises(ValueError, match="no link"):
+            RuntimeFolder(place / "link")
+
+    def test_link_in_place_of_a_removed_folder_is_refused(self, place: Path) -> None:
+        folder = make_runtime_folder()
+        folder.path.rmdir()
+        (place / "real").mkdir(mode=0o700)
+        folder.path.symlink_to(place / "real")
+        with pytest.raises(ValueError, match="no link"):
+            folder.ensure()
+
+    def test_open_folder_in_place_of_a_removed_one_is_refused(self, place: Path) -> None:
+        folder = make_runtime_folder()
+        folder.path.rmdir()
+        folder.path.mkdir()
+        folder.path.chmod(0o755)
+        with pytest.raises(ValueError, match="mode 700"):
+            folder.ensure()
+
+
+class TestEnsure:
+    def test_removed_folder_is_made_again(self, place: Path) -> None:
+        folder = make_runtime_folder()
+        assert not folder.ensure()
+        folder.path.rmdir()
+        assert folder.ensure()
+        assert folder.path.stat().st_mode & 0o777 == 0o700
+        assert not folder.ensure()
+        folder.close()
+
+    def test_folder_is_locked_against_other_processes(self, place: Path) -> None:
+        folder = make_runtime_folder()
+        program = (
+            "import fcntl, os, sys; fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+            "fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        )
+
+        def lock() -> int:
+            command = [sys.executable, "-c", program, str(folder.path)]
+            return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
+
+        assert lock() == 1
+        folder.path.rmdir()
+        folder.ensure()
+        assert lock() == 1
+        folder.close()
+        assert lock() == 0
+
+
+class TestUnused:
+    def test_folder_of_a_killed_supervisor_is_removed(self, place: Path) -> None:
+        killed = make_runtime_folder()
+        (killed.path / "shares").touch()
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(killed.path / "1"))
+        killed.close()
+        folder = make_runtime_folder()
+        assert not killed.path.exists()
+        folder.close()
+
+    def test_folder_in_use_is_kept(self, place: Path) -> None:
+        one = make_runtime_folder()
+        other = make_runtime_folder()
+        assert one.path.exists()
+        one.close()
+        other.close()
+
+    def test_folder_of_a_worker_without_lock_is_kept(self, place: Path) -> None:
+        """One of a version that did not lock its folder."""
+        used = make_runtime_folder()
+        used.close()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(used.path / "1"))
+            listener.listen()
+            make_runtime_folder().close()
+            assert used.path.exists()
+
+    def test_folder_with_other_files_is_kept(self, place: Path) -> None:
+        other = place / "webpy_socketio-mine"
+        other.mkdir()
+        (other / "notes").touch()
+        make_runtime_folder().close()
+        assert (other / "notes").exists()
