@@ -22,7 +22,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 STATIC := webpy_socketio/static
-CLIENT := $(STATIC)/socket.io.min.js $(STATIC)/socket.io.LICENSE.txt
+SCRIPTS := socket.io.js socket.io.min.js socket.io.esm.min.js socket.io.msgpack.min.js
+CLIENT := $(addprefix $(STATIC)/,$(SCRIPTS) $(addsuffix .map,$(SCRIPTS)) socket.io.LICENSE.txt)
 BUILD := setup.py pyproject.toml webpy_socketio/version.py client/package.json client/package-lock.json \
 	$(wildcard build_tools/*.py)
 
@@ -41,7 +42,6 @@ WITH_NODE := PATH="$$PATH:$(abspath $(VENV))/bin"
 .PHONY: demo cluster-demo test lint docs torture soak bench clean
 
 demo: $(PROJECT)
-	@echo "The chat: http://127.0.0.1:$(PORT)/   (Ctrl-C stops it)"
 	@PORT="$(PORT)" exec $(PY) example/main_app.py
 
 cluster-demo: $(WITH_REDIS) $(REDIS)
@@ -69,7 +69,7 @@ docs: $(WRITERS)
 	@echo "The documentation: build/docs/index.html"
 
 clean:
-	rm -rf $(VENV) tests/js/node_modules bench/.venv bench/node_modules bench/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .nox tests/js/node_modules bench/.venv bench/node_modules bench/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f $(CLIENT)
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
@@ -77,7 +77,7 @@ $(PY):
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # The client is made by the installation: where it is gone, install again.
-ifneq ($(words $(wildcard $(CLIENT))),2)
+ifneq ($(words $(wildcard $(CLIENT))),$(words $(CLIENT)))
 .PHONY: $(PROJECT)
 endif
 

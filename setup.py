@@ -66,6 +66,7 @@ setup(
             "mypy>=1.15",  # of users' handlers
             "playwright>=1.50",
             "pytest>=8.2",
+            "pytest-xdist>=3.6",
             "python-socketio[client]>=5.11",
             "setuptools>=77",
         ],

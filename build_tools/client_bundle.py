@@ -15,8 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = ROOT / "client"
 STATIC = ROOT / "webpy_socketio" / "static"
-SCRIPT = STATIC / "socket.io.min.js"
 LICENSE = STATIC / "socket.io.LICENSE.txt"
+
+#: The builds of the client in ``dist``, as Socket.IO for Node serves them, and their source maps.
+BUILDS = ("socket.io.js", "socket.io.min.js", "socket.io.esm.min.js", "socket.io.msgpack.min.js")
+MAPS = tuple(f"{name}.map" for name in BUILDS)
+
 PACKAGE = "socket.io-client"
 
 #: The package that carries Node.js with npm as a wheel; its first version under this name.
@@ -35,10 +39,12 @@ def pinned_version() -> str:
 
 def is_bundled() -> bool:
     """Whether the client is in place, in its pinned version (as in an unpacked sdist)."""
-    if not (SCRIPT.is_file() and LICENSE.is_file()):
+    if not all(path.is_file() for path in (LICENSE, *(STATIC / name for name in (*BUILDS, *MAPS)))):
         return False
-    banner = SCRIPT.read_text(encoding="utf-8").partition("*/")[0]
-    return f"Socket.IO v{pinned_version()}\n" in banner
+    banner = f"Socket.IO v{pinned_version()}\n"
+    return all(
+        banner in (STATIC / name).read_text(encoding="utf-8").partition("*/")[0] for name in BUILDS
+    )
 
 
 def requirements() -> list[str]:
@@ -59,11 +65,11 @@ def ensure() -> None:
             shutil.copy(CLIENT / name, folder)
         _npm_ci(Path(folder))
         package = Path(folder, "node_modules", PACKAGE)
-        script = (package / "dist" / "socket.io.min.js").read_text(encoding="utf-8")
-        _write(SCRIPT, _without_source_map(script))
+        for name in (*MAPS, *BUILDS):
+            _write(STATIC / name, (package / "dist" / name).read_text(encoding="utf-8"))
         _write(LICENSE, (package / "LICENSE").read_text(encoding="utf-8").rstrip() + "\n")
     if not is_bundled():
-        raise BundleError(f"the script of {PACKAGE} is not the one of version {pinned_version()}")
+        raise BundleError(f"a script of {PACKAGE} is not the one of version {pinned_version()}")
 
 
 def _npm_ci(folder: Path) -> None:
@@ -95,15 +101,10 @@ def _advice(problem: str, said: str = "") -> str:
         "  - build where npm reaches its registry (behind a proxy: set npm's `proxy` and\n"
         "    `https-proxy`; with a mirror: set npm's `registry`), and try again;\n"
         "  - install a wheel or an sdist of webpy_socketio, which carry the client;\n"
-        f"  - put dist/socket.io.min.js and LICENSE of {PACKAGE} {pinned_version()}, by hand, at\n"
-        f"    {SCRIPT.relative_to(ROOT)} and {LICENSE.relative_to(ROOT)}."
+        f"  - copy, by hand, from {PACKAGE} {pinned_version()} into {STATIC.relative_to(ROOT)}/:\n"
+        f"    LICENSE as {LICENSE.name}, and from dist {', '.join(BUILDS)},\n"
+        "    and the .map file of each."
     )
-
-
-def _without_source_map(script: str) -> str:
-    """The map is not shipped: left in, developer tools would ask the server for it in vain."""
-    lines = script.rstrip().splitlines()
-    return "\n".join(x for x in lines if not x.startswith("//# sourceMappingURL=")) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

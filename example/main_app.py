@@ -16,7 +16,7 @@ import sys
 import time
 from urllib.parse import quote
 
-import events  # connects the chat's handlers
+import events  # noqa: F401 - connects the chat's handlers
 import messages
 import people
 import rooms
@@ -254,7 +254,4 @@ class Static:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    server = SocketIOServer(None, app.wsgifunc(), resource="socket.io")
-    server.start()
-    events.log.info("Chat on http://%s:%s/", settings.SOCKETIO_HOST, server.server_port)
-    server.serve_forever()
+    SocketIOServer(None, app.wsgifunc(), resource="socket.io").serve_forever()

@@ -20,6 +20,9 @@ PASSWORD = os.environ.get("CHAT_PASSWORD") or DEMO_PASSWORD
 SOCKETIO_HOST = "127.0.0.1"
 SOCKETIO_PORT = int(os.environ.get("PORT") or 8000)
 
+# Only this machine can connect to that address, so a proxy in front of the chat runs here too.
+SOCKETIO_TRUSTED_PROXIES = ["127.0.0.1"]
+
 # Several processes find each other by a Redis: "redis://127.0.0.1:6379". One needs none.
 SOCKETIO_BACKPLANE = os.environ.get("BACKPLANE") or None
 SOCKETIO_BACKPLANE_PREFIX = "chat"

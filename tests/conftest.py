@@ -10,7 +10,7 @@ import contextlib
 import re
 import resource
 import signal as unix_signals
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from webpy_socketio import (
 )
 from webpy_socketio.clients import clients
 
-from . import builds, raw, swarm
+from . import builds, parallel, raw, swarm
+
+parallel.use_native_locks()
 
 # A shell that starts a command in the background has it ignore Ctrl-C, and so would all that tests start.
 if unix_signals.getsignal(unix_signals.SIGINT) is unix_signals.SIG_IGN:
@@ -38,6 +40,14 @@ if unix_signals.getsignal(unix_signals.SIGINT) is unix_signals.SIG_IGN:
 
 #: Seconds after which a test that waits for something is told that it will not come.
 PATIENCE = 10.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape lone surrogates in captured output, which cannot be sent to another process."""
+    report = yield
+    report.sections = [(name, parallel.escape_surrogates(text)) for name, text in report.sections]
+    return report
 
 
 class Site:
@@ -81,7 +91,7 @@ def gets(client: raw.WebSocket, *messages: Any) -> None:
     """Assert that a client got these messages, and nothing else."""
     for message in messages:
         assert client.event() == ["message", message]
-    assert client.call("barrier") == []
+    client.barrier()
 
 
 @pytest.fixture

@@ -92,6 +92,15 @@ class WebSocket:
         assert reply.startswith("437"), reply
         return json.loads(reply[3:])
 
+    def emit_and_wait(self, event: str, *args: Any) -> None:
+        """Send an event and return when the server has handled it; nothing may come meanwhile."""
+        self.emit(event, *args)
+        self.barrier()
+
+    def barrier(self) -> None:
+        """Return when the server has handled everything that this client sent before."""
+        assert self.call("__unsubscribe__", "barrier") == [{"ok": True}]
+
     def event(self) -> list[Any]:
         """The next event, as a list of its name and arguments."""
         packet = self.receive()

@@ -10,16 +10,20 @@ import gevent
 import pytest
 
 from webpy_socketio import (
+    AcknowledgementError,
     CallTimeout,
     Disconnected,
     EncodeError,
     WrongContext,
+    on_connect,
     on_event,
     on_message,
+    on_subscribe,
     signals,
 )
 
 from .conftest import Journal, Site, socket_of
+from .parallel import stable_id
 
 SECRET = "the password is 12345"
 FAILED = [{"error": "internal error"}]
@@ -41,7 +45,7 @@ class TestReturnValues:
             ((None,), [None]),
             (None, []),
         ],
-        ids=repr,
+        ids=stable_id,
     )
     def test_what_a_handler_returns_is_the_answer(
         self, returned: Any, answer: list[Any], site: Site
@@ -67,8 +71,38 @@ class TestReturnValues:
             signals.message.connect(receiver, weak=False)
         assert site.connect().call("message") == [False]
 
-    def test_nobody_handles_it(self, site: Site) -> None:
-        assert site.connect().call("unknown", 1) == []
+    def test_event_that_no_handler_takes_is_not_acknowledged(self, site: Site) -> None:
+        on_message(lambda request, socket, context, message: "of another event")
+        on_event("bound", channel="^room$")(lambda request, socket, context: "of a channel")
+        client = site.connect()
+        client.send('421["unknown"]')
+        client.send('422["bound"]')
+        client.barrier()  # which comes next, and nothing before it
+
+    def test_event_that_only_plugins_observe_is_not_acknowledged(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        signals.message.connect(lambda sender, **extra: None)
+        plugins = ["message_logger", "metrics", "presence"]
+        client = serve(
+            plugins=[f"webpy_socketio.plugins.{name}" for name in plugins], message_log_format=None
+        ).connect()
+        client.send('421["unknown"]')
+        client.barrier()
+
+    def test_event_of_a_receiver_that_returns_a_value_is_acknowledged(self, site: Site) -> None:
+        @signals.message.connect
+        def receiver(sender: Any, event: str, **extra: Any) -> Any:
+            return () if event == "mine" else None
+
+        client = site.connect()
+        assert client.call("mine") == []
+        client.send('421["other"]')
+        client.barrier()
+
+    def test_event_of_a_receiver_that_fails_is_acknowledged_with_an_error(self, site: Site) -> None:
+        signals.message.connect(lambda sender, **extra: 1 / 0)
+        assert site.connect().call("any") == FAILED
 
     def test_not_asked_for_nothing_is_sent(self, site: Site) -> None:
         @on_message
@@ -139,7 +173,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         "value",
         [object(), float("nan"), float("inf"), {1, 2}, {("a", "tuple"): 1}, 2**70, "\ud800"],
-        ids=repr,
+        ids=stable_id,
     )
     def test_a_value_that_cannot_be_sent(self, value: Any, site: Site, stages: Journal) -> None:
         @on_message
@@ -150,7 +184,7 @@ class TestFailures:
         assert client.call("message") == FAILED
         (error,) = [error for name, error in stages if name == "error"]
         assert isinstance(error, EncodeError)
-        assert client.call("unknown") == []
+        client.barrier()
 
     def test_a_value_that_cannot_even_be_looked_at(self, site: Site, stages: Journal) -> None:
         class Unbound:
@@ -186,6 +220,195 @@ class TestFailures:
         go.set()
         stages.wait_for(("finish", "transport close"))
         assert not [error for name, error in stages if name == "error"]
+
+
+class TestWithheld:
+    """`Socket.withhold_acknowledgement`: the answer comes later, once, from anywhere."""
+
+    @pytest.fixture
+    def withheld(self) -> Journal:
+        """The acknowledgements that the handler of "later" withheld."""
+        withheld = Journal()
+
+        @on_event("later")
+        def later(request: Any, socket: Any, context: Any, *args: Any) -> str:
+            withheld.append(socket.withhold_acknowledgement())
+            return "ignored"
+
+        return withheld
+
+    @pytest.mark.parametrize(
+        ("args", "answer"),
+        [((), "[]"), (("done",), '["done"]'), ((1, {"a": None}), '[1,{"a":null}]')],
+    )
+    def test_acknowledgement_given_later_is_sent(
+        self, site: Site, withheld: Journal, args: tuple[Any, ...], answer: str
+    ) -> None:
+        client = site.connect()
+        client.send('425["later"]')
+        client.barrier()
+        (acknowledge,) = withheld
+        assert acknowledge.requested
+        assert not acknowledge.given
+        acknowledge(*args)
+        assert acknowledge.given
+        assert client.receive() == f"435{answer}"
+
+    def test_acknowledgement_given_in_the_handler_is_sent_at_once(self, site: Site) -> None:
+        @on_message
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            socket.withhold_acknowledgement()("first")
+            socket.send("second")
+
+        client = site.connect()
+        client.send('425["message",1]')
+        assert client.receive() == '435["first"]'
+        assert client.event() == ["message", "second"]
+
+    def test_acknowledgement_with_bytes_is_sent(self, site: Site, withheld: Journal) -> None:
+        client = site.connect()
+        client.send('425["later"]')
+        withheld.wait(len)[0](b"x")
+        assert [client.receive(), client.receive()] == [
+            '461-5[{"_placeholder":true,"num":0}]',
+            b"x",
+        ]
+
+    def test_acknowledgement_given_in_a_thread_is_sent(self, site: Site, withheld: Journal) -> None:
+        client = site.connect()
+        client.send('425["later"]')
+        acknowledge = withheld.wait(len)[0]
+        gevent.get_hub().threadpool.apply(acknowledge, ("from a thread",))
+        assert client.receive() == '435["from a thread"]'
+
+    def test_acknowledgements_given_in_another_order_keep_their_numbers(
+        self, site: Site, withheld: Journal
+    ) -> None:
+        client = site.connect()
+        for number in (5, 6):
+            client.send(f'42{number}["later"]')
+        first, second = withheld.wait(lambda withheld: len(withheld) == 2)
+        second("second")
+        first("first")
+        assert [client.receive(), client.receive()] == ['436["second"]', '435["first"]']
+
+    def test_second_call_raises(self, site: Site, withheld: Journal) -> None:
+        client = site.connect()
+        client.send('425["later"]')
+        acknowledge = withheld.wait(len)[0]
+        acknowledge("once")
+        with pytest.raises(AcknowledgementError):
+            acknowledge("twice")
+        assert client.receive() == '435["once"]'
+        client.barrier()
+
+    def test_calls_of_many_threads_send_one_answer(self, site: Site, withheld: Journal) -> None:
+        client = site.connect()
+        client.send('425["later"]')
+        acknowledge = withheld.wait(len)[0]
+
+        def call(number: int) -> bool:
+            try:
+                acknowledge(number)
+            except AcknowledgementError:
+                return False
+            return True
+
+        assert sum(gevent.get_hub().threadpool.map(call, range(20))) == 1
+        assert str(client.receive()).startswith("435[")
+        client.barrier()
+
+    def test_value_that_cannot_be_sent_raises_and_can_be_corrected(
+        self, site: Site, withheld: Journal
+    ) -> None:
+        client = site.connect()
+        client.send('425["later"]')
+        acknowledge = withheld.wait(len)[0]
+        with pytest.raises(EncodeError):
+            acknowledge(float("nan"))
+        acknowledge("a number")
+        assert client.receive() == '435["a number"]'
+
+    def test_call_that_was_not_requested_sends_nothing(self, site: Site, withheld: Journal) -> None:
+        client = site.connect()
+        client.emit("later")
+        acknowledge = withheld.wait(len)[0]
+        assert not acknowledge.requested
+        acknowledge("nothing")
+        with pytest.raises(AcknowledgementError):
+            acknowledge("nothing")
+        client.barrier()
+
+    def test_call_after_the_end_of_the_connection_does_nothing(
+        self, site: Site, withheld: Journal, stages: Journal
+    ) -> None:
+        client = site.connect()
+        client.send('425["later"]')
+        acknowledge = withheld.wait(len)[0]
+        client.send("41")
+        stages.wait_for(("finish", "client namespace disconnect"))
+        client.send("40")  # the same namespace, and another connection
+        client.receive()
+        acknowledge("too late")
+        client.barrier()
+
+    def test_handlers_of_one_event_share_the_acknowledgement(
+        self, site: Site, withheld: Journal
+    ) -> None:
+        @on_event("later")
+        def second(request: Any, socket: Any, context: Any) -> None:
+            withheld.append(socket.withhold_acknowledgement())
+
+        client = site.connect()
+        client.send('425["later"]')
+        one, other = withheld.wait(lambda withheld: len(withheld) == 2)
+        assert one is other
+
+    def test_handler_that_raises_sends_the_error_and_later_calls_do_nothing(
+        self, site: Site, withheld: Journal
+    ) -> None:
+        @on_event("later")
+        def bad(request: Any, socket: Any, context: Any) -> None:
+            raise ValueError(SECRET)
+
+        client = site.connect()
+        assert client.call("later") == FAILED
+        withheld[0]("too late")
+        client.barrier()
+
+    def test_handler_that_raises_after_the_answer_sends_no_other(self, site: Site) -> None:
+        @on_message
+        def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+            socket.withhold_acknowledgement()("answer")
+            raise ValueError(SECRET)
+
+        client = site.connect()
+        assert client.call("message", 1) == ["answer"]
+        client.barrier()
+
+    def test_next_event_is_answered_by_its_own_value(self, site: Site, withheld: Journal) -> None:
+        on_message(lambda request, socket, context, message: "mine")
+        client = site.connect()
+        client.send('425["later"]')
+        assert client.call("message", 1) == ["mine"]
+
+    def test_withhold_outside_of_a_message_handler_raises(
+        self, site: Site, withheld: Journal, journal: Journal
+    ) -> None:
+        def withhold(request: Any, socket: Any, *rest: Any) -> None:
+            try:
+                socket.withhold_acknowledgement()
+            except WrongContext as error:
+                journal.append(error)
+
+        on_connect(lambda request, socket, context: withhold(request, socket))
+        on_subscribe(lambda request, socket, context, channel: withhold(request, socket))
+        on_message(lambda request, socket, context, message: gevent.spawn(withhold, 0, socket))
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        client.emit("message", 1)
+        withhold({}, socket_of(client))
+        journal.wait(lambda journal: len(journal) == 4)
 
 
 class TestCall:
@@ -245,7 +468,7 @@ class TestCall:
             socket.call("question", timeout=0.01)
         client.receive()
         client.send('430["too late"]')
-        assert client.call("unknown") == []  # and the late answer harms nobody
+        client.barrier()  # and the late answer harms nobody
 
     def test_the_callers_own_timeout_stays_its_own(self, site: Site) -> None:
         socket = socket_of(site.connect())
@@ -280,7 +503,7 @@ class TestCall:
         client = site.connect()
         with pytest.raises(EncodeError):
             socket_of(client).call("question", object())
-        assert client.call("unknown") == []
+        client.barrier()
 
     def test_where_nothing_may_wait(self, site: Site) -> None:
         socket = socket_of(site.connect())
@@ -300,7 +523,7 @@ class TestCall:
         client = site.connect()
         for packet in ("430[1]", "43999[1]", "430[]"):
             client.send(packet)
-        assert client.call("unknown") == []
+        client.barrier()
 
 
 class TestTooLarge:

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import gevent.event
 import gevent.pywsgi
 import pytest
 import web
@@ -94,7 +95,7 @@ class TestUrls:
         client = site.connect()
         assert visit(site.port, "/").body == b"a page"
         assert visit(site.port, "/nothing").status == 404
-        assert client.call("message") == []
+        client.barrier()
 
     def test_star_import_brings_every_public_name(self) -> None:
         names: dict[str, Any] = {}
@@ -118,7 +119,7 @@ class TestUrls:
     def test_another_resource(self, serve: Callable[..., Site]) -> None:
         site = serve(resource="rt")
         assert site.path == "/rt/"
-        assert site.connect().call("message") == []
+        site.connect().barrier()
         assert site.polling().open["sid"]
         assert visit(site.port, f"/rt/{EXTENSION}").status == 200
         answer = visit(site.port, HANDSHAKE)
@@ -128,7 +129,7 @@ class TestUrls:
     def test_whatever_it_is_called(self, resource: str, serve: Callable[..., Site]) -> None:
         site = serve(resource=resource)
         assert site.path == f"/{resource.strip('/')}/"
-        assert site.connect().call("message") == []
+        site.connect().barrier()
 
     def test_two_servers_with_resources_of_their_own(self, serve: Callable[..., Site]) -> None:
         first, second = serve(resource="one"), serve(resource="two")
@@ -152,7 +153,7 @@ class TestUrls:
         blog = web.application(("/page", "page"), {"page": Page}, autoreload=False)
         site = serve(("/blog", blog))
         assert visit(site.port, "/blog/page").body == b"a page of the blog"
-        assert site.connect().call("message") == []
+        site.connect().barrier()
 
     def test_in_a_subapplication(self, serve: Callable[..., Site], journal: Journal) -> None:
         inner = web.application(socketio_urls, {}, autoreload=False)
@@ -163,7 +164,7 @@ class TestUrls:
 
         inner.add_processor(processor)
         site = serve(("/live", inner), resource="live/socket.io")
-        assert site.connect().call("message") == []
+        site.connect().barrier()
         assert visit(site.port, f"/live/socket.io/{CLIENT}").status == 200
         assert journal == ["/live", "/live", "/live"]  # the handshake, connecting, the script
 
@@ -197,6 +198,33 @@ class TestScripts:
         assert answer.headers["Cache-Control"] == "no-cache"
         assert "Content-Encoding" not in answer.headers
         assert answer.headers["Vary"] == "Accept-Encoding"
+
+    @pytest.mark.parametrize(
+        ("name", "content_type"),
+        [
+            ("socket.io.js", "text/javascript; charset=utf-8"),
+            ("socket.io.esm.min.js", "text/javascript; charset=utf-8"),
+            ("socket.io.msgpack.min.js", "text/javascript; charset=utf-8"),
+            ("socket.io.js.map", "application/json"),
+            ("socket.io.min.js.map", "application/json"),
+            ("socket.io.esm.min.js.map", "application/json"),
+            ("socket.io.msgpack.min.js.map", "application/json"),
+        ],
+    )
+    def test_conventional_name_of_the_client_is_served(
+        self, name: str, content_type: str, site: Site
+    ) -> None:
+        script = asset(name)
+        assert script is not None
+        answer = visit(site.port, f"/socket.io/{name}")
+        assert (answer.status, answer.body) == (200, script.body)
+        assert answer.headers["Content-Type"] == content_type
+        assert answer.headers["Cache-Control"] == "no-cache"
+        compressed = visit(site.port, f"/socket.io/{name}", Accept_Encoding="gzip")
+        assert compressed.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(compressed.body) == script.body
+        again = visit(site.port, f"/socket.io/{name}", If_None_Match=script.etag)
+        assert (again.status, again.body) == (304, b"")
 
     def test_an_address_with_the_version_lasts(self, site: Site) -> None:
         script = asset(CLIENT)
@@ -400,8 +428,13 @@ def shop(serve: Callable[..., Site], tmp_path: pathlib.Path) -> Sites:
         def GET(self) -> str:
             return json.dumps({key: session.get(key) for key in ("page", "socket", "visits")})
 
-    urls = ("/put/(.*)/(.*)", "put", "/show", "show")
-    site = serve(urls, {"put": Put, "show": Show})
+    class Kill:
+        def GET(self) -> str:
+            session.kill()
+            return "ok"
+
+    urls = ("/put/(.*)/(.*)", "put", "/show", "show", "/kill", "kill")
+    site = serve(urls, {"put": Put, "show": Show, "kill": Kill})
     store = web.session.DiskStore(str(tmp_path))
     session = web.session.Session(site.app, store, initializer={"visits": 0})
     return site, session
@@ -459,6 +492,95 @@ class TestSessions:
         socket = clients.find(site.connect(Cookie=cookie).id)
         assert socket is not None
         assert socket.context == {"page": "hello"}
+
+    @pytest.mark.parametrize("changes", [True, False])
+    def test_session_killed_while_connecting_stays_killed(
+        self, changes: bool, shop: Sites, journal: Journal
+    ) -> None:
+        site, session = shop
+        go = gevent.event.Event()
+
+        @on_connect
+        def handler(request: Any, socket: Any, context: Any) -> None:
+            journal.append(session.session_id)
+            go.wait()
+            if changes:
+                session.socket = "was here"
+            journal.append("left")
+
+        cookie = visit(site.port, "/put/page/hello").cookie
+        site.connect(Cookie=cookie)
+        (session_id,) = journal.wait(len)
+        visit(site.port, "/kill", Cookie=cookie)
+        go.set()
+        journal.wait_for("left")
+        gevent.idle()
+        assert session_id not in session.store
+
+    @pytest.mark.parametrize("changes", [True, False])
+    @pytest.mark.parametrize("decorator", [on_connecting, on_connect])
+    def test_session_saved_by_a_page_while_connecting_is_not_overwritten(
+        self, decorator: Any, changes: bool, shop: Sites, journal: Journal
+    ) -> None:
+        site, session = shop
+        go = gevent.event.Event()
+
+        @decorator
+        def handler(request: Any, socket: Any, context: Any) -> None:
+            journal.append("entered")
+            go.wait()
+            if changes:
+                session.socket = "was here"
+                del session.visits
+            journal.append("left")
+
+        cookie = visit(site.port, "/put/page/old").cookie
+        client = site.websocket(Cookie=cookie)
+        client.send("40")
+        journal.wait_for("entered")
+        visit(site.port, "/put/page/new", Cookie=cookie)
+        go.set()
+        journal.wait_for("left")
+        client.receive()
+        client.barrier()
+        after = {"page": "new", "socket": None, "visits": 0}
+        if changes:
+            after |= {"socket": "was here", "visits": None}
+        assert shown(site, cookie) == after
+
+    def test_session_that_no_handler_changed_is_not_written(
+        self, shop: Sites, tmp_path: pathlib.Path
+    ) -> None:
+        site, session = shop
+        on_connect(lambda request, socket, context: session.page)
+        cookie = visit(site.port, "/put/page/hello").cookie
+        (file,) = tmp_path.iterdir()
+        client = site.websocket(Cookie=cookie)  # the handshake is a request that web.py saves after
+        os.utime(file, (1, 1))
+        client.connect()
+        client.barrier()
+        assert file.stat().st_mtime == 1
+
+    def test_session_changed_in_place_is_written(self, shop: Sites) -> None:
+        site, session = shop
+        session._initializer = {"visits": [1]}
+        on_connect(lambda request, socket, context: session.visits.append(2))
+        cookie = visit(site.port, "/put/page/hello").cookie
+        site.connect(Cookie=cookie).barrier()
+        assert shown(site, cookie)["visits"] == [1, 2]
+
+    def test_session_of_a_wrapped_processor_is_not_written_unchanged(
+        self, serve: Callable[..., Site], tmp_path: pathlib.Path
+    ) -> None:
+        site = serve()
+        session = web.session.Session(None, web.session.DiskStore(str(tmp_path)))
+        site.app.add_processor(lambda handler: session._processor(handler))
+        client = site.websocket()
+        (file,) = tmp_path.iterdir()
+        os.utime(file, (1, 1))
+        client.connect()
+        client.barrier()
+        assert file.stat().st_mtime == 1
 
     @every_transport
     def test_what_a_page_saves_while_a_connection_lives_survives_its_end(
@@ -574,13 +696,13 @@ class TestProcessors:
         client = site.polling()
         client.connect()
         assert journal == ["GET", "GET"]  # the handshake, and connecting
-        client.send('421["message"]')
-        assert client.poll() == ["431[]"]
+        client.send('421["__unsubscribe__","room"]')
+        assert client.poll() == ['431[{"ok":true}]']
         websocket = WebSocket(site.port, query=f"EIO=4&transport=websocket&sid={client.sid}")
         websocket.send("2probe")
         assert websocket.receive() == "3probe"
         websocket.send("5")
-        assert websocket.call("message") == []
+        websocket.barrier()
         assert journal == ["GET", "GET"]
 
     @pytest.mark.parametrize(
@@ -670,9 +792,8 @@ class TestProcessors:
 
         site.app.add_processor(fail)
         client = site.connect()
-        assert client.call("message") == []
-        assert [name for name, _ in stages][:3] == ["connecting", "connect", "error"]
-        assert stages[-1][0] == "message"
+        client.barrier()
+        assert [name for name, _ in stages] == ["connecting", "connect", "error"]
 
     def test_load_hooks_and_unload_hooks(self, site: Site, journal: Journal) -> None:
         site.app.add_processor(web.loadhook(lambda: journal.append("load")))

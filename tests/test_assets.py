@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -66,6 +67,10 @@ class TestAsset:
             "../version.py",
             "socket.io.LICENSE.txt",
             "SOCKET.IO.MIN.JS",
+            "socket.io.esm.js",
+            "socket.io.min.js.map.map",
+            "webpy_socketio.js.map",
+            "socket.io",
             "/etc/passwd",
         ],
     )
@@ -95,10 +100,26 @@ class TestAsset:
         with pytest.raises(dataclasses.FrozenInstanceError):
             assets.Asset("a.js", b"").name = "b.js"  # type: ignore[misc]
 
-    def test_the_client_asks_for_no_source_map(self) -> None:
-        client = assets.asset("socket.io.min.js")
-        assert client is not None
-        assert b"sourceMappingURL" not in client.body
+    @pytest.mark.parametrize("name", assets.BUILDS)
+    def test_asset_of_each_build_names_a_source_map_that_is_served(self, name: str) -> None:
+        script = assets.asset(name)
+        assert script is not None
+        assert script.content_type == "text/javascript; charset=utf-8"
+        assert b"Socket.IO v4" in script.body[:200]
+        (target,) = re.findall(rb"^//# sourceMappingURL=(.+)$", script.body, re.MULTILINE)
+        source_map = assets.asset(target.decode())
+        assert source_map is not None
+        assert source_map.name == f"{name}.map"
+        assert source_map.content_type == "application/json"
+        assert json.loads(source_map.body)["version"] == 3
+
+    def test_builds_have_their_conventional_names(self) -> None:
+        assert set(assets.BUILDS) == {
+            "socket.io.js",
+            "socket.io.min.js",
+            "socket.io.esm.min.js",
+            "socket.io.msgpack.min.js",
+        }
 
     def test_a_package_never_built_says_what_to_run(
         self, uncached: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

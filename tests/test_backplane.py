@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -48,11 +51,17 @@ from .servers import ServerProcess, application_source
 
 pytestmark = pytest.mark.patience(30)
 
+#: Seconds after which a process with short timeouts takes its connections to Redis for dead.
+SHORT_TIMEOUT = 0.9
+
 THERE = application_source(
     f"""
-from webpy_socketio.backplane import gap, redis, subscriber
+from webpy_socketio.backplane import counts, gap, publisher, redis, subscriber
 
 redis.PATIENCE = subscriber.CONFIRM_TIMEOUT = {UNHURRIED}
+if "SHORT_TIMEOUTS" in os.environ:
+    publisher.PING_INTERVAL = subscriber.PING_INTERVAL = 0.3
+    publisher.ANSWER_TIMEOUT = subscriber.SILENCE = {SHORT_TIMEOUT}
 """
     """
 OPTIONS = {"plugins": [], "log": None, "namespaces": ["/", "/chat"]}
@@ -61,6 +70,9 @@ OPTIONS["backplane"] = os.environ["BACKPLANE"]
 @gap.connect
 def told(sender, node, missed, **extra):
     say("GAP", missed)
+
+def say_dropped():
+    say("DROPPED", counts["dropped"])
 
 @on_event("run")
 def run(request, socket, context, name, *args):
@@ -152,6 +164,12 @@ def only(client: WebSocket, *messages: Any) -> None:
     broadcast("end")
     for message in (*messages, "end"):
         assert client.event() == ["message", message]
+
+
+def broadcast_channel_reaches_nobody() -> None:
+    """Ask Redis, which has to be back for it."""
+    with pytest.raises(NoSocket):
+        broadcast_channel("hello", "empty")
 
 
 def until_reached(function: Callable[..., Any], *args: Any) -> None:
@@ -274,7 +292,8 @@ class TestReach:
         redis.ask("PUBLISH", address, encode(Mark("stranger", 1, 2), message))
         assert [second.event()[1], first.event()[1]] == ["hello", "hello"]
         assert second.event() == ["message", "hello"]
-        assert [second.call("barrier"), first.call("barrier")] == [[], []]
+        second.barrier()
+        first.barrier()
 
 
 class TestNobody:
@@ -869,6 +888,41 @@ class TestFaults:
             pass
         assert "did not get to other processes" in caplog.text
 
+    def test_reconnection_to_redis_is_logged_at_the_level_of_its_loss(
+        self,
+        frail: RedisServer,
+        serve: Callable[..., Site],
+        gaps: Journal,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: Any,
+    ) -> None:
+        frail.start()
+        near = local(serve(backplane=frail.url))
+        monkeypatch.setattr(publisher, "MAX_WAITING", 5)
+        frail.stop()
+        broadcast("under way")  # by the connection that has just ended
+        while clients.backplane._publisher.connected:  # type: ignore[union-attr]
+            gevent.sleep(0.01)
+        before = counts["dropped"]
+        for number in range(12):
+            broadcast(number)
+        dropped = counts["dropped"] - before
+        assert dropped in (7, 8)  # the one before may wait too
+        frail.start()
+        gaps.wait_for(None)
+        until_reached(send, near.id, "again")
+        until_reached(broadcast_channel_reaches_nobody)
+        lost, back = (
+            [record for record in caplog.records if text in record.message]
+            for text in ("cannot be reached", "reconnected to")
+        )
+        assert [record.levelname for record in (*lost, *back)] == ["WARNING"] * 4
+        where = rf"reconnected to Redis at 127\.0\.0\.1:{frail.port} after \d+\.\d s; "
+        texts = sorted(record.message for record in back)
+        assert re.fullmatch(where + r"\d+ messages to other processes were dropped", texts[0])
+        assert int(texts[0].split("; ")[1].split()[0]) >= dropped
+        assert re.fullmatch(where + "an unknown number of messages .* may be missing", texts[1])
+
     def test_the_last_message_is_lost_and_it_is_told(
         self, frail: RedisServer, serve: Callable[..., Site], gaps: Journal
     ) -> None:
@@ -960,6 +1014,103 @@ class TestFaults:
         assert "ZeroDivisionError" in caplog.text
 
 
+def pause(server: ServerProcess) -> None:
+    server.process.popen.send_signal(signal.SIGSTOP)
+
+
+def resume(server: ServerProcess) -> None:
+    server.process.popen.send_signal(signal.SIGCONT)
+
+
+def wait_until_silent(redis: RedisServer, kind: str, seconds: int = 3) -> None:
+    """Wait until a connection of that kind has sent Redis nothing for so long."""
+    while not any(int(each["idle"]) >= seconds for each in redis.ask("CLIENT LIST", "TYPE", kind)):
+        gevent.sleep(0.05)
+
+
+class TestStandstill:
+    """A process that stood still for longer than its timeouts reads what has arrived meanwhile."""
+
+    @pytest.fixture
+    def far(self, frail: RedisServer, tmp_path: Path) -> Iterator[ServerProcess]:
+        frail.start()
+        env = {"BACKPLANE": frail.url, "SHORT_TIMEOUTS": "1"}
+        server = ServerProcess(THERE, tmp_path / "far", env)
+        yield server
+        resume(server)
+        server.close()
+
+    def test_subscriber_after_a_standstill_delivers_everything_without_a_gap(
+        self, frail: RedisServer, far: ServerProcess, serve: Callable[..., Site]
+    ) -> None:
+        serve(backplane=frail.url)
+        distant = connect(far)
+        for _ in range(2):
+            pause(far)
+            for number in range(100):
+                broadcast(number)
+            wait_until_silent(frail, "pubsub")
+            resume(far)
+            assert [distant.event()[1] for _ in range(100)] == list(range(100))
+        assert distant.call("run", "say", "END") == []
+        assert far.process.next_line() == "END"
+
+    def test_subscriber_cut_off_during_a_standstill_delivers_what_was_sent_before_the_gap(
+        self, frail: RedisServer, far: ServerProcess, serve: Callable[..., Site]
+    ) -> None:
+        serve(backplane=frail.url)
+        distant = connect(far)
+        pause(far)
+        for number in range(100):
+            broadcast(number)
+        wait_until_silent(frail, "pubsub")
+        frail.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        with pytest.raises(NoSocket):
+            broadcast("missed")
+        resume(far)
+        assert [distant.event()[1] for _ in range(100)] == list(range(100))
+        assert far.process.next_line() == "GAP None"
+
+    def test_subscriber_whose_buffer_overflowed_delivers_an_unbroken_beginning(
+        self, frail: RedisServer, far: ServerProcess, serve: Callable[..., Site]
+    ) -> None:
+        serve(backplane=frail.url)
+        distant = connect(far)
+        frail.ask("CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 0 0")
+        pause(far)
+        number = 0
+        while frail.ask("CLIENT LIST", "TYPE", "pubsub"):
+            broadcast([number, "x" * 10_000])
+            number += 1
+            gevent.sleep(0.001)
+        gevent.sleep(SHORT_TIMEOUT)  # nothing shows to others that its timers are due
+        resume(far)
+        assert far.process.next_line() == "GAP None"
+        distant.emit("run", "say", "END", ack=7)
+        received = []
+        while (packet := str(distant.receive())).startswith("42"):
+            received.append(json.loads(packet[2:])[1][0])
+        assert received == list(range(len(received)))
+        assert len(received) * 10_000 > 100_000, number
+
+    def test_publisher_after_a_standstill_reads_the_answers(
+        self, frail: RedisServer, far: ServerProcess
+    ) -> None:
+        distant = connect(far)
+        assert frail.process is not None
+        frail.process.popen.send_signal(signal.SIGSTOP)
+        for number in range(10):
+            distant.emit("run", "broadcast", number)
+            assert distant.event() == ["message", number]
+        assert distant.call("run", "say", "written") == []  # its publisher had its turn before that
+        pause(far)
+        frail.process.popen.send_signal(signal.SIGCONT)
+        wait_until_silent(frail, "normal")
+        resume(far)
+        distant.emit("run", "say_dropped")
+        assert far.wait_for("DROPPED") == "0"
+
+
 class TestLink:
     """What plugins get of the way to Redis."""
 
@@ -980,6 +1131,16 @@ class TestLink:
         for _ in range(2):
             with pytest.raises(BackplaneError, match=str(redis.port)):
                 link.ask(("PING",))
+
+    def test_link_with_a_wrong_password_raises_an_error_with_the_remedy(
+        self, frail: RedisServer
+    ) -> None:
+        frail.start().ask("CONFIG", "SET", "requirepass", "p%23@ss")
+        with pytest.raises(BackplaneError, match="percent-encoded"):
+            redis_link(f"redis://:p%23@ss@127.0.0.1:{frail.port}", 5.0)
+        link = redis_link(f"redis://:p%2523%40ss@127.0.0.1:{frail.port}", 5.0)
+        assert link.ask(("PING",)) == [b"PONG"]
+        link.close()
 
     def test_nobody_is_there(self, frail: RedisServer) -> None:
         with pytest.raises(BackplaneError, match=str(frail.port)):

@@ -59,6 +59,18 @@ def socketio(request: pytest.FixtureRequest) -> Iterator[int]:
     yield from serve("socketio_server.py", request.param)
 
 
+@pytest.fixture(scope="module")
+def engine_client() -> Iterator[int]:
+    """The port of the server for the suite of engine.io-client."""
+    yield from serve("engine_client_server.py", 1)
+
+
+@pytest.fixture(scope="module")
+def socketio_client() -> Iterator[int]:
+    """The port of the server for the suite of socket.io-client."""
+    yield from serve("socketio_client_server.py", 1)
+
+
 def request(
     port: int, method: str, query: str, body: bytes | None = None, path: str = ENGINE
 ) -> tuple[int, str]:
@@ -363,3 +375,67 @@ class TestSocketIOUpgrade:
         while received[-1] != '42["message-back","over"]':
             received.append(client.receive())
         assert received == ['42["auth",{}]', '42["message-back","over"]']
+
+
+class TestEngineClientServer:
+    def test_server_greets_and_echoes(self, engine_client: int) -> None:
+        client = WebSocket(engine_client, ENGINE)
+        assert client.open["pingInterval"] == 500
+        assert client.open["maxPayload"] == 100
+        assert client.receive() == "4hi"
+        client.send("4give binary")
+        assert client.receive() == bytes(range(5))
+        client.send("4cash money €€€")
+        assert client.receive() == "4cash money €€€"
+
+    def test_server_sends_the_headers_of_a_post(self, engine_client: int) -> None:
+        client = Polling(engine_client, ENGINE, headers={"Cookie": "1=1; 2=2"})
+        assert client.poll() == ["4hi"]
+        client.send("4sendHeaders")
+        (packet,) = client.poll()
+        assert json.loads(packet[1:])["cookie"] == "1=1; 2=2"
+
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    def test_server_denies_by_query(self, engine_client: int, transport: str) -> None:
+        query = f"EIO=4&transport={transport}&deny=1"
+        assert request(engine_client, "GET", query) == (403, '{"code":4,"message":"Forbidden"}')
+
+
+class TestSocketIOClientServer:
+    def test_server_answers_events(self, socketio_client: int) -> None:
+        client = WebSocket(socketio_client, SOCKETIO)
+        client.connect()
+        assert client.call("echo", None) == [None]
+        assert client.call("getId") == [client.id]
+        client.emit("doge")
+        assert client.receive() == '451-["doge",{"_placeholder":true,"num":0}]'
+        assert client.receive() == b"asdfasdf"
+
+    def test_server_shows_query_and_auth(self, socketio_client: int) -> None:
+        client = WebSocket(socketio_client, SOCKETIO, "EIO=4&transport=websocket&a=b%26c")
+        client.connect('{"token":1}', "/abc,")
+        name, handshake = client.event()
+        assert name == "handshake"
+        assert handshake["query"]["a"] == "b&c"
+        assert handshake["auth"] == {"token": 1}
+
+    def test_server_refuses_a_namespace(self, socketio_client: int) -> None:
+        client = WebSocket(socketio_client, SOCKETIO)
+        client.send("40/no,")
+        assert client.receive() == '44/no,{"message":"Auth failed (custom namespace)"}'
+
+
+class TestSuites:
+    def test_exceptions_are_named_with_a_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(str(SERVERS))
+        from client_suites import SUITES, exceptions
+
+        text = (SERVERS / "README.rst").read_text()
+        titles = exceptions()
+        assert titles
+        assert len(titles) == len(set(titles))
+        terms = re.findall(r"^``.*``$", text.partition("\nExceptions\n")[2], re.MULTILINE)
+        assert terms == [f"``{title}``" for title in titles]
+        for suite in SUITES.values():
+            assert (SERVERS / suite.server).is_file()
+            assert f"``{suite.server}``" in text

@@ -59,6 +59,49 @@ def test_pages_fit_a_small_phone_by_day_and_by_night(windows, scheme):
         assert (brightness > 128) == (scheme == "light")
 
 
+FITS = "document.documentElement.scrollWidth <= innerWidth"
+
+PHONE = {"viewport": {"width": 360, "height": 640}, "has_touch": True, "is_mobile": True}
+
+
+def test_room_fits_a_phone(windows):
+    ann, bob = windows.open(name="Ann", **PHONE), windows.open(name="Bob", **PHONE)
+    assert ann.evaluate(FITS)
+    write_to(ann, "Bob")
+    say(ann, "https://example.com/" + "long" * 100)
+    expect(messages(bob)).to_have_count(1)
+    for page in (ann, bob, windows.open(**PHONE), windows.open("/room/admins", **PHONE)):
+        assert page.evaluate(FITS)
+        expect(page.get_by_role("heading", level=1)).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize("resizes", [True, False], ids=["page resized", "page covered"])
+def test_input_stays_above_the_keyboard_of_a_phone(windows, resizes):
+    """Some browsers make the page smaller for the keyboard, others cover its lower half."""
+    ann, bob = windows.open(name="Ann", **PHONE), windows.open(name="Bob", **PHONE)
+    for number in range(8):
+        say(bob, f"number {number}")
+        expect(messages(ann)).to_have_count(number + 1)
+    write_to(ann, "Bob")
+    left = 340
+    if resizes:
+        ann.set_viewport_size({"width": 360, "height": left})
+    else:
+        ann.evaluate(
+            """(height) => {
+                Object.defineProperty(visualViewport, "height", { get: () => height });
+                visualViewport.dispatchEvent(new Event("resize"));
+            }""",
+            left,
+        )
+    for part in (message_box(ann), ann.get_by_role("button", name="Send", exact=True)):
+        box = part.bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= left
+    expect(messages(ann).last).to_be_in_viewport(ratio=1)  # not hidden by the log's edge either
+    assert ann.evaluate(FITS)
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 320)])
 def test_axe_finds_nothing(windows, scheme, width):
     if not AXE.exists():
@@ -96,6 +139,12 @@ def test_axe_finds_nothing(windows, scheme, width):
     say(ann, "Later")
     expect(ann.get_by_role("list", name="Waiting to be sent")).to_be_visible()
     check(ann)
+    ann.context.set_offline(False)
+    expect(state(ann)).to_have_attribute("data-state", "online")
+    ann.on("dialog", lambda dialog: dialog.accept())
+    ann.get_by_role("button", name="Send away Bob").click()
+    expect(state(bob)).to_have_attribute("data-state", "stopped")
+    check(bob)
     windows.complaints.clear()  # the browser complains itself about 403 and 404
 
 

@@ -129,11 +129,33 @@ def test_a_system_message_reaches_one_room_or_all(windows):
     expect(kitchen.locator(".system .text")).to_have_text(["For everybody"])
 
 
-def test_a_reload_does_not_meet_its_own_ghost(windows):
-    ann = windows.open(name="Ann")
+def test_reload_keeps_the_name(windows):
+    ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
+    say(bob, "Before")
+    expect(messages(ann)).to_have_text(["Before"])
     ann.reload()
-    join(ann, "Ann")
-    expect(people(ann)).to_have_text(["Ann"])
+    expect(message_box(ann)).to_be_focused()
+    expect(people(ann)).to_have_text(["Ann", "Bob"])
+    expect(log(ann).locator("p").last).to_have_text("You joined")  # below what was said before
+    say(ann, "Still Ann")
+    expect(messages(bob)).to_have_text(["Before", "Still Ann"])
+    expect(log(bob)).not_to_contain_text("left")
+
+
+def test_reload_after_leaving_asks_for_a_name(windows):
+    ann = windows.open(name="Ann")
+    ann.get_by_role("button", name="Leave").click()
+    ann.reload()
+    expect(state(ann)).to_have_attribute("data-state", "online")
+    expect(ann.get_by_label("Your name")).to_be_focused()
+    expect(people(ann)).to_have_count(0)
+
+
+def test_reload_in_another_room_asks_for_a_name(windows):
+    ann = windows.open(name="Ann")
+    ann.goto("/room/kaffeeküche")
+    expect(state(ann)).to_have_attribute("data-state", "online")
+    expect(ann.get_by_label("Your name")).to_be_visible()
 
 
 def test_two_tabs_of_one_browser_are_one_person(windows):
@@ -575,3 +597,195 @@ def test_signing_out_takes_an_admins_pages_along(windows):
     expect(inside.get_by_role("status")).to_have_text("You have signed out.")
     inside.get_by_role("button", name="Try now").click()
     expect(inside.get_by_role("status")).to_have_text("Only admins may enter this room.")
+
+
+# -- links, times, order
+
+
+@pytest.mark.parametrize(
+    ("text", "links"),
+    [
+        ("see https://example.com/a?b=c#d.", ["https://example.com/a?b=c#d"]),
+        ("(http://example.com/a_(b)) and HTTP://EXAMPLE.COM!", 2),
+        ('<https://example.com/>, "https://example.org"', 2),
+        ("https://example.com/<script>alert(1)</script>", ["https://example.com/"]),
+        ('https://example.com/"onmouseover="alert(1)', ["https://example.com/"]),
+        ("javascript:alert(1) data:text/html,x ftp://example.com www.example.com", []),
+        ("https:// http://[ nothttps://example.com/x", ["https://example.com/x"]),
+        ("https://example.com/\N{RIGHT-TO-LEFT OVERRIDE}moc.live", ["https://example.com/"]),
+    ],
+)
+def test_addresses_in_messages_are_safe_links(windows, text, links):
+    ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
+    say(ann, text)
+    expect(messages(bob)).to_have_count(1)
+    assert messages(bob).text_content() == text
+    found = messages(bob).locator("a")
+    addresses = found.evaluate_all("links => links.map((link) => link.textContent)")
+    assert addresses == links if isinstance(links, list) else len(addresses) == links
+    for link in found.all():
+        expect(link).to_have_attribute("rel", "noopener noreferrer")
+        assert re.match("https?://", link.evaluate("link => link.href"))
+        assert link.evaluate("link => link.getAttributeNames().sort()") == [
+            *("class", "href", "rel", "target")
+        ]
+    assert bob.locator("#room script").count() == 0
+
+
+def test_links_in_private_and_system_messages_are_links(windows):
+    ann, bob = windows.open("/login"), windows.open(name="Bob")
+    sign_in(ann)
+    ann.goto("/room/lobby")
+    join(ann, "Ann")
+    write_to(ann, "Bob")
+    say(ann, "https://example.com/private")
+    ann.goto("/sysmsg")
+    ann.get_by_label("Message").fill("https://example.com/system")
+    ann.get_by_role("button", name="Send", exact=True).click()
+    for name in ("private", "system"):
+        link = bob.get_by_role("link", name=f"https://example.com/{name}")
+        expect(link).to_have_attribute("rel", "noopener noreferrer")
+
+
+#: The text of `clock` at five past nine in the morning.
+FIVE_PAST_NINE = """async () => {
+    const { clock } = await import("/static/parts.js");
+    return clock(new Date(2026, 0, 2, 9, 5) / 1000).textContent.replaceAll("\\u202f", " ");
+}"""
+
+
+@pytest.mark.parametrize(
+    ("locale", "expected"),
+    [("en-US", "9:05 AM"), ("en-GB", "9:05"), ("de-DE", "9:05"), ("ar-EG", "٩:٠٥ ص")],
+)
+def test_time_has_no_leading_zero(windows, locale, expected):
+    page = windows.open(locale=locale)
+    assert page.evaluate(FIVE_PAST_NINE) == expected
+
+
+def log_texts(page):
+    return log(page).locator(".event, .message > .text").all_text_contents()
+
+
+def test_joined_stands_above_the_first_message(windows):
+    """Also if others have joined a moment ago, so that the log gathers who comes next."""
+    ann = windows.open(name="Ann", clock=True)
+    stop_clock(ann)
+    for name in ("Bob", "Cleo", "Dora"):
+        page = windows.open(name=name)
+        say(page, f"I am {name}")
+        expect(messages(ann).last).to_have_text(f"I am {name}")
+    ann.clock.run_for(10_000)
+    assert log_texts(ann) == [
+        *("You joined", "Bob joined", "I am Bob", "Cleo joined", "I am Cleo"),
+        *("Dora joined", "I am Dora"),
+    ]
+
+
+#: Let `presence_diff` events come after messages, as they may from another process.
+DELAY_PRESENCE = """() => {
+    window.delayed = [];
+    const onevent = io.Socket.prototype.onevent;
+    io.Socket.prototype.onevent = function (packet) {
+        if (packet.data[0] !== "presence_diff") return onevent.call(this, packet);
+        delayed.push(() => onevent.call(this, packet));
+    };
+}"""
+
+
+def test_joined_stands_above_a_message_that_overtakes_presence(windows):
+    ann = windows.open(name="Ann")
+    ann.evaluate(DELAY_PRESENCE)
+    bob = windows.open(name="Bob")
+    say(bob, "Hello")
+    expect(messages(ann)).to_have_text(["Hello"])
+    ann.wait_for_function("() => delayed.length > 0")
+    ann.evaluate("delayed.splice(0).forEach((deliver) => deliver())")
+    expect(people(ann)).to_have_text(["Ann", "Bob"])
+    assert log_texts(ann) == ["You joined", "Bob joined", "Hello"]
+
+
+def test_last_words_that_come_after_left_are_not_a_return(windows):
+    ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
+    expect(log(ann)).to_contain_text("Bob joined")
+    ann.evaluate(DELAY_PRESENCE.replace('!== "presence_diff"', '!== "message"'))
+    say(bob, "Bye")
+    bob.get_by_role("button", name="Leave").click()
+    expect(log(ann)).to_contain_text("Bob left")
+    ann.evaluate("delayed.splice(0).forEach((deliver) => deliver())")
+    expect(messages(ann)).to_have_text(["Bye"])
+    assert log_texts(ann) == ["You joined", "Bob joined", "Bob left", "Bye"]
+
+
+def test_old_messages_stand_above_you_joined(windows):
+    bob = windows.open(name="Bob")
+    say(bob, "Before")
+    expect(messages(bob)).to_have_count(1)
+    ann = windows.open()
+    join(ann, "Ann")
+    assert log_texts(ann) == ["Before", "You joined"]
+
+
+# -- hints and pages that are closed
+
+
+def test_hint_about_private_messages_is_shown_while_others_are_here(windows):
+    ann = windows.open(name="Ann")
+    hint = ann.get_by_text("Select a name to write to one person only.")
+    expect(hint).to_be_hidden()
+    bob = windows.open(name="Bob")
+    expect(hint).to_be_visible()
+    write_to(ann, "Bob")
+    expect(hint).to_be_hidden()
+    ann.get_by_role("button", name="To all").click()
+    expect(hint).to_be_visible()
+    bob.get_by_role("button", name="Leave").click()
+    expect(hint).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", [1200, 360])
+def test_refused_room_is_a_card_in_the_middle(windows, width):
+    page = windows.open("/room/admins", viewport={"width": width, "height": 640})
+    expect(state(page)).to_have_attribute("data-state", "refused")
+    card = page.locator(".head").bounding_box()
+    assert abs(card["x"] + card["width"] / 2 - width / 2) <= 1
+    assert card["width"] < min(width, 500)
+    assert 200 < card["y"] + card["height"] / 2 < 440
+    button = page.get_by_role("link", name="Sign in")
+    assert button.bounding_box()["height"] >= 40
+    expect(page.get_by_role("link", name="All rooms")).to_be_visible()
+    for part in (log(page), page.locator("#people"), page.get_by_role("button", name="Try now")):
+        expect(part).to_be_hidden()
+
+
+def test_page_of_who_was_sent_away_is_disabled(windows):
+    admin, bob = windows.open("/login"), windows.open(name="Bob")
+    sign_in(admin)
+    admin.goto("/room/lobby")
+    join(admin, "Ann")
+    message_box(bob).fill("Not sent")
+    windows.excused = SENT_AWAY
+    admin.on("dialog", lambda dialog: dialog.accept())
+    admin.get_by_role("button", name="Send away Bob").click()
+    expect(state(bob)).to_have_attribute("data-state", "stopped")
+    expect(message_box(bob)).to_be_disabled()
+    expect(message_box(bob)).to_have_value("Not sent")
+    expect(bob.get_by_role("button", name="Send", exact=True)).to_be_disabled()
+    expect(bob.get_by_role("button", name="Leave")).to_be_hidden()
+    expect(bob.locator("#people")).to_have_attribute("inert", "")
+    expect(bob.get_by_role("button", name="Try now")).to_be_focused()
+    expect(people(admin)).to_have_text(["Ann"])
+
+
+def test_page_of_who_may_come_back_is_enabled_again(windows):
+    bob = windows.open(name="Bob")
+    signed = windows.open("/login", context=bob.context)
+    sign_in(signed)
+    signed.get_by_role("button", name="Sign out").click()
+    expect(state(bob)).to_have_attribute("data-state", "stopped")
+    expect(message_box(bob)).to_be_disabled()
+    bob.get_by_role("button", name="Try now").click()
+    expect(state(bob)).to_have_attribute("data-state", "online")
+    expect(message_box(bob)).to_be_enabled()
+    say(bob, "Back")
+    expect(messages(bob)).to_have_text(["Back"])

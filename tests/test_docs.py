@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docutils import nodes
+from docutils import core, nodes
 
 import webpy_socketio
 from webpy_socketio import Socket, cli, plugins, signals, testing
@@ -53,6 +53,74 @@ def described(built: Path) -> set[str]:
     }
 
 
+#: CSS classes of the boxes that docutils, Sphinx and the theme show for an error in a page's source.
+#: furo marks ".. contents::", which has the class "contents", with a red box of its own.
+ERROR_CLASSES = {"system-message", "system-messages", "problematic", "contents"}
+
+#: Folders of the repository that hold no sources.
+GENERATED = {".venv", ".git", "node_modules", "build", "dist"}
+
+#: Lines that a merge leaves behind. "=======" alone may be the underline of a heading.
+CONFLICT = re.compile(r"^(<{7}|>{7}|\|{7})( |$)", re.MULTILINE)
+
+
+def sources(*suffixes: str) -> list[Path]:
+    """Return the files of the repository with these suffixes, generated ones left out."""
+    return sorted(
+        path
+        for path in ROOT.rglob("*")
+        if path.suffix in suffixes and not GENERATED & set(path.relative_to(ROOT).parts)
+    )
+
+
+def messages_of(path: Path) -> list[str]:
+    """Parse a page with docutils, and return its system messages."""
+    tree = core.publish_doctree(
+        path.read_text(encoding="utf-8"),
+        source_path=str(path),
+        settings_overrides={"report_level": 1, "halt_level": 6, "warning_stream": False},
+    )
+    return [node.astext() for node in tree.findall(nodes.system_message)]
+
+
+class Classes(HTMLParser):
+    """Collects the CSS classes of a page's elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found |= set((dict(attrs).get("class") or "").split())
+
+
+class TestSources:
+    @pytest.mark.parametrize(
+        "path",
+        [path for path in sources(".rst") if DOCS not in path.parents],
+        ids=lambda path: path.name,
+    )
+    def test_page_outside_docs_parses_without_system_message(self, path: Path) -> None:
+        assert messages_of(path) == []
+
+    def test_pages_in_docs_parse_without_system_message(self, built: Path) -> None:
+        trees = sorted((built / "trees").rglob("*.doctree"))
+        assert len(trees) == len(list(DOCS.rglob("*.rst")))
+        for path in trees:
+            tree = pickle.loads(path.read_bytes())
+            found = [node.astext() for node in tree.findall(nodes.system_message)]
+            assert found == [], path
+
+    def test_source_files_contain_no_conflict_markers(self) -> None:
+        suffixes = (".rst", ".py", ".js", ".mjs", ".css", ".html", ".toml", ".conf", ".c", ".lua")
+        found = [
+            f"{path}: {match[0]}"
+            for path in sources(*suffixes)
+            for match in CONFLICT.finditer(path.read_text(encoding="utf-8"))
+        ]
+        assert found == []
+
+
 class Loads(HTMLParser):
     """What a page loads by itself, as against what it links to."""
 
@@ -82,6 +150,12 @@ class TestPages:
                 r"@import\s+['\"]([^'\"]+)", text
             ):
                 assert not re.match(r"(?!data:)[a-z]+:|//", address), f"{style.name}: {address}"
+
+    def test_pages_show_no_error_box(self, built: Path) -> None:
+        for page in (built / "html").rglob("*.html"):
+            classes = Classes()
+            classes.feed(page.read_text(encoding="utf-8"))
+            assert not classes.found & ERROR_CLASSES, page
 
     def test_every_page_can_be_reached(self, built: Path) -> None:
         index = (built / "html" / "index.html").read_text(encoding="utf-8")

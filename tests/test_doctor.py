@@ -447,3 +447,82 @@ class TestRedis:
         assert [look(version) for version in ("4.0.14", "5.0.0", "10.1", "")] == [
             *("problem", "ok", "ok", "ok")
         ]
+
+
+#: An application whose page is a Mako template; `LOOKUP` is replaced.
+MAKO = APP.replace("import web\n", "import web\nfrom mako.lookup import TemplateLookup\n") + "{}\n"
+
+ADD_FOLDER = "add webpy_socketio.template_dir to the directories"
+
+
+class TestTemplates:
+    """``<%include file="socketio_scripts.html"/>`` in the templates of an application."""
+
+    def examine(self, folder: Path, source: str, **templates: str) -> Report:
+        (folder / "templates" / "deep").mkdir(parents=True)
+        for name, text in templates.items():
+            path = folder / "templates" / (name.replace("__", "/") + ".html")
+            path.write_text(text)
+        return explain(folder, MAKO.format(source))
+
+    INCLUDE = '<%include file="socketio_scripts.html"/>'
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            'lookup = TemplateLookup(["templates"])',
+            "from web.contrib.template import render_mako\n"
+            "class View:\n"
+            '    render = staticmethod(render_mako(directories=["templates"]).__getattr__)',
+            'def page():\n    return TemplateLookup(["templates"])',
+        ],
+        ids=["module", "class", "function"],
+    )
+    def test_lookup_without_template_dir_is_a_problem(self, source: str, tmp_path: Path) -> None:
+        report = self.examine(tmp_path, source, index=self.INCLUDE, other="<p></p>")
+        assert report.levels("templates") == ["problem"]
+        assert report.has(
+            "problem", "templates", "templates/index.html includes socketio_scripts", ADD_FOLDER
+        )
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            'lookup = TemplateLookup(["templates", template_dir])',
+            'def page():\n    return TemplateLookup(["templates", template_dir])',
+        ],
+        ids=["module", "function"],
+    )
+    def test_lookup_with_template_dir_is_ok(self, source: str, tmp_path: Path) -> None:
+        report = self.examine(tmp_path, source, index=self.INCLUDE)
+        assert report.levels("templates") == ["ok"]
+
+    def test_relative_include_in_a_subfolder_is_a_problem(self, tmp_path: Path) -> None:
+        source = 'lookup = TemplateLookup(["templates", template_dir])'
+        absolute = self.INCLUDE.replace("socketio", "/socketio")
+        report = self.examine(tmp_path, source, deep__index=self.INCLUDE, deep__other=absolute)
+        assert report.levels("templates") == ["problem"]
+        assert report.has("problem", "templates", "deep/index.html", '"/socketio_scripts.html"')
+
+    def test_templates_that_do_not_include_the_scripts_are_not_mentioned(
+        self, tmp_path: Path
+    ) -> None:
+        source = 'lookup = TemplateLookup(["templates"])'
+        report = self.examine(tmp_path, source, index=f"## {self.INCLUDE}\n<p></p>")
+        assert report.levels("templates") == []
+
+
+class TestLogging:
+    CONFIGURE = "import logging.config\nlogging.config.dictConfig({'version': 1%s})\n"
+
+    def test_configuration_that_disables_loggers_is_a_warning(self, tmp_path: Path) -> None:
+        report = explain(tmp_path, APP + self.CONFIGURE % "")
+        assert report.has("warning", "logging", "disables the logger", '"disable_existing_loggers"')
+
+    @pytest.mark.parametrize(
+        "more", [", 'disable_existing_loggers': False", ", 'loggers': {'webpy_socketio': {}}"]
+    )
+    def test_configuration_that_keeps_loggers_is_not_mentioned(
+        self, more: str, tmp_path: Path
+    ) -> None:
+        assert explain(tmp_path, APP + self.CONFIGURE % more).levels("logging") == []

@@ -58,8 +58,8 @@ def live(site: Site, *channels: str) -> None:
     client = site.connect()
     for channel in channels:
         client.call("__subscribe__", channel)
-    client.call("message", "hello")
-    client.call("__channel__", "not subscribed", "an error")
+    client.emit_and_wait("message", "hello")
+    client.emit_and_wait("__channel__", "not subscribed", "an error")
     for channel in channels:
         client.call("__unsubscribe__", channel)
     for channel in channels:
@@ -99,7 +99,7 @@ class TestArguments:
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append(request)
 
-        site.connect(X_Name="Ann").call("message", 1)
+        site.connect(X_Name="Ann").emit_and_wait("message", 1)
         (request,) = journal
         assert request["HTTP_X_NAME"] == "Ann"
         assert request["PATH_INFO"] == "/socket.io/"
@@ -113,11 +113,11 @@ class TestArguments:
             journal.append(message)
 
         client = site.connect()
-        client.call("message")
-        client.call("message", "one")
-        client.call("message", ["a", "list"])
-        client.call("message", {"a": 1})
-        client.call("message", 1, 2)
+        client.emit_and_wait("message")
+        client.emit_and_wait("message", "one")
+        client.emit_and_wait("message", ["a", "list"])
+        client.emit_and_wait("message", {"a": 1})
+        client.emit_and_wait("message", 1, 2)
         assert journal == [None, "one", ["a", "list"], {"a": 1}, [1, 2]]
 
     def test_custom_events_spread_their_arguments(self, site: Site, journal: Journal) -> None:
@@ -186,7 +186,7 @@ class TestDecorators:
         def third(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append("third")
 
-        site.connect().call("message", 1)
+        site.connect().emit_and_wait("message", 1)
         assert journal == ["first", "second", "third"]
 
     def test_methods_and_other_callables(self, site: Site, journal: Journal) -> None:
@@ -199,7 +199,7 @@ class TestDecorators:
 
         on_message(Room().message)  # held strongly: nothing else refers to it
         on_message(Room())
-        site.connect().call("message", 1)
+        site.connect().emit_and_wait("message", 1)
         assert journal == ["method", "object"]
 
 
@@ -239,9 +239,9 @@ class TestUnbound:
             journal.append("custom")
 
         client = site.connect()
-        client.call("custom")
-        client.call("message")
-        client.call("unknown")
+        client.emit_and_wait("custom")
+        client.emit_and_wait("message")
+        client.emit_and_wait("unknown")
         assert journal == ["custom", "message"]
 
 
@@ -283,13 +283,13 @@ class TestBound:
             journal.append(message)
 
         client = site.connect()
-        client.call("message", "in none")
+        client.emit_and_wait("message", "in none")
         client.call("__subscribe__", "other")
-        client.call("message", "in another")
+        client.emit_and_wait("message", "in another")
         client.call("__subscribe__", "room-1")
-        client.call("message", "in a room")
+        client.emit_and_wait("message", "in a room")
         client.call("__unsubscribe__", "room-1")
-        client.call("message", "in another again")
+        client.emit_and_wait("message", "in another again")
         assert journal == ["in a room"]
 
     def test_a_message_to_a_channel_matches_that_channel_only(
@@ -310,8 +310,8 @@ class TestBound:
         client = site.connect()
         for channel in ("room-1", "hall"):
             client.call("__subscribe__", channel)
-        client.call("__channel__", "room-1", "to the room")
-        client.call("__channel__", "hall", "to the hall")
+        client.emit_and_wait("__channel__", "room-1", "to the room")
+        client.emit_and_wait("__channel__", "hall", "to the hall")
         assert journal == [
             ("room", "to the room"),
             ("any", "to the room"),
@@ -331,7 +331,7 @@ class TestBound:
         client = site.connect()
         for number in range(5):
             client.call("__subscribe__", f"room-{number}")
-        client.call("message", "hello")
+        client.emit_and_wait("message", "hello")
         client.send("41")
         journal.wait_for("gone")
         assert journal == ["hello", "gone"]
@@ -364,9 +364,9 @@ class TestBound:
             journal.append(args)
 
         client = site.connect()
-        client.call("draw", 1)
+        client.emit_and_wait("draw", 1)
         client.call("__subscribe__", "board")
-        client.call("draw", 2, 3)
+        client.emit_and_wait("draw", 2, 3)
         assert journal == [(2, 3)]
 
     def test_an_empty_pattern_needs_a_channel_to_match(self, site: Site, journal: Journal) -> None:
@@ -375,9 +375,9 @@ class TestBound:
             journal.append(message)
 
         client = site.connect()
-        client.call("message", "in none")
+        client.emit_and_wait("message", "in none")
         client.call("__subscribe__", "any")
-        client.call("message", "in one")
+        client.emit_and_wait("message", "in one")
         assert journal == ["in one"]
 
 
@@ -460,7 +460,7 @@ class TestRegisteredAgain:
         self.load(path, "second")
         client = site.connect()
         client.call("__subscribe__", "room-1")
-        client.call("message", 1)
+        client.emit_and_wait("message", 1)
         assert client.call("called") == [[["second", "message"], ["second", "bound"]]]
 
     def test_another_file_with_the_same_names_counts_too(self, site: Site, tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ class TestRegisteredAgain:
             path.write_text(MODULE.replace('"called"', f'"called by {name}"'))
             self.load(path, name)
         client = site.connect()
-        client.call("message", 1)
+        client.emit_and_wait("message", 1)
         assert client.call("called by first") == [[["first", "message"]]]
         assert client.call("called by second") == [[["second", "message"]]]
 
@@ -484,7 +484,7 @@ class TestRegisteredAgain:
         importlib.import_module("main_app")
         monkeypatch.delitem(sys.modules, "main_app")
         client = site.connect()
-        client.call("message", 1)
+        client.emit_and_wait("message", 1)
         assert client.call("called") == [[["main_app", "message"]]]
 
     def test_decorating_a_function_again_does_not_double_it(
@@ -498,7 +498,7 @@ class TestRegisteredAgain:
         on_message(channel="^a")(handler)
         on_message(channel="^a")(handler)
         client = site.connect()
-        client.call("message", 1)
+        client.emit_and_wait("message", 1)
         assert journal == [1]
 
     def test_stacked_decorators_count_each(self, site: Site, journal: Journal) -> None:
@@ -510,9 +510,9 @@ class TestRegisteredAgain:
 
         client = site.connect()
         client.call("__subscribe__", "a")
-        client.call("message", 1)
+        client.emit_and_wait("message", 1)
         client.call("__subscribe__", "b")
-        client.call("message", 2)
+        client.emit_and_wait("message", 2)
         assert journal == ["a", 1, "b", 2, 2]
 
     def test_one_function_for_several_events(self, site: Site) -> None:
@@ -541,8 +541,8 @@ class TestOff:
         client = site.connect()
         client.call("__subscribe__", "a")
         off(handler)
-        client.call("message", 1)
-        client.call("custom")
+        client.emit_and_wait("message", 1)
+        client.emit_and_wait("custom")
         assert journal == ["other"]
 
     def test_and_it_may_be_registered_again(self, site: Site, journal: Journal) -> None:
@@ -553,7 +553,7 @@ class TestOff:
         off(handler)
         off(handler)
         on_message(handler)
-        site.connect().call("message", 1)
+        site.connect().emit_and_wait("message", 1)
         assert journal == ["handler"]
 
 

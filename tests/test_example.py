@@ -44,7 +44,7 @@ class Chat:
         env = {**self.env, "PORT": str(self.port)}
         self.process = Process([sys.executable, str(MAIN_APP)], self.folder / "chat.log", env)
         try:
-            address = self.process.wait_for("Chat on http://127.0.0.1:")
+            address = self.process.wait_for("Serving on http://127.0.0.1:").partition(" ")[0]
         except BaseException:
             self.process.kill()
             raise

@@ -145,7 +145,36 @@ class TestConnecting:
         client = site.connect()
         client.send("40/staff,")
         assert client.receive() == '44/staff,{"message":"staff only"}'
-        assert client.call("message") == []
+        client.barrier()
+
+    def test_second_connect_while_a_gate_waits_replaces_the_first(
+        self, serve: Callable[..., Site], stages: Journal
+    ) -> None:
+        let_in, passed = gevent.event.Event(), gevent.event.Event()
+
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> None:
+            if socket.auth == {"slow": True}:
+                let_in.wait()
+                passed.set()
+
+        @on_message
+        def echo(request: Any, socket: Any, context: Any, message: Any) -> Any:
+            return message
+
+        site = serve(namespaces=["/", "/other"])
+        client = site.websocket()
+        client.connect(namespace="/other,")
+        client.send('40{"slow":true}')
+        client.send('40{"slow":false}')
+        assert str(client.receive()).startswith("40{")
+        let_in.set()
+        passed.wait()
+        assert client.call("message", "a") == ["a"]
+        client.send('42/other,7["message","b"]')
+        assert client.receive() == '43/other,7["b"]'
+        assert [name for name, *_ in stages].count("connect") == 2
+        assert "disconnect" not in [name for name, *_ in stages]
 
     def test_gates_of_different_clients_do_not_wait_for_each_other(self, site: Site) -> None:
         go = gevent.event.Event()
@@ -589,7 +618,7 @@ class TestUnspeakable:
         client = site.connect()
         assert client.call("message", 1) == [{"error": "refused"}]
         blamed()
-        assert client.call("other") == []
+        client.barrier()
 
     def test_of_subscribing(self, words: Any, site: Site, blamed: Callable[[], None]) -> None:
         @on_subscribing

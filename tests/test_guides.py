@@ -6,11 +6,13 @@ Every page is run in the same way; what its snippets are to do is asked below, p
 from __future__ import annotations
 
 import configparser
+import importlib
 import os
 import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 import web
 
@@ -119,6 +122,72 @@ class TestEveryPage:
         for file, text in GUIDES[name].files().items():
             if file.endswith(".py"):
                 compile(text, f"{name}: {file}", "exec")
+
+
+class TestBackground:
+    @pytest.fixture
+    def names(self, run: Callable[[Page], dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
+        names = run(guide("background"))
+        names["database"] = database = web.database(dbn="sqlite", db=str(tmp_path / "members"))
+        database.query("CREATE TABLE member (name TEXT)")
+        database.insert("member", name="Ann")
+        return names
+
+    def test_ticker_ticks_while_the_server_runs(
+        self, names: dict[str, Any], serve: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ticker = importlib.import_module("ticker")
+        monkeypatch.setattr(ticker, "INTERVAL", 0.01)
+        site = serve(plugins=["ticker"])
+        assert site.connect().event() == ["message", {"tick": 0.01}]
+        site.server.stop()
+        assert ticker._jobs == []
+
+    def test_report_uses_the_address_of_the_handler(self, names: dict[str, Any]) -> None:
+        with TestServer(names["app"]) as server:
+            ann = server.connect(address="192.0.2.7")
+            assert ann.call("report", "tea") == "You will receive it."
+            assert ann.receive("report") == "tea, for 192.0.2.7"
+
+    def test_members_are_read_in_a_thread(
+        self, names: dict[str, Any], serve: Callable[..., Site]
+    ) -> None:
+        assert serve().connect().call("members") == [["Ann"]]
+
+    @pytest.mark.quoted("SQLite objects created in a thread can only be used in that same thread")
+    def test_lazy_result_of_a_thread_fails(
+        self, names: dict[str, Any], told: Callable[[str], None]
+    ) -> None:
+        pool = gevent.get_hub().threadpool
+        rows = pool.apply(names["database"].select, ("member",))
+        with pytest.raises(sqlite3.ProgrammingError) as caught:
+            list(rows)
+        told(str(caught.value))
+
+    @pytest.mark.quoted("'ThreadedDict' object has no attribute 'env'")
+    @pytest.mark.parametrize(
+        "use",
+        [lambda: web.ctx.env, web.input, web.cookies],
+        ids=["web.ctx.env", "web.input", "web.cookies"],
+    )
+    def test_web_ctx_in_a_greenlet_is_empty(
+        self, use: Callable[[], Any], site: Site, told: Callable[[str], None]
+    ) -> None:
+        @webpy_socketio.on_message
+        def ask(request: Any, socket: Any, context: Any, message: Any) -> str:
+            assert web.ctx.env is request
+            greenlet = gevent.spawn(catch, use)
+            return str(greenlet.get())
+
+        def catch(function: Callable[[], Any]) -> Any:
+            assert dict(web.ctx) == {}
+            try:
+                return function()
+            except AttributeError as error:
+                return error
+
+        (answer,) = site.connect().call("message")
+        told(answer)
 
 
 class TestChannels:
@@ -390,7 +459,7 @@ class TestWire:
                 assert re.fullmatch(expected, heard), f"{heard}, where {line.strip()} is expected"
             else:
                 client.send(line.strip())
-        assert client.call("anything") == []
+        client.barrier()
 
 
 class TestMeasures:

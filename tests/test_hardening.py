@@ -26,10 +26,12 @@ from typing import Any
 
 import gevent
 import gevent.event
+import gevent.util
 import pytest
 import web
 
 from webpy_socketio import (
+    ContentError,
     Disconnected,
     broadcast,
     on_error,
@@ -38,6 +40,7 @@ from webpy_socketio import (
 )
 from webpy_socketio.clients import clients
 from webpy_socketio.engine import notices
+from webpy_socketio.testing.records import recording
 
 from . import raw
 from .conftest import Journal, Site, socket_of
@@ -775,14 +778,12 @@ BAD_PACKETS: dict[str, list[str | bytes]] = {
         b"x",
         b"y",
     ],
-    "a placeholder in a plain event": [f'42["e",{placeholder("0")}]'],
-    "one hidden by an escape": ['42["e",{"\\u005fplaceholder":true,"num":0}]'],
-    "one in a plain acknowledgement": [f"430[{placeholder('0')}]"],
     "an attachment with no place": ['451-["e"]', b"x"],
     "11 attachments": ["4511-" + json.dumps(["e"] * 12)],
     "text among attachments": [f'451-["e",{placeholder("0")}]', '42["late"]'],
     "an attachment of nothing": [b"x"],
-    "an event named 5": ["42[5]"],
+    "an event named true": ["42[true]"],
+    "a reserved name with half a surrogate behind": ['42["connect",{"a":"\\ud800"}]'],
     "an event named null": ["42[null]"],
     "an event named by a list": ['42[["e"]]'],
     "an event without a name": ["42[]"],
@@ -806,14 +807,63 @@ BAD_PACKETS: dict[str, list[str | bytes]] = {
     "an acknowledgement without a number": ["43[1]"],
     "NaN": ['42["e",NaN]'],
     "Infinity": ['42["e",-Infinity]'],
-    "1e400": ['42["e",1e400]'],
+    "half a surrogate in malformed JSON": ['42["e","\\ud800",]'],
     "100,000 brackets": ['42["e",' + "[" * 100_000],
-    "100,000 brackets that close": ['42["e",' + "[" * 100_000 + "]" * 100_000 + "]"],
-    "100,000 objects": ['42["e",' + '{"a":' * 100_000 + "1" + "}" * 100_000 + "]"],
-    "an integer of 5,000 digits": ['42["e",' + "9" * 5000 + "]"],
-    "a lone surrogate": ['42["e","\\ud800"]'],
-    "a lone surrogate in a key": ['42["e",{"\\udfff":1}]'],
-    "a lone surrogate in the event's name": ['42["\\ud800"]'],
+    "1,000 levels of malformed JSON": ['42["e",' + "[" * 1000 + "nonsense" + "]" * 1000 + "]"],
+}
+
+#: Arguments of an event that are JSON beyond a limit of content.
+LARGE_ARGUMENTS: dict[str, str] = {
+    "1e400": "1e400",
+    "-1e400": "-1e400",
+    "an integer of 5,000 digits": "9" * 5000,
+    "128 levels": "[" * 128 + "]" * 128,
+    "1,000 levels": "[" * 1000 + "]" * 1000,
+    "100,000 brackets that close": "[" * 100_000 + "]" * 100_000,
+    "100,000 objects": '{"a":' * 100_000 + "1" + "}" * 100_000,
+    "brackets in strings beside the levels": "[" * 2000 + r'"[\\"' + "]" * 2000,
+    "half a surrogate beside the levels": '"\\ud800",' + "[" * 2000 + "]" * 2000,
+}
+
+#: What a client sends, and the event that Node delivers for it.
+DELIVERED: dict[str, tuple[list[str | bytes], list[Any]]] = {
+    "a placeholder in a text event": (
+        [f'427["e",{placeholder("0")}]'],
+        ["e", {"_placeholder": True, "num": 0}],
+    ),
+    "a placeholder out of range": (
+        [f'427["e",{placeholder("99")}]'],
+        ["e", {"_placeholder": True, "num": 99}],
+    ),
+    "a placeholder hidden by an escape": (
+        ['427["e",{"\\u005fplaceholder":true,"num":0}]'],
+        ["e", {"_placeholder": True, "num": 0}],
+    ),
+    "an event named 5": (["427[5,1]"], ["5", 1]),
+    "an event named -1.50": (["427[-1.50]"], ["-1.5"]),
+    "an event named 1e21": (["427[1e21]"], ["1e+21"]),
+    "an event named 0.00001": (["427[1e-5]"], ["0.00001"]),
+    "an event named -0": (["427[-0.0]"], ["0"]),
+    "an integer above 64 bits": (["427[" + '"e",' + "9" * 30 + "]"], ["e", 1e30]),
+    "half a surrogate pair": (['427["e","party \\ud83c"]'], ["e", "party \ufffd"]),
+    "a low half": (['427["e","\\uDC00 party"]'], ["e", "\ufffd party"]),
+    "halves beside a pair": (
+        ['427["e","\\ud83c\\ud83c\\udf89\\udf89"]'],
+        ["e", "\ufffd\U0001f389\ufffd"],
+    ),
+    "a backslash before what looks like half a pair": (
+        [r'427["e","\\ud83c","\ud83c"]'],
+        ["e", r"\ud83c", "\ufffd"],
+    ),
+    "half a pair in a nested key": (
+        ['427["e",{"a":[{"\\udfff":1}]}]'],
+        ["e", {"a": [{"\ufffd": 1}]}],
+    ),
+    "half a pair in the event's name": (['427["e\\ud800"]'], ["e\ufffd"]),
+    "half a pair in a binary event": (
+        [f'451-7["e","\\ud800",{placeholder("0")}]', b"x"],
+        ["e", "\ufffd", b"x"],
+    ),
 }
 
 
@@ -858,6 +908,96 @@ class TestSocketIO:
         assert failed[0] == session_id
         broadcast("to the others of the room")
         assert scene.bystander.event() == ["message", "to the others of the room"]
+
+    @pytest.mark.parametrize(("packets", "event"), DELIVERED.values(), ids=DELIVERED)
+    def test_event_that_node_delivers_is_delivered(
+        self, packets: list[str | bytes], event: list[Any], scene: Scene
+    ) -> None:
+        client = scene.site.connect()
+        for packet in packets:
+            client.send(packet)
+        scene.handled.wait_for(event)
+        assert str(client.receive()).startswith(("437", "461-7"))
+        assert [scene.errors, scene.endings] == [[], []]
+
+    def test_event_with_half_a_surrogate_pair_is_delivered_over_polling(self, scene: Scene) -> None:
+        client = scene.site.polling()
+        client.connect()
+        assert client.send('42["e","\\ud83c"]', '42["next"]')[0] == 200
+        scene.handled.wait_for(["next"])
+        assert scene.handled == [["e", "\ufffd"], ["next"]]
+
+    @pytest.mark.parametrize("argument", LARGE_ARGUMENTS.values(), ids=LARGE_ARGUMENTS)
+    def test_event_beyond_a_limit_of_content_is_dropped_alone(
+        self, argument: str, scene: Scene
+    ) -> None:
+        client = scene.site.connect()
+        client.emit("before")
+        client.send(f'427["e",{argument}]')
+        client.emit("after", 1, ack=8)
+        answer = str(client.receive())
+        assert answer.startswith('437[{"error":"'), "the acknowledgement says why"
+        assert client.receive() == "438[1]"
+        assert scene.handled == [["before"], ["after", 1]]
+        ((session_id, error),) = scene.errors
+        assert session_id == client.id
+        assert isinstance(error, ContentError)
+        assert str(error) in answer
+        assert scene.endings == []
+
+    def test_event_beyond_a_limit_is_reported_as_the_clients(self, scene: Scene) -> None:
+        with recording([signals.error]) as records:
+            client = scene.site.connect()
+            client.send(f'42["e",{LARGE_ARGUMENTS["1,000 levels"]}]')
+            client.call("here")
+        assert [record.keywords["by_client"] for record in records] == [True]
+
+    def test_binary_event_beyond_a_limit_is_dropped_with_its_attachments(
+        self, scene: Scene
+    ) -> None:
+        client = scene.site.connect()
+        deep = LARGE_ARGUMENTS["1,000 levels"]
+        client.send(f'452-7["e",{deep},{placeholder("0")},{placeholder("1")}]')
+        client.send(b"x")
+        client.send(b"y")
+        assert str(client.receive()).startswith('437[{"error":')
+        client.send('452-8["e",' + "[]," * 20_000 + f"{placeholder('0')},{placeholder('1')}]")
+        client.send(b"x")
+        client.send(b"y")
+        assert str(client.receive()).startswith('438[{"error":')
+        assert client.call("here", 1) == [1]
+        assert scene.handled == []
+
+    def test_acknowledgement_beyond_a_limit_raises_where_it_is_awaited(self, scene: Scene) -> None:
+        client = scene.site.connect()
+        call = gevent.util.wrap_errors(ContentError, socket_of(client).call)
+        waiting = gevent.spawn(call, "question")
+        assert client.receive() == '420["question"]'
+        client.send(f"430[{LARGE_ARGUMENTS['1,000 levels']}]")
+        assert isinstance(waiting.get(), ContentError)
+        assert client.call("here", 1) == [1]
+
+    def test_auth_beyond_a_limit_refuses_the_connection_alone(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        client = serve(namespaces=["/", "/other"]).connect()
+        deep = LARGE_ARGUMENTS["1,000 levels"]
+        client.send(f'40/other,{{"a":{deep}}}')
+        assert str(client.receive()).startswith('44/other,{"message":"JSON nested')
+        client.connect(namespace="/other,")
+
+    def test_auth_with_half_a_surrogate_pair_connects(self, scene: Scene) -> None:
+        client = scene.site.websocket()
+        client.connect('{"name":"\\ud83c"}')
+        assert socket_of(client).auth == {"name": "\ufffd"}
+
+    def test_channel_name_with_half_a_surrogate_pair_is_refused(self, scene: Scene) -> None:
+        client = scene.site.connect()
+        client.send('427["__subscribe__","room-\\ud83c"]')
+        answer = json.loads(str(client.receive())[3:])[0]
+        assert answer["ok"] is False
+        assert "surrogate" in answer["error"]
+        assert socket_of(client).channels == ()
 
     @pytest.mark.parametrize(
         "packet",

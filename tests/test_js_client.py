@@ -172,6 +172,18 @@ def test_binary_both_ways(run: Any, transports: str) -> None:
     client.end()
 
 
+@every_transport
+def test_client_with_force_base64_sends_and_receives_bytes(run: Any, transports: str) -> None:
+    client = run("base64", transports)
+    backwards = [255, 128, 127, 30, 1, 0]
+    assert client.step("bytes") == {
+        "transport": transports.rpartition(",")[2],
+        "event": backwards,
+        "acknowledgement": backwards,
+    }
+    client.end()
+
+
 def test_an_upgrade_loses_and_reorders_nothing(run: Any) -> None:
     client = run("upgrade")
     assert client.step("first") == {"transport": "polling"}

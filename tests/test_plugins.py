@@ -81,7 +81,7 @@ class TestLoading:
         site = serve(plugins=["shop_plugin"], ping_interval=7)
         calls = importlib.import_module("shop_plugin").calls
         assert calls == [("install", 7)]
-        site.connect().call("message", "hello")
+        site.connect().emit_and_wait("message", "hello")
         site.server.stop()
         assert calls == [("install", 7), ("message", "hello"), ("uninstall",)]
         assert not signals.message.receivers
@@ -258,19 +258,19 @@ class TestNamespaces:
         client.send("41/room,")
         client.send("40")  # behind it: when this is answered, that is told
         client.receive()
-        client.call("barrier")
+        client.barrier()
         assert told == [
             ("web", {}),
             ("__subscribe__", ["here"]),
             "closing",
             "client namespace disconnect",
         ]
-        assert {name for name, _ in stages} == {"connecting", "connect", "receiving", "message"}
+        assert {name for name, _ in stages} == {"connecting", "connect"}
         assert [socket.namespace for socket in sockets()] == ["/"]
 
     def test_it_finds_no_other_visitors_web_ctx(self, site: Site, told: Any) -> None:
         visitor = site.connect(Cookie="session=1")
-        visitor.call("barrier")  # in a greenlet that is used again
+        visitor.barrier()  # in a greenlet that is used again
         client = site.websocket()
         client.connect(namespace="/room,")
         assert told == [("web", {})]

@@ -42,7 +42,7 @@ ROOM = ("/", "room")
 BASE = "webpy_socketio:1:presence"
 
 #: Shortened, but for the lease: nobody is taken for dead because the machine is busy.
-TIMES = Times(heartbeat=0.2, lease=30.0, sweep=0.1, reconcile=60.0)
+TIMES = Times(heartbeat=0.2, lease=30.0, sweep=0.1, reconcile=60.0, settle=0.3)
 #: Of who is to die.
 MORTAL = replace(TIMES, lease=1.5)
 GRACE = 0.5
@@ -172,6 +172,8 @@ class Watcher:
         self.members: dict[str, Any] = {}
         #: ("join", key), ("update", key), ("leave", key): what its user saw.
         self.seen: list[tuple[str, str]] = []
+        #: The keys of each whole state that was received.
+        self.states: list[set[str]] = []
         assert self.client.call("__subscribe__", channel) == [{"ok": True}]
         while self.epoch is None:
             self.take()
@@ -204,6 +206,7 @@ class Watcher:
         return seen
 
     def _state(self, state: dict[str, Any]) -> None:
+        self.states.append(set(state["members"]))
         if state["epoch"] == self.epoch and state["rev"] < self.rev:
             return
         self.epoch, self.rev = state["epoch"], state["rev"]
@@ -575,6 +578,86 @@ def _leaves(redis: RedisServer) -> list[str]:
     return sorted(diff["key"] for diff in diffs if not diff["after"])
 
 
+class TestLostData:
+    """After Redis lost data no client and no caller gets a list that lacks members who are there."""
+
+    TIMES = replace(TIMES, settle=4.0)
+    NAMES = frozenset({"Ann", "Bob", "Joe"})
+
+    @pytest.mark.parametrize("how", ["restarted", "restarted with old data", "emptied"])
+    def test_state_after_redis_lost_data_has_all_members(
+        self, how: str, run: Run, redis: RedisServer
+    ) -> None:
+        servers = [run(self.TIMES, grace=60.0) for _ in range(3)]
+        watchers = [Watcher(servers[0], "Ann").until(only("Ann"))]
+        if how == "restarted with old data":
+            redis.ask("SAVE")
+        watchers += [Watcher(servers[1], "Bob"), Watcher(servers[2], "Joe")]
+        for watcher in watchers:
+            watcher.until(only(*self.NAMES)).states.clear()
+        epoch = watchers[0].epoch
+        asker = servers[0].connect()
+        bystander = servers[1].connect()
+        slow = servers[2].process.popen
+        slow.send_signal(signal.SIGSTOP)  # it comes back last
+        if how == "emptied":
+            redis.ask("FLUSHALL")
+        else:
+            redis.stop()
+            redis.start()
+        topic = f"{BASE}:diffs:/,room"
+        while (
+            redis.ask("ZCARD", f"{BASE}:nodes") < 2 or redis.ask("PUBSUB", "NUMSUB", topic)[1] < 2
+        ):
+            gevent.sleep(0.01)
+        late = gevent.spawn(Watcher, servers[0], "late")
+        new = gevent.spawn(lambda: Watcher(run(self.TIMES, grace=60.0), "new"))
+        stranger = gevent.spawn(TestStranger().ask, "plain", redis.url)
+        for client in (asker, bystander):
+            assert set(answer(client, "members")) >= self.NAMES
+        slow.send_signal(signal.SIGCONT)
+        for watcher in (*watchers, late.get(), new.get()):
+            watcher.until(only(*self.NAMES, "late", "new"))
+            assert watcher.epoch != epoch
+            assert watcher.states
+            assert all(names >= self.NAMES for names in watcher.states)
+            assert not {("leave", name) for name in self.NAMES} & set(watcher.saw())
+        assert all(name in stranger.get()[0] for name in self.NAMES)
+        for server in servers:
+            assert server.said("left") == []
+
+    def test_first_start_on_an_empty_redis_waits_only_if_redis_has_just_started(
+        self, redis: RedisServer, keep: Keep
+    ) -> None:
+        one = keep(replace(TIMES, settle=2.0))
+        one.store.join(ROOM, "0", "Ann", {})
+        assert one.store.ask(ROOM).members == {"Ann": [{}]}
+        assert redis.ask("INFO", "server")["uptime_in_seconds"] >= 1
+        two = Kept(redis.url, secrets.token_hex(4), replace(TIMES, settle=1.0))
+        life = f"{two.store._names.base}:life"
+        while not redis.ask("EXISTS", life):
+            gevent.sleep(0.01)
+        assert redis.ask("GET", life).endswith(b":0")
+        two.store.close()
+
+    def test_subscriber_during_an_outage_gets_the_state_afterwards(
+        self, run: Run, redis: RedisServer
+    ) -> None:
+        redis.keep()
+        here, there = (run(replace(TIMES, settle=2.0)) for _ in range(2))
+        watchers = [Watcher(here, "Ann"), Watcher(there, "Bob")]
+        for watcher in watchers:
+            watcher.until(only("Ann", "Bob")).states.clear()
+        redis.stop()
+        late = gevent.spawn(Watcher, here, "late")
+        client(there, "Joe")
+        redis.start()
+        assert late.get().states[0] == {"Ann", "Bob", "Joe", "late"}
+        for watcher in (*watchers, late.get()):
+            watcher.until(only("Ann", "Bob", "Joe", "late"))
+            assert all(names >= {"Ann", "Bob"} for names in watcher.states)
+
+
 class Kept:
     """A store in Redis, a node of its own, and what it told."""
 
@@ -733,8 +816,8 @@ class TestRest:
     def test_no_write_for_a_connection_that_changes_nothing(
         self, keep: Keep, redis: RedisServer
     ) -> None:
-        one = keep(Times(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2))
-        other = keep(Times(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2))
+        one = keep(Times(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2, settle=0.1))
+        other = keep(Times(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2, settle=0.1))
         other.store.watch(ROOM, "watcher")
         for number in range(100):
             one.store.join(ROOM, str(number), f"key {number}", {"n": number})
@@ -763,7 +846,7 @@ _READS = {
 class TestRepair:
     """Once a minute, here more often: what a node holds, and what Redis holds."""
 
-    QUICK = Times(heartbeat=0.2, lease=30.0, sweep=0.1, reconcile=0.1)
+    QUICK = replace(TIMES, reconcile=0.1, settle=0.1)
 
     @pytest.mark.parametrize("nouns", [["connections"], ["keys"], ["keys", "connections"]])
     def test_what_redis_lost(self, nouns: list[str], keep: Keep, redis: RedisServer) -> None:
@@ -830,20 +913,147 @@ class TestRepair:
             assert one.store.counts([ROOM]) == [number + 1]
             redis.ask("SCRIPT", "FLUSH")
 
-    def test_what_redis_refuses_is_told_and_the_others_go_on(
+    @pytest.mark.parametrize(
+        ("noun", "what"),
+        [
+            *(("keys", "/,room"), ("connections", "/,room"), ("position", "/,room")),
+            *(("diffs", "/,room"), ("node", ""), ("nodes", None), ("leaving", None)),
+            ("life", None),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["string", "list", "stream"])
+    def test_key_of_the_wrong_type_is_replaced_and_logged_once(
+        self, noun: str, what: str | None, kind: str, keep: Keep, redis: RedisServer, caplog: Any
+    ) -> None:
+        one, two = keep(self.QUICK), keep(self.QUICK)
+        two.store.watch(ROOM, "watcher")
+        one.store.join(ROOM, "1", "Ann", {})
+        one.store.leave(ROOM, "1", 60.0)
+        one.store.join(ROOM, "2", "Bob", {})
+        one.store.join(("/", "other"), "2", "Bob", {})
+        two.wait(lambda state: set(state.members) == {"Ann", "Bob"})
+        what = one.store.node.id if what == "" else what
+        key = f"{one.store._names.base}:{noun}" + (f":{what}" if what else "")
+        command = {
+            "string": ("SET", key, "of another kind"),
+            "list": ("RPUSH", key, "of another kind"),
+            "stream": ("XADD", key, f"{2**60}-0", "of another", "kind"),
+        }[kind]
+        replace_it = "redis.call('DEL', ARGV[2]); return redis.call(unpack(ARGV))"
+        redis.ask("EVAL", replace_it, 0, *command)
+        one.store.join(ROOM, "3", "Eve", {})
+        one.store.join(("/", "other"), "3", "Eve", {})
+        two.wait(lambda state: {"Bob", "Eve"} <= set(state.members))
+        while not {"Bob", "Eve"} <= set(one.store.ask(ROOM).members):
+            gevent.sleep(0.01)
+        while set(one.store.ask(("/", "other")).members) != {"Bob", "Eve"}:
+            gevent.sleep(0.01)
+        one.store.leave(ROOM, "2", 0.0)
+        two.wait(lambda state: "Bob" not in state.members)
+        while redis.ask("SCARD", f"{one.store._names.base}:node:{one.store.node.id}") != 3:
+            gevent.sleep(0.01)
+        assert len([record for record in caplog.records if repr(key) in record.message]) <= 1
+        assert "reconnected" not in caplog.text
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *(b"", b"junk", b"\xff\xfe", b"\n\n\n", b"node\n0\n{\nAnn", b"node\n0\n[]\nAnn"),
+            *(b"node\nsoon\n{}\nAnn", b"node\n0\n{]}\nAnn", b"node\n0\n{NaN}\nAnn"),
+            *(b'node\n0\n{"a":"\\ud800"}\nAnn', b'node\n0\n{"a":"\xff"}\nAnn', b"x" * 5_000_000),
+            b'node\n0\n{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}\nAnn",
+            *(
+                b'node\n0\n{"a":"' + b"x" * 1_000_000 + b'"}\nAnn',
+                b"node\n" + b"9" * 400 + b"\n{}\nAnn",
+            ),
+        ],
+        ids=lambda value: repr(value[:30]),
+    )
+    def test_member_that_is_malformed_is_removed_and_written_again(
+        self, value: bytes, keep: Keep, redis: RedisServer, caplog: Any
+    ) -> None:
+        one, two = keep(self.QUICK), keep(self.QUICK)
+        two.store.watch(ROOM, "watcher")
+        for number, name in enumerate(("Ann", "Bob")):
+            one.store.join(ROOM, str(number), name, {})
+        two.wait(lambda state: len(state.members) == 2)
+        connections, keys = (
+            one.store._names.of(noun, "/,room") for noun in ("connections", "keys")
+        )
+        redis.ask("HSET", connections, "0", value)
+        redis.ask("HSET", connections, "stray", value, b"\xff", value)
+        redis.ask("HSET", keys, "stray", "stray", b"\xff", "0", value[:500], "0\nstray")
+        one.store.join(ROOM, "2", "Eve", {})
+        expected = {"Ann": [{}], "Bob": [{}], "Eve": [{}]}
+        two.wait(lambda state: "Eve" in state.members)
+        while two.store.ask(ROOM).members != expected or two.store.counts([ROOM]) != [3]:
+            gevent.sleep(0.01)
+        assert redis.ask("HLEN", connections) == 3
+        two.wait(lambda state: state.members == expected)
+        assert "skipped or removed" in caplog.text
+        assert "SOCKETIO_BACKPLANE_PREFIX" in caplog.text
+        assert len(caplog.records) < 10
+        assert "reconnected" not in caplog.text
+
+    def test_published_messages_that_are_malformed_are_ignored(
         self, keep: Keep, redis: RedisServer, caplog: Any
     ) -> None:
-        one = keep(self.QUICK)
-        redis.ask("SET", one.store._names.of("keys", "/,bad"), "of another kind")
-        one.store.join(("/", "bad"), "1", "Ann", {})
-        one.store.join(ROOM, "1", "Ann", {})
-        while "cannot be compared" not in caplog.text:
+        one, two = keep(), keep()
+        two.store.watch(ROOM, "watcher")
+        one.store.join(ROOM, "0", "Ann", {})
+        two.wait(lambda state: set(state.members) == {"Ann"})
+        topic = one.store._topic(ROOM)
+        epoch = one.store.ask(ROOM).epoch
+        good = {"epoch": epoch, "rev": 2, "key": "Eve", "before": [], "after": [{}]}
+        wrong: list[Any] = [b"", b"\x80", b"null", b"[]", b"5", b"[" * 100_000, b"x" * 1_000_000]
+        for name, values in {
+            "epoch": (None, 5, []),
+            "rev": (None, "2", True, 2.5, 10**30),
+            "key": (None, 5, ["a"]),
+            "before": (None, {}, [5], "[]"),
+            "after": (None, {}, [5], [[]]),
+        }.items():
+            wrong += [json.dumps({**good, name: value}).encode() for value in values]
+            wrong.append(json.dumps({key: good[key] for key in good if key != name}).encode())
+        for message in wrong:
+            redis.ask("PUBLISH", topic, message)
+            redis.ask("PUBLISH", f"{one.store._names.base}:here", message)
+        # Well-formed, but not the next one: the state is read.
+        redis.ask("PUBLISH", topic, json.dumps({**good, "rev": 2**62}))
+        one.store.join(ROOM, "1", "Bob", {})
+        two.wait(lambda state: set(state.members) == {"Ann", "Bob"})
+        assert (
+            len([record for record in caplog.records if "published message" in record.message]) == 1
+        )
+        assert len(caplog.records) == 1
+
+    def test_entries_that_are_malformed_in_sets_and_stream_stop_nothing(
+        self, run: Run, keep: Keep, redis: RedisServer, caplog: Any
+    ) -> None:
+        one, two = keep(self.QUICK), keep(self.QUICK)
+        two.store.watch(ROOM, "watcher")
+        one.store.join(ROOM, "0", "Ann", {})
+        two.wait(lambda state: set(state.members) == {"Ann"})
+        names = one.store._names
+        for item in (b"", b"junk", b"\xff\n\xff", b"a\nb\nc", b"x" * 1_000_000):
+            redis.ask("ZADD", f"{names.base}:leaving", 1, item)
+            redis.ask("ZADD", f"{names.base}:nodes", 1, item)
+            redis.ask("SADD", names.of("node", one.store.node.id), item)
+            redis.ask("SADD", names.of("node", "dead"), item)
+        redis.ask("ZADD", f"{names.base}:nodes", 1, "dead")
+        redis.ask("XADD", names.of("diffs", "/,room"), "5-0", "other", "junk")
+        redis.ask("HSET", names.of("position", "/,room"), "epoch", '"', "rev", "many")
+        one.store.leave(ROOM, "0", 0.2)
+        one.store.join(ROOM, "1", "Bob", {})
+        two.wait(lambda state: set(state.members) == {"Bob"})
+        while redis.ask("ZCARD", f"{names.base}:nodes") != 2 or redis.ask(
+            "EXISTS", names.of("node", "dead")
+        ):
             gevent.sleep(0.01)
-        assert one.store.ask(ROOM).members == {"Ann": [{}]}
-        with pytest.raises(BackplaneError, match="WRONGTYPE"):
-            one.store.ask(("/", "bad"))
-        assert "WRONGTYPE" in caplog.text
-        assert "not shared" not in caplog.text
+        while redis.ask("SCARD", names.of("node", one.store.node.id)) != 1:
+            gevent.sleep(0.01)
+        assert redis.ask("ZCARD", f"{names.base}:leaving") == 0
+        assert "reconnected" not in caplog.text
 
 
 def _calls(redis: RedisServer, command: str) -> int:

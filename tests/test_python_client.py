@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -190,7 +191,7 @@ class TestAcknowledgements:
         assert socket.call("question", 1, 2) == ["answer", [1, 2]]
         assert socket.call("silence") is None
         # Disconnecting before its last POST is answered, the client forgets to say so and waits.
-        client.io.call("barrier")
+        client.io.call("__unsubscribe__", "barrier")
 
 
 class TestNamespaces:
@@ -259,7 +260,7 @@ class TestEnds:
         first = heartbeat._since[session]
         while heartbeat._since[session] == first:  # until a pong was taken
             gevent.sleep(0.01)
-        assert client.io.call("message") is None
+        assert client.io.call("__unsubscribe__", "barrier") == {"ok": True}
         assert socket.connected
 
     @pytest.mark.patience(30)
@@ -293,3 +294,60 @@ class TestEnds:
             client.io.disconnect()
         finally:
             second.stop()
+
+
+class TestManyPacketsAtOnce:
+    """Its limit of 16 packets in a response, and what docs/troubleshooting.rst says about it."""
+
+    COUNT = 40
+
+    @pytest.fixture
+    def connect(self, site: Site) -> Iterator[Callable[..., socketio.Client]]:
+        clients: list[socketio.Client] = []
+
+        @on_event("many")
+        def many(request: Any, socket: Any, context: Any) -> None:
+            for number in range(self.COUNT):
+                socket.emit("number", number)
+
+        def connect(*transports: str) -> socketio.Client:
+            client = socketio.Client(
+                reconnection=False, engineio_logger=logging.getLogger("python client")
+            )
+            client.connect(site.url, transports=list(transports))
+            clients.append(client)
+            return client
+
+        yield connect
+        for client in clients:
+            client.disconnect()
+
+    @pytest.mark.quoted("Unexpected packet from server, aborting")
+    def test_with_more_than_16_packets_client_disconnects(
+        self,
+        connect: Callable[..., socketio.Client],
+        journal: Journal,
+        caplog: pytest.LogCaptureFixture,
+        told: Callable[[str], None],
+    ) -> None:
+        client = connect("polling")
+        client.on("disconnect", lambda reason: journal.append(reason))
+        client.emit("many")
+        journal.wait(len)
+        told("\n".join(record.getMessage() for record in caplog.records))
+
+    @pytest.mark.parametrize("remedy", ["websocket", "max_decode_packets"])
+    def test_with_remedy_client_receives_all(
+        self,
+        remedy: str,
+        connect: Callable[..., socketio.Client],
+        journal: Journal,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        if remedy == "max_decode_packets":
+            monkeypatch.setattr(Payload, "max_decode_packets", 5000)
+        client = connect("websocket" if remedy == "websocket" else "polling")
+        client.on("number", journal.append)
+        client.emit("many")
+        journal.wait(lambda numbers: len(numbers) == self.COUNT)
+        assert journal == list(range(self.COUNT))

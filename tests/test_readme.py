@@ -84,9 +84,7 @@ class TestTestFile:
 
     @pytest.mark.patience(30)
     def test_it_passes(self, tmp_path: Path) -> None:
-        *lines, last = PROGRAM.strip().splitlines()
-        program = "\n".join([*lines, 'if __name__ == "__main__":', f"    {last}", ""])
-        (tmp_path / "chat.py").write_text(program)
+        (tmp_path / "chat.py").write_text(PROGRAM)
         (tmp_path / "test_chat.py").write_text(TEST_FILE)
         done = subprocess.run(
             [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"],

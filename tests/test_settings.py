@@ -22,6 +22,7 @@ from webpy_socketio import (
 from webpy_socketio.settings import SETTINGS, Settings, resolve
 
 from .conftest import Site
+from .parallel import stable_id
 
 #: Of "changeit".
 HASH = "$scrypt$ln=4,r=8,p=5$c2FsdCBvZiBhIHRlc3QhIQ$d/Cy/Ro0JZLfjLUUwcKYBHjJZmEyRAPDcWZ9zJXEqPs"
@@ -453,7 +454,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
 
 def cases(which: int) -> list[Any]:
     return [
-        pytest.param(name, value, id=f"{name}={value!r}")
+        pytest.param(name, value, id=f"{name}={stable_id(value)}")
         for name, values in VALUES.items()
         for value in values[which]
     ]
@@ -480,6 +481,50 @@ class TestValues:
         given = "something else" if secret else repr(value)
         assert f"{shown} is {given}, but has to be " in text
 
+    @pytest.mark.parametrize(
+        ("url", "remedy"),
+        [
+            ("redis://:p@ss/word#@host", "percent-encoded"),
+            ("redis://:se/cret@host:6379", "percent-encoded"),
+            ("redis://:se#cret@host", "percent-encoded"),
+            ("redis://me:se?cret@host/0", "percent-encoded"),
+            ("redis://:se[cret@host", "percent-encoded"),
+            ("redis://:se cret@host", "percent-encoded"),
+            ("redis://:se\ncret@host", "percent-encoded"),
+            ("redis://host:secret", "percent-encoded"),
+            ("redis://:secret@host\n", "control character"),
+            ("redis://:secret@host:port", "host or port"),
+            ("redis://:secret@host:99999", "host or port"),
+            ("redis://:secret@", "host is missing"),
+            ("redis://:secret@host:0", "1 to 65535"),
+            ("redis://:secret@host?db=1", "options"),
+            ("redis://:secret@host/name", "database"),
+            ("REDIS://:secret@host", "begin with redis://"),
+            ("//:secret@host", "begin with redis://"),
+            ("unix:///run/redis.sock", "Unix socket"),
+            ("unix://:secret@/run/redis.sock?db=1", "Unix socket"),
+            ("redis+unix:///run/redis.sock", "Unix socket"),
+            ("rediss://:secret@host", "TLS"),
+            ("redis+sentinel://:secret@host:26379/master", "Sentinel"),
+            ("redis-sentinel://host", "Sentinel"),
+            ("redis+cluster://host", "Cluster"),
+            ("valkey://:secret@host", "redis://"),
+        ],
+    )
+    def test_backplane_url_that_is_rejected_names_cause_and_remedy(
+        self, url: str, remedy: str
+    ) -> None:
+        with pytest.raises(SettingsError) as caught:
+            from_keywords("BACKPLANE", url)
+        assert remedy in str(caught.value)
+        assert "cret" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "url", ["redis://:p%40ss%2Fword%23@host", "redis://:p@ss:word@host", "redis://:100%sure@h"]
+    )
+    def test_backplane_url_with_encoded_or_harmless_characters_is_accepted(self, url: str) -> None:
+        assert from_keywords("BACKPLANE", url).backplane == url
+
     def test_a_password_is_not_shown(self) -> None:
         assert "secret" not in repr(from_keywords("BACKPLANE", "redis://:secret@localhost"))
 
@@ -498,7 +543,7 @@ class TestEffect:
             response = connection.getresponse()
             assert (response.status, b"ransport" in response.read()) == (400, True)
             connection.close()
-            assert site.connect().call("message") == []
+            site.connect().barrier()
         else:
             assert site.websocket().status == 400
             assert site.polling().open["upgrades"] == []

@@ -167,7 +167,7 @@ class TestIsolation:
         stage.connect(recorder(called, 1), weak=False)
         stage.connect(bad)
         stage.connect(recorder(called, 2), weak=False)
-        _, failures = emit(stage, sender)
+        _, failures, _ = emit(stage, sender)
         assert called == [1, 2]
         assert failures == 1
         assert [str(error) for error in errors] == ["bad"]
@@ -291,8 +291,8 @@ class TestReceivers:
             journal.append((sender, message))
 
         signals.message.connect(receiver, sender=socket)
-        second.call("message", "of the second")
-        first.call("message", "of the first")
+        second.emit_and_wait("message", "of the second")
+        first.emit_and_wait("message", "of the first")
         assert journal == [(socket, "of the first")]
 
     def test_a_receiver_may_take_what_it_wants_of_the_keywords(
@@ -302,7 +302,7 @@ class TestReceivers:
         def receiver(sender: Any, message: Any, **extra: Any) -> None:
             journal.append(message)
 
-        site.connect().call("message", "hello")
+        site.connect().emit_and_wait("message", "hello")
         assert journal == ["hello"]
 
 
@@ -385,7 +385,7 @@ class TestSent:
     ) -> None:
         client = site.connect()
         socket = socket_of(client)
-        client.call("message", "x")
+        client.emit_and_wait("message", "x")
         socket.broadcast("nobody else is there")
         client.send("41")
         while socket.connected:
@@ -430,9 +430,9 @@ class TestKeywords:
             stage.connect(record(stage), weak=False)
         client = site.connect('{"name":"Ann"}')
         client.call("__subscribe__", "room")
-        client.call("__channel__", "room", "hello")
-        client.call("custom", 1, [2])
-        client.call("__channel__", "elsewhere", "hello")
+        client.emit_and_wait("__channel__", "room", "hello")
+        client.emit_and_wait("custom", 1, [2])
+        client.emit_and_wait("__channel__", "elsewhere", "hello")
         client.call("__unsubscribe__", "room")
         client.call("__subscribe__", "other")
         client.send("1")
@@ -499,8 +499,8 @@ class TestHandled:
     ) -> None:
         client = site.connect()
         client.call("__subscribe__", "room")
-        client.call("__channel__", "room", "hello")
-        client.call("__channel__", "elsewhere", "an error")
+        client.emit_and_wait("__channel__", "room", "hello")
+        client.emit_and_wait("__channel__", "elsewhere", "an error")
         client.call("__unsubscribe__", "room")
         client.send("1")
         stages.wait_for(("finish", "transport close"))
@@ -518,7 +518,7 @@ class TestHandled:
         assert told[5]["channel"] == "room"
 
     def test_also_where_nobody_receives(self, site: Site, told: list[dict[str, Any]]) -> None:
-        site.connect().call("draw", 1)
+        site.connect().emit_and_wait("draw", 1)
         assert [keywords["stage"] for keywords in told] == ["connecting", "connect", "message"]
         assert told[2]["event"] == "draw"
 

@@ -332,7 +332,7 @@ class TestAttributes:
         assert upgrade.receive() == "3probe"
         polling.poll()
         upgrade.send("5")
-        upgrade.call("barrier")
+        upgrade.barrier()
         assert socket.transport == "websocket"
 
     def test_channels(self, trio: Trio) -> None:
@@ -400,7 +400,7 @@ class TestDisconnect:
         assert socket is not None
         socket.disconnect()
         assert client.receive() == "41/chat,"
-        assert client.call("barrier") == []
+        client.barrier()
 
     def test_while_connecting_it_is_a_refusal(self, site: Site, stages: Journal) -> None:
         @on_connecting

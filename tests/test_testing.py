@@ -169,7 +169,21 @@ class TestAcknowledgements:
 
         ann = server.connect()
         assert ann.call("add", 1, 2) == [3, [1, 2]]
-        assert ann.call("unknown") is None
+        with pytest.raises(AssertionError, match="'unknown' was not acknowledged: no handler"):
+            ann.call("unknown")
+
+    def test_answer_of_a_withheld_acknowledgement_comes_later(self, server: TestServer) -> None:
+        withheld: list[Any] = []
+
+        @on_event("later")
+        def later(request: Any, socket: Any, context: Any) -> None:
+            withheld.append(socket.withhold_acknowledgement())
+
+        answer = server.connect().ask("later")
+        assert not answer.there
+        withheld[0]("done")
+        assert answer.there
+        assert answer.value == "done"
 
     def test_of_the_server(self, server: TestServer) -> None:
         @on_message
@@ -937,7 +951,7 @@ class World:
             told.append(("subscribe", client.call("__subscribe__", channel)))
             told.append((ann.received(), bob.received()))
         for event, *args in [
-            *(("message", "hi"), ("message", 1, None), ("message",), ("other", 1), ("fail",)),
+            *(("message", "hi"), ("message", 1, None), ("message",), ("fail",)),
             *(("__channel__", "room-1", "to it"), ("__channel__", "elsewhere", "x")),
             ("__unsubscribe__", "two"),
         ]:
@@ -988,7 +1002,7 @@ class OverPort:
 
     def received(self) -> list[Any]:
         if not self.events or self.events[-1][1] != "bye":
-            self.call("barrier")
+            self.call("__unsubscribe__", "barrier")
         events, self.events = self.events, []
         return events
 

@@ -541,6 +541,40 @@ class TestStarting:
             with socket.create_connection(("::1", served.port)):
                 pass
 
+    @pytest.mark.parametrize(
+        ("source", "failure"),
+        [
+            (None, "--workers 4 needs SOCKETIO_BACKPLANE"),
+            ("import nothing_of_this_name", "the module cannot be imported: ModuleNotFoundError"),
+            ("1 / 0", "the module cannot be imported: ZeroDivisionError"),
+            ("web.config.SOCKETIO_PROT = 1", "there is no setting SOCKETIO_PROT"),
+        ],
+        ids=["no backplane", "missing module", "exception", "wrong setting"],
+    )
+    def test_failure_of_all_workers_is_printed_once(
+        self, source: str | None, failure: str, tmp_path: Path
+    ) -> None:
+        if source is not None and source.startswith("web."):
+            source = f"{module_source(BODY)}{source}\n"
+        said = refused(tmp_path, "--workers", "4", source=source)
+        assert said.count(failure) == 1
+        assert said.count("Traceback") <= 1
+        assert "no worker could be started" in said
+
+    def test_warning_at_start_is_logged_once(self, redis: RedisServer, tmp_path: Path) -> None:
+        source = module_source(BODY) + (
+            "\n@on_event('echo')\n"
+            "def echo(request, socket, context, *args):\n"
+            "    return args\n"
+            "import logging.config\n"
+            "logging.config.dictConfig({'version': 1})\n"
+        )
+        options = ("--workers", "4")
+        with serving(tmp_path, *options, source=source, BACKPLANE=redis.url) as served:
+            assert len(children(served)) == 4
+        assert served.errors.count("disabled the logger webpy_socketio") == 1
+        assert served.errors.count("give each a name of its own") == 1
+
     def test_workers_need_a_backplane(self, tmp_path: Path) -> None:
         assert "--workers 2 needs SOCKETIO_BACKPLANE" in refused(tmp_path, "--workers", "2")
 

@@ -13,14 +13,17 @@ The first lines of a program that uses it patch the standard library, before web
 
     urls = ("/", "index") + socketio_urls
     app = web.application(urls, globals())
-    SocketIOServer(("", 8000), app.wsgifunc()).serve_forever()
+    if __name__ == "__main__":
+        SocketIOServer(("127.0.0.1", 8000), app.wsgifunc()).serve_forever()
 """
 
 from webpy_socketio import events, exceptions, signals
+from webpy_socketio.acknowledgement import Acknowledgement
 from webpy_socketio.application import socketio_urls
 from webpy_socketio.assets import socketio_scripts, template_dir
+from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.cluster import configured, redis_link
-from webpy_socketio.engine.clock import call_later, monotonic
+from webpy_socketio.engine.clock import monotonic
 from webpy_socketio.events import *  # noqa: F403
 from webpy_socketio.exceptions import *  # noqa: F403
 from webpy_socketio.http_server import HTTPServer
@@ -36,10 +39,13 @@ from webpy_socketio.population import census
 from webpy_socketio.server import SocketIOServer
 from webpy_socketio.settings import configure
 from webpy_socketio.socket import Socket
+from webpy_socketio.timers import call_later
 from webpy_socketio.version import __version__
 
 __all__ = [
+    "Acknowledgement",
     "HTTPServer",
+    "Outage",
     "Socket",
     "SocketIOServer",
     "__version__",

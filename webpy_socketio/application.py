@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
@@ -23,7 +21,10 @@ from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.origins import CORS_PREFIX, ORIGINS_KEY
 from webpy_socketio.engine.takeover import TAKE_OVER, find_mark, is_serving
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
+from webpy_socketio.main_script import check_guards
 from webpy_socketio.socket import Socket
+from webpy_socketio.thread_locals import release
+from webpy_socketio.web_sessions import LoadedSessions
 
 __all__ = ["SocketIOView", "WebDispatcher", "add_resource", "check_patching", "socketio_urls"]
 
@@ -35,7 +36,7 @@ _HEADERS = "webpy_socketio.headers"
 
 _NOT_OURS = (
     "Socket.IO needs its own server: start the application with "
-    'SocketIOServer(("", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
+    'SocketIOServer(("127.0.0.1", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
     "WSGI server"
 )
 
@@ -65,26 +66,6 @@ def check_patching() -> None:
             "gevent has not patched the socket module: a handler that uses the network would stop "
             "the whole server. Call gevent.monkey.patch_all() without leaving anything out"
         )
-
-
-def imported_again() -> bool:
-    """Whether this runs in the second import of the main script, which web.py's reloader makes.
-
-    The script runs as ``__main__`` and, from within, once more under its own name; the first is
-    the one that is to serve.
-    """
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    frame = sys._getframe()
-    while main is not None and frame is not None:
-        names = frame.f_globals
-        if (
-            frame.f_code.co_name == "<module>"
-            and names.get("__name__") != "__main__"
-            and Path(names.get("__file__") or "").resolve() == Path(main).resolve()
-        ):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
 
 
 class _Resource(str):
@@ -149,6 +130,17 @@ def _explain_no_mark() -> str:
     return _NOT_OURS + "\n"
 
 
+def _has_socketio(application: Any) -> bool:
+    """Whether an application, or one that is mounted in it, has `socketio_urls`."""
+    return any(
+        what is SocketIOView or (isinstance(what, web.application) and _has_socketio(what))
+        for _, what in application.mapping
+    )
+
+
+check_guards(_has_socketio)
+
+
 def _serve_script(name: str) -> bytes:
     script = asset(name) if web.ctx.method in ("GET", "HEAD", "OPTIONS") else None
     if script is None:
@@ -201,11 +193,14 @@ class _Job:
 
     def run(self) -> str:
         self.ran = True
+        sessions = LoadedSessions()
         try:
             self._function()
         except Refused as refusal:
             # Told by way of here: web.py would make an internal error of it.
             self.refused = refusal
+        finally:
+            sessions.settle()
         return ""
 
 
@@ -238,16 +233,11 @@ class WebDispatcher(Dispatcher):
         if application is None:
             job()
             return
-        web.utils.ThreadedDict.clear_all()
         _keep_cookies(socket.request)
         application.load(socket.request)
         socket.web_context = dict(web.ctx.__dict__)
         web.ctx.socketio_job = inner = _Job(job)
-        try:
-            self._run_processors(application, socket, inner)
-        finally:
-            # The greenlet is used again, and would hold on to this connection until then.
-            web.utils.ThreadedDict.clear_all()
+        self._run_processors(application, socket, inner)
 
     def _run_processors(self, application: Any, socket: Socket, inner: _Job) -> None:
         try:
@@ -268,14 +258,15 @@ class WebDispatcher(Dispatcher):
 
     def prepare(self, socket: Socket) -> None:
         """Make `web.ctx` what it was at the handshake."""
-        # Greenlets are used again: what web.py kept in this one, a session's data among it, was
-        # another connection's.
-        web.utils.ThreadedDict.clear_all()
         saved = socket.web_context
         if saved is not None:
             context = web.ctx.__dict__
             context.update(saved)
             context["headers"] = []  # a handler may append to it; nobody would ever take it away
+
+    def release(self) -> None:
+        """Release what web.py keeps for the greenlet, which is reused for other connections."""
+        release()
 
     def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function` where `web.ctx` is the handshake's, and return or raise what it does."""
@@ -292,6 +283,9 @@ class WebDispatcher(Dispatcher):
                 done.set(function(*args))
             except BaseException as exception:  # noqa: BLE001 - raised again where it is awaited
                 done.set_exception(exception)
+            finally:
+                release()
 
-        gevent.spawn_raw(run)
+        # Not spawn_raw: a timeout that a handler left running would be raised on the hub.
+        gevent.spawn(run)
         return done.get()

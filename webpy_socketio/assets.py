@@ -1,6 +1,6 @@
-"""The two scripts that a page loads: the stock client, and the channel extension.
+"""The scripts that a page loads: the stock client, and the channel extension.
 
-`asset` gives one to the route that serves it; `socketio_scripts` gives the HTML that loads both.
+`asset` gives one to the route that serves it; `socketio_scripts` gives the HTML that loads the two.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import web
 from webpy_socketio.exceptions import SettingsError
 
 __all__ = [
+    "BUILDS",
     "CLIENT",
     "EXTENSION",
     "RESOURCE_KEY",
@@ -31,6 +32,14 @@ __all__ = [
 CLIENT = "socket.io.min.js"
 EXTENSION = "webpy_socketio.js"
 
+#: The builds of the stock client, under the names that Socket.IO for Node serves them by.
+BUILDS = ("socket.io.js", CLIENT, "socket.io.esm.min.js", "socket.io.msgpack.min.js")
+
+#: What is served: each build has a source map, for the developer tools of browsers.
+_SERVED = frozenset((*BUILDS, *(f"{name}.map" for name in BUILDS), EXTENSION))
+
+_JAVASCRIPT, _JSON = "text/javascript; charset=utf-8", "application/json"
+
 #: The environ key under which a server tells its resource to the pages it serves.
 RESOURCE_KEY = "webpy_socketio.resource"
 
@@ -42,11 +51,11 @@ template_dir = str(_PACKAGE / "templates")
 
 @dataclass(frozen=True)
 class Asset:
-    """A script, ready to be sent."""
+    """A script or a source map, ready to be sent."""
 
     name: str
     body: bytes = field(repr=False)
-    content_type: str = "text/javascript; charset=utf-8"
+    content_type: str = _JAVASCRIPT
     #: The body for those who accept gzip.
     gzip: bytes = field(init=False, repr=False)
     #: Of the body's content. A page's address of the script carries it, so a browser may keep what it got for good.
@@ -71,22 +80,23 @@ class Html(str):
 
 
 def asset(name: str) -> Asset | None:
-    """Return one of the two scripts, read once; None for any other name, so no path leads elsewhere.
+    """Return a script or source map, read once; None for any other name, so no path leads elsewhere.
 
     Raises `SettingsError` when the package was never built and the client is missing.
     """
-    return _read(name) if name in (CLIENT, EXTENSION) else None
+    return _read(name) if name in _SERVED else None
 
 
 @functools.cache
 def _read(name: str) -> Asset:
     try:
-        return Asset(name, (_PACKAGE / "static" / name).read_bytes())
+        body = (_PACKAGE / "static" / name).read_bytes()
     except FileNotFoundError:
         raise SettingsError(
             f"webpy_socketio/static/{name} is missing: it is put there when the package is built. "
             "Run `pip install -e .` in the source tree, or install a wheel"
         ) from None
+    return Asset(name, body, _JSON if name.endswith(".map") else _JAVASCRIPT)
 
 
 def socketio_scripts(nonce: str | None = None, resource: str | None = None) -> Html:

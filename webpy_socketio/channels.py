@@ -85,12 +85,18 @@ class Channels(Generic[T]):
 def check_name(channel: Any, max_length: int) -> str:
     """Return `channel` if it may be a channel's name; raise `ChannelError` if not.
 
-    A name is text of 1 to `max_length` characters, without control characters or lone surrogates.
+    A name is text of 1 to `max_length` characters, without control characters and lone surrogates,
+    and without U+FFFD: it replaces a lone surrogate that a client sent, so different names would
+    become one.
     """
     if not isinstance(channel, str):
         raise ChannelError(f"a channel's name is text, not {type(channel).__name__}")
     if not 1 <= len(channel) <= max_length:
-        raise ChannelError(f"a channel's name has 1 to {max_length} characters")
+        raise ChannelError(
+            f"a channel's name has 1 to {max_length} characters (SOCKETIO_MAX_CHANNEL_LENGTH)"
+        )
+    if "\ufffd" in channel:
+        raise ChannelError("a channel's name cannot contain a lone surrogate or U+FFFD")
     if not channel.isprintable() and any(
         unicodedata.category(character) in ("Cc", "Cs") for character in channel
     ):

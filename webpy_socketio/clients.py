@@ -182,7 +182,7 @@ class Clients:
             finally:
                 done.release()
 
-        self._loop.run_callback_threadsafe(gevent.spawn_raw, run)
+        self._loop.run_callback_threadsafe(gevent.spawn, run)
         done.acquire()
         if result[1] is not None:
             raise result[1]

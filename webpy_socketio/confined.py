@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import web
-
 from webpy_socketio.engine import Application, Connection
-from webpy_socketio.exceptions import ProtocolError, Refused
+from webpy_socketio.exceptions import ContentError, ProtocolError, Refused
+from webpy_socketio.thread_locals import release
 
 __all__ = ["Confined"]
 
@@ -32,7 +31,6 @@ class Confined:
         self._application = application
 
     def connect(self, connection: Connection) -> None:
-        _forget_web_context()
         try:
             try:
                 self._application.connect(connection)
@@ -41,30 +39,30 @@ class Confined:
         except Exception:  # noqa: BLE001 - the plugin's own code
             self._log("connect")
             connection.refuse("not allowed")
+        finally:
+            release()
 
     def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
-        _forget_web_context()
         try:
             self._application.event(connection, name, args, ack)
         except Exception:  # noqa: BLE001 - the plugin's own code
             self._log(f"event {name!r}")
             if ack is not None:
                 connection.acknowledge(ack, ({"error": "internal error"},))
+        finally:
+            release()
 
     def closing(self, connection: Connection) -> None:
         self._application.closing(connection)
 
     def disconnected(self, connection: Connection, reason: str) -> None:
-        _forget_web_context()
-        self._application.disconnected(connection, reason)
+        try:
+            self._application.disconnected(connection, reason)
+        finally:
+            release()
 
-    def failed(self, connection: Connection, error: ProtocolError) -> None:
+    def failed(self, connection: Connection, error: ProtocolError | ContentError) -> None:
         self._application.failed(connection, error)
 
     def _log(self, what: str) -> None:
         logger.exception("the plugin of the namespace %s failed: %s", self._namespace, what)
-
-
-def _forget_web_context() -> None:
-    # Greenlets are used again: what web.py kept in this one was some visitor's.
-    web.utils.ThreadedDict.clear_all()

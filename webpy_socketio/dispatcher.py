@@ -9,12 +9,19 @@ from typing import Any
 import gevent.event
 
 from webpy_socketio import signals
+from webpy_socketio.acknowledgement import Acknowledgement
 from webpy_socketio.clients import Limits, clients
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.connection import Connection
 from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.session import Session
-from webpy_socketio.exceptions import ChannelError, EncodeError, ProtocolError, Refused
+from webpy_socketio.exceptions import (
+    ChannelError,
+    ContentError,
+    EncodeError,
+    ProtocolError,
+    Refused,
+)
 from webpy_socketio.functions import described, is_ours
 from webpy_socketio.socket import Socket
 
@@ -52,6 +59,9 @@ class Dispatcher:
     def prepare(self, socket: Socket) -> None:
         """Get the greenlet ready for a handler of `socket`."""
 
+    def release(self) -> None:
+        """Release what handlers left in the greenlet."""
+
     def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function`, which runs handlers of `socket`, in whichever greenlet this is."""
         return function(*args)
@@ -68,15 +78,20 @@ class Dispatcher:
         except Exception as exception:  # noqa: BLE001 - the application's own code
             signals.report(socket, exception, "the application")
             connection.refuse("not allowed")
+        finally:
+            self.release()
 
     def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
         socket: Socket = connection.data
         self.prepare(socket)
-        reserved = _RESERVED.get(name)
-        if reserved is not None:
-            reserved(self, socket, connection, args, ack)
-        else:
-            self._message(socket, connection, name, args, None, ack)
+        try:
+            reserved = _RESERVED.get(name)
+            if reserved is not None:
+                reserved(self, socket, connection, args, ack)
+            else:
+                self._message(socket, connection, name, args, None, ack)
+        finally:
+            self.release()
 
     def closing(self, connection: Connection) -> None:
         clients.withdraw(connection.data)
@@ -87,11 +102,12 @@ class Dispatcher:
         try:
             clients.end(socket, reason)
         finally:
+            self.release()
             self._open.discard(socket)
             if not self._open:
                 self._idle.set()
 
-    def failed(self, connection: Connection, error: ProtocolError) -> None:
+    def failed(self, connection: Connection, error: ProtocolError | ContentError) -> None:
         if connection.connected:
             connection.inbox.put(self._report, connection.data, error)
 
@@ -136,16 +152,27 @@ class Dispatcher:
             socket, connection, ack, message=message, event=name, args=args, channel=channel
         ):
             return
-        values, failures = signals.emit(
+        socket.answering = ack
+        socket.in_message = True
+        values, failures, taken = signals.emit(
             signals.message, socket, message=message, event=name, args=args, channel=channel
         )
+        socket.in_message = False
+        answering = socket.answering
+        if isinstance(answering, Acknowledgement):
+            socket.answering = None
+            if failures:
+                answering.fail(FAILED)
+            return
         if ack is None:
             return
         if failures:
             answer = (FAILED,)
-        else:
+        elif values or taken:
             value = values[0] if values else ()
             answer = value if isinstance(value, tuple) else (value,)
+        else:  # no handler: as on Node, the client gets no answer, and its timeout fires
+            return
         try:
             connection.acknowledge(ack, answer)
         except Exception as error:  # noqa: BLE001 - a handler returned what cannot be sent, or looked at
@@ -195,9 +222,12 @@ class Dispatcher:
             connection.acknowledge(ack, ({"ok": False, "error": str(error)},))
         signals.report(socket, error)
 
-    def _report(self, socket: Socket, error: ProtocolError) -> None:
+    def _report(self, socket: Socket, error: ProtocolError | ContentError) -> None:
         self.prepare(socket)
-        signals.report(socket, error)
+        try:
+            signals.report(socket, error)
+        finally:
+            self.release()
 
 
 def _denied(socket: Socket, connection: Connection, ack: int | None, **keywords: Any) -> bool:

@@ -10,6 +10,7 @@
     │   ├── PatchingError         web.py was imported before gevent patched
     │   └── ListenError           the address to listen on cannot be had
     ├── CallerError               yours, at run time: nothing was sent or changed
+    │   ├── AcknowledgementError  an event acknowledged a second time
     │   ├── EncodeError           a value that the wire cannot hold
     │   ├── ChannelError          a channel name, or one channel too many
     │   └── WrongContext          a call that cannot work where it is made
@@ -18,6 +19,7 @@
     ├── Disconnected              nobody's: the client went while you waited for it
     ├── CallTimeout               the client's: it did not acknowledge in time
     ├── Refused                   yours to raise: a gate says no, and why
+    ├── ContentError              the client's: its message exceeds a limit and is dropped
     └── ProtocolError             the client's: it broke a rule and is closed
         └── MessageTooBig         ... the rule about size
 
@@ -27,11 +29,13 @@ The module imports nothing, so that every other one may import it.
 from __future__ import annotations
 
 __all__ = [
+    "AcknowledgementError",
     "BackplaneError",
     "CallTimeout",
     "CallerError",
     "ChannelError",
     "ConfigurationError",
+    "ContentError",
     "Disconnected",
     "EncodeError",
     "EventError",
@@ -84,6 +88,10 @@ class CallerError(SocketIOError):
     """A call was wrong; it changed nothing and sent nothing."""
 
 
+class AcknowledgementError(CallerError, RuntimeError):
+    """A withheld acknowledgement was given a second time."""
+
+
 class EncodeError(CallerError, ValueError):
     """A value cannot be sent: JSON has no word for it, or it is larger than an outbox."""
 
@@ -127,6 +135,13 @@ class Refused(SocketIOError):
         def staff_only(request, socket, context, channel):
             if not context.get("staff"):
                 raise Refused("for staff only")
+    """
+
+
+class ContentError(SocketIOError, ValueError):
+    """A message of the client exceeds a limit of content, such as the depth of its JSON.
+
+    The message is dropped and its acknowledgement is an error. The connection stays.
     """
 
 

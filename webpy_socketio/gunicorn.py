@@ -74,12 +74,14 @@ class Worker(Base):
         super().init_process()
 
     def load_wsgi(self) -> None:
-        super().load_wsgi()
         # Not above: see `_begin_anew`.
+        from webpy_socketio.cli.stranger import refusing_servers
         from webpy_socketio.engine import Neighbours, forking
         from webpy_socketio.exceptions import ConfigurationError
         from webpy_socketio.server import SocketIOServer
 
+        with refusing_servers():  # a server without a `__main__` guard would block the import
+            super().load_wsgi()
         forking.reset_in_child(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
         tls = {}
         if self.cfg.is_ssl:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -13,13 +15,13 @@ import gevent
 import gevent.event
 import web
 
-from webpy_socketio import cluster
+from webpy_socketio import cluster, loggers
 from webpy_socketio import settings as settings_module
+from webpy_socketio.addresses import is_wildcard, location, shown
 from webpy_socketio.application import (
     WebDispatcher,
     add_resource,
     check_patching,
-    imported_again,
 )
 from webpy_socketio.assets import RESOURCE_KEY
 from webpy_socketio.clients import clients
@@ -35,6 +37,7 @@ from webpy_socketio.engine import (
 from webpy_socketio.engine.origins import ORIGINS_KEY
 from webpy_socketio.exceptions import ListenError, SettingsError
 from webpy_socketio.loader import Plugins
+from webpy_socketio.main_script import imported_again
 from webpy_socketio.population import engines
 from webpy_socketio.strays import tell
 from webpy_socketio.watchdog import Watchdog
@@ -72,6 +75,9 @@ class SocketIOServer(EngineServer):
 
     #: Seconds that handlers have, when the server stops, to finish what they are doing.
     stop_timeout = 5
+
+    #: Whether `serve_forever` logs the address. The command line turns this off: it prints its own line.
+    announces = True
 
     def __init__(
         self,
@@ -137,6 +143,7 @@ class SocketIOServer(EngineServer):
         """
         if imported_again():
             return
+        loggers.enable()
         self._tell_late_settings()
         try:
             self.init_socket()
@@ -169,6 +176,10 @@ class SocketIOServer(EngineServer):
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order.
 
+        The address is logged at INFO to the logger ``webpy_socketio``: "Serving on
+        http://127.0.0.1:8000/ (Ctrl-C stops)". A program that has not configured logging sees it on
+        standard error, where the lines of requests are; ``log=None`` turns both off.
+
         While clients are being told (``SOCKETIO_DRAIN_TIME``), a second signal tells the rest of them
         at once. When this returns because of a signal, another one is ignored: the program is ending.
         """
@@ -194,6 +205,8 @@ class SocketIOServer(EngineServer):
                 for number in (signal.SIGINT, signal.SIGTERM)
             }
             forking.reset_in_child(*watchers)
+        if self.announces:
+            self._announce()
         try:
             self._stop_event.wait()
         finally:
@@ -240,6 +253,18 @@ class SocketIOServer(EngineServer):
                 engines.remove(self.engine)
                 cluster.leave()
             self._stopping.set()
+
+    def _announce(self) -> None:
+        if not self.started:
+            return  # a signal has stopped it already
+        where = "all addresses of this machine; " if is_wildcard(self.address) else ""
+        text = f"Serving on {location(self.address, self.ssl_enabled)} ({where}Ctrl-C stops)"
+        if logger.hasHandlers():
+            logger.info("%s", text)
+        elif self.keeps_log and sys.stderr is not None:
+            # Without handlers, Python drops INFO records: a first program would say nothing.
+            with contextlib.suppress(OSError, ValueError):  # closed
+                sys.stderr.write(f"{text}\n")
 
     def _tell_late_settings(self) -> None:
         late = settings_module.changed(self._sources, web.config)
@@ -298,7 +323,7 @@ def engine_config(settings: settings_module.Settings, prefix: str = "") -> Engin
 
 def explain(error: OSError, address: Any) -> ListenError:
     """What it means that an address cannot be had, and what to do."""
-    where = ":".join(map(str, address)) if isinstance(address, tuple) else str(address)
+    where = shown(address)
     if error.errno == errno.EADDRINUSE:
         remedy = "another program listens there: stop it, or choose another SOCKETIO_PORT"
     elif error.errno == errno.EACCES:

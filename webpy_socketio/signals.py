@@ -65,6 +65,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 
+from webpy_socketio import loggers
 from webpy_socketio.exceptions import EventError, Refused
 from webpy_socketio.functions import (
     NEVER_RUN,
@@ -236,8 +237,9 @@ _GATE_OF = {connect: "on_connecting", message: "on_receiving", subscribe: "on_su
 #: About all of them but `error`: what their receivers took, and what a gate said.
 handled = Stage("handled", "The receivers of a stage have run, or a gate was asked.")
 
-#: What came of a signal: the values returned, in order, and how many receivers failed.
-Outcome = tuple[list[Any], int]
+#: What came of a signal: the values returned, in order; how many receivers failed; and whether a
+#: decorated handler ran. Other receivers get every event, and may only observe it.
+Outcome = tuple[list[Any], int, bool]
 
 
 def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
@@ -247,17 +249,22 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
     """
     values: list[Any] = []
     failures = 0
+    taken = False
     began = time.perf_counter() if handled.receivers else None
     chosen = stage.choose(socket, keywords.get("event"), keywords.get("channel"))
     if not chosen:
         stage.asked(keywords.get("event"))
         if began is None:
-            return values, failures
+            return values, failures, taken
     keywords["request"], keywords["socket"] = socket.request, socket
     keywords["context"] = socket.context
     for receiver, take in chosen:
         try:
-            value = receiver(socket, **keywords) if take is None else take(socket, keywords)
+            if take is None:
+                value = receiver(socket, **keywords)
+            else:
+                taken = True
+                value = take(socket, keywords)
             if value is not None:
                 _check_ran(value)
                 values.append(value)
@@ -271,7 +278,7 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
             report(socket, exception, what)
     if began is not None:
         _tell(stage, socket, keywords, began, failures)
-    return values, failures
+    return values, failures, taken
 
 
 def ask(gate: Stage, socket: Socket, **keywords: Any) -> None:
@@ -340,6 +347,7 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
 
     `what` failed; None if it was the client who broke a rule, which deserves no traceback.
     """
+    loggers.enable()
     if what is None:
         # Their texts: whoever keeps log records keeps no frames with it, and no connection.
         socket.notices.seldom(

@@ -11,13 +11,14 @@ from functools import partial
 from typing import Any, Protocol
 
 from webpy_socketio import signals
+from webpy_socketio.acknowledgement import Acknowledgement
 from webpy_socketio.channels import check_name
 from webpy_socketio.clients import Limits, Namespace, clients, tell_sent
 from webpy_socketio.engine.connection import Connection
 from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.socketio_packets import encode_event
-from webpy_socketio.exceptions import ChannelError, EncodeError
+from webpy_socketio.exceptions import ChannelError, EncodeError, WrongContext
 from webpy_socketio.receivers import Chosen
 from webpy_socketio.signals import Stage
 
@@ -34,6 +35,9 @@ class Host(Protocol):
 
     def prepare(self, socket: Socket) -> None:
         """Get the greenlet, the socket's own, ready for a handler."""
+
+    def release(self) -> None:
+        """Release what handlers left in the greenlet."""
 
     def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function that runs receivers of the socket, from whichever greenlet."""
@@ -64,8 +68,10 @@ class Socket:
         "_host",
         "_limits",
         "_untold",
+        "answering",
         "choices",
         "context",
+        "in_message",
         "outbox",
         "request",
         "space",
@@ -86,6 +92,10 @@ class Socket:
         self.web_context: dict[str, Any] | None = None
         #: Which handlers get its events, as signals found out; see `Ordered.choose`.
         self.choices: dict[Any, tuple[int, Chosen]] | None = None
+        #: Whether handlers of a message run.
+        self.in_message = False
+        #: The number under which its acknowledgement is asked, or the withheld acknowledgement.
+        self.answering: int | Acknowledgement | None = None
         self._connection = connection
         self._limits = limits
         self._host = host
@@ -170,6 +180,35 @@ class Socket:
             clients.soon(self._tell_sent, message)
         answer = clients.wait_for(self._connection.call, event, args, timeout)
         return answer[0] if len(answer) == 1 else answer or None
+
+    def withhold_acknowledgement(self) -> Acknowledgement:
+        """Withhold the acknowledgement of the event that is being handled, to give it later.
+
+        For handlers of messages and custom events. What they return is not sent then; the object
+        returned here is called with the answer, once, from any greenlet or thread. All handlers of
+        one event share one object. If one of them raises, the client gets an error at once.
+
+        Returns:
+            The acknowledgement, also if the client did not ask for one; it is ignored then.
+
+        Raises:
+            WrongContext: Called elsewhere than in a handler of a message, in its own greenlet.
+
+        Example:
+            >>> @on_event("convert")
+            ... def convert(request, socket, context, name):
+            ...     acknowledge = socket.withhold_acknowledgement()
+            ...     gevent.spawn(lambda: acknowledge(slow_conversion(name)))
+
+        """
+        if not (self.in_message and self.handling):
+            raise WrongContext(
+                "withhold_acknowledgement() is called in a handler of a message or custom event, in "
+                "the greenlet that runs it; give what it returns to other greenlets and threads"
+            )
+        if not isinstance(self.answering, Acknowledgement):
+            self.answering = Acknowledgement(self._connection, self.answering)
+        return self.answering
 
     def disconnect(self) -> None:
         """End the connection; what was sent before still arrives.
@@ -294,7 +333,10 @@ class Socket:
     def _tell_in_turn(self, stage: Stage, keywords: dict[str, Any]) -> None:
         self._untold -= 1
         self._host.prepare(self)
-        signals.emit(stage, self, **keywords)
+        try:
+            signals.emit(stage, self, **keywords)
+        finally:
+            self._host.release()
 
     def _may_join(self, channel: str) -> bool:
         # The gate may have waited: the client may have gone meanwhile, or been quicker.
@@ -307,7 +349,10 @@ class Socket:
     def _check_room(self) -> None:
         limit = self._limits.max_channels
         if len(self.space.channels.held(self)) >= limit:
-            raise ChannelError(f"a socket holds at most {limit} channels")
+            raise ChannelError(
+                f"channel limit reached: a socket may subscribe to {limit} channels "
+                "(SOCKETIO_MAX_CHANNELS)"
+            )
 
     def _broadcast(self, message: Any, skip: Socket | None) -> None:
         encoded = self._encode("message", (message,), self._limits.broadcast_bytes)

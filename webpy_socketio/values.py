@@ -245,19 +245,57 @@ def _is_host(value: str) -> bool:
 
 def redis(value: Any) -> str | None:
     """Where a Redis is, or None."""
-    wanted = 'None, or "redis://[[name]:password@]host[:port][/database]"'
     if value is None:
         return None
-    if not isinstance(value, str):
-        return wanted
+    cause = _wrong_with_redis(value) if isinstance(value, str) else ""
+    if cause is None:
+        return None
+    wanted = 'None, or "redis://[[name]:password@]host[:port][/database]"'
+    return f"{wanted}: {cause}" if cause else wanted
+
+
+def _wrong_with_redis(url: str) -> str | None:
+    """Return the cause and the remedy, or None. Never quotes the URL: it may have a password."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme != "redis":
+        return _REDIS_SCHEMES.get(scheme.lower(), "it has to begin with redis://")
+    credentials, at, place = rest.rpartition("@")
+    if re.search(r"[/?#\[\]\s\x00-\x1f\x7f]", credentials):
+        return _UNESCAPED
+    if re.search(r"[\s\x00-\x1f\x7f]", place):
+        return "there is a space or a control character behind the password"
     try:
-        parts = urlsplit(value)
-        good = parts.scheme == "redis" and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is none
-        return wanted
-    rest = parts.path.removeprefix("/")
-    good = good and not parts.query and not parts.fragment and (not rest or rest.isdecimal())
-    return None if good else wanted
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "host or port cannot be read" if at else f"host or port cannot be read; {_UNESCAPED}"
+    if not host or port == 0:
+        return "the host is missing" if not host else "a port is a number from 1 to 65535"
+    if "?" in place or "#" in place:
+        return "options behind ? and # are not supported"
+    database = parts.path.removeprefix("/")
+    if database and not (database.isascii() and database.isdecimal()):
+        return "the database behind the host is a number"
+    return None
+
+
+_UNESCAPED = (
+    "a name or password with special characters has to be percent-encoded, # as %23, / as %2F, @ as "
+    '%40, for example by urllib.parse.quote(password, safe="")'
+)
+
+#: Valid elsewhere: what to do about each.
+_REDIS_SCHEMES = {
+    "rediss": "TLS (rediss://) is not supported; use redis:// in a private network or through a tunnel",
+    "unix": "a Unix socket (unix://) is not supported; let Redis listen on 127.0.0.1 and use redis://",
+    "redis+unix": "a Unix socket is not supported; let Redis listen on 127.0.0.1 and use redis://",
+    "redis+socket": "a Unix socket is not supported; let Redis listen on 127.0.0.1 and use redis://",
+    "redis+sentinel": "Sentinel is not supported; give redis:// with an address that follows the master",
+    "redis-sentinel": "Sentinel is not supported; give redis:// with an address that follows the master",
+    "sentinel": "Sentinel is not supported; give redis:// with an address that follows the master",
+    "redis+cluster": "Redis Cluster is not supported; give redis:// with the address of one Redis",
+    "valkey": "Valkey is supported under redis://",
+}
 
 
 def password_hash(value: Any) -> str | None:

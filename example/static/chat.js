@@ -14,7 +14,9 @@ const room = $("room");
 const { channel, who } = room.dataset; // `who` is this browser, as others see it
 const socket = new io.Socket({ reconnection: false }); // connection.js does it, and shows how
 
-let wanted = null; // the name to be here under; a lost connection does not change it
+// The name to be here under. Neither a lost connection nor a reload changes it.
+const NAME = `name in ${channel}`;
+let wanted = recall();
 let me = null; // that name, once the server agreed
 let addressee = null; // whom a private message goes to
 
@@ -22,6 +24,7 @@ const history = new History(
   (number) => ask("history", number),
   (message) => {
     typists.forget(message.who);
+    if (message.live) people.spoke(message);
     addMessage(message, message.who === who);
   },
 );
@@ -48,8 +51,8 @@ const privates = new Set(); // tokens of private messages: one that was sent aga
 
 socket.on("connect", async () => {
   people.back();
-  if (wanted) join(); // the extension has subscribed again before
-  await history.catchUp();
+  await history.catchUp(); // the extension has subscribed before
+  if (wanted && socket.connected) join();
   $("log").ariaLive = "polite"; // what was said before is not read out, what comes is
 });
 
@@ -59,7 +62,7 @@ socket.on("disconnect", () => {
 });
 
 socket.on("message", (message) => {
-  if (message.kind === "said") history.take(message);
+  if (message.kind === "said") history.take({ ...message, live: true });
   if (message.kind === "system") addSystemMessage(message);
   if (message.kind === "private" && !privates.has(message.token)) {
     privates.add(message.token);
@@ -73,12 +76,22 @@ socket.on("typing", (name, typist, on) => typist !== who && typists.heard(name, 
 
 socket.subscribe(channel).then((answer) => answer.ok || refused(answer.error));
 socket.on("subscribe_error", (_, error) => refused(error)); // when it is renewed on a new connection
-keepConnected(socket, (state) => (room.dataset.state = state));
+keepConnected(socket, show);
 
 // The gate of this room said no.
 function refused(error) {
-  room.dataset.state = "refused";
+  show("refused");
   say($("state"), error);
+}
+
+// Who was sent away can read what is there, and do nothing but try again.
+function show(state) {
+  room.dataset.state = state;
+  const stopped = state === "stopped";
+  const hadFocus = stopped && $("content").contains(document.activeElement);
+  for (const control of $("content").querySelectorAll("input, textarea, button")) control.disabled = stopped;
+  $("leave").disabled = $("people").inert = stopped;
+  if (hadFocus) $("retry").focus();
 }
 
 // Ask the server something; the answer is always {ok, error, …}.
@@ -99,6 +112,7 @@ $("join").addEventListener("submit", (event) => {
 });
 
 async function join() {
+  await history.catchUp(); // what was said before stands above "You joined"
   const answer = await ask("join", wanted);
   if (answer.lost && !socket.connected) return; // the next "connect" tries again
   $("join-error").textContent = answer.ok ? "" : answer.error;
@@ -116,6 +130,7 @@ $("leave").addEventListener("click", () => {
 function enter(name) {
   const before = me;
   me = wanted = name;
+  remember(name);
   $("me").textContent = name;
   $("join").hidden = Boolean(me);
   $("say").hidden = $("leave").hidden = !me;
@@ -125,6 +140,33 @@ function enter(name) {
   addEvent(null, me ? "joined" : "left");
   $(me ? "text" : "name").focus();
 }
+
+// This tab's name, for a reload. A browser that keeps nothing for the page forgets it.
+function remember(name) {
+  try {
+    if (name) sessionStorage.setItem(NAME, name);
+    else sessionStorage.removeItem(NAME);
+  } catch {}
+}
+
+function recall() {
+  try {
+    return sessionStorage.getItem(NAME);
+  } catch {
+    return null;
+  }
+}
+
+// The keyboard of a phone leaves little room: some browsers make the page smaller, Safari covers its lower half.
+function fit() {
+  const { height, scale } = visualViewport;
+  if (scale !== 1) return; // the reader looks at a part of the page through a magnifier
+  const { style, classList } = document.body;
+  style.height = style.minHeight = height < innerHeight ? `${height}px` : "";
+  classList.toggle("short", height < 450);
+}
+visualViewport.addEventListener("resize", fit);
+fit();
 
 // Talking
 
@@ -156,6 +198,7 @@ $("to-all").addEventListener("click", () => address(null));
 function address(person) {
   addressee = person;
   $("to").hidden = !person;
+  $("hint").hidden = Boolean(person);
   $("to-name").textContent = person?.name;
   typing.stopped();
   $("text").focus();

@@ -5,7 +5,7 @@
 export class History {
   #last = 0; // the number of the last message that was shown
   #early = new Map(); // those behind a gap, by number
-  #fetching = false;
+  #fetching = null; // the promise of a fetch that is under way
   #again = false;
 
   // `fetch(number)` answers {ok, messages} with what follows that number.
@@ -21,10 +21,14 @@ export class History {
     if (this.#early.size) this.catchUp();
   }
 
-  async catchUp() {
+  // Fetch what was missed; resolves when it is shown.
+  catchUp() {
     this.#again = true;
-    if (this.#fetching) return;
-    this.#fetching = true;
+    this.#fetching ??= this.#fetch().finally(() => (this.#fetching = null));
+    return this.#fetching;
+  }
+
+  async #fetch() {
     while (this.#again) {
       this.#again = false;
       const { messages } = await this.fetch(this.#last);
@@ -34,7 +38,6 @@ export class History {
       this.#showNext();
       if (this.#early.size && messages.length) this.#again = true; // what came meanwhile left another gap
     }
-    this.#fetching = false;
   }
 
   #showNext() {

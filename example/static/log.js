@@ -1,6 +1,6 @@
 // The log: messages, and what else happens in the room.
 
-import { $, avatar, bdi, clock, element, listed } from "./parts.js";
+import { $, avatar, bdi, clock, element, linked, listed } from "./parts.js";
 
 const MOST_LINES = 500; // older ones go, so that a page left open does not grow for ever
 const GROUP_SECONDS = 300; // messages of one person closer than this stand under one name
@@ -8,8 +8,16 @@ const GROUP_SECONDS = 300; // messages of one person closer than this stand unde
 let last = null; // the message at its end, if it is one
 let atEnd = true; // somebody who reads further up stays there
 
-$("log").addEventListener("scroll", () => (atEnd = $("log").scrollHeight - $("log").scrollTop - $("log").clientHeight < 80));
-new ResizeObserver(() => atEnd && toEnd()).observe($("log"));
+let height = 0; // of the log, when its end was last looked at
+
+$("log").addEventListener("scroll", () => {
+  const { scrollHeight, scrollTop, clientHeight } = $("log");
+  if (clientHeight === height) atEnd = scrollHeight - scrollTop - clientHeight < 80; // else the observer is about to run
+});
+new ResizeObserver(() => {
+  height = $("log").clientHeight;
+  if (atEnd) toEnd();
+}).observe($("log"));
 
 function toEnd() {
   $("log").scrollTop = $("log").scrollHeight;
@@ -48,7 +56,8 @@ export function addEvent(names, what) {
 }
 
 function written({ text }) {
-  const node = element("p", "text", text);
+  const node = element("p", "text");
+  node.append(...linked(text));
   node.dir = "auto";
   return node;
 }

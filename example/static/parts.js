@@ -26,11 +26,48 @@ export function listed(names) {
   return few === names ? parts : [...parts, ` and ${names.length - 2} others`];
 }
 
+// The time of day as the reader's locale writes it, without a leading zero: 9:05, 9:05 AM.
 export function clock(seconds) {
   const date = new Date(seconds * 1000);
-  const node = element("time", "", date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
+  const parts = new Intl.DateTimeFormat([], { hour: "numeric", minute: "2-digit" }).formatToParts(date);
+  const text = parts.map(({ type, value }) => (type === "hour" ? withoutZero(value) : value)).join("");
+  const node = element("time", "", text);
   node.dateTime = date.toISOString();
   return node;
+}
+
+function withoutZero(hour) {
+  const zero = (0).toLocaleString(); // not every locale writes "0"
+  return hour.length > zero.length && hour.startsWith(zero) ? hour.slice(zero.length) : hour;
+}
+
+const ADDRESS = /https?:\/\/[^\s<>"\u200e\u200f\u202a-\u202e\u2066-\u2069]+/giu;
+
+// The text as nodes, in which http and https addresses are links.
+export function linked(text) {
+  const nodes = [];
+  let end = 0;
+  for (const { 0: found, index } of text.matchAll(ADDRESS)) {
+    const address = withoutPunctuation(found);
+    if (!URL.canParse(address)) continue;
+    const link = element("a", "", address);
+    link.href = address;
+    link.rel = "noopener noreferrer";
+    link.target = "_blank";
+    nodes.push(text.slice(end, index), link);
+    end = index + address.length;
+  }
+  return [...nodes, text.slice(end)];
+}
+
+// What follows an address in a sentence does not belong to it; nor does a parenthesis that it does not open.
+function withoutPunctuation(address) {
+  for (;;) {
+    const last = address.at(-1);
+    const unopened = last === ")" && address.split(")").length > address.split("(").length;
+    if (!unopened && !".,;:!?'…*_]}".includes(last)) return address;
+    address = address.slice(0, -1);
+  }
 }
 
 // A coloured disc with the first letter, the same for a name everywhere.

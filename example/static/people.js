@@ -3,11 +3,14 @@
 import { $, avatar, bdi, button, element } from "./parts.js";
 
 const SETTLE_MS = 6000; // after a lost connection others come back one by one: until then nobody "left" or "joined"
+const LATE_MS = 5000; // a message and the server's word of its author may come in either order, this far apart
 const GATHER_MS = 1000; // one is told at once, whoever comes or goes soon after is told together
 
 export class People {
   #items = new Map(); // key -> its <li>; kept, as one of its buttons may have the focus
-  #told = null; // while joined: the members of whom the log has told
+  #told = null; // while joined: those of whom the log has told, as a Map from `identity` to the name
+  #gone = new Map(); // identity of those who have just left -> when
+  #early = new Map(); // identity of those whose message came before the server's word of them -> when
   #pause = null; // the timer of a time in which the log tells nothing
 
   // `who` is this browser; `writeTo(person)` and, for admins, `sendAway(person)` are what buttons do;
@@ -23,6 +26,7 @@ export class People {
   show(joined = this.#told !== null) {
     const { members, count } = this.presence;
     $("count").textContent = count;
+    $("private-hint").hidden = members.size < 2;
     for (const [key, item] of this.#items) {
       if (members.has(key)) continue;
       if (item.contains(document.activeElement)) $("text").focus();
@@ -70,13 +74,25 @@ export class People {
 
   // Joined: from now on the log tells who comes and goes. Left: it does not any more.
   begin() {
-    this.#told = new Map(this.presence.members);
+    this.#told = this.#here();
     this.show();
   }
 
   end() {
     this.#told = null;
     this.show();
+  }
+
+  // Announce the author of a message that is about to be shown, even if their presence arrives later.
+  spoke({ who, name }) {
+    const key = identity({ who, name });
+    const { members, count } = this.presence;
+    if (!this.#told || members.size !== count || who === this.who || this.#told.has(key)) return;
+    forgetOld(this.#gone);
+    if (this.#gone.has(key)) return; // their last words
+    this.#told.set(key, name);
+    this.#early.set(key, Date.now());
+    this.tell([name], "joined");
   }
 
   // The connection is lost: what looks like leaving is not. It is back: that is so for a while yet.
@@ -100,13 +116,31 @@ export class People {
   #announce() {
     const { members, count } = this.presence;
     if (!this.#told || members.size !== count) return false; // a big room has a count only
-    const here = new Map(members);
-    const others = (some, without) =>
-      [...some].filter(([key, [person]]) => !without.has(key) && person.who !== this.who).map(([, [person]]) => person.name);
+    const here = this.#here();
+    forgetOld(this.#early);
+    forgetOld(this.#gone);
+    for (const [key, name] of this.#told) if (this.#early.has(key)) here.set(key, name);
+    const others = (some, without) => [...some].filter(([key]) => !without.has(key));
     const [came, went] = [others(here, this.#told), others(this.#told, here)];
-    if (came.length) this.tell(came, "joined");
-    if (went.length) this.tell(went, "left");
+    if (came.length) this.tell(came.map(([, name]) => name), "joined");
+    if (went.length) this.tell(went.map(([, name]) => name), "left");
+    for (const [key] of went) this.#gone.set(key, Date.now());
     this.#told = here;
     return came.length + went.length > 0;
   }
+
+  // The other people in the room, as a Map from `identity` to the name.
+  #here() {
+    const people = [...this.presence.members.values()].map(([person]) => person);
+    return new Map(people.filter(({ who }) => who !== this.who).map((person) => [identity(person), person.name]));
+  }
+}
+
+function forgetOld(times) {
+  for (const [key, when] of times) if (Date.now() > when + LATE_MS) times.delete(key);
+}
+
+// The same for what presence knows of a person and for a message of theirs.
+function identity({ who, name }) {
+  return JSON.stringify([who, name]);
 }

@@ -11,7 +11,7 @@ import pytest
 from tests import raw
 from tests.conftest import Journal
 from webpy_socketio.engine import Connection, Engine, EngineConfig, EngineServer, SocketIO, json
-from webpy_socketio.engine.multiplexer import MAX_AUTH, MAX_AUTH_MEMORY
+from webpy_socketio.engine.multiplexer import MAX_ABANDONED, MAX_AUTH, MAX_AUTH_MEMORY
 from webpy_socketio.exceptions import CallTimeout, Disconnected, EncodeError, WrongContext
 
 from .conftest import eventually
@@ -143,6 +143,91 @@ class TestConnecting:
         eventually(lambda: not server.connection.inbox)
         assert application == ["waiting", ("failed", "/")]
 
+    def wait_at_the_gate(self, server: Running) -> raw.WebSocket:
+        """A client that is connected to /custom, while the gate of / still decides on it."""
+        application = server.application
+        application.may_accept = gevent.event.Event()
+        client = server.websocket()
+        client.connect(namespace="/custom,")
+        client.send('40{"wait":true}')
+        application.wait_for("waiting")
+        return client
+
+    def test_second_connect_while_the_first_waits_replaces_it(
+        self, server: Running, application: Application
+    ) -> None:
+        client = self.wait_at_the_gate(server)
+        client.send('40{"attempt":2}')
+        reply = client.receive()
+        assert isinstance(reply, str)
+        assert server.connection.auth == {"attempt": 2}
+        assert reply == f'40{{"sid":"{server.connection.id}"}}'
+        assert client.call("echo", 1) == [1]
+        # The first one is let in too late.
+        application.may_accept.set()
+        client.send('42/custom,7["other namespace"]')
+        assert client.receive() == "43/custom,7[]"
+        assert [entry for entry in application if entry[0] in ("connect", "disconnected")] == [
+            ("connect", "/custom"),
+            ("connect", "/"),
+        ]
+
+    def test_second_connect_that_is_refused_leaves_other_namespaces(
+        self, server: Running, application: Application
+    ) -> None:
+        client = self.wait_at_the_gate(server)
+        client.send('40{"refuse":true}')
+        assert client.receive() == '44{"message":"not you"}'
+        application.may_accept.set()
+        client.connect()
+        client.send("41")
+        client.send('42/custom,8["still there"]')
+        assert client.receive() == "43/custom,8[]"
+        application.wait_for(("disconnected", "/", "client namespace disconnect"))
+        assert len(application.endings()) == 1
+
+    def test_many_connects_while_gates_wait_keep_a_bounded_number_of_gates(
+        self, server: Running, application: Application
+    ) -> None:
+        client = self.wait_at_the_gate(server)
+        for count in range(2, MAX_ABANDONED + 2):
+            client.send('40{"wait":true}')
+            application.wait(lambda journal, count=count: journal.count("waiting") == count)
+        for _ in range(50):
+            client.send('40{"wait":true}')
+        client.send('40{"attempt":"last"}')
+        client.send('42/custom,7["other namespace"]')
+        assert client.receive() == "43/custom,7[]"
+        assert application.count("waiting") == MAX_ABANDONED + 1
+        application.may_accept.set()
+        reply = client.receive()
+        assert server.connection.auth == {"attempt": "last"}
+        assert reply == f'40{{"sid":"{server.connection.id}"}}'
+        assert client.call("echo", 1) == [1]
+        assert application.endings() == []
+
+    @pytest.mark.parametrize("attempts", [1, 3])
+    def test_client_that_goes_while_gates_wait_leaves_nothing(
+        self, server: Running, application: Application, attempts: int
+    ) -> None:
+        client = self.wait_at_the_gate(server)
+        for count in range(2, attempts + 1):
+            client.send('40{"wait":true}')
+            application.wait(lambda journal, count=count: journal.count("waiting") == count)
+        client.vanish()
+        eventually(lambda: not server.engine.sessions)
+        application.may_accept.set()
+        eventually(lambda: not any(each.inbox.busy for each in application.connections))
+        assert [entry[1] for entry in application.endings()] == ["/custom"]
+
+    def test_second_connect_of_a_connected_namespace_closes(
+        self, server: Running, application: Application
+    ) -> None:
+        client = server.connect()
+        client.send("40")
+        assert client.wait_closed() is not None
+        assert ("failed", "/") in application
+
     def test_who_goes_before_it_is_accepted_was_never_there(
         self, server: Running, application: Application
     ) -> None:
@@ -265,6 +350,16 @@ class TestRules:
         assert client.receive() == "41/custom,"
         assert client.call("still here") == []
         assert ("event", "late", []) not in application
+
+    def test_client_with_another_parser_is_rejected_with_the_remedy_in_the_log(
+        self, server: Running, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for _ in range(2):
+            client = server.websocket()
+            client.send(b"\x84\xa4type\x00")  # a CONNECT, as MessagePack has it
+            assert client.wait_closed() is not None
+        (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert "Load socket.io.min.js" in record.getMessage()
 
 
 class TestEndings:

@@ -40,6 +40,19 @@ class TestMessage:
         parts += [b"b" + base64.b64encode(data) for data in attachments]
         assert message.payload == packets.SEPARATOR.join(parts)
 
+    @given(
+        st.none() | st.text(max_size=300).map(str.encode),
+        st.lists(st.binary(max_size=300), max_size=4),
+    )
+    @settings(max_examples=60, deadline=None, database=None)
+    def test_message_base64_frames_are_the_payload_as_text(
+        self, text: bytes | None, attachments: list[bytes]
+    ) -> None:
+        message = Message(text, attachments)
+        frames = read_frames(message.base64_frames)
+        assert all(opcode is Opcode.TEXT for opcode, _ in frames)
+        assert packets.SEPARATOR.join(data for _, data in frames) == message.payload
+
     def test_lengths_at_the_edges_of_a_frame(self) -> None:
         for length in (0, 125, 126, 65_535, 65_536):
             data = b"x" * length
@@ -49,6 +62,9 @@ class TestMessage:
         message = Message(b"4hello", [b"\0"])
         assert message.payload is message.payload
         assert message.frames is message.frames
+        assert message.base64_frames is message.base64_frames
+        text = Message(b"4hello")
+        assert text.base64_frames is text.frames
 
     def test_it_says_what_it_is(self) -> None:
         assert repr(Message(b"4hi", [b"a", b"b"])) == "<Message b'4hi' +2>"

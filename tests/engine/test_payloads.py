@@ -51,11 +51,11 @@ class TestStrictness:
             b"4\xff",
             b"4\xed\xa0\x80",
             b"b!!!!",
-            b"b=",
             b"bA",
-            b"bYQ=",
+            b"bYWJjZ",
             b"bYQ==YQ==",
-            b"bYQ==\n",
+            b"bY!Q=",
+            b"bYQ\0=",
             b"b\xff\xff\xff\xff",
         ],
         ids=repr,
@@ -63,6 +63,28 @@ class TestStrictness:
     def test_what_is_no_packet_is_refused(self, body: bytes) -> None:
         with pytest.raises(ProtocolError):
             list(decode_payload(body))
+
+    @pytest.mark.parametrize(
+        ("text", "data"),
+        [
+            ("", b""),
+            ("YQ", b"a"),
+            ("YQ=", b"a"),
+            ("YQ====", b"a"),
+            ("YWI", b"ab"),
+            ("YWJj\n", b"abc"),
+            ("YW\r\nJj\r\n", b"abc"),
+            (" \tY W\fJ\vj ", b"abc"),
+            ("YQ\n=\n=", b"a"),
+            ("-_-_", b"\xfb\xff\xbf"),
+            ("-_+/", b"\xfb\xff\xbf"),
+            ("_w", b"\xff"),
+        ],
+        ids=repr,
+    )
+    def test_decode_payload_base64_variant_returns_bytes(self, text: str, data: bytes) -> None:
+        body = b"4a\x1eb" + text.encode() + b"\x1e4b"
+        assert list(decode_payload(body)) == [(MESSAGE, "a"), (MESSAGE, data), (MESSAGE, "b")]
 
     def test_what_comes_before_a_bad_packet_is_read(self) -> None:
         packets = decode_payload(b"4a\x1e3\x1eabc\x1e4b")
@@ -96,6 +118,9 @@ class TestPacket:
     def test_is_a_type_and_text(self) -> None:
         assert decode_packet("4grüße".encode()) == (MESSAGE, "grüße")
 
-    def test_text_is_never_base64(self) -> None:
-        with pytest.raises(ProtocolError):
-            decode_packet(b"bYQ==")
+    def test_decode_packet_base64_prefix_returns_bytes(self) -> None:
+        assert decode_packet(b"bYQ==") == (MESSAGE, b"a")
+
+    def test_decode_packet_base64_not_utf8_raises_unicode_error(self) -> None:
+        with pytest.raises(UnicodeDecodeError):
+            decode_packet(b"bYQ\xff")

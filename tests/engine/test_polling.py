@@ -9,6 +9,7 @@ import gevent
 import pytest
 
 from tests import raw
+from webpy_socketio.exceptions import ProtocolError
 
 from .conftest import Http, Recorder, Running, eventually
 
@@ -31,6 +32,13 @@ class TestMessages:
         client.send("bAQIDBA==")
         assert echo.receiver.messages == [b"\1\2\3\4"]
         assert client.poll() == ["bAQIDBA=="]
+
+    @pytest.mark.parametrize("packet", ["bAQ\r\nIDBA==\r\n", "bAQIDBA", "bAQ IDBA="], ids=repr)
+    def test_post_of_base64_variant_is_echoed(self, echo: Running, packet: str) -> None:
+        """The Java client breaks lines; others leave the padding out."""
+        client = echo.polling()
+        assert client.send("4before", packet, "4behind") == (200, "ok")
+        assert client.poll() == ["4before", "bAQIDBA==", "4behind"]
 
     def test_what_waits_comes_together_and_in_order(self, server: Running) -> None:
         client = server.polling()
@@ -141,6 +149,68 @@ class TestBadRequests:
         poll = server.start_poll(client)
         assert client.send("abc")[0] == 400
         assert poll.get() == (200, "1")
+
+    @pytest.mark.parametrize("body", [b"abc", b"4a\x1eabc", b"2", b"b!!!!", b"4" + b"x" * 1001])
+    def test_bad_packet_with_queued_messages_delivers_them_and_a_close_packet(
+        self, run: Callable[..., Running], body: bytes
+    ) -> None:
+        running = run(max_message_size=1000)
+        client = running.polling()
+        running.session.send("one")
+        running.session.send("two")
+        assert client.request("POST", body)[0] in (400, 413)
+        assert client.send("4late")[0] == 400
+        assert client.poll() == ["4one", "4two", "1"]
+        assert "Session ID unknown" in client.request("GET")[1]
+        assert running.receiver.endings == ["parse error"]
+        assert running.engine.sessions == {}
+
+    def test_overlapping_posts_with_queued_messages_deliver_them_and_a_close_packet(
+        self, server: Running
+    ) -> None:
+        client = server.polling()
+        server.session.send("queued")
+        slow = server.http()
+        send_post(slow, client.sid, b"4half", declared=100)
+        eventually(lambda: server.session.transport.receiving)
+        assert client.send("4b")[0] == 400
+        assert client.poll() == ["4queued", "1"]
+        assert client.request("GET")[0] == 400
+        assert server.receiver.endings == ["transport error"]
+
+    def test_rejected_message_with_queued_messages_delivers_them_and_a_close_packet(
+        self, run: Callable[..., Running]
+    ) -> None:
+        class Rejecting(Recorder):
+            def message(self, session: Any, data: str | bytes) -> None:
+                session.send("answer")
+                raise ProtocolError("not what this receiver expects")
+
+        running = run(Rejecting())
+        client = running.polling()
+        running.session.send("queued")
+        assert client.send("4a")[0] == 400
+        assert client.poll() == ["4queued", "4answer", "1"]
+        assert "Session ID unknown" in client.request("GET")[1]
+        assert running.receiver.endings == ["parse error"]
+
+    def test_rejected_client_that_never_polls_is_forgotten(
+        self, run: Callable[..., Running]
+    ) -> None:
+        running = run(upgrade_timeout=0.05)
+        client = running.polling()
+        running.session.send("queued")
+        assert client.send("abc")[0] == 400
+        eventually(lambda: not running.engine.sessions)
+
+    def test_lost_response_drops_the_queue(self, server: Running) -> None:
+        """Messages behind those that were lost are not delivered: there would be a gap."""
+        client = server.polling()
+        server.session.send("queued")
+        environ = {"QUERY_STRING": f"EIO=4&sid={client.sid}", "REQUEST_METHOD": "GET"}
+        server.engine.undelivered(environ)
+        assert client.request("GET")[0] == 400
+        assert server.receiver.endings == ["transport error"]
 
     def test_the_largest_body_is_taken(self, run: Callable[..., Running]) -> None:
         running = run(max_message_size=1000)

@@ -127,14 +127,11 @@ class TestReading:
             "2[]",
             '2["a"',
             '2["a"]x',
-            "2[1]",
             "2[null]",
             '2[["a"]]',
             "2null",
             '2"a"',
             '2["a",NaN]',
-            '2["a",1e400]',
-            '2["a","\\ud800"]',
             '2["\ud800"]',
             "2" + "[" * 100_000,
             '21234567890123456["a"]',
@@ -188,9 +185,10 @@ class TestReading:
             '50-["a",{"_placeholder":true,"num":0}]',
         ],
     )
-    def test_a_placeholder_without_attachments_is_refused(self, text: str) -> None:
-        with pytest.raises(ProtocolError, match="placeholder"):
-            Decoder().feed(text)
+    def test_decoder_placeholder_without_attachments_is_data(self, text: str) -> None:
+        packet = Decoder().feed(text)
+        assert packet is not None
+        assert "'_placeholder': True" in str(packet.data)
 
     def test_the_word_alone_is_no_placeholder(self) -> None:
         data = ["a", "_placeholder", {"_placeholder": False}, {"_placeholder": 1}]

@@ -15,6 +15,7 @@ from websockets.frames import Frame, Opcode
 from tests import raw
 from tests.raw import Closed, WebSocket
 from webpy_socketio.engine import Session
+from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.websocket import MAX_FRAGMENTS
 
 from .conftest import Recorder, Running, eventually
@@ -158,13 +159,140 @@ class TestMessages:
             TARGET,
             *HANDSHAKE,
             "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
-            "Sec-WebSocket-Protocol: chat",
         )
         answer = http.sock.recv(65_536).lower()
         assert answer.startswith(b"http/1.1 101 ")
         assert b"sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in answer
         assert b"extensions" not in answer
-        assert b"protocol:" not in answer
+        assert b"sec-websocket-protocol" not in answer
+
+
+class TestBase64:
+    """The client's option ``forceBase64``."""
+
+    @pytest.mark.parametrize("query", ["", "&b64=1"], ids=["binary", "base64"])
+    def test_websocket_base64_text_is_delivered_as_bytes(self, server: Running, query: str) -> None:
+        client = server.websocket(query)
+        client.send("bAQIDBA==")
+        client.send("b" + "-_" * 400)
+        client.send("4text")
+        server.receiver.wait(lambda journal: len(journal) == 4)
+        assert server.receiver.messages == [b"\1\2\3\4", b"\xfb\xff\xbf" * 200, "text"]
+
+    def test_websocket_fragmented_base64_text_is_delivered_as_bytes(self, server: Running) -> None:
+        client = server.websocket()
+        client.send_raw(frame(TEXT, b"bAQ", fin=False) + frame(CONT, b"IDBA=="))
+        server.receiver.wait(lambda journal: len(journal) == 2)
+        assert server.receiver.messages == [b"\1\2\3\4"]
+
+    @pytest.mark.parametrize(
+        ("data", "code"), [(b"b!!!!", 1002), (b"bYWJjZ", 1002), (b"bYQ\xff", 1007)], ids=repr
+    )
+    def test_websocket_malformed_base64_closes_with_code(
+        self, server: Running, data: bytes, code: int
+    ) -> None:
+        client = server.websocket()
+        client.send_raw(frame(TEXT, data))
+        assert client.wait_closed() == code
+        assert server.receiver.wait_closed() == "parse error"
+
+    def test_websocket_with_b64_query_receives_bytes_as_text(self, echo: Running) -> None:
+        client = echo.websocket("&b64=1")
+        client.send("bAQIDBA==")
+        assert client.receive() == "bAQIDBA=="
+        client.send(b"\1\2")
+        assert client.receive() == "bAQI="
+        client.send("4text")
+        assert client.receive() == "4text"
+
+    @pytest.mark.parametrize("query", ["", "&b64=", "&sb64=1"])
+    def test_websocket_without_b64_query_receives_bytes_as_binary(
+        self, echo: Running, query: str
+    ) -> None:
+        client = echo.websocket(query)
+        client.send("bAQIDBA==")
+        assert client.receive() == b"\1\2\3\4"
+
+    def test_websocket_after_upgrade_speaks_base64(self, echo: Running) -> None:
+        polling = echo.polling()
+        client = echo.websocket(f"&b64=1&sid={polling.sid}")
+        probe(client)
+        echo.session.send(b"\0")  # queued while neither transport may take it
+        client.send("5")
+        assert client.receive() == "bAA=="
+        client.send("bAQIDBA==")
+        assert client.receive() == "bAQIDBA=="
+
+    def test_websocket_candidate_sending_base64_is_dropped(self, echo: Running) -> None:
+        polling = echo.polling()
+        client = echo.websocket(f"&sid={polling.sid}")
+        client.send("bAQIDBA==")
+        assert client.wait_closed() == 1002
+        polling.send("4a")
+        assert polling.poll() == ["4a"]
+
+    def test_websocket_server_close_sends_queued_bytes_as_text(self, server: Running) -> None:
+        client = server.websocket("&b64=1")
+        server.session.send(b"\1\2")
+        server.session.close("forced close")
+        assert client.receive() == "bAQI="
+        assert client.wait_closed() == 1000
+
+    def test_broadcast_to_base64_and_binary_clients_keeps_order(self, server: Running) -> None:
+        clients = [server.websocket("&b64=1"), server.websocket()]
+        outboxes = [session.outbox for session in server.engine.sessions.values()]
+        for number in range(3):
+            server.engine.flusher.broadcast(
+                Message(b"451-[%d]" % number, [bytes([number])]), outboxes
+            )
+        assert [clients[0].receive() for _ in range(6)] == [
+            "451-[0]", "bAA==", "451-[1]", "bAQ==", "451-[2]", "bAg==",
+        ]  # fmt: skip
+        assert [clients[1].receive() for _ in range(6)] == [
+            "451-[0]", b"\0", "451-[1]", b"\1", "451-[2]", b"\2",
+        ]  # fmt: skip
+
+
+class TestSubprotocol:
+    def negotiate(self, server: Running, *headers: str) -> tuple[int, list[str]]:
+        """The status of a handshake, and the subprotocols in its response."""
+        http = server.http()
+        http.send("GET", TARGET, *HANDSHAKE, *headers)
+        status, answer, _ = http.response()
+        return status, answer.get_all("Sec-WebSocket-Protocol", [])
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            ["Sec-WebSocket-Protocol: chat"],
+            ["Sec-WebSocket-Protocol: chat, superchat"],
+            ["sec-websocket-protocol: chat,superchat"],
+            ["Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Protocol: superchat"],
+        ],
+        ids=["one", "two", "no space", "two headers"],
+    )
+    def test_handshake_offering_subprotocols_accepts_the_first(
+        self, server: Running, headers: list[str]
+    ) -> None:
+        assert self.negotiate(server, *headers) == (101, ["chat"])
+
+    def test_handshake_offering_none_answers_none(self, server: Running) -> None:
+        assert self.negotiate(server) == (101, [])
+
+    def test_handshake_upgrading_a_session_accepts_the_first(self, server: Running) -> None:
+        polling = server.polling()
+        http = server.http()
+        target = f"{TARGET}&sid={polling.sid}"
+        http.send("GET", target, *HANDSHAKE, "Sec-WebSocket-Protocol: token.abc, other")
+        status, answer, _ = http.response()
+        assert (status, answer["Sec-WebSocket-Protocol"]) == (101, "token.abc")
+
+    @pytest.mark.parametrize("value", ["a b", "chat;q=1", '"chat"', "ch\xe4t"])
+    def test_handshake_offering_a_malformed_subprotocol_is_rejected(
+        self, server: Running, value: str
+    ) -> None:
+        assert self.negotiate(server, f"Sec-WebSocket-Protocol: {value}") == (400, [])
+        assert server.engine.sessions == {}
 
 
 class TestHandshake:
@@ -269,7 +397,7 @@ class TestRules:
             (frame(TEXT, b"2"), 1002),
             (frame(TEXT, b"2probe"), 1002),
             (frame(TEXT, b"5"), 1002),
-            (frame(TEXT, b"bYQ=="), 1002),
+            (frame(TEXT, b"b!!!!"), 1002),
         ],
         ids=[
             *("unmasked", "rsv1", "rsv3", "opcode 3", "opcode b", "long ping", "fragmented ping"),

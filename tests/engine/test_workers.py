@@ -39,11 +39,34 @@ def run(workers: Workers, function: Callable[[], Any]) -> Any:
     return value
 
 
+def current() -> Any:
+    """Return a weak reference to the current greenlet: a strong one would set it aside."""
+    return weakref.ref(getcurrent())
+
+
 class TestWorkers:
     def test_one_after_the_other_they_share_a_greenlet(self, workers: Workers) -> None:
-        first = run(workers, getcurrent)
-        assert run(workers, getcurrent) is first
-        assert first is not getcurrent()
+        first = run(workers, current)
+        assert run(workers, current) is first
+        assert first() is not getcurrent()
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda: gevent.sleep(0.001),
+            lambda: gevent.spawn(gevent.sleep).join(),
+            lambda: gevent.get_hub().threadpool.apply(int),
+            lambda: logging.getLogger("test").error("logged"),
+            lambda: gevent.with_timeout(1, gevent.sleep, 0.001),
+            lambda: gevent.with_timeout(0.001, gevent.sleep, 1, timeout_value=None),
+        ],
+        ids=["sleep", "join", "thread", "log", "timeout that ended", "timeout that fired"],
+    )
+    def test_worker_with_nothing_pending_is_reused(
+        self, workers: Workers, function: Callable[[], Any]
+    ) -> None:
+        first = run(workers, lambda: (function(), current())[1])
+        assert run(workers, current) is first
 
     def test_at_the_same_time_each_has_its_own(self, workers: Workers, journal: Journal) -> None:
         may_go_on = gevent.event.Event()
@@ -82,9 +105,9 @@ class TestWorkers:
         def fail() -> None:
             raise error
 
-        worker = workers.run(fail)
+        worker = weakref.ref(workers.run(fail))
         gevent.idle()
-        assert run(workers, getcurrent) is worker
+        assert run(workers, current) is worker
         (record,) = caplog.records
         assert record.levelno == logging.ERROR
 
@@ -92,12 +115,33 @@ class TestWorkers:
         run(workers, lambda: variable.set("mine"))
         assert run(workers, variable.get) == "unset"
 
-    def test_a_forgotten_timer_hits_nobody_else(
+    def test_worker_with_a_pending_timeout_is_set_aside(
+        self, workers: Workers, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first = run(workers, lambda: (gevent.Timeout.start_new(0.01), current())[1])
+        assert run(workers, lambda: (eventually(lambda: caplog.records), current())[1]) is not first
+        (record,) = caplog.records
+        assert "seconds=0.01" in record.getMessage()
+        assert first() is None, "it ended when the timeout had fired"
+
+    def test_worker_that_is_set_aside_ends_when_nothing_refers_to_it(
+        self, workers: Workers
+    ) -> None:
+        pending: list[Any] = []
+        first = run(workers, lambda: (pending.append(getcurrent().switch), current())[1])
+        assert run(workers, current) is not first
+        pending.clear()
+        assert first() is None
+
+    def test_worker_resumed_by_something_pending_runs_nothing(
         self, workers: Workers, journal: Journal, caplog: pytest.LogCaptureFixture
     ) -> None:
-        worker = run(workers, lambda: (gevent.Timeout.start_new(0.001), getcurrent())[1])
-        eventually(lambda: caplog.records)
-        assert run(workers, getcurrent) is worker
+        pending: list[Any] = []
+        run(workers, lambda: pending.append(getcurrent().switch))
+        gevent.get_hub().loop.run_callback(pending.pop(), lambda: journal.append("run"))
+        gevent.idle()
+        assert run(workers, lambda: 1) == 1
+        assert (journal, caplog.records) == ([], [])
 
     def test_idle_ones_are_bounded(
         self, workers: Workers, journal: Journal, monkeypatch: pytest.MonkeyPatch

@@ -119,6 +119,24 @@ const scenarios = {
     report("nested", { parts: nested.parts.map(bytes), text: nested.text });
   },
 
+  // Bytes as base64 in text, on whichever transport the session ends up with.
+  async base64() {
+    const socket = newSocket({ forceBase64: true });
+    const last = OPTIONS.transports.at(-1);
+    const ready = next(socket.io, "open").then(() =>
+      socket.io.engine.transport.name === last ? null : next(socket.io.engine, "upgrade")
+    );
+    socket.connect();
+    await ready;
+    const data = Uint8Array.from([0, 1, 30, 127, 128, 255]);
+    const [[message], [answer]] = await Promise.all([next(socket, "reversed"), asked(socket, "reverse", data)]);
+    report("bytes", {
+      transport: socket.io.engine.transport.name,
+      event: bytes(message),
+      acknowledgement: bytes(answer),
+    });
+  },
+
   // Messages both ways while the transport changes under them.
   async upgrade() {
     const socket = newSocket();

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import select
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ from redis.retry import Retry
 from webpy_socketio.engine.forking import close_in_child
 from webpy_socketio.exceptions import BackplaneError
 
-__all__ = ["Dialer", "Link", "pauses"]
+__all__ = ["Dialer", "Link", "address_of", "pauses"]
 
 #: Seconds for connecting. With the longest of `pauses` it is less than 5: so soon after Redis is
 #: back everybody is.
@@ -30,6 +31,9 @@ CONNECT_TIMEOUT = 2.0
 
 #: Topics in one command.
 BATCH = 500
+
+#: Parts of a timeout: a connection counts as dead after this many in a row without a byte.
+INTERVALS = 3
 
 #: Everything that the library raises for a connection that has ended. Another greenlet's failure
 #: closes what this one reads from, and then it is one of the last two.
@@ -39,13 +43,18 @@ _FAILURES = (redis.RedisError, OSError, ValueError, AttributeError)
 class Link:
     """A connection that is open from `__init__` until its first failure, which is told by
     `BackplaneError`. `timeout` is the longest time without a byte in which something is awaited.
+
+    Time in which this process stood still does not count: a paused machine, `SIGSTOP`, a blocked
+    event loop. Afterwards the connection is read first, and judged only when nothing is left in it.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        parts = urlsplit(url)
         #: For messages; the url itself may have a password in it.
-        self.where = f"Redis at {parts.hostname}:{parts.port or 6379}"
+        self.where = address_of(url)
         self.closed = False
+        #: To the commands of the last `ask`, in their order.
+        self.replies: list[Any] = []
+        self._interval = timeout / INTERVALS
         self._connection = Connection(
             **{
                 **parse_url(url),
@@ -58,14 +67,15 @@ class Link:
             }
         )
         self._try(self._connection.connect)
-        sock = getattr(self._connection, "_sock", None)
-        if sock is not None:
-            close_in_child(sock)
-        self._look = _look_at(self._connection)
+        self._sock: Any = self._connection._sock
+        close_in_child(self._sock)
+        self._sock.settimeout(self._interval)
+        self._readable = _poll(self._sock, "POLLIN")
+        self._writable = _poll(self._sock, "POLLOUT")
 
     def send(self, *words: str | bytes) -> None:
-        """Send one command."""
-        self._try(self._connection.send_command, *words)
+        """Send one command; what Redis sent before it closed the connection can still be read."""
+        self._write(self._connection.pack_command(*words))
 
     def subscribe(self, topics: Sequence[bytes]) -> None:
         """Ask for what is published on topics; Redis confirms each."""
@@ -77,22 +87,36 @@ class Link:
 
     def read(self) -> Any:
         """The next reply or message; waits for it."""
-        return self._try(self._connection.read_response, disable_decoding=True)
+        return self._try(self._read_response)
+
+    def has_data(self) -> bool:
+        """Return whether there is something to read, the end of the connection included."""
+        if self._readable is not None and not self.closed:
+            return bool(self._readable.poll(0))
+        return bool(self._try(self._connection.can_read, 0))
 
     def ask(self, *commands: Sequence[str | bytes | int]) -> list[Any]:
         """Send commands at once, and return the reply to each.
 
-        In place of a reply is a `BackplaneError`, if Redis refused that one. When this raises, some
-        may have been carried out, and some not.
+        In place of a reply is a `BackplaneError`, if Redis refused that one. If the connection ends,
+        this raises, and `replies` has what arrived: commands without a reply may have been carried
+        out, or not.
         """
-        packed = self._connection.pack_commands(commands)
-        self._try(self._connection.send_packed_command, packed)
+        failure: BackplaneError | None = None
         replies: list[Any] = []
-        for _ in commands:
-            try:
-                replies.append(self.read())
-            except _Refused as error:
-                replies.append(BackplaneError(str(error)))
+        self.replies = replies
+        try:
+            self._write(self._connection.pack_commands(commands))
+        except BackplaneError as error:
+            failure = error  # the first of them may have been answered
+        try:
+            while len(replies) < len(commands):
+                try:
+                    replies.append(self.read())
+                except _Refused as error:
+                    replies.append(BackplaneError(str(error)))
+        except BackplaneError as error:
+            raise (failure or error) from error.__cause__
         return replies
 
     def publish(self, envelopes: Sequence[tuple[bytes, bytes]]) -> list[int | BackplaneError]:
@@ -101,7 +125,7 @@ class Link:
 
     def check(self) -> None:
         """Raise if the other side has closed it while nothing was under way."""
-        if self._look is not None and not self.closed and not self._look.poll(0):
+        if self._readable is not None and not self.closed and not self._readable.poll(0):
             return
         if self._try(self._connection.can_read, 0):
             self._fail(f"{self.where} says what it was not asked")
@@ -126,6 +150,12 @@ class Link:
             raise BackplaneError(f"the connection to {self.where} has ended")
         try:
             return function(*args, **keywords)
+        except redis.AuthenticationError as error:
+            self._fail(
+                f"{self.where} refuses the name or password in SOCKETIO_BACKPLANE ({error}); "
+                "special characters in them have to be percent-encoded",
+                error,
+            )
         except redis.ResponseError as error:
             raise _Refused(f"{self.where} refuses: {error}") from error
         except _FAILURES as error:
@@ -134,23 +164,91 @@ class Link:
             self.close()
             raise
 
+    def _read_response(self) -> Any:
+        silence: _Silence | None = None
+        began = time.monotonic()
+        while True:
+            try:
+                return self._connection.read_response(
+                    disable_decoding=True, disconnect_on_error=False
+                )
+            except redis.TimeoutError:
+                if silence is None:
+                    silence = _Silence(self._interval, began)
+                if silence.is_over(self._readable):
+                    raise
+
+    def _write(self, packed: Sequence[bytes]) -> None:
+        try:
+            if not self.closed:
+                self._send_all(packed)
+                return
+        except ConnectionError as error:  # Python's: the other side has closed it
+            raise BackplaneError(f"{self.where} cannot be reached: {error}") from error
+        except _FAILURES as error:
+            self._fail(f"{self.where} cannot be reached: {error}", error)
+        except BaseException:
+            self.close()
+            raise
+        raise BackplaneError(f"the connection to {self.where} has ended")
+
+    def _send_all(self, packed: Sequence[bytes]) -> None:
+        for item in packed:
+            left = memoryview(item)
+            silence = _Silence(self._interval, time.monotonic())
+            while left:
+                try:
+                    left = left[self._sock.send(left) :]
+                    silence = _Silence(self._interval, time.monotonic())
+                except TimeoutError:
+                    if silence.is_over(self._writable):
+                        raise
+
     def _fail(self, text: str, cause: BaseException | None = None) -> None:
         self.close()
         raise BackplaneError(text) from cause
 
 
-def _look_at(connection: Any) -> Any:
-    """The system's own poll of a connection; None if there is none.
+class _Silence:
+    """Judges after each timeout of a socket whether the other side is gone.
+
+    A timer of a process that stood still is late, and fires before what arrived meanwhile is read.
+    So an interval counts only if the socket is not ready, and if the timer was not late by more
+    than an interval; a whole standstill counts as one interval at most.
+    """
+
+    def __init__(self, interval: float, began: float) -> None:
+        self._interval = interval
+        self._began = began
+        self._count = 0
+
+    def is_over(self, look: Any) -> bool:
+        """Count an interval that ended without a byte; returns whether that was the last one."""
+        began, self._began = self._began, time.monotonic()
+        if (look is not None and look.poll(0)) or self._began - began > 2 * self._interval:
+            self._count = 0
+        else:
+            self._count += 1
+        return self._count >= INTERVALS
+
+
+def _poll(sock: Any, event: str) -> Any:
+    """The system's own poll of a socket for one event; None if there is none.
 
     The library asks gevent's: a watcher, a timer and two switches of greenlets for each look, which
     takes as long as the PUBLISH that follows.
     """
-    sock = getattr(connection, "_sock", None)
-    if sock is None or not hasattr(select, "poll"):
+    if not hasattr(select, event):
         return None
     look = get_original("select", "poll")()
-    look.register(sock.fileno(), select.POLLIN)
+    look.register(sock.fileno(), getattr(select, event))
     return look
+
+
+def address_of(url: str) -> str:
+    """Return "Redis at host:port" for messages, without the password."""
+    parts = urlsplit(url)
+    return f"Redis at {parts.hostname}:{parts.port or 6379}"
 
 
 class _Refused(BackplaneError):

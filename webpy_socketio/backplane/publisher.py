@@ -14,6 +14,7 @@ from webpy_socketio.backplane import Warnings, counts
 from webpy_socketio.backplane.envelope import Mark, encode
 from webpy_socketio.backplane.link import Dialer, Link, pauses
 from webpy_socketio.backplane.numbering import Numbering
+from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.backplane.topics import Topic
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.exceptions import BackplaneError
@@ -76,6 +77,9 @@ class Publisher:
         #: Topics of which a number was used and may have got lost.
         self._lost: dict[Topic, None] = {}
         self._warnings = Warnings()
+        self._outage = Outage("messages to other processes wait until it answers, or are dropped")
+        #: Since the last connection was opened.
+        self._dropped = 0
         self._greenlet = gevent.spawn(self._run)
 
     def put(self, parcel: Parcel) -> None:
@@ -109,12 +113,16 @@ class Publisher:
                 link.ping()
                 self.connected, self.trouble = True, None
                 self.tried.set()
+                self._outage.end(
+                    link.where, f"{self._dropped} messages to other processes were dropped"
+                )
+                self._dropped = 0
                 pause = pauses()
                 self._serve(link)
                 failed = False
             except BackplaneError as error:
-                if self.trouble is None and not self._dialer.ended:
-                    logger.warning("nothing can be published: %s", str(error))
+                if not self._dialer.ended:
+                    self._outage.begin(error)
                 self.connected, self.trouble = False, error
                 self.tried.set()
                 self._fail_waiting(error)
@@ -164,14 +172,19 @@ class Publisher:
         self._bytes += sum(parcel.size for parcel in batch)
 
     def _send(self, link: Link, batch: list[Parcel]) -> None:
+        link.replies = []
         try:
             results: list[Any] = list(link.publish([self._pack(parcel) for parcel in batch]))
         except BaseException as error:
+            self._take_answers(batch, link.replies)
             # At most once: what may have arrived is not sent again.
-            for parcel in batch:
+            for parcel in batch[len(link.replies) :]:
                 self._drop(parcel, error)
             raise
-        for parcel, result in zip(batch, results, strict=True):
+        self._take_answers(batch, results)
+
+    def _take_answers(self, batch: list[Parcel], results: list[Any]) -> None:
+        for parcel, result in zip(batch, results, strict=False):
             if isinstance(result, BackplaneError):
                 if parcel.message is not None:  # a mark that is refused would be so for ever
                     self._drop(parcel, result)
@@ -194,6 +207,7 @@ class Publisher:
             self._lost[parcel.topic] = None
         if parcel.message is not None:
             counts["dropped"] += 1
+            self._dropped += 1
             self._warnings.warn("a message did not get to other processes: %s", str(error))
         if parcel.answer is not None:
             parcel.answer.set_exception(

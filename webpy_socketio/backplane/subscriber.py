@@ -13,6 +13,7 @@ from webpy_socketio.backplane import Warnings, counts, tell_gap
 from webpy_socketio.backplane.envelope import Envelope, Foreign, beginning, decode
 from webpy_socketio.backplane.link import Dialer, Link, pauses
 from webpy_socketio.backplane.numbering import Groups, Positions
+from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.backplane.topics import Topic
 from webpy_socketio.exceptions import BackplaneError
 
@@ -84,6 +85,7 @@ class Subscriber:
         self._outage = False
         self._groups = Groups()
         self._warnings = Warnings()
+        self._log = Outage("messages of other processes are missed until it answers")
         self._greenlet = gevent.spawn(self._run)
 
     def hold(self, topic: Topic) -> None:
@@ -157,20 +159,18 @@ class Subscriber:
 
     def _run(self) -> None:
         pause = pauses()
-        told = False
         while not self._dialer.ended:
             link = writer = None
             try:
                 link = self._dialer.open(SILENCE)
-                pause, told = pauses(), False
+                pause = pauses()
                 self._begin()
                 self.tried.set()
                 writer = gevent.spawn(self._write, link)
                 self._read(link)
             except BackplaneError as error:
-                if not told and not self._dialer.ended:
-                    logger.warning("nothing is heard of other processes: %s", str(error))
-                told = True
+                if not self._dialer.ended:
+                    self._log.begin(error)
             except Exception:  # a mistake of ours must not leave the process deaf
                 logger.exception("what other processes say could not be read")
             finally:
@@ -205,10 +205,11 @@ class Subscriber:
             while True:
                 if self._wake.wait(PING_INTERVAL):
                     self._send_changes(link)
-                else:
+                elif not link.has_data():
+                    # Sending on a connection that Redis has closed would discard unread data.
                     link.send("PING")
         except BackplaneError:
-            link.close()  # its reader fails, and says so
+            pass  # the reader takes what has arrived, fails then, and logs it
 
     def _send_changes(self, link: Link) -> None:
         self._wake.clear()
@@ -241,10 +242,17 @@ class Subscriber:
                     gevent.sleep(0)
             elif kind == b"subscribe" or kind == b"unsubscribe":
                 self._confirmed(reply[1], _THERE if kind == b"subscribe" else _ABSENT)
-            elif self._outage and reply in (_RENEWED, [b"pong", _RENEWED]):
-                logger.info("other processes are heard again")
-                tell_gap(self)
-                self._outage = False
+            elif reply in (_RENEWED, [b"pong", _RENEWED]):
+                self._renewed(link.where)
+
+    def _renewed(self, where: str) -> None:
+        """All subscriptions of a new connection are in force."""
+        if self._outage:
+            self._log.end(where, "an unknown number of messages of other processes may be missing")
+            tell_gap(self)
+            self._outage = False
+        else:
+            self._log.end(where, "nothing was missed, as no socket was connected")
 
     def _confirmed(self, address: bytes, state: str) -> None:
         self._slow = False

@@ -21,6 +21,7 @@ from webpy_socketio.cli.checks import (
     problem,
     program,
     surroundings,
+    templates,
 )
 from webpy_socketio.cli.stranger import ImportFailed
 from webpy_socketio.exceptions import ConfigurationError
@@ -40,6 +41,8 @@ CHECKS: tuple[Check, ...] = (
     program.patching,
     program.urls,
     program.debug,
+    program.logging,
+    templates.templates,
     configuration.settings,
     keywords.keywords,
     configuration.origins,

@@ -7,6 +7,7 @@ from typing import Any
 
 import web
 
+from webpy_socketio.addresses import is_wildcard, location
 from webpy_socketio.cli import target
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.server import SocketIOServer
@@ -41,17 +42,17 @@ def make(
         raise ConfigurationError("--keyfile needs a --certfile")
     if arguments.quiet:
         more["log"] = None
-    return SocketIOServer(listener, target.wsgi(application), **_keywords(arguments), **more)
+    server = SocketIOServer(listener, target.wsgi(application), **_keywords(arguments), **more)
+    server.announces = False  # see `banner`
+    return server
 
 
 def banner(arguments: argparse.Namespace, address: Any, plugins: list[str]) -> str:
     """What is said when it serves."""
-    host, port = address[:2]
-    shown = f"[{host}]" if ":" in host else host or "*"
-    scheme = "https" if arguments.certfile else "http"
     names = ", ".join(name.rpartition(".")[2] for name in plugins) or "none"
     lines = [
-        f"Serving {arguments.application} on {scheme}://{shown}:{port}/",
+        f"Serving {arguments.application} on {location(address, bool(arguments.certfile))}",
+        *(["  on all addresses of this machine"] if is_wildcard(address) else []),
         f"  plugins: {names}",
         f"  workers: {arguments.workers}" + (", reloading" if arguments.reload else ""),
         "  Ctrl-C stops it",

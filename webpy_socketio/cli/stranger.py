@@ -16,7 +16,7 @@ from gevent import GreenletExit
 
 from webpy_socketio.exceptions import ConfigurationError
 
-__all__ = ["ImportFailed", "import_module", "shorten"]
+__all__ = ["ImportFailed", "import_module", "refusing_servers", "shorten"]
 
 _OURS = str(Path(__file__).resolve().parent.parent)
 
@@ -41,19 +41,31 @@ def import_module(name: str) -> ModuleType:
     """
     words, sys.argv = sys.argv, [""]
     try:
-        with _no_server() as places:
+        with refusing_servers():
             module = importlib.import_module(name)
-    except (Exception, SystemExit, _Listens) as error:
-        if places:
-            raise _serves(places) from None
+    except ImportFailed:
+        raise
+    except (Exception, SystemExit) as error:
         if _is_missing(name, error):
             raise
         raise _explain(name, error) from error
     finally:
         sys.argv = words
+    return module
+
+
+@contextmanager
+def refusing_servers() -> Iterator[None]:
+    """Let no module that is imported within listen on a port; raise `ImportFailed` if one tries to."""
+    with _no_server() as places:
+        try:
+            yield
+        except (Exception, SystemExit, _Listens):
+            if places:
+                raise _serves(places) from None
+            raise
     if places:  # the module went on, or a greenlet of its own tried
         raise _serves(places)
-    return module
 
 
 def shorten(path: str) -> str:

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 class Worker:
     """A worker's process, as the supervisor sees it."""
 
-    def __init__(self, name: int, folder: str) -> None:
+    def __init__(self, name: int, slot: int, folder: str) -> None:
         self.name = name
         self.started = time.monotonic()
         self.since = time.time_ns()
@@ -84,7 +84,7 @@ class Worker:
         descriptor = theirs.fileno()
         with theirs:
             self._process = subprocess.Popen(
-                patched([*sys.argv[1:], "--as-worker", f"{descriptor}:{name}:{folder}"]),
+                patched([*sys.argv[1:], "--as-worker", f"{descriptor}:{name}:{slot}:{folder}"]),
                 pass_fds=[descriptor],
                 # Ctrl-C is for the supervisor, who tells them.
                 start_new_session=True,
@@ -131,6 +131,8 @@ class Supervisor:
         self._listener: StreamServer | None = None
         self._sources = Sources()
         self._failure: str | None = None
+        #: Failures of workers that were printed since the last attempt to start them.
+        self._printed: set[str] = set()
         self._has_served = False
         self._stopping = False
         #: Set when it is over.
@@ -149,7 +151,7 @@ class Supervisor:
         ]
         greenlets = []
         try:
-            self._slots = [self._begin() for _ in range(self._arguments.workers)]
+            self._slots = [self._begin(slot) for slot in range(self._arguments.workers)]
             greenlets = [gevent.spawn(self._keep, slot) for slot in range(len(self._slots))]
             greenlets.append(gevent.spawn(self._announce))
             greenlets.append(gevent.spawn(self._watch))
@@ -170,8 +172,8 @@ class Supervisor:
 
     # -- a worker's life
 
-    def _begin(self) -> Worker:
-        worker = Worker(next(self._names), self._folder)
+    def _begin(self, slot: int) -> Worker:
+        worker = Worker(next(self._names), slot, self._folder)
         self._alive.add(worker)
         gevent.spawn(self._converse, worker)
         gevent.spawn(self._await_end, worker)
@@ -184,6 +186,11 @@ class Supervisor:
                 continue
             if "files" in told:
                 self._sources.add(told["files"], worker.since)
+            elif "failure" in told:
+                if told["failure"] not in self._printed:
+                    self._printed.add(told["failure"])
+                    _say(told["failure"])
+                worker.control.tell()
             elif "serving" in told:
                 self._has_served = True
                 worker.serving.set()
@@ -240,7 +247,7 @@ class Supervisor:
                 return
             if self._slots[slot] is worker:
                 try:
-                    self._slots[slot] = self._begin()
+                    self._slots[slot] = self._begin(slot)
                 except OSError as error:  # no process, memory or descriptor is left
                     _say(f"no worker can be started: {error.strerror or error}")
                     self._again.wait(_RETRY)
@@ -302,6 +309,7 @@ class Supervisor:
             while self._restart_asked:
                 self._restart_asked = False
                 # Those who could not be started, or wait for their turn, begin at once.
+                self._printed.clear()
                 self._again.set()
                 self._again.clear()
                 for slot, old in enumerate(list(self._slots)):
@@ -315,7 +323,7 @@ class Supervisor:
         if old.ended.is_set():
             return True
         try:
-            new = self._begin()
+            new = self._begin(slot)
         except OSError as error:
             _say(f"no worker can be started: {error.strerror or error}")
             return False

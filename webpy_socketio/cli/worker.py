@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import sys
+from contextlib import nullcontext
 
 import gevent
 from gevent import socket
 
+from webpy_socketio import loggers
 from webpy_socketio.cli import service, sources
 from webpy_socketio.cli.control import Control
 from webpy_socketio.engine import Neighbours
 from webpy_socketio.exceptions import ConfigurationError
+from webpy_socketio.server import SocketIOServer
 
 __all__ = ["HEARTBEAT", "run"]
 
@@ -26,8 +29,38 @@ HEARTBEAT = 0.5
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until the supervisor says otherwise, or is gone; returns the exit status."""
-    descriptor, name, folder = arguments.as_worker.split(":", 2)
+    descriptor, name, slot, folder = arguments.as_worker.split(":", 3)
     control = Control(socket.socket(fileno=int(descriptor)))
+    # Workers start alike: only the first one logs warnings about the application.
+    quiet = nullcontext() if slot == "0" else loggers.silenced()
+    try:
+        with quiet:
+            server = _start(arguments, control, Neighbours(folder, int(name)))
+    except ConfigurationError as error:
+        control.tell(failure=str(error))  # the supervisor prints it, once for all workers
+        control.hear()
+        return 1
+    if server is None:
+        return 0  # the supervisor is gone, or has refused
+
+    def until_alone() -> None:
+        control.tell(serving=True)  # and would hear a signal that follows
+        while control.hear() is not None:
+            pass
+        server.close()
+
+    faulthandler.enable()  # SIGABRT, which a worker that stalls is sent, writes where it stands
+    gevent.spawn(until_alone)
+    gevent.spawn(_beat, control)
+    if arguments.reload:
+        gevent.spawn(_tell_files, control)
+    server.serve_forever()
+    return 0
+
+
+def _start(
+    arguments: argparse.Namespace, control: Control, neighbours: Neighbours
+) -> SocketIOServer | None:
     try:
         application = service.load(arguments)
         settings = service.settings_of(arguments)
@@ -49,26 +82,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     answer = control.hear()
     if answer is None:
-        return 0  # the supervisor is gone, or has refused
+        return None
     with socket.socket(fileno=answer["descriptor"]) as listener:
-        neighbours = Neighbours(folder, int(name))
         # A copy: a server closes its own when it stops accepting.
         server = service.make(arguments, application, listener.dup(), neighbours=neighbours)
     server.start()
-
-    def until_alone() -> None:
-        control.tell(serving=True)  # and would hear a signal that follows
-        while control.hear() is not None:
-            pass
-        server.close()
-
-    faulthandler.enable()  # SIGABRT, which a worker that stalls is sent, writes where it stands
-    gevent.spawn(until_alone)
-    gevent.spawn(_beat, control)
-    if arguments.reload:
-        gevent.spawn(_tell_files, control)
-    server.serve_forever()
-    return 0
+    return server
 
 
 def _beat(control: Control) -> None:

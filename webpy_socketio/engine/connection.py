@@ -20,6 +20,7 @@ from webpy_socketio.engine.socketio_packets import (
 from webpy_socketio.exceptions import (
     CallerError,
     CallTimeout,
+    ContentError,
     Disconnected,
     EncodeError,
     ProtocolError,
@@ -53,8 +54,8 @@ class Application(Protocol):
     def disconnected(self, connection: Connection, reason: str) -> None:
         """An accepted connection is over; exactly once, after everything else."""
 
-    def failed(self, connection: Connection, error: ProtocolError) -> None:
-        """The client broke a rule and is being closed."""
+    def failed(self, connection: Connection, error: ProtocolError | ContentError) -> None:
+        """The client broke a rule: it is being closed, or for a `ContentError` its message is dropped."""
 
 
 class Connection:
@@ -62,6 +63,7 @@ class Connection:
 
     __slots__ = (
         "_acks",
+        "_asked",
         "_multiplexer",
         "_next_ack",
         "_state",
@@ -96,6 +98,7 @@ class Connection:
         self.inbox = multiplexer.inbox(namespace)
         self._multiplexer = multiplexer
         self._state = CONNECTING
+        self._asked = False
         self._acks: dict[int, AsyncResult] | None = None
         self._next_ack = 0
 
@@ -103,6 +106,11 @@ class Connection:
     def connected(self) -> bool:
         """Whether the client can be sent to."""
         return self._state is CONNECTED
+
+    @property
+    def deciding(self) -> bool:
+        """Whether the application is deciding on the connection: a gate runs."""
+        return self._asked and self._state is CONNECTING
 
     # -- the application's side
 
@@ -148,10 +156,14 @@ class Connection:
 
     def acknowledge(self, number: int, args: Sequence[Any]) -> None:
         """Answer an event that asked for it. Raises `EncodeError`."""
+        self.send(self.encode_acknowledgement(number, args))
+
+    def encode_acknowledgement(self, number: int, args: Sequence[Any]) -> Message:
+        """Encode the answer to an event, for `send`. Raises `EncodeError`."""
         message = encode_ack(self.namespace, number, args)
         if message.size > self._multiplexer.outbox_bytes:
             raise EncodeError(f"{message.size} bytes are more than the client's outbox can take")
-        self.send(message)
+        return message
 
     def call(self, event: str, args: Sequence[Any], timeout: float) -> list[Any]:
         """Emit an event and wait for the client's acknowledgement, at most `timeout` seconds.
@@ -172,7 +184,7 @@ class Connection:
         self.send(message)
         timer = self._multiplexer.clock.timer(timeout)
         failure = CallTimeout(f"no acknowledgement of {event!r} within {timeout} s")
-        timer.start(self._give_up, number, failure, update=True)
+        timer.start(self.fail_ack, number, failure, update=True)
         try:
             answer: list[Any] = result.get()
         finally:
@@ -204,6 +216,7 @@ class Connection:
 
     def _handle_connect(self) -> None:
         if self._state is CONNECTING:  # and not gone again meanwhile
+            self._asked = True
             self.application.connect(self)
 
     def receive_event(self, data: list[Any], ack: int | None, size: int) -> None:
@@ -215,12 +228,26 @@ class Connection:
         if not self.kicked:
             self.application.event(self, name, args, ack)
 
+    def drop_event(self, error: ContentError, ack: int | None, size: int) -> None:
+        """Answer an event that exceeds a limit with an error, and report it, when it is its turn."""
+        if self._state is CONNECTING:
+            raise ProtocolError("an event before the connection was accepted")
+        self.inbox.put(self._handle_dropped, error, ack, size=size)
+
+    def _handle_dropped(self, error: ContentError, ack: int | None) -> None:
+        if self.kicked:
+            return
+        if ack is not None:
+            self.acknowledge(ack, ({"error": str(error)},))
+        self.application.failed(self, error)
+
     def receive_ack(self, number: int, args: list[Any]) -> None:
         # Not through the inbox: the handler that waits for it is what the inbox waits for.
         if self._acks is not None and number in self._acks:
             self._acks.pop(number).set(args)
 
-    def _give_up(self, number: int, failure: CallTimeout) -> None:
+    def fail_ack(self, number: int, failure: CallTimeout | ContentError) -> None:
+        """Raise `failure` in the `call` that waits for this acknowledgement."""
         if self._acks is not None and number in self._acks:
             self._acks.pop(number).set_exception(failure)
 

@@ -89,14 +89,7 @@ class Engine:
     def left(self, session: Session) -> None:
         self._heartbeat.discard(session)
         self.upgrades.discard(session)
-        transport = session.transport
-        if (
-            isinstance(transport, Polling)
-            and not transport.waiting
-            # A client that closes by a POST may have sent a GET just before: on two connections,
-            # and the second one may be read first.
-            and (session.reason not in _SILENT or transport.left_by_post)
-        ):
+        if isinstance(session.transport, Polling) and session.transport.awaits_poll:
             self._lingering.add(session)
         else:
             self._forget(session)
@@ -190,7 +183,7 @@ class Engine:
                 )
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
             response = answer.serialize()[:-2] + lines.encode("latin-1") + b"\r\n"
-            return Upgrade(self, environ, session, response)
+            return Upgrade(self, environ, session, response, query.base64)
         except RequestError as error:
             return self._with_cors(environ, self._refuse(error))
 
@@ -220,7 +213,7 @@ class Engine:
         if session is None or not isinstance(transport, Polling):
             return None
         if transport.receiving:
-            session.close("transport error")
+            session.reject("transport error")
             return None
         transport.arriving = True
         return transport
@@ -228,7 +221,11 @@ class Engine:
     def broken_off(self, query: str, reason: str) -> None:
         """A request came with half a body, or too much: what it was to say is lost, so is all."""
         session = self.sessions.get(sid_in(query))
-        if session is not None:
+        if session is None:
+            return
+        if reason == "parse error":
+            session.reject()
+        else:
             session.close(reason)
 
     def undelivered(self, environ: dict[str, Any]) -> None:
@@ -338,13 +335,16 @@ class Engine:
                 transport.receive(read_body(environ, self.config.max_message_size))
                 return Response("200 OK", b"ok")
         except MessageTooBig as error:
-            session.close("parse error")
+            session.reject()
             raise RequestError(
                 3, f"Payload too large: {error}", "413 Payload Too Large", True
             ) from None
         except (ProtocolError, OSError) as error:
             # An OSError is a body that ended early: what it was to say is lost, so is the session.
-            session.close("parse error" if isinstance(error, ProtocolError) else "transport error")
+            if isinstance(error, ProtocolError):
+                session.reject()
+            else:
+                session.close("transport error")
             raise RequestError(3, f"Bad request: {error}", close=True) from None
         raise RequestError(3, "Bad request: only GET and POST are used")
 
@@ -437,13 +437,19 @@ class Upgrade:
     """A WebSocket handshake that was accepted: give it the connection's stream."""
 
     def __init__(
-        self, engine: Engine, environ: dict[str, Any], session: Session | None, answer: bytes
+        self,
+        engine: Engine,
+        environ: dict[str, Any],
+        session: Session | None,
+        answer: bytes,
+        base64: bool = False,
     ) -> None:
         self._engine = engine
         self._environ = environ
         self._session = session
         #: The HTTP response, headers and all.
         self.answer = answer
+        self._base64 = base64
 
     def start(self, stream: Stream, first: bytes) -> None:
         """Answer the handshake on `stream` and begin; `first` came right behind the request."""
@@ -451,7 +457,7 @@ class Upgrade:
         limits = (engine.config.max_message_size, engine.config.outbox_bytes)
         if self._session is None:
             session = engine.open(self._environ)
-            websocket = WebSocket(session, stream, *limits)
+            websocket = WebSocket(session, stream, *limits, base64=self._base64)
             session.use(websocket)
             session.outbox.push(Message(engine.begin(session, [])))
             websocket.answer(self.answer)
@@ -466,6 +472,7 @@ class Upgrade:
                 upgrades.probed,
                 upgrades.completed,
                 upgrades.dropped,
+                base64=self._base64,
             )
             websocket.answer(self.answer)
             if not upgrades.begin(session, websocket):
@@ -486,11 +493,6 @@ _NOT_ALLOWED = "405 Method Not Allowed"
 
 #: Stands in for the body of a handshake, which would keep the request's socket alive.
 _NO_INPUT = io.BytesIO()
-
-#: Reasons after which nobody will come to ask: the client knows, or is gone.
-_SILENT = frozenset(
-    ("transport close", "transport error", "ping timeout", "parse error", "slow reader")
-)
 
 
 def sid_in(query: str) -> str:

@@ -18,10 +18,12 @@ from urllib.parse import unquote
 
 import gevent
 from gevent.ssl import SSLSocket
+from greenlet import getcurrent
 
 from webpy_socketio.engine.engine import Engine, Upgrade, sid_in
 from webpy_socketio.engine.headers import select_headers
 from webpy_socketio.engine.http import BadRequest, Head
+from webpy_socketio.engine.isolation import Isolation
 from webpy_socketio.engine.neighbours import Neighbours, forget
 from webpy_socketio.engine.polling import Polling
 from webpy_socketio.engine.refusals import explain_host
@@ -42,6 +44,9 @@ class RequestHandler(StrictHandler):
 
     #: The session's transport whose POST this is, until it is handled.
     _posted: Polling | None = None
+
+    #: Of the connection's greenlet, from its first request for the application on.
+    _isolation: Isolation | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         super().__init__(sock, address, server, rfile)
@@ -160,6 +165,10 @@ class RequestHandler(StrictHandler):
             headers = select_headers(self.response_headers)
         self._run_engine(engine, environ, headers)
 
+    def finalize_headers(self) -> None:
+        self._check_isolation()
+        super().finalize_headers()
+
     def _run_wsgi(self, mark: Mark) -> bool:
         """Run the application; return True if it completed and left the request to the engine."""
         environ = self.environ
@@ -167,6 +176,9 @@ class RequestHandler(StrictHandler):
             self.server.engine.path
         )
         result: Any = None
+        leaves = "HTTP_UPGRADE" in self.environ  # after it no request follows
+        if self._isolation is None and not (self.close_connection or leaves):
+            self._isolation = Isolation()
         try:
             result = self.application(environ, self.start_response)
             if may_be_ours:
@@ -191,6 +203,16 @@ class RequestHandler(StrictHandler):
             self.result = None
             if close is not None:
                 close()
+            getcurrent().gr_context = None  # context variables are the request's
+            self._check_isolation()
+
+    def _check_isolation(self) -> None:
+        """Close the connection if the page left a timeout that would be raised in the next request.
+
+        A request of its own greenlet each would cost as much as answering it.
+        """
+        if not self.close_connection and self._isolation is not None:
+            self.close_connection = self._isolation.is_pending()
 
     def _add_cors_headers(self) -> None:
         """Let a page of an allowed origin read why the application rejects its handshake."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from sys import getrefcount
 from typing import Any
 
 import gevent
@@ -63,6 +64,11 @@ class Inbox:
         """Whether this greenlet is the one that does the jobs."""
         return self._greenlet is not None and self._greenlet is getcurrent()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a greenlet does jobs, or is about to."""
+        return self._greenlet is not None
+
     def put(self, function: Callable[..., None], *args: Any, size: int = 0) -> None:
         """Have `function` called when everything before it is done; `size` is what it holds."""
         self._jobs.append((function, args, size))
@@ -85,6 +91,8 @@ class Inbox:
     def _work(self) -> None:
         jobs = self._jobs
         done = 0
+        worker = getcurrent()
+        references = getrefcount(worker)
         while jobs:
             function, args, size = jobs.popleft()
             self._size -= size
@@ -99,4 +107,10 @@ class Inbox:
                 function(*args)
             except BaseException:  # whatever a handler did: the next job is to run
                 logger.exception("a job of a connection failed")
+            worker.gr_context = None  # context variables are the job's
+            if jobs and getrefcount(worker) != references:
+                # Perhaps a timeout that the job left running, which would be raised in the next.
+                # What resumed the greenlet counts too: after waiting, this is the rule.
+                self._greenlet = self._workers.run(self._work)
+                return
         self._greenlet = None

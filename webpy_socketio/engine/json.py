@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -15,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from webpy_socketio.exceptions import EncodeError, ProtocolError
+from webpy_socketio.exceptions import ContentError, EncodeError, ProtocolError
 
 __all__ = ["MAX_DEPTH", "dumps", "loads", "memory_of"]
 
@@ -35,9 +36,25 @@ _MAX_KEY = 40
 #: What orjson writes.
 _WRITABLE_DEPTH = 254
 
+#: The escape of half a surrogate pair: a high half that no low half follows, or a low half that
+#: follows no high half. The text must contain no escaped backslash.
+_LONE_SURROGATE = re.compile(
+    r"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
+)
+
 
 def loads(text: str) -> Any:
-    """Decode what a client sent; raise `ProtocolError` if it is not strict JSON."""
+    """Decode JSON sent by a client.
+
+    The escape of half a surrogate pair, which JavaScript writes for text cut inside an emoji, is
+    decoded as U+FFFD.
+
+    Raises:
+        ProtocolError: `text` is not JSON (RFC 8259).
+        ContentError: `text` is JSON, but nested too deeply, or has a number that no double holds.
+
+    """
     brackets = text.count("[") + text.count("{")
     collecting = brackets > _MANY and gc.isenabled()
     if collecting:
@@ -45,7 +62,7 @@ def loads(text: str) -> Any:
     try:
         value = orjson.loads(text)
     except ValueError as error:
-        raise ProtocolError(f"malformed JSON: {error}") from None
+        value = _loads_leniently(text, error)
     finally:
         if collecting:
             gc.enable()
@@ -58,8 +75,44 @@ def loads(text: str) -> Any:
         try:
             orjson.dumps(nested)
         except TypeError:
-            raise ProtocolError(f"JSON nested deeper than {MAX_DEPTH} levels") from None
+            raise _too_deep() from None
     return value
+
+
+def _loads_leniently(text: str, error: ValueError) -> Any:
+    """Decode JSON that orjson rejected with `error`, or raise the error for the client."""
+    repaired = _replace_lone_surrogates(text)
+    if repaired != text:
+        try:
+            return orjson.loads(repaired)
+        except ValueError as again:
+            error = again
+    # At a limit orjson stops reading, so whether the rest is JSON is unknown; brackets that do not
+    # balance prove that it is not.
+    if _has_balanced_brackets(repaired):
+        if "depth limit" in str(error) or "ecursion limit" in str(error):
+            raise _too_deep() from None
+        if "number is infinity" in str(error):
+            raise ContentError("a number beyond the range of a double") from None
+    raise ProtocolError(f"malformed JSON: {error}") from None
+
+
+def _replace_lone_surrogates(text: str) -> str:
+    if "\\ud" not in text and "\\uD" not in text:
+        return text
+    # An escaped backslash gets its other spelling: every backslash left then begins an escape.
+    plain = text.replace("\\\\", "\\u005c")
+    replaced = _LONE_SURROGATE.sub(r"\\ufffd", plain)
+    return text if replaced == plain else replaced
+
+
+def _has_balanced_brackets(text: str) -> bool:
+    outside = "".join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
+    return outside.count("[") == outside.count("]") and outside.count("{") == outside.count("}")
+
+
+def _too_deep() -> ContentError:
+    return ContentError(f"JSON nested deeper than {MAX_DEPTH} levels")
 
 
 def memory_of(value: Any, limit: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from webpy_socketio.engine import json
 from webpy_socketio.engine.clock import Clock, current_clock
@@ -29,6 +29,11 @@ __all__ = ["Multiplexer", "SocketIO"]
 #: Characters of a CONNECT, and bytes that its auth payload takes in memory: it is kept for as long as
 #: the client is connected.
 MAX_AUTH, MAX_AUTH_MEMORY = 65_536, 131_072
+
+
+#: Gates of abandoned attempts that one session may keep busy; beyond that, an attempt to connect
+#: waits for the gate of the attempt before it.
+MAX_ABANDONED = 4
 
 
 class SocketIO:
@@ -88,7 +93,7 @@ class SocketIO:
         if session.paused:  # we are the ones who do not read
             self._incomplete.add(session)
         else:
-            session.close("parse error", ProtocolError.close_code, "attachments never came")
+            session.reject(note="attachments never came")
 
     def completed(self, session: Session) -> None:
         """The attachments came."""
@@ -104,7 +109,7 @@ class SocketIO:
 class Multiplexer:
     """One session's connections, by namespace."""
 
-    __slots__ = ("_connections", "_decoder", "_inboxes", "_socketio", "session")
+    __slots__ = ("_abandoned", "_connections", "_decoder", "_inboxes", "_socketio", "session")
 
     def __init__(self, socketio: SocketIO, session: Session) -> None:
         self.session = session
@@ -112,6 +117,8 @@ class Multiplexer:
         self._decoder = Decoder()
         self._connections: dict[str, Connection] = {}
         self._inboxes: dict[str, Inbox] = {}
+        #: Inboxes of attempts to connect that the client gave up while a gate decided on them.
+        self._abandoned: Sequence[Inbox] = ()
 
     def inbox(self, namespace: str) -> Inbox:
         """The inbox of a namespace.
@@ -145,6 +152,12 @@ class Multiplexer:
         try:
             self._receive(data)
         except ProtocolError as error:
+            if isinstance(data, bytes) and not self._connections:
+                self._socketio.notices.seldom(
+                    "parser",
+                    "rejected a client whose first packet is binary: its packets are encoded by another "
+                    "parser, such as MessagePack in socket.io.msgpack.min.js. Load socket.io.min.js",
+                )
             for connection in self._connections.values():
                 connection.application.failed(connection, error)
             raise
@@ -161,7 +174,9 @@ class Multiplexer:
         connection = self._connections.get(packet.namespace)
         if (connection is None or packet.type != EVENT) and not self.session.count():
             return
-        if packet.type == CONNECT:
+        if packet.type == CONNECT and packet.error is not None:
+            self.session.outbox.push(encode_connect_error(packet.namespace, str(packet.error)))
+        elif packet.type == CONNECT:
             self._connect(packet.namespace, packet.data, connection)
         elif connection is None:
             # In flight while we ended this namespace, perhaps; with no other one, there is
@@ -169,15 +184,21 @@ class Multiplexer:
             if not self._connections:
                 raise ProtocolError("a packet for a namespace that is not connected")
         elif packet.type == EVENT:
-            connection.receive_event(packet.data, packet.id, self._decoder.size)
+            if packet.error is None:
+                connection.receive_event(packet.data, packet.id, self._decoder.size)
+            else:
+                connection.drop_event(packet.error, packet.id, self._decoder.size)
         elif packet.type == ACK and packet.id is not None:
-            connection.receive_ack(packet.id, packet.data)
+            if packet.error is None:
+                connection.receive_ack(packet.id, packet.data)
+            else:
+                connection.fail_ack(packet.id, packet.error)
         elif packet.type == DISCONNECT:
             self.remove(connection)
             connection.close("client namespace disconnect")
 
     def _connect(self, namespace: str, auth: object, connection: Connection | None) -> None:
-        if connection is not None:
+        if connection is not None and connection.connected:
             raise ProtocolError("a second CONNECT for the same namespace")
         if self._decoder.size > MAX_AUTH:
             raise ProtocolError(f"an auth payload above {MAX_AUTH} characters")
@@ -194,9 +215,22 @@ class Multiplexer:
             )
             self.session.outbox.push(encode_connect_error(namespace, "Invalid namespace"))
             return
+        if connection is not None:
+            self._abandon(connection)
         connection = Connection(self, application, namespace, auth)
         self._connections[namespace] = connection
         connection.begin(self._decoder.size)
+
+    def _abandon(self, connection: Connection) -> None:
+        """Close an attempt to connect that the client replaced.
+
+        If a gate still decides on it, the new attempt does not wait for that gate.
+        """
+        if connection.deciding:
+            self._abandoned = [inbox for inbox in self._abandoned if inbox.busy]
+            if len(self._abandoned) < MAX_ABANDONED:
+                self._abandoned = [*self._abandoned, self._inboxes.pop(connection.namespace)]
+        connection.close("client namespace disconnect")
 
     def accepted(self) -> None:
         """A connection was accepted: the session may stay."""
@@ -204,7 +238,8 @@ class Multiplexer:
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is over, while the session goes on."""
-        self._connections.pop(connection.namespace, None)
+        if self._connections.get(connection.namespace) is connection:
+            del self._connections[connection.namespace]
         if self.session.open and not self._connections:
             self._socketio.connected(self.session, False)
 

@@ -22,6 +22,10 @@ __all__ = ["Polling"]
 Watch = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 
+#: Reasons after which the client does not poll again: it is gone, has lost messages, or broke the
+#: protocol on a WebSocket.
+_SILENT = frozenset(("transport error", "ping timeout", "slow reader", "parse error"))
+
 #: Packets of one body that are handled before others have their turn.
 _AT_A_STRETCH = 128
 
@@ -67,9 +71,20 @@ class Polling:
         return self._waiting
 
     @property
-    def left_by_post(self) -> bool:
-        """Whether the client closes the session in the POST that is being read."""
-        return self._receiving and self._session.reason == "transport close"
+    def awaits_poll(self) -> bool:
+        """Whether a closed session is kept until the client's next GET has received its end."""
+        session = self._session
+        if self._waiting:
+            return False  # the GET that waits receives it
+        if session.rejected:
+            # With nothing queued, the response to its POST says everything. The protocol suite of
+            # Engine.IO expects 400 for the next GET.
+            return bool(session.outbox)
+        if session.reason == "transport close":
+            # A client that closes by a POST may have sent a GET just before: on two connections,
+            # and the second one may be read first.
+            return self._receiving
+        return session.reason not in _SILENT
 
     # -- what the session asks of its transport
 
@@ -123,7 +138,7 @@ class Polling:
         would share the messages between them.
         """
         if self._waiting:
-            self._session.close("transport error")
+            self._session.reject("transport error")
             raise ProtocolError("two GET requests at once")
         self._waiting = True
         try:
@@ -138,7 +153,7 @@ class Polling:
     def receive(self, body: bytes) -> None:
         """Hand the packets of a POST on; raises `ProtocolError` at the first bad one."""
         if self._receiving:
-            self._session.close("transport error")
+            self._session.reject("transport error")
             raise ProtocolError("two POST requests at once")
         session = self._session
         self._receiving = True
@@ -152,7 +167,7 @@ class Polling:
                     return
                 session.receive(kind, data)
         except ProtocolError:
-            session.close("parse error")
+            session.reject()
             raise
         finally:
             self._receiving = False

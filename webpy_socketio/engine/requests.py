@@ -46,6 +46,8 @@ class Query(NamedTuple):
 
     transport: str
     sid: str | None
+    #: Whether the client receives bytes as base64 text on a WebSocket too (``forceBase64``).
+    base64: bool = False
 
 
 class RequestError(Exception):
@@ -85,7 +87,7 @@ def read_query(environ: dict[str, Any], transports: Sequence[str]) -> Query:
         raise RequestError(3, _TOO_LONG)
     found: dict[str, str] = {}
     for name, value in _split(text):
-        if name in ("EIO", "transport", "sid", "j"):
+        if name in ("EIO", "transport", "sid", "j", "b64"):
             if name in found:
                 raise RequestError(3, "Bad request: a parameter is given twice")
             found[name] = value
@@ -110,7 +112,8 @@ def read_query(environ: dict[str, Any], transports: Sequence[str]) -> Query:
     transport = found.get("transport")
     if transport is None or transport not in transports:
         raise RequestError(0, "Transport unknown", hint=_explain_transport(transport, transports))
-    return Query(transport, found.get("sid"))
+    # Any value counts, "0" too: so does Node.
+    return Query(transport, found.get("sid"), bool(found.get("b64")))
 
 
 def _explain_transport(transport: str | None, transports: Sequence[str]) -> str | None:

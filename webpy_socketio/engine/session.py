@@ -87,6 +87,7 @@ class Session:
         "outbox",
         "reason",
         "receiver",
+        "rejected",
         "resumed",
         "transport",
         "upgrading",
@@ -107,6 +108,8 @@ class Session:
         self.environ = environ
         #: Why the session is over; None while it is open.
         self.reason: str | None = None
+        #: Whether the session ended because the client broke the protocol.
+        self.rejected = False
         #: Who receives what the client sends.
         self.receiver = receiver
         #: Room for the application's own.
@@ -167,7 +170,7 @@ class Session:
                 raise ProtocolError("a packet that only the server sends, or out of place")
         except ProtocolError as error:
             self._host.notices.seldom(error, f"closing a session: {error}", logging.INFO, logger)
-            self.close("parse error", error.close_code)
+            self.reject(code=error.close_code)
             raise
         except Exception:
             # To go on would leave a gap: this message was not handled.
@@ -191,6 +194,14 @@ class Session:
             self.upgrading.close(code, note)
             self.upgrading = None
         self.receiver.closed(self, reason)
+
+    def reject(
+        self, reason: str = "parse error", code: int = ProtocolError.close_code, note: str = ""
+    ) -> None:
+        """End the session because the client broke the protocol; see `close`."""
+        if self.reason is None:
+            self.rejected = True
+            self.close(reason, code, note)
 
     def pause(self) -> None:
         """Stop reading from the client until as many `resume` followed."""

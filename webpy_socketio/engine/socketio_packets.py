@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from webpy_socketio.engine import json
 from webpy_socketio.engine.packets import Message
-from webpy_socketio.exceptions import EncodeError, ProtocolError
+from webpy_socketio.exceptions import ContentError, EncodeError, ProtocolError
 
 __all__ = [
     "ACK",
@@ -63,6 +64,8 @@ class Packet(NamedTuple):
     data: Any
     #: The number under which an acknowledgement is asked or given.
     id: int | None
+    #: The limit that the payload exceeds; `data` is None then.
+    error: ContentError | None = None
 
 
 class Decoder:
@@ -79,6 +82,8 @@ class Decoder:
 
     def feed(self, data: str | bytes) -> Packet | None:
         """Take one Engine.IO message; return the packet it completes, or None.
+
+        A packet that exceeds a limit of content is returned with its `error`.
 
         Raises `ProtocolError` for whatever the protocol does not allow.
         """
@@ -102,6 +107,8 @@ class Decoder:
             return None
         packet, attachments = self._packet, self._attachments
         self._packet, self._attachments = None, []
+        if packet.error is not None:
+            return packet
         return Packet(packet.type, packet.namespace, _fill(packet.data, attachments), packet.id)
 
 
@@ -123,29 +130,56 @@ def _decode(text: str) -> tuple[Packet, int]:
     namespace = "/" if path is None else path.partition("?")[0]
     identifier = None if number is None else int(number)
     rest = text[head.end() :]
-    data = json.loads(rest) if rest else None
-    if attachments and rest.count("[") + rest.count("{") > _MAX_CONTAINERS:
-        raise ProtocolError("a binary packet of too many pieces")
+    data: Any = None
+    try:
+        if rest:
+            data = json.loads(rest)
+        if attachments and rest.count("[") + rest.count("{") > _MAX_CONTAINERS:
+            raise ContentError(
+                f"a binary message of more than {_MAX_CONTAINERS:,} lists and objects"
+            )
+    except ContentError as error:
+        if kind not in _DROPPABLE:
+            raise ProtocolError("a Socket.IO packet with the wrong payload for its type") from None
+        return Packet(kind, namespace, None, identifier, error), attachments
     if not _FITS[kind](data, identifier):
         raise ProtocolError("a Socket.IO packet with the wrong payload for its type")
-    # An escape may hide the word from a look at the text; orjson writes it plainly, and far faster
-    # than anybody could walk through the value. In a text of the client's its quotes are escaped.
-    if (
-        not attachments
-        and ("_placeholder" in rest or "\\u" in rest)
-        and b'"_placeholder":true' in orjson.dumps(data)
-    ):
-        raise ProtocolError("a placeholder where there are no attachments")
+    if kind == EVENT and type(data[0]) is not str:
+        data[0] = _format_number(data[0])
     return Packet(kind, namespace, data, identifier), attachments
+
+
+#: Packets that can be dropped without ending the session, if their payload exceeds a limit.
+_DROPPABLE = (CONNECT, EVENT, ACK)
 
 
 def _is_event(data: Any, identifier: int | None) -> bool:
     return (
         isinstance(data, list)
         and len(data) > 0
-        and isinstance(data[0], str)
+        # A number is the name that its text is, as in Node; a bool is not a number.
+        and type(data[0]) in (str, int, float)
         and data[0] not in RESERVED_EVENTS
     )
+
+
+def _format_number(number: float) -> str:
+    """Format a number as JavaScript's ``String`` does (ECMA-262, Number::toString)."""
+    if number == 0:
+        return "0"
+    sign, digits, exponent = Decimal(repr(float(number))).normalize().as_tuple()
+    text = "".join(map(str, digits))
+    point = len(text) + int(exponent)  # digits before the decimal point
+    if len(text) <= point <= 21:
+        text = text.ljust(point, "0")
+    elif 0 < point <= 21:
+        text = f"{text[:point]}.{text[point:]}"
+    elif -6 < point <= 0:
+        text = f"0.{'0' * -point}{text}"
+    else:
+        fraction = f".{text[1:]}" if len(text) > 1 else ""
+        text = f"{text[0]}{fraction}e{point - 1:+d}"
+    return f"-{text}" if sign else text
 
 
 _FITS: dict[int, Callable[[Any, int | None], bool]] = {

@@ -30,10 +30,8 @@ from webpy_socketio.engine.http import (
     take_head,
     too_large,
 )
-from webpy_socketio.engine.notices import Notices
 from webpy_socketio.engine.patience import Patience
 from webpy_socketio.engine.proxies import PEER_KEY, peer_of
-from webpy_socketio.engine.quotas import Quota
 from webpy_socketio.engine.response import ResponseHandler
 from webpy_socketio.engine.spool import Spool, StorageFailure
 
@@ -229,7 +227,7 @@ class StrictHandler(ResponseHandler):
             if head.suspicious and self.read_ahead():
                 raise BadRequest("a request behind one that asked for an upgrade")
         except (BadRequest, OSError) as error:
-            self._close_body()
+            self._release_body()
             theirs = isinstance(error, BadRequest)
             theirs = theirs and not isinstance(error, (StorageFailure, Truncated))
             self.broken_off("parse error" if theirs else "transport error")
@@ -270,7 +268,7 @@ class StrictHandler(ResponseHandler):
 
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes] | None:
         """Answer what cannot be served; a client that has gone is not answered."""
-        notices: Notices = self.server.notices
+        notices = self.server.notices
         if not isinstance(ex, BadRequest):
             if isinstance(ex, (OSError, Elsewhere)):
                 return None
@@ -296,7 +294,7 @@ class StrictHandler(ResponseHandler):
         try:
             super().handle_one_response()
         finally:
-            self._close_body()
+            self._release_body()
 
     def format_request(self) -> str:
         """Return the line of the access log, with the client's address instead of its proxy's."""
@@ -332,7 +330,7 @@ class StrictHandler(ResponseHandler):
 
     def _hold(self, size: int) -> None:
         """Count bytes of the body until it is released; raises `BadRequest` if they are too many."""
-        bodies: Quota = self.server.bodies
+        bodies = self.server.bodies
         if not bodies.take(size):
             self.server.notices.seldom(
                 "bodies",
@@ -341,6 +339,12 @@ class StrictHandler(ResponseHandler):
             )
             raise BadRequest("more bodies than the server can hold", "503 Service Unavailable")
         self._held_size += size
+
+    def _release_body(self) -> None:
+        with contextlib.suppress(OSError):  # it may be the file that could not be written
+            self._body.close()
+        self.server.bodies.give_back(self._held_size)
+        self._held_size = 0
 
     def _read_body(self, head: Head) -> None:
         self._body_size = None
@@ -361,20 +365,14 @@ class StrictHandler(ResponseHandler):
         if head.length is None or head.length > _IN_MEMORY:
             self._body = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the request's
         patience = Patience(self.config.body_timeout)
+        spool = Spool(self._body)
 
         def progress(size: int) -> None:
             self._hold(size)
             patience.progress(size)
 
-        spool = Spool(self._body)
         try:
             self._body_size = read_body(self.rfile, head.length, limit, spool, progress)
         finally:
             patience.close()
         spool.finish()
-
-    def _close_body(self) -> None:
-        with contextlib.suppress(OSError):  # it may be the file that could not be written
-            self._body.close()
-        self.server.bodies.give_back(self._held_size)
-        self._held_size = 0

@@ -38,10 +38,12 @@ class WebSocket:
 
     A message has at most `max_size` bytes; beyond `outbox_bytes`, unread pongs end it.
     `upgraded` is called when a candidate has shown that it works and the client says so; `probed`
-    when the probe arrives; `dropped` if it is lost before.
+    when the probe arrives; `dropped` if it is lost before. With `base64`, bytes are sent as base64
+    in text frames.
     """
 
     __slots__ = (
+        "_base64",
         "_candidate",
         "_closing",
         "_dropped",
@@ -69,6 +71,7 @@ class WebSocket:
         probed: Callable[[Session], None] | None = None,
         upgraded: Callable[[Session, WebSocket], None] | None = None,
         dropped: Callable[[Session], None] | None = None,
+        base64: bool = False,
     ) -> None:
         self._session = session
         self._outbox = session.outbox
@@ -79,6 +82,7 @@ class WebSocket:
         self._probed = probed
         self._upgraded = upgraded
         self._dropped = dropped
+        self._base64 = base64
         self._candidate = upgraded is not None
         self._fragments: list[bytes] = []
         self._opcode = Opcode.TEXT
@@ -90,7 +94,7 @@ class WebSocket:
     def answer(self, response: bytes) -> None:
         """Complete the handshake; what the session has to say at once goes with it."""
         messages = [] if self._candidate else self._outbox.take()
-        self._write(b"".join([response, *[message.frames for message in messages]]))
+        self._write(response + self._join(messages))
 
     def start(self, first: bytes = b"") -> None:
         """Begin to read; `first` came right behind the handshake."""
@@ -100,13 +104,14 @@ class WebSocket:
 
     @property
     def direct(self) -> Callable[[bytes], int] | None:
-        return self._stream.direct
+        # Frames that are written directly are the same for all recipients of a broadcast.
+        return None if self._base64 else self._stream.direct
 
     def flush(self) -> None:
         outbox = self._outbox
         # While the kernel is full, messages wait in the outbox, where they are counted.
         if not outbox.unsent and outbox:
-            self._write(b"".join([message.frames for message in outbox.take()]))
+            self._write(self._join(outbox.take()))
 
     def close(self, code: int, reason: str) -> None:
         if self._closing:
@@ -116,7 +121,7 @@ class WebSocket:
             # Whatever waits goes before the goodbye; the stream keeps what the kernel cannot take.
             waiting = self._outbox.take()
             if waiting:
-                self._write(b"".join([message.frames for message in waiting]))
+                self._write(self._join(waiting))
         with contextlib.suppress(InvalidState):  # the client was quicker
             # A control frame has 125 bytes, two of them for the code (RFC 6455, 5.5).
             self._protocol.send_close(code, reason.encode()[:123].decode(errors="ignore"))
@@ -199,6 +204,11 @@ class WebSocket:
         self._stream.close()
         self.give_up("parse error" if close is None else "transport close", 1000)
 
+    def _join(self, messages: list[Message]) -> bytes:
+        if self._base64:
+            return b"".join([message.base64_frames for message in messages])
+        return b"".join([message.frames for message in messages])
+
     def _write_protocol(self) -> None:
         data = b"".join(self._protocol.data_to_send())
         if data:
@@ -239,21 +249,21 @@ class WebSocket:
 
     def _receive_text(self, data: bytes) -> None:
         try:
-            kind, text = decode_packet(data)
+            kind, content = decode_packet(data)
         except UnicodeDecodeError:
             raise _not_utf8() from None
         if self._candidate:
-            self._receive_as_candidate(kind, text)
+            self._receive_as_candidate(kind, content)
         else:
-            self._session.receive(kind, text)
+            self._session.receive(kind, content)
 
     def _receive_binary(self, data: bytes) -> None:
         if self._candidate:
             raise ProtocolError("a message before the upgrade was completed")
         self._session.receive(MESSAGE, data)
 
-    def _receive_as_candidate(self, kind: bytes, text: str) -> None:
-        if kind == PING and text.encode() == PROBE and self._probed is not None:
+    def _receive_as_candidate(self, kind: bytes, content: str | bytes) -> None:
+        if kind == PING and content == PROBE.decode() and self._probed is not None:
             self._write(Message(PONG + PROBE).frames)
             self._probed(self._session)
             self._probed = None

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from sys import getrefcount
 from typing import Any
 
 import gevent
 from greenlet import GreenletExit, getcurrent, greenlet
+
+from webpy_socketio.engine.isolation import UNREFERENCED, log_late
 
 __all__ = ["Workers"]
 
@@ -32,13 +35,17 @@ class Workers:
 
     def run(self, function: Callable[[], None]) -> Any:
         """Have `function` run soon in a greenlet, which is returned."""
-        if self._idle:
+        # A list is emptied by the worker: a greenlet keeps what it was started with until its end.
+        task = [self, function]
+        while self._idle:
             worker = self._idle.pop()
-            self._hub.loop.run_callback(worker.switch, function)
+            if getrefcount(worker) == UNREFERENCED:
+                break
+            # Something is pending for it, such as a timeout that an earlier function left running.
+            # It is set aside, and ends when nothing refers to it.
         else:
-            # In a list, which is emptied: a greenlet keeps what it was started with until its end.
             worker = greenlet(self._work, self._hub)
-            self._hub.loop.run_callback(worker.switch, [function])
+        self._hub.loop.run_callback(worker.switch, task)
         return worker
 
     def dispose(self) -> None:
@@ -46,26 +53,29 @@ class Workers:
         while self._idle:
             self._hub.loop.run_callback(self._idle.pop().throw)
 
-    def _work(self, first: list[Callable[[], None]]) -> None:
-        worker: Any = getcurrent()
-        function: Callable[[], None] | None = first.pop()
+    def _work(self, task: list[Any]) -> None:
+        # No variable of this frame may refer to its greenlet: see `run`.
         while True:
-            if function is not None:
+            # What an earlier function left pending may switch to this greenlet, with anything.
+            if type(task) is list and len(task) == 2 and task[0] is self:
+                function = task.pop()
                 try:
                     function()
                 except BaseException:
                     logger.exception("a worker's function failed")
-                function = None
+                del function
                 if len(self._idle) >= MAX_IDLE:
                     return
-                # What one connection's handlers put into context variables is not the next one's.
-                worker.gr_context = None
-                self._idle.append(worker)
+                getcurrent().gr_context = None  # context variables are the function's
+                self._idle.append(getcurrent())
             try:
-                function = self._hub.switch()
+                task = self._hub.switch()
             except GreenletExit:
-                if worker in self._idle:
-                    self._idle.remove(worker)
+                if getcurrent() in self._idle:
+                    self._idle.remove(getcurrent())
                 return
-            except BaseException:  # noqa: BLE001 - a timeout that a handler started and forgot
-                logger.warning("a handler left a timer running that fired after its end")
+            except BaseException as exception:  # noqa: BLE001 - whatever it is, it comes too late
+                task = []
+                log_late(exception)
+                if getcurrent() not in self._idle:
+                    return

@@ -34,7 +34,10 @@ class Answer:
         self._server.wait(lambda: self._args is not None)
         self._server.check()
         if self._args is None:
-            raise AssertionError(f"{self._event!r} was not acknowledged{self._server.explain()}")
+            raise AssertionError(
+                f"{self._event!r} was not acknowledged: no handler takes it, or its handler "
+                f"withholds the acknowledgement{self._server.explain()}"
+            )
         return plain(self._args)
 
     def set(self, args: list[Any]) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import web
 
+from webpy_socketio import loggers
 from webpy_socketio.application import SocketIOView, check_patching
 from webpy_socketio.cli.checks import Finding, Patient, ok, problem, warning
 from webpy_socketio.cli.routing import hiding
 from webpy_socketio.cli.stranger import shorten
 from webpy_socketio.exceptions import PatchingError
 
-__all__ = ["debug", "patching", "urls"]
+__all__ = ["debug", "logging", "patching", "urls"]
 
 _FIRST_LINES = "from gevent import monkey; monkey.patch_all()"
 
@@ -151,6 +152,16 @@ def debug(patient: Patient) -> Iterator[Finding]:
         )
     else:
         yield ok("debug", "off")
+
+
+def logging(patient: Patient) -> Iterator[Finding]:
+    """Has the application's logging configuration disabled our loggers, and with them tracebacks?"""
+    if patient.target is not None and loggers.are_disabled():
+        yield warning(
+            "logging",
+            "the logging configuration disables the logger webpy_socketio, which logs tracebacks",
+            'set "disable_existing_loggers": False in it',
+        )
 
 
 def _reloads(application: Any) -> bool:

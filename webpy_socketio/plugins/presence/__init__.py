@@ -94,7 +94,7 @@ class _Presence:
 
     def __init__(self, settings: Any) -> None:
         self.store: Store = _open(settings, self)
-        self._feed = Feed(self.store.state)
+        self._feed = Feed(self.store.state, self.store.owe)
         self._key: Callable[..., Any] | None = settings.presence_key
         self._meta: Callable[..., Any] | None = settings.presence_meta
         self._grace: float = settings.presence_grace
@@ -130,7 +130,9 @@ class _Presence:
             meta = {} if self._meta is None else self._meta(request, socket, context)
             self.track(socket, channel, key, meta)
         state = self.store.state((socket.namespace, channel))
-        if state is not None:  # otherwise it is told as soon as it is known
+        if state is None:
+            self.store.owe((socket.namespace, channel))
+        else:
             socket.emit("presence_state", describe(channel, state))
 
     def _unsubscribe(
@@ -150,6 +152,7 @@ class _Presence:
             return {"ok": False, "error": "not subscribed to this channel"}
         state = self.store.state((socket.namespace, channel))
         if state is None:
+            self.store.owe((socket.namespace, channel))
             return {"ok": False, "error": "not known yet: it will be told"}
         return describe(channel, state)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from webpy_socketio import BackplaneError
+from webpy_socketio.plugins.presence.damage import log_damage
 from webpy_socketio.plugins.presence.scripts import Names, channel_of, text_of
 from webpy_socketio.plugins.presence.store import Channel
 
 __all__ = ["Held", "Item", "extra", "missing"]
-
-logger = logging.getLogger("webpy_socketio")
 
 #: Entries that are read at once.
 PORTION = 500
@@ -49,11 +47,11 @@ def missing(link: Any, names: Names, node: str, here: Mapping[Item, Held]) -> It
                 ("HMGET", names.of("connections", where), *portion),
                 ("HMGET", names.of("keys", where), *keys),
             )
-            if refused := [answer for answer in answers if isinstance(answer, BackplaneError)]:
-                # Something else is there in its place. The other channels are not to suffer.
-                logger.error("presence in %r cannot be compared: %s", channel, str(refused[0]))
-                break
-            values, lists = answers
+            # In place of one of them is a key of the wrong type, which joining replaces.
+            values, lists = (
+                [None] * len(portion) if isinstance(answer, BackplaneError) else answer
+                for answer in answers
+            )
             for connection, value, listed in zip(portion, values, lists, strict=True):
                 held = here.get((channel, connection))
                 if held is None:
@@ -69,16 +67,19 @@ def extra(link: Any, names: Names, node: str) -> Iterator[Item]:
     """Yield all that Redis has registered for a node; reads it in portions."""
     cursor: Any = 0
     while True:
-        cursor, items = _ask(link, "SSCAN", names.of("node", node), cursor, "COUNT", PORTION)
+        key = names.of("node", node)
+        (answer,) = link.ask(("SSCAN", key, cursor, "COUNT", PORTION))
+        if isinstance(answer, BackplaneError):  # of the wrong type, which the next join replaces
+            log_damage(key, f"a value ({answer})")
+            link.ask(("DEL", key))
+            return
+        cursor, items = answer
         for item in items:
-            connection, _, channel = item.partition(b"\n")
-            yield channel_of(channel), connection.decode()
+            try:
+                connection, channel = item.split(b"\n")
+                yield channel_of(channel), connection.decode()
+            except ValueError:
+                log_damage(key, f"a member such as {item[:80]!r}")
+                link.ask(("SREM", key, item))
         if int(cursor) == 0:
             return
-
-
-def _ask(link: Any, *words: Any) -> Any:
-    (answer,) = link.ask(words)
-    if isinstance(answer, BackplaneError):
-        raise answer
-    return answer

@@ -18,6 +18,9 @@ class Times:
     lease: float = 15.0
     sweep: float = 1.0
     reconcile: float = 60.0
+    #: After Redis lost data: how long surviving processes have to register again. Reconnecting takes
+    #: three seconds at most.
+    settle: float = 5.0
 
     def longest(self, grace: float) -> float:
         """Until everybody knows that a process was killed."""

@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 import gevent.event
 
-from webpy_socketio import BackplaneError
+from webpy_socketio import BackplaneError, Outage
 from webpy_socketio.plugins.presence.dialer import Dialer
 
 __all__ = ["Ear"]
@@ -32,21 +32,30 @@ class Ear:
     """Listens to topics. For the thread of the hub.
 
     `heard` is called with what was published on one, and `ready` when one is listened to from now on:
-    what was published before may have been missed. Both must not wait.
+    what was published before may have been missed. `lost` is called when the connection has ended.
+    None of them may wait.
     """
 
     def __init__(
-        self, url: str, heard: Callable[[bytes, bytes], None], ready: Callable[[bytes], None]
+        self,
+        url: str,
+        heard: Callable[[bytes, bytes], None],
+        ready: Callable[[bytes], None],
+        lost: Callable[[], None],
     ) -> None:
         self._dialer = Dialer(url, SILENCE)
         self._heard = heard
         self._ready = ready
+        self._lost = lost
         self._wanted: dict[bytes, None] = {}
         #: What Redis was asked for on this connection.
         self._asked: set[bytes] = set()
         self._dirty: dict[bytes, None] = {}
         self._wake = gevent.event.Event()
         self._stopping = False
+        self._outage = Outage(
+            "changes of presence in other processes are not shown until it answers"
+        )
         self._greenlet = gevent.spawn(self._run)
 
     def listen(self, topic: bytes) -> None:
@@ -67,22 +76,19 @@ class Ear:
         self._dialer.end(self._greenlet)
 
     def _run(self) -> None:
-        told = False
         while not self._stopping:
             link = writer = None
             try:
                 link = self._dialer.open()
                 if self._stopping:
                     return
-                told = False
+                self._outage.end(link.where, "presence is read again")
                 self._asked.clear()
                 self._dirty = dict(self._wanted)
                 writer = gevent.spawn(self._write, link)
                 self._read(link)
             except BackplaneError as error:
-                if not told:
-                    logger.warning("presence: nothing is heard of other processes: %s", str(error))
-                told = True
+                self._outage.begin(error)
             except Exception:  # a mistake of ours must not leave the process deaf
                 logger.exception("presence: what other processes say could not be read")
             finally:
@@ -90,6 +96,7 @@ class Ear:
                     link.close()
                 if writer is not None:
                     writer.kill()
+                self._lost()
             gevent.sleep(random.uniform(PAUSE / 2, PAUSE))
 
     def _write(self, link: Any) -> None:
@@ -98,10 +105,11 @@ class Ear:
             while True:
                 if self._wake.wait(PING_INTERVAL):
                     self._send_changes(link)
-                else:
+                elif not link.has_data():
+                    # Sending on a connection that Redis has closed would discard unread data.
                     link.send("PING")
         except BackplaneError:
-            link.close()  # its reader fails, and says so
+            pass  # the reader takes what has arrived, fails then, and logs it
 
     def _send_changes(self, link: Any) -> None:
         self._wake.clear()

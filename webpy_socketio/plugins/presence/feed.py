@@ -42,8 +42,11 @@ class _Batch:
 class Feed:
     """Gathers changes and tells them the subscribers of their channel that are in this process."""
 
-    def __init__(self, state: Callable[[Channel], State | None]) -> None:
+    def __init__(
+        self, state: Callable[[Channel], State | None], owe: Callable[[Channel], None]
+    ) -> None:
         self._state = state
+        self._owe = owe
         self._batches: dict[Channel, _Batch] = {}
         self._timer: Any = None
 
@@ -77,7 +80,8 @@ class Feed:
         batches, self._batches = self._batches, {}
         for channel, batch in batches.items():
             state = self._state(channel)
-            if state is None:  # everybody left
+            if state is None:  # everybody left, or the whole state follows
+                self._owe(channel)
                 continue
             diff: dict[str, Any] = {
                 "channel": channel[1],

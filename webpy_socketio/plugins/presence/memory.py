@@ -89,6 +89,9 @@ class MemoryStore:
     def watch(self, channel: Channel, connection: str) -> None:
         pass  # everything is known here
 
+    def owe(self, channel: Channel) -> None:
+        pass
+
     def unwatch(self, channel: Channel, connection: str) -> None:
         pass
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import gevent
 import gevent.event
 
-from webpy_socketio import BackplaneError, WrongContext
+from webpy_socketio import BackplaneError, Outage, WrongContext
 from webpy_socketio.plugins.presence.chores import Chore, Times
 from webpy_socketio.plugins.presence.dialer import Dialer
 from webpy_socketio.plugins.presence.scripts import (
@@ -23,11 +23,12 @@ from webpy_socketio.plugins.presence.scripts import (
     Names,
     changes_of,
     loading,
+    result_of,
     run_call,
 )
 from webpy_socketio.plugins.presence.store import Change
 
-__all__ = ["Node", "Owner", "Task"]
+__all__ = ["Node", "Owner", "Task", "identity_of"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -62,6 +63,9 @@ class Owner(Protocol):
     def joins(self) -> Iterable[Task]:
         """Everybody of this process, to be joined again."""
 
+    def begun(self) -> None:
+        """The first connection to Redis is ready."""
+
     def reborn(self) -> None:
         """Redis lives another life: it may have forgotten what it knew."""
 
@@ -86,8 +90,10 @@ class Node:
         self._times = times
         self._grace = grace
         self._owner = owner
+        self._outage = Outage("changes of presence in this process wait until it answers")
         self._entered = False
         self._run_id = ""
+        self._cold = 0.0
         self._life: bytes | None = None
         self._tasks: deque[Task] = deque()
         self._wake = gevent.event.Event()
@@ -127,6 +133,12 @@ class Node:
         except gevent.Timeout:
             raise BackplaneError(f"Redis does not answer within {PATIENCE} s") from None
 
+    def compare_soon(self) -> None:
+        """Compare within a heartbeat, as something in Redis was damaged."""
+        due = time.monotonic() + self._times.heartbeat
+        self._comparing.due = min(self._comparing.due, due)
+        self._wake.set()
+
     def stop(self) -> None:
         """Do what waits, for a second at most, and end the lease."""
         self._stopping = True
@@ -144,11 +156,11 @@ class Node:
                 self._begin(link)
                 self.trouble = None
                 self._tried.set()
+                self._outage.end(link.where, f"{len(self._tasks)} changes of presence waited")
                 self._serve(link)
                 return
             except BackplaneError as error:
-                if self.trouble is None or not self._tried.is_set():
-                    logger.warning("presence is not shared, for now: %s", str(error))
+                self._outage.begin(error)
                 self.trouble = error
                 self._fail_waiting(error)
             except Exception as error:  # a mistake of ours must not end presence
@@ -167,14 +179,19 @@ class Node:
         (info, *_) = link.ask(("INFO", "server"), *loading())
         if isinstance(info, BackplaneError):
             raise info
-        self._run_id = _run_id(info)
+        self._run_id, uptime = identity_of(info)
+        self._cold = max(0.0, self._times.settle - uptime)
         self._live(link)
         self._renew(link)
         self._comparing.due = 0.0
 
     def _live(self, link: Any) -> None:
-        life = run_call(link, self._names.begin(self._run_id))
-        if self._life not in (None, life):
+        remembered = (self._life or b"").decode(errors="replace")
+        begin = self._names.begin(self._run_id, remembered, self._times.settle, self._cold)
+        life = run_call(link, begin)
+        if self._life is None:
+            self._owner.begun()
+        elif self._life != life:
             self._owner.reborn()
         self._life = life
 
@@ -210,6 +227,7 @@ class Node:
                 if isinstance(answer, BackplaneError):  # Redis does not know the script any more
                     answer = self._repeat(link, batch[0])
                 task = batch.popleft()
+                answer = result_of(answer)
                 if answer == b"fenced":
                     fenced = True
                 elif answer is not None:
@@ -264,8 +282,11 @@ class Node:
 
     def _sweep(self, link: Any) -> bool:
         claim = self._times.heartbeat
-        more, changes = run_call(link, self._names.sweep(self.id, self._grace, claim, PORTION))
+        sweep = self._names.sweep(self.id, self._grace, claim, PORTION)
+        more, changes, known = run_call(link, sweep)
         self._owner.made(changes_of(changes))
+        if not known:  # Redis was emptied, perhaps: the others wait for what this process has there
+            self._enter(link)
         return bool(more)
 
     def _compare(self, link: Any) -> None:
@@ -276,6 +297,8 @@ def _new_id() -> str:
     return secrets.token_hex(8)
 
 
-def _run_id(info: bytes) -> str:
-    fields = dict(line.partition(":")[::2] for line in info.decode().splitlines())
-    return fields.get("run_id", "")
+def identity_of(info: bytes) -> tuple[str, float]:
+    """What Redis calls this run of its process, and for how many seconds it has lasted."""
+    fields = dict(line.partition(":")[::2] for line in info.decode(errors="replace").splitlines())
+    uptime = fields.get("uptime_in_seconds", "")
+    return fields.get("run_id", ""), float(uptime) if uptime.isdecimal() else 0.0

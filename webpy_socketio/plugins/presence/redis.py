@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import gevent
 
-from webpy_socketio import redis_link
+from webpy_socketio import BackplaneError, call_later, redis_link
 from webpy_socketio.plugins.presence.audit import Held, Item, extra, missing
 from webpy_socketio.plugins.presence.chores import Times
+from webpy_socketio.plugins.presence.damage import log_damage
 from webpy_socketio.plugins.presence.ear import Ear
-from webpy_socketio.plugins.presence.node import PATIENCE, PORTION, SILENCE, Node, Task
+from webpy_socketio.plugins.presence.node import (
+    PATIENCE,
+    PORTION,
+    SILENCE,
+    Node,
+    Task,
+    identity_of,
+)
 from webpy_socketio.plugins.presence.replica import Replica, Verdict
 from webpy_socketio.plugins.presence.scripts import (
     Answer,
     Call,
     Names,
+    Reading,
     changes_of,
     channel_of,
     parse_change,
@@ -44,6 +54,11 @@ MAX_UNTOLD = 16_384
 #: Channels that one script counts; Lua has a limit of some thousand arguments.
 COUNTED = 1_000
 
+#: Damaged keys and connections that are removed at once.
+REPAIRED = 500
+
+T = TypeVar("T")
+
 
 class RedisStore:
     """The store of one of several processes. Redis may be away when it begins, as at any later time."""
@@ -55,6 +70,7 @@ class RedisStore:
     ) -> None:
         self._listener = listener
         self._names = Names(prefix)
+        self._times = times
         #: What this process wants to be in Redis.
         self._here: dict[Item, Held] = {}
         self._watchers: dict[Channel, set[str]] = {}
@@ -63,8 +79,12 @@ class RedisStore:
         self._teller: Any = None
         #: Whether some were left out since it had nothing to do.
         self._slow = False
+        #: Channels that are read again when Redis is complete.
+        self._unsettled: set[Channel] = set()
+        self._settling: Any = None
+        self._here_topic = self._names.here().encode()
         self.node = Node(url, self._names, times, grace, self)
-        self._ear = Ear(url, self._hear, self._ready)
+        self._ear = Ear(url, self._hear, self._ready, self._lose)
 
     def join(self, channel: Channel, connection: str, key: str, meta: dict[str, Any]) -> None:
         # Sorted, as scripts tell by the text whether something changed.
@@ -97,15 +117,38 @@ class RedisStore:
 
     def state(self, channel: Channel) -> State | None:
         replica = self._replicas.get(channel)
-        return replica.state if replica is not None and replica.known else None
+        return replica.state if replica is not None and replica.current else None
+
+    def owe(self, channel: Channel) -> None:
+        if channel in self._replicas:
+            self._replicas[channel].owed = True
 
     def ask(self, channel: Channel) -> State:
-        return parse_state(self.node.ask(self._names.read(channel)), gevent.sleep)
+        deadline = time.monotonic() + self._times.settle + PATIENCE
+        while True:
+            reading = self._parse(channel, self.node.ask(self._names.read(channel)))
+            replica = self._replicas.get(channel)
+            if reading.unsettled and replica is not None and replica.known:
+                # What was known last, and who has registered since.
+                members = {**reading.state.members, **replica.members}
+                return State(replica.epoch, replica.rev, members)
+            if not reading.unsettled:
+                return reading.state
+            gevent.sleep(_pause(reading.unsettled, deadline))
 
     def counts(self, channels: Sequence[Channel]) -> list[int]:
-        return [n for call in _counting(self._names, channels) for n in self.node.ask(call)]
+        counts: list[int] = []
+        for portion, call in _counting(self._names, channels):
+            answer = self.node.ask(call)
+            if _is_unsettled(answer):
+                counts += [len(self.ask(channel).members) for channel in portion]
+            else:
+                counts += answer
+        return counts
 
     def close(self) -> None:
+        if self._settling is not None:
+            self._settling.close()
         self.node.stop()
         self._ear.stop()
         if self._teller is not None:
@@ -135,6 +178,9 @@ class RedisStore:
     def joins(self) -> Iterable[Task]:
         return [self._join(item, held) for item, held in self._here.items()]
 
+    def begun(self) -> None:
+        self._ear.listen(self._here_topic)
+
     def reborn(self) -> None:
         # Redis forgot them; nobody came.
         for held in self._here.values():
@@ -145,9 +191,12 @@ class RedisStore:
             held = self._here.get(item)
             if held is not None:
                 self.node.put(self._join(item, held))
-        for item in extra(link, self._names, node):
-            if item not in self._here:
-                self.node.put(self._leave(item, 0.0))
+        registered = set(extra(link, self._names, node))
+        for item in registered - self._here.keys():
+            self.node.put(self._leave(item, 0.0))
+        for item, held in list(self._here.items()):
+            if held.joined and item not in registered:
+                self.node.put(self._join(item, held))
         for channel in list(self._replicas):
             self._read(channel)
 
@@ -175,7 +224,13 @@ class RedisStore:
     def _channel(self, topic: bytes) -> Channel:
         return channel_of(topic[len(self._names.of("diffs", "")) :])
 
+    def _lose(self) -> None:
+        for replica in self._replicas.values():
+            replica.lose()
+
     def _ready(self, topic: bytes) -> None:
+        if topic == self._here_topic:
+            return
         channel = self._channel(topic)
         replica = self._replicas.get(channel)
         if replica is not None:
@@ -183,43 +238,86 @@ class RedisStore:
             self._read(channel)
 
     def _hear(self, topic: bytes, diff: bytes) -> None:
+        if topic == self._here_topic:
+            self.node.compare_soon()
+            return
         channel = self._channel(topic)
         replica = self._replicas.get(channel)
         if replica is None:
             return
-        change = parse_change(channel, diff)
+        try:
+            change = parse_change(channel, diff)
+        except ValueError as error:
+            # If it stood in the place of a change, the next one shows the gap.
+            log_damage(topic.decode(errors="replace"), f"a published message ({error})")
+            return
         verdict = replica.hear(change)
         if verdict is Verdict.NEWS:
             self._listener.seen(change)
         elif verdict is Verdict.GAP:
             self._read(channel)
 
-    def _read(self, channel: Channel) -> None:
+    def _read(self, channel: Channel, whole: bool = False) -> None:
         replica = self._replicas[channel]
-        call = self._names.read(channel, (replica.epoch, replica.rev))
+        place = ("", 0) if whole else (replica.epoch, replica.rev)
+        call = self._names.read(channel, place)
         self.node.put(
             Task("ask", lambda node: call, lambda answer: self._caught_up(channel, replica, answer))
         )
 
     def _caught_up(self, channel: Channel, replica: Replica, answer: Answer) -> None:
         missed: list[Change] = []
-        renewed = len(answer) == 4
+        renewed = len(answer) == 5
         if renewed:
-            state = parse_state(answer, gevent.sleep)
-            renewed = replica.replace(state)
+            reading = self._parse(channel, answer)
+            if reading.unsettled:
+                replica.lose()
+                self._read_later(channel, reading.unsettled)
+                return
+            renewed = replica.replace(reading.state)
         else:
-            missed = [parse_change(channel, diff) for diff in answer[2]]
+            try:
+                missed = [parse_change(channel, diff) for diff in answer[2]]
+            except ValueError as error:
+                log_damage(self._topic(channel).decode(), f"an entry of the stream ({error})")
+                if self._replicas.get(channel) is replica:
+                    self._read(channel, whole=True)
+                return
         if self._replicas.get(channel) is not replica:
             return  # nobody here is subscribed any more
-        first = not replica.known
+        renewed = renewed or not replica.known or replica.owed
         news, gap = replica.settle(missed)
-        if renewed or first:
+        replica.owed = renewed and gap
+        if renewed and not gap:
             self._listener.renewed(channel)
-        else:
+        elif not renewed:
             for change in news:
                 self._listener.seen(change)
         if gap:
             self._read(channel)
+
+    def _read_later(self, channel: Channel, seconds: float) -> None:
+        """Read a channel again when all processes had time to register."""
+        self._unsettled.add(channel)
+        if self._settling is None:
+            self._settling = call_later(seconds, self._read_unsettled)
+
+    def _read_unsettled(self) -> None:
+        self._settling = None
+        channels, self._unsettled = self._unsettled, set()
+        for channel in channels & self._replicas.keys():
+            self._read(channel)
+
+    def _parse(self, channel: Channel, answer: Answer) -> Reading:
+        reading = parse_state(answer, gevent.sleep)
+        if damaged := reading.damaged[:REPAIRED]:
+            where = text_of(channel)
+            log_damage(
+                self._names.of("connections", where), f"a member such as {damaged[0][:80]!r}"
+            )
+            call = self._names.repair(channel, damaged)
+            self.node.put(Task("ask", lambda node: call, lambda answer: None))
+        return reading
 
 
 class Stranger:
@@ -231,23 +329,60 @@ class Stranger:
         self._grace = grace
 
     def ask(self, channel: Channel) -> State:
-        return parse_state(self._ask(self._names.read(channel)))
+        return self._complete(lambda link: self._read(link, channel))
 
     def counts(self, channels: Sequence[Channel]) -> list[int]:
-        return [n for call in _counting(self._names, channels) for n in self._ask(call)]
+        def count(link: Any) -> tuple[list[int], float]:
+            counts: list[int] = []
+            for _, call in _counting(self._names, channels):
+                answer = run_call(link, call)
+                if _is_unsettled(answer):
+                    return [], answer[1] / 1000
+                counts += answer
+            return counts, 0.0
 
-    def _ask(self, call: Any) -> Answer:
+        return self._complete(count)
+
+    def _read(self, link: Any, channel: Channel) -> tuple[State, float]:
+        reading = parse_state(run_call(link, self._names.read(channel)))
+        return reading.state, reading.unsettled
+
+    def _complete(self, read: Callable[[Any], tuple[T, float]]) -> T:
+        """Read until the answer is complete."""
+        times = Times()
+        deadline = time.monotonic() + times.settle + PATIENCE
         link = redis_link(self._url, SILENCE)
         try:
+            (info,) = link.ask(("INFO", "server"))
+            if not isinstance(info, BackplaneError):
+                run, uptime = identity_of(info)
+                cold = max(0.0, times.settle - uptime)
+                run_call(link, self._names.begin(run, "", times.settle, cold))
             more = 1
             while more:  # nobody else may be there who lets the dead go
-                sweep = self._names.sweep("stranger", self._grace, Times().heartbeat, PORTION)
-                more, _ = run_call(link, sweep)
-            return run_call(link, call)
+                sweep = self._names.sweep("stranger", self._grace, times.heartbeat, PORTION)
+                more, *_ = run_call(link, sweep)
+            while True:
+                answer, unsettled = read(link)
+                if not unsettled:
+                    return answer
+                time.sleep(_pause(unsettled, deadline))
         finally:
             link.close()
 
 
-def _counting(names: Names, channels: Sequence[Channel]) -> list[Call]:
-    portions = range(0, len(channels), COUNTED)
-    return [names.count(channels[begin : begin + COUNTED]) for begin in portions]
+def _pause(unsettled: float, deadline: float) -> float:
+    """Seconds until Redis is asked again; raises `BackplaneError` if that is too late."""
+    if time.monotonic() + unsettled > deadline:
+        raise BackplaneError("Redis has lost data, and not all processes have registered again")
+    return unsettled
+
+
+def _is_unsettled(answer: Answer) -> bool:
+    return bool(answer[:1] == [b"unsettled"])
+
+
+def _counting(names: Names, channels: Sequence[Channel]) -> Iterator[tuple[list[Channel], Call]]:
+    for begin in range(0, len(channels), COUNTED):
+        portion = list(channels[begin : begin + COUNTED])
+        yield portion, names.count(portion)

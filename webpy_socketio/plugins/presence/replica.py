@@ -32,6 +32,8 @@ class Replica:
         #: Whether nothing is missing, as far as anybody can tell; and whether that was ever so.
         self.current = False
         self.known = False
+        #: Whether a subscriber waits to be sent the state.
+        self.owed = False
         self._waiting: list[Change] = []
         self._too_many = False
 

@@ -80,7 +80,10 @@ class Store(Protocol):
         """It is not any more."""
 
     def state(self, channel: Channel) -> State | None:
-        """Who is in a channel that is watched, as far as it is known here; None: not known yet."""
+        """Who is in a channel that is watched; None: not known, or perhaps incomplete, just now."""
+
+    def owe(self, channel: Channel) -> None:
+        """Call `Listener.renewed` once the state of a channel that is watched is known."""
 
     def ask(self, channel: Channel) -> State:
         """Who is there, all that this process did before included. Raises `BackplaneError`."""

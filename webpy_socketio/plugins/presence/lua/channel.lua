@@ -9,7 +9,10 @@
 --
 -- and of all of them
 --
---   life                    which life of Redis this is: another one after a restart
+--   life                    which life of Redis this is, another one after a restart: "<run>:<random>:<until>".
+--                           Until then other processes may not have registered again; 0: it has no such time
+--   here                    a topic that each process subscribes to, so that they can be counted; a message
+--                           asks them to compare
 --   nodes                   sorted set: node -> when its lease ends
 --   node:<node>             set: what it registered
 --   claim:<node>            who takes a dead node's connections over, until it expires
@@ -24,9 +27,35 @@ if redis.replicate_commands then redis.replicate_commands() end
 local STREAM_LENGTH = 256
 local EMPTY_SECONDS = 3600  -- a channel that nobody is in any more is forgotten after this
 
+-- Milliseconds after which to look again if Redis was emptied and no process has noticed it yet.
+local EMPTIED = 1000
+
+-- More than any process asks for.
+local MAX_SETTLING = 60000
+
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local changes = {}
+local damaged = {}
+
+-- Note a damaged key. What is known of its channel is wrong then: a new epoch has everybody read it again.
+local function spoil(key)
+  damaged[#damaged + 1] = key
+  local noun, channel = string.match(string.sub(key, #KEYS[1] + 2), '^(%w+):(.*)$')
+  if noun == 'connections' or noun == 'keys' then
+    redis.pcall('HDEL', KEYS[1] .. ':position:' .. channel, 'epoch')
+  end
+end
+
+-- Run a command. A key of the wrong type is removed: its owners register again when they compare.
+local function call(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if not string.find(answer.err, 'WRONGTYPE', 1, true) then return error(answer.err) end
+  spoil(key)
+  redis.call('DEL', key)
+  return redis.call(command, key, ...)
+end
 
 local function name(noun, of) return KEYS[1] .. ':' .. noun .. (of and ':' .. of or '') end
 
@@ -34,35 +63,48 @@ local function whole(number) return string.format('%.0f', number) end
 
 local function split(item) return string.match(item, '^([^\n]*)\n(.*)$') end
 
+-- Milliseconds until all processes had time to register again what Redis lost; 0 if they had.
+local function unsettled()
+  local life = call('GET', name('life'))
+  if not life then return EMPTIED end
+  local left = (string.match(life, ':(%d+)$') or 0) - now
+  return left > 0 and left <= MAX_SETTLING and left or 0
+end
+
 local function alive(node)
-  local lease = redis.call('ZSCORE', name('nodes'), node)
+  local lease = call('ZSCORE', name('nodes'), node)
   return lease and tonumber(lease) > now
 end
 
 local function read(channel, connection)
-  local value = redis.call('HGET', name('connections', channel), connection)
+  local value = call('HGET', name('connections', channel), connection)
   if not value then return nil end
-  local node, due, meta, key = string.match(value, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
+  local node, due, meta, key = string.match(value, '^([^\n]*)\n(%d+)\n({[^\n]*})\n(.*)$')
+  if not node or #due > 15 then
+    spoil(name('connections', channel))
+    call('HDEL', name('connections', channel), connection)
+    return nil
+  end
   return {node = node, due = tonumber(due), meta = meta, key = key}
 end
 
 local function write(channel, connection, it)
   local value = table.concat({it.node, whole(it.due), it.meta, it.key}, '\n')
-  redis.call('HSET', name('connections', channel), connection, value)
+  call('HSET', name('connections', channel), connection, value)
 end
 
 local function list(channel, key)
   local found = {}
-  local text = redis.call('HGET', name('keys', channel), key) or ''
+  local text = call('HGET', name('keys', channel), key) or ''
   for connection in string.gmatch(text, '[^\n]+') do found[#found + 1] = connection end
   return found
 end
 
 local function set_list(channel, key, connections)
   if #connections == 0 then
-    redis.call('HDEL', name('keys', channel), key)
+    call('HDEL', name('keys', channel), key)
   else
-    redis.call('HSET', name('keys', channel), key, table.concat(connections, '\n'))
+    call('HSET', name('keys', channel), key, table.concat(connections, '\n'))
   end
 end
 
@@ -78,23 +120,32 @@ end
 -- Epoch and revision. What Redis remembers after a restart may be older than what was told before it: so
 -- that no revision is given twice, a new epoch begins then.
 local function position(channel, fresh)
-  local found = redis.call('HMGET', name('position', channel), 'epoch', 'rev', 'life')
-  local life = redis.call('GET', name('life')) or ''
-  if found[1] and found[3] == life then return found[1], tonumber(found[2]) end
+  local found = call('HMGET', name('position', channel), 'epoch', 'rev', 'life')
+  local life = call('GET', name('life')) or ''
+  local rev = found[2] and string.match(found[2], '^%d+$') and #found[2] <= 15 and tonumber(found[2])
+  local sound = found[1] and rev and string.match(found[1], '^%w+$') and #found[1] <= 64
+  if sound and found[3] == life then return found[1], rev end
+  if found[1] and not sound then spoil(name('position', channel)) end
   redis.call('DEL', name('diffs', channel))
-  redis.call('HMSET', name('position', channel), 'epoch', fresh, 'rev', found[2] or 0, 'life', life)
-  return fresh, tonumber(found[2] or 0)
+  call('HMSET', name('position', channel), 'epoch', fresh, 'rev', whole(rev or 0), 'life', life)
+  return fresh, rev or 0
 end
 
 -- Number a change and publish it. The key's list is the new one already.
 local function tell(channel, key, before, after, fresh)
   if before == after then return end
-  local keys = redis.call('HLEN', name('keys', channel))
+  local keys = call('HLEN', name('keys', channel))
   local epoch = position(channel, fresh)
-  local rev = redis.call('HINCRBY', name('position', channel), 'rev', 1)
+  local rev = call('HINCRBY', name('position', channel), 'rev', 1)
   local diff = '{"epoch":"' .. epoch .. '","rev":' .. whole(rev) .. ',"key":' .. cjson.encode(key)
     .. ',"before":' .. before .. ',"after":' .. after .. '}'
-  redis.call('XADD', name('diffs', channel), 'MAXLEN', '~', STREAM_LENGTH, whole(rev) .. '-0', 'diff', diff)
+  local stream = {'XADD', name('diffs', channel), 'MAXLEN', '~', STREAM_LENGTH, whole(rev) .. '-0', 'diff', diff}
+  local added = redis.pcall(unpack(stream))
+  if type(added) == 'table' and added.err then  -- of the wrong type, or with a later entry
+    spoil(name('diffs', channel))
+    redis.call('DEL', name('diffs', channel))
+    redis.call(unpack(stream))
+  end
   redis.call('PUBLISH', name('diffs', channel), diff)
   for _, noun in ipairs({'position', 'diffs'}) do
     if keys == 0 then
@@ -109,13 +160,13 @@ end
 
 -- Forget that a connection is registered, and that it is leaving.
 local function strike(channel, connection, it)
-  redis.call('SREM', name('node', it.node), connection .. '\n' .. channel)
-  if it.due > 0 then redis.call('ZREM', name('leaving'), connection .. '\n' .. channel) end
+  call('SREM', name('node', it.node), connection .. '\n' .. channel)
+  if it.due > 0 then call('ZREM', name('leaving'), connection .. '\n' .. channel) end
 end
 
 local function drop(channel, connection, it)
   strike(channel, connection, it)
-  redis.call('HDEL', name('connections', channel), connection)
+  call('HDEL', name('connections', channel), connection)
 end
 
 local function remove(channel, connection, it, fresh)
@@ -135,5 +186,12 @@ local function depart(channel, connection, it, due)
   strike(channel, connection, it)
   it.due = due
   write(channel, connection, it)
-  redis.call('ZADD', name('leaving'), whole(due), connection .. '\n' .. channel)
+  call('ZADD', name('leaving'), whole(due), connection .. '\n' .. channel)
+end
+
+-- What the command returned; and which keys were damaged, if any were.
+local function answer(result)
+  if #damaged == 0 then return result end
+  redis.call('PUBLISH', name('here'), 'compare')
+  return {'damaged', result, damaged}
 end

@@ -41,7 +41,7 @@ function commands.join(node, channel, connection, key, meta, fresh)
     set_list(channel, key, connections)
   end
   write(channel, connection, {node = node, due = 0, meta = meta, key = key})
-  redis.call('SADD', name('node', node), connection .. '\n' .. channel)
+  call('SADD', name('node', node), connection .. '\n' .. channel)
   tell(channel, key, before, metas(channel, connections), fresh)
   return changes
 end
@@ -57,4 +57,4 @@ function commands.leave(channel, connection, grace, fresh)
   return changes
 end
 
-return commands[ARGV[1]](unpack(ARGV, 2))
+return answer(commands[ARGV[1]](unpack(ARGV, 2)))

@@ -1,0 +1,186 @@
+"""Runs the test suites of the Socket.IO project against the servers of this folder.
+
+``python tests/conformance/client_suites.py CHECKOUT [SUITE…]``: CHECKOUT is a clone of the project's
+repository; without a SUITE, all of `SUITES` run. Needs Node.js 20.6 or later with npm, and the ports
+3000 and 3210. Tests that README.rst in this folder names as exceptions are left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+#: Where a suite is copied to and installed, below CHECKOUT.
+FOLDER = ".webpy_socketio"
+
+#: Packages of npm that the suites of the clients need, in the version that CHECKOUT asks for.
+CLIENT_TOOLS = (
+    *("@sinonjs/fake-timers", "@types/expect.js", "@types/mocha", "@types/node"),
+    *("base64-arraybuffer", "expect.js", "has-cors", "mocha", "text-blob-builder", "tsx"),
+    "typescript",
+)
+
+#: Seconds after which a suite counts as stuck.
+PATIENCE = 300
+
+#: Milliseconds a test may take. Mocha's 2,000 are not enough on a slow machine for the tests that
+#: start Node.js.
+TEST_TIMEOUT = 10_000
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One suite: where it is, which of our servers it runs against, and how it is started."""
+
+    source: str
+    server: str
+    port: int
+    mocha: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+SUITES = {
+    "engine.io-client": Suite(
+        "packages/engine.io-client", "engine_client_server.py", 3000, ("test/index.js",)
+    ),
+    "socket.io-client": Suite(
+        "packages/socket.io-client",
+        "socketio_client_server.py",
+        3210,
+        ("test/index.ts",),
+        (("NODE_OPTIONS", "--import=tsx"),),  # for the processes that the tests start, too
+    ),
+    "engine.io-protocol": Suite(
+        "docs/engine.io-protocol/v4-test-suite",
+        "engine_server.py",
+        3000,
+        ("test-suite.js",),
+        (("SYNCHRONOUS_EVENTS", "1"),),
+    ),
+    "socket.io-protocol": Suite(
+        "docs/socket.io-protocol/v5-test-suite", "socketio_server.py", 3000, ("test-suite.js",)
+    ),
+}
+
+
+def exceptions() -> list[str]:
+    """The titles in README.rst, each a term of a definition list."""
+    text = (HERE / "README.rst").read_text(encoding="utf-8")
+    return re.findall(r"^``(.+)``$\n +\S", text, re.MULTILINE)
+
+
+def install(checkout: Path, suite: Suite) -> Path:
+    """Copy the suite, and install what it needs; returns its folder."""
+    root = checkout / FOLDER / Path(suite.source).parts[0]
+    folder = checkout / FOLDER / suite.source
+    skipped = shutil.ignore_patterns("node_modules", "package-lock.json")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(checkout / suite.source, folder, ignore=skipped)
+    if suite.source.startswith("packages/"):
+        asked = json.loads((checkout / "package.json").read_text())["devDependencies"]
+        manifest = {
+            "private": True,
+            # The sources in CHECKOUT, not what is published under the same name.
+            "workspaces": ["*-client"],
+            "devDependencies": {name: asked[name] for name in CLIENT_TOOLS},
+        }
+        (root / "package.json").write_text(json.dumps(manifest))
+        shutil.copytree(
+            checkout / "packages/engine.io-client",
+            root / "engine.io-client",
+            ignore=skipped,
+            dirs_exist_ok=True,
+        )
+        npm_install(root)
+        for package in dict.fromkeys((root / "engine.io-client", folder)):
+            build(package)
+    else:
+        shutil.copy(HERE / "node_imports.mjs", folder / "node-imports.js")
+        npm_install(folder)
+    return folder
+
+
+def npm_install(folder: Path) -> None:
+    flags = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
+    subprocess.run(["npm", "install", *flags], cwd=folder, check=True)
+
+
+def build(package: Path) -> None:
+    """Translate a client's TypeScript; its types are the business of its own project."""
+    for project in ("tsconfig.json", "tsconfig.esm.json"):
+        subprocess.run(["npx", "tsc", "--noCheck", "-p", project], cwd=package, check=True)
+    subprocess.run(["bash", "./postcompile.sh"], cwd=package, check=True)
+
+
+@contextlib.contextmanager
+def serve(suite: Suite) -> Iterator[None]:
+    """Run the suite's server."""
+    command = [sys.executable, HERE / suite.server, str(suite.port)]
+    path = os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    ) as server:
+        try:
+            assert server.stdout is not None
+            if server.stdout.readline() != f"PORT {suite.port}\n":
+                raise SystemExit(f"{suite.server} did not start: see above")
+            yield
+        finally:
+            server.terminate()
+
+
+def run(name: str, checkout: Path) -> list[str]:
+    """Run one suite; print its verdict, and return the titles of the tests that failed."""
+    suite = SUITES[name]
+    folder = install(checkout, suite)
+    left_out = "|".join(re.escape(title) for title in exceptions())
+    report = folder / "report.json"
+    with serve(suite):
+        subprocess.run(
+            [
+                *(
+                    "npx",
+                    "mocha",
+                    "--exit",
+                    "--reporter=json",
+                    f"--reporter-option=output={report}",
+                ),
+                *(f"--grep=^({left_out})$", "--invert", f"--timeout={TEST_TIMEOUT}", *suite.mocha),
+            ],
+            cwd=folder,
+            env={**os.environ, **dict(suite.environment)},
+            stdout=subprocess.DEVNULL,
+            timeout=PATIENCE,
+            check=False,
+        )
+    result = json.loads(report.read_text(encoding="utf-8"))
+    stats = result["stats"]
+    sys.stdout.write(f"{name}: {stats['passes']} passed, {stats['failures']} failed\n")
+    for failure in result["failures"]:
+        sys.stdout.write(f"  {failure['fullTitle']}\n    {failure['err'].get('message', '')}\n")
+    sys.stdout.flush()
+    return [failure["fullTitle"] for failure in result["failures"]]
+
+
+def main(checkout: str, *names: str) -> int:
+    unknown = set(names) - SUITES.keys()
+    if unknown:
+        raise SystemExit(f"unknown suites: {', '.join(sorted(unknown))}; there are {list(SUITES)}")
+    failed = [run(name, Path(checkout).resolve()) for name in names or SUITES]
+    return 1 if any(failed) else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    sys.exit(main(*sys.argv[1:]))

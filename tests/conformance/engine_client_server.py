@@ -1,0 +1,85 @@
+"""The server that the suite of engine.io-client expects.
+
+``python tests/conformance/engine_client_server.py [PORT]`` (3000; 0 picks one). Prints ``PORT <port>``.
+"""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
+from typing import Any
+from urllib.parse import parse_qs
+
+from announce import start
+
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, Session, json
+from webpy_socketio.engine.engine import sid_in
+from webpy_socketio.engine.handler import TAKE_OVER
+from webpy_socketio.engine.polling import Watch
+from webpy_socketio.engine.requests import Response
+
+CONFIG = EngineConfig(ping_interval=0.5, max_message_size=100, allowed_origins=["*"])
+
+#: The cookies of a handshake: the client keeps "1" and "2".
+COOKIES = (
+    "1=1; Max-Age=86400",
+    "2=2; Path=/; HttpOnly; Secure; SameSite=Strict",
+    "3=3; Max-Age=0",
+    f"4=4; Expires={formatdate(usegmt=True)}",
+)
+
+
+class Receiver:
+    """Greets a client, answers its questions, and echoes everything else."""
+
+    def opened(self, session: Session) -> None:
+        session.send("hi")
+
+    def message(self, session: Session, data: str | bytes) -> None:
+        if data == "give binary":
+            data = bytes(range(5))
+        elif data == "give utf8":
+            data = "пойду спать всем спокойной ночи"
+        elif data == "sendHeaders":
+            data = json.dumps(session.data).decode()
+        session.send(data)
+
+    def closed(self, session: Session, reason: str) -> None:
+        pass
+
+
+class RecordingEngine(Engine):
+    """An engine whose sessions have the headers of their last POST in `Session.data`."""
+
+    def respond(self, environ: dict[str, Any], watch: Watch) -> Response:
+        session = self.sessions.get(sid_in(environ["QUERY_STRING"]))
+        if session is not None and environ["REQUEST_METHOD"] == "POST":
+            session.data = {
+                name.removeprefix("HTTP_").replace("_", "-").lower(): value
+                for name, value in environ.items()
+                if name.startswith("HTTP_")
+            }
+        return super().respond(environ, watch)
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Let a session begin, with cookies, unless its query has ``deny``."""
+    if "deny" in parse_qs(environ["QUERY_STRING"]):
+        start_response("403 Forbidden", [("Content-Type", "application/json")])
+        return [b'{"code":4,"message":"Forbidden"}']
+    environ[TAKE_OVER] = True
+    start_response("200 OK", [("Set-Cookie", cookie) for cookie in COOKIES])
+    return []
+
+
+def make(listener: Any, config: EngineConfig, neighbours: Neighbours | None) -> EngineServer:
+    engine = RecordingEngine(Receiver(), config, "/engine.io/")
+    return EngineServer(listener, engine, application, neighbours, log=None)
+
+
+if __name__ == "__main__":
+    start(make, CONFIG)

@@ -1,0 +1,36 @@
+"""The log of a connection to Redis that was lost and came back."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from webpy_socketio.exceptions import BackplaneError
+
+__all__ = ["Outage"]
+
+logger = logging.getLogger("webpy_socketio")
+
+
+class Outage:
+    """Logs the loss of a connection once, and its return at the same level.
+
+    `effect` says what does not work meanwhile; the log line about the loss ends with it.
+    """
+
+    def __init__(self, effect: str) -> None:
+        self._effect = effect
+        self._began: float | None = None
+
+    def begin(self, error: BackplaneError) -> None:
+        """Log the loss; further failed attempts to connect are not logged."""
+        if self._began is None:
+            self._began = time.monotonic()
+            logger.warning("%s; %s", error, self._effect)
+
+    def end(self, where: str, consequence: str) -> None:
+        """Log the return, with the address, the duration and what is missing now."""
+        if self._began is not None:
+            seconds = time.monotonic() - self._began
+            self._began = None
+            logger.warning("reconnected to %s after %.1f s; %s", where, seconds, consequence)
