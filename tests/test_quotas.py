@@ -177,17 +177,17 @@ class TestBodies:
     ) -> None:
         count = 1_000_000 // size
         held = [gevent.spawn(upload, uploads, size, chunked) for _ in range(count)]
-        eventually(lambda: uploads.server.engine.bodies.used == size * count)
+        eventually(lambda: uploads.server.bodies.used == size * count)
         for _ in range(2):
             status, _ = upload(uploads, 300_000, chunked)
             assert status == 503
         (line,) = warnings()
         assert "SOCKETIO_MAX_BODIES_SIZE" in line
-        assert uploads.server.engine.bodies.used == size * count
+        assert uploads.server.bodies.used == size * count
         Upload.may_go_on.set()
         for one in held:
             assert one.get() == (200, str(size).encode())
-        eventually(lambda: uploads.server.engine.bodies.used == 0)
+        eventually(lambda: uploads.server.bodies.used == 0)
         assert upload(uploads, 300_000, chunked)[0] == 200
 
     def test_half_a_body_is_given_back(self, uploads: Site) -> None:
@@ -195,15 +195,15 @@ class TestBodies:
         sock.sendall(
             b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n" + b"x" * 300_000
         )
-        eventually(lambda: uploads.server.engine.bodies.used == 300_000)
+        eventually(lambda: uploads.server.bodies.used == 300_000)
         sock.close()
-        eventually(lambda: uploads.server.engine.bodies.used == 0)
+        eventually(lambda: uploads.server.bodies.used == 0)
 
     def test_post_of_a_session_beyond_the_limit_of_all_is_rejected(self, uploads: Site) -> None:
         client = uploads.polling()
         client.connect()
         held = gevent.spawn(upload, uploads, 900_000)
-        eventually(lambda: uploads.server.engine.bodies.used == 900_000)
+        eventually(lambda: uploads.server.bodies.used == 900_000)
         status, _ = client.send(f'42["{"x" * 200_000}"]')
         assert status == 503
         Upload.may_go_on.set()

@@ -31,7 +31,7 @@ from webpy_socketio.engine.notices import Notices, quoted
 from webpy_socketio.engine.origins import Origins
 from webpy_socketio.engine.packets import OPEN, Message
 from webpy_socketio.engine.polling import Polling, Watch
-from webpy_socketio.engine.quotas import AddressQuota, Quota
+from webpy_socketio.engine.quotas import AddressQuota
 from webpy_socketio.engine.refusals import explain_origin
 from webpy_socketio.engine.requests import Query, RequestError, Response, read_body, read_query
 from webpy_socketio.engine.session import Receiver, Session
@@ -71,8 +71,6 @@ class Engine:
         #: Closed polling sessions whose client has still to be told; for as long as a poll may
         #: reasonably be on its way.
         self._lingering = Deadlines[Session](self.clock, config.upgrade_timeout, self._forget)
-        #: Bytes of request bodies.
-        self.bodies = Quota(config.max_bodies_size)
         self._addresses = AddressQuota(config.max_sessions_per_address, MAX_SESSIONS_PER_ADDRESS)
         self._stopping = False
         self._answering = 0

@@ -11,12 +11,10 @@ import gevent
 import gevent.ssl
 
 from webpy_socketio.engine import forking
-from webpy_socketio.engine.closing import close_after
 from webpy_socketio.engine.engine import Engine
 from webpy_socketio.engine.handler import RequestHandler
 from webpy_socketio.engine.neighbours import Neighbours, Visit, forget
 from webpy_socketio.engine.proxies import peer_of
-from webpy_socketio.engine.quotas import AddressQuota
 from webpy_socketio.engine.replay import replay
 from webpy_socketio.engine.shares import SILENCE, Shares
 from webpy_socketio.engine.strict import Moving
@@ -32,18 +30,6 @@ logger = logging.getLogger(__name__)
 #: Seconds for which a worker with more than its part leaves who waits to the others. If nobody takes it
 #: meanwhile, it does; so it is the longest time that this costs a client.
 _COURTESY = 0.001
-
-#: Connections of one address, where the settings have no number.
-MAX_CONNECTIONS_PER_ADDRESS = 2000
-
-#: Connections that are rejected with an answer at once; further ones are closed without.
-_MAX_REJECTING = 100
-
-#: The answer to a connection of an address that has too many.
-_TOO_MANY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n"
-    b"Content-Type: text/plain\r\nContent-Length: 38\r\n\r\nToo many connections of this address.\n"
-)
 
 #: Connections that it accepts then without asking again: the others have no time.
 _UNASKED = 4
@@ -91,10 +77,6 @@ class EngineServer(StrictServer):
         **pywsgi: Any,
     ) -> None:
         self.engine = engine
-        self._addresses = AddressQuota(
-            engine.config.max_connections_per_address, MAX_CONNECTIONS_PER_ADDRESS
-        )
-        self._rejecting = 0
         self.neighbours = neighbours
         #: Handlers that wait for a request, and their greenlets; None where nobody asks.
         self.resting: dict[RequestHandler, Any] | None = None
@@ -113,9 +95,7 @@ class EngineServer(StrictServer):
         if "certfile" in pywsgi and not pywsgi.keys() & {"ssl_context", "ssl_version"}:
             pywsgi["ssl_context"] = _tls_context(pywsgi)
         application = application or take_over_all(engine.path)
-        super().__init__(
-            listener, application, engine.config, engine.notices, engine.bodies, **pywsgi
-        )
+        super().__init__(listener, application, engine.config, engine.notices, **pywsgi)
 
     def passed_by(self, environ: dict[str, Any], code: int) -> None:
         """The application answered a request with `code` that may have been meant for the engine."""
@@ -156,39 +136,6 @@ class EngineServer(StrictServer):
             self._shares.leave()
             self._shares = None
         super().close()
-
-    def do_handle(self, sock: Any, address: Any) -> None:
-        peer = peer_of(address)
-        if not self.engine.config.proxies.trusts(peer):
-            if not self._addresses.has_room(peer):
-                self._reject(sock, peer)
-                return
-            self._addresses.add(sock, peer)
-        super().do_handle(sock, address)
-
-    def do_close(self, sock: Any, *args: Any) -> None:
-        self._addresses.remove(sock)
-        super().do_close(sock, *args)
-
-    def _reject(self, sock: Any, peer: str) -> None:
-        """Answer a connection of an address that has too many, and close it."""
-        self.engine.notices.seldom(
-            "connections of an address",
-            f"rejected a connection of {peer}: the address has {self._addresses.limit} "
-            "(SOCKETIO_MAX_CONNECTIONS_PER_ADDRESS). If it is a proxy, add it to SOCKETIO_TRUSTED_PROXIES",
-        )
-        if self.ssl_enabled or self._rejecting >= _MAX_REJECTING:
-            sock.close()
-            return
-        self._rejecting += 1
-        gevent.spawn(self._answer_and_close, sock)
-
-    def _answer_and_close(self, sock: Any) -> None:
-        try:
-            close_after(sock, _TOO_MANY)
-        finally:
-            sock.close()
-            self._rejecting -= 1
 
     def handle(self, sock: Any, address: Any) -> None:
         if self.neighbours is None:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 from wsgiref.util import FileWrapper
 
+import gevent
 from gevent.pywsgi import WSGIServer
 
 from webpy_socketio.engine.clock import current_clock
+from webpy_socketio.engine.closing import close_after
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.notices import Notices
-from webpy_socketio.engine.quotas import Quota
+from webpy_socketio.engine.proxies import peer_of
+from webpy_socketio.engine.quotas import AddressQuota, Quota
 from webpy_socketio.engine.standard_streams import protect_standard_streams
 from webpy_socketio.engine.strict import StrictHandler
 
@@ -26,6 +29,18 @@ _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 #: Seconds without accepting connections after such a failure.
 _REST = 0.5
+
+#: Connections of one address, where the settings have no number.
+MAX_CONNECTIONS_PER_ADDRESS = 2000
+
+#: Connections that are rejected with an answer at once; further ones are closed without.
+_MAX_REJECTING = 100
+
+#: The answer to a connection of an address that has too many.
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 38\r\n\r\nToo many connections of this address.\n"
+)
 
 
 def _wrap_file(file: Any, block_size: int = 65_536) -> FileWrapper:
@@ -41,7 +56,6 @@ class StrictServer(WSGIServer):
         application: The WSGI application.
         config: Limits and deadlines.
         notices: Log of repeated mistakes; the server's own if None.
-        bodies: Bytes that all request bodies may have together; the server's own if None.
         **pywsgi: Further keywords of pywsgi's server.
 
     """
@@ -63,13 +77,17 @@ class StrictServer(WSGIServer):
         application: Any,
         config: EngineConfig,
         notices: Notices | None = None,
-        bodies: Quota | None = None,
         **pywsgi: Any,
     ) -> None:
         protect_standard_streams()  # before pywsgi takes sys.stderr for its log
         self.config = config
+        #: Bytes of request bodies that are held.
+        self.bodies = Quota(config.max_bodies_size)
+        self._addresses = AddressQuota(
+            config.max_connections_per_address, MAX_CONNECTIONS_PER_ADDRESS
+        )
+        self._rejecting = 0
         self.notices = Notices(current_clock()) if notices is None else notices
-        self.bodies = Quota(config.max_bodies_size) if bodies is None else bodies
         #: Whether requests are logged: ``log=None`` is not to cost anything.
         self.keeps_log = pywsgi.get("log", "default") is not None
         super().__init__(listener, application, **pywsgi)
@@ -77,6 +95,39 @@ class StrictServer(WSGIServer):
     def start(self) -> None:
         protect_standard_streams()  # they may have been replaced since
         super().start()
+
+    def do_handle(self, sock: Any, address: Any) -> None:
+        peer = peer_of(address)
+        if not self.config.proxies.trusts(peer):
+            if not self._addresses.has_room(peer):
+                self._reject(sock, peer)
+                return
+            self._addresses.add(sock, peer)
+        super().do_handle(sock, address)
+
+    def do_close(self, sock: Any, *args: Any) -> None:
+        self._addresses.remove(sock)
+        super().do_close(sock, *args)
+
+    def _reject(self, sock: Any, peer: str) -> None:
+        """Answer a connection of an address that has too many, and close it."""
+        self.notices.seldom(
+            "connections of an address",
+            f"rejected a connection of {peer}: the address has {self._addresses.limit} "
+            "(SOCKETIO_MAX_CONNECTIONS_PER_ADDRESS). If it is a proxy, add it to SOCKETIO_TRUSTED_PROXIES",
+        )
+        if self.ssl_enabled or self._rejecting >= _MAX_REJECTING:
+            sock.close()
+            return
+        self._rejecting += 1
+        gevent.spawn(self._answer_and_close, sock)
+
+    def _answer_and_close(self, sock: Any) -> None:
+        try:
+            close_after(sock, _TOO_MANY)
+        finally:
+            sock.close()
+            self._rejecting -= 1
 
     def do_read(self) -> Any:
         """Accept a connection; without room for one, wait a little, as gevent does, but quietly."""
