@@ -430,7 +430,8 @@ class TestSeen:
         client.emit("message", {"text": "hi"}, b"".decode())
         client.emit("__channel__", "room-1", "addressed")
         client.emit("custom")
-        client.emit("barrier", ack=9)
+        client.emit("barrier")
+        client.emit("__unsubscribe__", "barrier", ack=9)
         while not str(client.receive()).startswith("439"):
             pass
         told = without_times(one.told())
@@ -475,7 +476,7 @@ class TestSeen:
         one, _ = come_in(site)
         client = site.connect()
         client.event()
-        client.barrier()
+        client.emit_and_wait("barrier")
         told = without_times(one.told())
         assert [event[0] for event in told] == [
             *("all_sockets", "socket_connected", "event_sent", "event_received"),
@@ -514,7 +515,7 @@ class TestSeen:
         assert first["serverId"] == f"{first['hostname']}#{first['pid']}"
         counts: dict[str, int] = {}
         newcomer = site.connect()
-        newcomer.call("message", "12345")
+        newcomer.emit_and_wait("message", "12345")
         broadcast("67890")
         newcomer.send("41")
         while "rawDisconnection" not in counts:
@@ -532,7 +533,7 @@ class TestSeen:
         one = Admin(site)
         client = site.connect()
         client.call("__subscribe__", "room-1")
-        client.call("message", "hi")
+        client.emit_and_wait("message", "hi")
         broadcast("news")
         client.close()
         names = [one.next()[0] for _ in range(20)]
@@ -544,7 +545,7 @@ class TestSeen:
         client = site.connect()
         one, _ = come_in(site)
         client.call("__subscribe__", "room-1")
-        client.call("message", "counted")
+        client.emit_and_wait("message", "counted")
         two = Admin(site)
         # What was counted so far is told to both, at the next turn.
         assert two.until("server_stats")[1]["aggregatedEvents"] == []
@@ -585,7 +586,7 @@ class TestSecrets:
         data = {"user": {"Password": "hidden-1", "author": "Ann", "tokens": ["hidden-2"]}}
         client.emit("login", data, [{"api_key": "hidden-3"}])
         client.emit("set_password", "hidden-4", {"text": "hidden-5"})
-        client.barrier()
+        client.emit_and_wait("barrier")
         told = without_times(one.told())
         assert "hidden-" not in json.dumps(told)
         assert [event[3] for event in told[:2]] == [
@@ -632,7 +633,7 @@ class TestBounds:
         total = 200
         for number in range(total):
             client.emit("message", number)
-        client.barrier()
+        client.emit_and_wait("barrier")
         seen = noted = 0
         while seen + noted < total + 1:
             event = one.until("event_received", "event_sent")
@@ -833,8 +834,8 @@ class TestCommands:
         one, _ = come_in(site)
         assert one.command("_disconnect", "/", False, first.id)[0] == {"ok": True, "sockets": 1}
         assert first.receive() == "41"
-        first.send('42/chat,7["still here"]')
-        assert first.receive() == "43/chat,7[]"
+        first.send('42/chat,7["__unsubscribe__","room"]')
+        assert first.receive() == '43/chat,7[{"ok":true}]'
         assert one.command("_disconnect", "/", False, "room-1")[0] == {"ok": True, "sockets": 1}
         assert second.wait_closed() == 1000
         assert one.command("_disconnect", "/", True, third.id)[0] == {"ok": True, "sockets": 2}
@@ -967,7 +968,7 @@ class TestCost:
             connection.emit("filler", "x" * 10_000)
             gevent.sleep(0)
         while signals.sent.receivers:  # and then its own, in the middle of what is told
-            client.call("message", "x" * 2000)
+            client.emit_and_wait("message", "x" * 2000)
         client.barrier()
         one.client.vanish()
 
