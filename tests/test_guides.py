@@ -384,12 +384,6 @@ class TestPathPrefixes:
 
 
 class TestProcesses:
-    def test_process_returns_its_result(self, run: Callable[[Page], dict[str, Any]]) -> None:
-        run(guide("processes"))
-        app = web.application(webpy_socketio.socketio_urls, {}, autoreload=False)
-        with TestServer(app) as server:
-            assert server.connect().call("report", 100) == 4950
-
     @pytest.mark.patience(60)
     @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
     def test_each_start_method_works_in_a_server(self, tmp_path: Path, method: str) -> None:

@@ -62,6 +62,8 @@ class RuntimeFolder:
     def close(self) -> None:
         """Release the lock."""
         if self._descriptor >= 0:
+            with contextlib.suppress(OSError):  # gevent's os.close may wait for the loop
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 
