@@ -31,8 +31,9 @@ def handler(*args: Any) -> None:
 
 def barrier(client: raw.WebSocket, namespace: str) -> None:
     """Wait until every event that the client sent is handled, the last one a long one."""
-    client.send(f'42{namespace}7["{"x" * 900_000}"]')
-    assert client.receive() == f"43{namespace}7[]"
+    client.send(f'42{namespace}["{"x" * 900_000}"]')
+    client.send(f'42{namespace}7["__unsubscribe__","barrier"]')
+    assert client.receive() == f'43{namespace}7[{{"ok":true}}]'
 
 
 @pytest.fixture

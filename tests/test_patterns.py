@@ -95,7 +95,8 @@ class TestWork:
         for name in ("aaa", "aaa!"):
             client.call("__subscribe__", name)
             for number in range(50):
-                client.call("__channel__", name, number)
+                client.emit("__channel__", name, number)
+        client.barrier()
         assert matches(heard) == 2
         assert journal == list(range(50))
 
@@ -108,7 +109,8 @@ class TestWork:
         for name in ("x", "y", "z"):
             client.call("__subscribe__", name)
         for _ in range(50):
-            client.call("news")
+            client.emit("news")
+        client.barrier()
         assert matches(heard) == 3
         assert journal == []
 
@@ -121,7 +123,7 @@ class TestWork:
         client = site.connect()
         for _ in range(50):
             client.call("__subscribe__", "a!")
-            client.call("message", "hello")
+            client.emit("message", "hello")
             client.call("__unsubscribe__", "a!")
         assert matches(handler) == matches(heard) == 1
 
@@ -143,8 +145,9 @@ class TestMemory:
         names = [f"event-{number}" for number in range(50)]
         for name in names:
             client.call("__subscribe__", name)
-            client.call(name)
-            client.call("__channel__", name, "hello")
+            client.emit(name)
+            client.emit("__channel__", name, "hello")
+        client.barrier()
         assert journal == [each for name in names for each in (name, "message")]
         found = clients.find(client.id)
         assert found is not None

@@ -128,7 +128,7 @@ class TestConnections:
         for _ in range(3):
             clients.append(site.connect())
             eventually(lambda: len(site.server._addresses) == 0)
-        assert [client.call("x") for client in clients] == [[], [], []]
+        assert [client.call("__subscribe__", "x") for client in clients] == [[{"ok": True}]] * 3
 
     def test_flood_beyond_the_limit_leaves_nothing(self, serve: Callable[..., Site]) -> None:
         site = serve(max_connections_per_address=2)

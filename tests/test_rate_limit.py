@@ -581,7 +581,9 @@ def test_pings_of_a_websocket_are_counted(serve: Callable[..., Site], stages: Jo
     assert client.wait_closed() == 1008
 
 
-def test_packets_within_the_limit_close_nobody(serve: Callable[..., Site]) -> None:
+def test_packets_within_the_limit_close_nobody(
+    serve: Callable[..., Site], handled: list[Any]
+) -> None:
     client = serve(plugins=[PLUGIN], rate_limit_packets=(0.01, 20)).connect()
     for _ in range(19):
         client.send("3")
