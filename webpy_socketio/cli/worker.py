@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     quiet = nullcontext() if slot == "0" else loggers.silenced()
     try:
         with quiet:
-            server = _start(arguments, control, Neighbours(folder, int(name)))
+            server = _start(arguments, control, folder, int(name))
     except ConfigurationError as error:
         control.tell(failure=str(error))  # the supervisor prints it, once for all workers
         control.hear()
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _start(
-    arguments: argparse.Namespace, control: Control, neighbours: Neighbours
+    arguments: argparse.Namespace, control: Control, folder: str, name: int
 ) -> SocketIOServer | None:
     try:
         application = service.load(arguments)
@@ -84,6 +84,7 @@ def _start(
     if answer is None:
         return None
     with socket.socket(fileno=answer["descriptor"]) as listener:
+        neighbours = Neighbours(folder, name)
         # A copy: a server closes its own when it stops accepting.
         server = service.make(arguments, application, listener.dup(), neighbours=neighbours)
     server.start()
