@@ -12,7 +12,8 @@ author = "the webpy_socketio contributors"
 project_copyright = author
 version = release = webpy_socketio.__version__
 
-extensions = ["sphinx.ext.autodoc", "reference"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "reference"]
+napoleon_numpy_docstring = False
 
 # What a single pair of backticks in a docstring names; see _ext/reference.py.
 default_role = "py:obj"
