@@ -21,8 +21,8 @@ import gevent
 import gevent.event
 from database import RedisError, running_redis
 
-from webpy_socketio import redis_link
-from webpy_socketio.plugins.presence.chores import Times
+from webpy_socketio import connect_redis
+from webpy_socketio.plugins.presence.chores import Intervals
 from webpy_socketio.plugins.presence.redis import RedisStore
 from webpy_socketio.plugins.presence.store import Change, Channel, State
 
@@ -45,15 +45,15 @@ class _Node:
 
     def __init__(self, url: str) -> None:
         self._moved = gevent.event.Event()
-        self.store = RedisStore(url, "bench", self, 10.0, Times())
+        self.store = RedisStore(url, "bench", self, 10.0, Intervals())
 
-    def made(self, change: Change) -> None:
+    def on_local_change(self, change: Change) -> None:
         pass
 
-    def seen(self, change: Change) -> None:
+    def on_change(self, change: Change) -> None:
         self._moved.set()
 
-    def renewed(self, channel: Channel) -> None:
+    def on_reset(self, channel: Channel) -> None:
         self._moved.set()
 
     def wait(self, condition: Callable[[State], bool]) -> None:
@@ -102,12 +102,12 @@ def _measure(url: str) -> dict[str, float]:
 
 
 def _rest(url: str) -> dict[str, float]:
-    link = redis_link(url, 5.0)
-    link.ask(("CONFIG", "RESETSTAT"))
+    link = connect_redis(url, 5.0)
+    link.execute(("CONFIG", "RESETSTAT"))
     began = time.process_time()
     gevent.sleep(REST)
     used = time.process_time() - began
-    (answer,) = link.ask(("INFO", "commandstats"))
+    (answer,) = link.execute(("INFO", "commandstats"))
     link.close()
     calls = {}
     for line in answer.decode().split():

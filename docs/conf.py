@@ -18,8 +18,8 @@ napoleon_numpy_docstring = False
 # What a single pair of backticks in a docstring names; see _ext/reference.py.
 default_role = "py:obj"
 nitpicky = True
-# What redis_link returns; its docstring says what there is of it.
-nitpick_ignore = [("py:class", "Link")]
+# What connect_redis returns; its docstring says what there is of it.
+nitpick_ignore = [("py:class", "RedisConnection")]
 
 add_module_names = False
 autodoc_member_order = "bysource"

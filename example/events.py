@@ -142,7 +142,7 @@ def history(request, socket, context, number):
 def missed(sender, **extra):
     """Of several processes, this one may have missed what others sent: let its pages ask for it."""
     with contextlib.suppress(NoSocket):
-        emit("missed", here=True)
+        emit("missed", local=True)
 
 
 @on_event("private", channel=ROOM)

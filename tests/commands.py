@@ -11,7 +11,7 @@ from typing import NamedTuple
 __all__ = ["APP", "Done", "command", "run"]
 
 #: Seconds until a command that never ends fails its test.
-PATIENCE = 60
+TIMEOUT = 60
 
 #: A small application with everything in its place.
 APP = """\
@@ -48,7 +48,7 @@ def run(*words: str, cwd: Path, before: tuple[str, ...] = (), **env: str) -> Don
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)

@@ -28,7 +28,7 @@ from webpy_socketio import (
     signals,
     socketio_urls,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 
 from . import builds, parallel, raw, swarm
 
@@ -39,7 +39,7 @@ if unix_signals.getsignal(unix_signals.SIGINT) is unix_signals.SIG_IGN:
     unix_signals.signal(unix_signals.SIGINT, unix_signals.default_int_handler)
 
 #: Seconds after which a test that waits for something is told that it will not come.
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 @pytest.hookimpl(wrapper=True)
@@ -82,7 +82,7 @@ class Site:
 
 def socket_of(client: raw.WebSocket) -> Socket:
     """The server's side of a raw client."""
-    socket = clients.find(client.id)
+    socket = registry.find(client.id)
     assert socket is not None
     return socket
 
@@ -110,7 +110,7 @@ def serve() -> Iterator[Callable[..., Site]]:
     for site in sites:
         site.server.stop()
         assert not site.server.engine.sessions
-    assert not any(space.sockets or len(space.channels) for space in clients.namespaces())
+    assert not any(space.sockets or len(space.channels) for space in registry.namespaces())
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def _nothing_left() -> Iterator[None]:
 def _patience(request: pytest.FixtureRequest) -> Iterator[None]:
     """No test waits for ever; ``@pytest.mark.patience(60)`` for one that needs longer."""
     marker = request.node.get_closest_marker("patience")
-    seconds = marker.args[0] if marker else PATIENCE
+    seconds = marker.args[0] if marker else TIMEOUT
     with gevent.Timeout(seconds, AssertionError(f"nothing happened for {seconds} s")):
         yield
 

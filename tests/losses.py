@@ -54,7 +54,7 @@ writer = reader = None
 @gap.connect
 def told(sender, node, missed, topic, **extra):
     try:
-        emit("gap", phase, node, missed, topic and [topic.kind, topic.name], here=True)
+        emit("gap", phase, node, missed, topic and [topic.kind, topic.name], local=True)
     except NoSocket:
         pass
 

@@ -20,9 +20,9 @@ UNHURRIED = 20.0
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process wait for Redis as long as it takes."""
     for where in (
-        "backplane.redis.PATIENCE",
+        "backplane.redis.TIMEOUT",
         "backplane.subscriber.CONFIRM_TIMEOUT",
-        "plugins.presence.node.PATIENCE",
+        "plugins.presence.node.TIMEOUT",
     ):
         monkeypatch.setattr(f"webpy_socketio.{where}", UNHURRIED)
 

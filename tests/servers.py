@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 #: Seconds until something that never happens fails the test. No test depends on its length.
-PATIENCE = 30
+TIMEOUT = 30
 
 _BEGINNING = """\
 from gevent import monkey; monkey.patch_all()
@@ -106,14 +106,14 @@ class Process:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def next_line(self) -> str:
-        """Return the next line of output; fails the test at the end of it, or after `PATIENCE`."""
+        """Return the next line of output; fails the test at the end of it, or after `TIMEOUT`."""
         try:
-            line = self._lines.get(timeout=PATIENCE)
+            line = self._lines.get(timeout=TIMEOUT)
         except queue.Empty:
-            raise AssertionError(f"no output for {PATIENCE} s; stderr:\n{self.errors}") from None
+            raise AssertionError(f"no output for {TIMEOUT} s; stderr:\n{self.errors}") from None
         if line is None:
             self._lines.put(None)  # the end stays the end, however often it is asked for
-            status = self.popen.wait(PATIENCE)
+            status = self.popen.wait(TIMEOUT)
             raise AssertionError(f"ended with status {status}; stderr:\n{self.errors}")
         return line
 
@@ -132,8 +132,8 @@ class Process:
 
     def wait(self) -> int:
         """Return the exit status, once the program has ended."""
-        status = self.popen.wait(PATIENCE)
-        self._reader.join(PATIENCE)
+        status = self.popen.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
         for pipe in (self.popen.stdin, self.popen.stdout):
             if pipe is not None:
                 pipe.close()

@@ -37,7 +37,7 @@ CHANNELS = 20
 GROWTH = 16 * 1024 * 1024
 
 #: Seconds within which everything has to be given back: the longest deadlines, and a slow machine.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 OPTIONS = {
     "ping_interval": 1.0,
@@ -182,13 +182,13 @@ class Soak:
         """Let visitors come for so long, and wait until all have gone."""
         end = time.monotonic() + seconds
         visitors = [gevent.spawn(self._come_and_go, end) for _ in range(VISITORS)]
-        with gevent.Timeout(seconds + PATIENCE, AssertionError("visitors who would not go")):
+        with gevent.Timeout(seconds + TIMEOUT, AssertionError("visitors who would not go")):
             gevent.joinall(visitors, raise_error=True)
         close_all()
 
     def settle(self, before: Counts) -> Counts:
         """Wait until the server holds no more than `before`."""
-        with gevent.Timeout(PATIENCE, AssertionError("something is left behind")):
+        with gevent.Timeout(TIMEOUT, AssertionError("something is left behind")):
             return self._server.settle(before)
 
     def _come_and_go(self, end: float) -> None:

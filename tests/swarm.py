@@ -371,13 +371,13 @@ HELD = ("sessions", "sockets", "channels", "greenlets", "watchers", "descriptors
 
 def counts(server: Any) -> Counts:
     """What the process holds because of `server` and its clients; bytes for memory."""
-    from webpy_socketio.clients import clients
+    from webpy_socketio.clients import registry
 
     gc.collect()
     # Those that wait for work are kept on purpose, a bounded number of them.
     workers = len(server._socketio.workers._idle)
     alive = sum(isinstance(one, greenlet.greenlet) and not one.dead for one in gc.get_objects())
-    spaces = clients.namespaces()
+    spaces = registry.namespaces()
     sessions = list(server.engine.sessions.values())
     inboxes = [
         connection.inbox

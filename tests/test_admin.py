@@ -319,7 +319,7 @@ class TestLogin:
 
 class TestTries:
     def test_of_one_address_a_few_in_a_minute(self) -> None:
-        tries = lock.Tries()
+        tries = lock.LoginThrottle()
         for second in range(lock.TRIES_OF_ONE):
             tries.begin("192.0.2.1", second)
         with pytest.raises(Refused, match="too many"):
@@ -328,14 +328,14 @@ class TestTries:
         tries.begin("192.0.2.1", 60)  # the first of them is a minute old
 
     def test_of_all_addresses_together_not_many(self) -> None:
-        tries = lock.Tries()
+        tries = lock.LoginThrottle()
         for number in range(lock.TRIES_OF_ALL):
             tries.begin(f"192.0.2.{number}", 0)
         with pytest.raises(Refused, match="too many"):
             tries.begin("192.0.2.99", 1)
 
     def test_a_right_one_leaves_nothing_behind(self) -> None:
-        tries = lock.Tries()
+        tries = lock.LoginThrottle()
         for _ in range(3 * lock.TRIES_OF_ALL):
             tries.forgive(tries.begin("192.0.2.1", 0))
 
@@ -744,16 +744,16 @@ class TestConfined:
         def fail(*args: Any) -> None:
             raise ValueError("the details")
 
-        monkeypatch.setattr("webpy_socketio.plugins.admin.desk.Desk.perform", fail)
+        monkeypatch.setattr("webpy_socketio.plugins.admin.desk.Commands.perform", fail)
         assert one.command("emit")[0] == {"error": "internal error"}
-        monkeypatch.setattr("webpy_socketio.plugins.admin.lock.Lock.open", fail)
+        monkeypatch.setattr("webpy_socketio.plugins.admin.lock.Authenticator.open", fail)
         assert Admin(site).refusal == "not allowed"
         assert caplog.text.count("the plugin of the namespace /admin failed") == 2
 
         def deny(*args: Any) -> None:
             raise Refused("\ud800")
 
-        monkeypatch.setattr("webpy_socketio.plugins.admin.lock.Lock.open", deny)
+        monkeypatch.setattr("webpy_socketio.plugins.admin.lock.Authenticator.open", deny)
         assert Admin(site).refusal == "not allowed"
 
 
@@ -981,7 +981,7 @@ class TestCost:
             asked.set()
             answer.wait()
 
-        monkeypatch.setattr(lock.Lock, "open", fits)
+        monkeypatch.setattr(lock.Authenticator, "open", fits)
         site = house()
         client = raw.WebSocket(site.port, site.path)
         client.send("40/admin,")

@@ -34,7 +34,7 @@ from webpy_socketio import (
     socketio_urls,
 )
 from webpy_socketio.assets import CLIENT, EXTENSION, asset
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 
 from .conftest import Journal, Site
 from .raw import Polling, WebSocket
@@ -489,7 +489,7 @@ class TestSessions:
         client.send("40")
         assert client.receive() == '44{"message":"visit the page first"}'
         cookie = visit(site.port, "/put/page/hello").cookie
-        socket = clients.find(site.connect(Cookie=cookie).id)
+        socket = registry.find(site.connect(Cookie=cookie).id)
         assert socket is not None
         assert socket.context == {"page": "hello"}
 
@@ -628,7 +628,7 @@ class TestSessions:
         while not session.transport.waiting:  # type: ignore[union-attr]
             gevent.idle()
         visit(site.port, "/put/page/new", Cookie=cookie)
-        clients.find(client.id).send("answer the poll")  # type: ignore[union-attr]
+        registry.find(client.id).send("answer the poll")  # type: ignore[union-attr]
         assert poll.get() == ['42["message","answer the poll"]']
         assert shown(site, cookie)["page"] == "new"
 

@@ -110,7 +110,7 @@ ENGINE = [
     *("takeover", "forking", "runtime_folder"),
     *("framing", "standard_streams", "spool", "response", "strict", "strict_server"),
     *("payloads", "outbox", "socketio_packets", "requests", "handshake"),
-    *("replay", "relay", "neighbours", "shares"),
+    *("replay", "relay", "peers", "shares"),
     *("session", "tls", "heartbeat", "inbox", "polling", "websocket", "upgrades"),
     *("engine", "handler", "server", "connection", "multiplexer"),
 ]

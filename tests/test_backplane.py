@@ -33,14 +33,21 @@ from webpy_socketio import (
     backplane,
     broadcast,
     broadcast_channel,
+    connect_redis,
     emit,
-    redis_link,
     send,
 )
 from webpy_socketio.backplane import Topic, counts, gap, publisher, subscriber
-from webpy_socketio.backplane.envelope import Envelope, Foreign, Mark, Packet, decode, encode
-from webpy_socketio.backplane.numbering import Groups, Numbering, Positions, Verdict
-from webpy_socketio.clients import clients
+from webpy_socketio.backplane.envelope import (
+    Envelope,
+    InvalidEnvelope,
+    Mark,
+    Packet,
+    decode,
+    encode,
+)
+from webpy_socketio.backplane.numbering import Groups, Positions, SequenceCounter, Verdict
+from webpy_socketio.clients import registry
 from webpy_socketio.engine.socketio_packets import encode_event
 
 from .conftest import Journal, Site, socket_of
@@ -58,10 +65,10 @@ THERE = application_source(
     f"""
 from webpy_socketio.backplane import counts, gap, publisher, redis, subscriber
 
-redis.PATIENCE = subscriber.CONFIRM_TIMEOUT = {UNHURRIED}
+redis.TIMEOUT = subscriber.CONFIRM_TIMEOUT = {UNHURRIED}
 if "SHORT_TIMEOUTS" in os.environ:
     publisher.PING_INTERVAL = subscriber.PING_INTERVAL = 0.3
-    publisher.ANSWER_TIMEOUT = subscriber.SILENCE = {SHORT_TIMEOUT}
+    publisher.ANSWER_TIMEOUT = subscriber.READ_TIMEOUT = {SHORT_TIMEOUT}
 """
     """
 OPTIONS = {"plugins": [], "log": None, "namespaces": ["/", "/chat"]}
@@ -204,13 +211,13 @@ class TestReach:
     def test_only_here(self, here: Site, there: ServerProcess) -> None:
         far, near = connect(there, "room", "other room"), local(here, "room")
         far.connect(namespace="/chat,")
-        emit("tick", 1, here=True)
-        emit("tick", 2, channel="room", here=True)
+        emit("tick", 1, local=True)
+        emit("tick", 2, channel="room", local=True)
         assert [near.event(), near.event()] == [["tick", 1], ["tick", 2]]
         with pytest.raises(NoSocket):
-            emit("tick", 3, channel="other room", here=True)
+            emit("tick", 3, channel="other room", local=True)
         with pytest.raises(NoSocket):
-            emit("tick", 4, namespace="/chat", here=True)
+            emit("tick", 4, namespace="/chat", local=True)
         only(far)
 
     def test_emit_with_bytes(self, here: Site, there: ServerProcess) -> None:
@@ -286,7 +293,7 @@ class TestReach:
         first, second = local(here), local(here)
         message = encode_event("/", "message", ("hello",))
         envelope = encode(Mark("stranger", 1, 1), message, skip=first.id)
-        address = Topic.everybody("/").address("webpy_socketio")
+        address = Topic.namespace_topic("/").address("webpy_socketio")
         redis.ask("PUBLISH", address, envelope)
         redis.ask("PUBLISH", address, envelope)  # nobody gets anything twice
         redis.ask("PUBLISH", address, encode(Mark("stranger", 1, 2), message))
@@ -324,10 +331,10 @@ class TestNobody:
                 broadcast_channel("hello", room)
 
     def test_who_is_about_to_subscribe_is_not_there(self, here: Site, redis: RedisServer) -> None:
-        clients.backplane.hold(Topic.channel("/", "room"))  # type: ignore[union-attr]
+        registry.backplane.subscribe(Topic.channel("/", "room"))  # type: ignore[union-attr]
         with pytest.raises(NoSocket):
             broadcast_channel("hello", "room")
-        clients.backplane.release(Topic.channel("/", "room"))  # type: ignore[union-attr]
+        registry.backplane.unsubscribe(Topic.channel("/", "room"))  # type: ignore[union-attr]
 
 
 class TestNames:
@@ -359,7 +366,7 @@ class TestNames:
         names = ["", "a", "a,b", "/", "/,a", "/a,b", "*", ":"]
         topics = [Topic.channel(space, name) for space in ("/", "/a", "/:") for name in names]
         topics += [Topic.session(name) for name in names]
-        topics += [Topic.everybody(space) for space in ("/", "/a", "/:")]
+        topics += [Topic.namespace_topic(space) for space in ("/", "/a", "/:")]
         assert len({topic.address("p") for topic in topics}) == len(topics)
 
 
@@ -438,7 +445,7 @@ class TestSubscribing:
         other.send("40")
         for one in (client, other):  # while Redis is waited for
             one.vanish()
-        known = clients.backplane._subscriber._topics  # type: ignore[union-attr]
+        known = registry.backplane._subscriber._topics  # type: ignore[union-attr]
         while site.server.engine.sessions or known:
             gevent.sleep(0.01)
         assert frail.topics() == set()
@@ -451,7 +458,7 @@ class TestSubscribing:
         for number in range(10):
             assert client.call("__subscribe__", f"room {number}") == [{"ok": True}]
             assert client.call("__unsubscribe__", f"room {number}") == [{"ok": True}]
-        assert len(clients.backplane._subscriber._topics) == 2  # type: ignore[union-attr]
+        assert len(registry.backplane._subscriber._topics) == 2  # type: ignore[union-attr]
 
     def test_what_was_said_while_nobody_was_in_is_not_missed(
         self, here: Site, there: ServerProcess, gaps: Journal
@@ -461,7 +468,7 @@ class TestSubscribing:
         assert [near.event(), far.event()] == [["message", 1]] * 2
         assert near.call("__unsubscribe__", "room") == [{"ok": True}]
         topic = Topic.channel("/", "room")
-        while clients.backplane._subscriber.hears(topic):  # type: ignore[union-attr]
+        while registry.backplane._subscriber.is_subscribed(topic):  # type: ignore[union-attr]
             gevent.sleep(0.01)
         far.emit("run", "broadcast_channel", 2, "room")
         assert far.event() == ["message", 2]  # which may be before it is in Redis
@@ -526,7 +533,7 @@ class TestEnvelope:
         ids=lambda payload: repr(payload[:90]),
     )
     def test_whatever_else_is_foreign(self, payload: bytes) -> None:
-        with pytest.raises(Foreign):
+        with pytest.raises(InvalidEnvelope):
             decode(payload, self.ROOM)
 
     def test_a_poisoned_topic(
@@ -605,7 +612,7 @@ class TestNumbers:
 
     def test_rows_of_a_sender(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("webpy_socketio.backplane.numbering.MAX_TOPICS", 2)
-        numbering = Numbering()
+        numbering = SequenceCounter()
         a, b, c = (Topic.session(name) for name in "abc")
         marks = [numbering.next(topic)[1:] for topic in (a, b, a, c, b, b)]
         assert marks == [(1, 1), (2, 1), (1, 2), (3, 1), (4, 1), (4, 2)]
@@ -806,13 +813,13 @@ class TestFaults:
     ) -> None:
         for module in (publisher, subscriber):
             monkeypatch.setattr(module, "PING_INTERVAL", 0.1)
-        monkeypatch.setattr(subscriber, "SILENCE", 0.5)
+        monkeypatch.setattr(subscriber, "READ_TIMEOUT", 0.5)
         monkeypatch.setattr(publisher, "ANSWER_TIMEOUT", 0.5)
         proxy = Proxy(frail.port)
         near = local(serve(backplane=f"redis://127.0.0.1:{proxy.port}"), "room")
         assert len(proxy.links) == 2
         # Those that come after these two may not be taken for dead by mistake.
-        monkeypatch.setattr(subscriber, "SILENCE", 15.0)
+        monkeypatch.setattr(subscriber, "READ_TIMEOUT", 15.0)
         monkeypatch.setattr(publisher, "ANSWER_TIMEOUT", 15.0)
         proxy.everything(Link.black_hole)
         gaps.wait_for(None)
@@ -832,7 +839,7 @@ class TestFaults:
     ) -> None:
         for module in (publisher, subscriber):
             monkeypatch.setattr(module, "PING_INTERVAL", 0.1)
-        monkeypatch.setattr(subscriber, "SILENCE", 2.0)
+        monkeypatch.setattr(subscriber, "READ_TIMEOUT", 2.0)
         local(serve(backplane=frail.start().url))
         pings = 0
         while pings < 60:  # of two connections: longer than silence is borne
@@ -853,11 +860,11 @@ class TestFaults:
 
         server = StreamServer(("127.0.0.1", 0), answer)
         server.start()
-        numbering = Numbering()
+        numbering = SequenceCounter()
         sender = publisher.Publisher(f"redis://127.0.0.1:{server.server_port}", "p", numbering)
-        topic, message = Topic.everybody("/"), encode_event("/", "message", ("hello",))
+        topic, message = Topic.namespace_topic("/"), encode_event("/", "message", ("hello",))
         before = counts["dropped"]
-        sender.put(publisher.Parcel(topic, numbering.next(topic), message))
+        sender.put(publisher.OutgoingMessage(topic, numbering.next(topic), message))
         while len(seen) < 3:  # the others are the marks of the loss
             gevent.sleep(0.01)
         sender.stop(0)
@@ -901,7 +908,7 @@ class TestFaults:
         monkeypatch.setattr(publisher, "MAX_WAITING", 5)
         frail.stop()
         broadcast("under way")  # by the connection that has just ended
-        while clients.backplane._publisher.connected:  # type: ignore[union-attr]
+        while registry.backplane._publisher.connected:  # type: ignore[union-attr]
             gevent.sleep(0.01)
         before = counts["dropped"]
         for number in range(12):
@@ -928,13 +935,13 @@ class TestFaults:
     ) -> None:
         frail.start()
         local(serve(backplane=frail.url))
-        topic = Topic.everybody("/")
-        numbering = Numbering()
+        topic = Topic.namespace_topic("/")
+        numbering = SequenceCounter()
         sender = publisher.Publisher(frail.url, "webpy_socketio", numbering)
         sender.tried.wait()
         message = encode_event("/", "message", ("hello",))
-        sender.put(publisher.Parcel(topic, numbering.next(topic), message))
-        lost = publisher.Parcel(topic, numbering.next(topic), message)
+        sender.put(publisher.OutgoingMessage(topic, numbering.next(topic), message))
+        lost = publisher.OutgoingMessage(topic, numbering.next(topic), message)
         sender._drop(lost, BackplaneError("for the test"))
         sender.stop(5)
         gaps.wait(len)
@@ -970,7 +977,7 @@ class TestFaults:
             url = f"redis://127.0.0.1:{port}"
             one: Any
             if part == "publisher":
-                one = publisher.Publisher(url, "p", Numbering())
+                one = publisher.Publisher(url, "p", SequenceCounter())
             else:
                 one = subscriber.Subscriber(url, "p", "n", lambda topic, envelope: None)
             while connecting(port) == before:
@@ -1006,9 +1013,9 @@ class TestFaults:
             raise ZeroDivisionError
 
         gap.connect(failing)
-        backplane.tell_gap(None, "node", 5)
+        backplane.send_gap(None, "node", 5)
         gaps.wait_for(5)
-        backplane.tell_gap(None, "node", 6)
+        backplane.send_gap(None, "node", 6)
         gaps.wait_for(6)
         gap.disconnect(failing)
         assert "ZeroDivisionError" in caplog.text
@@ -1115,36 +1122,36 @@ class TestLink:
     """What plugins get of the way to Redis."""
 
     def test_what_is_asked_is_answered(self, redis: RedisServer) -> None:
-        link = redis_link(redis.url, 5.0)
-        refused, *others = link.ask(("NONSENSE",), ("ECHO", "ž"), ("ECHO", 5))
+        link = connect_redis(redis.url, 5.0)
+        refused, *others = link.execute(("NONSENSE",), ("ECHO", "ž"), ("ECHO", 5))
         assert isinstance(refused, BackplaneError)
         assert "NONSENSE" in str(refused)
         assert others == ["ž".encode(), b"5"]
-        assert link.ask() == []
+        assert link.execute() == []
         link.close()
         with pytest.raises(BackplaneError, match=str(redis.port)):
-            link.ask(("PING",))
+            link.execute(("PING",))
 
     def test_it_never_comes_back(self, redis: RedisServer) -> None:
-        link = redis_link(redis.url, 5.0)
-        redis.ask("CLIENT", "KILL", "ID", *link.ask(("CLIENT", "ID")))
+        link = connect_redis(redis.url, 5.0)
+        redis.ask("CLIENT", "KILL", "ID", *link.execute(("CLIENT", "ID")))
         for _ in range(2):
             with pytest.raises(BackplaneError, match=str(redis.port)):
-                link.ask(("PING",))
+                link.execute(("PING",))
 
     def test_link_with_a_wrong_password_raises_an_error_with_the_remedy(
         self, frail: RedisServer
     ) -> None:
         frail.start().ask("CONFIG", "SET", "requirepass", "p%23@ss")
         with pytest.raises(BackplaneError, match="percent-encoded"):
-            redis_link(f"redis://:p%23@ss@127.0.0.1:{frail.port}", 5.0)
-        link = redis_link(f"redis://:p%2523%40ss@127.0.0.1:{frail.port}", 5.0)
-        assert link.ask(("PING",)) == [b"PONG"]
+            connect_redis(f"redis://:p%23@ss@127.0.0.1:{frail.port}", 5.0)
+        link = connect_redis(f"redis://:p%2523%40ss@127.0.0.1:{frail.port}", 5.0)
+        assert link.execute(("PING",)) == [b"PONG"]
         link.close()
 
     def test_nobody_is_there(self, frail: RedisServer) -> None:
         with pytest.raises(BackplaneError, match=str(frail.port)):
-            redis_link(frail.url, 5.0)
+            connect_redis(frail.url, 5.0)
 
 
 class TestSetting:
@@ -1196,9 +1203,9 @@ class TestSetting:
         with pytest.raises(ConfigurationError, match="BACKPLANE"):
             serve()
         first.server.stop()
-        assert clients.backplane is not None
+        assert registry.backplane is not None
         second.server.stop()
-        assert clients.backplane is None
+        assert registry.backplane is None
 
     def test_what_waits_is_sent_before_the_end(
         self, redis: RedisServer, serve: Callable[..., Site], there: ServerProcess

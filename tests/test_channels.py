@@ -21,7 +21,7 @@ from webpy_socketio import (
     signals,
 )
 from webpy_socketio.channels import Channels, check_name
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 
 from .conftest import Journal, Site, socket_of
 
@@ -53,7 +53,7 @@ class TestMembership:
             assert not channels.members(f"unknown {number}")
             assert not channels.held(f"unknown {number}")
             channels.remove("nobody", f"unknown {number}")
-            channels.withdraw(f"unknown {number}")
+            channels.hide(f"unknown {number}")
             channels.forget(f"unknown {number}")
         assert not channels._members
         assert not channels._held
@@ -72,7 +72,7 @@ class TestMembership:
         channels.add("ann", "room")
         channels.add("ann", "hall")
         channels.add("bob", "room")
-        channels.withdraw("ann")
+        channels.hide("ann")
         assert list(channels.members("room")) == ["bob"]
         assert not channels.members("hall")
         assert list(channels.held("ann")) == ["room", "hall"]
@@ -95,7 +95,7 @@ class TestMembership:
                     assert channels.remove(member, channel) is (pair in model)
                     model.discard(pair)
                 case _:
-                    channels.withdraw(member)
+                    channels.hide(member)
                     channels.forget(member)
                     model = {pair for pair in model if pair[0] != member}
             assert set(channels.held(member)) == {c for m, c in model if m == member}
@@ -157,7 +157,7 @@ class TestNames:
             ((answer),) = client.call(event, name)
             assert answer["ok"] is False
             assert "name" in answer["error"]
-        assert clients.find(client.id).channels == ()  # type: ignore[union-attr]
+        assert registry.find(client.id).channels == ()  # type: ignore[union-attr]
         assert client.call("__subscribe__", "good") == OK
         # The client broke a rule, and that is what "error" is for.
         assert [name for name, _ in stages] == [
@@ -222,7 +222,7 @@ class TestLimit:
 
     def test_coming_and_going_leaves_nothing(self, site: Site) -> None:
         socket = socket_of(site.connect())
-        channels = clients.namespace("/").channels
+        channels = registry.namespace("/").channels
         for number in range(2000):
             assert socket.subscribe(f"room-{number}")
             assert socket.unsubscribe(f"room-{number}")
@@ -246,7 +246,7 @@ class TestSubscribe:
         socket.disconnect()
         assert socket.subscribe("late") is False
         assert socket.unsubscribe("room") is False
-        assert not len(clients.namespace("/").channels)
+        assert not len(registry.namespace("/").channels)
 
     def test_asked_twice_the_client_is_told_twice(self, site: Site) -> None:
         client = site.connect()
@@ -387,7 +387,9 @@ class TestDelivery:
     def test_from_inside_a_receiver(self, site: Site) -> None:
         @on_subscribe
         def joined(request: Any, socket: Any, context: Any, channel: str) -> None:
-            broadcast_channel(f"{len(socket.space.channels.members(channel))} are here", channel)
+            broadcast_channel(
+                f"{len(socket._namespace.channels.members(channel))} are here", channel
+            )
 
         first, second = site.connect(), site.connect()
         first.call("__subscribe__", "room")
@@ -430,9 +432,9 @@ class TestDelivery:
             came = [channel for name, channel in stages if name == "subscribe"]
             went = [channel for name, channel in stages if name == "unsubscribe"]
             assert sorted(came) == sorted(went)
-            assert len(clients.namespace("/").channels) == 0
-        assert not clients.namespace("/").channels._held
-        assert not clients.namespace("/").sockets
+            assert len(registry.namespace("/").channels) == 0
+        assert not registry.namespace("/").channels._held
+        assert not registry.namespace("/").sockets
 
     def test_a_channel_named_like_somebody_gets_nothing_of_theirs(self, site: Site) -> None:
         victim, spy = site.connect(), site.connect()

@@ -29,7 +29,7 @@ from webpy_socketio import (
     on_unsubscribe,
     signals,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 from webpy_socketio.events import off
 
 from .conftest import Journal, Site
@@ -64,7 +64,7 @@ def live(site: Site, *channels: str) -> None:
         client.call("__unsubscribe__", channel)
     for channel in channels:
         client.call("__subscribe__", channel)
-    socket = clients.find(client.id)
+    socket = registry.find(client.id)
     assert socket is not None
     client.send("1")
     client.wait_closed()

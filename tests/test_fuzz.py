@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from webpy_socketio.engine import Engine, EngineConfig
-from webpy_socketio.engine.deadlines import Deadlines
+from webpy_socketio.engine.deadlines import TimeoutQueue
 from webpy_socketio.engine.packets import SEPARATOR
 
 from .fuzz.lives import Data, Ledger, Request, Web, settle
@@ -384,7 +384,7 @@ class Life(RuleBasedStateMachine):
             return False
         return True
 
-    def _fall_due(self, deadlines: Deadlines[Any]) -> None:
+    def _fall_due(self, deadlines: TimeoutQueue[Any]) -> None:
         """Let pass the time that what is in `deadlines` has."""
         for item in list(deadlines._due):
             deadlines.discard(item)

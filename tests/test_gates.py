@@ -19,7 +19,7 @@ from webpy_socketio import (
     on_subscribing,
     signals,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 
 from .conftest import Journal, Site
 
@@ -38,7 +38,7 @@ class TestConnecting:
         client.send("1")
         client.wait_closed()
         assert stages == [("connecting", None)]
-        assert not clients.namespace("/").sockets
+        assert not registry.namespace("/").sockets
 
     def test_a_refusal_without_words(self, site: Site) -> None:
         @on_connecting
@@ -202,7 +202,7 @@ class TestSubscribing:
 
         client = site.connect()
         assert client.call("__subscribe__", "room") == [{"ok": False, "error": "room is private"}]
-        assert clients.find(client.id).channels == ()  # type: ignore[union-attr]
+        assert registry.find(client.id).channels == ()  # type: ignore[union-attr]
         assert stages[2:] == [("subscribing", "room")]
 
     def test_patterns_match_as_everywhere(self, site: Site) -> None:
@@ -262,7 +262,7 @@ class TestSubscribing:
         def broken(request: Any, socket: Any, context: Any, channel: str) -> None:
             raise KeyError(SECRET)
 
-        socket = clients.find(site.connect().id)
+        socket = registry.find(site.connect().id)
         assert socket is not None
         with pytest.raises(Refused, match=r"^staff only$"):
             socket.subscribe("staff-1")
@@ -295,7 +295,7 @@ class TestSubscribing:
         client.wait_closed()
         go.set()
         stages.wait_for(("finish", "transport close"))
-        assert not len(clients.namespace("/").channels)
+        assert not len(registry.namespace("/").channels)
         assert [name for name, _ in stages] == [
             "connecting",
             "connect",
@@ -313,7 +313,7 @@ class TestSubscribing:
         def wait(request: Any, socket: Any, context: Any, channel: str) -> None:
             go.wait()
 
-        socket = clients.find(site.connect().id)
+        socket = registry.find(site.connect().id)
         assert socket is not None
         greenlets = [gevent.spawn(socket.subscribe, "room") for _ in range(3)]
         gevent.idle()
@@ -332,7 +332,7 @@ class TestSubscribing:
             go.wait()
 
         site = serve(max_channels=2)
-        socket = clients.find(site.connect().id)
+        socket = registry.find(site.connect().id)
         assert socket is not None
         greenlets = [gevent.spawn(socket.subscribe, f"room-{number}") for number in range(5)]
         gevent.idle()
@@ -535,7 +535,7 @@ class TestByClient:
         assert client.call("__subscribe__", "team") == [
             {"ok": False, "error": "the server decides"}
         ]
-        socket = clients.find(client.id)
+        socket = registry.find(client.id)
         assert socket is not None
         assert socket.subscribe("team")
 

@@ -38,7 +38,7 @@ from webpy_socketio import (
     on_message,
     signals,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 from webpy_socketio.engine import notices
 from webpy_socketio.testing.records import recording
 
@@ -143,7 +143,7 @@ class Scene:
 def held(site: Site) -> dict[str, int]:
     """What the process holds because of its clients, as far as it can be counted quickly."""
     engine, socketio = site.server.engine, site.server._socketio
-    spaces = clients.namespaces()
+    spaces = registry.namespaces()
     deadlines = (
         engine._heartbeat._resting,
         engine._heartbeat._awaited,
@@ -1042,7 +1042,7 @@ class TestSocketIO:
 
     def test_of_all_of_them_nothing_is_kept(self, scene: Scene) -> None:
         """Not one object of a connection, greenlet, timer or descriptor, after one of each kind."""
-        kinds = ("Session", "Socket", "Connection", "Multiplexer", "WebSocket", "PlainStream")
+        kinds = ("Session", "Socket", "Connection", "Multiplexer", "WebSocket", "TCPStream")
 
         def alive() -> dict[str, int]:
             gc.collect()

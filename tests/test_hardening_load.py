@@ -29,7 +29,7 @@ from webpy_socketio import (
     on_subscribe,
     signals,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 
 from .conftest import Journal, Site, socket_of
 from .engine.conftest import eventually
@@ -215,7 +215,7 @@ class TestRacing:
 
         def live(number: int) -> None:
             client = WebSocket(site.port)
-            found = clients.find(client.id)
+            found = registry.find(client.id)
             assert found is not None
             with contextlib.suppress(Gone):
                 client.emit("__subscribe__", "room")
@@ -238,7 +238,7 @@ class TestRacing:
         assert set(ended.values()) == {1}
         came[steady.id, "room"] -= 1  # it is there still
         assert not any(came.values()), "who came went, and as often"
-        space = clients.namespace("/")
+        space = registry.namespace("/")
         assert list(space.sockets) == [steady.id]
         assert [each.session_id for each in space.channels.members("room")] == [steady.id]
         assert len(space.channels) == len(space.channels._held) == 1
@@ -308,7 +308,7 @@ class TestAcknowledgements:
             arrived += 1
 
         client.heard = hear
-        found = clients.find(client.id)
+        found = registry.find(client.id)
         assert found is not None
         connection = found._connection
         before = counts(site.server)

@@ -22,7 +22,7 @@ from webpy_socketio import (
     on_subscribe,
     on_unsubscribe,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 
 from .conftest import Journal, Site
 
@@ -83,7 +83,7 @@ class TestOrder:
 
         client = site.connect()
         client.call("__subscribe__", "room-1")
-        socket = clients.find(client.id)
+        socket = registry.find(client.id)
         assert socket is not None
         client.vanish()
         journal.wait(lambda journal: len(journal) == 3)
@@ -152,7 +152,7 @@ class TestOrder:
         first.call("message", 1)
         assert second.call("message", 2) == [[2]]
         assert first.call("message", 3) == [[1, 3]]
-        assert type(clients.find(first.id).context) is dict  # type: ignore[union-attr]
+        assert type(registry.find(first.id).context) is dict  # type: ignore[union-attr]
 
     def test_messages_are_handled_one_at_a_time_in_order(
         self, site: Site, journal: Journal
@@ -209,7 +209,7 @@ class TestConnecting:
         passed.wait_for("passed")
         site.server.stop()
         assert stages == [("connecting", None)]
-        assert not clients.namespace("/").sockets
+        assert not registry.namespace("/").sockets
 
     def test_a_client_that_leaves_the_namespace_at_the_gate_was_never_in_it(
         self, site: Site, stages: Journal
@@ -235,7 +235,7 @@ class TestConnecting:
         go.set()
         reply = client.receive()
         assert isinstance(reply, str)
-        assert list(clients.namespace("/").sockets) == [json.loads(reply[2:])["sid"]]
+        assert list(registry.namespace("/").sockets) == [json.loads(reply[2:])["sid"]]
         assert [name for name, _ in stages].count("connect") == 1
         assert passed == ["waiting", "waiting"]
 
@@ -348,7 +348,7 @@ class TestNamespaces:
         client.call("__subscribe__", "room")
         client.send('42/chat,8["__subscribe__","room"]')
         assert client.receive() == '43/chat,8[{"ok":true}]'
-        (socket,) = clients.namespace("/chat").sockets.values()
+        (socket,) = registry.namespace("/chat").sockets.values()
         socket.send_and_broadcast_channel("hello", "room")
         assert client.receive() == '42/chat,["message","hello"]'
         client.barrier()
@@ -389,7 +389,7 @@ class TestEndings:
         end, reason = ENDINGS[name]
         client = site.connect()
         client.call("__subscribe__", "room-1")
-        end(client, site, clients.find(client.id))
+        end(client, site, registry.find(client.id))
         stages.wait_for(("finish", reason))
         site.server.stop()
         assert [stage for stage in stages if stage[0] in ENDING] == [
@@ -411,7 +411,7 @@ class TestEndings:
     ) -> None:
         client = site.connect()
         client.call("__subscribe__", "room-1")
-        socket = clients.find(client.id)
+        socket = registry.find(client.id)
         for name in (first, second):
             ENDINGS[name][0](client, site, socket)
         # What the server does is done; what a client sends it has still to read.
@@ -454,7 +454,7 @@ class TestEndings:
     ) -> None:
         site = serve(outbox_bytes=100_000)
         client = site.connect()
-        socket = clients.find(client.id)
+        socket = registry.find(client.id)
         assert socket is not None
         while socket.connected:
             socket.send("x" * 50_000)
@@ -477,8 +477,8 @@ class TestEndings:
             each.call("__subscribe__", "room")
         client.vanish()
         journal.wait_for("gone")
-        assert list(clients.namespace("/").channels.members("room")) == [clients.find(other.id)]
-        assert clients.find(client.id) is None
+        assert list(registry.namespace("/").channels.members("room")) == [registry.find(other.id)]
+        assert registry.find(client.id) is None
         go.set()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from webpy_socketio.engine import strict_server
-from webpy_socketio.engine.notices import _MAX_KINDS, Notices
+from webpy_socketio.engine.notices import _MAX_KINDS, ThrottledLog
 from webpy_socketio.plugins.admin import hash_password
 
 from . import raw
@@ -102,10 +102,10 @@ def test_mistake_is_logged_once_a_minute_at_every_level(
 
 def test_lines_left_out_are_counted_by_kind(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    notices = Notices(Clock())
+    notices = ThrottledLog(Clock())
     for number in range(_MAX_KINDS * 3):
-        notices.seldom(f"kind {number}", "line")
-        notices.seldom(f"kind {number}", "line")
+        notices.throttled(f"kind {number}", "line")
+        notices.throttled(f"kind {number}", "line")
     assert len(notices._due) <= _MAX_KINDS + 1
     assert len(caplog.records) == _MAX_KINDS + 1
 

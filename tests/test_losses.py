@@ -246,10 +246,10 @@ class TestTrouble:
         with cluster.trouble():
             # Its next connections are to notice it soon.
             last.do("publisher.PING_INTERVAL = subscriber.PING_INTERVAL = 0.2")
-            last.do("publisher.ANSWER_TIMEOUT = subscriber.SILENCE = 1.5")
+            last.do("publisher.ANSWER_TIMEOUT = subscriber.READ_TIMEOUT = 1.5")
             cluster.proxy.everything(Link.reset)
             last.until_gap(cluster.phase)
-            last.do("publisher.ANSWER_TIMEOUT, subscriber.SILENCE = 5.0, 15.0")
+            last.do("publisher.ANSWER_TIMEOUT, subscriber.READ_TIMEOUT = 5.0, 15.0")
             phase = cluster.next_phase()
             cluster.proxy.everything(Link.black_hole)
             last.until_gap(phase)

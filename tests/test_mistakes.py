@@ -53,7 +53,7 @@ from webpy_socketio import (
 )
 from webpy_socketio.engine import notices
 from webpy_socketio.engine.clock import current_clock
-from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.notices import ThrottledLog
 
 from .conftest import Journal, Site, gets, pattern_of, socket_of
 from .engine.conftest import eventually
@@ -379,7 +379,7 @@ class TestRequests:
         told: Told,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(application, "_notices", Notices(current_clock()))
+        monkeypatch.setattr(application, "_notices", ThrottledLog(current_clock()))
         server = gevent.pywsgi.WSGIServer(("127.0.0.1", 0), app.wsgifunc(), log=None)
         server.start()
         try:
@@ -652,12 +652,12 @@ class TestNotices:
         self, log: Callable[[], list[str]]
     ) -> None:
         clock: Any = self.Clock()
-        told = Notices(clock)
+        told = ThrottledLog(clock)
         for second in range(130):
             clock.seconds = float(second)
-            told.seldom("one", "one")
+            told.throttled("one", "one")
             if second == 30:
-                told.seldom("other", "other")
+                told.throttled("other", "other")
         more = "one (and 59 more of this kind since the last time)"
         assert log() == ["one", "other", more, more]
 

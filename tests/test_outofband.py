@@ -29,7 +29,7 @@ from webpy_socketio import (
     send,
     sockets,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 from webpy_socketio.engine.flusher import Flusher
 
 from .conftest import Journal, Site, gets, socket_of
@@ -107,7 +107,7 @@ class TestReach:
         other = client.connect(namespace="/chat,")["sid"]
         broadcast("one", namespace="/chat")
         send(other, "two")
-        clients.find(other).subscribe("room")  # type: ignore[union-attr]
+        registry.find(other).subscribe("room")  # type: ignore[union-attr]
         broadcast_channel("three", "room", namespace="/chat")
         for word in ("one", "two", "three"):
             assert client.receive() == f'42/chat,["message","{word}"]'
@@ -373,7 +373,7 @@ class TestContext:
         class Page:
             def GET(self) -> str:
                 broadcast("hello")
-                for socket in clients.namespace("/").sockets.values():
+                for socket in registry.namespace("/").sockets.values():
                     socket.subscribe("room")
                 return str(web.ctx.path)
 

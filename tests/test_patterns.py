@@ -19,7 +19,7 @@ from webpy_socketio import (
     receivers,
     signals,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 from webpy_socketio.matcher import TIME_LIMIT
 from webpy_socketio.patterns import REMEMBERED_MATCHES, ChannelPattern, compile_channel
 
@@ -149,11 +149,11 @@ class TestMemory:
             client.emit("__channel__", name, "hello")
         client.barrier()
         assert journal == [each for name in names for each in (name, "message")]
-        found = clients.find(client.id)
+        found = registry.find(client.id)
         assert found is not None
         for memory in (signals.message._by_event, signals.message._by_channel):
             assert 0 < len(memory) <= 10
-        assert len(found.choices or {}) <= 1, "only of events that a bound handler waits for"
+        assert len(found.receiver_cache or {}) <= 1, "only of events that a bound handler waits for"
 
 
 class TestTimeLimit:

@@ -9,7 +9,7 @@ import gevent.threadpool
 import pytest
 from gevent import monkey
 
-from webpy_socketio import backplane, call_later, census, monotonic
+from webpy_socketio import backplane, call_later, get_stats, monotonic
 from webpy_socketio.population import engines
 
 from .conftest import Callable, Journal, Site, socket_of
@@ -19,7 +19,7 @@ get_ident = monkey.get_original("_thread", "get_ident")
 
 class TestCensus:
     def test_without_a_server_there_is_nothing(self) -> None:
-        found = census()
+        found = get_stats()
         assert found.sessions == {"polling": 0, "websocket": 0}
         assert not any(found.sockets.values())
         assert found.outbox_bytes == 0
@@ -35,7 +35,7 @@ class TestCensus:
         for client in (first, second):
             client.call("__subscribe__", "room")
         first.call("__subscribe__", "hall")
-        found = census()
+        found = get_stats()
         assert found.sessions == {"polling": 1, "websocket": 3}
         assert (found.sockets["/"], found.sockets["/staff"]) == (3, 1)
         assert (found.channels["/"], found.memberships["/"]) == (2, 3)
@@ -50,16 +50,16 @@ class TestCensus:
         stages.wait_for(("finish", "transport close"))
         polling.send("1")
         stages.wait(lambda stages: [name for name, _ in stages].count("finish") == 2)
-        found = census()
+        found = get_stats()
         assert found.sessions == {"polling": 0, "websocket": 0}
         assert (found.sockets["/"], found.channels["/"], found.memberships["/"]) == (0, 0, 0)
 
     def test_two_servers_are_one_process(self, serve: Callable[..., Site]) -> None:
         first, second = serve(), serve()
         clients = [first.connect(), second.connect()]
-        assert census().sessions["websocket"] == 2
+        assert get_stats().sessions["websocket"] == 2
         first.server.stop()
-        assert census().sessions["websocket"] == 1
+        assert get_stats().sessions["websocket"] == 1
         assert engines == [second.server.engine]
         assert len(clients) == 2
 
@@ -67,10 +67,10 @@ class TestCensus:
         polling = site.polling()
         polling.connect()
         client = site.connect()
-        assert census().outbox_bytes == 0
+        assert get_stats().outbox_bytes == 0
         socket_of(client).broadcast("x" * 1000)  # nobody polls
         gevent.idle()
-        assert 1000 < census().outbox_bytes < 1100
+        assert 1000 < get_stats().outbox_bytes < 1100
 
     def test_from_another_thread(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         counted_in: list[int] = []
@@ -86,14 +86,14 @@ class TestCensus:
         monkeypatch.setattr("webpy_socketio.population.engines", [Watched()])
         client = site.connect()
         pool = gevent.threadpool.ThreadPool(1)
-        assert pool.apply(census).sockets["/"] == 1
+        assert pool.apply(get_stats).sockets["/"] == 1
         pool.kill()
         assert counted_in == [get_ident()]  # where the sockets live, whoever asks
         assert client.id
 
     def test_losses_of_the_backplane(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backplane, "counts", backplane.Counter(dropped=3))
-        assert census().backplane == {"dropped": 3, "ignored": 0, "gaps": 0}
+        assert get_stats().backplane == {"dropped": 3, "ignored": 0, "gaps": 0}
 
 
 class TestMonotonic:

@@ -20,10 +20,10 @@ from webpy_socketio import (
     on_connect,
     on_subscribe,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 from webpy_socketio.plugins import presence
 from webpy_socketio.plugins.presence import feed
-from webpy_socketio.plugins.presence.chores import Times
+from webpy_socketio.plugins.presence.chores import Intervals
 from webpy_socketio.plugins.presence.memory import MemoryStore
 from webpy_socketio.plugins.presence.redis import RedisStore
 from webpy_socketio.plugins.presence.store import Change, Channel, Listener, State, Store
@@ -50,15 +50,15 @@ class Kept:
 
     # -- what a store calls
 
-    def made(self, change: Change) -> None:
+    def on_local_change(self, change: Change) -> None:
         if change.channel == ROOM:
             self.rev = change.rev
         self.changes.append(change)
 
-    def seen(self, change: Change) -> None:
+    def on_change(self, change: Change) -> None:
         pass
 
-    def renewed(self, channel: Channel) -> None:
+    def on_reset(self, channel: Channel) -> None:
         pass
 
     # -- what the tests call
@@ -112,7 +112,7 @@ def make(
         return MemoryStore
     unhurried(monkeypatch)
     url, prefix = request.getfixturevalue("redis").url, secrets.token_hex(4)
-    return lambda listener: RedisStore(url, prefix, listener, 10.0, Times(sweep=0.02))
+    return lambda listener: RedisStore(url, prefix, listener, 10.0, Intervals(sweep=0.02))
 
 
 @pytest.fixture
@@ -451,7 +451,7 @@ class TestPlugin:
         site = serve(plugins=[PLUGIN], namespaces=["/", "/chat"])
         client = site.connect()
         other = client.connect(namespace="/chat,")["sid"]
-        clients.find(other).subscribe("room")  # type: ignore[union-attr]
+        registry.find(other).subscribe("room")  # type: ignore[union-attr]
         assert presence.members("room") == {}
         assert presence.members("room", namespace="/chat") == {other: [{}]}
         packet = client.receive()

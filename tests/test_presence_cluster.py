@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from webpy_socketio import BackplaneError, WrongContext
 from webpy_socketio.plugins import presence
 from webpy_socketio.plugins.presence import node
-from webpy_socketio.plugins.presence.chores import Times
+from webpy_socketio.plugins.presence.chores import Intervals
 from webpy_socketio.plugins.presence.redis import RedisStore
 from webpy_socketio.plugins.presence.replica import MAX_WAITING, Replica, Verdict
 from webpy_socketio.plugins.presence.store import Change, Channel, State
@@ -42,7 +42,7 @@ ROOM = ("/", "room")
 BASE = "webpy_socketio:1:presence"
 
 #: Shortened, but for the lease: nobody is taken for dead because the machine is busy.
-TIMES = Times(heartbeat=0.2, lease=30.0, sweep=0.1, reconcile=60.0, settle=0.3)
+TIMES = Intervals(heartbeat=0.2, lease=30.0, sweep=0.1, reconcile=60.0, settle=0.3)
 #: Of who is to die.
 MORTAL = replace(TIMES, lease=1.5)
 GRACE = 0.5
@@ -51,27 +51,27 @@ PROGRAM = application_source(
     f"""
 from webpy_socketio.plugins import presence
 from webpy_socketio.plugins.presence import node
-from webpy_socketio.plugins.presence.chores import Times
+from webpy_socketio.plugins.presence.chores import Intervals
 
-node.PATIENCE = {UNHURRIED}
+node.TIMEOUT = {UNHURRIED}
 """
     """
-presence.TIMES = Times(**eval(os.environ["TIMES"]))
+presence.INTERVALS = Intervals(**eval(os.environ["TIMES"]))
 OPTIONS = {"plugins": ["webpy_socketio.plugins.presence"], "log": None}
 OPTIONS["backplane"] = os.environ["BACKPLANE"]
 OPTIONS["presence_grace"] = float(os.environ["GRACE"])
 OPTIONS["presence_key"] = lambda request, socket, context: (socket.auth or {}).get("name")
 
 if "DIES" in os.environ:  # when it has begun to sweep
-    node.PORTION = 1
-    sweep = node.Node._sweep
+    node.BATCH_SIZE = 1
+    sweep = node.Tracker._sweep
 
     def half(self, link):
         if sweep(self, link):
             say("HALFWAY", self.id)
             os.kill(os.getpid(), 9)
 
-    node.Node._sweep = half
+    node.Tracker._sweep = half
 
 def tell(name):
     def receiver(sender, key, channel, **extra):
@@ -138,8 +138,8 @@ def run(redis: RedisServer, tmp_path: Path) -> Iterator[Run]:
     """Start a server in another process."""
     started: list[Far] = []
 
-    def start(times: Times = TIMES, grace: float = GRACE, **env: str) -> Far:
-        words = {name: getattr(times, name) for name in Times.__dataclass_fields__}
+    def start(times: Intervals = TIMES, grace: float = GRACE, **env: str) -> Far:
+        words = {name: getattr(times, name) for name in Intervals.__dataclass_fields__}
         env |= {"BACKPLANE": redis.url, "TIMES": repr(words), "GRACE": str(grace)}
         started.append(Far(PROGRAM, tmp_path / str(len(started)), env))
         return started[-1]
@@ -153,7 +153,7 @@ def run(redis: RedisServer, tmp_path: Path) -> Iterator[Run]:
 @pytest.fixture
 def here(redis: RedisServer, serve: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Site:
     """A server in this process."""
-    monkeypatch.setattr(presence, "TIMES", TIMES)
+    monkeypatch.setattr(presence, "INTERVALS", TIMES)
     return serve(plugins=[PLUGIN], backplane=redis.url, presence_grace=GRACE, presence_key=by_name)
 
 
@@ -392,8 +392,8 @@ class TestFaults:
         assert _leaves(redis) == ["Ann", "Bob"]
 
     def test_the_longest_time_until_everybody_knows(self) -> None:
-        assert Times().longest(grace=10.0) == 26.0
-        assert Times().heartbeat * 2 < Times().lease
+        assert Intervals().longest(grace=10.0) == 26.0
+        assert Intervals().heartbeat * 2 < Intervals().lease
 
     def test_a_process_that_stood_still(self, run: Run) -> None:
         here, there = run(), run(MORTAL)
@@ -537,7 +537,7 @@ class TestFaults:
         self, here: Site, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ann = Watcher(here, "Ann").until(only("Ann"))
-        monkeypatch.setattr(node, "PATIENCE", 1.0)
+        monkeypatch.setattr(node, "TIMEOUT", 1.0)
         monkeypatch.setattr("webpy_socketio.backplane.subscriber.CONFIRM_TIMEOUT", 1.0)
         assert redis.process is not None
         redis.process.popen.send_signal(signal.SIGSTOP)
@@ -555,8 +555,8 @@ class TestFaults:
         serve: Callable[..., Site],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(node, "SILENCE", 0.5)
-        monkeypatch.setattr("webpy_socketio.plugins.presence.ear.SILENCE", 0.5)
+        monkeypatch.setattr(node, "READ_TIMEOUT", 0.5)
+        monkeypatch.setattr("webpy_socketio.plugins.presence.ear.READ_TIMEOUT", 0.5)
         monkeypatch.setattr("webpy_socketio.plugins.presence.ear.PING_INTERVAL", 0.1)
         proxy = Proxy(redis.port)
         site = serve(
@@ -661,23 +661,23 @@ class TestLostData:
 class Kept:
     """A store in Redis, a node of its own, and what it told."""
 
-    def __init__(self, url: str, prefix: str, times: Times, grace: float = 10.0) -> None:
+    def __init__(self, url: str, prefix: str, times: Intervals, grace: float = 10.0) -> None:
         self.told = Journal()
         self.replayed: dict[str, Any] = {}
         self.moved = gevent.event.Event()
         self.store = RedisStore(url, prefix, self, grace, times)
 
-    def made(self, change: Change) -> None:
+    def on_local_change(self, change: Change) -> None:
         self.told.append(change)
 
-    def seen(self, change: Change) -> None:
+    def on_change(self, change: Change) -> None:
         assert self.replayed.get(change.key, []) == change.before
         self.replayed[change.key] = change.after
         if not change.after:
             del self.replayed[change.key]
         self.moved.set()
 
-    def renewed(self, channel: Channel) -> None:
+    def on_reset(self, channel: Channel) -> None:
         state = self.store.state(channel)
         assert state is not None
         self.replayed = dict(state.members)
@@ -697,7 +697,7 @@ def keep(redis: RedisServer) -> Iterator[Callable[..., Kept]]:
     kept: list[Kept] = []
     prefix = secrets.token_hex(4)
 
-    def make(times: Times = TIMES, grace: float = 10.0, url: str = redis.url) -> Kept:
+    def make(times: Intervals = TIMES, grace: float = 10.0, url: str = redis.url) -> Kept:
         kept.append(Kept(url, prefix, times, grace))
         return kept[-1]
 
@@ -726,7 +726,7 @@ class TestRevisions:
         self, steps: list[tuple[int, int, str]], redis: RedisServer
     ) -> None:
         prefix = secrets.token_hex(4)
-        nodes = [Kept(redis.url, prefix, Times(), grace=60.0) for _ in range(2)]
+        nodes = [Kept(redis.url, prefix, Intervals(), grace=60.0) for _ in range(2)]
         for one in nodes:
             one.store.watch(ROOM, "watcher")
         states = {0: {}}
@@ -758,13 +758,13 @@ class TestRevisions:
     def test_who_missed_some_catches_up_by_the_stream(
         self, keep: Keep, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("webpy_socketio.plugins.presence.ear.PAUSE", 0.01)
+        monkeypatch.setattr("webpy_socketio.plugins.presence.ear.INTERVAL", 0.01)
         one, two = keep(), keep()
         one.store.watch(ROOM, "watcher")
         two.store.join(ROOM, "0", "Ann", {})
         one.wait(lambda state: state.rev == 1)
         renewals = []
-        monkeypatch.setattr(one, "renewed", renewals.append)
+        monkeypatch.setattr(one, "on_reset", renewals.append)
         for number in range(20):
             redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
             two.store.join(ROOM, "0", "Ann", {"n": number})
@@ -778,14 +778,14 @@ class TestRevisions:
         one.store.watch(ROOM, "watcher")
         two.store.join(ROOM, "0", "Ann", {})
         one.wait(lambda state: state.rev == 1)
-        one.store._ear.ignore(one.store._topic(ROOM))
+        one.store._ear.unsubscribe(one.store._topic(ROOM))
         while redis.ask("PUBSUB", "NUMSUB", one.store._topic(ROOM))[1]:
             gevent.sleep(0.01)
         for number in range(1000):
             two.store.join(ROOM, "0", "Ann", {"n": number})
         two.store.ask(ROOM)
         assert redis.ask("XLEN", one.store._topic(ROOM)) < 500  # the stream has a limit
-        one.store._ear.listen(one.store._topic(ROOM))
+        one.store._ear.subscribe(one.store._topic(ROOM))
         one.wait(lambda state: state.rev == 1001)
         assert one.replayed == {"Ann": [{"n": 999}]}
 
@@ -816,8 +816,8 @@ class TestRest:
     def test_no_write_for_a_connection_that_changes_nothing(
         self, keep: Keep, redis: RedisServer
     ) -> None:
-        one = keep(Times(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2, settle=0.1))
-        other = keep(Times(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2, settle=0.1))
+        one = keep(Intervals(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2, settle=0.1))
+        other = keep(Intervals(heartbeat=0.1, lease=30.0, sweep=0.05, reconcile=0.2, settle=0.1))
         other.store.watch(ROOM, "watcher")
         for number in range(100):
             one.store.join(ROOM, str(number), f"key {number}", {"n": number})
@@ -1084,14 +1084,14 @@ class TestSignals:
     def test_slow_ones_are_not_waited_for_without_end(
         self, keep: Keep, monkeypatch: pytest.MonkeyPatch, caplog: Any
     ) -> None:
-        monkeypatch.setattr("webpy_socketio.plugins.presence.redis.MAX_UNTOLD", 3)
+        monkeypatch.setattr("webpy_socketio.plugins.presence.redis.MAX_PENDING", 3)
         one = keep()
         ready = gevent.event.Event()
         monkeypatch.setattr(one, "made", lambda change: ready.wait())
         for number in range(10):
             one.store.join(ROOM, str(number), str(number), {})
         assert one.store.counts([ROOM]) == [10]
-        assert len(one.store._untold) <= 3
+        assert len(one.store._pending) <= 3
         ready.set()
         assert [record for record in caplog.text.splitlines() if "left out" in record][1:] == []
         assert "left out" in caplog.text
@@ -1118,48 +1118,48 @@ class TestReplica:
     def current(self) -> Replica:
         replica = Replica()
         assert replica.replace(State("e", 5, {}))
-        assert replica.settle([]) == ([], False)
+        assert replica.sync([]) == ([], False)
         return replica
 
     def test_the_next_one_is_news(self) -> None:
         replica = self.current()
-        verdicts = [replica.hear(self.change(rev)) for rev in (6, 6, 5, 7)]
-        assert verdicts == [Verdict.NEWS, Verdict.OLD, Verdict.OLD, Verdict.NEWS]
+        verdicts = [replica.apply(self.change(rev)) for rev in (6, 6, 5, 7)]
+        assert verdicts == [Verdict.APPLIED, Verdict.DUPLICATE, Verdict.DUPLICATE, Verdict.APPLIED]
         assert replica.state == State("e", 7, {"key 6": [{}], "key 7": [{}]})
 
     @pytest.mark.parametrize(("rev", "epoch"), [(7, "e"), (6, "f"), (1, "f")])
     def test_anything_else_is_a_gap(self, rev: int, epoch: str) -> None:
         replica = self.current()
-        assert replica.hear(self.change(rev, epoch)) is Verdict.GAP
-        assert replica.hear(self.change(8)) is Verdict.EARLY
+        assert replica.apply(self.change(rev, epoch)) is Verdict.GAP
+        assert replica.apply(self.change(8)) is Verdict.BUFFERED
         assert replica.state.rev == 5
 
     def test_what_was_heard_meanwhile_is_not_lost(self) -> None:
         replica = self.current()
-        replica.hear(self.change(7))
+        replica.apply(self.change(7))
         for rev in (8, 9):
-            replica.hear(self.change(rev))
+            replica.apply(self.change(rev))
         missed = [self.change(rev) for rev in (6, 7, 8)]
-        assert replica.settle(missed) == ([*missed, self.change(9)], False)
+        assert replica.sync(missed) == ([*missed, self.change(9)], False)
 
     def test_a_gap_in_what_was_heard_meanwhile(self) -> None:
         replica = self.current()
-        replica.lose()
+        replica.invalidate()
         for rev in (8, 10):
-            replica.hear(self.change(rev))
-        assert replica.settle([self.change(6), self.change(7)])[1]
+            replica.apply(self.change(rev))
+        assert replica.sync([self.change(6), self.change(7)])[1]
         assert replica.state.rev == 8
         # A stray one of an epoch that is over ends as well.
-        replica.hear(self.change(3, "old"))
-        assert replica.settle([self.change(9), self.change(10)])[1]
-        assert replica.settle([]) == ([], False)
+        replica.apply(self.change(3, "old"))
+        assert replica.sync([self.change(9), self.change(10)])[1]
+        assert replica.sync([]) == ([], False)
 
     def test_more_than_can_wait_is_a_gap(self) -> None:
         replica = self.current()
-        replica.lose()
+        replica.invalidate()
         for rev in range(6, 8 + MAX_WAITING):
-            replica.hear(self.change(rev))
-        news, gap = replica.settle([])
+            replica.apply(self.change(rev))
+        news, gap = replica.sync([])
         assert (len(news), gap) == (MAX_WAITING, True)
 
     def test_an_answer_that_was_overtaken(self) -> None:
@@ -1169,8 +1169,8 @@ class TestReplica:
 
     def test_who_left_is_gone(self) -> None:
         replica = self.current()
-        replica.hear(self.change(6))
-        replica.hear(Change(ROOM, "e", 7, "key 6", [{}], []))
+        replica.apply(self.change(6))
+        replica.apply(Change(ROOM, "e", 7, "key 6", [{}], []))
         assert replica.members == {}
 
 

@@ -23,7 +23,7 @@ from webpy_socketio import (
     on_message,
     socketio_urls,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 
 from .conftest import Journal, Site
 
@@ -89,12 +89,12 @@ Make = Callable[..., Client]
 class TestConnecting:
     def test_it_connects_and_knows_its_public_id(self, site: Site, make: Make) -> None:
         client = make().connect(site)
-        assert client.io.get_sid() in clients.namespace("/").sockets
+        assert client.io.get_sid() in registry.namespace("/").sockets
         assert client.heard == [("connect",)]
 
     def test_auth(self, site: Site, make: Make) -> None:
         client = make().connect(site, auth={"token": "secret"})
-        socket = clients.find(client.io.get_sid())
+        socket = registry.find(client.io.get_sid())
         assert socket is not None
         assert socket.auth == {"token": "secret"}
 
@@ -186,7 +186,7 @@ class TestAcknowledgements:
         client.io.on("question", lambda *args: ("answer", list(args)))
         client.io.on("silence", lambda: None)
         client.connect(site)
-        socket = clients.find(client.io.get_sid())
+        socket = registry.find(client.io.get_sid())
         assert socket is not None
         assert socket.call("question", 1, 2) == ["answer", [1, 2]]
         assert socket.call("silence") is None
@@ -242,7 +242,7 @@ class TestEnds:
 
     def test_the_server_ends_it(self, site: Site, make: Make, stages: Journal) -> None:
         client = make().connect(site)
-        socket = clients.find(client.io.get_sid())
+        socket = registry.find(client.io.get_sid())
         assert socket is not None
         socket.send("the last word")
         socket.disconnect()
@@ -253,7 +253,7 @@ class TestEnds:
     def test_heartbeats_keep_it(self, serve: Callable[..., Site], make: Make) -> None:
         site = serve(ping_interval=0.1, ping_timeout=0.5)
         client = make().connect(site)
-        socket = clients.find(client.io.get_sid())
+        socket = registry.find(client.io.get_sid())
         assert socket is not None
         session = socket._connection.session
         heartbeat = site.server.engine._heartbeat

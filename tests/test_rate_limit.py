@@ -24,7 +24,7 @@ from webpy_socketio import (
     signals,
     socketio_urls,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 from webpy_socketio.engine.clock import replace_clock
 from webpy_socketio.plugins import rate_limit
 from webpy_socketio.plugins.rate_limit import buckets as buckets_module
@@ -701,7 +701,7 @@ class TestRealServer:
         client.wait_closed()
         assert handled == [0, 1, 2]
         assert other.call("message", "other") == ["handled"]
-        assert clients.find(client.id) is None
+        assert registry.find(client.id) is None
 
     def test_keys(self, site: Site, handled: list[Any]) -> None:
         first, second = site.connect(X_User="ann"), site.connect(X_User="ann")

@@ -19,8 +19,8 @@ import socketio
 import web
 
 from webpy_socketio import settings
-from webpy_socketio.backplane import tell_gap
-from webpy_socketio.clients import clients
+from webpy_socketio.backplane import send_gap
+from webpy_socketio.clients import registry
 from webpy_socketio.plugins import metrics
 from webpy_socketio.testing import Client, TestServer
 
@@ -197,7 +197,7 @@ class TestSnippets:
         client = connect(names)
         refused = [{"ok": False, "error": "for staff only"}]
         assert client.call("__subscribe__", "staff-room") == refused
-        socket = clients.find(client.id)
+        socket = registry.find(client.id)
         assert socket is not None
         socket.context["staff"] = True
         subscribe(client, "staff-room")
@@ -257,7 +257,7 @@ class TestSnippets:
 
     def test_several_processes(self, names: dict[str, Any]) -> None:
         assert settings.resolve({"backplane": names["SOCKETIO_BACKPLANE"]}, {})
-        tell_gap(None, "node", 3)
+        send_gap(None, "node", 3)
         gevent.sleep(0)
         assert names["outages"] == [3]
 

@@ -14,8 +14,8 @@ from gevent import monkey
 
 import webpy_socketio
 from webpy_socketio import Refused, signals
-from webpy_socketio.clients import clients
-from webpy_socketio.signals import STAGES, Stage, ask, emit
+from webpy_socketio.clients import registry
+from webpy_socketio.signals import STAGES, Stage, check_gate, emit
 
 from .conftest import Journal, Site, socket_of
 
@@ -26,7 +26,7 @@ class Sender:
     def __init__(self) -> None:
         self.request: dict[str, Any] = {"PATH_INFO": "/"}
         self.context: dict[str, Any] = {}
-        self.choices: Any = None
+        self.receiver_cache: Any = None
         self.channels: tuple[str, ...] = ()
 
 
@@ -209,14 +209,14 @@ class TestIsolation:
 
         stage.connect(lambda sender, **keywords: never(sender))
         with pytest.raises(Refused, match=r"^not allowed$"):
-            ask(stage, sender)
+            check_gate(stage, sender)
 
     def test_receivers_of_a_muted_signal_are_not_called(self, stage: Stage, sender: Any) -> None:
         called: list[int] = []
         stage.connect(recorder(called, 1), weak=False)
         with stage.muted():
             emit(stage, sender)
-            ask(stage, sender)
+            check_gate(stage, sender)
         assert called == []
         emit(stage, sender)
         assert called == [1]
@@ -285,7 +285,7 @@ class TestReceivers:
 
     def test_one_for_a_single_socket_hears_of_no_other(self, site: Site, journal: Journal) -> None:
         first, second = site.connect(), site.connect()
-        socket = clients.find(first.id)
+        socket = registry.find(first.id)
 
         def receiver(sender: Any, message: Any, **keywords: Any) -> None:
             journal.append((sender, message))
@@ -545,7 +545,7 @@ class TestHandled:
 
         stage.connect(deny)
         with pytest.raises(Refused):
-            ask(stage, sender)
+            check_gate(stage, sender)
         assert [keywords["refused"] for keywords in told] == [text]
 
     def test_one_that_fails_is_an_error_and_nothing_else(

@@ -22,7 +22,7 @@ from webpy_socketio import (
     signals,
     sockets,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 
 from .conftest import Journal, Site, gets, socket_of
 from .raw import Closed, WebSocket
@@ -133,7 +133,7 @@ class TestSending:
     def test_over_polling(self, site: Site) -> None:
         client = site.polling()
         client.connect()
-        socket = clients.find(client.id)
+        socket = registry.find(client.id)
         assert socket is not None
         socket.send("one")
         socket.send_and_broadcast("two")
@@ -364,7 +364,7 @@ class TestDisconnect:
     def test_over_polling(self, site: Site, stages: Journal) -> None:
         client = site.polling()
         client.connect()
-        socket = clients.find(client.id)
+        socket = registry.find(client.id)
         assert socket is not None
         socket.send("the last word")
         socket.disconnect()
@@ -396,7 +396,7 @@ class TestDisconnect:
     def test_the_other_namespaces_of_the_client_stay(self, serve: Callable[..., Site]) -> None:
         client = serve(namespaces=["/", "/chat"]).connect()
         other = client.connect(namespace="/chat,")["sid"]
-        socket = clients.find(other)
+        socket = registry.find(other)
         assert socket is not None
         socket.disconnect()
         assert client.receive() == "41/chat,"

@@ -17,7 +17,7 @@ import pytest
 from gevent.fileobject import FileObject
 
 from . import raw
-from .servers import PATIENCE
+from .servers import TIMEOUT
 
 PROGRAM = """\
 from gevent import monkey; monkey.patch_all()
@@ -109,7 +109,7 @@ def visit(port: int) -> None:
         ("/missing", 404),
         ("/page", 200),
     ]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
         connection.request("GET", path)
         response = connection.getresponse()
         assert (path, response.status) == (path, status)
@@ -128,7 +128,7 @@ def visit(port: int) -> None:
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 0
+    assert process.wait(TIMEOUT) == 0
 
 
 @pytest.mark.patience(60)

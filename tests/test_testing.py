@@ -40,7 +40,7 @@ from webpy_socketio import (
     signals,
     socketio_urls,
 )
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 from webpy_socketio.plugins import presence
 from webpy_socketio.testing import (
     Client,
@@ -471,7 +471,7 @@ class TestErrors:
 
         with pytest.raises(ZeroDivisionError), TestServer(application()) as server:
             server.connect()
-        assert clients.namespace("/").sockets == {}
+        assert registry.namespace("/").sockets == {}
 
     def test_in_an_error_handler_too(self, server: TestServer) -> None:
         @on_error
@@ -664,10 +664,10 @@ class TestWaiting:
             gevent.sleep(3600)
 
         where = r"wait, at test_testing\.py:\d+: gevent\.sleep"
-        server = TestServer(application(), patience=0.02)
+        server = TestServer(application(), timeout=0.02)
         with pytest.raises(StillRunning, match=where), server:
             server.connect().send("x")
-        assert clients.namespace("/").sockets == {}
+        assert registry.namespace("/").sockets == {}
 
     def test_nor_for_a_circle(self) -> None:
         running = True
@@ -677,7 +677,7 @@ class TestWaiting:
             while running:
                 gevent.sleep(0)
 
-        server = TestServer(application(), patience=0.02).start()
+        server = TestServer(application(), timeout=0.02).start()
         with pytest.raises(StillRunning, match="in a circle"):
             server.connect().send("x")
         running = False
@@ -720,7 +720,7 @@ class TestTime:
     def test_who_vanishes_is_found_out(self) -> None:
         with TestServer(application(), ping_interval=5, ping_timeout=2) as server:
             ann = server.connect()
-            ann.vanish()
+            ann.abort()
             broadcast("into the void")
             assert ann.received() == []
             assert ann.socket.connected
@@ -811,7 +811,7 @@ class TestIsolation:
             ann, bob, eve, joe = (server.connect() for _ in range(4))
             ann.disconnect()
             bob.close()
-            eve.vanish()
+            eve.abort()
             engine = server._running.engine
         assert seen == [
             *("client namespace disconnect", "transport close"),
@@ -819,7 +819,7 @@ class TestIsolation:
         ]
         assert joe.close_code == 1001
         assert not engine.sessions
-        assert len(clients.namespace("/").channels) == 0
+        assert len(registry.namespace("/").channels) == 0
 
     def test_one_after_another(self) -> None:
         on_message(echo)
@@ -847,7 +847,7 @@ class TestIsolation:
     def test_nothing_of_redis_unless_it_is_asked_for(self) -> None:
         configure({"SOCKETIO_BACKPLANE": "redis://nowhere.invalid:1"})
         with TestServer(application()):
-            assert clients.backplane is None
+            assert registry.backplane is None
 
     def test_settings_are_checked_as_ever(self) -> None:
         with pytest.raises(SettingsError, match="did you mean ping_interval"):

@@ -20,7 +20,7 @@ from webpy_socketio import (
     on_subscribe,
     signals,
 )
-from webpy_socketio.watchdog import Awake, Watchdog
+from webpy_socketio.watchdog import StallTimer, Watchdog
 
 from .conftest import Site
 from .test_application import visit
@@ -173,13 +173,13 @@ class TestWarning:
         one, other = Watchdog(1.0), Watchdog(1.0)  # two servers of one loop
         for watchdog in (one, other):
             watchdog._watched = get_ident()
-        one._tell(1.5)
-        one._tell(1.5)
-        other._tell(1.5)
+        one._log_block(1.5)
+        one._log_block(1.5)
+        other._log_block(1.5)
         assert len(warnings.texts) == 1
         monkeypatch.setattr(Watchdog, "_due", 0.0)
         warnings.block()
-        other._tell(1.5)
+        other._log_block(1.5)
         assert len(warnings.texts) == 2
 
 
@@ -235,7 +235,7 @@ class TestAwake:
     """Times are (mark, now, CPU time of the process); the period is 1 s."""
 
     def look(self, *times: tuple[float, float, float]) -> list[float]:
-        awake = Awake(1.0)
+        awake = StallTimer(1.0)
         awake._since = awake._seen = awake._worked = 0.0
         return [awake.look(*each) for each in times]
 

@@ -45,9 +45,9 @@ urls = ("/pid", "Pid")
 
 if OPTIONS["plugins"]:
     from webpy_socketio.plugins import presence
-    from webpy_socketio.plugins.presence.chores import Times
+    from webpy_socketio.plugins.presence.chores import Intervals
 
-    presence.TIMES = Times(heartbeat=0.2, lease=1.0, sweep=0.1, reconcile=60.0)
+    presence.INTERVALS = Intervals(heartbeat=0.2, lease=1.0, sweep=0.1, reconcile=60.0)
 
 class Pid:
     def GET(self):

@@ -22,7 +22,7 @@ from webpy_socketio.acknowledgement import Acknowledgement
 from webpy_socketio.application import socketio_urls
 from webpy_socketio.assets import socketio_scripts, template_dir
 from webpy_socketio.backplane.outage import Outage
-from webpy_socketio.cluster import configured, redis_link
+from webpy_socketio.cluster import configured, connect_redis
 from webpy_socketio.engine.clock import monotonic
 from webpy_socketio.events import *  # noqa: F403
 from webpy_socketio.exceptions import *  # noqa: F403
@@ -35,7 +35,7 @@ from webpy_socketio.outofband import (
     send,
     sockets,
 )
-from webpy_socketio.population import census
+from webpy_socketio.population import get_stats
 from webpy_socketio.server import SocketIOServer
 from webpy_socketio.settings import configure
 from webpy_socketio.socket import Socket
@@ -52,12 +52,12 @@ __all__ = [
     "broadcast",
     "broadcast_channel",
     "call_later",
-    "census",
+    "get_stats",
     "configure",
     "configured",
     "emit",
     "monotonic",
-    "redis_link",
+    "connect_redis",
     "run_on_hub",
     "send",
     "signals",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 from webpy_socketio.engine.connection import Connection
 from webpy_socketio.exceptions import AcknowledgementError
 
@@ -48,7 +48,7 @@ class Acknowledgement:
                 return
             raise AcknowledgementError("the event was acknowledged before: call this once")
         if message is not None:
-            clients.soon(self._connection.send, message)
+            registry.call_soon(self._connection.send, message)
 
     @property
     def requested(self) -> bool:

@@ -17,9 +17,9 @@ from webpy_socketio import signals
 from webpy_socketio.assets import RESOURCE_KEY, asset
 from webpy_socketio.dispatcher import Dispatcher
 from webpy_socketio.engine.clock import current_clock
-from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.notices import ThrottledLog
 from webpy_socketio.engine.origins import CORS_PREFIX, ORIGINS_KEY
-from webpy_socketio.engine.takeover import TAKE_OVER, find_mark, is_serving
+from webpy_socketio.engine.takeover import ACCEPT_KEY, find_mark, is_serving
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
 from webpy_socketio.main_script import check_guards
 from webpy_socketio.socket import Socket
@@ -34,7 +34,7 @@ _APPLICATION = "webpy_socketio.application"
 #: The same for the headers of the handshake's answer, which processors may still add to.
 _HEADERS = "webpy_socketio.headers"
 
-_NOT_OURS = (
+_WRONG_SERVER = (
     "Socket.IO needs its own server: start the application with "
     'SocketIOServer(("127.0.0.1", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
     "WSGI server"
@@ -47,7 +47,7 @@ _NO_MARK = (
 )
 
 #: What is told where no server of ours could.
-_notices = Notices(current_clock())
+_notices = ThrottledLog(current_clock())
 
 _REMEDY = (
     "web.py was imported before gevent patched the standard library: all visitors would share one "
@@ -108,7 +108,7 @@ class SocketIOView:
             raise web.notfound(f"Socket.IO is at /{resource}/ on this server.\n")
         web.ctx.env[_APPLICATION] = web.ctx.app_stack[0]
         web.ctx.env[_HEADERS] = web.ctx.headers
-        web.ctx.env[TAKE_OVER] = True
+        web.ctx.env[ACCEPT_KEY] = True
         mark.take_over(web.ctx.env)
         return ""
 
@@ -124,10 +124,10 @@ def _explain_no_mark() -> str:
     web.ctx.status = "500 Internal Server Error"
     web.header("Content-Type", "text/plain; charset=utf-8")
     if is_serving():
-        _notices.seldom("no mark", _NO_MARK, logging.ERROR)
+        _notices.throttled("no mark", _NO_MARK, logging.ERROR)
         return _NO_MARK + "\n"
-    _notices.seldom("another server", _NOT_OURS, logging.ERROR)
-    return _NOT_OURS + "\n"
+    _notices.throttled("another server", _WRONG_SERVER, logging.ERROR)
+    return _WRONG_SERVER + "\n"
 
 
 def _has_socketio(application: Any) -> bool:
@@ -246,7 +246,7 @@ class WebDispatcher(Dispatcher):
             # A processor's answer to a browser, such as a redirect to a login page; or what
             # web.py makes of a processor that failed, after it has logged it.
             if inner.ran:
-                signals.report(socket, error, "a processor of the application")
+                signals.report_error(socket, error, "a processor of the application")
             elif str(error).startswith("500"):
                 raise
             else:
@@ -256,7 +256,7 @@ class WebDispatcher(Dispatcher):
         if not inner.ran:
             raise Refused("the application did not let this request through")
 
-    def prepare(self, socket: Socket) -> None:
+    def enter_context(self, socket: Socket) -> None:
         """Make `web.ctx` what it was at the handshake."""
         saved = socket.web_context
         if saved is not None:
@@ -268,7 +268,7 @@ class WebDispatcher(Dispatcher):
         """Release what web.py keeps for the greenlet, which is reused for other connections."""
         release()
 
-    def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
+    def run_in_context(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function` where `web.ctx` is the handshake's, and return or raise what it does."""
         if socket.web_context is None or web.ctx.__dict__.get("env") is socket.request:
             return function(*args)
@@ -278,7 +278,7 @@ class WebDispatcher(Dispatcher):
         done = AsyncResult()
 
         def run() -> None:
-            self.prepare(socket)
+            self.enter_context(socket)
             try:
                 done.set(function(*args))
             except BaseException as exception:  # noqa: BLE001 - raised again where it is awaited

@@ -12,7 +12,7 @@ __all__ = ["Channels", "check_name"]
 
 T = TypeVar("T")
 
-_NOBODY: Collection[Any] = ()
+_EMPTY: Collection[Any] = ()
 
 
 class Channels(Generic[T]):
@@ -31,7 +31,7 @@ class Channels(Generic[T]):
 
     def members(self, channel: str) -> Collection[T]:
         """Who is in `channel`, in the order of joining."""
-        return self._members.get(channel, _NOBODY)
+        return self._members.get(channel, _EMPTY)
 
     def memberships(self) -> int:
         """How many members all channels have together."""
@@ -39,7 +39,7 @@ class Channels(Generic[T]):
 
     def held(self, member: T) -> Collection[str]:
         """The channels that `member` holds, in the order of joining."""
-        return self._held.get(member, _NOBODY)
+        return self._held.get(member, _EMPTY)
 
     def add(self, member: T, channel: str) -> bool:
         """Put `member` into `channel`; False if it is there already."""
@@ -61,7 +61,7 @@ class Channels(Generic[T]):
         self._remove_from(channel, member)
         return True
 
-    def withdraw(self, member: T) -> None:
+    def hide(self, member: T) -> None:
         """Take `member` out of all its channels, but let it hold them until `forget`.
 
         So a connection that is gone gets nothing more, while its handlers can still tell where it

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from webpy_socketio.backplane.envelope import Envelope, Packet
     from webpy_socketio.socket import Socket
 
-__all__ = ["Clients", "ForkedClients", "Limits", "Namespace", "clients", "tell_sent"]
+__all__ = ["ForkedClients", "Limits", "Namespace", "SocketRegistry", "registry", "send_sent_signal"]
 
 # The thread's own number: the patched function tells greenlets apart, not threads.
 _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
@@ -57,13 +57,13 @@ class Namespace:
         if outboxes:
             outboxes[0].flusher.broadcast(message, outboxes)
             if signals.sent.receivers:
-                tell_sent(self.name, message, [one for one in sockets if one is not skip])
+                send_sent_signal(self.name, message, [one for one in sockets if one is not skip])
 
-    def broadcast(self, message: Message, skip: Socket | None = None, here: bool = False) -> None:
-        """Send one encoded message to everybody: here and, unless only `here`, elsewhere."""
+    def broadcast(self, message: Message, skip: Socket | None = None, local: bool = False) -> None:
+        """Send one encoded message to everybody: here and, unless only `local`, elsewhere."""
         self.deliver(message, self.sockets.values(), skip)
-        if clients.backplane is not None and not here:
-            clients.backplane.publish(message, Topic.everybody(self.name), skip=_id_of(skip))
+        if registry.backplane is not None and not local:
+            registry.backplane.publish(message, Topic.namespace_topic(self.name), skip=_id_of(skip))
 
     def broadcast_channels(
         self,
@@ -71,20 +71,20 @@ class Namespace:
         names: Collection[str],
         skip: Socket | None = None,
         also: Socket | None = None,
-        here: bool = False,
+        local: bool = False,
     ) -> None:
         """Send one encoded message to the members of channels, one copy each.
 
-        To those here and, unless only `here`, elsewhere. `also` gets it whether it is one of them or
+        To those here and, unless only `local`, elsewhere. `also` gets it whether it is one of them or
         not.
         """
         recipients = self._members(names)
         if also is not None:
             recipients = {**dict.fromkeys(recipients), also: None}
         self.deliver(message, recipients, skip)
-        if clients.backplane is not None and not here:
+        if registry.backplane is not None and not local:
             topics = (Topic.channel(self.name, name) for name in names)
-            clients.backplane.publish(message, *topics, skip=_id_of(skip))
+            registry.backplane.publish(message, *topics, skip=_id_of(skip))
 
     def receive(self, packet: Packet, envelope: Envelope, channel: str | None) -> None:
         """Deliver what another process sent to a channel, or to everybody."""
@@ -111,7 +111,7 @@ class Namespace:
 
         May wait, see `Clients.enter`.
         """
-        return clients.enter(
+        return registry.enter(
             (Topic.channel(self.name, channel),),
             lambda: may_join() and self.channels.add(socket, channel),
         )
@@ -119,12 +119,12 @@ class Namespace:
     def leave(self, socket: Socket, channel: str) -> bool:
         """Take a socket out of a channel; False if it is not there."""
         left = self.channels.remove(socket, channel)
-        if left and clients.backplane is not None:
-            clients.backplane.release(Topic.channel(self.name, channel))
+        if left and registry.backplane is not None:
+            registry.backplane.unsubscribe(Topic.channel(self.name, channel))
         return left
 
 
-class Clients:
+class SocketRegistry:
     """Every open socket of the process, whichever server it came in by."""
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class Clients:
 
     def attach(self, limits: Limits) -> None:
         """Let this thread's hub be the one that the sockets live on."""
-        self.__class__ = Clients
+        self.__class__ = SocketRegistry
         here = _get_ident()
         if self._thread not in (None, here) and any(
             namespace.sockets for namespace in self._namespaces.values()
@@ -155,20 +155,20 @@ class Clients:
         self.limits = limits
 
     @property
-    def here(self) -> bool:
+    def on_hub_thread(self) -> bool:
         """Whether this is the thread that the sockets live in."""
         return self._thread is None or _get_ident() == self._thread
 
-    def soon(self, function: Callable[..., Any], *args: Any) -> None:
+    def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
         """Call `function`, which must not wait: at once, or from another thread soon."""
-        if self.here:
+        if self.on_hub_thread:
             function(*args)
         else:
             self._loop.run_callback_threadsafe(function, *args)
 
-    def wait_for(self, function: Callable[..., Any], *args: Any) -> Any:
+    def run_on_hub(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function`, which may wait, and return or raise what it does; from any thread."""
-        if self.here:
+        if self.on_hub_thread:
             return function(*args)
         done = _allocate_lock()
         done.acquire()
@@ -221,7 +221,7 @@ class Clients:
                 return socket
         return None
 
-    def admit(self, socket: Socket, accept: Callable[[], bool]) -> bool:
+    def add(self, socket: Socket, accept: Callable[[], bool]) -> bool:
         """Let a socket in, if `accept` does; then it can be sent to, from other processes too.
 
         May wait, see `enter`.
@@ -237,29 +237,29 @@ class Clients:
         backplane = self.backplane
         if backplane is None:
             return change()
-        backplane.hold(*topics)
+        backplane.subscribe(*topics)
         changed = False
         try:
             backplane.wait(*topics)
             changed = change()
         finally:
             if not changed:
-                backplane.release(*topics)
+                backplane.unsubscribe(*topics)
         return changed
 
     def _add(self, socket: Socket) -> bool:
-        socket.space.sockets[socket.session_id] = socket
+        socket._namespace.sockets[socket.session_id] = socket
         return True
 
-    def withdraw(self, socket: Socket) -> None:
+    def remove(self, socket: Socket) -> None:
         """A socket cannot be sent to any more; its end is still to be told."""
-        space = socket.space
+        space = socket._namespace
         known = space.sockets.pop(socket.session_id, None)
-        space.channels.withdraw(socket)
+        space.channels.hide(socket)
         if known is not None and self.backplane is not None:
             held = space.channels.held(socket)
             channels = [Topic.channel(space.name, channel) for channel in held]
-            self.backplane.release(*_topics_of(socket), *channels)
+            self.backplane.unsubscribe(*_topics_of(socket), *channels)
 
     def receive(self, topic: Topic, envelope: Envelope) -> None:
         """Deliver what another process sent."""
@@ -273,15 +273,15 @@ class Clients:
         else:
             socket = self.find(topic.name)
             if socket is not None:
-                socket.space.deliver(packet.message(socket.space.name), (socket,), None)
+                socket._namespace.deliver(packet.message(socket._namespace.name), (socket,), None)
 
-    def end(self, socket: Socket, reason: str) -> None:
+    def emit_disconnect(self, socket: Socket, reason: str) -> None:
         """Tell the end of a socket that was withdrawn, in its order.
 
         `disconnect`, then `unsubscribe` for each channel, then `finish`. The channels are held
         until after that: patterns still match, and a handler can still tell the channel.
         """
-        channels = socket.space.channels
+        channels = socket._namespace.channels
         signals.emit(signals.disconnect, socket, reason=reason)
         for channel in list(channels.held(socket)):
             signals.emit(signals.unsubscribe, socket, channel=channel, reason=reason)
@@ -289,7 +289,7 @@ class Clients:
         channels.forget(socket)
 
 
-class ForkedClients(Clients):
+class ForkedClients(SocketRegistry):
     """The clients of a forked process, until it starts a server of its own: none.
 
     A class of its own, so that the check costs nothing in a process that serves.
@@ -311,10 +311,10 @@ _FORKED = (
 )
 
 
-def tell_sent(namespace: str, message: Message, sockets: list[Socket]) -> None:
+def send_sent_signal(namespace: str, message: Message, sockets: list[Socket]) -> None:
     """Send the signal `sent`; for those who checked that it has receivers."""
     read = partial(read_event, namespace, message)
-    signals.tell(signals.sent, namespace, sockets=sockets, size=message.size, read=read)
+    signals.send_robust(signals.sent, namespace, sockets=sockets, size=message.size, read=read)
 
 
 def _id_of(socket: Socket | None) -> str | None:
@@ -322,8 +322,8 @@ def _id_of(socket: Socket | None) -> str | None:
 
 
 def _topics_of(socket: Socket) -> tuple[Topic, Topic]:
-    return Topic.everybody(socket.space.name), Topic.session(socket.session_id)
+    return Topic.namespace_topic(socket._namespace.name), Topic.session(socket.session_id)
 
 
 #: The process's own.
-clients = Clients()
+registry = SocketRegistry()

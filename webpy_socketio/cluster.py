@@ -8,24 +8,24 @@ import web
 
 from webpy_socketio import settings as settings_module
 from webpy_socketio.backplane import MAX_BYTES, Topic
-from webpy_socketio.clients import ForkedClients, Limits, clients
+from webpy_socketio.clients import ForkedClients, Limits, registry
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.settings import Settings
 
 if TYPE_CHECKING:
-    from webpy_socketio.backplane.link import Link
+    from webpy_socketio.backplane.link import RedisConnection
 
 __all__ = [
     "abandon",
     "configured",
+    "connect_redis",
     "is_forked",
     "join",
     "leave",
     "limits",
     "limits_of",
-    "reach",
-    "redis_link",
+    "publish_and_count",
     "serving",
 ]
 
@@ -51,15 +51,15 @@ def configured() -> Settings:
     return settings_module.resolve({}, web.config)
 
 
-def redis_link(url: str, timeout: float) -> Link:
+def connect_redis(url: str, timeout: float) -> RedisConnection:
     """Open a connection to Redis for a plugin's own use, which is open until its first failure.
 
-    `timeout` is in seconds, the longest that an answer is waited for. ``link.ask(*commands)`` returns
+    `timeout` is in seconds, the longest that an answer is waited for. ``link.execute(*commands)`` returns
     a reply to each; ``link.subscribe(topics)``, ``link.unsubscribe(topics)`` and ``link.read()`` are for
     listening, ``link.send(*words)`` for whatever else is not answered at once; ``link.close()`` ends it.
     Each raises `BackplaneError` once it has ended, and it never comes back: open another.
     """
-    link: Link = _import().Link(url, timeout)
+    link: RedisConnection = _import().RedisConnection(url, timeout)
     return link
 
 
@@ -85,7 +85,7 @@ def join(settings: Settings) -> None:
             "another server of this process has another SOCKETIO_BACKPLANE; they share their clients"
         )
     if not _State.servers and settings.backplane is not None:
-        clients.backplane = _import().RedisBackplane(*place, clients.receive)
+        registry.backplane = _import().RedisBackplane(*place, registry.receive)
     _State.servers += 1
     _State.place = place
 
@@ -93,14 +93,14 @@ def join(settings: Settings) -> None:
 def leave() -> None:
     """A server has stopped; the last one closes it."""
     _State.servers -= 1
-    if not _State.servers and clients.backplane is not None:
-        backplane, clients.backplane = clients.backplane, None
+    if not _State.servers and registry.backplane is not None:
+        backplane, registry.backplane = registry.backplane, None
         backplane.stop()
 
 
 def abandon() -> None:
     """Forget the servers, in a forked process: they run in its parent."""
-    clients.abandon()
+    registry.abandon()
     if _State.servers:
         _State.inherited = _State.place
     _State.servers = 0
@@ -109,7 +109,7 @@ def abandon() -> None:
 
 def is_forked() -> bool:
     """Return whether this process was forked from one that serves, and does not serve itself."""
-    return not _State.servers and isinstance(clients, ForkedClients)
+    return not _State.servers and isinstance(registry, ForkedClients)
 
 
 def serving() -> bool:
@@ -120,19 +120,19 @@ def serving() -> bool:
 def limits() -> Limits:
     """The limits for what comes from no socket."""
     if _State.servers:
-        return clients.limits
+        return registry.limits
     place = _place()
     if place[0] is None:
-        return clients.limits
+        return registry.limits
     return _alone(place)[1]
 
 
-def reach(message: Message, topic: Topic) -> bool:
+def publish_and_count(message: Message, topic: Topic) -> bool:
     """Send to other processes; returns whether anybody is there. Raises `BackplaneError`."""
     if _State.servers:
-        if clients.backplane is None:
+        if registry.backplane is None:
             return False
-        return bool(clients.wait_for(clients.backplane.reach, message, topic))
+        return bool(registry.run_on_hub(registry.backplane.publish_and_count, message, topic))
     place = _place()
     return place[0] is not None and bool(_alone(place)[2].reach(message, topic))
 

@@ -14,12 +14,12 @@ from webpy_socketio.engine import Application, Connection
 from webpy_socketio.exceptions import ContentError, ProtocolError, Refused
 from webpy_socketio.thread_locals import release
 
-__all__ = ["Confined"]
+__all__ = ["IsolatedApplication"]
 
 logger = logging.getLogger("webpy_socketio")
 
 
-class Confined:
+class IsolatedApplication:
     """A plugin's application, with what the dispatcher does for everybody else's handlers.
 
     `Refused` refuses a connection; whatever else it raises is logged, and told as an error without

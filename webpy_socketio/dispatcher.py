@@ -10,10 +10,10 @@ import gevent.event
 
 from webpy_socketio import signals
 from webpy_socketio.acknowledgement import Acknowledgement
-from webpy_socketio.clients import Limits, clients
+from webpy_socketio.clients import Limits, registry
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.connection import Connection
-from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.notices import ThrottledLog
 from webpy_socketio.engine.session import Session
 from webpy_socketio.exceptions import (
     ChannelError,
@@ -36,7 +36,7 @@ _receiving = signals.receiving
 def packet_received(session: Session) -> None:
     """Send the signal `packet`, for one that reaches no handler."""
     if signals.packet.receivers:
-        signals.tell(signals.packet, session, request=session.environ)
+        signals.send_robust(signals.packet, session, request=session.environ)
 
 
 class Dispatcher:
@@ -45,7 +45,7 @@ class Dispatcher:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         #: What is logged of clients that break a rule.
-        self.notices = Notices(current_clock())
+        self.notices = ThrottledLog(current_clock())
         self._open: set[Socket] = set()
         self._idle = gevent.event.Event()
         self._idle.set()
@@ -56,34 +56,34 @@ class Dispatcher:
         """Run `job`, which lets `socket` in; raises what it raises."""
         job()
 
-    def prepare(self, socket: Socket) -> None:
+    def enter_context(self, socket: Socket) -> None:
         """Get the greenlet ready for a handler of `socket`."""
 
     def release(self) -> None:
         """Release what handlers left in the greenlet."""
 
-    def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
+    def run_in_context(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function`, which runs handlers of `socket`, in whichever greenlet this is."""
         return function(*args)
 
     # -- the engine's application
 
     def connect(self, connection: Connection) -> None:
-        socket = Socket(connection, clients.namespace(connection.namespace), self._limits, self)
+        socket = Socket(connection, registry.namespace(connection.namespace), self._limits, self)
         connection.data = socket
         try:
-            self.admit(socket, partial(self._let_in, socket, connection))
+            self.admit(socket, partial(self._accept, socket, connection))
         except Refused as refusal:
             _deny(socket, refusal, connection.refuse)
         except Exception as exception:  # noqa: BLE001 - the application's own code
-            signals.report(socket, exception, "the application")
+            signals.report_error(socket, exception, "the application")
             connection.refuse("not allowed")
         finally:
             self.release()
 
     def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
         socket: Socket = connection.data
-        self.prepare(socket)
+        self.enter_context(socket)
         try:
             reserved = _RESERVED.get(name)
             if reserved is not None:
@@ -94,13 +94,13 @@ class Dispatcher:
             self.release()
 
     def closing(self, connection: Connection) -> None:
-        clients.withdraw(connection.data)
+        registry.remove(connection.data)
 
     def disconnected(self, connection: Connection, reason: str) -> None:
         socket: Socket = connection.data
-        self.prepare(socket)
+        self.enter_context(socket)
         try:
-            clients.end(socket, reason)
+            registry.emit_disconnect(socket, reason)
         finally:
             self.release()
             self._open.discard(socket)
@@ -129,10 +129,10 @@ class Dispatcher:
 
     # -- how
 
-    def _let_in(self, socket: Socket, connection: Connection) -> None:
-        signals.ask(signals.connecting, socket, auth=connection.auth)
+    def _accept(self, socket: Socket, connection: Connection) -> None:
+        signals.check_gate(signals.connecting, socket, auth=connection.auth)
         # It may have gone while the gate made up its mind.
-        if clients.admit(socket, connection.accept):
+        if registry.add(socket, connection.accept):
             self._open.add(socket)
             self._idle.clear()
             signals.emit(signals.connect, socket, auth=connection.auth)
@@ -148,7 +148,7 @@ class Dispatcher:
     ) -> None:
         message = args[0] if len(args) == 1 else args or None
         answer: tuple[Any, ...]
-        if _receiving.receivers and _denied(
+        if _receiving.receivers and _is_denied(
             socket, connection, ack, message=message, event=name, args=args, channel=channel
         ):
             return
@@ -176,7 +176,7 @@ class Dispatcher:
         try:
             connection.acknowledge(ack, answer)
         except Exception as error:  # noqa: BLE001 - a handler returned what cannot be sent, or looked at
-            signals.report(socket, error, _whose(socket, name, channel))
+            signals.report_error(socket, error, _whose(socket, name, channel))
             connection.acknowledge(ack, (FAILED,))
 
     def _subscribe(
@@ -208,7 +208,7 @@ class Dispatcher:
             _deny(connection.data, refusal, lambda words: answer({"ok": False, "error": words}))
         except ChannelError as error:  # a rule that the client could have known
             answer({"ok": False, "error": str(error)})
-            signals.report(connection.data, error)
+            signals.report_error(connection.data, error)
 
     def _channel(
         self, socket: Socket, connection: Connection, args: list[Any], ack: int | None
@@ -220,20 +220,20 @@ class Dispatcher:
         error = ChannelError("a message to a channel that the socket is not subscribed to")
         if ack is not None:
             connection.acknowledge(ack, ({"ok": False, "error": str(error)},))
-        signals.report(socket, error)
+        signals.report_error(socket, error)
 
     def _report(self, socket: Socket, error: ProtocolError | ContentError) -> None:
-        self.prepare(socket)
+        self.enter_context(socket)
         try:
-            signals.report(socket, error)
+            signals.report_error(socket, error)
         finally:
             self.release()
 
 
-def _denied(socket: Socket, connection: Connection, ack: int | None, **keywords: Any) -> bool:
+def _is_denied(socket: Socket, connection: Connection, ack: int | None, **keywords: Any) -> bool:
     """Ask whether the handlers of a message may run; if not, whoever wants an answer is told why."""
     try:
-        signals.ask(_receiving, socket, **keywords)
+        signals.check_gate(_receiving, socket, **keywords)
     except Refused as refusal:
         if ack is not None:
             _deny(socket, refusal, lambda words: connection.acknowledge(ack, ({"error": words},)))
@@ -252,13 +252,13 @@ def _deny(socket: Socket, refusal: Refused, tell: Callable[[str], None]) -> None
             "raised it, and let it have a short text"
         )
         unsaid.__cause__ = refusal  # with the line that raised it
-        signals.report(socket, unsaid, "a refusal")
+        signals.report_error(socket, unsaid, "a refusal")
         tell("refused")
 
 
 def _whose(socket: Socket, name: str, channel: str | None) -> str:
     """What failed, when an answer cannot be sent: with those who may have returned it."""
-    chosen = signals.message.choose(socket, name, channel)
+    chosen = signals.message.resolve(socket, name, channel)
     names = [described(receiver) for receiver, _ in chosen if not is_ours(receiver)]
     return f"an acknowledgement, as {' or '.join(names)} returned it,"
 

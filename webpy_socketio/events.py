@@ -27,19 +27,19 @@ from webpy_socketio import signals
 from webpy_socketio.exceptions import EventError
 from webpy_socketio.functions import check_plain, described, origin, takes_positions
 from webpy_socketio.handlers import (
+    ChannelDecorator,
+    EventDecorator,
+    ExceptionDecorator,
+    MessageDecorator,
     Pattern,
-    TakesChannel,
-    TakesEvent,
-    TakesException,
-    TakesMessage,
-    TakesReceiving,
-    TakesSocket,
-    TakesSocketAtGate,
-    TakesSocketUnbound,
-    TakesSubscription,
+    ReceivingDecorator,
+    SocketDecorator,
+    SocketGateDecorator,
+    SubscribingDecorator,
+    UnboundSocketDecorator,
 )
 from webpy_socketio.patterns import ChannelPattern, compile_channel
-from webpy_socketio.receivers import Selective, deny
+from webpy_socketio.receivers import FilteredReceiver, deny
 from webpy_socketio.signals import Stage
 
 __all__ = [
@@ -71,7 +71,7 @@ _ARGUMENTS: dict[Stage, tuple[str, ...]] = {
 }
 
 
-class Handler(Selective):
+class Handler(FilteredReceiver):
     """A decorated function, as a receiver of its stage's signal.
 
     For whoever asks `registered_handlers`: ``stage`` is the signal, ``stage.name`` its name, ``event``
@@ -163,40 +163,42 @@ class _Decorator:
         return f"<decorator {self.__name__}>"
 
 
-on_connecting: TakesSocketAtGate = _Decorator(
+on_connecting: SocketGateDecorator = _Decorator(
     signals.connecting, "(request, socket, context): may it connect?"
 )
-on_connect: TakesSocketUnbound = _Decorator(
+on_connect: UnboundSocketDecorator = _Decorator(
     signals.connect, "(request, socket, context): the connection is there."
 )
-on_receiving: TakesReceiving = _Decorator(
+on_receiving: ReceivingDecorator = _Decorator(
     signals.receiving, "(request, socket, context, event, message): may its handlers run?"
 )
-on_message: TakesMessage = _Decorator(
+on_message: MessageDecorator = _Decorator(
     signals.message,
     "(request, socket, context, message): the client sent a message; what the handler returns is "
     "the acknowledgement, if the client asked for one.",
     event="message",
 )
-on_subscribing: TakesSubscription = _Decorator(
+on_subscribing: SubscribingDecorator = _Decorator(
     signals.subscribing, "(request, socket, context, channel): may the socket subscribe?"
 )
-on_subscribe: TakesChannel = _Decorator(
+on_subscribe: ChannelDecorator = _Decorator(
     signals.subscribe, "(request, socket, context, channel): the socket is in the channel."
 )
-on_unsubscribe: TakesChannel = _Decorator(
+on_unsubscribe: ChannelDecorator = _Decorator(
     signals.unsubscribe, "(request, socket, context, channel): it is in the channel no more."
 )
-on_error: TakesException = _Decorator(
+on_error: ExceptionDecorator = _Decorator(
     signals.error, "(request, socket, context, exception): a handler raised, or the client erred."
 )
-on_disconnect: TakesSocket = _Decorator(
+on_disconnect: SocketDecorator = _Decorator(
     signals.disconnect, "(request, socket, context): it is gone."
 )
-on_finish: TakesSocket = _Decorator(signals.finish, "(request, socket, context): the last word.")
+on_finish: SocketDecorator = _Decorator(
+    signals.finish, "(request, socket, context): the last word."
+)
 
 
-def on_event(name: str, *, channel: Pattern | None = None) -> TakesEvent:
+def on_event(name: str, *, channel: Pattern | None = None) -> EventDecorator:
     """Handle a custom event: ``(request, socket, context, *args)``, args as the client sent them.
 
     What the handler returns is the acknowledgement, if the client asked for one; a tuple makes
@@ -208,7 +210,7 @@ def on_event(name: str, *, channel: Pattern | None = None) -> TakesEvent:
         raise EventError(f'@on_event("{name}"): no client can send this event; use {_OTHERS[name]}')
     decorator = _Decorator(signals.message, on_event.__doc__ or "", event=name)
     decorator.__name__ = "on_event"
-    decorated: TakesEvent = decorator(channel=channel)
+    decorated: EventDecorator = decorator(channel=channel)
     return decorated
 
 
@@ -286,7 +288,7 @@ def _register(
     ]
     for other in replaced:
         stage.disconnect(other)
-        _tell_twins(used, other, handler)
+        _warn_duplicate_handlers(used, other, handler)
     kept = [other for other in handlers if other not in replaced]
     _registered[key] = (function, [*kept, handler])
     _State.handlers = None
@@ -308,7 +310,7 @@ def _same(one: ChannelPattern | None, other: ChannelPattern | None) -> bool:
     return one is other if one is None or other is None else one.regex == other.regex
 
 
-def _tell_twins(used: str, old: Handler, new: Handler) -> None:
+def _warn_duplicate_handlers(used: str, old: Handler, new: Handler) -> None:
     """Warn if a handler replaces another one which is not the same, imported again."""
     (code, *run), (new_code, *new_run) = old.origin, new.origin
     again = any(one is not other for one, other in zip(run, new_run, strict=True))

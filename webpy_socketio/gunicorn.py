@@ -76,7 +76,7 @@ class Worker(Base):
     def load_wsgi(self) -> None:
         # Not above: see `_begin_anew`.
         from webpy_socketio.cli.stranger import refusing_servers
-        from webpy_socketio.engine import Neighbours, forking
+        from webpy_socketio.engine import PeerWorkers, forking
         from webpy_socketio.exceptions import ConfigurationError
         from webpy_socketio.server import SocketIOServer
 
@@ -97,7 +97,7 @@ class Worker(Base):
             made = SocketIOServer(
                 _own(listener.sock),
                 self.wsgi,
-                neighbours=Neighbours(folder, name),
+                peers=PeerWorkers(folder, name),
                 handler_class=_handler_class(self.cfg, self.log),
                 log=None if self.cfg.accesslog is None else _Nowhere(),
                 **tls,
@@ -132,13 +132,13 @@ class Worker(Base):
     def handle_exit(self, sig: int, frame: Any) -> None:
         if not self.alive:
             for server in self._servers:
-                server.hurry()
+                server.force_close()
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         self.alive = False
         for server in self._servers:
-            server.hurry()
+            server.force_close()
 
     def handle_usr1(self, sig: int, frame: Any) -> None:
         gevent.spawn(super().handle_usr1, sig, frame)  # it waits, which a signal's handler cannot

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from webpy_socketio.socket import Socket
 
 __all__ = [
+    "ChannelDecorator",
+    "EventDecorator",
+    "ExceptionDecorator",
+    "MessageDecorator",
     "Pattern",
-    "TakesChannel",
-    "TakesEvent",
-    "TakesException",
-    "TakesMessage",
-    "TakesReceiving",
-    "TakesSocket",
-    "TakesSocketAtGate",
-    "TakesSocketUnbound",
-    "TakesSubscription",
+    "ReceivingDecorator",
+    "SocketDecorator",
+    "SocketGateDecorator",
+    "SubscribingDecorator",
+    "UnboundSocketDecorator",
 ]
 
 Pattern: TypeAlias = "str | re.Pattern[str]"
@@ -51,7 +51,7 @@ class _Event(Protocol):
     ) -> object: ...
 
 
-class TakesSocketAtGate(Protocol):
+class SocketGateDecorator(Protocol):
     """``@on_connecting``."""
 
     @overload
@@ -60,7 +60,7 @@ class TakesSocketAtGate(Protocol):
     def __call__(self) -> Callable[[_Gate], _Gate]: ...
 
 
-class TakesSocketUnbound(Protocol):
+class UnboundSocketDecorator(Protocol):
     """``@on_connect``."""
 
     @overload
@@ -69,7 +69,7 @@ class TakesSocketUnbound(Protocol):
     def __call__(self) -> Callable[[_OfSocket], _OfSocket]: ...
 
 
-class TakesSocket(Protocol):
+class SocketDecorator(Protocol):
     """``@on_disconnect``, ``@on_finish``."""
 
     @overload
@@ -78,7 +78,7 @@ class TakesSocket(Protocol):
     def __call__(self, *, channel: Pattern | None = None) -> Callable[[_OfSocket], _OfSocket]: ...
 
 
-class TakesMessage(Protocol):
+class MessageDecorator(Protocol):
     """``@on_message``."""
 
     @overload
@@ -87,7 +87,7 @@ class TakesMessage(Protocol):
     def __call__(self, *, channel: Pattern | None = None) -> Callable[[_OfMessage], _OfMessage]: ...
 
 
-class TakesReceiving(Protocol):
+class ReceivingDecorator(Protocol):
     """``@on_receiving``."""
 
     @overload
@@ -98,7 +98,7 @@ class TakesReceiving(Protocol):
     ) -> Callable[[_GateOfMessage], _GateOfMessage]: ...
 
 
-class TakesSubscription(Protocol):
+class SubscribingDecorator(Protocol):
     """``@on_subscribing``."""
 
     @overload
@@ -109,7 +109,7 @@ class TakesSubscription(Protocol):
     ) -> Callable[[_GateOfChannel], _GateOfChannel]: ...
 
 
-class TakesChannel(Protocol):
+class ChannelDecorator(Protocol):
     """``@on_subscribe``, ``@on_unsubscribe``."""
 
     @overload
@@ -118,7 +118,7 @@ class TakesChannel(Protocol):
     def __call__(self, *, channel: Pattern | None = None) -> Callable[[_OfChannel], _OfChannel]: ...
 
 
-class TakesException(Protocol):
+class ExceptionDecorator(Protocol):
     """``@on_error``."""
 
     @overload
@@ -129,7 +129,7 @@ class TakesException(Protocol):
     ) -> Callable[[_OfException], _OfException]: ...
 
 
-class TakesEvent(Protocol):
+class EventDecorator(Protocol):
     """``@on_event("name")``."""
 
     def __call__(self, function: _OfEvent, /) -> _OfEvent: ...

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from webpy_socketio.engine.strict_server import StrictServer
+from webpy_socketio.engine.strict_server import BaseServer
 from webpy_socketio.server import engine_config
 from webpy_socketio.settings import Settings
 
 __all__ = ["HTTPServer"]
 
 
-class HTTPServer(StrictServer):
+class HTTPServer(BaseServer):
     """Serve a WSGI application, without Socket.IO, on a port of its own.
 
     For plugins that show something which must not be reached through the site, such as metrics.

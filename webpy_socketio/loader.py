@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from webpy_socketio import plugins
-from webpy_socketio.confined import Confined
+from webpy_socketio.confined import IsolatedApplication
 from webpy_socketio.engine import Application
 from webpy_socketio.exceptions import ConfigurationError, PluginError
 from webpy_socketio.settings import Settings
 
-__all__ = ["Plugins"]
+__all__ = ["PluginManager"]
 
 logger = logging.getLogger("webpy_socketio")
 
 
-class Plugins:
+class PluginManager:
     """The plugins of one server. Raises `PluginError` for a name that cannot be imported."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ class Plugins:
                         f"the plugin {module.__name__!r} brings the namespace {name!r}, which exists "
                         "already: leave it out of SOCKETIO_NAMESPACES, or one of the plugins"
                     )
-                found[name] = Confined(name, application)
+                found[name] = IsolatedApplication(name, application)
         return found
 
     def uninstall(self) -> None:

@@ -28,7 +28,7 @@ def enable() -> bool:
     """
     if not logger.disabled:
         return False
-    for found in _ours():
+    for found in _package_loggers():
         found.disabled = False
     logger.warning(
         "the logging configuration disabled the logger webpy_socketio, which would lose "
@@ -48,7 +48,7 @@ def silenced() -> Iterator[None]:
     def is_error(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR
 
-    found = _ours()
+    found = _package_loggers()
     for each in found:
         each.addFilter(is_error)
     try:
@@ -58,7 +58,7 @@ def silenced() -> Iterator[None]:
             each.removeFilter(is_error)
 
 
-def _ours() -> list[logging.Logger]:
+def _package_loggers() -> list[logging.Logger]:
     known = list(logging.root.manager.loggerDict.items())
     return [
         found

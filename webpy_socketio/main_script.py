@@ -56,19 +56,19 @@ def check_guards(is_ours: Callable[[Any], bool]) -> None:
 
     @functools.wraps(run)
     def checked_run(application: Any, *middleware: Any) -> Any:
-        _refuse("app.run()", is_ours(application))
+        _raise_unguarded("app.run()", is_ours(application))
         return run(application, *middleware)
 
     @functools.wraps(runsimple)
     def checked_runsimple(*args: Any, **keywords: Any) -> Any:
-        _refuse("web.httpserver.runsimple()", False)
+        _raise_unguarded("web.httpserver.runsimple()", False)
         return runsimple(*args, **keywords)
 
     web.application.run = checked_run
     web.httpserver.runsimple = checked_runsimple
 
 
-def _refuse(call: str, everywhere: bool) -> None:
+def _raise_unguarded(call: str, everywhere: bool) -> None:
     frame = next(_importing(), None)
     if frame is None or not (everywhere or imported_again()):
         return

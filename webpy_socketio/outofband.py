@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from webpy_socketio import cluster
 from webpy_socketio.backplane import Topic
 from webpy_socketio.channels import check_name
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 from webpy_socketio.exceptions import CallerError, NoSocket
 from webpy_socketio.socket import Socket, encode
 
@@ -41,30 +41,32 @@ def emit(
     *args: Any,
     channel: str | None = None,
     namespace: str = "/",
-    here: bool = False,
+    local: bool = False,
 ) -> None:
     """Send a custom event to every socket or, with `channel`, to every subscriber of it.
 
-    With `here` only to those of this process, for what other processes tell theirs by themselves.
+    With `local` only to those of this process, for what other processes tell theirs by themselves.
     """
     limits = cluster.limits()
     if channel is not None:
         check_name(channel, limits.max_channel_length)
     encoded = encode(namespace, event, args, limits.broadcast_bytes)
-    space = clients.get(namespace)
+    space = registry.get(namespace)
     if space is not None and channel is None and space.sockets:
-        clients.soon(partial(space.broadcast, encoded, here=here))
+        registry.call_soon(partial(space.broadcast, encoded, local=local))
     elif space is not None and channel is not None and space.channels.members(channel):
-        clients.soon(partial(space.broadcast_channels, encoded, (channel,), here=here))
+        registry.call_soon(partial(space.broadcast_channels, encoded, (channel,), local=local))
     else:
         topic = _topic(namespace, channel)
-        if here or not cluster.reach(encoded, topic):
+        if local or not cluster.publish_and_count(encoded, topic):
             whom = "connected" if channel is None else f"subscribed to the channel {channel!r}"
             raise NoSocket(f"no client is {whom}{_why()}")
 
 
 def _topic(namespace: str, channel: str | None) -> Topic:
-    return Topic.everybody(namespace) if channel is None else Topic.channel(namespace, channel)
+    return (
+        Topic.namespace_topic(namespace) if channel is None else Topic.channel(namespace, channel)
+    )
 
 
 def run_on_hub(function: Callable[..., T], *args: Any) -> T:
@@ -73,7 +75,7 @@ def run_on_hub(function: Callable[..., T], *args: Any) -> T:
     For plugins and others with state of their own that receivers and other threads share. In that
     thread already, it is a plain call.
     """
-    result: T = clients.wait_for(function, *args)
+    result: T = registry.run_on_hub(function, *args)
     return result
 
 
@@ -82,7 +84,7 @@ def sockets(namespace: str | None = None) -> list[Socket]:
 
     The list is yours. Some of them may be gone when you look at them.
     """
-    spaces = clients.namespaces() if namespace is None else [clients.get(namespace)]
+    spaces = registry.namespaces() if namespace is None else [registry.get(namespace)]
     # One step each: another thread's loop over a dict would not bear a change.
     return [
         socket for space in spaces if space is not None for socket in list(space.sockets.values())
@@ -96,13 +98,13 @@ def send(session_id: str, message: Any) -> None:
             f"send() takes a session id first, which is text, not {type(session_id).__name__}: "
             "socket.session.session_id; with a socket at hand, socket.send(message)"
         )
-    socket = clients.find(session_id)
+    socket = registry.find(session_id)
     if socket is not None and socket.connected:
         socket.send(message)
         return
     # Nobody here knows its namespace; whoever delivers it puts that in front.
     encoded = encode("/", "message", (message,), cluster.limits().broadcast_bytes)
-    if cluster.reach(encoded, Topic.session(session_id)):
+    if cluster.publish_and_count(encoded, Topic.session(session_id)):
         return
     raise NoSocket(f"no client is connected with the session id {session_id!r}{_why()}")
 

@@ -6,17 +6,17 @@ from collections import Counter
 from dataclasses import dataclass
 
 from webpy_socketio import backplane
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 from webpy_socketio.engine import Engine
 
-__all__ = ["Census", "census", "engines"]
+__all__ = ["Stats", "engines", "get_stats"]
 
 #: The engines of the servers that run in this process.
 engines: list[Engine] = []
 
 
 @dataclass(frozen=True)
-class Census:
+class Stats:
     """What there was in this process at one moment."""
 
     #: Open Engine.IO sessions, one for each page or program that is connected, by transport.
@@ -33,13 +33,13 @@ class Census:
     backplane: dict[str, int]
 
 
-def census() -> Census:
+def get_stats() -> Stats:
     """Count, from whichever thread; takes about a millisecond for each thousand sessions."""
-    found: Census = clients.wait_for(_count)
+    found: Stats = registry.run_on_hub(_count)
     return found
 
 
-def _count() -> Census:
+def _count() -> Stats:
     sessions = Counter(polling=0, websocket=0)
     waiting = 0
     for engine in engines:
@@ -48,8 +48,8 @@ def _count() -> Census:
             if session.open and session.transport is not None:
                 sessions[session.transport.name] += 1
                 waiting += session.outbox.size
-    spaces = clients.namespaces()
-    return Census(
+    spaces = registry.namespaces()
+    return Stats(
         sessions=dict(sessions),
         sockets={space.name: len(space.sockets) for space in spaces},
         channels={space.name: len(space.channels) for space in spaces},

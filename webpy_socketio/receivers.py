@@ -15,7 +15,7 @@ from blinker import Signal
 
 from webpy_socketio.exceptions import Refused
 
-__all__ = ["Chosen", "Ordered", "Selective", "Sender", "deny"]
+__all__ = ["FilteredReceiver", "OrderedSignal", "ResolvedReceivers", "Sender", "deny"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MAX_CHANNELS = 1024
 
 
-class Selective:
+class FilteredReceiver:
     """A receiver that takes only some events: a decorated handler."""
 
     __slots__ = ()
@@ -58,7 +58,9 @@ class Selective:
 
 
 #: Receivers in their order; behind each that is `Selective` its `take`.
-Chosen = tuple[tuple[Callable[..., Any], Callable[[Any, dict[str, Any]], Any] | None], ...]
+ResolvedReceivers = tuple[
+    tuple[Callable[..., Any], Callable[[Any, dict[str, Any]], Any] | None], ...
+]
 
 
 class _Candidates(NamedTuple):
@@ -66,7 +68,7 @@ class _Candidates(NamedTuple):
 
     #: The event's name, if a receiver waits for it; otherwise `_OTHER`.
     kind: object
-    chosen: Chosen
+    chosen: ResolvedReceivers
     bound: bool
 
 
@@ -79,7 +81,7 @@ class Sender(Protocol):
     """Who signals are sent with; here a socket."""
 
     #: What `Ordered.choose` remembers of it; to be emptied when it holds other channels than before.
-    choices: dict[Any, tuple[int, Chosen]] | None
+    receiver_cache: dict[Any, tuple[int, ResolvedReceivers]] | None
 
 
 class _InOrder(dict[Any, int]):
@@ -112,7 +114,7 @@ class _InOrder(dict[Any, int]):
         return _InOrder(sorted(both.items(), key=lambda member: member[1]))
 
 
-class Ordered(Signal):
+class OrderedSignal(Signal):
     """A signal whose receivers run in the order they were connected."""
 
     set_class = _InOrder  # type: ignore[assignment]
@@ -122,7 +124,7 @@ class Ordered(Signal):
         # Who receives which kind of event, as far as it was asked; forgotten at every change. Its
         # keys are the names that receivers wait for, None and `_OTHER`.
         self._by_event: dict[object, _Candidates] = {}
-        self._by_channel: dict[tuple[object, str], Chosen] = {}
+        self._by_channel: dict[tuple[object, str], ResolvedReceivers] = {}
         self._names: frozenset[str | None] | None = None
         self._changes = 0
         # Whether some receiver may go by itself, or is for one sender: then nothing is remembered.
@@ -140,7 +142,7 @@ class Ordered(Signal):
         """
         if hasattr(receiver, "__code__"):
             for other in list(self.receivers_for(Signal.ANY)):
-                if _are_twins(other, receiver):
+                if _is_reimport(other, receiver):
                     self.disconnect(other)
         if weak or sender is not Signal.ANY:
             self._volatile = True
@@ -157,18 +159,18 @@ class Ordered(Signal):
         super().disconnect(receiver, sender)
         self._forget()
 
-    def choose(self, sender: Any, event: str | None, channel: str | None) -> Chosen:
+    def resolve(self, sender: Any, event: str | None, channel: str | None) -> ResolvedReceivers:
         """Who receives an event, as things are now."""
         if self.is_muted or not self.receivers:
             return ()
         if self._volatile:
             return _narrow(_listening(self.receivers_for(sender), event), sender, channel)
         if channel is not None:
-            return self._choose_by_channel(sender, event, channel)
-        known = self._choose_by_event(event)
-        return self._choose_by_sender(sender, known) if known.bound else known.chosen
+            return self._resolve_by_channel(sender, event, channel)
+        known = self._resolve_by_event(event)
+        return self._resolve_by_sender(sender, known) if known.bound else known.chosen
 
-    def _choose_by_event(self, event: str | None) -> _Candidates:
+    def _resolve_by_event(self, event: str | None) -> _Candidates:
         known = self._by_event.get(event)
         if known is None:
             self.asked(event)
@@ -176,7 +178,7 @@ class Ordered(Signal):
             known = self._by_event.get(kind)
             if known is None:
                 chosen = _listening(self.receivers_for(Signal.ANY), event)
-                bound = any(isinstance(one, Selective) and one.bound for one, _ in chosen)
+                bound = any(isinstance(one, FilteredReceiver) and one.bound for one, _ in chosen)
                 known = self._by_event[kind] = _Candidates(kind, chosen, bound)
         return known
 
@@ -184,14 +186,16 @@ class Ordered(Signal):
         if self._names is None:
             receivers: list[Any] = [*self.receivers_for(Signal.ANY)]
             self._names = frozenset(
-                receiver.event for receiver in receivers if isinstance(receiver, Selective)
+                receiver.event for receiver in receivers if isinstance(receiver, FilteredReceiver)
             )
         return event in self._names
 
-    def _choose_by_channel(self, sender: Any, event: str | None, channel: str) -> Chosen:
+    def _resolve_by_channel(
+        self, sender: Any, event: str | None, channel: str
+    ) -> ResolvedReceivers:
         chosen = self._by_channel.get((event, channel))
         if chosen is None:
-            known = self._choose_by_event(event)
+            known = self._resolve_by_event(event)
             chosen = self._by_channel.get((known.kind, channel))
             if chosen is None:
                 chosen = _narrow(known.chosen, sender, channel)
@@ -200,14 +204,14 @@ class Ordered(Signal):
                 self._by_channel[known.kind, channel] = chosen
         return chosen
 
-    def _choose_by_sender(self, sender: Sender, candidates: _Candidates) -> Chosen:
-        if sender.choices is None:
-            sender.choices = {}
+    def _resolve_by_sender(self, sender: Sender, candidates: _Candidates) -> ResolvedReceivers:
+        if sender.receiver_cache is None:
+            sender.receiver_cache = {}
         key = (self, candidates.kind)
-        changes, chosen = sender.choices.get(key, (None, ()))
+        changes, chosen = sender.receiver_cache.get(key, (None, ()))
         if changes != self._changes:
             chosen = _narrow(candidates.chosen, sender, None)
-            sender.choices[key] = self._changes, chosen
+            sender.receiver_cache[key] = self._changes, chosen
         return chosen
 
     def asked(self, event: str | None) -> None:
@@ -225,19 +229,21 @@ class Ordered(Signal):
         self._forget()
 
 
-def _listening(receivers: Iterable[Callable[..., Any]], event: str | None) -> Chosen:
+def _listening(receivers: Iterable[Callable[..., Any]], event: str | None) -> ResolvedReceivers:
     return tuple(
-        (receiver, receiver.take if isinstance(receiver, Selective) else None)
+        (receiver, receiver.take if isinstance(receiver, FilteredReceiver) else None)
         for receiver in receivers
-        if not isinstance(receiver, Selective) or receiver.listens(event)
+        if not isinstance(receiver, FilteredReceiver) or receiver.listens(event)
     )
 
 
-def _narrow(chosen: Chosen, sender: Any, channel: str | None) -> Chosen:
+def _narrow(chosen: ResolvedReceivers, sender: Any, channel: str | None) -> ResolvedReceivers:
     narrowed: list[Any] = []
     for pair in chosen:
         receiver = pair[0]
-        found = receiver.matches(sender, channel) if isinstance(receiver, Selective) else True
+        found = (
+            receiver.matches(sender, channel) if isinstance(receiver, FilteredReceiver) else True
+        )
         if found:
             narrowed.append(pair)
         elif found is None and receiver.denies:
@@ -250,7 +256,7 @@ def deny(sender: Any, keywords: dict[str, Any]) -> None:
     raise Refused("not allowed")
 
 
-def _are_twins(one: Any, other: Any) -> bool:
+def _is_reimport(one: Any, other: Any) -> bool:
     """Whether two functions are one, of ``__main__`` and of the same file imported by its name."""
     first, second = getattr(one, "__code__", None), getattr(other, "__code__", None)
     modules = (getattr(one, "__module__", None), getattr(other, "__module__", None))

@@ -24,25 +24,25 @@ from webpy_socketio.application import (
     check_patching,
 )
 from webpy_socketio.assets import RESOURCE_KEY
-from webpy_socketio.clients import clients
+from webpy_socketio.clients import registry
 from webpy_socketio.dispatcher import packet_received
 from webpy_socketio.engine import (
     Engine,
     EngineConfig,
     EngineServer,
-    Neighbours,
+    PeerWorkers,
     SocketIO,
     forking,
 )
 from webpy_socketio.engine.origins import ORIGINS_KEY
 from webpy_socketio.exceptions import ListenError, SettingsError
-from webpy_socketio.loader import Plugins
+from webpy_socketio.loader import PluginManager
 from webpy_socketio.main_script import imported_again
 from webpy_socketio.population import engines
-from webpy_socketio.strays import tell
+from webpy_socketio.strays import log_misrouted
 from webpy_socketio.watchdog import Watchdog
 
-__all__ = ["KEYWORDS", "SocketIOServer", "engine_config", "explain"]
+__all__ = ["KEYWORDS", "SocketIOServer", "engine_config", "listen_error"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -57,7 +57,7 @@ forking.call_in_child(cluster.abandon)
 forking.call_in_child(engines.clear)
 
 #: Seconds for the connections of a worker to go to others, when all that it had to do is done.
-_MOVING = 2.0
+_HANDOFF_TIMEOUT = 2.0
 
 
 class SocketIOServer(EngineServer):
@@ -67,7 +67,7 @@ class SocketIOServer(EngineServer):
     and ``SOCKETIO_PORT``. `application` is what ``app.wsgifunc()`` returns, `resource` the first
     part of the path where Socket.IO lives. Settings can be given in lower case without their
     prefix (``ping_interval=10``); further keywords are pywsgi's: ``keyfile`` and ``certfile`` make
-    it a TLS server. `neighbours` are the other workers that share its listening socket, where the
+    it a TLS server. `peers` are the other workers that share its listening socket, where the
     command line or gunicorn has started several.
 
     Raises `ConfigurationError` for whatever is wrong with how it is set up.
@@ -84,7 +84,7 @@ class SocketIOServer(EngineServer):
         listener: Any = None,
         application: Any = None,
         resource: str = "socket.io",
-        neighbours: Neighbours | None = None,
+        peers: PeerWorkers | None = None,
         **keywords: Any,
     ) -> None:
         check_patching()
@@ -111,11 +111,11 @@ class SocketIOServer(EngineServer):
         if not resource:
             raise SettingsError('resource is empty; it is the path of Socket.IO, as "socket.io"')
         add_resource(resource)
-        self._plugins = Plugins(settings.plugins)
+        self._plugins = PluginManager(settings.plugins)
         self._limits = cluster.limits_of(settings)
         self._watchdog = Watchdog(settings.block_warning) if settings.block_warning else None
         self._dispatcher = WebDispatcher(self._limits)
-        config = engine_config(settings, "" if neighbours is None else neighbours.prefix)
+        config = engine_config(settings, "" if peers is None else peers.prefix)
         others = self._plugins.namespaces(settings)
         self._socketio = SocketIO(self._dispatcher, config, others)
         engine = Engine(self._socketio, config, f"/{resource}/")
@@ -124,17 +124,17 @@ class SocketIOServer(EngineServer):
             listener = (settings.host, settings.port)
         self._stopping: gevent.event.Event | None = None
         self._joined = False
-        self._hurry = gevent.event.Event()
+        self._force = gevent.event.Event()
         try:
-            super().__init__(listener, engine, application, neighbours, **keywords)
+            super().__init__(listener, engine, application, peers, **keywords)
         except OSError as error:  # ssl.SSLError is one
             files = (keywords.get("certfile"), keywords.get("keyfile"))
             raise SettingsError(f"no TLS with certfile and keyfile {files}: {error}") from error
         self.environ[RESOURCE_KEY] = resource  # so that pages know where to find the scripts
         self.environ[ORIGINS_KEY] = engine.origins
 
-    def passed_by(self, environ: dict[str, Any], code: int) -> None:
-        tell(environ, code, self.engine.path, self.engine.notices)
+    def log_unmatched(self, environ: dict[str, Any], code: int) -> None:
+        log_misrouted(environ, code, self.engine.path, self.engine.notices)
 
     def start(self) -> None:
         """Listen, and switch the plugins on. Raises `ListenError` if the address cannot be had.
@@ -144,11 +144,11 @@ class SocketIOServer(EngineServer):
         if imported_again():
             return
         loggers.enable()
-        self._tell_late_settings()
+        self._warn_late_settings()
         try:
             self.init_socket()
         except OSError as error:
-            raise explain(error, self.address) from error
+            raise listen_error(error, self.address) from error
         except (TypeError, OverflowError) as error:
             raise ListenError(
                 f"cannot listen on {self.address!r}, which is no address: {error}; it is a host and a "
@@ -156,7 +156,7 @@ class SocketIOServer(EngineServer):
             ) from error
         joined = False
         try:
-            clients.attach(self._limits)
+            registry.attach(self._limits)
             cluster.join(self.settings)
             joined = True
             self._plugins.install(self.settings)
@@ -186,7 +186,7 @@ class SocketIOServer(EngineServer):
         if imported_again():
             return
         if self.started:
-            self._tell_late_settings()
+            self._warn_late_settings()
         else:
             self.start()
         watchers = {}
@@ -195,7 +195,7 @@ class SocketIOServer(EngineServer):
         def tell() -> None:
             nonlocal told
             if told:
-                self.hurry()
+                self.force_close()
             told = True
             self.close()
 
@@ -235,7 +235,7 @@ class SocketIOServer(EngineServer):
         self._stopping = gevent.event.Event()
         try:
             self.close()
-            self.engine.drain(self.settings.drain_time, self._hurry)
+            self.engine.drain(self.settings.drain_time, self._force)
             deadline = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
             self.engine.close()
             self.engine.wait_answered(deadline - time.monotonic())
@@ -244,7 +244,7 @@ class SocketIOServer(EngineServer):
         finally:
             if self._watchdog is not None:
                 self._watchdog.stop()
-            self.leave_neighbours(_MOVING)
+            self.leave_peers(_HANDOFF_TIMEOUT)
             self.dispose()
             self._socketio.dispose()
             self._plugins.uninstall()
@@ -266,7 +266,7 @@ class SocketIOServer(EngineServer):
             with contextlib.suppress(OSError, ValueError):  # closed
                 sys.stderr.write(f"{text}\n")
 
-    def _tell_late_settings(self) -> None:
+    def _warn_late_settings(self) -> None:
         late = settings_module.changed(self._sources, web.config)
         self._sources = settings_module.snapshot(web.config)
         if late:
@@ -276,9 +276,9 @@ class SocketIOServer(EngineServer):
                 ", ".join(late),
             )
 
-    def hurry(self) -> None:
+    def force_close(self) -> None:
         """While the server stops: tell the clients at once that were not told yet."""
-        self._hurry.set()
+        self._force.set()
 
     def _interrupt(self) -> None:
         # Each round ends one handler a connection; a handful is enough for any chain of stages.
@@ -321,7 +321,7 @@ def engine_config(settings: settings_module.Settings, prefix: str = "") -> Engin
     )
 
 
-def explain(error: OSError, address: Any) -> ListenError:
+def listen_error(error: OSError, address: Any) -> ListenError:
     """What it means that an address cannot be had, and what to do."""
     where = shown(address)
     if error.errno == errno.EADDRINUSE:

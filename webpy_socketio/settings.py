@@ -70,7 +70,7 @@ class Settings:
 
 SETTINGS = (
     Setting("HOST", "127.0.0.1", "address to listen on; empty for all", values.text),
-    Setting("PORT", 8000, "port to listen on; 0 for a free one", values.whole(0, 65_535)),
+    Setting("PORT", 8000, "port to listen on; 0 for a free one", values.integer(0, 65_535)),
     Setting("PLUGINS", ["webpy_socketio.plugins.message_logger"], "dotted names", values.names),
     Setting(
         "MESSAGE_LOG_FORMAT",
@@ -81,21 +81,28 @@ SETTINGS = (
     Setting(
         "TRANSPORTS", ["polling", "websocket"], "transports that may be used", values.transports
     ),
-    Setting("PING_INTERVAL", 25.0, "seconds between a pong and the next ping", values.few_seconds),
-    Setting("PING_TIMEOUT", 20.0, "seconds a client has for its pong", values.few_seconds),
     Setting(
-        "UPGRADE_TIMEOUT", 10.0, "seconds a WebSocket has to replace polling", values.few_seconds
+        "PING_INTERVAL", 25.0, "seconds between a pong and the next ping", values.short_duration
+    ),
+    Setting("PING_TIMEOUT", 20.0, "seconds a client has for its pong", values.short_duration),
+    Setting(
+        "UPGRADE_TIMEOUT", 10.0, "seconds a WebSocket has to replace polling", values.short_duration
     ),
     Setting(
-        "CONNECT_TIMEOUT", 45.0, "seconds a client may stay without a namespace", values.few_seconds
+        "CONNECT_TIMEOUT",
+        45.0,
+        "seconds a client may stay without a namespace",
+        values.short_duration,
     ),
-    Setting("MAX_MESSAGE_SIZE", 1_000_000, "bytes of a client's message or body", values.whole(1)),
     Setting(
-        "OUTBOX_BYTES", 4 * 1024 * 1024, "bytes that may wait for a client", values.whole(1024)
+        "MAX_MESSAGE_SIZE", 1_000_000, "bytes of a client's message or body", values.integer(1)
     ),
-    Setting("OUTBOX_PACKETS", 16_384, "packets that may wait for a client", values.whole(16)),
+    Setting(
+        "OUTBOX_BYTES", 4 * 1024 * 1024, "bytes that may wait for a client", values.integer(1024)
+    ),
+    Setting("OUTBOX_PACKETS", 16_384, "packets that may wait for a client", values.integer(16)),
     Setting("WRITE_TIMEOUT", 20.0, "seconds without progress in writing", values.seconds),
-    Setting("MAX_SESSIONS", 20_000, "sessions at once", values.whole(1)),
+    Setting("MAX_SESSIONS", 20_000, "sessions at once", values.integer(1)),
     Setting(
         "MAX_SESSIONS_PER_ADDRESS",
         None,
@@ -113,14 +120,14 @@ SETTINGS = (
         "MAX_BODIES_SIZE",
         256 * 1024 * 1024,
         "bytes of all request bodies at once, in memory and in temporary files",
-        values.whole(1),
+        values.integer(1),
     ),
     Setting("HEADER_TIMEOUT", 10.0, "seconds for the head of a request", values.seconds),
     Setting("BODY_TIMEOUT", 20.0, "seconds without progress in a request's body", values.seconds),
     Setting("IDLE_TIMEOUT", 75.0, "seconds between two requests of a connection", values.seconds),
-    Setting("MAX_BODY_SIZE", 16 * 1024 * 1024, "bytes of a body for a page", values.whole(0)),
+    Setting("MAX_BODY_SIZE", 16 * 1024 * 1024, "bytes of a body for a page", values.integer(0)),
     Setting(
-        "INBOX_EVENTS", 256, "events that may wait for a connection's handlers", values.whole(1)
+        "INBOX_EVENTS", 256, "events that may wait for a connection's handlers", values.integer(1)
     ),
     Setting(
         "BLOCK_WARNING",
@@ -132,10 +139,10 @@ SETTINGS = (
         "DRAIN_TIME",
         3.0,
         "seconds over which clients are told, when the server stops; 0 for all at once",
-        values.seconds_or_none_at_all,
+        values.non_negative_seconds,
     ),
-    Setting("MAX_CHANNELS", 128, "channels a socket may hold", values.whole(0)),
-    Setting("MAX_CHANNEL_LENGTH", 255, "characters of a channel's name", values.whole(1)),
+    Setting("MAX_CHANNELS", 128, "channels a socket may hold", values.integer(0)),
+    Setting("MAX_CHANNEL_LENGTH", 255, "characters of a channel's name", values.integer(1)),
     Setting("NAMESPACES", ["/"], "Socket.IO namespaces that exist", values.namespaces),
     Setting(
         "ALLOWED_ORIGINS", None, "origins whose pages may connect, besides our own", values.origins
@@ -175,7 +182,7 @@ SETTINGS = (
         "PRESENCE_GRACE",
         10.0,
         "presence: seconds a lost client has to come back before it has left",
-        values.seconds_or_none_at_all,
+        values.non_negative_seconds,
     ),
     Setting(
         "METRICS_PORT", None, "metrics: port of the endpoint; None for none", values.port_or_none

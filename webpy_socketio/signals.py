@@ -74,7 +74,7 @@ from webpy_socketio.functions import (
     is_ours,
     takes_keywords,
 )
-from webpy_socketio.receivers import Ordered, Selective
+from webpy_socketio.receivers import FilteredReceiver, OrderedSignal
 
 if TYPE_CHECKING:
     from webpy_socketio.socket import Socket
@@ -108,7 +108,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MAX_EVENTS, MAX_NAME = 100, 100
 
 
-class Stage(Ordered):
+class Stage(OrderedSignal):
     """A signal with a name, whose receivers run in the order they were connected.
 
     `keywords` are those that it is sent with; with any given, a receiver has to take them.
@@ -120,14 +120,19 @@ class Stage(Ordered):
         self._keywords = keywords
 
     def connect(
-        self, receiver: F, sender: Any = Ordered.ANY, weak: bool = False, *, first: bool = False
+        self,
+        receiver: F,
+        sender: Any = OrderedSignal.ANY,
+        weak: bool = False,
+        *,
+        first: bool = False,
     ) -> F:
         """Connect a receiver; it is held strongly unless `weak` says otherwise.
 
         With `first` it runs before all that are connected already. Raises `EventError` if it could not
         be called, or would not run.
         """
-        if not isinstance(receiver, Selective):  # a decorated handler was looked at already
+        if not isinstance(receiver, FilteredReceiver):  # a decorated handler was looked at already
             wrong = check_plain(receiver)
             if wrong is None and self._keywords:
                 wrong = takes_keywords(receiver, self._keywords)
@@ -157,9 +162,9 @@ class _Messages(Stage):
         receivers: list[Any] = [
             each
             for each in self.receivers_for(self.ANY)
-            if isinstance(each, Selective) or not is_ours(each)
+            if isinstance(each, FilteredReceiver) or not is_ours(each)
         ]
-        if any(not isinstance(each, Selective) or each.listens(event) for each in receivers):
+        if any(not isinstance(each, FilteredReceiver) or each.listens(event) for each in receivers):
             return
         names = {each.event for each in receivers}
         near = difflib.get_close_matches(event, names, 1)
@@ -251,7 +256,7 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
     failures = 0
     taken = False
     began = time.perf_counter() if handled.receivers else None
-    chosen = stage.choose(socket, keywords.get("event"), keywords.get("channel"))
+    chosen = stage.resolve(socket, keywords.get("event"), keywords.get("channel"))
     if not chosen:
         stage.asked(keywords.get("event"))
         if began is None:
@@ -275,28 +280,28 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
                 what += (
                     f" in which nothing is refused ({_GATE_OF.get(stage, 'gates')} can do that),"
                 )
-            report(socket, exception, what)
+            report_error(socket, exception, what)
     if began is not None:
-        _tell(stage, socket, keywords, began, failures)
+        _send_handled(stage, socket, keywords, began, failures)
     return values, failures, taken
 
 
-def ask(gate: Stage, socket: Socket, **keywords: Any) -> None:
+def check_gate(gate: Stage, socket: Socket, **keywords: Any) -> None:
     """Send a gate's signal; raises `Refused` at the first receiver that denies or fails."""
     if not handled.receivers:
-        _ask(gate, socket, keywords)
+        _run_gate(gate, socket, keywords)
         return
     began = time.perf_counter()
     try:
-        _ask(gate, socket, keywords)
+        _run_gate(gate, socket, keywords)
     except Refused as refusal:
-        _tell(gate, socket, keywords, began, refused=str(refusal) or "refused")
+        _send_handled(gate, socket, keywords, began, refused=str(refusal) or "refused")
         raise
-    _tell(gate, socket, keywords, began)
+    _send_handled(gate, socket, keywords, began)
 
 
-def _ask(gate: Stage, socket: Socket, keywords: dict[str, Any]) -> None:
-    chosen = gate.choose(socket, None, keywords.get("channel"))
+def _run_gate(gate: Stage, socket: Socket, keywords: dict[str, Any]) -> None:
+    chosen = gate.resolve(socket, None, keywords.get("channel"))
     keywords["request"], keywords["socket"] = socket.request, socket
     keywords["context"] = socket.context
     for receiver, take in chosen:
@@ -310,11 +315,11 @@ def _ask(gate: Stage, socket: Socket, keywords: dict[str, Any]) -> None:
         except Refused:
             raise
         except BaseException as exception:  # noqa: BLE001 - see emit
-            report(socket, exception, f"a receiver of {gate.name!r}, {described(receiver)},")
+            report_error(socket, exception, f"a receiver of {gate.name!r}, {described(receiver)},")
             raise Refused("not allowed") from None  # what went wrong is not for the client
 
 
-def _tell(
+def _send_handled(
     stage: Stage,
     socket: Socket,
     keywords: dict[str, Any],
@@ -326,14 +331,14 @@ def _tell(
     keywords["seconds"] = time.perf_counter() - began
     keywords["stage"], keywords["failures"] = stage.name, failures
     keywords["refused"] = refused
-    for receiver, _ in handled.choose(socket, None, None):
+    for receiver, _ in handled.resolve(socket, None, None):
         try:
             receiver(socket, **keywords)
         except BaseException as exception:  # noqa: BLE001 - see emit
-            report(socket, exception, f"a receiver of 'handled', {described(receiver)},")
+            report_error(socket, exception, f"a receiver of 'handled', {described(receiver)},")
 
 
-def tell(signal: Stage, sender: Any, **keywords: Any) -> None:
+def send_robust(signal: Stage, sender: Any, **keywords: Any) -> None:
     """Send a signal that belongs to no socket; a receiver that raises stops no other and is logged."""
     for receiver in signal.receivers_for(sender):
         try:
@@ -342,7 +347,7 @@ def tell(signal: Stage, sender: Any, **keywords: Any) -> None:
             logger.exception("a receiver of %r, %s, failed", signal.name, described(receiver))
 
 
-def report(socket: Socket, exception: BaseException, what: str | None = None) -> None:
+def report_error(socket: Socket, exception: BaseException, what: str | None = None) -> None:
     """Log an exception and make it an ``error`` event; one of an error receiver is only logged.
 
     `what` failed; None if it was the client who broke a rule, which deserves no traceback.
@@ -350,7 +355,7 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
     loggers.enable()
     if what is None:
         # Their texts: whoever keeps log records keeps no frames with it, and no connection.
-        socket.notices.seldom(
+        socket.notices.throttled(
             exception,
             f"{socket} broke a rule: {exception}",
             logging.INFO,
@@ -365,7 +370,7 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
         "exception": exception,
         "by_client": what is None,
     }
-    for receiver, take in error.choose(socket, None, None):
+    for receiver, take in error.resolve(socket, None, None):
         try:
             if take is None:
                 receiver(socket, **keywords)
@@ -373,8 +378,8 @@ def report(socket: Socket, exception: BaseException, what: str | None = None) ->
                 take(socket, keywords)
         except BaseException as again:
             logger.error("a receiver of 'error', %s, failed", described(receiver), exc_info=again)
-            _pass_on(again)
-    _pass_on(exception)
+            _reraise_control_exception(again)
+    _reraise_control_exception(exception)
 
 
 def _check_ran(value: Any) -> None:
@@ -387,7 +392,7 @@ def _check_ran(value: Any) -> None:
         )
 
 
-def _pass_on(exception: BaseException) -> None:
+def _reraise_control_exception(exception: BaseException) -> None:
     """Let Ctrl-C and sys.exit() reach the main greenlet, as they would from anywhere else."""
     if isinstance(exception, (KeyboardInterrupt, SystemExit)):
         gevent.get_hub().handle_system_error(type(exception), exception)

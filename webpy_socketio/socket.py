@@ -13,16 +13,16 @@ from typing import Any, Protocol
 from webpy_socketio import signals
 from webpy_socketio.acknowledgement import Acknowledgement
 from webpy_socketio.channels import check_name
-from webpy_socketio.clients import Limits, Namespace, clients, tell_sent
+from webpy_socketio.clients import Limits, Namespace, registry, send_sent_signal
 from webpy_socketio.engine.connection import Connection
-from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.notices import ThrottledLog
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.socketio_packets import encode_event
 from webpy_socketio.exceptions import ChannelError, EncodeError, WrongContext
-from webpy_socketio.receivers import Chosen
+from webpy_socketio.receivers import ResolvedReceivers
 from webpy_socketio.signals import Stage
 
-__all__ = ["RESERVED_EVENTS", "Session", "Socket", "encode"]
+__all__ = ["RESERVED_EVENTS", "SessionRef", "Socket", "encode"]
 
 #: The names of our own additions to the protocol; nobody's messages go by them.
 RESERVED_EVENTS = frozenset(("__subscribe__", "__unsubscribe__", "__channel__"))
@@ -31,15 +31,15 @@ RESERVED_EVENTS = frozenset(("__subscribe__", "__unsubscribe__", "__channel__"))
 class Host(Protocol):
     """What a socket needs of the dispatcher that made it."""
 
-    notices: Notices
+    notices: ThrottledLog
 
-    def prepare(self, socket: Socket) -> None:
+    def enter_context(self, socket: Socket) -> None:
         """Get the greenlet, the socket's own, ready for a handler."""
 
     def release(self) -> None:
         """Release what handlers left in the greenlet."""
 
-    def within(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
+    def run_in_context(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function that runs receivers of the socket, from whichever greenlet."""
 
 
@@ -48,7 +48,7 @@ def _ignore() -> None:
 
 
 @dataclass(frozen=True)
-class Session:
+class SessionRef:
     """What `send(session_id, message)` needs to find a socket again."""
 
     #: The public id of the connection: others may know it, it gives no power over it.
@@ -67,14 +67,14 @@ class Socket:
         "_connection",
         "_host",
         "_limits",
-        "_untold",
+        "_namespace",
+        "_pending_signals",
         "answering",
-        "choices",
         "context",
         "in_message",
         "outbox",
+        "receiver_cache",
         "request",
-        "space",
         "web_context",
     )
 
@@ -86,12 +86,12 @@ class Socket:
         #: Room for handlers to remember things, for as long as the connection lives.
         self.context: dict[str, Any] = {}
         #: The namespace's sockets and channels; for the package's own use.
-        self.space = space
+        self._namespace = space
         self.outbox = connection.session.outbox
         #: What `web.ctx` is to be while a handler runs.
         self.web_context: dict[str, Any] | None = None
         #: Which handlers get its events, as signals found out; see `Ordered.choose`.
-        self.choices: dict[Any, tuple[int, Chosen]] | None = None
+        self.receiver_cache: dict[Any, tuple[int, ResolvedReceivers]] | None = None
         #: Whether handlers of a message run.
         self.in_message = False
         #: The number under which its acknowledgement is asked, or the withheld acknowledgement.
@@ -99,7 +99,7 @@ class Socket:
         self._connection = connection
         self._limits = limits
         self._host = host
-        self._untold = 0
+        self._pending_signals = 0
 
     def __repr__(self) -> str:
         return f"<Socket {self.session_id} from {self.request.get('REMOTE_ADDR', '-')}>"
@@ -112,14 +112,14 @@ class Socket:
         return self._connection.id
 
     @property
-    def session(self) -> Session:
+    def session(self) -> SessionRef:
         """``socket.session.session_id`` is the public id."""
-        return Session(self._connection.id)
+        return SessionRef(self._connection.id)
 
     @property
     def namespace(self) -> str:
         """The Socket.IO namespace it is connected to."""
-        return self.space.name
+        return self._namespace.name
 
     @property
     def connected(self) -> bool:
@@ -148,10 +148,10 @@ class Socket:
     @property
     def channels(self) -> tuple[str, ...]:
         """The channels it holds, in the order of subscribing."""
-        return tuple(self.space.channels.held(self))
+        return tuple(self._namespace.channels.held(self))
 
     @property
-    def notices(self) -> Notices:
+    def notices(self) -> ThrottledLog:
         """Where the package logs what a client did wrong; for its own use."""
         return self._host.notices
 
@@ -165,9 +165,9 @@ class Socket:
         """Send a custom event to this client. Raises `EncodeError`."""
         message = self._encode(event, args)
         if signals.sent.receivers:
-            clients.soon(self._send_and_tell, message)
+            registry.call_soon(self._send_with_signal, message)
         else:
-            clients.soon(self._connection.send, message)
+            registry.call_soon(self._connection.send, message)
 
     def call(self, event: str, *args: Any, timeout: float = 10.0) -> Any:
         """Send an event and wait, `timeout` seconds at most, until the client acknowledges it.
@@ -177,8 +177,8 @@ class Socket:
         """
         message = self._encode(event, args)  # the caller's mistakes first, in the caller's thread
         if signals.sent.receivers:
-            clients.soon(self._tell_sent, message)
-        answer = clients.wait_for(self._connection.call, event, args, timeout)
+            registry.call_soon(self._send_sent_signal, message)
+        answer = registry.run_on_hub(self._connection.call, event, args, timeout)
         return answer[0] if len(answer) == 1 else answer or None
 
     def withhold_acknowledgement(self) -> Acknowledgement:
@@ -215,7 +215,7 @@ class Socket:
 
         The stock client does not come back by itself after this.
         """
-        clients.soon(self._connection.disconnect)
+        registry.call_soon(self._connection.disconnect)
 
     # -- to others
 
@@ -252,11 +252,15 @@ class Socket:
         of this socket's handlers, it returns when the socket is in the channel; the receivers of
         `subscribe` run when it is their turn.
         """
-        return bool(clients.wait_for(self._host.within, self, self._subscribe, channel))
+        return bool(registry.run_on_hub(self._host.run_in_context, self, self._subscribe, channel))
 
     def unsubscribe(self, channel: str) -> bool:
         """Unsubscribe from a channel; returns True if the socket was subscribed."""
-        return bool(clients.wait_for(self._host.within, self, self.unsubscribe_for_client, channel))
+        return bool(
+            registry.run_on_hub(
+                self._host.run_in_context, self, self.unsubscribe_for_client, channel
+            )
+        )
 
     # -- for the dispatcher
 
@@ -268,11 +272,11 @@ class Socket:
         """Unsubscribe; `ended` is called when membership has ended, before handlers hear of it."""
         check_name(channel, self._limits.max_channel_length)
         # After the end of a connection its channels are held for its last handlers, not for these.
-        changed = self.connected and self.space.leave(self, channel)
+        changed = self.connected and self._namespace.leave(self, channel)
         ended()
         if changed:
-            self.choices = None
-            self._tell(signals.unsubscribe, channel=channel, reason=None)
+            self.receiver_cache = None
+            self._send_signal(signals.unsubscribe, channel=channel, reason=None)
         return changed
 
     @property
@@ -294,45 +298,45 @@ class Socket:
         if not self.connected:
             self._connection.check_begun()
             return False
-        channels = self.space.channels
+        channels = self._namespace.channels
         if channel in channels.held(self):
             begun()
             return False
-        self._check_room()
-        signals.ask(signals.subscribing, self, channel=channel, by_client=by_client)
-        changed = self.space.join(self, channel, partial(self._may_join, channel))
+        self._check_channel_limit()
+        signals.check_gate(signals.subscribing, self, channel=channel, by_client=by_client)
+        changed = self._namespace.join(self, channel, partial(self._may_join, channel))
         if not self.connected:
             return False
         begun()
         if changed:
-            self.choices = None
-            self._tell(signals.subscribe, channel=channel)
+            self.receiver_cache = None
+            self._send_signal(signals.subscribe, channel=channel)
         return changed
 
-    def _send_and_tell(self, message: Message) -> None:
+    def _send_with_signal(self, message: Message) -> None:
         self._connection.send(message)
-        self._tell_sent(message)
+        self._send_sent_signal(message)
 
-    def _tell_sent(self, message: Message) -> None:
+    def _send_sent_signal(self, message: Message) -> None:
         if self.connected:
-            tell_sent(self.space.name, message, [self])
+            send_sent_signal(self._namespace.name, message, [self])
 
-    def _tell(self, stage: Stage, **keywords: Any) -> None:
+    def _send_signal(self, stage: Stage, **keywords: Any) -> None:
         """Send a signal now, or, from somebody else's greenlet, when it is this socket's turn.
 
         One thing at a time happens to a connection; to wait here until it is its turn could be to
         wait for somebody who waits for us.
         """
         inbox = self._connection.inbox
-        if inbox.current and not self._untold:
+        if inbox.current and not self._pending_signals:
             signals.emit(stage, self, **keywords)
         else:  # nor before what waits to be told: that happened earlier
-            self._untold += 1
-            inbox.put(self._tell_in_turn, stage, keywords)
+            self._pending_signals += 1
+            inbox.put(self._send_signal_in_order, stage, keywords)
 
-    def _tell_in_turn(self, stage: Stage, keywords: dict[str, Any]) -> None:
-        self._untold -= 1
-        self._host.prepare(self)
+    def _send_signal_in_order(self, stage: Stage, keywords: dict[str, Any]) -> None:
+        self._pending_signals -= 1
+        self._host.enter_context(self)
         try:
             signals.emit(stage, self, **keywords)
         finally:
@@ -342,13 +346,13 @@ class Socket:
         # The gate may have waited: the client may have gone meanwhile, or been quicker.
         if not self.connected:
             return False
-        if channel not in self.space.channels.held(self):
-            self._check_room()
+        if channel not in self._namespace.channels.held(self):
+            self._check_channel_limit()
         return True
 
-    def _check_room(self) -> None:
+    def _check_channel_limit(self) -> None:
         limit = self._limits.max_channels
-        if len(self.space.channels.held(self)) >= limit:
+        if len(self._namespace.channels.held(self)) >= limit:
             raise ChannelError(
                 f"channel limit reached: a socket may subscribe to {limit} channels "
                 "(SOCKETIO_MAX_CHANNELS)"
@@ -356,22 +360,22 @@ class Socket:
 
     def _broadcast(self, message: Any, skip: Socket | None) -> None:
         encoded = self._encode("message", (message,), self._limits.broadcast_bytes)
-        clients.soon(self.space.broadcast, encoded, skip)
+        registry.call_soon(self._namespace.broadcast, encoded, skip)
 
     def _broadcast_channel(self, message: Any, channel: str | None, skip: Socket | None) -> None:
         if channel is not None:
             check_name(channel, self._limits.max_channel_length)
         encoded = self._encode("message", (message,), self._limits.broadcast_bytes)
-        clients.soon(self._deliver_channel, encoded, channel, skip)
+        registry.call_soon(self._deliver_channel, encoded, channel, skip)
 
     def _deliver_channel(self, message: Message, channel: str | None, skip: Socket | None) -> None:
-        names = self.space.channels.held(self) if channel is None else (channel,)
+        names = self._namespace.channels.held(self) if channel is None else (channel,)
         also = self if skip is None and self.connected else None
-        self.space.broadcast_channels(message, names, skip, also)
+        self._namespace.broadcast_channels(message, names, skip, also)
 
     def _encode(self, event: str, args: tuple[Any, ...], max_bytes: int | None = None) -> Message:
         limit = self._limits.outbox_bytes if max_bytes is None else max_bytes
-        return encode(self.space.name, event, args, limit)
+        return encode(self._namespace.name, event, args, limit)
 
 
 def encode(namespace: str, event: str, args: tuple[Any, ...], max_bytes: int) -> Message:

@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 __all__ = [
     "Check",
     "addresses",
-    "few_seconds",
     "function_or_none",
     "hosts_or_none",
+    "integer",
     "machine",
     "mode",
     "names",
     "namespaces",
+    "non_negative_seconds",
     "origins",
     "password_hash",
     "path_prefix",
@@ -32,11 +33,10 @@ __all__ = [
     "registry_or_none",
     "seconds",
     "seconds_or_none",
-    "seconds_or_none_at_all",
+    "short_duration",
     "text",
     "text_or_none",
     "transports",
-    "whole",
     "whole_or_none",
     "yes_or_no",
 ]
@@ -52,7 +52,7 @@ def seconds(value: Any) -> str | None:
     return None if 0 < value < 86_400 else "more than 0 and less than a day"
 
 
-def few_seconds(value: Any) -> str | None:
+def short_duration(value: Any) -> str | None:
     """Some time, of an hour at most: elsewhere it is given in milliseconds."""
     wrong = seconds(value)
     if wrong is None and value > 3600:
@@ -60,14 +60,14 @@ def few_seconds(value: Any) -> str | None:
     return wrong
 
 
-def seconds_or_none_at_all(value: Any) -> str | None:
+def non_negative_seconds(value: Any) -> str | None:
     """The same, or 0."""
     return None if value == 0 and not isinstance(value, bool) else seconds(value)
 
 
 def seconds_or_none(value: Any) -> str | None:
     """The same, or None."""
-    return None if value is None else seconds_or_none_at_all(value)
+    return None if value is None else non_negative_seconds(value)
 
 
 def positive_seconds_or_none(value: Any) -> str | None:
@@ -75,7 +75,7 @@ def positive_seconds_or_none(value: Any) -> str | None:
     return None if value is None else seconds(value)
 
 
-def whole(least: int, most: int = 2**31) -> Check:
+def integer(least: int, most: int = 2**31) -> Check:
     """A check for whole numbers between two."""
 
     def check(value: Any) -> str | None:
@@ -88,7 +88,7 @@ def whole(least: int, most: int = 2**31) -> Check:
 
 def whole_or_none(least: int) -> Check:
     """A check for whole numbers from one on, or None."""
-    check = whole(least)
+    check = integer(least)
 
     def check_or_none(value: Any) -> str | None:
         wrong = None if value is None else check(value)
@@ -133,7 +133,7 @@ def rate(value: Any) -> str | None:
 
 def port_or_none(value: Any) -> str | None:
     """A port, 0 among them, or None."""
-    return None if value is None or whole(0, 65_535)(value) is None else "a port, or None"
+    return None if value is None or integer(0, 65_535)(value) is None else "a port, or None"
 
 
 def registry_or_none(value: Any) -> str | None:

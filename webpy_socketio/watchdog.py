@@ -25,7 +25,7 @@ from gevent import monkey
 
 from webpy_socketio import signals
 from webpy_socketio.engine.handler import RequestHandler
-from webpy_socketio.engine.notices import quoted
+from webpy_socketio.engine.notices import safe_repr
 from webpy_socketio.functions import described
 from webpy_socketio.patterns import ChannelPattern
 
@@ -39,10 +39,10 @@ _allocate_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_loc
 _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 
 #: Looks in the time after which a block is told.
-_LOOKS = 4
+_CHECKS_PER_PERIOD = 4
 
 #: Seconds between two warnings of a process.
-_PAUSE = 60.0
+_LOG_INTERVAL = 60.0
 
 #: Frames of a stack that are shown, the innermost ones.
 _MAX_FRAMES = 12
@@ -56,7 +56,7 @@ class Watchdog:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._period = seconds / _LOOKS
+        self._period = seconds / _CHECKS_PER_PERIOD
         self._timer: Any = None
         self._watched = 0
         self._mark = 0.0
@@ -96,20 +96,20 @@ class Watchdog:
 
     def _watch(self, end: Any) -> None:
         told = 0.0  # the mark of which it was told
-        awake = Awake(self._period)
+        awake = StallTimer(self._period)
         while not end.acquire(True, self._period):
             mark = self._mark
             stands = awake.look(mark, time.monotonic(), time.process_time())
             if stands > self._seconds + self._period and mark != told:
                 told = mark
-                self._tell(stands)
+                self._log_block(stands)
 
-    def _tell(self, seconds: float) -> None:
+    def _log_block(self, seconds: float) -> None:
         frame = sys._current_frames().get(self._watched)
         now = time.monotonic()
         if frame is None or now < Watchdog._due:
             return
-        Watchdog._due = now + _PAUSE
+        Watchdog._due = now + _LOG_INTERVAL
         what, stack = running(frame)
         logger.warning(
             "nobody was served for %.1f s, as %s blocks the event loop. Waiting is fine where gevent has "
@@ -121,7 +121,7 @@ class Watchdog:
         )
 
 
-class Awake:
+class StallTimer:
     """For how long a mark has stood, without the time in which the whole process did not run.
 
     A process that was stopped, or a machine that slept, is no handler's fault. Nor is one that had so
@@ -161,15 +161,15 @@ def _receiver(stage: str, values: dict[str, Any]) -> str:
 
 def _page(values: dict[str, Any]) -> str:
     handler: RequestHandler = values["self"]
-    return f"the page {handler.command} {quoted(handler.path.partition('?')[0])}"
+    return f"the page {handler.command} {safe_repr(handler.path.partition('?')[0])}"
 
 
 #: Functions that call the user's, and what their variables tell.
 _EXPLAINED: dict[CodeType, Callable[[dict[str, Any]], str]] = {
     signals.emit.__code__: lambda values: _receiver(values["stage"].name, values),
-    signals._ask.__code__: lambda values: _receiver(values["gate"].name, values),
-    signals._tell.__code__: lambda values: _receiver("handled", values),
-    signals.report.__code__: lambda values: _receiver("error", values),
+    signals._run_gate.__code__: lambda values: _receiver(values["gate"].name, values),
+    signals._send_handled.__code__: lambda values: _receiver("handled", values),
+    signals.report_error.__code__: lambda values: _receiver("error", values),
     ChannelPattern._match.__code__: lambda values: (
         f"the pattern of {values['self'].whose}, which should repeat nothing that repeats,"
     ),

@@ -30,7 +30,7 @@ GIVEN = {
     f"{PACKAGE}.Socket",
     *(
         f"{PACKAGE}.testing.{name}"
-        for name in ("Answer", "Client", "HandshakeRefused", "Record", "Response")
+        for name in ("Ack", "Client", "HandshakeRefused", "Record", "Response")
     ),
 }
 

@@ -19,10 +19,10 @@ from typing import Any
 import gevent.event
 from gevent import socket
 
-from webpy_socketio.engine import EngineConfig, EngineServer, Neighbours
+from webpy_socketio.engine import EngineConfig, EngineServer, PeerWorkers
 
 #: Makes a server on an address or a listening socket.
-Make = Callable[[Any, EngineConfig, "Neighbours | None"], EngineServer]
+Make = Callable[[Any, EngineConfig, "PeerWorkers | None"], EngineServer]
 
 _WORKER = "CONFORMANCE_WORKER"
 
@@ -33,9 +33,9 @@ def run(make: Make, config: EngineConfig, port: int = 3000, workers: int = 1) ->
     logging.getLogger("webpy_socketio.engine.notices").disabled = True
     if _WORKER in os.environ:
         descriptor, name, folder = os.environ[_WORKER].split(":", 2)
-        neighbours = Neighbours(folder, int(name))
-        config = replace(config, session_prefix=neighbours.prefix)
-        _serve(make(socket.socket(fileno=int(descriptor)), config, neighbours))
+        peers = PeerWorkers(folder, int(name))
+        config = replace(config, session_prefix=peers.prefix)
+        _serve(make(socket.socket(fileno=int(descriptor)), config, peers))
     elif workers == 1:
         _serve(make(("127.0.0.1", port), config, None))
     else:

@@ -32,7 +32,7 @@ CLIENT_TOOLS = (
 )
 
 #: Seconds after which a suite counts as stuck.
-PATIENCE = 300
+TIMEOUT = 300
 
 #: Milliseconds a test may take. Mocha's 2,000 are not enough on a slow machine for the tests that
 #: start Node.js.
@@ -155,7 +155,7 @@ def mocha(folder: Path, suite: Suite, titles: list[str], *flags: str) -> list[di
         cwd=folder,
         env={**os.environ, **dict(suite.environment)},
         stdout=subprocess.DEVNULL,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     result = json.loads(report.read_text(encoding="utf-8"))

@@ -16,9 +16,9 @@ from urllib.parse import parse_qs
 
 from announce import start
 
-from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, Session, json
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, PeerWorkers, Session, json
 from webpy_socketio.engine.engine import sid_in
-from webpy_socketio.engine.handler import TAKE_OVER
+from webpy_socketio.engine.handler import ACCEPT_KEY
 from webpy_socketio.engine.polling import Watch
 from webpy_socketio.engine.requests import Response
 
@@ -71,14 +71,14 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     if "deny" in parse_qs(environ["QUERY_STRING"]):
         start_response("403 Forbidden", [("Content-Type", "application/json")])
         return [b'{"code":4,"message":"Forbidden"}']
-    environ[TAKE_OVER] = True
+    environ[ACCEPT_KEY] = True
     start_response("200 OK", [("Set-Cookie", cookie) for cookie in COOKIES])
     return []
 
 
-def make(listener: Any, config: EngineConfig, neighbours: Neighbours | None) -> EngineServer:
+def make(listener: Any, config: EngineConfig, peers: PeerWorkers | None) -> EngineServer:
     engine = RecordingEngine(Receiver(), config, "/engine.io/")
-    return EngineServer(listener, engine, application, neighbours, log=None)
+    return EngineServer(listener, engine, application, peers, log=None)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from announce import start
 
-from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, Session
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, PeerWorkers, Session
 
 CONFIG = EngineConfig(
     ping_interval=0.3, ping_timeout=0.2, max_message_size=1_000_000, allowed_origins=["*"]
@@ -33,9 +33,9 @@ class Echo:
         pass
 
 
-def make(listener: Any, config: EngineConfig, neighbours: Neighbours | None) -> EngineServer:
+def make(listener: Any, config: EngineConfig, peers: PeerWorkers | None) -> EngineServer:
     engine = Engine(Echo(), config, "/engine.io/")
-    return EngineServer(listener, engine, neighbours=neighbours, log=None)
+    return EngineServer(listener, engine, peers=peers, log=None)
 
 
 if __name__ == "__main__":

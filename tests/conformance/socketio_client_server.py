@@ -31,7 +31,7 @@ from webpy_socketio import (
     on_event,
     socketio_urls,
 )
-from webpy_socketio.engine import EngineConfig, EngineServer, Neighbours
+from webpy_socketio.engine import EngineConfig, EngineServer, PeerWorkers
 from webpy_socketio.engine.engine import sid_in
 
 CONFIG = EngineConfig(
@@ -168,7 +168,7 @@ def take_second(request: Any, socket: Any, context: Any, data: Any) -> None:
     socket.emit("abuff2-ack")
 
 
-def make(listener: Any, config: EngineConfig, neighbours: Neighbours | None) -> EngineServer:
+def make(listener: Any, config: EngineConfig, peers: PeerWorkers | None) -> EngineServer:
     application = web.application(socketio_urls, {}).wsgifunc()
 
     def delayed(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -180,7 +180,7 @@ def make(listener: Any, config: EngineConfig, neighbours: Neighbours | None) -> 
     return SocketIOServer(
         listener,
         delayed,
-        neighbours=neighbours,
+        peers=peers,
         ping_interval=config.ping_interval,
         allowed_origins=list(config.allowed_origins or ()),
         namespaces=list(config.namespaces),

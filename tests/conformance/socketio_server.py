@@ -18,7 +18,7 @@ from webpy_socketio.engine import (
     Engine,
     EngineConfig,
     EngineServer,
-    Neighbours,
+    PeerWorkers,
     SocketIO,
 )
 
@@ -55,9 +55,9 @@ class Conformance:
         pass
 
 
-def make(listener: Any, config: EngineConfig, neighbours: Neighbours | None) -> EngineServer:
+def make(listener: Any, config: EngineConfig, peers: PeerWorkers | None) -> EngineServer:
     engine = Engine(SocketIO(Conformance(), config), config, "/socket.io/")
-    return EngineServer(listener, engine, neighbours=neighbours, log=None)
+    return EngineServer(listener, engine, peers=peers, log=None)
 
 
 if __name__ == "__main__":

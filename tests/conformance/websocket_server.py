@@ -17,7 +17,7 @@ from typing import Any
 
 from announce import start
 
-from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Neighbours, Session
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, PeerWorkers, Session
 from webpy_socketio.engine.engine import Upgrade
 from webpy_socketio.engine.packets import MESSAGE, Message
 from webpy_socketio.engine.requests import Response
@@ -75,9 +75,9 @@ class EchoEngine(Engine):
         return upgrade
 
 
-def make(listener: Any, config: EngineConfig, neighbours: Neighbours | None) -> EngineServer:
+def make(listener: Any, config: EngineConfig, peers: PeerWorkers | None) -> EngineServer:
     engine = EchoEngine(Echo(), config, "/")
-    return EngineServer(listener, engine, neighbours=neighbours, log=None)
+    return EngineServer(listener, engine, peers=peers, log=None)
 
 
 if __name__ == "__main__":

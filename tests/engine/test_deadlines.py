@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Journal
 from webpy_socketio.engine.clock import Clock, Timer
-from webpy_socketio.engine.deadlines import Deadlines
+from webpy_socketio.engine.deadlines import TimeoutQueue
 
 
 class CountingClock(Clock):
@@ -33,7 +33,7 @@ class TestDeadlines:
     def test_items_fall_due_in_the_order_they_were_added(
         self, clock: CountingClock, journal: Journal
     ) -> None:
-        deadlines = Deadlines[str](clock, 0.01, journal.append)
+        deadlines = TimeoutQueue[str](clock, 0.01, journal.append)
         for item in "abc":
             deadlines.add(item)
         journal.wait_for("c")
@@ -43,7 +43,7 @@ class TestDeadlines:
     def test_none_falls_due_before_its_time(self, clock: CountingClock, journal: Journal) -> None:
         due: dict[str, float] = {}
         late: list[float] = []
-        deadlines = Deadlines[str](
+        deadlines = TimeoutQueue[str](
             clock,
             0.01,
             lambda item: (late.append(time.monotonic() - due[item]), journal.append(item)),
@@ -56,7 +56,7 @@ class TestDeadlines:
         assert min(late) >= 0.0
 
     def test_one_that_was_discarded_does_not(self, clock: CountingClock, journal: Journal) -> None:
-        deadlines = Deadlines[str](clock, 0.01, journal.append)
+        deadlines = TimeoutQueue[str](clock, 0.01, journal.append)
         for item in "abc":
             deadlines.add(item)
         deadlines.discard("a")
@@ -70,7 +70,7 @@ class TestDeadlines:
     def test_one_that_is_added_again_starts_anew(
         self, clock: CountingClock, journal: Journal
     ) -> None:
-        deadlines = Deadlines[str](clock, 0.01, journal.append)
+        deadlines = TimeoutQueue[str](clock, 0.01, journal.append)
         deadlines.add("a")
         deadlines.add("b")
         deadlines.add("a")
@@ -78,7 +78,7 @@ class TestDeadlines:
         assert journal == ["b", "a"]
 
     def test_since_counts_from_then(self, clock: CountingClock, journal: Journal) -> None:
-        deadlines = Deadlines[str](clock, 3600, journal.append)
+        deadlines = TimeoutQueue[str](clock, 3600, journal.append)
         deadlines.add("a", since=time.monotonic() - 3600)
         deadlines.add("b")
         journal.wait_for("a")
@@ -88,7 +88,7 @@ class TestDeadlines:
         deadlines.clear()
 
     def test_thousands_share_one_timer(self, clock: CountingClock, journal: Journal) -> None:
-        deadlines = Deadlines[int](clock, 3600, journal.append)
+        deadlines = TimeoutQueue[int](clock, 3600, journal.append)
         for number in range(5000):
             deadlines.add(number)
         for number in range(5000):
@@ -98,8 +98,8 @@ class TestDeadlines:
         deadlines.clear()
 
     def test_clear_forgets_everything(self, clock: CountingClock, journal: Journal) -> None:
-        cleared = Deadlines[str](clock, 0.001, journal.append)
-        later = Deadlines[str](clock, 0.01, journal.append)
+        cleared = TimeoutQueue[str](clock, 0.001, journal.append)
+        later = TimeoutQueue[str](clock, 0.01, journal.append)
         cleared.add("cleared")
         later.add("later")
         cleared.clear()
@@ -113,7 +113,7 @@ class TestDeadlines:
             if len(journal) < 3:
                 deadlines.add(item)
 
-        deadlines = Deadlines[str](clock, 0.001, again)
+        deadlines = TimeoutQueue[str](clock, 0.001, again)
         deadlines.add("a")
         journal.wait(lambda journal: len(journal) == 3)
         assert journal == ["a", "a", "a"]
@@ -123,7 +123,7 @@ class TestDeadlines:
             journal.append(item)
             deadlines.discard("b")
 
-        deadlines = Deadlines[str](clock, 0.001, only_one)
+        deadlines = TimeoutQueue[str](clock, 0.001, only_one)
         for item in "abc":
             deadlines.add(item)
         journal.wait_for("c")
@@ -137,7 +137,7 @@ class TestDeadlines:
                 raise ZeroDivisionError
             journal.append(item)
 
-        deadlines = Deadlines[str](clock, 0.001, fail_first)
+        deadlines = TimeoutQueue[str](clock, 0.001, fail_first)
         deadlines.add("a")
         deadlines.add("b")
         journal.wait_for("b")
@@ -148,7 +148,7 @@ class TestDeadlines:
     def test_a_jump_of_the_clock_means_nothing(
         self, clock: CountingClock, journal: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        deadlines = Deadlines[str](clock, 0.01, journal.append)
+        deadlines = TimeoutQueue[str](clock, 0.01, journal.append)
         deadlines.add("a")
         monkeypatch.setattr(time, "time", lambda: 0.0)
         deadlines.add("b")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from webpy_socketio.engine.handler import TAKE_OVER
+from webpy_socketio.engine.handler import ACCEPT_KEY
 
 from .conftest import Http, Recorder, Running
 
@@ -24,14 +24,14 @@ class Site:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         self.requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
-        assert environ[TAKE_OVER] is False
+        assert environ[ACCEPT_KEY] is False
         if environ["PATH_INFO"] == "/engine.io/" and self.lets_in:
             return self.door(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain")])
         return [b"not", b" you"]
 
     def door(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        environ[TAKE_OVER] = True
+        environ[ACCEPT_KEY] = True
         start_response("200 OK", [("Set-Cookie", "seen=1"), ("X-Page", "1")])
         yield b""
         yield b"never shown"
@@ -96,7 +96,7 @@ class TestApplication:
         ]
 
         def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-            environ[TAKE_OVER] = True
+            environ[ACCEPT_KEY] = True
             start_response("200 OK", passed + kept)
             return [b""]
 
@@ -143,7 +143,7 @@ class TestApplication:
                 type(self).closed += 1
 
         def application(environ: dict[str, Any], start_response: Any) -> Closing:
-            environ[TAKE_OVER] = environ["PATH_INFO"] == "/engine.io/"
+            environ[ACCEPT_KEY] = environ["PATH_INFO"] == "/engine.io/"
             start_response("200 OK", [("Content-Length", "2")])
             return Closing([b"hi"])
 

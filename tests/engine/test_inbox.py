@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Journal
 from webpy_socketio.engine.inbox import Inbox
-from webpy_socketio.engine.workers import Workers
+from webpy_socketio.engine.workers import GreenletPool
 
 
 class Reading:
@@ -34,7 +34,7 @@ def reading() -> Reading:
 
 @pytest.fixture
 def make_inbox(reading: Reading) -> Iterator[Callable[[int], Inbox]]:
-    workers = Workers()
+    workers = GreenletPool()
     yield lambda limit: Inbox(reading, workers, limit, 1_000_000)  # type: ignore[arg-type]
     workers.dispose()
 

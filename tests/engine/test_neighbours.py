@@ -22,9 +22,9 @@ import pytest
 
 from tests import raw
 from tests.swarm import frame
-from webpy_socketio.engine import Engine, Neighbours
+from webpy_socketio.engine import Engine, PeerWorkers
 from webpy_socketio.engine import neighbours as neighbours_module
-from webpy_socketio.engine.neighbours import Visit, _take_back
+from webpy_socketio.engine.neighbours import HandedConnection, _take_back
 from webpy_socketio.engine.server import take_over_all
 
 from .conftest import Http, Recorder, Running, eventually, trust_all
@@ -67,12 +67,12 @@ def start(run: Callable[..., Running], folder: Path) -> Start:
     """Start a worker: ``start(name)``."""
 
     def start(name: int, patience: float = 5.0, pywsgi: Any = None, **config: Any) -> Running:
-        neighbours = Neighbours(folder, name, patience)
+        peers = PeerWorkers(folder, name, patience)
         return run(
             Recorder(echo=True),
             Page(name),
-            pywsgi={"neighbours": neighbours, **(pywsgi or {})},
-            session_prefix=neighbours.prefix,
+            pywsgi={"peers": peers, **(pywsgi or {})},
+            session_prefix=peers.prefix,
             **config,
         )
 
@@ -273,7 +273,7 @@ class TestWhoseSession:
 
         gevent.joinall([gevent.spawn(talk, sid) for sid in sids], raise_error=True)
         assert sorted(two.receiver.messages) == sorted(sids)
-        assert one.server.neighbours._doors == {}
+        assert one.server.peers._doors == {}
 
     def test_who_gave_a_connection_hears_no_more_of_it(self, one: Running, two: Running) -> None:
         """epoll watches what a descriptor stands for, and that lives on in the other process."""
@@ -286,13 +286,13 @@ class TestWhoseSession:
             "    def message(self, session, data): ...\n"
             "    def closed(self, session, reason): ...\n"
             "engine = Engine(Silent(), EngineConfig(session_prefix='3.'))\n"
-            "neighbours = Neighbours(sys.argv[1], 3)\n"
-            "server = EngineServer(('127.0.0.1', 0), engine, neighbours=neighbours, log=None)\n"
+            "peers = PeerWorkers(sys.argv[1], 3)\n"
+            "server = EngineServer(('127.0.0.1', 0), engine, peers=peers, log=None)\n"
             "server.start()\n"
             "sys.stdout.write(f'{server.server_port}\\n'); sys.stdout.flush()\n"
             "server.serve_forever()\n"
         )
-        folder = one.server.neighbours.folder
+        folder = one.server.peers.folder
         with subprocess.Popen(
             [sys.executable, "-c", program, str(folder)],
             stdout=subprocess.PIPE,
@@ -343,8 +343,8 @@ class TestNobodyThere:
             still.listen(100)
             http = one.http()
             assert poll(http, "7.AAAA") == (400, UNKNOWN)
-            taken: list[Visit] = []
-            awake = Neighbours(folder, 8)
+            taken: list[HandedConnection] = []
+            awake = PeerWorkers(folder, 8)
             link, _ = still.accept()
             with link:
                 awake._receive(link, taken.append)
@@ -361,7 +361,7 @@ class TestNobodyThere:
             gets = [gevent.spawn(poll, one.http(), "7.AAAA") for _ in range(200)]
             gevent.joinall(gets, raise_error=True)
         assert {get.value for get in gets} == {(400, UNKNOWN)}
-        assert one.server.neighbours._doors == {}
+        assert one.server.peers._doors == {}
 
     def test_one_that_takes_it_at_the_last_moment_has_it(self) -> None:
         """Whoever gives up looks once more: the answer is there, or cannot be given any more."""
@@ -379,7 +379,7 @@ class TestNobodyThere:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What was taken is given, though nobody waited for it any more."""
-        giver = Neighbours(folder, 1, patience=0.05)
+        giver = PeerWorkers(folder, 1, timeout=0.05)
         before: Any = neighbours_module._take_back
 
         def answered_meanwhile(link: Any) -> bool:
@@ -392,7 +392,7 @@ class TestNobodyThere:
         with socket.socket(socket.AF_UNIX) as late, socket.socket() as sock:
             late.bind(str(folder / "7"))
             late.listen(1)
-            assert giver.give(7, sock, ["a", 1], b"") is True
+            assert giver.send_connection(7, sock, ["a", 1], b"") is True
 
     @pytest.mark.parametrize(
         "sid",
@@ -411,26 +411,26 @@ class TestNobodyThere:
         http = one.http()
         for number in range(2, 2000):
             assert poll(http, f"{number}.AAAA") == (400, UNKNOWN)
-        assert one.server.neighbours._doors == {}
+        assert one.server.peers._doors == {}
 
 
 class TestOnlyOurs:
     def test_a_folder_that_others_may_enter_is_refused(self, folder: Path) -> None:
         folder.chmod(0o750)
         with pytest.raises(ValueError, match="mode 700"):
-            Neighbours(folder, 1)
+            PeerWorkers(folder, 1)
 
     def test_a_folder_too_deep_for_a_socket_is_refused(self, folder: Path) -> None:
         deep = folder / ("x" * 90)
         deep.mkdir(mode=0o700)
         with pytest.raises(ValueError, match="TMPDIR"):
-            Neighbours(deep, 1)
+            PeerWorkers(deep, 1)
 
     @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be others")
     def test_another_users_process_is_turned_away(self, folder: Path) -> None:
         """Even if the folder were open."""
-        neighbours, taken = Neighbours(folder, 1), []
-        neighbours.start(taken.append)
+        peers, taken = PeerWorkers(folder, 1), []
+        peers.start(taken.append)
         # Nobody but this test: pytest's folders around it are private too.
         place = Path("/tmp") / f"webpy_socketio-test-{os.getpid()}"
         (folder / "1").rename(place)
@@ -453,7 +453,7 @@ class TestOnlyOurs:
             assert taken == []
         finally:
             place.unlink()
-            neighbours.stop()
+            peers.stop()
 
     @pytest.mark.parametrize(
         "message",
@@ -598,9 +598,9 @@ class TestStopping:
             link, _ = slow.accept()
             with link:
                 rounds = []
-                joined: Any = one.server._move
+                joined: Any = one.server._hand_off
                 monkeypatch.setattr(
-                    one.server, "_move", lambda handler: (rounds.append(1), joined(handler))
+                    one.server, "_hand_off", lambda handler: (rounds.append(1), joined(handler))
                 )
                 gevent.sleep(0.05)  # several rounds, if there were any
                 data, descriptors, _, _ = socket.recv_fds(link, 1000, 1)

@@ -11,7 +11,7 @@ import gevent.event
 import pytest
 
 from tests.conftest import Journal
-from webpy_socketio.engine.flusher import MAX_WHOLE, Flusher
+from webpy_socketio.engine.flusher import MAX_PENDING_BROADCASTS, Flusher
 from webpy_socketio.engine.outbox import Outbox
 from webpy_socketio.engine.packets import Message
 
@@ -24,7 +24,7 @@ def flusher() -> Flusher:
 class Client:
     """An outbox, and the transport that writes down what it is to write."""
 
-    direct: Callable[[bytes], int] | None = None
+    try_send: Callable[[bytes], int] | None = None
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class TestOutbox:
             outbox.push(Message(b"4a"))
         journal.wait_for("overflow")
         outbox.push(Message(b"4a"))
-        flusher.later(lambda: journal.append("end"))
+        flusher.call_after_flush(lambda: journal.append("end"))
         journal.wait_for("end")
         assert journal == [[], "overflow", "end"]
 
@@ -205,7 +205,7 @@ class Kernel(Client):
         super().__init__(flusher, journal)
         self.room = room
         self.error = error
-        self.outbox.direct = self.take
+        self.outbox.try_send = self.take
 
     def take(self, data: bytes) -> int:
         if self.error is not None:
@@ -271,7 +271,7 @@ class TestBroadcasts:
     def heard(clients: list[Kernel]) -> list[list[Any]]:
         """What each one's kernel and transport were given, when the turn is over."""
         done = gevent.event.Event()
-        clients[0].outbox.flusher.later(done.set)
+        clients[0].outbox.flusher.call_after_flush(done.set)
         done.wait()
         return [list(client.journal) for client in clients]
 
@@ -304,7 +304,7 @@ class TestBroadcasts:
 
     def test_who_cannot_take_all_at_once_gets_it_all_the_same(self, flusher: Flusher) -> None:
         clients = self.crowd(flusher, 100, 3, 100, 100)
-        clients[2].outbox.direct = None
+        clients[2].outbox.try_send = None
         clients[3].error = BlockingIOError()
         outboxes = [client.outbox for client in clients]
         for text in (b"4a", b"4b"):
@@ -345,7 +345,7 @@ class TestBroadcasts:
     def test_too_much_of_them_is_the_outboxes_to_bound(self, flusher: Flusher) -> None:
         clients = self.crowd(flusher, 0)
         message = Message(b"4" + b"x" * 99)
-        for _ in range(2 * MAX_WHOLE // 100):
+        for _ in range(2 * MAX_PENDING_BROADCASTS // 100):
             flusher.broadcast(message, [clients[0].outbox])
         assert clients[0].outbox.closed
         assert self.heard(clients)[0][-1] == "overflow"
@@ -373,7 +373,7 @@ class TestBroadcasts:
     def test_who_is_told_of_a_loss_may_send(self, flusher: Flusher) -> None:
         clients = self.crowd(flusher, 1, 100, 100)
         outboxes = [client.outbox for client in clients]
-        outboxes[1].direct = None
+        outboxes[1].try_send = None
 
         def lost() -> None:
             clients[0].outbox.close()

@@ -208,7 +208,7 @@ class TestBadRequests:
         client = server.polling()
         server.session.send("queued")
         environ = {"QUERY_STRING": f"EIO=4&sid={client.sid}", "REQUEST_METHOD": "GET"}
-        server.engine.undelivered(environ)
+        server.engine.response_failed(environ)
         assert client.request("GET")[0] == 400
         assert server.receiver.endings == ["transport error"]
 

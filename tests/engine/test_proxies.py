@@ -12,7 +12,7 @@ import gevent.socket
 import pytest
 
 from tests import raw
-from webpy_socketio.engine.handler import TAKE_OVER
+from webpy_socketio.engine.handler import ACCEPT_KEY
 from webpy_socketio.engine.proxies import TrustedProxies
 from webpy_socketio.values import addresses
 
@@ -32,7 +32,7 @@ class Application:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         self.environs.append(environ)
-        environ[TAKE_OVER] = environ["PATH_INFO"] == "/engine.io/"
+        environ[ACCEPT_KEY] = environ["PATH_INFO"] == "/engine.io/"
         start_response("200 OK", [("Content-Length", "0")])
         return []
 

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Journal
 from webpy_socketio.engine.clock import Clock
 from webpy_socketio.engine.flusher import Flusher
-from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.notices import ThrottledLog
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.session import Session
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError
@@ -25,7 +25,7 @@ class Host:
     def __init__(self, journal: Journal) -> None:
         self.flusher = Flusher(gevent.get_hub().loop)
         self.clock = Clock()
-        self.notices = Notices(self.clock)
+        self.notices = ThrottledLog(self.clock)
         self.journal = journal
 
     def pong(self, session: Session) -> None:
@@ -34,14 +34,14 @@ class Host:
     def count(self, session: Session) -> None:
         pass
 
-    def left(self, session: Session) -> None:
+    def session_closed(self, session: Session) -> None:
         self.journal.append(("left", session.reason))
 
 
 class Memory:
     """A transport that delivers into a journal."""
 
-    direct = None
+    try_send = None
 
     def __init__(self, session: Session, name: str, journal: Journal) -> None:
         self.session = session

@@ -10,12 +10,12 @@ from typing import Any
 import gevent.socket
 import pytest
 
-from webpy_socketio.engine import Neighbours
-from webpy_socketio.engine.shares import SILENCE, Shares
+from webpy_socketio.engine import PeerWorkers
+from webpy_socketio.engine.shares import READ_TIMEOUT, LoadTable
 
 from .conftest import Running
 
-Join = Callable[..., Shares]
+Join = Callable[..., LoadTable]
 
 
 @pytest.fixture
@@ -39,10 +39,10 @@ def clock() -> Clock:
 @pytest.fixture
 def join(tmp_path: Path, listener: socket.socket, clock: Clock) -> Iterator[Join]:
     """A worker's view: ``join(name)``."""
-    made: list[Shares] = []
+    made: list[LoadTable] = []
 
-    def join(name: int, listener: socket.socket = listener) -> Shares:
-        made.append(Shares(tmp_path, name, listener.fileno(), clock))
+    def join(name: int, listener: socket.socket = listener) -> LoadTable:
+        made.append(LoadTable(tmp_path, name, listener.fileno(), clock))
         return made[-1]
 
     yield join
@@ -53,60 +53,60 @@ def join(tmp_path: Path, listener: socket.socket, clock: Clock) -> Iterator[Join
 class TestShares:
     def test_alone_nobody_has_more(self, join: Join) -> None:
         one = join(1)
-        one.tell(0)
-        assert not one.has_more(1_000_000)
+        one.publish(0)
+        assert not one.is_overloaded(1_000_000)
 
     def test_who_has_more_than_the_others(self, join: Join) -> None:
         one, two = join(1), join(2)
-        two.tell(100)
-        one.tell(200)
-        two.tell(100)
-        assert one.has_more(200)
-        assert not two.has_more(100)
+        two.publish(100)
+        one.publish(200)
+        two.publish(100)
+        assert one.is_overloaded(200)
+        assert not two.is_overloaded(100)
         two.update(200)  # and is heard at once
-        assert not one.has_more(200)
+        assert not one.is_overloaded(200)
 
     @pytest.mark.parametrize(("mine", "theirs"), [(3, 1), (50, 44), (1000, 900)])
     def test_a_little_more_is_nothing(self, join: Join, mine: int, theirs: int) -> None:
         one, two = join(1), join(2)
-        two.tell(theirs)
-        one.tell(mine)
-        assert not one.has_more(mine)
+        two.publish(theirs)
+        one.publish(mine)
+        assert not one.is_overloaded(mine)
 
     def test_one_that_says_nothing_is_not_waited_for(self, join: Join, clock: Clock) -> None:
         """It is dead, or stands still."""
         one, two = join(1), join(2)
-        two.tell(0)
-        one.tell(100)
-        clock.now += SILENCE / 2
-        assert one.has_more(100)
-        clock.now += SILENCE / 2
-        assert not one.has_more(100)
+        two.publish(0)
+        one.publish(100)
+        clock.now += READ_TIMEOUT / 2
+        assert one.is_overloaded(100)
+        clock.now += READ_TIMEOUT / 2
+        assert not one.is_overloaded(100)
         two.update(0)
-        assert one.has_more(100)
+        assert one.is_overloaded(100)
 
     def test_one_that_leaves_is_not_waited_for(self, join: Join) -> None:
         one, two = join(1), join(2)
-        two.tell(0)
-        one.tell(100)
+        two.publish(0)
+        one.publish(100)
         two.leave()
-        assert not one.has_more(100)
+        assert not one.is_overloaded(100)
 
     def test_one_of_another_address_is_none_of_ours(self, join: Join) -> None:
         one = join(1)
         with socket.create_server(("127.0.0.1", 0)) as elsewhere:
-            join(2, elsewhere).tell(0)
-        one.tell(100)
-        assert not one.has_more(100)
+            join(2, elsewhere).publish(0)
+        one.publish(100)
+        assert not one.is_overloaded(100)
 
     def test_a_copy_of_the_listening_socket_is_the_same(
         self, join: Join, listener: socket.socket
     ) -> None:
         one = join(1)
         with listener.dup() as copy:
-            join(2, copy).tell(0)
-        one.tell(100)
-        assert one.has_more(100)
+            join(2, copy).publish(0)
+        one.publish(100)
+        assert one.is_overloaded(100)
 
 
 class TestAccepting:
@@ -120,12 +120,12 @@ class TestAccepting:
         pair = []
         with listener:
             for name in (1, 2):
-                neighbours = Neighbours(tmp_path, name)
-                keywords: dict[str, Any] = {"pywsgi": {"neighbours": neighbours}}
+                peers = PeerWorkers(tmp_path, name)
+                keywords: dict[str, Any] = {"pywsgi": {"peers": peers}}
                 keywords["listener"] = listener.dup()
-                pair.append(run(session_prefix=neighbours.prefix, **keywords))
+                pair.append(run(session_prefix=peers.prefix, **keywords))
         for worker in [*pair, *pair]:  # each knows of the other then
-            worker.server._tell()
+            worker.server._publish_load()
         return pair
 
     @staticmethod
@@ -149,6 +149,6 @@ class TestAccepting:
         pair[1].server.close()
         for _ in range(20):
             pair[0].websocket()
-        shares = pair[0].server._shares
+        shares = pair[0].server._load_table
         assert shares is not None
-        assert not shares.has_more(20)
+        assert not shares.is_overloaded(20)

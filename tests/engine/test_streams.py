@@ -16,7 +16,7 @@ import gevent.ssl
 import pytest
 
 from tests.conftest import Journal
-from webpy_socketio.engine.streams import PlainStream, Stream
+from webpy_socketio.engine.streams import Stream, TCPStream
 from webpy_socketio.engine.tls import TLSStream
 
 from .conftest import Recorder, Running, eventually, trust_all
@@ -28,13 +28,13 @@ MUCH = os.urandom(1 << 20) * 3
 class User(Journal):
     """Writes down what a stream tells."""
 
-    def received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         self.append(("received", data))
 
-    def drained(self) -> None:
+    def resume_writing(self) -> None:
         self.append(("drained", b""))
 
-    def lost(self, reason: str) -> None:
+    def connection_lost(self, reason: str) -> None:
         self.append(("lost", reason))
 
     @property
@@ -58,7 +58,7 @@ def plain(write_timeout: float) -> tuple[Stream, Any]:
     ours, theirs = _socket.socketpair()
     ours.setblocking(False)
     peer = socket.socket(fileno=theirs.detach())
-    return PlainStream(ours, gevent.get_hub().loop, write_timeout), peer
+    return TCPStream(ours, gevent.get_hub().loop, write_timeout), peer
 
 
 def tls(write_timeout: float, certificate: Path) -> tuple[Stream, Any]:
@@ -296,8 +296,8 @@ class TestEnding:
 
     def test_a_user_may_abort_while_it_is_told(self, connect: Connect) -> None:
         class Aborting(User):
-            def received(self, data: bytes) -> None:
-                super().received(data)
+            def data_received(self, data: bytes) -> None:
+                super().data_received(data)
                 stream.abort()
 
         user = Aborting()

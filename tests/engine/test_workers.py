@@ -16,7 +16,7 @@ from greenlet import getcurrent
 
 from tests.conftest import Journal
 from webpy_socketio.engine import workers as module
-from webpy_socketio.engine.workers import Workers
+from webpy_socketio.engine.workers import GreenletPool
 
 from .conftest import eventually
 
@@ -24,13 +24,13 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 
 @pytest.fixture
-def workers() -> Iterator[Workers]:
-    workers = Workers()
+def workers() -> Iterator[GreenletPool]:
+    workers = GreenletPool()
     yield workers
     workers.dispose()
 
 
-def run(workers: Workers, function: Callable[[], Any]) -> Any:
+def run(workers: GreenletPool, function: Callable[[], Any]) -> Any:
     """Run `function` in a worker, and return its result when the worker is idle again."""
     result = gevent.event.AsyncResult()
     workers.run(lambda: result.set(function()))
@@ -45,7 +45,7 @@ def current() -> Any:
 
 
 class TestWorkers:
-    def test_one_after_the_other_they_share_a_greenlet(self, workers: Workers) -> None:
+    def test_one_after_the_other_they_share_a_greenlet(self, workers: GreenletPool) -> None:
         first = run(workers, current)
         assert run(workers, current) is first
         assert first() is not getcurrent()
@@ -63,12 +63,14 @@ class TestWorkers:
         ids=["sleep", "join", "thread", "log", "timeout that ended", "timeout that fired"],
     )
     def test_worker_with_nothing_pending_is_reused(
-        self, workers: Workers, function: Callable[[], Any]
+        self, workers: GreenletPool, function: Callable[[], Any]
     ) -> None:
         first = run(workers, lambda: (function(), current())[1])
         assert run(workers, current) is first
 
-    def test_at_the_same_time_each_has_its_own(self, workers: Workers, journal: Journal) -> None:
+    def test_at_the_same_time_each_has_its_own(
+        self, workers: GreenletPool, journal: Journal
+    ) -> None:
         may_go_on = gevent.event.Event()
         for number in range(50):
             workers.run(lambda n=number: (may_go_on.wait(), journal.append((n, getcurrent()))))
@@ -77,7 +79,7 @@ class TestWorkers:
         journal.wait(lambda journal: len(journal) == 50)
         assert len({worker for _, worker in journal}) == 50
 
-    def test_an_idle_one_keeps_nothing_of_what_it_did(self, workers: Workers) -> None:
+    def test_an_idle_one_keeps_nothing_of_what_it_did(self, workers: GreenletPool) -> None:
         class Job:
             def __call__(self) -> Any:
                 return getcurrent()
@@ -92,7 +94,7 @@ class TestWorkers:
         assert [reference() for reference in kept] == [None, None]
 
     def test_run_returns_the_greenlet_and_does_not_wait(
-        self, workers: Workers, journal: Journal
+        self, workers: GreenletPool, journal: Journal
     ) -> None:
         worker = workers.run(lambda: journal.append(getcurrent()))
         assert journal == []
@@ -100,7 +102,7 @@ class TestWorkers:
 
     @pytest.mark.parametrize("error", [ZeroDivisionError(), SystemExit(), gevent.GreenletExit()])
     def test_one_whose_function_failed_is_used_again(
-        self, workers: Workers, caplog: pytest.LogCaptureFixture, error: BaseException
+        self, workers: GreenletPool, caplog: pytest.LogCaptureFixture, error: BaseException
     ) -> None:
         def fail() -> None:
             raise error
@@ -111,12 +113,12 @@ class TestWorkers:
         (record,) = caplog.records
         assert record.levelno == logging.ERROR
 
-    def test_context_variables_are_not_handed_on(self, workers: Workers) -> None:
+    def test_context_variables_are_not_handed_on(self, workers: GreenletPool) -> None:
         run(workers, lambda: variable.set("mine"))
         assert run(workers, variable.get) == "unset"
 
     def test_worker_with_a_pending_timeout_is_set_aside(
-        self, workers: Workers, caplog: pytest.LogCaptureFixture
+        self, workers: GreenletPool, caplog: pytest.LogCaptureFixture
     ) -> None:
         first = run(workers, lambda: (gevent.Timeout.start_new(0.01), current())[1])
         assert run(workers, lambda: (eventually(lambda: caplog.records), current())[1]) is not first
@@ -125,7 +127,7 @@ class TestWorkers:
         assert first() is None, "it ended when the timeout had fired"
 
     def test_worker_that_is_set_aside_ends_when_nothing_refers_to_it(
-        self, workers: Workers
+        self, workers: GreenletPool
     ) -> None:
         pending: list[Any] = []
         first = run(workers, lambda: (pending.append(getcurrent().switch), current())[1])
@@ -134,7 +136,7 @@ class TestWorkers:
         assert first() is None
 
     def test_worker_resumed_by_something_pending_runs_nothing(
-        self, workers: Workers, journal: Journal, caplog: pytest.LogCaptureFixture
+        self, workers: GreenletPool, journal: Journal, caplog: pytest.LogCaptureFixture
     ) -> None:
         pending: list[Any] = []
         run(workers, lambda: pending.append(getcurrent().switch))
@@ -144,7 +146,7 @@ class TestWorkers:
         assert (journal, caplog.records) == ([], [])
 
     def test_idle_ones_are_bounded(
-        self, workers: Workers, journal: Journal, monkeypatch: pytest.MonkeyPatch
+        self, workers: GreenletPool, journal: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "MAX_IDLE", 3)
         may_go_on = gevent.event.Event()
@@ -155,7 +157,7 @@ class TestWorkers:
         assert sum(not worker.dead for worker in all_of_them) == 3
 
     def test_dispose_ends_those_that_are_idle(self) -> None:
-        workers = Workers()
+        workers = GreenletPool()
         worker = run(workers, getcurrent)
         assert not worker.dead
         workers.dispose()

@@ -53,7 +53,7 @@ class MemoryStream:
     def start(self, user: StreamUser, first: bytes = b"") -> None:
         self._user = user
         if first:
-            user.received(first)
+            user.data_received(first)
 
     def write(self, data: bytes) -> int:
         assert not self.ended, "written behind the end"
@@ -85,7 +85,7 @@ class MemoryStream:
         self._inbound += data
         while self._inbound and self._user is not None and not self._paused:
             data, self._inbound = self._inbound, b""
-            self._user.received(data)
+            self._user.data_received(data)
 
     def drain(self) -> None:
         """The client reads again."""
@@ -95,14 +95,14 @@ class MemoryStream:
             if self._user is None:
                 self.ended = True
             else:
-                self._user.drained()
+                self._user.resume_writing()
 
     def break_off(self, reason: str) -> None:
         """The connection is lost."""
         user = self._user
         self.abort()
         if user is not None:
-            user.lost(reason)
+            user.connection_lost(reason)
 
     def _deliver(self) -> None:
         self.arrived += self._waiting

@@ -27,9 +27,9 @@ import gevent
 
 from webpy_socketio.backplane.topics import Topic
 from webpy_socketio.engine.packets import Message
-from webpy_socketio.receivers import Ordered
+from webpy_socketio.receivers import OrderedSignal
 
-__all__ = ["MAX_BYTES", "Backplane", "Topic", "Warnings", "counts", "gap", "tell_gap"]
+__all__ = ["MAX_BYTES", "Backplane", "Topic", "Warnings", "counts", "gap", "send_gap"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -40,7 +40,7 @@ MAX_BYTES = 1_000_000
 #: Sent when messages of other processes are missing, or may be: ``node`` is the process that sent
 #: them, and ``missed`` how many; ``topic`` is where, a `Topic`. After an outage of our own all three
 #: are None: nobody can tell. Each time in a greenlet of its own; receivers may wait.
-gap = Ordered("Messages of other processes are missing, or may be.")
+gap = OrderedSignal("Messages of other processes are missing, or may be.")
 
 #: Since the process began: ``"dropped"``, what could not be published, as Redis was away for too
 #: long or too slow; ``"ignored"``, what came on a topic and is none of ours; ``"gaps"`` signalled.
@@ -50,10 +50,10 @@ counts: Counter[str] = Counter()
 class Backplane(Protocol):
     """What sockets need of the way to other processes; for the thread that they live in."""
 
-    def hold(self, *topics: Topic) -> None:
+    def subscribe(self, *topics: Topic) -> None:
         """Somebody here wants to hear of these; each call counts, and never waits."""
 
-    def release(self, *topics: Topic) -> None:
+    def unsubscribe(self, *topics: Topic) -> None:
         """Take back what `hold` did; the last one out ends the subscription."""
 
     def wait(self, *topics: Topic) -> None:
@@ -65,7 +65,7 @@ class Backplane(Protocol):
         `skip` is the session id of the one that is to be left out.
         """
 
-    def reach(self, message: Message, topic: Topic) -> bool:
+    def publish_and_count(self, message: Message, topic: Topic) -> bool:
         """The same, and wait for the answer: whether anybody is there.
 
         Raises `BackplaneError` if there is no way to tell.
@@ -96,7 +96,7 @@ class Warnings:
         logger.warning(text + more, *args)
 
 
-def tell_gap(
+def send_gap(
     sender: Any, node: str | None = None, missed: int | None = None, topic: Topic | None = None
 ) -> None:
     """Send `gap`, from a greenlet of its own: nothing that a receiver does holds messages up."""

@@ -22,14 +22,23 @@ from webpy_socketio.backplane.topics import CHANNEL, SESSION, VERSION, Topic
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.engine.socketio_packets import event_head
 
-__all__ = ["MAX_ENVELOPE", "Envelope", "Foreign", "Mark", "Packet", "beginning", "decode", "encode"]
+__all__ = [
+    "MAX_ENVELOPE",
+    "Envelope",
+    "InvalidEnvelope",
+    "Mark",
+    "Packet",
+    "beginning",
+    "decode",
+    "encode",
+]
 
 #: Bytes of an envelope that is read. A message of 1 MB grows by a third as base64, and by as much
 #: again as it has quotes and backslashes.
 MAX_ENVELOPE = 4_000_000
 
 
-class Foreign(ValueError):
+class InvalidEnvelope(ValueError):
     """What came on a topic is not an envelope; the text says why."""
 
 
@@ -93,23 +102,23 @@ def encode(
 def decode(payload: bytes, topic: Topic) -> Envelope:
     """Read what came on a topic; raises `Foreign`."""
     if len(payload) > MAX_ENVELOPE:
-        raise Foreign(f"{len(payload)} bytes")
+        raise InvalidEnvelope(f"{len(payload)} bytes")
     try:
         fields = orjson.loads(payload)
     except ValueError as error:
-        raise Foreign(f"not JSON: {error}") from None
+        raise InvalidEnvelope(f"not JSON: {error}") from None
     if not isinstance(fields, dict) or fields.get("v") != VERSION:
-        raise Foreign("not an envelope of this version")
+        raise InvalidEnvelope("not an envelope of this version")
     node, epoch, number = (fields.get(name) for name in ("node", "epoch", "number"))
     if not isinstance(node, str) or not _is_count(epoch) or not _is_count(number):
-        raise Foreign("no mark")
+        raise InvalidEnvelope("no mark")
     skip, group, channels = fields.get("skip"), fields.get("group"), fields.get("channels", [])
     if not (skip is None or isinstance(skip, str)) or not (group is None or _is_count(group)):
-        raise Foreign("a field of the wrong type")
+        raise InvalidEnvelope("a field of the wrong type")
     if not isinstance(channels, list) or not all(isinstance(name, str) for name in channels):
-        raise Foreign("channels that are none")
+        raise InvalidEnvelope("channels that are none")
     if (group is None) != (not channels) or (channels and topic.kind != CHANNEL):
-        raise Foreign("channels without a group")
+        raise InvalidEnvelope("channels without a group")
     return Envelope(Mark(node, epoch, number), _packet(fields, topic), skip, group, tuple(channels))
 
 
@@ -122,15 +131,15 @@ def _packet(fields: dict[str, Any], topic: Topic) -> Packet | None:
     if text is None:
         return None
     if not isinstance(text, str) or not isinstance(encoded, list):
-        raise Foreign("a packet of the wrong type")
+        raise InvalidEnvelope("a packet of the wrong type")
     try:
         attachments = [base64.b64decode(item, validate=True) for item in encoded]
     except (TypeError, ValueError):
-        raise Foreign("attachments that are not base64") from None
+        raise InvalidEnvelope("attachments that are not base64") from None
     # An event, of this topic's namespace: nothing else may reach a client from here, as its session
     # would be closed by one character.
     head = event_head("/" if topic.kind == SESSION else topic.namespace, len(attachments))
     packet = text.encode()
     if not packet.startswith(head + b"["):
-        raise Foreign("not an event of the topic's namespace")
+        raise InvalidEnvelope("not an event of the topic's namespace")
     return Packet(packet[len(head) :], attachments)

@@ -23,7 +23,7 @@ from redis.retry import Retry
 from webpy_socketio.engine.forking import close_in_child
 from webpy_socketio.exceptions import BackplaneError
 
-__all__ = ["Dialer", "Link", "address_of", "pauses"]
+__all__ = ["Connector", "RedisConnection", "address_of", "pauses"]
 
 #: Seconds for connecting. With the longest of `pauses` it is less than 5: so soon after Redis is
 #: back everybody is.
@@ -40,7 +40,7 @@ INTERVALS = 3
 _FAILURES = (redis.RedisError, OSError, ValueError, AttributeError)
 
 
-class Link:
+class RedisConnection:
     """A connection that is open from `__init__` until its first failure, which is told by
     `BackplaneError`. `timeout` is the longest time without a byte in which something is awaited.
 
@@ -95,7 +95,7 @@ class Link:
             return bool(self._readable.poll(0))
         return bool(self._try(self._connection.can_read, 0))
 
-    def ask(self, *commands: Sequence[str | bytes | int]) -> list[Any]:
+    def execute(self, *commands: Sequence[str | bytes | int]) -> list[Any]:
         """Send commands at once, and return the reply to each.
 
         In place of a reply is a `BackplaneError`, if Redis refused that one. If the connection ends,
@@ -121,7 +121,7 @@ class Link:
 
     def publish(self, envelopes: Sequence[tuple[bytes, bytes]]) -> list[int | BackplaneError]:
         """Publish each (topic, envelope); returns how many processes each went to, see `ask`."""
-        return self.ask(*(("PUBLISH", *envelope) for envelope in envelopes))
+        return self.execute(*(("PUBLISH", *envelope) for envelope in envelopes))
 
     def check(self) -> None:
         """Raise if the other side has closed it while nothing was under way."""
@@ -255,7 +255,7 @@ class _Refused(BackplaneError):
     """Redis answered, with an error; the connection is as it was."""
 
 
-class Dialer:
+class Connector:
     """Opens the connections of one greenlet, which may be ended at any moment."""
 
     def __init__(self, url: str) -> None:
@@ -265,11 +265,11 @@ class Dialer:
         #: it finds out by this.
         self.ended = False
 
-    def open(self, timeout: float) -> Link:
+    def open(self, timeout: float) -> RedisConnection:
         """A new `Link`; waits, and raises `BackplaneError`."""
         self._opening = True
         try:
-            link = Link(self._url, timeout)
+            link = RedisConnection(self._url, timeout)
         finally:
             self._opening = False
         if self.ended:

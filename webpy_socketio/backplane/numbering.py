@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 from webpy_socketio.backplane.envelope import Envelope, Mark
 from webpy_socketio.backplane.topics import Topic
 
-__all__ = ["Groups", "Numbering", "Positions", "Verdict"]
+__all__ = ["Groups", "Positions", "SequenceCounter", "Verdict"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -21,7 +21,7 @@ MAX_TOPICS = 10_000
 MAX_NODES = 256
 
 
-class Numbering:
+class SequenceCounter:
     """The numbers of one process, topic by topic.
 
     They go on when the connection to Redis is a new one: what was lost on the way is a gap in them.

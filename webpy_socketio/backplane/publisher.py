@@ -12,14 +12,14 @@ import gevent.event
 
 from webpy_socketio.backplane import Warnings, counts
 from webpy_socketio.backplane.envelope import Mark, encode
-from webpy_socketio.backplane.link import Dialer, Link, pauses
-from webpy_socketio.backplane.numbering import Numbering
+from webpy_socketio.backplane.link import Connector, RedisConnection, pauses
+from webpy_socketio.backplane.numbering import SequenceCounter
 from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.backplane.topics import Topic
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.exceptions import BackplaneError
 
-__all__ = ["Parcel", "Publisher"]
+__all__ = ["OutgoingMessage", "Publisher"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -40,7 +40,7 @@ PING_INTERVAL = 10.0
 
 
 @dataclass(slots=True)
-class Parcel:
+class OutgoingMessage:
     """One message for one topic."""
 
     topic: Topic
@@ -60,17 +60,17 @@ class Parcel:
 class Publisher:
     """Sends parcels in the order they come. For the thread of the hub."""
 
-    def __init__(self, url: str, prefix: str, numbering: Numbering) -> None:
+    def __init__(self, url: str, prefix: str, numbering: SequenceCounter) -> None:
         #: Whether there is a connection, as far as is known.
         self.connected = False
         #: Set when it is known whether there is one.
         self.tried = gevent.event.Event()
         #: Why there is none.
         self.trouble: BackplaneError | None = None
-        self._dialer = Dialer(url)
+        self._dialer = Connector(url)
         self._prefix = prefix
         self._numbering = numbering
-        self._queue: deque[Parcel] = deque()
+        self._queue: deque[OutgoingMessage] = deque()
         self._bytes = 0
         self._wake = gevent.event.Event()
         self._stopping = False
@@ -82,7 +82,7 @@ class Publisher:
         self._dropped = 0
         self._greenlet = gevent.spawn(self._run)
 
-    def put(self, parcel: Parcel) -> None:
+    def put(self, parcel: OutgoingMessage) -> None:
         """Send it when it is its turn; dropped when too much waits already."""
         if len(self._queue) >= MAX_WAITING or self._bytes + parcel.size > MAX_WAITING_BYTES:
             self._drop(parcel, BackplaneError("too much waits to be published"))
@@ -137,7 +137,7 @@ class Publisher:
                     return
                 gevent.sleep(next(pause))
 
-    def _serve(self, link: Link) -> None:
+    def _serve(self, link: RedisConnection) -> None:
         """Publish until the end; or until the connection was closed while nothing was under way."""
         while True:
             batch = self._take()
@@ -157,8 +157,8 @@ class Publisher:
                 if not self._wake.wait(PING_INTERVAL):
                     link.ping()
 
-    def _take(self) -> list[Parcel]:
-        batch: list[Parcel] = []
+    def _take(self) -> list[OutgoingMessage]:
+        batch: list[OutgoingMessage] = []
         size = 0
         while self._queue and len(batch) < BATCH and size < BATCH_BYTES:
             parcel = self._queue.popleft()
@@ -167,11 +167,11 @@ class Publisher:
         self._bytes -= size
         return batch
 
-    def _put_back(self, batch: list[Parcel]) -> None:
+    def _put_back(self, batch: list[OutgoingMessage]) -> None:
         self._queue.extendleft(reversed(batch))
         self._bytes += sum(parcel.size for parcel in batch)
 
-    def _send(self, link: Link, batch: list[Parcel]) -> None:
+    def _send(self, link: RedisConnection, batch: list[OutgoingMessage]) -> None:
         link.replies = []
         try:
             results: list[Any] = list(link.publish([self._pack(parcel) for parcel in batch]))
@@ -183,7 +183,7 @@ class Publisher:
             raise
         self._take_answers(batch, results)
 
-    def _take_answers(self, batch: list[Parcel], results: list[Any]) -> None:
+    def _take_answers(self, batch: list[OutgoingMessage], results: list[Any]) -> None:
         for parcel, result in zip(batch, results, strict=False):
             if isinstance(result, BackplaneError):
                 if parcel.message is not None:  # a mark that is refused would be so for ever
@@ -191,7 +191,7 @@ class Publisher:
             elif parcel.answer is not None:
                 parcel.answer.set(result)
 
-    def _pack(self, parcel: Parcel) -> tuple[bytes, bytes]:
+    def _pack(self, parcel: OutgoingMessage) -> tuple[bytes, bytes]:
         envelope = encode(parcel.mark, parcel.message, parcel.skip, parcel.group, parcel.channels)
         return parcel.topic.address(self._prefix), envelope
 
@@ -199,9 +199,9 @@ class Publisher:
         """Say on each topic which number has been reached, as no other message may follow soon."""
         for topic in list(self._lost)[:BATCH]:
             del self._lost[topic]
-            self.put(Parcel(topic, self._numbering.next(topic), None))
+            self.put(OutgoingMessage(topic, self._numbering.next(topic), None))
 
-    def _drop(self, parcel: Parcel, error: BaseException) -> None:
+    def _drop(self, parcel: OutgoingMessage, error: BaseException) -> None:
         # A topic of which the numbers are forgotten needs no mark; the limit is the same.
         if len(self._lost) < MAX_WAITING:
             self._lost[parcel.topic] = None

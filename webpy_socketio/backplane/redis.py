@@ -17,18 +17,18 @@ import gevent
 import gevent.event
 
 from webpy_socketio.backplane.envelope import Envelope, encode
-from webpy_socketio.backplane.link import Link
-from webpy_socketio.backplane.numbering import Numbering
-from webpy_socketio.backplane.publisher import ANSWER_TIMEOUT, Parcel, Publisher
+from webpy_socketio.backplane.link import RedisConnection
+from webpy_socketio.backplane.numbering import SequenceCounter
+from webpy_socketio.backplane.publisher import ANSWER_TIMEOUT, OutgoingMessage, Publisher
 from webpy_socketio.backplane.subscriber import Subscriber
 from webpy_socketio.backplane.topics import Topic
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.exceptions import BackplaneError
 
-__all__ = ["Link", "RedisBackplane", "RedisSender"]
+__all__ = ["RedisBackplane", "RedisConnection", "RedisSender"]
 
 #: Seconds that something of ours waits for Redis, at most.
-PATIENCE = 1.0
+TIMEOUT = 1.0
 
 
 class RedisBackplane:
@@ -39,20 +39,20 @@ class RedisBackplane:
     """
 
     def __init__(self, url: str, prefix: str, deliver: Callable[[Topic, Envelope], None]) -> None:
-        self._numbering = Numbering()
+        self._numbering = SequenceCounter()
         self._publisher = Publisher(url, prefix, self._numbering)
         self._subscriber = Subscriber(url, prefix, self._numbering.node, deliver)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         for part in (self._publisher, self._subscriber):
             part.tried.wait(max(0.0, deadline - time.monotonic()))
 
-    def hold(self, *topics: Topic) -> None:
+    def subscribe(self, *topics: Topic) -> None:
         for topic in topics:
-            self._subscriber.hold(topic)
+            self._subscriber.subscribe(topic)
 
-    def release(self, *topics: Topic) -> None:
+    def unsubscribe(self, *topics: Topic) -> None:
         for topic in topics:
-            self._subscriber.release(topic)
+            self._subscriber.unsubscribe(topic)
 
     def wait(self, *topics: Topic) -> None:
         for topic in topics:
@@ -66,9 +66,9 @@ class RedisBackplane:
             channels = tuple(topic.name for topic in topics)
         for topic in topics:
             mark = self._numbering.next(topic)
-            self._publisher.put(Parcel(topic, mark, message, skip, group, channels))
+            self._publisher.put(OutgoingMessage(topic, mark, message, skip, group, channels))
 
-    def reach(self, message: Message, topic: Topic) -> bool:
+    def publish_and_count(self, message: Message, topic: Topic) -> bool:
         if gevent.getcurrent() is gevent.get_hub():  # where nothing can wait for the answer
             self.publish(message, topic)
             return True
@@ -76,18 +76,18 @@ class RedisBackplane:
         subscriber.settle(topic)
         if not publisher.connected:
             raise publisher.trouble or BackplaneError("Redis has not answered yet")
-        ours = subscriber.hears(topic)
+        ours = subscriber.is_subscribed(topic)
         answer = gevent.event.AsyncResult()
-        publisher.put(Parcel(topic, self._numbering.next(topic), message, answer=answer))
+        publisher.put(OutgoingMessage(topic, self._numbering.next(topic), message, answer=answer))
         try:
-            count: int = answer.get(timeout=PATIENCE)
+            count: int = answer.get(timeout=TIMEOUT)
         except gevent.Timeout:
-            raise BackplaneError(f"Redis does not answer within {PATIENCE} s") from None
+            raise BackplaneError(f"Redis does not answer within {TIMEOUT} s") from None
         # Redis counted us as well, if we listened all the time.
-        return count > (1 if ours and subscriber.hears(topic) else 0)
+        return count > (1 if ours and subscriber.is_subscribed(topic) else 0)
 
     def stop(self) -> None:
-        self._publisher.stop(PATIENCE)
+        self._publisher.stop(TIMEOUT)
         self._subscriber.stop()
 
 
@@ -103,7 +103,7 @@ class RedisSender:
         self._lock = threading.Lock()
         self._begin()
 
-    def reach(self, message: Message, topic: Topic) -> bool:
+    def publish_and_count(self, message: Message, topic: Topic) -> bool:
         """Publish, and return whether anybody is there. Raises `BackplaneError`."""
         with self._lock:
             if self._pid != os.getpid():  # forked: the connection and the numbers are the parent's
@@ -123,16 +123,16 @@ class RedisSender:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._numbering = Numbering()
+        self._numbering = SequenceCounter()
         self._link: Any = None
 
-    def _open(self) -> Link:
-        link: Link | None = self._link
+    def _open(self) -> RedisConnection:
+        link: RedisConnection | None = self._link
         if link is not None and not link.closed:
             try:
                 link.check()
                 return link
             except BackplaneError:  # closed while nothing was sent: nothing is lost
                 pass
-        self._link = link = Link(self._url, ANSWER_TIMEOUT)
+        self._link = link = RedisConnection(self._url, ANSWER_TIMEOUT)
         return link

@@ -9,9 +9,9 @@ from typing import Any
 import gevent
 import gevent.event
 
-from webpy_socketio.backplane import Warnings, counts, tell_gap
-from webpy_socketio.backplane.envelope import Envelope, Foreign, beginning, decode
-from webpy_socketio.backplane.link import Dialer, Link, pauses
+from webpy_socketio.backplane import Warnings, counts, send_gap
+from webpy_socketio.backplane.envelope import Envelope, InvalidEnvelope, beginning, decode
+from webpy_socketio.backplane.link import Connector, RedisConnection, pauses
 from webpy_socketio.backplane.numbering import Groups, Positions
 from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.backplane.topics import Topic
@@ -24,13 +24,13 @@ logger = logging.getLogger("webpy_socketio")
 #: Seconds between two PINGs, and without a byte before the connection counts as dead: the network
 #: may forget it without telling anybody.
 PING_INTERVAL = 10.0
-SILENCE = 15.0
+READ_TIMEOUT = 15.0
 
 #: Seconds that a subscription is waited for.
 CONFIRM_TIMEOUT = 1.0
 
 #: Messages after which others have their turn: what is there already is not waited for.
-PORTION = 64
+BATCH_SIZE = 64
 
 _ABSENT, _ASKED, _THERE, _LEAVING = "absent", "asked", "there", "leaving"
 
@@ -70,7 +70,7 @@ class Subscriber:
     ) -> None:
         #: Set when it is known whether there is a connection.
         self.tried = gevent.event.Event()
-        self._dialer = Dialer(url)
+        self._dialer = Connector(url)
         self._prefix = prefix
         self._own = beginning(node)
         self._deliver = deliver
@@ -88,7 +88,7 @@ class Subscriber:
         self._log = Outage("messages of other processes are missed until it answers")
         self._greenlet = gevent.spawn(self._run)
 
-    def hold(self, topic: Topic) -> None:
+    def subscribe(self, topic: Topic) -> None:
         """Somebody wants it."""
         subscription = self._topics.get(topic)
         if subscription is None:
@@ -98,7 +98,7 @@ class Subscriber:
         if subscription.holders == 1:
             self._change(subscription)
 
-    def release(self, topic: Topic) -> None:
+    def unsubscribe(self, topic: Topic) -> None:
         """Somebody wants it no more."""
         subscription = self._topics[topic]
         subscription.holders -= 1
@@ -120,7 +120,7 @@ class Subscriber:
         if subscription is not None:
             self._settle(subscription, _THERE if subscription.holders else _ABSENT)
 
-    def hears(self, topic: Topic) -> bool:
+    def is_subscribed(self, topic: Topic) -> bool:
         """Whether a message to a topic comes to us too."""
         subscription = self._topics.get(topic)
         return subscription is not None and subscription.state is _THERE
@@ -162,7 +162,7 @@ class Subscriber:
         while not self._dialer.ended:
             link = writer = None
             try:
-                link = self._dialer.open(SILENCE)
+                link = self._dialer.open(READ_TIMEOUT)
                 pause = pauses()
                 self._begin()
                 self.tried.set()
@@ -198,7 +198,7 @@ class Subscriber:
                 self._forget(subscription)
         self._dirty.clear()
 
-    def _write(self, link: Link) -> None:
+    def _write(self, link: RedisConnection) -> None:
         try:
             self._send_changes(link)
             link.send("PING", _RENEWED)
@@ -211,7 +211,7 @@ class Subscriber:
         except BackplaneError:
             pass  # the reader takes what has arrived, fails then, and logs it
 
-    def _send_changes(self, link: Link) -> None:
+    def _send_changes(self, link: RedisConnection) -> None:
         self._wake.clear()
         dirty, self._dirty = self._dirty, {}
         wanted: list[bytes] = []
@@ -230,7 +230,7 @@ class Subscriber:
 
     # -- what comes
 
-    def _read(self, link: Link) -> None:
+    def _read(self, link: RedisConnection) -> None:
         portion = 0
         while True:
             reply = link.read()
@@ -238,7 +238,7 @@ class Subscriber:
             if kind == b"message":
                 self._receive(reply[1], reply[2])
                 portion += 1
-                if portion % PORTION == 0:
+                if portion % BATCH_SIZE == 0:
                     gevent.sleep(0)
             elif kind == b"subscribe" or kind == b"unsubscribe":
                 self._confirmed(reply[1], _THERE if kind == b"subscribe" else _ABSENT)
@@ -249,7 +249,7 @@ class Subscriber:
         """All subscriptions of a new connection are in force."""
         if self._outage:
             self._log.end(where, "an unknown number of messages of other processes may be missing")
-            tell_gap(self)
+            send_gap(self)
             self._outage = False
         else:
             self._log.end(where, "nothing was missed, as no socket was connected")
@@ -261,7 +261,7 @@ class Subscriber:
         if state is _THERE and subscription.late:
             subscription.late = False
             if not self._outage:
-                tell_gap(self, topic=subscription.topic)
+                send_gap(self, topic=subscription.topic)
         if state is _ABSENT:
             subscription.positions = Positions()
             if not subscription.holders:
@@ -276,13 +276,13 @@ class Subscriber:
         topic = subscription.topic
         try:
             envelope = decode(payload, topic)
-        except Foreign as error:
+        except InvalidEnvelope as error:
             counts["ignored"] += 1
             self._warnings.warn("ignored what came on %r: %s", address, str(error))
             return
         verdict = subscription.positions.judge(envelope)
         if verdict.gap:
-            tell_gap(self, envelope.mark.node, verdict.missed, topic)
+            send_gap(self, envelope.mark.node, verdict.missed, topic)
         if verdict.fresh and envelope.packet is not None and self._groups.is_new(envelope):
             try:
                 self._deliver(topic, envelope)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["CHANNEL", "EVERYBODY", "SESSION", "VERSION", "Topic"]
+__all__ = ["CHANNEL", "NAMESPACE", "SESSION", "VERSION", "Topic"]
 
 #: Of names and envelopes; processes of different versions do not hear each other.
 VERSION: Final = 1
 
-EVERYBODY, CHANNEL, SESSION = "all", "channel", "session"
+NAMESPACE, CHANNEL, SESSION = "all", "channel", "session"
 
 
 class Topic(NamedTuple):
@@ -22,9 +22,9 @@ class Topic(NamedTuple):
     name: str
 
     @classmethod
-    def everybody(cls, namespace: str) -> Topic:
+    def namespace_topic(cls, namespace: str) -> Topic:
         """All sockets of a namespace."""
-        return cls(EVERYBODY, namespace, "")
+        return cls(NAMESPACE, namespace, "")
 
     @classmethod
     def channel(cls, namespace: str, name: str) -> Topic:

@@ -11,12 +11,12 @@ from gevent import socket
 
 from webpy_socketio.engine.forking import close_in_child
 
-__all__ = ["Control"]
+__all__ = ["ControlChannel"]
 
 _CHUNK = 65_536
 
 
-class Control:
+class ControlChannel:
     """One end of the line between the two. Whoever hears nothing any more knows the other is gone."""
 
     def __init__(self, sock: Any) -> None:
@@ -25,7 +25,7 @@ class Control:
         self._buffer = b""
         self._descriptors: list[int] = []
 
-    def tell(self, descriptors: Sequence[int] = (), **words: Any) -> None:
+    def send(self, descriptors: Sequence[int] = (), **words: Any) -> None:
         """Send a message; nothing happens if the other one is gone."""
         line = json.dumps(words).encode() + b"\n"
         try:
@@ -34,7 +34,7 @@ class Control:
         except OSError:
             return
 
-    def hear(self) -> dict[str, Any] | None:
+    def receive(self) -> dict[str, Any] | None:
         """Wait for a message; None if the other one is gone. A descriptor is in ``descriptor``."""
         while b"\n" not in self._buffer:
             try:

@@ -12,8 +12,8 @@ from webpy_socketio.cli import target
 from webpy_socketio.cli.checks import (
     LEVELS,
     Check,
+    CheckContext,
     Finding,
-    Patient,
     configuration,
     environment,
     keywords,
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if counts["problem"] else 0
 
 
-def _receive(arguments: argparse.Namespace) -> tuple[Patient, list[Finding], str]:
+def _receive(arguments: argparse.Namespace) -> tuple[CheckContext, list[Finding], str]:
     """Import the application first, as its settings come with it."""
     found, findings, details = None, [], ""
     if arguments.application is not None:
@@ -110,7 +110,7 @@ def _receive(arguments: argparse.Namespace) -> tuple[Patient, list[Finding], str
     wrong = {one.name for one in given(web.config) if one.wrong is not None}
     config = {name: value for name, value in web.config.items() if name not in wrong}
     applications = [] if found is None else target.applications(found)
-    return Patient(arguments, resolve({}, config), found, applications), findings, details
+    return CheckContext(arguments, resolve({}, config), found, applications), findings, details
 
 
 def _usable(found: target.Target) -> Finding:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from webpy_socketio.loader import Plugins
+from webpy_socketio.loader import PluginManager
 from webpy_socketio.settings import Settings
 
-__all__ = ["rehearsing"]
+__all__ = ["preview_plugins"]
 
 
 @contextmanager
-def rehearsing(settings: Settings, names: Sequence[str]) -> Iterator[None]:
+def preview_plugins(settings: Settings, names: Sequence[str]) -> Iterator[None]:
     """Switch plugins on, and off again at the end; raises `PluginError` as a server would.
 
     What a plugin connects to is known only when its ``install`` has run. No server listens, and there is
@@ -20,7 +20,7 @@ def rehearsing(settings: Settings, names: Sequence[str]) -> Iterator[None]:
     somebody else's does so in its ``install``, in which case its ``uninstall`` is to undo it.
     """
     alone = Settings({**vars(settings), "backplane": None})
-    plugins = Plugins(names)
+    plugins = PluginManager(names)
     try:
         plugins.install(alone)
         yield

@@ -14,7 +14,7 @@ from blinker import ANY
 
 from webpy_socketio import signals
 from webpy_socketio.cli import target
-from webpy_socketio.cli.rehearsal import rehearsing
+from webpy_socketio.cli.rehearsal import preview_plugins
 from webpy_socketio.cli.routing import hiding, routes
 from webpy_socketio.cli.stranger import shorten
 from webpy_socketio.events import Handler
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Import the application, switch its plugins on, and off again when all is seen."""
     found = target.find(arguments.application, arguments.settings)
     chosen = resolve({}, web.config)
-    with rehearsing(chosen, chosen.plugins):
+    with preview_plugins(chosen, chosen.plugins):
         receivers = [one for stage in signals.STAGES for one in _receivers(stage, chosen.plugins)]
     write = _json if arguments.json else _text
     write(receivers, target.applications(found))

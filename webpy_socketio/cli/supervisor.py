@@ -22,22 +22,22 @@ import gevent.event
 from gevent.server import StreamServer
 
 from webpy_socketio.cli import patched, service
-from webpy_socketio.cli.control import Control, pair
+from webpy_socketio.cli.control import ControlChannel, pair
 from webpy_socketio.cli.sources import Sources
 from webpy_socketio.engine.runtime_folder import make_runtime_folder
 from webpy_socketio.exceptions import ConfigurationError
-from webpy_socketio.server import SocketIOServer, explain
+from webpy_socketio.server import SocketIOServer, listen_error
 
 __all__ = ["run"]
 
 #: Seconds before another worker follows one that died at once: doubled each time, up to the second.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_MIN_DELAY, _MAX_DELAY = 0.5, 30.0
 
 #: Seconds after which a worker did not die at once.
 _SETTLED = 10.0
 
 #: Seconds that a worker has to serve when it is to replace another one.
-_TO_START = 60.0
+_START_TIMEOUT = 60.0
 
 #: Seconds before another attempt, when the system has no room for another process.
 _RETRY = 5.0
@@ -83,7 +83,7 @@ class Worker:
         #: Set when it serves or has ended.
         self.decided = gevent.event.Event()
         ours, theirs = pair()
-        self.control = Control(ours)
+        self.control = ControlChannel(ours)
         descriptor = theirs.fileno()
         with theirs:
             self._process = subprocess.Popen(
@@ -183,7 +183,7 @@ class Supervisor:
         return worker
 
     def _converse(self, worker: Worker) -> None:
-        while (told := worker.control.hear()) is not None:
+        while (told := worker.control.receive()) is not None:
             worker.silence = 0.0
             if "alive" in told:
                 continue
@@ -193,7 +193,7 @@ class Supervisor:
                 if told["failure"] not in self._printed:
                     self._printed.add(told["failure"])
                     _say(told["failure"])
-                worker.control.tell()
+                worker.control.send()
             elif "serving" in told:
                 self._has_served = True
                 worker.serving.set()
@@ -205,7 +205,7 @@ class Supervisor:
                 except ConfigurationError as error:
                     self._fail(str(error))
                     return
-                worker.control.tell([listener.fileno()])
+                worker.control.send([listener.fileno()])
 
     def _listen(self, host: str, port: int) -> Any:
         """The listening socket, which the first worker's settings decide."""
@@ -216,7 +216,7 @@ class Supervisor:
             try:
                 server.init_socket()
             except OSError as error:
-                raise explain(error, (host, port)) from error
+                raise listen_error(error, (host, port)) from error
             self._listener = server
         return self._listener.socket
 
@@ -243,7 +243,7 @@ class Supervisor:
                 elif worker.serving.is_set() and time.monotonic() - worker.started > _SETTLED:
                     pause = 0.0
                 else:
-                    pause = min(pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+                    pause = min(pause * 2 or _MIN_DELAY, _MAX_DELAY)
                     _say(f"another worker follows in {pause:g} s")
                     self._again.wait(pause)
             if self._stopping:
@@ -331,7 +331,7 @@ class Supervisor:
         except OSError as error:
             _say(f"no worker can be started: {error.strerror or error}")
             return False
-        if not new.decided.wait(_TO_START) or not new.serving.is_set():
+        if not new.decided.wait(_START_TIMEOUT) or not new.serving.is_set():
             new.signal(signal.SIGKILL)
             _say(f"worker {new.name} could not be started; worker {old.name} goes on as it was")
             return False

@@ -16,8 +16,8 @@ from gevent import socket
 
 from webpy_socketio import loggers
 from webpy_socketio.cli import service, sources
-from webpy_socketio.cli.control import Control
-from webpy_socketio.engine import Neighbours
+from webpy_socketio.cli.control import ControlChannel
+from webpy_socketio.engine import PeerWorkers
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.server import SocketIOServer
 
@@ -30,22 +30,22 @@ HEARTBEAT = 0.5
 def run(arguments: argparse.Namespace) -> int:
     """Serve until the supervisor says otherwise, or is gone; returns the exit status."""
     descriptor, name, slot, folder = arguments.as_worker.split(":", 3)
-    control = Control(socket.socket(fileno=int(descriptor)))
+    control = ControlChannel(socket.socket(fileno=int(descriptor)))
     # Workers start alike: only the first one logs warnings about the application.
     quiet = nullcontext() if slot == "0" else loggers.silenced()
     try:
         with quiet:
             server = _start(arguments, control, folder, int(name))
     except ConfigurationError as error:
-        control.tell(failure=str(error))  # the supervisor prints it, once for all workers
-        control.hear()
+        control.send(failure=str(error))  # the supervisor prints it, once for all workers
+        control.receive()
         return 1
     if server is None:
         return 0  # the supervisor is gone, or has refused
 
     def until_alone() -> None:
-        control.tell(serving=True)  # and would hear a signal that follows
-        while control.hear() is not None:
+        control.send(serving=True)  # and would hear a signal that follows
+        while control.receive() is not None:
             pass
         server.close()
 
@@ -59,49 +59,49 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _start(
-    arguments: argparse.Namespace, control: Control, folder: str, name: int
+    arguments: argparse.Namespace, control: ControlChannel, folder: str, name: int
 ) -> SocketIOServer | None:
     try:
         application = service.load(arguments)
         settings = service.settings_of(arguments)
     except BaseException as error:
         if arguments.reload:
-            control.tell(files=[*sources.loaded(), *sources.behind(error)])
+            control.send(files=[*sources.loaded(), *sources.behind(error)])
         raise
     if arguments.workers > 1 and settings.backplane is None:
         raise ConfigurationError(
             f"--workers {arguments.workers} needs SOCKETIO_BACKPLANE, such as "
             '"redis://127.0.0.1:6379": without it nobody would hear what is sent in another worker'
         )
-    control.tell(
+    control.send(
         host=settings.host,
         port=settings.port,
         plugins=list(settings.plugins),
         drain=settings.drain_time,
         timeout=None if arguments.reload else settings.worker_timeout,
     )
-    answer = control.hear()
+    answer = control.receive()
     if answer is None:
         return None
     with socket.socket(fileno=answer["descriptor"]) as listener:
-        neighbours = Neighbours(folder, name)
+        peers = PeerWorkers(folder, name)
         # A copy: a server closes its own when it stops accepting.
-        server = service.make(arguments, application, listener.dup(), neighbours=neighbours)
+        server = service.make(arguments, application, listener.dup(), peers=peers)
     server.start()
     return server
 
 
-def _beat(control: Control) -> None:
+def _beat(control: ControlChannel) -> None:
     """Send a heartbeat for as long as the event loop runs."""
     while True:
-        control.tell(alive=True)
+        control.send(alive=True)
         gevent.sleep(HEARTBEAT)
 
 
-def _tell_files(control: Control) -> None:
+def _tell_files(control: ControlChannel) -> None:
     known = 0
     while True:
         if len(sys.modules) != known:  # some are imported late
             known = len(sys.modules)
-            control.tell(files=sources.loaded())
+            control.send(files=sources.loaded())
         gevent.sleep(1.0)

@@ -18,7 +18,7 @@ from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.connection import Application, Connection
 from webpy_socketio.engine.engine import Engine
 from webpy_socketio.engine.multiplexer import SocketIO
-from webpy_socketio.engine.neighbours import Neighbours
+from webpy_socketio.engine.neighbours import PeerWorkers
 from webpy_socketio.engine.server import EngineServer
 from webpy_socketio.engine.session import Receiver, Session
 
@@ -28,7 +28,7 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "EngineServer",
-    "Neighbours",
+    "PeerWorkers",
     "Receiver",
     "Session",
     "SocketIO",

@@ -12,14 +12,14 @@ from typing import Generic, TypeVar
 
 from webpy_socketio.engine.clock import Clock, Timer
 
-__all__ = ["Deadlines"]
+__all__ = ["TimeoutQueue"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 
-class Deadlines(Generic[T]):
+class TimeoutQueue(Generic[T]):
     """Calls `on_due` for each item `seconds` after it was added, unless it was discarded before.
 
     `on_due` is called on the hub: it must not wait. Times are those of `clock`, monotonic.

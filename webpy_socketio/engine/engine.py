@@ -24,10 +24,10 @@ import gevent.event
 from webpy_socketio.engine import forking, handshake, json
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.config import EngineConfig
-from webpy_socketio.engine.deadlines import Deadlines
+from webpy_socketio.engine.deadlines import TimeoutQueue
 from webpy_socketio.engine.flusher import Flusher
 from webpy_socketio.engine.heartbeat import Heartbeat
-from webpy_socketio.engine.notices import Notices, quoted
+from webpy_socketio.engine.notices import ThrottledLog, safe_repr
 from webpy_socketio.engine.origins import Origins
 from webpy_socketio.engine.packets import OPEN, Message
 from webpy_socketio.engine.polling import Polling, Watch
@@ -61,7 +61,7 @@ class Engine:
         self.loop: Any = gevent.get_hub().loop
         self.clock = current_clock()
         #: What is told of clients that are set up wrongly.
-        self.notices = Notices(self.clock)
+        self.notices = ThrottledLog(self.clock)
         self.flusher = _flusher()
         self.receiver = receiver
         #: Called for each packet that carries no event; see `count`. It must not wait.
@@ -70,7 +70,7 @@ class Engine:
         self.upgrades = Upgrades(self.clock, config.upgrade_timeout)
         #: Closed polling sessions whose client has still to be told; for as long as a poll may
         #: reasonably be on its way.
-        self._lingering = Deadlines[Session](self.clock, config.upgrade_timeout, self._forget)
+        self._lingering = TimeoutQueue[Session](self.clock, config.upgrade_timeout, self._forget)
         self._addresses = AddressQuota(config.max_sessions_per_address, MAX_SESSIONS_PER_ADDRESS)
         self._stopping = False
         self._answering = 0
@@ -86,7 +86,7 @@ class Engine:
         if self.packet_received is not None:
             self.packet_received(session)
 
-    def left(self, session: Session) -> None:
+    def session_closed(self, session: Session) -> None:
         self._heartbeat.discard(session)
         self.upgrades.discard(session)
         if isinstance(session.transport, Polling) and session.transport.awaits_poll:
@@ -100,7 +100,7 @@ class Engine:
 
     # -- requests
 
-    def owns(self, environ: dict[str, Any]) -> bool:
+    def has_session(self, environ: dict[str, Any]) -> bool:
         """Return whether the engine answers a request without the application.
 
         Those are the requests of its sessions, and preflights: a browser sends them without cookies
@@ -203,7 +203,7 @@ class Engine:
         """Wait until every answer is written; False if some are not after `timeout` seconds."""
         return bool(self._answered.wait(timeout))
 
-    def arriving(self, query: str) -> Polling | None:
+    def begin_post(self, query: str) -> Polling | None:
         """A POST begins to come in; returns the transport that it is for.
 
         Two of them at once close their session: nobody can tell which one was to be read first.
@@ -218,7 +218,7 @@ class Engine:
         transport.arriving = True
         return transport
 
-    def broken_off(self, query: str, reason: str) -> None:
+    def abort_post(self, query: str, reason: str) -> None:
         """A request came with half a body, or too much: what it was to say is lost, so is all."""
         session = self.sessions.get(sid_in(query))
         if session is None:
@@ -228,7 +228,7 @@ class Engine:
         else:
             session.close(reason)
 
-    def undelivered(self, environ: dict[str, Any]) -> None:
+    def response_failed(self, environ: dict[str, Any]) -> None:
         """An answer could not be written; if messages were in it, they are lost, and so is all."""
         session = self.sessions.get(sid_in(environ.get("QUERY_STRING", "")))
         if session is not None and environ["REQUEST_METHOD"] == "GET":
@@ -240,7 +240,7 @@ class Engine:
         return self._stopping
 
     def drain(
-        self, seconds: float, hurry: gevent.event.Event, reason: str = "server shutting down"
+        self, seconds: float, force: gevent.event.Event, reason: str = "server shutting down"
     ) -> None:
         """Take no new sessions, and close those that are there little by little; waits.
 
@@ -251,12 +251,12 @@ class Engine:
         sessions = [session for session in self.sessions.values() if session.open]
         random.shuffle(sessions)
         until = time.monotonic() + seconds
-        batch = max(_LEAST_BATCH, math.ceil(len(sessions) * _PAUSE / seconds)) if seconds else 0
+        batch = max(_MIN_BATCH, math.ceil(len(sessions) * _INTERVAL / seconds)) if seconds else 0
         while sessions and time.monotonic() < until:
             for session in sessions[-batch:]:
                 session.close(reason, 1001, reason)
             del sessions[-batch:]
-            if sessions and hurry.wait(_PAUSE * random.uniform(0.5, 1.5)):
+            if sessions and force.wait(_INTERVAL * random.uniform(0.5, 1.5)):
                 break
 
     def close(self, reason: str = "server shutting down") -> None:
@@ -387,7 +387,7 @@ class Engine:
                 "Too many sessions of this address",
                 "429 Too Many Requests",
                 True,
-                hint=f"rejected a session of {quoted(address)}: the address has "
+                hint=f"rejected a session of {safe_repr(address)}: the address has "
                 f"{self._addresses.limit} (SOCKETIO_MAX_SESSIONS_PER_ADDRESS). If it is a proxy, add it to "
                 "SOCKETIO_TRUSTED_PROXIES, so that the addresses of its clients are counted",
             )
@@ -405,7 +405,7 @@ class Engine:
     def _refuse(self, error: RequestError) -> Response:
         if error.hint is not None:
             level = logging.INFO if error.usual else logging.WARNING
-            self.notices.seldom(str(error), error.hint, level)
+            self.notices.throttled(str(error), error.hint, level)
         return error.response
 
     def _with_cors(self, environ: dict[str, Any], response: Response) -> Response:
@@ -483,8 +483,8 @@ class Upgrade:
 
 
 #: Sessions that are closed at once, at least, and the seconds between those and the next.
-_LEAST_BATCH = 100
-_PAUSE = 0.1
+_MIN_BATCH = 100
+_INTERVAL = 0.1
 
 #: Sessions of one address, where the settings have no number.
 MAX_SESSIONS_PER_ADDRESS = 1000

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 #: Bytes of a turn's broadcasts that are kept whole, if there is more than one. Beyond that each
 #: outbox gets its own, and its bounds count.
-MAX_WHOLE = 65_536
+MAX_PENDING_BROADCASTS = 65_536
 
 
 class Flusher:
@@ -27,7 +27,7 @@ class Flusher:
     outbox, or appends to one, calls `spill` before.
     """
 
-    __slots__ = ("_loop", "_size", "dirty", "whole")
+    __slots__ = ("_loop", "_size", "dirty", "pending_broadcasts")
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
@@ -36,38 +36,38 @@ class Flusher:
         #: `add` does both.
         self.dirty: list[Outbox] = []
         #: The broadcasts of this turn.
-        self.whole: list[tuple[Message, Sequence[Outbox]]] = []
+        self.pending_broadcasts: list[tuple[Message, Sequence[Outbox]]] = []
 
     def add(self, outbox: Outbox) -> None:
         """Have `outbox` flushed at the end of the turn."""
         if not self.dirty:
-            self.wake()
+            self.schedule_flush()
         self.dirty.append(outbox)
 
-    def wake(self) -> None:
+    def schedule_flush(self) -> None:
         """See to it that the turn ends with a flush."""
         # Callbacks run in the order they were asked for: greenlets that are ready now run, and
         # send, before this one does.
-        self._loop.run_callback(self._run)
+        self._loop.run_callback(self._flush)
 
-    def later(self, function: Callable[[], None]) -> None:
+    def call_after_flush(self, function: Callable[[], None]) -> None:
         """Have `function` called on the hub, behind all that is asked for already."""
         self._loop.run_callback(function)
 
     def broadcast(self, message: Message, outboxes: Sequence[Outbox]) -> None:
         """Append `message` to every one of `outboxes`, all of this flusher's."""
-        if self.whole:
+        if self.pending_broadcasts:
             self._size += message.size
-            if self._size > MAX_WHOLE:
-                self.spill()
-        if not self.whole:
+            if self._size > MAX_PENDING_BROADCASTS:
+                self.distribute()
+        if not self.pending_broadcasts:
             self._size = message.size
-            self.wake()
-        self.whole.append((message, outboxes))
+            self.schedule_flush()
+        self.pending_broadcasts.append((message, outboxes))
 
-    def spill(self) -> None:
+    def distribute(self) -> None:
         """Let every recipient have its part of what was kept whole."""
-        whole, self.whole = self.whole, []
+        whole, self.pending_broadcasts = self.pending_broadcasts, []
         for message, outboxes in whole:
             for outbox in outboxes:
                 outbox.push(message)
@@ -76,9 +76,9 @@ class Flusher:
         """Never write again: the loop and the connections are those of a parent process."""
         self.__class__ = _Silenced
 
-    def _run(self) -> None:
-        if self.whole:
-            self._send_whole()
+    def _flush(self) -> None:
+        if self.pending_broadcasts:
+            self._send_broadcasts()
         dirty, self.dirty = self.dirty, []
         for outbox in dirty:
             try:
@@ -86,19 +86,19 @@ class Flusher:
             except Exception:  # one connection's trouble is not to reach the others
                 logger.exception("a flush failed")
 
-    def _send_whole(self) -> None:
-        recipients = self.whole[0][1]
-        if any(outboxes != recipients for _, outboxes in self.whole):
-            self.spill()
+    def _send_broadcasts(self) -> None:
+        recipients = self.pending_broadcasts[0][1]
+        if any(outboxes != recipients for _, outboxes in self.pending_broadcasts):
+            self.distribute()
             return
-        messages = [message for message, _ in self.whole]
-        self.whole = []
+        messages = [message for message, _ in self.pending_broadcasts]
+        self.pending_broadcasts = []
         data = b"".join([message.frames for message in messages])
         behind: list[tuple[Outbox, bytes]] = []
         size = len(data)
         for outbox in recipients:  # `Outbox.hand_over` is written out: a tenth of a broadcast
-            direct = outbox.direct
-            if direct is None or outbox.unsent or outbox.holds or outbox.closed:
+            direct = outbox.try_send
+            if direct is None or outbox.unsent or outbox.pending or outbox.closed:
                 for message in messages:
                     outbox.push(message)
                 continue

@@ -24,21 +24,21 @@ from webpy_socketio.engine.engine import Engine, Upgrade, sid_in
 from webpy_socketio.engine.headers import select_headers
 from webpy_socketio.engine.http import BadRequest, Head
 from webpy_socketio.engine.isolation import Isolation
-from webpy_socketio.engine.neighbours import Neighbours, forget
+from webpy_socketio.engine.neighbours import PeerWorkers, unregister_fd
 from webpy_socketio.engine.polling import Polling
 from webpy_socketio.engine.relay import relay
 from webpy_socketio.engine.requests import QUERY_TOO_LONG, Response
-from webpy_socketio.engine.streams import PlainStream
-from webpy_socketio.engine.strict import Elsewhere, StrictHandler
-from webpy_socketio.engine.takeover import MARK, RAW_PATH, TAKE_OVER, Mark
+from webpy_socketio.engine.streams import TCPStream
+from webpy_socketio.engine.strict import ConnectionHandedOff, HTTPHandler
+from webpy_socketio.engine.takeover import ACCEPT_KEY, MARK, RAW_PATH, TakeOverMark
 from webpy_socketio.engine.tls import TLSStream
 
-__all__ = ["TAKE_OVER", "RequestHandler"]
+__all__ = ["ACCEPT_KEY", "RequestHandler"]
 
 _READ = 1
 
 
-class RequestHandler(StrictHandler):
+class RequestHandler(HTTPHandler):
     """pywsgi's handler, with an engine beside the application."""
 
     #: The session's transport whose POST this is, until it is handled.
@@ -56,7 +56,9 @@ class RequestHandler(StrictHandler):
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
     def body_limit(self, path: str) -> int:
-        return self.config.max_message_size if self._is_ours(path) else super().body_limit(path)
+        return (
+            self.config.max_message_size if self._is_engine_path(path) else super().body_limit(path)
+        )
 
     def explain(self, failure: BadRequest) -> tuple[str, str, bytes]:
         # One of ours that is too long even for HTTP is told so as all the others are.
@@ -65,62 +67,64 @@ class RequestHandler(StrictHandler):
             return QUERY_TOO_LONG.status, QUERY_TOO_LONG.content_type, QUERY_TOO_LONG.body
         return super().explain(failure)
 
-    def announced(self) -> None:
-        if self.command == "POST" and self._is_ours(self.path):
-            self._posted = self.server.engine.arriving(self.path.partition("?")[2])
+    def body_announced(self) -> None:
+        if self.command == "POST" and self._is_engine_path(self.path):
+            self._posted = self.server.engine.begin_post(self.path.partition("?")[2])
 
-    def broken_off(self, reason: str) -> None:
-        self._arrived()
-        self.server.engine.broken_off(self.path.partition("?")[2], reason)
+    def body_aborted(self, reason: str) -> None:
+        self._post_received()
+        self.server.engine.abort_post(self.path.partition("?")[2], reason)
 
     def route(self, head: Head) -> None:
-        """Give the connection to the neighbour that holds the session which the request names.
+        """Give the connection to the peer that holds the session which the request names.
 
         And whatever is no session's, once we are about to end, to a younger one.
         """
-        neighbours: Neighbours = self.server.neighbours
+        peers: PeerWorkers = self.server.peers
         name = None
         # Whatever the path: a WSGI wrapper may change it, and only after the request is routed.
-        if "sid=" in head.target and ("EIO=" in head.target or self._is_ours(head.target)):
+        if "sid=" in head.target and ("EIO=" in head.target or self._is_engine_path(head.target)):
             sid = sid_in(head.target.partition("?")[2])
-            if sid.startswith(neighbours.prefix):
+            if sid.startswith(peers.prefix):
                 return
-            name = neighbours.owner(sid)
+            name = peers.owner(sid)
         if name is not None:
-            if self._give(name, self._head + self.read_ahead()):
-                raise Elsewhere
-        elif self.server.engine.stopping and self._give_to_younger(self._head + self.read_ahead()):
-            raise Elsewhere
+            if self._send_connection(name, self._head + self.read_ahead()):
+                raise ConnectionHandedOff
+        elif self.server.engine.stopping and self._send_to_younger_worker(
+            self._head + self.read_ahead()
+        ):
+            raise ConnectionHandedOff
 
-    def move(self) -> None:
-        self._give_to_younger(self.read_ahead())
+    def hand_off(self) -> None:
+        self._send_to_younger_worker(self.read_ahead())
 
-    def _give_to_younger(self, data: bytes) -> bool:
+    def _send_to_younger_worker(self, data: bytes) -> bool:
         if isinstance(self.socket, SSLSocket):
             return False  # we would have to stay, to pass its bytes on
         until = time.monotonic() + self.server.move_timeout
         while True:
-            if any(self._give(name, data) for name in self.server.neighbours.younger()):
+            if any(self._send_connection(name, data) for name in self.server.peers.younger()):
                 return True
             if time.monotonic() > until:
                 return False
             gevent.sleep(0.02)  # it may be starting still
 
-    def _give(self, name: int, data: bytes) -> bool:
+    def _send_connection(self, name: int, data: bytes) -> bool:
         """Give the connection away; False if nobody took it, and it is to be served here."""
-        neighbours: Neighbours = self.server.neighbours
+        peers: PeerWorkers = self.server.peers
         sock = self.socket
         if isinstance(sock, SSLSocket):
-            with neighbours.relay(name, self.client_address, data) as link:
+            with peers.relay(name, self.client_address, data) as link:
                 if link is None:
                     return False
                 self.server.handling.discard(self)
                 relay(sock, link, self.config.write_timeout)
                 sock.close()
         else:
-            if not neighbours.give(name, sock, self.client_address, data):
+            if not peers.send_connection(name, sock, self.client_address, data):
                 return False
-            forget(self.server.loop, sock.fileno())
+            unregister_fd(self.server.loop, sock.fileno())
             # At once: gevent's own ways to close may wait for the loop's next turn, and until then
             # the client would not hear that its new host closes.
             _socket.socket(fileno=sock.detach()).close()
@@ -148,11 +152,11 @@ class RequestHandler(StrictHandler):
         engine: Engine = self.server.engine
         environ: dict[str, Any] = self.environ
         headers: list[tuple[str, str]] = []
-        if not engine.owns(environ):
+        if not engine.has_session(environ):
             # A new session is the application's to allow; its later requests are not shown to
             # it: they would load and save a web session each, over what pages save meanwhile.
-            mark = Mark(environ)
-            environ[TAKE_OVER] = False
+            mark = TakeOverMark(environ)
+            environ[ACCEPT_KEY] = False
             environ[MARK] = mark
             with engine.answering(), mark:
                 if not self._run_wsgi(mark):
@@ -165,7 +169,7 @@ class RequestHandler(StrictHandler):
         self._check_isolation()
         super().finalize_headers()
 
-    def _run_wsgi(self, mark: Mark) -> bool:
+    def _run_wsgi(self, mark: TakeOverMark) -> bool:
         """Run the application; return True if it completed and left the request to the engine."""
         environ = self.environ
         may_be_ours = "EIO=" in environ["QUERY_STRING"] or environ["PATH_INFO"].endswith(
@@ -181,7 +185,7 @@ class RequestHandler(StrictHandler):
                 # A generator does nothing, and marks nothing, before its first piece is asked for.
                 iterator = iter(result)
                 first = next(iterator, b"")
-                taken = mark.environ is not None or environ.get(TAKE_OVER) is True
+                taken = mark.environ is not None or environ.get(ACCEPT_KEY) is True
                 if taken and self.code == 200:
                     for _ in iterator:  # to its end: processors have work to do there
                         pass
@@ -194,7 +198,7 @@ class RequestHandler(StrictHandler):
             else:
                 self.result = result
             self.process_result()
-            self._tell_if_meant_for_us()
+            self._log_if_misrouted()
             return False
         finally:
             close = getattr(result, "close", None)
@@ -228,11 +232,11 @@ class RequestHandler(StrictHandler):
                 for name, value in self.server.engine.origins.cors(self.environ)
             ]
 
-    def _tell_if_meant_for_us(self) -> None:
+    def _log_if_misrouted(self) -> None:
         environ = self.environ
         path: str = self.server.engine.path
         if path in environ["PATH_INFO"] or "EIO=" in environ["QUERY_STRING"]:
-            self.server.passed_by(environ, self.code)
+            self.server.log_unmatched(environ, self.code)
 
     def _run_engine(
         self, engine: Engine, environ: dict[str, Any], headers: list[tuple[str, str]]
@@ -240,7 +244,7 @@ class RequestHandler(StrictHandler):
         if "websocket" not in environ.get("HTTP_UPGRADE", "").lower():
             with engine.answering():
                 response = engine.respond(environ, self._watch)
-                self._arrived()  # the client may send the next one as soon as it is answered
+                self._post_received()  # the client may send the next one as soon as it is answered
                 self._answer(response, headers)
             return
         upgrade = engine.upgrade(environ, headers)
@@ -249,25 +253,25 @@ class RequestHandler(StrictHandler):
         else:
             self._answer(upgrade, headers)
 
-    def _is_ours(self, target: str) -> bool:
+    def _is_engine_path(self, target: str) -> bool:
         """Whether a request is the engine's, however its path is written."""
         engine: Engine = self.server.engine
         path, _, query = target.partition("?")
         return engine.serves(unquote(path, "latin-1"), query)
 
-    def _arrived(self) -> None:
+    def _post_received(self) -> None:
         posted, self._posted = self._posted, None
         if posted is not None:
             posted.arriving = False
 
     def _answer(self, response: Response, headers: list[tuple[str, str]]) -> None:
         # A client that keeps connections alive would come back to a server that has stopped.
-        stopping = self.server.neighbours is None and self.server.engine.stopping
+        stopping = self.server.peers is None and self.server.engine.stopping
         self.close_connection = self.close_connection or response.close or stopping
         try:
             self.answer(response.status, response.all_headers() + headers, response.body)
         except OSError:  # gone, or not reading: nothing to tell anybody but the session
-            self.server.engine.undelivered(self.environ)
+            self.server.engine.response_failed(self.environ)
             self.close_connection = True
 
     def _hand_over(self, engine: Engine, upgrade: Upgrade) -> None:
@@ -292,7 +296,7 @@ class RequestHandler(StrictHandler):
             # A plain C socket: gevent's would bring its watchers, and a way to wait.
             raw = _socket.socket(fileno=sock.detach())
             raw.setblocking(False)
-            upgrade.start(PlainStream(raw, engine.loop, timeout), first)
+            upgrade.start(TCPStream(raw, engine.loop, timeout), first)
 
     @contextlib.contextmanager
     def _watch(self, hung_up: Callable[[], None]) -> Iterator[None]:

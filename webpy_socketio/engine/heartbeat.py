@@ -7,7 +7,7 @@ who is to be pinged next, and whose pong is awaited.
 from __future__ import annotations
 
 from webpy_socketio.engine.clock import Clock
-from webpy_socketio.engine.deadlines import Deadlines
+from webpy_socketio.engine.deadlines import TimeoutQueue
 from webpy_socketio.engine.packets import PING, Message
 from webpy_socketio.engine.session import Session
 
@@ -23,8 +23,8 @@ class Heartbeat:
         self._clock = clock
         self._interval = interval
         self._timeout = timeout
-        self._resting = Deadlines[Session](clock, interval, self._ping)
-        self._awaited = Deadlines[Session](clock, timeout, self._give_up)
+        self._resting = TimeoutQueue[Session](clock, interval, self._ping)
+        self._awaited = TimeoutQueue[Session](clock, timeout, self._give_up)
         self._since: dict[Session, float] = {}
 
     def add(self, session: Session) -> None:

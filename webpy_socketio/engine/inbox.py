@@ -12,14 +12,14 @@ import gevent
 from greenlet import GreenletExit, getcurrent
 
 from webpy_socketio.engine.session import Session
-from webpy_socketio.engine.workers import Workers
+from webpy_socketio.engine.workers import GreenletPool
 
 __all__ = ["Inbox"]
 
 logger = logging.getLogger(__name__)
 
 #: Jobs of one connection that are done before others have their turn.
-_AT_A_STRETCH = 64
+_BATCH_SIZE = 64
 
 Job = tuple[Callable[..., None], tuple[Any, ...], int]
 
@@ -44,7 +44,7 @@ class Inbox:
         "handling",
     )
 
-    def __init__(self, session: Session, workers: Workers, limit: int, max_size: int) -> None:
+    def __init__(self, session: Session, workers: GreenletPool, limit: int, max_size: int) -> None:
         self._session = session
         self._workers = workers
         self._limit = limit
@@ -102,7 +102,7 @@ class Inbox:
                 self._session.resume()
             done += 1
             try:
-                if not done % _AT_A_STRETCH:
+                if not done % _BATCH_SIZE:
                     gevent.sleep(0)
                 function(*args)
             except BaseException:  # whatever a handler did: the next job is to run

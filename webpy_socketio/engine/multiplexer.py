@@ -8,9 +8,9 @@ from webpy_socketio.engine import json
 from webpy_socketio.engine.clock import Clock, current_clock
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.connection import Application, Connection
-from webpy_socketio.engine.deadlines import Deadlines
+from webpy_socketio.engine.deadlines import TimeoutQueue
 from webpy_socketio.engine.inbox import Inbox
-from webpy_socketio.engine.notices import Notices, quoted
+from webpy_socketio.engine.notices import ThrottledLog, safe_repr
 from webpy_socketio.engine.session import Session
 from webpy_socketio.engine.socketio_packets import (
     ACK,
@@ -20,7 +20,7 @@ from webpy_socketio.engine.socketio_packets import (
     Decoder,
     encode_connect_error,
 )
-from webpy_socketio.engine.workers import Workers
+from webpy_socketio.engine.workers import GreenletPool
 from webpy_socketio.exceptions import ProtocolError
 
 __all__ = ["Multiplexer", "SocketIO"]
@@ -56,11 +56,11 @@ class SocketIO:
         }
         self.clock = current_clock()
         #: What is told of clients that are set up wrongly.
-        self.notices = Notices(self.clock)
+        self.notices = ThrottledLog(self.clock)
         #: The greenlets that handlers run in.
-        self.workers = Workers()
-        self._unconnected = Deadlines[Session](self.clock, self.config.connect_timeout, _give_up)
-        self._incomplete = Deadlines[Session](
+        self.workers = GreenletPool()
+        self._unconnected = TimeoutQueue[Session](self.clock, self.config.connect_timeout, _give_up)
+        self._incomplete = TimeoutQueue[Session](
             self.clock,
             self.config.ping_interval + self.config.ping_timeout,
             self._give_up_waiting,
@@ -85,7 +85,7 @@ class SocketIO:
         elif session not in self._unconnected:  # to be refused again and again buys no time
             self._unconnected.add(session)
 
-    def announced(self, session: Session) -> None:
+    def attachments_announced(self, session: Session) -> None:
         """Attachments are to follow: soon, or what came so far would be kept for ever."""
         self._incomplete.add(session)
 
@@ -95,7 +95,7 @@ class SocketIO:
         else:
             session.reject(note="attachments never came")
 
-    def completed(self, session: Session) -> None:
+    def attachments_completed(self, session: Session) -> None:
         """The attachments came."""
         self._incomplete.discard(session)
 
@@ -153,7 +153,7 @@ class Multiplexer:
             self._receive(data)
         except ProtocolError as error:
             if isinstance(data, bytes) and not self._connections:
-                self._socketio.notices.seldom(
+                self._socketio.notices.throttled(
                     "parser",
                     "rejected a client whose first packet is binary: its packets are encoded by another "
                     "parser, such as MessagePack in socket.io.msgpack.min.js. Load socket.io.min.js",
@@ -167,10 +167,10 @@ class Multiplexer:
         if packet is None:
             if not self._connections:
                 raise ProtocolError("a binary packet before CONNECT")
-            self._socketio.announced(self.session)
+            self._socketio.attachments_announced(self.session)
             return
         if isinstance(data, bytes):
-            self._socketio.completed(self.session)
+            self._socketio.attachments_completed(self.session)
         connection = self._connections.get(packet.namespace)
         if (connection is None or packet.type != EVENT) and not self.session.count():
             return
@@ -209,7 +209,7 @@ class Multiplexer:
             self._socketio.notices.once(
                 "namespace",
                 namespace,
-                f"a client asked for the namespace {quoted(namespace)}, and SOCKETIO_NAMESPACES has only "
+                f"a client asked for the namespace {safe_repr(namespace)}, and SOCKETIO_NAMESPACES has only "
                 f"{list(self._socketio.config.namespaces)}: add it there, or correct the client: "
                 'io("/name") names a namespace, io({path: "/name"}) the path of the server\'s resource',
             )

@@ -31,19 +31,19 @@ from gevent.server import StreamServer
 
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.forking import close_in_child
-from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.notices import ThrottledLog
 from webpy_socketio.engine.runtime_folder import RuntimeFolder
 
-__all__ = ["Neighbours", "Visit", "forget"]
+__all__ = ["HandedConnection", "PeerWorkers", "unregister_fd"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a neighbour has to take a connection. One that is merely busy takes it in time; one
+#: Seconds that a peer has to take a connection. One that is merely busy takes it in time; one
 #: that is dead or stands still is not waited for any longer, and its client begins anew.
-PATIENCE = 5.0
+TIMEOUT = 5.0
 
-#: Connections that are on their way to one neighbour at once; the next ones wait for their turn.
-_AT_ONCE = 64
+#: Connections that are on their way to one peer at once; the next ones wait for their turn.
+_MAX_CONCURRENT = 64
 
 #: Bytes of what is said about a connection, and of what was read of it: a head, and a buffer full.
 _MAX_ABOUT = 1024
@@ -61,10 +61,10 @@ _TAKEN = b"\x01"
 _SETTLED = 2.0
 
 
-class Visit(NamedTuple):
-    """A connection that a neighbour accepted."""
+class HandedConnection(NamedTuple):
+    """A connection that a peer accepted."""
 
-    #: gevent's socket: the client's own, or one on which a neighbour passes its bytes on.
+    #: gevent's socket: the client's own, or one on which a peer passes its bytes on.
     sock: Any
     #: The client's address, as ``accept`` told it.
     address: Any
@@ -72,7 +72,7 @@ class Visit(NamedTuple):
     data: bytes
 
 
-class Neighbours:
+class PeerWorkers:
     """This worker among the others that listen on the same address.
 
     `folder` is theirs alone: it has to belong to this user, and nobody else may enter it. `name` is
@@ -80,19 +80,19 @@ class Neighbours:
     part of the session ids, which are not easier to guess for that.
     """
 
-    def __init__(self, folder: str | Path, name: int, patience: float = PATIENCE) -> None:
+    def __init__(self, folder: str | Path, name: int, timeout: float = TIMEOUT) -> None:
         self._folder = RuntimeFolder(folder)
         self.folder = self._folder.path
         self.name = name
-        self.patience = patience
+        self.patience = timeout
         #: What the ids of our own sessions begin with.
         self.prefix = f"{name}."
-        self._doors: dict[int, BoundedSemaphore] = {}
-        self._notices = Notices(current_clock())
+        self._semaphores: dict[int, BoundedSemaphore] = {}
+        self._notices = ThrottledLog(current_clock())
         self._server: StreamServer | None = None
         #: Returns whether the worker of that name serves, as far as it is known.
         self.is_alive: Callable[[int], bool] = lambda name: False
-        self._take: Callable[[Visit], None] | None = None
+        self._take: Callable[[HandedConnection], None] | None = None
         self._bound: os.stat_result | None = None
         self._is_failing = False
 
@@ -114,7 +114,7 @@ class Neighbours:
 
     # -- taking
 
-    def start(self, take: Callable[[Visit], None]) -> None:
+    def start(self, take: Callable[[HandedConnection], None]) -> None:
         """Take what others give: `take` serves the connection, in a greenlet of its own."""
         self._take = take
         self._listen()
@@ -148,13 +148,13 @@ class Neighbours:
         self._take = None
         if self._server is not None:
             if self._is_bound():
-                self._place(self.name).unlink(missing_ok=True)
+                self._path(self.name).unlink(missing_ok=True)
             self._server.close()
             self._server = None
         self._folder.close()
 
     def _listen(self) -> None:
-        place = self._place(self.name)
+        place = self._path(self.name)
         take = self._take
         assert take is not None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -177,12 +177,12 @@ class Neighbours:
 
     def _is_bound(self) -> bool:
         try:
-            found = self._place(self.name).lstat()
+            found = self._path(self.name).lstat()
         except FileNotFoundError:
             return False
         return self._bound is not None and os.path.samestat(found, self._bound)
 
-    def _receive(self, link: Any, take: Callable[[Visit], None]) -> None:
+    def _receive(self, link: Any, take: Callable[[HandedConnection], None]) -> None:
         visit = None
         try:
             if not _is_ours(link):
@@ -196,7 +196,7 @@ class Neighbours:
             if visit.sock is not link:
                 link.close()
         except (OSError, ValueError) as error:
-            self._notices.seldom(
+            self._notices.throttled(
                 "visit", f"nothing came of a visit: {error}", logging.DEBUG, logger
             )
             if visit is not None:
@@ -209,17 +209,17 @@ class Neighbours:
 
     # -- giving
 
-    def give(self, name: int, sock: Any, address: Any, data: bytes) -> bool:
+    def send_connection(self, name: int, sock: Any, address: Any, data: bytes) -> bool:
         """Give a plain connection away; False if nobody took it: then it is ours still.
 
-        Waits, `patience` at most. When it was taken, the caller closes its own copy (`forget`).
+        Waits, `timeout` at most. When it was taken, the caller closes its own copy (`forget`).
         """
         with self._offer(name, address, data, sock) as link:
             return link is not None
 
     @contextlib.contextmanager
     def relay(self, name: int, address: Any, data: bytes) -> Iterator[Any]:
-        """A socket on which a neighbour expects the rest of a connection; None if it does not."""
+        """A socket on which a peer expects the rest of a connection; None if it does not."""
         with self._offer(name, address, data, None) as link:
             yield link
 
@@ -230,7 +230,7 @@ class Neighbours:
         message = header + about + data
         rights = [] if sock is None else [_rights(sock)]
         # Names are the client's to choose: what is kept for one is not kept beyond its use.
-        door = self._doors.setdefault(name, BoundedSemaphore(_AT_ONCE))
+        door = self._semaphores.setdefault(name, BoundedSemaphore(_MAX_CONCURRENT))
         link = None
         taken = False
         try:
@@ -248,10 +248,10 @@ class Neighbours:
                         taken = link.recv(1) == _TAKEN
             except OSError as error:
                 text = f"worker {name} did not take a connection: {error}"
-                self._notices.seldom("not taken", text, logging.DEBUG, logger)
+                self._notices.throttled("not taken", text, logging.DEBUG, logger)
             finally:
-                if door.counter == _AT_ONCE:
-                    self._doors.pop(name, None)
+                if door.counter == _MAX_CONCURRENT:
+                    self._semaphores.pop(name, None)
                 if link is not None:
                     taken = taken or _take_back(link)
             yield link if taken else None
@@ -260,7 +260,7 @@ class Neighbours:
                 link.close()
 
     def _connect(self, name: int) -> Any:
-        place = self._place(name)
+        place = self._path(name)
         # Not gevent's way: to wait until a socket that is not connected can be written to is not
         # to wait at all.
         sock = _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -290,11 +290,11 @@ class Neighbours:
             if time.time() - place.lstat().st_mtime > _SETTLED:
                 place.unlink()
 
-    def _place(self, name: int) -> Path:
+    def _path(self, name: int) -> Path:
         return self.folder / str(name)
 
 
-def forget(loop: Any, descriptor: int) -> None:
+def unregister_fd(loop: Any, descriptor: int) -> None:
     """Have the loop let go of a descriptor that stays open in another process.
 
     libev leaves that to ``close``, which forgets a descriptor only when it was the last one for its
@@ -337,7 +337,7 @@ def _is_ours(link: Any) -> bool:
     return bool(struct.unpack("3i", found)[1] == os.geteuid())
 
 
-def _read(link: Any) -> Visit | None:
+def _read(link: Any) -> HandedConnection | None:
     """Read what is given; raises `ValueError` if it is none of ours."""
     flags = getattr(stdlib_socket, "MSG_CMSG_CLOEXEC", 0)
     room = stdlib_socket.CMSG_SPACE(struct.calcsize("i"))
@@ -366,7 +366,7 @@ def _read(link: Any) -> Visit | None:
         raise
     if isinstance(address, list):
         address = tuple(address)
-    return Visit(link if sock is None else sock, address, data)
+    return HandedConnection(link if sock is None else sock, address, data)
 
 
 def _adopt(descriptor: int) -> Any:

@@ -11,12 +11,12 @@ from collections import Counter
 
 from webpy_socketio.engine.clock import Clock
 
-__all__ = ["Notices", "quoted"]
+__all__ = ["ThrottledLog", "safe_repr"]
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two notices of one kind.
-_PAUSE = 60.0
+_INTERVAL = 60.0
 
 #: Kinds that are counted apart; all further ones are one kind. An error's text may be a kind.
 _MAX_KINDS = 200
@@ -28,7 +28,7 @@ _MAX_NAMES = 20
 _MAX_SHOWN = 100
 
 
-class Notices:
+class ThrottledLog:
     """The notices of one server."""
 
     __slots__ = ("_clock", "_due", "_names", "_untold")
@@ -39,7 +39,7 @@ class Notices:
         self._untold: Counter[str] = Counter()
         self._names: Counter[str] = Counter()
 
-    def seldom(
+    def throttled(
         self,
         kind: str | BaseException,
         text: str,
@@ -67,7 +67,7 @@ class Notices:
         if now < self._due.get(kind, now):
             self._untold[kind] += 1
             return
-        self._due[kind] = now + _PAUSE
+        self._due[kind] = now + _INTERVAL
         untold = self._untold.pop(kind, 0)
         more = f" (and {untold} more of this kind since the last time)" if untold else ""
         log.log(level, "%s%s", text, more, exc_info=exc_info)
@@ -82,6 +82,6 @@ class Notices:
         logger.log(level, "%s", text)
 
 
-def quoted(text: str) -> str:
+def safe_repr(text: str) -> str:
     """A client's text as a message may show it: in one line, in ASCII, not too long."""
     return ascii(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "...")

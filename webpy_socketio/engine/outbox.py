@@ -15,7 +15,7 @@ class Writer(Protocol):
     """A transport, as an outbox sees it."""
 
     @property
-    def direct(self) -> Callable[[bytes], int] | None:
+    def try_send(self) -> Callable[[bytes], int] | None:
         """Hands frames to the kernel, as long as nothing is unsent; None if it cannot."""
 
     def flush(self) -> None:
@@ -43,10 +43,10 @@ class Outbox:
         "_size",
         "_transport",
         "closed",
-        "direct",
         "flusher",
-        "holds",
         "overflow",
+        "pending",
+        "try_send",
         "unsent",
     )
 
@@ -65,24 +65,24 @@ class Outbox:
         self._transport: Writer | None = None
         #: Hands WebSocket frames to the kernel, and returns how many bytes it took: a shortcut for
         #: when nothing is `unsent`. None where there is none.
-        self.direct: Callable[[bytes], int] | None = None
+        self.try_send: Callable[[bytes], int] | None = None
         #: Bytes that were taken and are still to be written, as the transport told it last.
         self.unsent = 0
         #: The messages that wait, but for those that the flusher keeps; for the flusher only.
-        self.holds: list[Message] = []
+        self.pending: list[Message] = []
         self._size = 0
         self._count = 0
         #: Whether nothing more is taken.
         self.closed = False
 
     def __bool__(self) -> bool:
-        self.flusher.spill()
-        return bool(self.holds)
+        self.flusher.distribute()
+        return bool(self.pending)
 
     @property
     def size(self) -> int:
         """Bytes that the kernel has not taken yet."""
-        self.flusher.spill()
+        self.flusher.distribute()
         return self._size + self.unsent
 
     def push(self, message: Message) -> None:
@@ -90,15 +90,15 @@ class Outbox:
         # Every message comes through here: `Flusher.add` is written out, and `spill` asked for only
         # where it has something to do.
         flusher = self.flusher
-        if flusher.whole:
-            flusher.spill()
+        if flusher.pending_broadcasts:
+            flusher.distribute()
         if self.closed:
             return
-        pending = self.holds
+        pending = self.pending
         if not pending:
             dirty = flusher.dirty
             if not dirty:
-                flusher.wake()
+                flusher.schedule_flush()
             dirty.append(self)
         pending.append(message)
         self._size = size = self._size + message.size
@@ -110,12 +110,12 @@ class Outbox:
         """Write what waits, as far as there is room."""
         if self._transport is None:
             return
-        if self.direct is None or self.unsent:
+        if self.try_send is None or self.unsent:
             self._transport.flush()
             return
-        pending = self.holds
+        pending = self.pending
         if pending:
-            self.holds = []
+            self.pending = []
             self._size = self._count = 0
             rest = self.hand_over(
                 pending[0].frames
@@ -127,32 +127,32 @@ class Outbox:
 
     def hand_over(self, frames: bytes) -> bytes:
         """Give frames to the kernel by `direct`; returns what it did not take."""
-        assert self.direct is not None
+        assert self.try_send is not None
         try:
-            return frames[self.direct(frames) :]
+            return frames[self.try_send(frames) :]
         except OSError:  # no room, or no connection any more; the transport will find out
             return frames
 
     def put_back(self, rest: bytes) -> None:
         """Leave to the transport what the kernel did not take."""
         assert self._transport is not None
-        self.holds.append(Message.rest(rest))
+        self.pending.append(Message.rest(rest))
         self._transport.flush()
         if self.unsent > self._max_bytes:
             self._check_bounds()
 
     def take(self) -> list[Message]:
         """Remove and return everything that waits."""
-        self.flusher.spill()
-        pending = self.holds
-        self.holds = []
+        self.flusher.distribute()
+        pending = self.pending
+        self.pending = []
         self._size = self._count = 0
         return pending
 
     def use(self, transport: Writer) -> None:
         """Let `transport` write from now on."""
         self._transport = transport
-        self.direct = transport.direct
+        self.try_send = transport.try_send
         self.unsent = transport.unsent()
         if self:
             self.flusher.add(self)
@@ -164,7 +164,7 @@ class Outbox:
 
     def seal(self) -> None:
         """Take nothing more; what waits may still be flushed."""
-        self.flusher.spill()
+        self.flusher.distribute()
         self.closed = True
 
     def _check_bounds(self) -> None:
@@ -172,4 +172,4 @@ class Outbox:
             self.unsent = self._transport.unsent()  # some of it may have left since
         if self.size > self._max_bytes or self._count > self._max_packets:
             self.close()
-            self.flusher.later(self.overflow)
+            self.flusher.call_after_flush(self.overflow)

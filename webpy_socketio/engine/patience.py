@@ -9,13 +9,13 @@ import gevent
 
 from webpy_socketio.engine.http import BadRequest
 
-__all__ = ["Patience"]
+__all__ = ["BodyTimeout"]
 
 #: Bytes that extend the deadline of a body by one second.
 _LEAST_RATE = 1000.0
 
 
-class Patience:
+class BodyTimeout:
     """The deadline of a body: `seconds` after its start, extended by each piece that arrives.
 
     The deadline is never more than `seconds` ahead, so a fast start earns no time for a slow end. A

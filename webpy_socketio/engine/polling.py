@@ -27,7 +27,7 @@ Watch = Callable[[Callable[[], None]], AbstractContextManager[None]]
 _SILENT = frozenset(("transport error", "ping timeout", "slow reader", "parse error"))
 
 #: Packets of one body that are handled before others have their turn.
-_AT_A_STRETCH = 128
+_BATCH_SIZE = 128
 
 
 class Polling:
@@ -47,7 +47,7 @@ class Polling:
     name = "polling"
 
     #: A client waits for an answer, or will ask: there is nothing to write to before.
-    direct = None
+    try_send = None
 
     def __init__(self, session: Session) -> None:
         #: Whether a POST is on its way: its head is there, its body perhaps not yet.
@@ -159,7 +159,7 @@ class Polling:
         self._receiving = True
         try:
             for number, (kind, data) in enumerate(decode_payload(body), 1):
-                if not number % _AT_A_STRETCH:
+                if not number % _BATCH_SIZE:
                     gevent.sleep(0)
                 while self._may_read is not None:  # the handlers are behind: hold the answer back
                     self._may_read.wait()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from webpy_socketio.engine.hosts import parse_host
-from webpy_socketio.engine.notices import quoted
+from webpy_socketio.engine.notices import safe_repr
 from webpy_socketio.engine.origins import Origin, Origins, parse_origin
 from webpy_socketio.engine.proxies import PEER_KEY, UNIX, TrustedProxies
 
@@ -27,7 +27,7 @@ def explain_origin(environ: dict[str, Any], origins: Origins, proxies: TrustedPr
     peer = str(environ.get(PEER_KEY, ""))
     source = _source(environ, peer, proxies)
     remedy = _remedy(environ, text, own, peer, proxies)
-    return f"rejected Origin {quoted(text)} (expected {shown}; {source}): {remedy}"
+    return f"rejected Origin {safe_repr(text)} (expected {shown}; {source}): {remedy}"
 
 
 def _source(environ: dict[str, Any], peer: str, proxies: TrustedProxies) -> str:
@@ -39,7 +39,7 @@ def _source(environ: dict[str, Any], peer: str, proxies: TrustedProxies) -> str:
     sources = list(proxies.describe(peer, {**environ, "HTTP_HOST": name}).sources)
     if not any(source.startswith(("X-Forwarded-Host:", "Forwarded: host")) for source in sources):
         sources.append(f"Host: {text}")
-    shown = ", ".join(quoted(source)[1:-1] for source in sources)
+    shown = ", ".join(safe_repr(source)[1:-1] for source in sources)
     return f"from {shown}" + (f" of trusted proxy {peer}" if proxies.trusts(peer) else "")
 
 
@@ -95,10 +95,10 @@ def _forwarded_origin(environ: dict[str, Any], peer: str) -> Origin | None:
 
 
 def _safe(origin: Origin) -> str:
-    return quoted(str(origin))[1:-1]  # it may be a client's
+    return safe_repr(str(origin))[1:-1]  # it may be a client's
 
 
 def explain_host(host: str, peer: str) -> str:
     """Return why a request with this ``Host`` is rejected, and how to allow it."""
     where = "over a Unix socket" if peer == UNIX else f"from {peer}"
-    return f"rejected Host {quoted(host)} of a request {where}: add it to SOCKETIO_ALLOWED_HOSTS to allow it"
+    return f"rejected Host {safe_repr(host)} of a request {where}: add it to SOCKETIO_ALLOWED_HOSTS to allow it"

@@ -1,4 +1,4 @@
-"""Bytes passed on between a connection that is ours and a neighbour who answers on it."""
+"""Bytes passed on between a connection that is ours and a peer who answers on it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["relay"]
 _CHUNK = 65_536
 
 
-def relay(client: Any, neighbour: Any, write_timeout: float) -> None:
-    """Pass bytes on in both directions, until the neighbour ends it or either side is gone.
+def relay(client: Any, peer: Any, write_timeout: float) -> None:
+    """Pass bytes on in both directions, until the peer ends it or either side is gone.
 
     A side that makes no progress in reading for `write_timeout` seconds is gone (see `Progress`). All
-    other deadlines are the neighbour's, who has the session.
+    other deadlines are the peer's, who has the session.
     """
     client.settimeout(None)
-    inbound = gevent.spawn(_bring_in, client, neighbour, write_timeout)
+    inbound = gevent.spawn(_bring_in, client, peer, write_timeout)
     try:
-        _pass_on(neighbour, client, write_timeout)
+        _pass_on(peer, client, write_timeout)
     finally:
         inbound.kill()
     # Let the client read to the end what came last (see `TLSStream`).
@@ -34,10 +34,10 @@ def relay(client: Any, neighbour: Any, write_timeout: float) -> None:
             pass
 
 
-def _bring_in(client: Any, neighbour: Any, write_timeout: float) -> None:
-    _pass_on(client, neighbour, write_timeout)
+def _bring_in(client: Any, peer: Any, write_timeout: float) -> None:
+    _pass_on(client, peer, write_timeout)
     with contextlib.suppress(OSError):
-        neighbour.shutdown(stdlib_socket.SHUT_WR)
+        peer.shutdown(stdlib_socket.SHUT_WR)
 
 
 def _pass_on(source: Any, target: Any, write_timeout: float) -> None:

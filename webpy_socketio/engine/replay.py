@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
-__all__ = ["replay"]
+__all__ = ["prefixed_reader"]
 
 
-class _Replay(io.RawIOBase):
+class _PrefixedReader(io.RawIOBase):
     """First what was read already, then what the connection brings."""
 
     def __init__(self, data: bytes, rest: Any) -> None:
@@ -33,6 +33,6 @@ class _Replay(io.RawIOBase):
         super().close()
 
 
-def replay(sock: Any, data: bytes) -> io.BufferedReader:
+def prefixed_reader(sock: Any, data: bytes) -> io.BufferedReader:
     """A buffered file of `sock`, with `data` in front."""
-    return io.BufferedReader(_Replay(data, sock.makefile("rb", 0)))
+    return io.BufferedReader(_PrefixedReader(data, sock.makefile("rb", 0)))

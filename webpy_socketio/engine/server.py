@@ -13,13 +13,13 @@ import gevent.ssl
 from webpy_socketio.engine import forking
 from webpy_socketio.engine.engine import Engine
 from webpy_socketio.engine.handler import RequestHandler
-from webpy_socketio.engine.neighbours import Neighbours, Visit, forget
+from webpy_socketio.engine.neighbours import HandedConnection, PeerWorkers, unregister_fd
 from webpy_socketio.engine.proxies import peer_of
-from webpy_socketio.engine.replay import replay
-from webpy_socketio.engine.shares import SILENCE, Shares
-from webpy_socketio.engine.strict import Moving
-from webpy_socketio.engine.strict_server import StrictServer
-from webpy_socketio.engine.takeover import TAKE_OVER
+from webpy_socketio.engine.replay import prefixed_reader
+from webpy_socketio.engine.shares import READ_TIMEOUT, LoadTable
+from webpy_socketio.engine.strict import HandOffRequested
+from webpy_socketio.engine.strict_server import BaseServer
+from webpy_socketio.engine.takeover import ACCEPT_KEY
 
 __all__ = ["EngineServer", "take_over_all"]
 
@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which a worker with more than its part leaves who waits to the others. If nobody takes it
 #: meanwhile, it does; so it is the longest time that this costs a client.
-_COURTESY = 0.001
+_YIELD_DELAY = 0.001
 
 #: Connections that it accepts then without asking again: the others have no time.
-_UNASKED = 4
+_ACCEPT_BURST = 4
 
 
 def take_over_all(path: str) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
@@ -40,7 +40,7 @@ def take_over_all(path: str) -> Callable[[dict[str, Any], StartResponse], Iterab
 
     def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == path:
-            environ[TAKE_OVER] = True
+            environ[ACCEPT_KEY] = True
             start_response("200 OK", [])
             return []
         start_response("404 Not Found", [("Content-Type", "text/plain")])
@@ -49,13 +49,13 @@ def take_over_all(path: str) -> Callable[[dict[str, Any], StartResponse], Iterab
     return application
 
 
-class EngineServer(StrictServer):
+class EngineServer(BaseServer):
     """Serves an `Engine`, and beside it `application` if one is given.
 
     An application that is given decides which sessions may begin: it sets
     ``environ["webpy_socketio.take_over"]`` to True. Further keywords are pywsgi's.
 
-    With `neighbours` it is one of several workers that share a listening socket; its engine's
+    With `peers` it is one of several workers that share a listening socket; its engine's
     ``session_prefix`` has to be theirs.
     """
 
@@ -65,7 +65,7 @@ class EngineServer(StrictServer):
     #: again after a second or more; gevent's 128 are not enough when all clients come back at once.
     backlog = 2048
 
-    #: Seconds for which one that stops waits for a younger neighbour to give its connections to.
+    #: Seconds for which one that stops waits for a younger peer to give its connections to.
     move_timeout = 0.5
 
     def __init__(
@@ -73,22 +73,22 @@ class EngineServer(StrictServer):
         listener: Any,
         engine: Engine,
         application: Any = None,
-        neighbours: Neighbours | None = None,
+        peers: PeerWorkers | None = None,
         **pywsgi: Any,
     ) -> None:
         self.engine = engine
-        self.neighbours = neighbours
+        self.peers = peers
         #: Handlers that wait for a request, and their greenlets; None where nobody asks.
         self.resting: dict[RequestHandler, Any] | None = None
         #: Handlers that have a connection, those that wait among them; where somebody asks.
         self.handling: set[RequestHandler] = set()
-        self._shares: Shares | None = None
+        self._load_table: LoadTable | None = None
         self._is_watched = False
         #: Connections that we accept whatever the others have.
-        self._unasked = 0
-        if neighbours is not None:
-            if engine.config.session_prefix != neighbours.prefix:
-                raise ValueError("the engine's session_prefix has to be that of its neighbours")
+        self._accepted_in_burst = 0
+        if peers is not None:
+            if engine.config.session_prefix != peers.prefix:
+                raise ValueError("the engine's session_prefix has to be that of its peers")
             self.resting = {}
             # pywsgi then accepts one connection a turn, so that they are spread over the workers.
             pywsgi["environ"] = {**pywsgi.get("environ", {}), "wsgi.multiprocess": True}
@@ -97,19 +97,17 @@ class EngineServer(StrictServer):
         application = application or take_over_all(engine.path)
         super().__init__(listener, application, engine.config, engine.notices, **pywsgi)
 
-    def passed_by(self, environ: dict[str, Any], code: int) -> None:
+    def log_unmatched(self, environ: dict[str, Any], code: int) -> None:
         """The application answered a request with `code` that may have been meant for the engine."""
 
     def start(self) -> None:
-        if self.neighbours is not None and not self.started:
-            self.neighbours.start(self.serve)  # before there is a session that they may ask for
+        if self.peers is not None and not self.started:
+            self.peers.start(self.serve)  # before there is a session that they may ask for
             self.init_socket()
-            self._shares = Shares(
-                self.neighbours.folder, self.neighbours.name, self.socket.fileno()
-            )
-            self.neighbours.is_alive = self._shares.is_alive
-            self._telling = self.loop.timer(0.0, SILENCE / 5, ref=False)
-            self._telling.start(self._tell)
+            self._load_table = LoadTable(self.peers.folder, self.peers.name, self.socket.fileno())
+            self.peers.is_alive = self._load_table.is_alive
+            self._telling = self.loop.timer(0.0, READ_TIMEOUT / 5, ref=False)
+            self._telling.start(self._publish_load)
         super().start()
         if not self._is_watched:
             self._is_watched = True
@@ -119,32 +117,32 @@ class EngineServer(StrictServer):
     def _load(self) -> int:
         return len(self.engine.sessions) + len(self.handling)
 
-    def _tell(self) -> None:
-        if self._shares is not None:
-            self._shares.tell(self._load)
-            self._shares.ensure()
-        if self.neighbours is not None:
-            self.neighbours.ensure()
+    def _publish_load(self) -> None:
+        if self._load_table is not None:
+            self._load_table.publish(self._load)
+            self._load_table.ensure()
+        if self.peers is not None:
+            self.peers.ensure()
 
     def close(self) -> None:
         """Accept nothing more; what was accepted is served."""
-        if self.neighbours is not None and hasattr(self, "socket"):
-            forget(self.loop, self.socket.fileno())  # the other workers listen on it still
-        if self._shares is not None:
+        if self.peers is not None and hasattr(self, "socket"):
+            unregister_fd(self.loop, self.socket.fileno())  # the other workers listen on it still
+        if self._load_table is not None:
             self._telling.stop()
             self._telling.close()
-            self._shares.leave()
-            self._shares = None
+            self._load_table.leave()
+            self._load_table = None
         super().close()
 
     def handle(self, sock: Any, address: Any) -> None:
-        if self.neighbours is None:
+        if self.peers is None:
             super().handle(sock, address)
         else:
             self._handle_counted(self.handler_class(sock, address, self))
 
-    def serve(self, visit: Visit) -> None:
-        """Serve a connection that a neighbour accepted."""
+    def serve(self, visit: HandedConnection) -> None:
+        """Serve a connection that a peer accepted."""
         sock, peer = visit.sock, peer_of(visit.address)
         if not self.engine.config.proxies.trusts(peer):
             if not self._addresses.has_room(peer):
@@ -152,7 +150,7 @@ class EngineServer(StrictServer):
                 return
             self._addresses.add(sock, peer)
         try:
-            rfile = replay(sock, visit.data)
+            rfile = prefixed_reader(sock, visit.data)
             self._handle_counted(self.handler_class(sock, visit.address, self, rfile))
         finally:
             self._addresses.remove(sock)
@@ -164,47 +162,47 @@ class EngineServer(StrictServer):
         finally:
             self.handling.discard(handler)
 
-    def leave_neighbours(self, timeout: float) -> None:
+    def leave_peers(self, timeout: float) -> None:
         """Take nothing more from them, and give them the connections that were accepted.
 
         Those that rest go at once, the others when what they do is done, within `timeout` seconds.
         """
-        if self.neighbours is None or self.resting is None:
+        if self.peers is None or self.resting is None:
             return
-        self.neighbours.stop()
+        self.peers.stop()
         until = time.monotonic() + max(timeout, self.move_timeout + 1.0)
         gevent.sleep(0)  # what was accepted a moment ago has its handler now
         while self.handling and time.monotonic() < until:
             for handler in list(self.resting):
-                self.loop.run_callback(self._move, handler)
+                self.loop.run_callback(self._hand_off, handler)
             gevent.sleep(0.01)
 
-    def _move(self, handler: RequestHandler) -> None:
+    def _hand_off(self, handler: RequestHandler) -> None:
         assert self.resting is not None
         if handler in self.resting:  # and has not heard of a request meanwhile
-            self.resting[handler].throw(Moving())
+            self.resting[handler].throw(HandOffRequested())
 
     def do_read(self) -> Any:
         """Accept a connection, or wait a little.
 
         A worker with more than its share waits, so that another worker accepts the connection.
         """
-        if self._shares is not None:
+        if self._load_table is not None:
             load = self._load + 1
-            if self._unasked:
-                self._unasked -= 1
-            elif self._shares.has_more(load):
-                self._pause(_COURTESY, self._take_what_is_left)
+            if self._accepted_in_burst:
+                self._accepted_in_burst -= 1
+            elif self._load_table.is_overloaded(load):
+                self._pause(_YIELD_DELAY, self._accept_remaining)
                 return None
-            self._shares.update(load)
+            self._load_table.update(load)
         accepted = super().do_read()
         if accepted is None:  # another one was faster, and has time
-            self._unasked = 0
+            self._accepted_in_burst = 0
         return accepted
 
-    def _take_what_is_left(self) -> None:
+    def _accept_remaining(self) -> None:
         self._start_accepting_if_started()
-        self._unasked = _UNASKED
+        self._accepted_in_burst = _ACCEPT_BURST
         self._do_read()
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
@@ -213,7 +211,7 @@ class EngineServer(StrictServer):
                 sock = self.wrap_socket(client_socket, **self.ssl_args)
         except OSError as error:  # most often somebody who does not speak TLS, or not ours
             text = f"a TLS handshake failed: {error}"
-            self.engine.notices.seldom("TLS handshake", text, logging.DEBUG, logger)
+            self.engine.notices.throttled("TLS handshake", text, logging.DEBUG, logger)
             client_socket.close()
             return
         try:
@@ -227,7 +225,7 @@ class EngineServer(StrictServer):
         self.engine.close()
         until = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
         self.engine.wait_answered(until - time.monotonic())
-        self.leave_neighbours(until - time.monotonic())
+        self.leave_peers(until - time.monotonic())
         self.dispose()
 
     def dispose(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
-from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.notices import ThrottledLog
 from webpy_socketio.engine.outbox import Outbox, Writer
 from webpy_socketio.engine.packets import CLOSE, MESSAGE, PONG, Message
 from webpy_socketio.exceptions import ProtocolError
@@ -59,7 +59,7 @@ class SessionHost(Protocol):
 
     flusher: Flusher
     clock: Clock
-    notices: Notices
+    notices: ThrottledLog
 
     def pong(self, session: Session) -> None:
         """The client is alive."""
@@ -67,7 +67,7 @@ class SessionHost(Protocol):
     def count(self, session: Session) -> None:
         """A packet that carries no event came; the session may be closed for it."""
 
-    def left(self, session: Session) -> None:
+    def session_closed(self, session: Session) -> None:
         """The session is over."""
 
 
@@ -169,7 +169,7 @@ class Session:
             else:
                 raise ProtocolError("a packet that only the server sends, or out of place")
         except ProtocolError as error:
-            self._host.notices.seldom(error, f"closing a session: {error}", logging.INFO, logger)
+            self._host.notices.throttled(error, f"closing a session: {error}", logging.INFO, logger)
             self.reject(code=error.close_code)
             raise
         except Exception:
@@ -187,7 +187,7 @@ class Session:
             return
         self.reason = reason
         self.outbox.seal()
-        self._host.left(self)
+        self._host.session_closed(self)
         if self.transport is not None:
             self.transport.close(code, note)
         if self.upgrading is not None:

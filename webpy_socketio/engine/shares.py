@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["SILENCE", "Shares"]
+__all__ = ["READ_TIMEOUT", "LoadTable"]
 
 #: A worker's place: its name, what it has, when it said so, and the listening socket's number.
 _PLACE = struct.Struct("!IIdQ")
@@ -25,17 +25,17 @@ _PLACE = struct.Struct("!IIdQ")
 _PLACES = 128
 
 #: Seconds after which one that said nothing is dead, or stands still: it is not waited for.
-SILENCE = 2.5
+READ_TIMEOUT = 2.5
 
 #: Who has so much more than the average has more than its part. So little is left alone as nobody
 #: would feel it, and where connections come and go, those who wait would be others each moment.
 _MORE, _MARGIN = 1.125, 2.0
 
 
-class Shares:
+class LoadTable:
     """One worker's view of the table, a file in `folder`, which has to be theirs alone.
 
-    `name` is the worker's, as `Neighbours` has it; only those who share the listening socket with the
+    `name` is the worker's, as `PeerWorkers` has it; only those who share the listening socket with the
     descriptor `listener` are compared with.
     """
 
@@ -80,8 +80,8 @@ class Shares:
                     self._table[part] = before[part]
             before.close()
 
-    def tell(self, load: int) -> None:
-        """Say what we have, and find out who else is there: a few times in `SILENCE`."""
+    def publish(self, load: int) -> None:
+        """Say what we have, and find out who else is there: a few times in `READ_TIMEOUT`."""
         self.update(load)
         now = self._clock()
         self._others = [
@@ -99,9 +99,9 @@ class Shares:
         if self._table.closed:
             return False
         found, _, told, _ = _PLACE.unpack_from(self._table, name % _PLACES * _PLACE.size)
-        return bool(found == name and self._clock() - told < SILENCE)
+        return bool(found == name and self._clock() - told < READ_TIMEOUT)
 
-    def has_more(self, load: int) -> bool:
+    def is_overloaded(self, load: int) -> bool:
         """Whether that would be more than our part of what all of us have."""
         now = self._clock()
         loads = [load]
@@ -116,5 +116,5 @@ class Shares:
 
     def _load(self, place: int, now: float) -> int | None:
         name, load, told, listener = _PLACE.unpack_from(self._table, place)
-        there = name and listener == self._listener and now - told < SILENCE
+        there = name and listener == self._listener and now - told < READ_TIMEOUT
         return int(load) if there else None

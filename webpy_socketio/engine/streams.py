@@ -1,6 +1,6 @@
 """Bytes in, bytes out, and nobody waits: how a connection's socket is held.
 
-`PlainStream` costs no greenlet: callbacks on the hub read when there is something to read and write
+`TCPStream` costs no greenlet: callbacks on the hub read when there is something to read and write
 when there is room. `webpy_socketio.engine.tls` has the other way, for TLS sockets. Both have one
 writer, themselves: no frame is ever cut by another one.
 """
@@ -13,15 +13,15 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from webpy_socketio.engine.clock import current_clock
-from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.notices import ThrottledLog
 from webpy_socketio.engine.progress import Progress
 
-__all__ = ["CHUNK", "PlainStream", "Stream", "StreamUser", "reason_for"]
+__all__ = ["CHUNK", "Stream", "StreamUser", "TCPStream", "reason_for"]
 
 logger = logging.getLogger(__name__)
 
 #: Lost connections belong to no engine here.
-_notices = Notices(current_clock())
+_notices = ThrottledLog(current_clock())
 
 _READ, _WRITE = 1, 2
 
@@ -33,13 +33,13 @@ CHUNK = 16_384
 class StreamUser(Protocol):
     """Who is told what happens; nothing of this may wait."""
 
-    def received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         """Bytes came in."""
 
-    def drained(self) -> None:
+    def resume_writing(self) -> None:
         """Everything written has left; there is room again."""
 
-    def lost(self, reason: str) -> None:
+    def connection_lost(self, reason: str) -> None:
         """The connection is gone (once, and not after `Stream.close`)."""
 
 
@@ -51,7 +51,7 @@ class Stream(Protocol):
         """Bytes that were written but have not left yet."""
 
     @property
-    def direct(self) -> Callable[[bytes], int] | None:
+    def try_send(self) -> Callable[[bytes], int] | None:
         """Hands bytes to the kernel, as long as nothing is unsent; None if it cannot be done so."""
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
@@ -73,7 +73,7 @@ class Stream(Protocol):
         """End the connection at once; nobody is told."""
 
 
-class PlainStream:
+class TCPStream:
     """A connected TCP or Unix socket, read and written from the hub.
 
     `sock` is a non-blocking socket of the standard library's C type, not gevent's: nothing here
@@ -113,7 +113,7 @@ class PlainStream:
         return len(self._unsent)
 
     @property
-    def direct(self) -> Callable[[bytes], int] | None:
+    def try_send(self) -> Callable[[bytes], int] | None:
         send: Callable[[bytes], int] | None = None if self._sock is None else self._sock.send
         return send
 
@@ -121,7 +121,7 @@ class PlainStream:
         if self._closing:
             return
         if self._sock is None:  # lost before there was anybody to be told
-            user.lost("transport close")
+            user.connection_lost("transport close")
             return
         self._user = user
         if not self._paused:
@@ -224,7 +224,7 @@ class PlainStream:
     def _deliver(self, data: bytes) -> None:
         user = self._user
         if user is not None:
-            user.received(data)
+            user.data_received(data)
 
     def _writable(self) -> None:
         try:
@@ -246,7 +246,7 @@ class PlainStream:
         if self._closing:
             self._shut_down()
         elif self._user is not None:
-            self._user.drained()
+            self._user.resume_writing()
 
     def _set_deadline(self, seconds: float) -> None:
         if self._stall is not None:
@@ -270,12 +270,14 @@ class PlainStream:
         user = self._user
         self.abort()
         if user is not None:
-            user.lost(reason_for(error))
+            user.connection_lost(reason_for(error))
 
 
 def reason_for(error: OSError | None) -> str:
     """The Socket.IO words for how a connection was lost."""
     if error is None or isinstance(error, ConnectionResetError):
         return "transport close"
-    _notices.seldom(f"lost: {error.strerror}", f"connection lost: {error}", logging.DEBUG, logger)
+    _notices.throttled(
+        f"lost: {error.strerror}", f"connection lost: {error}", logging.DEBUG, logger
+    )
     return "transport error"

@@ -30,31 +30,31 @@ from webpy_socketio.engine.http import (
     take_head,
     too_large,
 )
-from webpy_socketio.engine.patience import Patience
+from webpy_socketio.engine.patience import BodyTimeout
 from webpy_socketio.engine.proxies import PEER_KEY, peer_of
 from webpy_socketio.engine.refusals import explain_host
 from webpy_socketio.engine.response import ResponseHandler
 from webpy_socketio.engine.spool import Spool, StorageFailure
 
-__all__ = ["Elsewhere", "Moving", "StrictHandler"]
+__all__ = ["ConnectionHandedOff", "HTTPHandler", "HandOffRequested"]
 
 logger = logging.getLogger(__name__)
 
 #: Bytes of a body that are kept in memory; larger ones go to a temporary file.
-_IN_MEMORY = 262_144
+_MAX_BODY_IN_MEMORY = 262_144
 
 #: Characters of a header's name that is remembered.
 _SHORT = 64
 
 #: Requests of one connection that are served before others have their turn.
-_AT_A_STRETCH = 8
+_BATCH_SIZE = 8
 
 
-class Elsewhere(Exception):
+class ConnectionHandedOff(Exception):
     """The connection is served by somebody else from now on."""
 
 
-class Moving(Exception):
+class HandOffRequested(Exception):
     """Thrown into a handler that waits for a request: the connection is to go elsewhere."""
 
 
@@ -94,7 +94,7 @@ def _cgi_fields(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
     return fields
 
 
-class StrictHandler(ResponseHandler):
+class HTTPHandler(ResponseHandler):
     """Reads requests so that nobody can read them differently.
 
     Subclasses say with `body_limit` how large a body may be, and hear with `broken_off` of one that
@@ -146,17 +146,17 @@ class StrictHandler(ResponseHandler):
         """The status, the content type and the body of the answer to a request that is refused."""
         return failure.status, "text/plain", f"{failure.status}: {failure}\n".encode()
 
-    def announced(self) -> None:
+    def body_announced(self) -> None:
         """The request for `self.path` is about to bring its body."""
 
-    def broken_off(self, reason: str) -> None:
+    def body_aborted(self, reason: str) -> None:
         """The body of the request for `self.path` did not come to its end, or is refused."""
 
     def route(self, head: Head) -> None:
-        """Where there are neighbours: raise `Elsewhere` if the request is theirs to answer."""
+        """Where there are peers: raise `Elsewhere` if the request is theirs to answer."""
 
-    def move(self) -> None:
-        """Where there are neighbours: the connection rests, and we are about to end."""
+    def hand_off(self) -> None:
+        """Where there are peers: the connection rests, and we are about to end."""
 
     # -- what pywsgi calls, in its order
 
@@ -167,7 +167,7 @@ class StrictHandler(ResponseHandler):
         # The first request has to come soon; a connection that is kept alive may rest.
         patience = self.config.idle_timeout if self._served else self.config.header_timeout
         self._served += 1
-        if not self._served % _AT_A_STRETCH:
+        if not self._served % _BATCH_SIZE:
             gevent.sleep(0)  # gevent reads without a pause what is there already
         resting = self.server.resting
         moving = False
@@ -178,13 +178,13 @@ class StrictHandler(ResponseHandler):
                 if not self.rfile.peek(1):
                     return ""
                 patience = 0
-        except Moving:
+        except HandOffRequested:
             moving = True
         finally:
             if resting is not None:
                 resting.pop(self, None)
         if moving:
-            self.move()  # which waits, and is not to be told again meanwhile
+            self.hand_off()  # which waits, and is not to be told again meanwhile
         if patience:
             return ""
         taken = take_head(self.rfile)
@@ -218,7 +218,7 @@ class StrictHandler(ResponseHandler):
         if self._fields[1] is not head.headers:
             self._fields = self._read_fields(head.headers), head.headers
         self.remote_address = self._fields[0]["REMOTE_ADDR"]
-        if self.server.neighbours is not None:
+        if self.server.peers is not None:
             self.route(head)
         try:
             self._read_body(head)
@@ -228,7 +228,7 @@ class StrictHandler(ResponseHandler):
             self._release_body()
             theirs = isinstance(error, BadRequest)
             theirs = theirs and not isinstance(error, (StorageFailure, Truncated))
-            self.broken_off("parse error" if theirs else "transport error")
+            self.body_aborted("parse error" if theirs else "transport error")
             raise
         return True
 
@@ -268,7 +268,7 @@ class StrictHandler(ResponseHandler):
         """Answer what cannot be served; a client that has gone is not answered."""
         notices = self.server.notices
         if not isinstance(ex, BadRequest):
-            if isinstance(ex, (OSError, Elsewhere)):
+            if isinstance(ex, (OSError, ConnectionHandedOff)):
                 return None
             notices.seldom(ex, "a request could not be read", logging.ERROR, logger, ex)
             ex = BadRequest("not readable")
@@ -348,7 +348,7 @@ class StrictHandler(ResponseHandler):
         self._body_size = None
         self._body = io.BytesIO()
         self.content_length = None
-        self.announced()
+        self.body_announced()
         if not head.has_body:
             return
         limit = self.body_limit(head.target)
@@ -360,9 +360,9 @@ class StrictHandler(ResponseHandler):
             return
         if head.expects:
             self._sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if head.length is None or head.length > _IN_MEMORY:
-            self._body = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the request's
-        patience = Patience(self.config.body_timeout)
+        if head.length is None or head.length > _MAX_BODY_IN_MEMORY:
+            self._body = tempfile.SpooledTemporaryFile(_MAX_BODY_IN_MEMORY)  # noqa: SIM115 - the request's
+        patience = BodyTimeout(self.config.body_timeout)
         spool = Spool(self._body)
 
         def progress(size: int) -> None:

@@ -14,21 +14,21 @@ from gevent.pywsgi import WSGIServer
 from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.closing import close_after
 from webpy_socketio.engine.config import EngineConfig
-from webpy_socketio.engine.notices import Notices
+from webpy_socketio.engine.notices import ThrottledLog
 from webpy_socketio.engine.proxies import peer_of
 from webpy_socketio.engine.quotas import AddressQuota, Quota
 from webpy_socketio.engine.standard_streams import protect_standard_streams
-from webpy_socketio.engine.strict import StrictHandler
+from webpy_socketio.engine.strict import HTTPHandler
 
-__all__ = ["StrictServer"]
+__all__ = ["BaseServer"]
 
 logger = logging.getLogger(__name__)
 
 #: What ``accept`` fails with when the process or the machine has no room for another connection.
-_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 #: Seconds without accepting connections after such a failure.
-_REST = 0.5
+_RETRY_DELAY = 0.5
 
 #: Connections of one address, where the settings have no number.
 MAX_CONNECTIONS_PER_ADDRESS = 2000
@@ -48,7 +48,7 @@ def _wrap_file(file: Any, block_size: int = 65_536) -> FileWrapper:
     return FileWrapper(file, block_size)
 
 
-class StrictServer(WSGIServer):
+class BaseServer(WSGIServer):
     """Serves a WSGI application with the limits and deadlines of an `EngineConfig`.
 
     Args:
@@ -60,7 +60,7 @@ class StrictServer(WSGIServer):
 
     """
 
-    handler_class = StrictHandler
+    handler_class = HTTPHandler
     base_env: ClassVar[dict[str, Any]] = {
         **WSGIServer.base_env,
         "wsgi.file_wrapper": _wrap_file,
@@ -68,7 +68,7 @@ class StrictServer(WSGIServer):
 
     #: Other workers on the same listening socket, and handlers that wait for a request; see
     #: `EngineServer`.
-    neighbours: Any = None
+    peers: Any = None
     resting: Any = None
 
     def __init__(
@@ -76,7 +76,7 @@ class StrictServer(WSGIServer):
         listener: Any,
         application: Any,
         config: EngineConfig,
-        notices: Notices | None = None,
+        notices: ThrottledLog | None = None,
         **pywsgi: Any,
     ) -> None:
         protect_standard_streams()  # before pywsgi takes sys.stderr for its log
@@ -87,7 +87,7 @@ class StrictServer(WSGIServer):
             config.max_connections_per_address, MAX_CONNECTIONS_PER_ADDRESS
         )
         self._rejecting = 0
-        self.notices = Notices(current_clock()) if notices is None else notices
+        self.notices = ThrottledLog(current_clock()) if notices is None else notices
         #: Whether requests are logged: ``log=None`` is not to cost anything.
         self.keeps_log = pywsgi.get("log", "default") is not None
         super().__init__(listener, application, **pywsgi)
@@ -111,7 +111,7 @@ class StrictServer(WSGIServer):
 
     def _reject(self, sock: Any, peer: str) -> None:
         """Answer a connection of an address that has too many, and close it."""
-        self.notices.seldom(
+        self.notices.throttled(
             "connections of an address",
             f"rejected a connection of {peer}: the address has {self._addresses.limit} "
             "(SOCKETIO_MAX_CONNECTIONS_PER_ADDRESS). If it is a proxy, add it to SOCKETIO_TRUSTED_PROXIES",
@@ -134,11 +134,11 @@ class StrictServer(WSGIServer):
         try:
             return super().do_read()
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in _OUT_OF_DESCRIPTORS:
                 raise
             text = f"cannot accept connections for now: {error.strerror}"
-            self.notices.seldom("no room", text, logging.WARNING, logger)
-        self._pause(_REST, self._start_accepting_if_started)
+            self.notices.throttled("no room", text, logging.WARNING, logger)
+        self._pause(_RETRY_DELAY, self._start_accepting_if_started)
         return None
 
     def _pause(self, seconds: float, then: Callable[[], None]) -> None:

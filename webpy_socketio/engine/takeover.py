@@ -6,11 +6,11 @@ from typing import Any
 
 from greenlet import getcurrent
 
-__all__ = ["MARK", "RAW_PATH", "TAKE_OVER", "Mark", "find_mark", "is_serving"]
+__all__ = ["ACCEPT_KEY", "MARK", "RAW_PATH", "TakeOverMark", "find_mark", "is_serving"]
 
 #: Environ key. Its presence tells the application that it runs on this server. An application that
 #: sets it to True leaves the request to the engine, once its response is complete.
-TAKE_OVER = "webpy_socketio.take_over"
+ACCEPT_KEY = "webpy_socketio.take_over"
 
 #: Environ key of the request's `Mark`.
 MARK = "webpy_socketio.mark"
@@ -19,10 +19,10 @@ MARK = "webpy_socketio.mark"
 RAW_PATH = "webpy_socketio.raw_path"
 
 #: The marks of the requests that applications are handling, by greenlet.
-_marks: dict[Any, Mark] = {}
+_marks: dict[Any, TakeOverMark] = {}
 
 
-class Mark:
+class TakeOverMark:
     """What the application decided about one request.
 
     The environ holds the mark itself, so that a WSGI wrapper may pass a copy of the environ: a value
@@ -40,7 +40,7 @@ class Mark:
         #: Whether the application's urls led to the view behind `socketio_urls`.
         self.is_reached = False
 
-    def __enter__(self) -> Mark:
+    def __enter__(self) -> TakeOverMark:
         _marks[getcurrent()] = self
         return self
 
@@ -61,9 +61,9 @@ class Mark:
         return environ
 
 
-def find_mark(environ: dict[str, Any]) -> Mark | None:
+def find_mark(environ: dict[str, Any]) -> TakeOverMark | None:
     """Return the mark of a request; None if the application does not run on this server."""
-    mark: Mark | None = environ.get(MARK)
+    mark: TakeOverMark | None = environ.get(MARK)
     if mark is None:
         mark = _marks.get(getcurrent())
         # An application may call itself within a request, as web.py's `application.request` does.

@@ -1,6 +1,6 @@
 """The stream of a TLS connection: reads and writes of TLS depend on each other, and have to wait.
 
-So greenlets do what `PlainStream` does from callbacks, behind the same interface.
+So greenlets do what `TCPStream` does from callbacks, behind the same interface.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TLSStream:
         return len(self._unsent)
 
     @property
-    def direct(self) -> None:
+    def try_send(self) -> None:
         return None  # to encrypt may wait
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
@@ -52,7 +52,7 @@ class TLSStream:
             return
         self._user = user
         if first:
-            user.received(first)
+            user.data_received(first)
 
     def run(self) -> None:
         """Read until the connection is over."""
@@ -63,7 +63,7 @@ class TLSStream:
             self._linger()
 
     def _linger(self) -> None:
-        """Let the other side read to the end what we sent last (see `PlainStream._shut_down`)."""
+        """Let the other side read to the end what we sent last (see `TCPStream._shut_down`)."""
         with contextlib.suppress(OSError), gevent.Timeout(min(1.0, self._write_timeout), False):
             self._sock.shutdown(stdlib_socket.SHUT_WR)
             while self._sock.recv(CHUNK):
@@ -101,7 +101,7 @@ class TLSStream:
                     break
                 self._may_read.wait()
                 if self._user is not None:
-                    self._user.received(data)
+                    self._user.data_received(data)
                 gevent.sleep(0)  # gevent reads without a pause what is there already
         except OSError as exception:
             error = exception
@@ -125,7 +125,7 @@ class TLSStream:
                 if self._closing:
                     self.abort()
                 elif self._user is not None and not self._closed:
-                    self._user.drained()
+                    self._user.resume_writing()
         except OSError as error:
             self._lose(error)
 
@@ -133,4 +133,4 @@ class TLSStream:
         user = self._user
         self.abort()
         if user is not None:
-            user.lost(reason_for(error))
+            user.connection_lost(reason_for(error))

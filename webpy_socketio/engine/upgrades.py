@@ -7,7 +7,7 @@ client either changes over or goes on as before.
 from __future__ import annotations
 
 from webpy_socketio.engine.clock import Clock
-from webpy_socketio.engine.deadlines import Deadlines
+from webpy_socketio.engine.deadlines import TimeoutQueue
 from webpy_socketio.engine.polling import Polling
 from webpy_socketio.engine.session import Session
 from webpy_socketio.engine.websocket import WebSocket
@@ -20,7 +20,7 @@ class Upgrades:
     """The candidates of all sessions; one that takes longer than `seconds` is dropped."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
-        self._pending = Deadlines[WebSocket](clock, seconds, _drop)
+        self._pending = TimeoutQueue[WebSocket](clock, seconds, _drop)
 
     def begin(self, session: Session, websocket: WebSocket) -> bool:
         """Let `websocket` try to take `session` over; False if there is nothing to take over."""

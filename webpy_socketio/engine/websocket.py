@@ -103,9 +103,9 @@ class WebSocket:
     # -- what the session asks of its transport
 
     @property
-    def direct(self) -> Callable[[bytes], int] | None:
+    def try_send(self) -> Callable[[bytes], int] | None:
         # Frames that are written directly are the same for all recipients of a broadcast.
-        return None if self._base64 else self._stream.direct
+        return None if self._base64 else self._stream.try_send
 
     def flush(self) -> None:
         outbox = self._outbox
@@ -143,7 +143,7 @@ class WebSocket:
 
     # -- what the stream tells
 
-    def received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         protocol = self._protocol
         try:
             if not self._unparsed and not self._fragments:
@@ -170,12 +170,12 @@ class WebSocket:
                 self.give_up("slow reader", 1008)
                 self.abort()
 
-    def drained(self) -> None:
+    def resume_writing(self) -> None:
         if not self._candidate:  # whose session's messages are another transport's to write
             self._outbox.unsent = 0
             self.flush()
 
-    def lost(self, reason: str) -> None:
+    def connection_lost(self, reason: str) -> None:
         self._closing = True
         self.give_up(reason, 1006)
 

@@ -16,7 +16,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from webpy_socketio.engine.isolation import UNREFERENCED, log_late
 
-__all__ = ["Workers"]
+__all__ = ["GreenletPool"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 MAX_IDLE = 256
 
 
-class Workers:
+class GreenletPool:
     """A pool without an upper bound: work never waits for a greenlet, only greenlets for work."""
 
     __slots__ = ("_hub", "_idle")

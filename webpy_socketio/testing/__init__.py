@@ -19,7 +19,7 @@ Whatever a test does returns when everything that it caused has happened, and ra
 raised. It works in any test framework, and needs gevent's patches before web.py is imported.
 """
 
-from webpy_socketio.testing.answers import Answer, HandshakeRefused
+from webpy_socketio.testing.answers import Ack, HandshakeRefused
 from webpy_socketio.testing.browser import Browser
 from webpy_socketio.testing.client import Client
 from webpy_socketio.testing.mailbox import Received
@@ -29,7 +29,7 @@ from webpy_socketio.testing.response import Response
 from webpy_socketio.testing.server import TestServer
 
 __all__ = [
-    "Answer",
+    "Ack",
     "Browser",
     "Client",
     "HandshakeRefused",

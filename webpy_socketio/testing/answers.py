@@ -11,10 +11,10 @@ from webpy_socketio.testing.response import Response
 if TYPE_CHECKING:
     from webpy_socketio.testing.server import TestServer
 
-__all__ = ["Answer", "HandshakeRefused"]
+__all__ = ["Ack", "HandshakeRefused"]
 
 
-class Answer:
+class Ack:
     """An acknowledgement that was asked for, and may still have to come."""
 
     def __init__(self, server: TestServer, event: str) -> None:

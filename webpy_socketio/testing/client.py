@@ -21,9 +21,9 @@ from webpy_socketio.engine.socketio_packets import (
     encode_event,
 )
 from webpy_socketio.exceptions import Refused
-from webpy_socketio.testing.answers import Answer, HandshakeRefused
-from webpy_socketio.testing.link import Link
-from webpy_socketio.testing.mailbox import Mailbox, Received
+from webpy_socketio.testing.answers import Ack, HandshakeRefused
+from webpy_socketio.testing.link import WebSocketClient
+from webpy_socketio.testing.mailbox import EventQueue, Received
 from webpy_socketio.testing.quiet import indent
 from webpy_socketio.testing.wire import MemorySocket
 
@@ -56,12 +56,12 @@ class Client:
         self._socket: Socket | None = None
         self._refused: str | None = None
         self._number = server.number()
-        self._mailbox = Mailbox()
+        self._mailbox = EventQueue()
         self._decoder = Decoder()
-        self._answers: list[Answer] = []
+        self._answers: list[Ack] = []
         self._answerers: dict[str, Any] = {}
         self._questions: list[Packet] = []
-        self._link: Link
+        self._link: WebSocketClient
 
     def __repr__(self) -> str:
         where = "" if self.namespace == "/" else f" in {self.namespace}"
@@ -78,7 +78,7 @@ class Client:
     ) -> None:
         """Connect; for `Browser.connect`."""
         target = f"{self._server.path}?{urlencode({**query, 'EIO': '4', 'transport': 'websocket'})}"
-        self._link = link = Link(target, self._hear, self._lose)
+        self._link = link = WebSocketClient(target, self._receive, self._lose)
         request = link.handshake(self.browser.all_headers(headers).items())
         sock = MemorySocket(request, link.stream)
         self._server.handle(sock, self.browser.address, "the handshake")
@@ -132,10 +132,10 @@ class Client:
         self._link.close()
         self._server.settle()
 
-    def vanish(self) -> None:
+    def abort(self) -> None:
         """Be gone without a word, as a phone in a tunnel; the server finds out by its pings."""
         self._end("vanished")
-        self._link.vanish()
+        self._link.abort()
 
     # -- what it sends
 
@@ -159,10 +159,10 @@ class Client:
         """
         return self.ask(event, *args).value
 
-    def ask(self, event: str, *args: Any) -> Answer:
+    def ask(self, event: str, *args: Any) -> Ack:
         """The same for a handler that waits: its answer may come later."""
         self._must_be_connected()
-        answer = Answer(self._server, event)
+        answer = Ack(self._server, event)
         self._answers.append(answer)
         self._send(encode_event(self.namespace, event, args, len(self._answers) - 1))
         self._server.settle()
@@ -243,7 +243,7 @@ class Client:
             f"{self._server.explain()}"
         )
 
-    def _hear(self, data: str | bytes) -> None:
+    def _receive(self, data: str | bytes) -> None:
         if isinstance(data, str) and data.startswith(f"{CONNECT_ERROR}{self._prefix}"):
             self._refused = json.loads(data[1 + len(self._prefix) :])["message"]
             return

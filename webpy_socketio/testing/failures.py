@@ -10,7 +10,7 @@ from greenlet import GreenletExit
 
 from webpy_socketio.exceptions import Disconnected
 
-__all__ = ["Failures"]
+__all__ = ["ErrorCollector"]
 
 _LOGGER = logging.getLogger("webpy_socketio")
 
@@ -18,7 +18,7 @@ _LOGGER = logging.getLogger("webpy_socketio")
 _ENDS = (GreenletExit, Disconnected)
 
 
-class Failures(logging.Handler):
+class ErrorCollector(logging.Handler):
     """Keeps every error that the package logs, to be raised in the test.
 
     The log is the one place that hears of all of them: of handlers, gates, plugins, and of error

@@ -14,10 +14,10 @@ from websockets.uri import parse_uri
 from webpy_socketio.engine.packets import Message
 from webpy_socketio.testing.wire import HOST, MemoryStream
 
-__all__ = ["Link"]
+__all__ = ["WebSocketClient"]
 
 
-class Link:
+class WebSocketClient:
     """An Engine.IO session over a WebSocket in memory.
 
     `heard` gets each message, `ended` is called when it is over; both on the hub.
@@ -68,7 +68,7 @@ class Link:
             self._flush()
         self.stream.hang_up()
 
-    def vanish(self) -> None:
+    def abort(self) -> None:
         """Be gone without a word: whatever either side sends is lost."""
         self.stream.silent = True
         self._lose()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["Mailbox", "Received", "plain"]
+__all__ = ["EventQueue", "Received", "plain"]
 
 
 class Received(NamedTuple):
@@ -15,7 +15,7 @@ class Received(NamedTuple):
     data: Any
 
 
-class Mailbox:
+class EventQueue:
     """Events in the order they arrived; an event of None stands for any."""
 
     def __init__(self) -> None:

@@ -12,10 +12,10 @@ import gevent
 import web
 from greenlet import getcurrent
 
-from webpy_socketio.engine.workers import Workers
+from webpy_socketio.engine.workers import GreenletPool
 from webpy_socketio.exceptions import ConfigurationError
 
-__all__ = ["Quiet", "StillRunning", "place"]
+__all__ = ["IdleWaiter", "StillRunning", "place"]
 
 #: Seconds between two looks at what waits for the outside world, of which nobody tells the end.
 _SLICE = 0.005
@@ -35,7 +35,7 @@ class StillRunning(AssertionError):
     """Something did not come to its end while the test waited for it; the text names it."""
 
 
-class _Workers(Workers):
+class _Workers(GreenletPool):
     """The greenlets that handlers run in, and which of them are at work."""
 
     def __init__(self) -> None:
@@ -54,8 +54,8 @@ class _Workers(Workers):
         return super().run(watched)
 
 
-class Quiet:
-    """Runs gevent's loop until nothing moves; never longer than `patience` real seconds.
+class IdleWaiter:
+    """Runs gevent's loop until nothing moves; never longer than `timeout` real seconds.
 
     What is sent in memory is a callback of the loop, so an idle loop has delivered everything. What
     is left are handlers that wait. One that waits for a timer of gevent's, a socket or a thread has
@@ -65,8 +65,8 @@ class Quiet:
     Raises `ConfigurationError` for gevent's other loop, libuv, which does not count like that.
     """
 
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
         self.workers = _Workers()
         self._loop: Any = gevent.get_hub().loop
         if "libuv" in type(self._loop).__module__:
@@ -85,14 +85,14 @@ class Quiet:
         """Wait until nothing moves. Raises `StillRunning` if that takes too long."""
         if not self.wait(lambda: not self.workers.busy) and self._waits_outside():
             raise StillRunning(
-                f"after {self.patience} s these still run, and wait for a timer, a socket or a "
+                f"after {self.timeout} s these still run, and wait for a timer, a socket or a "
                 f"thread:\n{indent(self.running)}\n"
-                "Give TestServer(patience=...) more seconds, or let them wait for an Event of the test's"
+                "Give TestServer(timeout=...) more seconds, or let them wait for an Event of the test's"
             )
 
     def wait(self, until: Callable[[], bool]) -> bool:
         """Wait until a condition holds; False if it does not when nothing moves any more."""
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.timeout
         while True:
             self._run()
             if until():
@@ -103,11 +103,11 @@ class Quiet:
             gevent.sleep(min(left, _SLICE))
 
     def _run(self) -> None:
-        with gevent.Timeout(self.patience, False):
+        with gevent.Timeout(self.timeout, False):
             gevent.idle()
             return
         raise StillRunning(
-            f"gevent's loop has not been idle for {self.patience} s: something runs in a circle"
+            f"gevent's loop has not been idle for {self.timeout} s: something runs in a circle"
         )
 
     def _waits_outside(self) -> bool:

@@ -18,8 +18,8 @@ from webpy_socketio.exceptions import PatchingError
 from webpy_socketio.testing.browser import Browser
 from webpy_socketio.testing.client import Client
 from webpy_socketio.testing.clock import VirtualClock
-from webpy_socketio.testing.failures import Failures
-from webpy_socketio.testing.quiet import Quiet, StillRunning, indent, place
+from webpy_socketio.testing.failures import ErrorCollector
+from webpy_socketio.testing.quiet import IdleWaiter, StillRunning, indent, place
 from webpy_socketio.testing.records import Record, recording
 from webpy_socketio.testing.response import Response
 from webpy_socketio.testing.wire import MemoryHandler, MemoryServer, MemorySocket
@@ -48,7 +48,7 @@ class TestServer:
     ``with``. `application` is the ``web.application``, or any WSGI application that contains it.
     Settings are keywords as for `SocketIOServer`; others are taken from ``web.config`` and
     ``configure`` as ever, but for SOCKETIO_BACKPLANE, SOCKETIO_BLOCK_WARNING and SOCKETIO_ALLOWED_HOSTS
-    (requests are for the host ``localhost``). `patience` is for how
+    (requests are for the host ``localhost``). `timeout` is for how
     many real seconds handlers are waited for that wait for a timer of gevent's, a socket or a thread.
 
     What a handler raised is raised again by whatever the test does next, or at the end.
@@ -61,13 +61,13 @@ class TestServer:
         application: Any,
         *,
         resource: str = "socket.io",
-        patience: float = 1.0,
+        timeout: float = 1.0,
         **settings: Any,
     ) -> None:
         wsgi = isinstance(application, web.application)
         self._application = application.wsgifunc() if wsgi else application
         self._resource = resource
-        self._patience = patience
+        self._patience = timeout
         self._settings = {
             "backplane": None,
             "block_warning": None,
@@ -75,10 +75,10 @@ class TestServer:
             **settings,
         }
         self._numbers = itertools.count(1)
-        self._failures = Failures()
+        self._failures = ErrorCollector()
         self._sockets: dict[str, Socket] = {}
         self._clock = VirtualClock()
-        self._quiet: Quiet
+        self._quiet: IdleWaiter
         self._server: MemoryServer | None = None
         self._before: Clock
 
@@ -103,7 +103,7 @@ class TestServer:
 
     def start(self) -> TestServer:
         """Begin: plugins are switched on. Raises `ConfigurationError` as the server does."""
-        self._quiet = Quiet(self._patience)
+        self._quiet = IdleWaiter(self._patience)
         self._before = replace_clock(self._clock)
         try:
             server = MemoryServer(

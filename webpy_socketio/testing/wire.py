@@ -13,7 +13,7 @@ import gevent
 from webpy_socketio.engine.engine import Engine, Upgrade
 from webpy_socketio.engine.handler import RequestHandler
 from webpy_socketio.engine.streams import CHUNK, StreamUser
-from webpy_socketio.engine.workers import Workers
+from webpy_socketio.engine.workers import GreenletPool
 from webpy_socketio.server import SocketIOServer
 
 __all__ = ["HOST", "MemoryHandler", "MemoryServer", "MemorySocket", "MemoryStream"]
@@ -73,7 +73,9 @@ class MemoryServer(SocketIOServer):
 
     handler_class = MemoryHandler
 
-    def __init__(self, application: Any, resource: str, workers: Workers, settings: Any) -> None:
+    def __init__(
+        self, application: Any, resource: str, workers: GreenletPool, settings: Any
+    ) -> None:
         super().__init__(
             (HOST, 80),
             application,
@@ -117,7 +119,7 @@ class MemoryStream:
         return 0
 
     @property
-    def direct(self) -> Callable[[bytes], int] | None:
+    def try_send(self) -> Callable[[bytes], int] | None:
         return self._hand_over
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
@@ -172,8 +174,8 @@ class MemoryStream:
         if self._coming:
             piece = bytes(self._coming[:CHUNK])
             del self._coming[:CHUNK]
-            user.received(piece)
+            user.data_received(piece)
             self._run(self._deliver)
         elif self._hung_up:
             self._user, self._closed = None, True
-            user.lost("transport close")
+            user.connection_lost("transport close")

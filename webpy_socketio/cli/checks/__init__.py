@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from webpy_socketio.cli.target import Target
 from webpy_socketio.settings import Settings
 
-__all__ = ["LEVELS", "Check", "Finding", "Patient", "ok", "problem", "warning"]
+__all__ = ["LEVELS", "Check", "CheckContext", "Finding", "ok", "problem", "warning"]
 
 #: From good to bad. A problem keeps the application from working; a warning may be meant.
 LEVELS = ("ok", "warning", "problem")
@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
 
 @dataclass
-class Patient:
+class CheckContext:
     """What is looked at. Nothing of it is changed."""
 
     #: The words of the command line.
@@ -40,7 +40,7 @@ class Patient:
     applications: list[Any]
 
 
-Check = Callable[[Patient], Iterator[Finding]]
+Check = Callable[[CheckContext], Iterator[Finding]]
 
 
 def ok(subject: str, text: str) -> Finding:

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 import web
 
 from webpy_socketio import plugins as bundled
-from webpy_socketio.cli.checks import LEVELS, Finding, Patient, ok, problem, warning
-from webpy_socketio.cli.rehearsal import rehearsing
+from webpy_socketio.cli.checks import LEVELS, CheckContext, Finding, ok, problem, warning
+from webpy_socketio.cli.rehearsal import preview_plugins
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.settings import Settings, given
 
 __all__ = ["origins", "plugins", "settings"]
 
 
-def settings(patient: Patient) -> Iterator[Finding]:
+def settings(patient: CheckContext) -> Iterator[Finding]:
     """Which were given, and where; those that do not exist, or have an impossible value."""
     nearest = {one.name: one for one in given(web.config)}  # the last of a name is the nearest
     for one in given(web.config):
@@ -58,7 +58,7 @@ def _contradictions(chosen: Settings, names: object) -> Iterator[Finding]:
             )
 
 
-def origins(patient: Patient) -> Iterator[Finding]:
+def origins(patient: CheckContext) -> Iterator[Finding]:
     """Which pages may connect, under which hosts, and which proxies are trusted."""
     chosen = patient.settings
     allowed = chosen.allowed_origins or []
@@ -142,11 +142,11 @@ def _has_loopback(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> boo
     return network.overlaps(loopback)
 
 
-def plugins(patient: Patient) -> Iterator[Finding]:
+def plugins(patient: CheckContext) -> Iterator[Finding]:
     """Can they be imported and switched on, and what do they say themselves?"""
     for name in dict.fromkeys(patient.settings.plugins):
         try:
-            with rehearsing(patient.settings, [name]):
+            with preview_plugins(patient.settings, [name]):
                 pass
         except ConfigurationError as error:
             yield problem("plugins", str(error), "correct SOCKETIO_PLUGINS, or what it names")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import gevent
 
 from webpy_socketio import assets
-from webpy_socketio.cli.checks import Finding, Patient, ok, problem, warning
+from webpy_socketio.cli.checks import CheckContext, Finding, ok, problem, warning
 from webpy_socketio.exceptions import ConfigurationError
 
 __all__ = ["client", "loop", "open_files", "versions"]
@@ -44,7 +44,7 @@ _BAD = [
 ]
 
 
-def versions(patient: Patient) -> Iterator[Finding]:
+def versions(patient: CheckContext) -> Iterator[Finding]:
     """Are they new enough, and none of those known to be bad?"""
     try:
         package = metadata.metadata(_PACKAGE)
@@ -95,7 +95,7 @@ def _parse(text: str) -> Version:
     return tuple(int(part) for part in (numbers[0] if numbers else "").split(".") if part)
 
 
-def loop(patient: Patient) -> Iterator[Finding]:
+def loop(patient: CheckContext) -> Iterator[Finding]:
     """Is gevent's loop the one that this is made and tested for?"""
     running = gevent.get_hub().loop
     name = type(running).__module__.rpartition(".")[2]
@@ -115,7 +115,7 @@ def loop(patient: Patient) -> Iterator[Finding]:
         yield ok("loop", f"libev, {running.backend}")
 
 
-def open_files(patient: Patient) -> Iterator[Finding]:
+def open_files(patient: CheckContext) -> Iterator[Finding]:
     """May the process have a socket for each session that the settings allow?"""
     sessions = patient.settings.max_sessions
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -132,7 +132,7 @@ def open_files(patient: Patient) -> Iterator[Finding]:
     )
 
 
-def client(patient: Patient) -> Iterator[Finding]:
+def client(patient: CheckContext) -> Iterator[Finding]:
     """Is the browser's side in the package, and one that speaks our protocol?"""
     try:
         scripts = [assets.asset(name) for name in (assets.CLIENT, assets.EXTENSION)]

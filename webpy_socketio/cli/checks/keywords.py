@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from webpy_socketio.cli.checks import Finding, Patient, problem, warning
+from webpy_socketio.cli.checks import CheckContext, Finding, problem, warning
 from webpy_socketio.cli.stranger import shorten
 from webpy_socketio.exceptions import SettingsError
 from webpy_socketio.server import KEYWORDS, SocketIOServer
@@ -20,7 +20,7 @@ __all__ = ["keywords"]
 _OWN = frozenset(inspect.signature(SocketIOServer).parameters) - {"keywords"}
 
 
-def keywords(patient: Patient) -> Iterator[Finding]:
+def keywords(patient: CheckContext) -> Iterator[Finding]:
     """Which of them are wrong; and the settings among them, which only the program itself has."""
     file = getattr(patient.target.module, "__file__", None) if patient.target else None
     if file is None or not file.endswith(".py"):

@@ -12,7 +12,7 @@ import web
 
 from webpy_socketio import loggers
 from webpy_socketio.application import SocketIOView, check_patching
-from webpy_socketio.cli.checks import Finding, Patient, ok, problem, warning
+from webpy_socketio.cli.checks import CheckContext, Finding, ok, problem, warning
 from webpy_socketio.cli.routing import hiding
 from webpy_socketio.cli.stranger import shorten
 from webpy_socketio.exceptions import PatchingError
@@ -22,7 +22,7 @@ __all__ = ["debug", "logging", "patching", "urls"]
 _FIRST_LINES = "from gevent import monkey; monkey.patch_all()"
 
 
-def patching(patient: Patient) -> Iterator[Finding]:
+def patching(patient: CheckContext) -> Iterator[Finding]:
     """Does gevent patch before web.py is imported, when the module runs as a program too?"""
     try:
         check_patching()
@@ -99,7 +99,7 @@ class _Program(ast.NodeVisitor):
             self.early.append((line, name))
 
 
-def urls(patient: Patient) -> Iterator[Finding]:
+def urls(patient: CheckContext) -> Iterator[Finding]:
     """Does a request for Socket.IO come to where it is answered?"""
     if patient.target is None:
         return
@@ -133,7 +133,7 @@ def urls(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def debug(patient: Patient) -> Iterator[Finding]:
+def debug(patient: CheckContext) -> Iterator[Finding]:
     """Is web.py's debug mode off, which shows visitors tracebacks, and reloads modules?"""
     remedy = "web.config.debug = False, before the application is made"
     if patient.target is None:
@@ -154,7 +154,7 @@ def debug(patient: Patient) -> Iterator[Finding]:
         yield ok("debug", "off")
 
 
-def logging(patient: Patient) -> Iterator[Finding]:
+def logging(patient: CheckContext) -> Iterator[Finding]:
     """Has the application's logging configuration disabled our loggers, and with them tracebacks?"""
     if patient.target is not None and loggers.are_disabled():
         yield warning(

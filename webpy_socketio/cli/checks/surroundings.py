@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from webpy_socketio.assets import EXTENSION
-from webpy_socketio.cli.checks import Finding, Patient, ok, problem, warning
-from webpy_socketio.cluster import redis_link
+from webpy_socketio.cli.checks import CheckContext, Finding, ok, problem, warning
+from webpy_socketio.cluster import connect_redis
 from webpy_socketio.exceptions import BackplaneError, ConfigurationError
-from webpy_socketio.server import explain
+from webpy_socketio.server import listen_error
 
 __all__ = ["address", "redis", "tls"]
 
 #: Seconds for an answer from somewhere else.
-_PATIENCE = 3.0
+_TIMEOUT = 3.0
 
 #: Days that a certificate should still be good for.
 _DAYS = 14
@@ -28,7 +28,7 @@ _DAYS = 14
 _FULL = 0.8
 
 
-def address(patient: Patient) -> Iterator[Finding]:
+def address(patient: CheckContext) -> Iterator[Finding]:
     """Can it be listened on? Nobody listens: it is bound, and given back at once."""
     given = patient.arguments
     host = patient.settings.host if given.host is None else given.host
@@ -46,14 +46,14 @@ def address(patient: Patient) -> Iterator[Finding]:
                 "address", f"a server of this kind runs at {name} already", "stop it first"
             )
         else:
-            yield problem("address", str(explain(error, (host, port))))
+            yield problem("address", str(listen_error(error, (host, port))))
         return
     yield ok("address", f"{name} is free")
 
 
 def _answers(host: str, port: int) -> bool:
     """Whether it is one of our servers that is there."""
-    connection = http.client.HTTPConnection(host or "localhost", port, timeout=_PATIENCE)
+    connection = http.client.HTTPConnection(host or "localhost", port, timeout=_TIMEOUT)
     try:
         connection.request("GET", f"/socket.io/{EXTENSION}")
         return connection.getresponse().status == http.client.OK
@@ -63,7 +63,7 @@ def _answers(host: str, port: int) -> bool:
         connection.close()
 
 
-def tls(patient: Patient) -> Iterator[Finding]:
+def tls(patient: CheckContext) -> Iterator[Finding]:
     """Can the certificate and its key be read, do they fit, and for how long is it good?"""
     certificate, key = patient.arguments.certfile, patient.arguments.keyfile
     if certificate is None:
@@ -113,12 +113,12 @@ def _last_second(server: ssl.SSLContext, certificate: str) -> float:
     return float(ssl.cert_time_to_seconds(ends[0].getpeercert()["notAfter"]))
 
 
-def redis(patient: Patient) -> Iterator[Finding]:
+def redis(patient: CheckContext) -> Iterator[Finding]:
     """Is it there, is it recent enough, and has it room?"""
     if patient.settings.backplane is None:
         return
     try:
-        link = redis_link(patient.settings.backplane, _PATIENCE)
+        link = connect_redis(patient.settings.backplane, _TIMEOUT)
     except BackplaneError as error:
         yield problem("redis", str(error), "start it, or correct SOCKETIO_BACKPLANE")
         return
@@ -126,7 +126,7 @@ def redis(patient: Patient) -> Iterator[Finding]:
         yield problem("redis", str(error))
         return
     try:
-        server, memory = link.ask(("INFO", "server"), ("INFO", "memory"))
+        server, memory = link.execute(("INFO", "server"), ("INFO", "memory"))
     except BackplaneError as error:
         yield problem("redis", str(error), "see whether it is overloaded")
         return

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from webpy_socketio.cli.checks import Finding, Patient, ok, problem
+from webpy_socketio.cli.checks import CheckContext, Finding, ok, problem
 from webpy_socketio.cli.stranger import shorten
 
 __all__ = ["templates"]
@@ -29,7 +29,7 @@ _DIRECTORY = "add webpy_socketio.template_dir to the directories of the Template
 _ABSOLUTE = f'write file="/{_SCRIPTS}": without the slash the name is relative to the template'
 
 
-def templates(patient: Patient) -> Iterator[Finding]:
+def templates(patient: CheckContext) -> Iterator[Finding]:
     """Can every template that includes our scripts find them?"""
     mako = sys.modules.get("mako.lookup")
     if patient.target is None or mako is None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from webpy_socketio import SettingsError, signals
-from webpy_socketio.plugins.admin.door import Door
+from webpy_socketio.plugins.admin.door import AdminNamespace
 from webpy_socketio.plugins.admin.passwords import hash_password
 from webpy_socketio.plugins.admin.shown import client_of
 
@@ -30,7 +30,7 @@ __all__ = ["NAMESPACE", "hash_password", "install", "namespaces", "uninstall"]
 NAMESPACE = "/admin"
 
 
-def namespaces(settings: Any) -> dict[str, Door]:
+def namespaces(settings: Any) -> dict[str, AdminNamespace]:
     """The namespace for one server. Raises `SettingsError` without credentials."""
     if not settings.admin_username or not settings.admin_password:
         raise SettingsError(
@@ -40,7 +40,7 @@ def namespaces(settings: Any) -> dict[str, Door]:
             "from webpy_socketio.plugins.admin import hash_password; "
             'print(hash_password(getpass()))"\n'
         )
-    return {NAMESPACE: Door(settings)}
+    return {NAMESPACE: AdminNamespace(settings)}
 
 
 def install(settings: Any) -> None:

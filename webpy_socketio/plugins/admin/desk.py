@@ -11,12 +11,12 @@ import gevent
 
 from webpy_socketio import ChannelError, Refused, Socket, SocketIOError, emit, sockets
 
-__all__ = ["Desk"]
+__all__ = ["Commands"]
 
 logger = logging.getLogger("webpy_socketio.admin")
 
 #: Sockets that are changed before others have their turn.
-_AT_A_STRETCH = 64
+_BATCH_SIZE = 64
 
 #: What of the UI's is offered: of single sockets, and of all in a channel.
 _COMMANDS = ("EMIT", "JOIN", "LEAVE", "DISCONNECT", "MJOIN", "MLEAVE", "MDISCONNECT")
@@ -26,7 +26,7 @@ class _Mistake(Exception):
     """A command that cannot be carried out, and why."""
 
 
-class Desk:
+class Commands:
     """Takes the commands of one server's admins."""
 
     def __init__(self, namespaces: Sequence[str], readonly: bool) -> None:
@@ -113,7 +113,7 @@ class Desk:
         refused: list[str] = []
         count = 0
         for number, socket in enumerate(targets, 1):
-            if not number % _AT_A_STRETCH:
+            if not number % _BATCH_SIZE:
                 gevent.sleep(0)
             try:
                 count += change(socket) is not False

@@ -7,11 +7,11 @@ import time
 from typing import Any, Protocol
 
 from webpy_socketio import ProtocolError, Refused
-from webpy_socketio.plugins.admin.desk import Desk
-from webpy_socketio.plugins.admin.lock import Lock
-from webpy_socketio.plugins.admin.watch import Admin, Watch
+from webpy_socketio.plugins.admin.desk import Commands
+from webpy_socketio.plugins.admin.lock import Authenticator
+from webpy_socketio.plugins.admin.watch import Admin, Reporter
 
-__all__ = ["Door"]
+__all__ = ["AdminNamespace"]
 
 logger = logging.getLogger("webpy_socketio.admin")
 
@@ -35,16 +35,16 @@ class Connection(Admin, Protocol):
 LOG_INTERVAL = 60.0
 
 
-class Door:
+class AdminNamespace:
     """The application of the namespace; one for each server."""
 
     def __init__(self, settings: Any) -> None:
-        self._lock = Lock(settings.admin_username, settings.admin_password, time.monotonic)
+        self._lock = Authenticator(settings.admin_username, settings.admin_password, time.monotonic)
         verbose = settings.admin_mode == "development"
         names = tuple(settings.namespaces)
         self._log_due: dict[str, float] = {}
-        self._watch = Watch(names, verbose, settings.outbox_bytes)
-        self._desk = Desk(names, settings.admin_readonly)
+        self._watch = Reporter(names, verbose, settings.outbox_bytes)
+        self._desk = Commands(names, settings.admin_readonly)
         self._features = [*self._desk.features, "AGGREGATED_EVENTS"]
         if verbose:
             self._features.append("ALL_EVENTS")

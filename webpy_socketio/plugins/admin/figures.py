@@ -12,10 +12,10 @@ from typing import Any
 
 from webpy_socketio import Socket
 
-__all__ = ["Figures"]
+__all__ = ["EventStats"]
 
 
-class Figures:
+class EventStats:
     """What the UI is told every two seconds as "server_stats"."""
 
     def __init__(self, namespaces: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ import gevent.lock
 from webpy_socketio import Refused
 from webpy_socketio.plugins.admin.passwords import MAX_PASSWORD, PasswordHash
 
-__all__ = ["Lock", "Sessions", "Tries"]
+__all__ = ["Authenticator", "LoginThrottle", "Sessions"]
 
 #: What the UI knows as the reason to show its form again.
 INVALID = "invalid credentials"
@@ -27,7 +27,7 @@ TRIES_OF_ONE, TRIES_OF_ALL, TRIES_SECONDS = 5, 20, 60.0
 SESSION_SECONDS, MAX_SESSIONS = 86_400.0, 256
 
 
-class Tries:
+class LoginThrottle:
     """Failed tries of the last minute, bounded: of one address and of all together."""
 
     def __init__(self) -> None:
@@ -78,14 +78,14 @@ class Sessions:
         return until is not None
 
 
-class Lock:
+class Authenticator:
     """The door's: a user name, a password's hash, the tries and the sessions of one server."""
 
     def __init__(self, username: str, password: str, clock: Callable[[], float]) -> None:
         self._username = username.encode()
         self._password = PasswordHash.parse(password)
         self._clock = clock
-        self._tries = Tries()
+        self._tries = LoginThrottle()
         self.sessions = Sessions()
         # One at a time: each takes 16 MiB and a core.
         self._one = gevent.lock.BoundedSemaphore(1)

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from webpy_socketio import Socket, call_later, signals, sockets
 from webpy_socketio.plugins.admin import shown
-from webpy_socketio.plugins.admin.figures import Figures
+from webpy_socketio.plugins.admin.figures import EventStats
 
-__all__ = ["Admin", "Watch"]
+__all__ = ["Admin", "Reporter"]
 
 #: Seconds between two statistics; as the reference.
 INTERVAL = 2.0
@@ -36,11 +36,11 @@ class Admin(Protocol):
         """Send an event."""
 
 
-class Watch:
+class Reporter:
     """One server's; for the hub's thread. `verbose` is whether single sockets and events are told."""
 
     def __init__(self, namespaces: Sequence[str], verbose: bool, outbox_bytes: int) -> None:
-        self._figures = Figures(namespaces)
+        self._figures = EventStats(namespaces)
         self._verbose = verbose
         self._max_bytes = min(MAX_BYTES, outbox_bytes // 4)
         self._admins: dict[Admin, None] = {}
@@ -100,7 +100,7 @@ class Watch:
         self._left_out.clear()
         self._changes = self._events = 0
 
-    def _tell(self, event: str, *args: Any) -> None:
+    def _send(self, event: str, *args: Any) -> None:
         for admin in list(self._admins):
             admin.emit(event, *args)
 
@@ -111,7 +111,7 @@ class Watch:
         self._changes = self._events = 0
         figures = self._figures.describe(sockets())
         self._figures.clear()
-        self._tell("server_stats", figures)
+        self._send("server_stats", figures)
         if not self._verbose:
             return
         if self._stale:
@@ -119,11 +119,11 @@ class Watch:
         for socket in [one for one in self._polling if one.transport != "polling"]:
             self._polling.discard(socket)
             change = {"id": socket.session_id, "nsp": socket.namespace}
-            self._tell("socket_updated", {**change, "transport": socket.transport})
+            self._send("socket_updated", {**change, "transport": socket.transport})
         left_out, self._left_out = self._left_out, Counter()
         for namespace, count in left_out.items():
             note = [f"({count} more events, which are not shown)"]
-            self._tell("event_sent", namespace, "-", note, shown.now())
+            self._send("event_sent", namespace, "-", note, shown.now())
 
     # -- what is shown
 
@@ -141,7 +141,7 @@ class Watch:
             if self._full:
                 break
             descriptions.append(self._show(socket))
-        self._tell("all_sockets", descriptions)
+        self._send("all_sockets", descriptions)
 
     @property
     def _full(self) -> bool:
@@ -189,8 +189,8 @@ class Watch:
         description = self._show(socket)
         if first:
             # The UI chooses the namespace that it shows when it is given a list, if it is not empty.
-            self._tell("all_sockets", [description])
-        self._tell("socket_connected", description, shown.now())
+            self._send("all_sockets", [description])
+        self._send("socket_connected", description, shown.now())
         return socket in self._shown  # unless the last admin could not take that, and is gone
 
     def _subscribe(self, sender: Socket, channel: str, **extra: Any) -> None:
@@ -201,7 +201,7 @@ class Watch:
             told.add(channel)
             self._bytes += len(channel)
             names = (sender.namespace, channel, sender.session_id)
-            self._tell("room_joined", *names, shown.now())
+            self._send("room_joined", *names, shown.now())
 
     def _unsubscribe(self, sender: Socket, channel: str, **extra: Any) -> None:
         told = self._shown.get(sender)
@@ -211,7 +211,7 @@ class Watch:
             self._tell_left(sender, channel)
 
     def _tell_left(self, socket: Socket, channel: str) -> None:
-        self._tell("room_left", socket.namespace, channel, socket.session_id, shown.now())
+        self._send("room_left", socket.namespace, channel, socket.session_id, shown.now())
 
     def _disconnect(self, sender: Socket, reason: str, **extra: Any) -> None:
         self._figures.add("rawDisconnection", detail=reason)
@@ -223,7 +223,7 @@ class Watch:
         self._bytes -= 1000 + sum(map(len, told))
         self._polling.discard(sender)
         if self._may_change():
-            self._tell(
+            self._send(
                 "socket_disconnected", sender.namespace, sender.session_id, reason, shown.now()
             )
             # Now, not at the end of each of its subscriptions: by then it is forgotten here.
@@ -238,7 +238,7 @@ class Watch:
         self._figures.received(event, args)
         if self._verbose and self._introduce(sender) and self._may_tell(sender.namespace):
             told = shown.describe_event(event, args)
-            self._tell("event_received", sender.namespace, sender.session_id, told, shown.now())
+            self._send("event_received", sender.namespace, sender.session_id, told, shown.now())
 
     def _sent(
         self,
@@ -261,4 +261,4 @@ class Watch:
             event, *args = read()
             told, moment = shown.describe_event(event, args), shown.now()
             for socket in known[:allowed]:
-                self._tell("event_sent", sender, socket.session_id, told, moment)
+                self._send("event_sent", sender, socket.session_id, told, moment)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from webpy_socketio import ConfigurationError
-from webpy_socketio.plugins.metrics.tally import Tally
+from webpy_socketio.plugins.metrics.tally import Recorder
 
 __all__ = ["install", "port", "uninstall"]
 
@@ -26,7 +26,7 @@ class _Metrics:
     def __init__(self, settings: Any) -> None:
         exposition = _import()
         self.endpoint: Any = None
-        self._tally = Tally()
+        self._tally = Recorder()
         self._collector = exposition.Collector(self._tally)
         self._registry = settings.metrics_registry
         if self._registry is None:

@@ -15,8 +15,8 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 
-from webpy_socketio import HTTPServer, ListenError, census
-from webpy_socketio.plugins.metrics.tally import BUCKETS, Histogram, Tally
+from webpy_socketio import HTTPServer, ListenError, get_stats
+from webpy_socketio.plugins.metrics.tally import BUCKETS, Histogram, Recorder
 
 __all__ = ["Collector", "Endpoint", "default_registry"]
 
@@ -36,7 +36,7 @@ def default_registry() -> Any:
 class Collector:
     """What a registry asks at a scrape."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Recorder) -> None:
         self._tally = tally
 
     def collect(self) -> Iterator[Any]:
@@ -46,7 +46,7 @@ class Collector:
         yield self._durations()
 
     def _gauges(self) -> Iterator[Any]:
-        now = census()
+        now = get_stats()
         yield _gauge("sessions", "Engine.IO sessions that are open.", "transport", now.sessions)
         yield _gauge("sockets", "Sockets that are connected.", "namespace", now.sockets)
         yield _gauge("channels", "Channels that somebody is in.", "namespace", now.channels)

@@ -9,7 +9,7 @@ from typing import Any
 from webpy_socketio import Socket, signals
 from webpy_socketio.plugins.metrics.labels import MAX_LABELS, OTHER, Labels
 
-__all__ = ["BUCKETS", "Histogram", "Tally"]
+__all__ = ["BUCKETS", "Histogram", "Recorder"]
 
 #: Upper bounds of the buckets, in seconds: what only computes is done within the first ones, what asks
 #: a database within the middle ones.
@@ -36,7 +36,7 @@ class Histogram:
         self.seconds += seconds
 
 
-class Tally:
+class Recorder:
     """The numbers by their labels, from `install` on."""
 
     def __init__(self) -> None:

@@ -42,11 +42,11 @@ from webpy_socketio import (
     run_on_hub,
     signals,
 )
-from webpy_socketio.plugins.presence.chores import Times
+from webpy_socketio.plugins.presence.chores import Intervals
 from webpy_socketio.plugins.presence.eviction import examine
-from webpy_socketio.plugins.presence.feed import Feed, describe
+from webpy_socketio.plugins.presence.feed import DiffBroadcaster, describe
 from webpy_socketio.plugins.presence.memory import MemoryStore
-from webpy_socketio.plugins.presence.redis import RedisStore, Stranger
+from webpy_socketio.plugins.presence.redis import PresenceReader, RedisStore
 from webpy_socketio.plugins.presence.store import (
     Change,
     Channel,
@@ -80,7 +80,7 @@ left = signals.Stage("left", "A key's last connection left a channel.")
 MAX_BYTES = 65_536
 
 #: In Redis: of leases, sweeps and comparisons. Shorter only in tests.
-TIMES = Times()
+INTERVALS = Intervals()
 
 #: Ends of which the client knows: it meant to go, or was sent away. All others may be accidents.
 _CLEAN = (None, "client namespace disconnect", "server namespace disconnect")
@@ -94,7 +94,7 @@ class _Presence:
 
     def __init__(self, settings: Any) -> None:
         self.store: Store = _open(settings, self)
-        self._feed = Feed(self.store.state, self.store.owe)
+        self._feed = DiffBroadcaster(self.store.state, self.store.owe)
         self._key: Callable[..., Any] | None = settings.presence_key
         self._meta: Callable[..., Any] | None = settings.presence_meta
         self._grace: float = settings.presence_grace
@@ -165,13 +165,13 @@ class _Presence:
             told = _copy(key, meta)
             self.store.join((socket.namespace, channel), socket.session_id, key, told)
 
-    def seen(self, change: Change) -> None:
+    def on_change(self, change: Change) -> None:
         self._feed.add(change)
 
-    def renewed(self, channel: Channel) -> None:
+    def on_reset(self, channel: Channel) -> None:
         self._feed.renew(channel)
 
-    def made(self, change: Change) -> None:
+    def on_local_change(self, change: Change) -> None:
         namespace, channel = change.channel
         signal = updated if change.before and change.after else joined if change.after else left
         for receiver in signal.receivers_for(self.store):
@@ -191,7 +191,7 @@ def _open(settings: Any, listener: Listener) -> Store:
     if settings.backplane is None:
         return MemoryStore(listener)
     place = (settings.backplane, settings.backplane_prefix)
-    return RedisStore(*place, listener, settings.presence_grace, TIMES)
+    return RedisStore(*place, listener, settings.presence_grace, INTERVALS)
 
 
 def _copy(key: str, meta: dict[str, Any]) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def members(channel: str, *, namespace: str = "/") -> dict[str, Metas]:
     so a while ago would look like the truth.
     """
     if _presence is None:
-        return _stranger().ask((namespace, channel)).members
+        return _reader().ask((namespace, channel)).members
     state: State = run_on_hub(_presence.store.ask, (namespace, channel))
     return state.members
 
@@ -247,7 +247,7 @@ def counts(channels: Iterable[str], *, namespace: str = "/") -> dict[str, int]:
     names = list(channels)
     places = [(namespace, name) for name in names]
     if _presence is None:
-        return dict(zip(names, _stranger().counts(places), strict=True))
+        return dict(zip(names, _reader().counts(places), strict=True))
     return dict(zip(names, run_on_hub(_presence.store.counts, places), strict=True))
 
 
@@ -271,14 +271,14 @@ def _running() -> _Presence:
     return _presence
 
 
-def _stranger() -> Stranger:
+def _reader() -> PresenceReader:
     """Whom to ask in a process in which presence is not switched on."""
     settings = configured()
     if settings.backplane is None:
         raise ConfigurationError(
             f"presence is not switched on: {_REMEDY}; or, to ask from elsewhere, set SOCKETIO_BACKPLANE"
         )
-    return Stranger(settings.backplane, settings.backplane_prefix, settings.presence_grace)
+    return PresenceReader(settings.backplane, settings.backplane_prefix, settings.presence_grace)
 
 
 _REMEDY = (

@@ -15,7 +15,7 @@ from webpy_socketio.plugins.presence.store import Channel
 __all__ = ["Held", "Item", "extra", "missing"]
 
 #: Entries that are read at once.
-PORTION = 500
+BATCH_SIZE = 500
 
 #: A connection in a channel.
 Item = tuple[Channel, str]
@@ -40,10 +40,10 @@ def missing(link: Any, names: Names, node: str, here: Mapping[Item, Held]) -> It
         channels[channel].append(connection)
     for channel, connections in channels.items():
         where = text_of(channel)
-        for start in range(0, len(connections), PORTION):
-            portion = connections[start : start + PORTION]
+        for start in range(0, len(connections), BATCH_SIZE):
+            portion = connections[start : start + BATCH_SIZE]
             keys = [held.key if (held := here.get((channel, name))) else "" for name in portion]
-            answers = link.ask(
+            answers = link.execute(
                 ("HMGET", names.of("connections", where), *portion),
                 ("HMGET", names.of("keys", where), *keys),
             )
@@ -68,10 +68,10 @@ def extra(link: Any, names: Names, node: str) -> Iterator[Item]:
     cursor: Any = 0
     while True:
         key = names.of("node", node)
-        (answer,) = link.ask(("SSCAN", key, cursor, "COUNT", PORTION))
+        (answer,) = link.execute(("SSCAN", key, cursor, "COUNT", BATCH_SIZE))
         if isinstance(answer, BackplaneError):  # of the wrong type, which the next join replaces
             log_damage(key, f"a value ({answer})")
-            link.ask(("DEL", key))
+            link.execute(("DEL", key))
             return
         cursor, items = answer
         for item in items:
@@ -80,6 +80,6 @@ def extra(link: Any, names: Names, node: str) -> Iterator[Item]:
                 yield channel_of(channel), connection.decode()
             except ValueError:
                 log_damage(key, f"a member such as {item[:80]!r}")
-                link.ask(("SREM", key, item))
+                link.execute(("SREM", key, item))
         if int(cursor) == 0:
             return

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Chore", "Times"]
+__all__ = ["Intervals", "PeriodicTask"]
 
 
 @dataclass(frozen=True)
-class Times:
+class Intervals:
     """Seconds between two renewals, of a lease, between two sweeps (at most) and two comparisons."""
 
     heartbeat: float = 5.0
@@ -27,7 +27,7 @@ class Times:
         return self.lease + self.sweep + grace
 
 
-class Chore:
+class PeriodicTask:
     """What is done again and again."""
 
     def __init__(self, seconds: Callable[[], float], run: Callable[[Any], bool | None]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from webpy_socketio import redis_link
+from webpy_socketio import connect_redis
 
-__all__ = ["Dialer"]
+__all__ = ["Connector"]
 
 
-class Dialer:
+class Connector:
     """Opens the connections of one greenlet; without a byte for `silence` seconds one counts as dead."""
 
     def __init__(self, url: str, silence: float) -> None:
@@ -21,7 +21,7 @@ class Dialer:
         """A new connection; waits, and raises `BackplaneError`."""
         self._opening = True
         try:
-            return redis_link(self._url, self._silence)
+            return connect_redis(self._url, self._silence)
         finally:
             self._opening = False
 

@@ -11,24 +11,24 @@ import gevent
 import gevent.event
 
 from webpy_socketio import BackplaneError, Outage
-from webpy_socketio.plugins.presence.dialer import Dialer
+from webpy_socketio.plugins.presence.dialer import Connector
 
-__all__ = ["Ear"]
+__all__ = ["PubSub"]
 
 logger = logging.getLogger("webpy_socketio")
 
 #: Seconds between two PINGs, and without a byte before the connection counts as dead.
 PING_INTERVAL = 5.0
-SILENCE = 8.0
+READ_TIMEOUT = 8.0
 
 #: Seconds before the next attempt to connect, at most.
-PAUSE = 1.0
+INTERVAL = 1.0
 
 #: Messages after which others have their turn.
-PORTION = 64
+BATCH_SIZE = 64
 
 
-class Ear:
+class PubSub:
     """Listens to topics. For the thread of the hub.
 
     `heard` is called with what was published on one, and `ready` when one is listened to from now on:
@@ -43,7 +43,7 @@ class Ear:
         ready: Callable[[bytes], None],
         lost: Callable[[], None],
     ) -> None:
-        self._dialer = Dialer(url, SILENCE)
+        self._dialer = Connector(url, READ_TIMEOUT)
         self._heard = heard
         self._ready = ready
         self._lost = lost
@@ -58,13 +58,13 @@ class Ear:
         )
         self._greenlet = gevent.spawn(self._run)
 
-    def listen(self, topic: bytes) -> None:
+    def subscribe(self, topic: bytes) -> None:
         """Begin; `ready` follows."""
         self._wanted[topic] = None
         self._dirty[topic] = None
         self._wake.set()
 
-    def ignore(self, topic: bytes) -> None:
+    def unsubscribe(self, topic: bytes) -> None:
         """End."""
         self._wanted.pop(topic, None)
         self._dirty[topic] = None
@@ -97,7 +97,7 @@ class Ear:
                 if writer is not None:
                     writer.kill()
                 self._lost()
-            gevent.sleep(random.uniform(PAUSE / 2, PAUSE))
+            gevent.sleep(random.uniform(INTERVAL / 2, INTERVAL))
 
     def _write(self, link: Any) -> None:
         try:
@@ -131,5 +131,5 @@ class Ear:
             elif kind == b"subscribe":
                 self._ready(reply[1])
             portion += 1
-            if portion % PORTION == 0:
+            if portion % BATCH_SIZE == 0:
                 gevent.sleep(0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from webpy_socketio import BackplaneError, redis_link
+from webpy_socketio import BackplaneError, connect_redis
 
 __all__ = ["examine"]
 
 #: Seconds for Redis's answer.
-_PATIENCE = 3.0
+_TIMEOUT = 3.0
 
 _POLICY = b"maxmemory_policy:"
 
@@ -20,8 +20,8 @@ def examine(settings: Any) -> Iterator[tuple[str, str, str]]:
     if settings.backplane is None:
         return
     try:
-        link = redis_link(settings.backplane, _PATIENCE)
-        (info,) = link.ask(("INFO", "memory"))
+        link = connect_redis(settings.backplane, _TIMEOUT)
+        (info,) = link.execute(("INFO", "memory"))
         link.close()
     except BackplaneError:
         return  # whoever examines Redis itself says so

@@ -18,7 +18,7 @@ import gevent
 from webpy_socketio import CallerError, NoSocket, call_later, emit
 from webpy_socketio.plugins.presence.store import Change, Channel, Metas, State
 
-__all__ = ["CROWD", "Feed", "describe"]
+__all__ = ["CROWD", "DiffBroadcaster", "describe"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -39,7 +39,7 @@ class _Batch:
     keys: dict[str, tuple[Metas, Metas]] = field(default_factory=dict)
 
 
-class Feed:
+class DiffBroadcaster:
     """Gathers changes and tells them the subscribers of their channel that are in this process."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Feed:
         namespace, name = channel
         try:
             # Every process tells its own: each hears of every change.
-            emit(event, what, channel=name, namespace=namespace, here=True)
+            emit(event, what, channel=name, namespace=namespace, local=True)
         except NoSocket:  # everybody left
             pass
         except CallerError:  # too large for an outbox; what is told elsewhere is not

@@ -136,5 +136,5 @@ class MemoryStore:
         room.rev += 1
         self._floor = max(self._floor, room.rev)
         change = Change(channel, self.epoch, room.rev, key, before, after)
-        self._listener.seen(change)
-        self._listener.made(change)
+        self._listener.on_change(change)
+        self._listener.on_local_change(change)

@@ -15,8 +15,8 @@ import gevent
 import gevent.event
 
 from webpy_socketio import BackplaneError, Outage, WrongContext
-from webpy_socketio.plugins.presence.chores import Chore, Times
-from webpy_socketio.plugins.presence.dialer import Dialer
+from webpy_socketio.plugins.presence.chores import Intervals, PeriodicTask
+from webpy_socketio.plugins.presence.dialer import Connector
 from webpy_socketio.plugins.presence.scripts import (
     Answer,
     Call,
@@ -28,13 +28,13 @@ from webpy_socketio.plugins.presence.scripts import (
 )
 from webpy_socketio.plugins.presence.store import Change
 
-__all__ = ["Node", "Owner", "Task", "identity_of"]
+__all__ = ["Owner", "Task", "Tracker", "identity_of"]
 
 logger = logging.getLogger("webpy_socketio")
 
 #: Seconds that somebody waits for Redis, at most; and without a byte before it counts as away.
-PATIENCE = 1.0
-SILENCE = 5.0
+TIMEOUT = 1.0
+READ_TIMEOUT = 5.0
 
 #: Tasks that may wait while Redis is away. Beyond it all are dropped: what there is to be done is found
 #: out anew when it is back, by comparing.
@@ -42,7 +42,7 @@ MAX_WAITING = 16_384
 
 #: Tasks that are sent at once, and connections of a dead node that one script takes over.
 BATCH = 128
-PORTION = 100
+BATCH_SIZE = 100
 
 
 @dataclass(slots=True)
@@ -66,26 +66,28 @@ class Owner(Protocol):
     def begun(self) -> None:
         """The first connection to Redis is ready."""
 
-    def reborn(self) -> None:
+    def on_rejoined(self) -> None:
         """Redis lives another life: it may have forgotten what it knew."""
 
     def reconcile(self, link: Any, node: str) -> None:
         """Compare what is in Redis with what is to be there, and put what has to be done."""
 
-    def made(self, changes: list[Change]) -> None:
+    def on_local_change(self, changes: list[Change]) -> None:
         """Changes that this process has made."""
 
 
-class Node:
+class Tracker:
     """One connection, and a greenlet that does one thing after the other. For the thread of the hub."""
 
-    def __init__(self, url: str, names: Names, times: Times, grace: float, owner: Owner) -> None:
+    def __init__(
+        self, url: str, names: Names, times: Intervals, grace: float, owner: Owner
+    ) -> None:
         #: Fresh for each start, and after each lease that was lost: the token that fences us off.
         self.id = _new_id()
         #: Why nothing can be asked; None if it can.
         self.trouble: BackplaneError | None = BackplaneError("Redis has not answered yet")
         self._tried = gevent.event.Event()
-        self._dialer = Dialer(url, SILENCE)
+        self._dialer = Connector(url, READ_TIMEOUT)
         self._names = names
         self._times = times
         self._grace = grace
@@ -98,9 +100,9 @@ class Node:
         self._tasks: deque[Task] = deque()
         self._wake = gevent.event.Event()
         self._stopping = False
-        self._renewal = Chore(lambda: times.heartbeat, self._renew)
-        self._sweeping = Chore(self._pause, self._sweep)
-        self._comparing = Chore(lambda: times.reconcile, self._compare)
+        self._renewal = PeriodicTask(lambda: times.heartbeat, self._renew)
+        self._sweeping = PeriodicTask(self._pause, self._sweep)
+        self._comparing = PeriodicTask(lambda: times.reconcile, self._compare)
         self._chores = (self._renewal, self._sweeping, self._comparing)
         self._greenlet = gevent.spawn(self._run)
 
@@ -123,15 +125,15 @@ class Node:
         """
         if gevent.getcurrent() is gevent.get_hub():
             raise WrongContext("presence is asked of Redis: call this from a greenlet, not the hub")
-        self._tried.wait(PATIENCE)
+        self._tried.wait(TIMEOUT)
         if self.trouble is not None:
             raise self.trouble
         waiting = gevent.event.AsyncResult()
         self.put(Task("ask", lambda node: call, waiting.set, waiting))
         try:
-            return waiting.get(timeout=PATIENCE)
+            return waiting.get(timeout=TIMEOUT)
         except gevent.Timeout:
-            raise BackplaneError(f"Redis does not answer within {PATIENCE} s") from None
+            raise BackplaneError(f"Redis does not answer within {TIMEOUT} s") from None
 
     def compare_soon(self) -> None:
         """Compare within a heartbeat, as something in Redis was damaged."""
@@ -143,7 +145,7 @@ class Node:
         """Do what waits, for a second at most, and end the lease."""
         self._stopping = True
         self._wake.set()
-        self._greenlet.join(PATIENCE)
+        self._greenlet.join(TIMEOUT)
         self._dialer.end(self._greenlet)
 
     # -- the connection
@@ -176,7 +178,7 @@ class Node:
             gevent.sleep(self._pause())
 
     def _begin(self, link: Any) -> None:
-        (info, *_) = link.ask(("INFO", "server"), *loading())
+        (info, *_) = link.execute(("INFO", "server"), *loading())
         if isinstance(info, BackplaneError):
             raise info
         self._run_id, uptime = identity_of(info)
@@ -192,7 +194,7 @@ class Node:
         if self._life is None:
             self._owner.begun()
         elif self._life != life:
-            self._owner.reborn()
+            self._owner.on_rejoined()
         self._life = life
 
     def _serve(self, link: Any) -> None:
@@ -222,7 +224,7 @@ class Node:
         batch = deque(self._tasks.popleft() for _ in range(min(BATCH, len(self._tasks))))
         fenced = False
         try:
-            answers = link.ask(*(task.call(self.id).words() for task in batch))
+            answers = link.execute(*(task.call(self.id).words() for task in batch))
             for answer in answers:
                 if isinstance(answer, BackplaneError):  # Redis does not know the script any more
                     answer = self._repeat(link, batch[0])
@@ -239,7 +241,7 @@ class Node:
             self._enter(link)
 
     def _repeat(self, link: Any, task: Task) -> Answer:
-        (answer,) = link.ask(task.call(self.id).words(whole=True))
+        (answer,) = link.execute(task.call(self.id).words(whole=True))
         if not isinstance(answer, BackplaneError):
             return answer
         logger.error("presence: %s", str(answer))
@@ -282,9 +284,9 @@ class Node:
 
     def _sweep(self, link: Any) -> bool:
         claim = self._times.heartbeat
-        sweep = self._names.sweep(self.id, self._grace, claim, PORTION)
+        sweep = self._names.sweep(self.id, self._grace, claim, BATCH_SIZE)
         more, changes, known = run_call(link, sweep)
-        self._owner.made(changes_of(changes))
+        self._owner.on_local_change(changes_of(changes))
         if not known:  # Redis was emptied, perhaps: the others wait for what this process has there
             self._enter(link)
         return bool(more)

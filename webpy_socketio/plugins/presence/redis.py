@@ -16,17 +16,17 @@ from typing import Any, TypeVar
 
 import gevent
 
-from webpy_socketio import BackplaneError, call_later, redis_link
+from webpy_socketio import BackplaneError, call_later, connect_redis
 from webpy_socketio.plugins.presence.audit import Held, Item, extra, missing
-from webpy_socketio.plugins.presence.chores import Times
+from webpy_socketio.plugins.presence.chores import Intervals
 from webpy_socketio.plugins.presence.damage import log_damage
-from webpy_socketio.plugins.presence.ear import Ear
+from webpy_socketio.plugins.presence.ear import PubSub
 from webpy_socketio.plugins.presence.node import (
-    PATIENCE,
-    PORTION,
-    SILENCE,
-    Node,
+    BATCH_SIZE,
+    READ_TIMEOUT,
+    TIMEOUT,
     Task,
+    Tracker,
     identity_of,
 )
 from webpy_socketio.plugins.presence.replica import Replica, Verdict
@@ -44,12 +44,12 @@ from webpy_socketio.plugins.presence.scripts import (
 )
 from webpy_socketio.plugins.presence.store import Change, Channel, Listener, State
 
-__all__ = ["RedisStore", "Stranger"]
+__all__ = ["PresenceReader", "RedisStore"]
 
 logger = logging.getLogger("webpy_socketio")
 
 #: Changes that may wait for slow receivers of signals.
-MAX_UNTOLD = 16_384
+MAX_PENDING = 16_384
 
 #: Channels that one script counts; Lua has a limit of some thousand arguments.
 COUNTED = 1_000
@@ -66,7 +66,7 @@ class RedisStore:
     lasting = True
 
     def __init__(
-        self, url: str, prefix: str, listener: Listener, grace: float, times: Times
+        self, url: str, prefix: str, listener: Listener, grace: float, times: Intervals
     ) -> None:
         self._listener = listener
         self._names = Names(prefix)
@@ -75,7 +75,7 @@ class RedisStore:
         self._here: dict[Item, Held] = {}
         self._watchers: dict[Channel, set[str]] = {}
         self._replicas: dict[Channel, Replica] = {}
-        self._untold: deque[Change] = deque()
+        self._pending: deque[Change] = deque()
         self._teller: Any = None
         #: Whether some were left out since it had nothing to do.
         self._slow = False
@@ -83,8 +83,8 @@ class RedisStore:
         self._unsettled: set[Channel] = set()
         self._settling: Any = None
         self._here_topic = self._names.here().encode()
-        self.node = Node(url, self._names, times, grace, self)
-        self._ear = Ear(url, self._hear, self._ready, self._lose)
+        self.node = Tracker(url, self._names, times, grace, self)
+        self._ear = PubSub(url, self._apply, self._ready, self._lose)
 
     def join(self, channel: Channel, connection: str, key: str, meta: dict[str, Any]) -> None:
         # Sorted, as scripts tell by the text whether something changed.
@@ -104,7 +104,7 @@ class RedisStore:
         watchers.add(connection)
         if channel not in self._replicas:
             self._replicas[channel] = Replica()
-            self._ear.listen(self._topic(channel))
+            self._ear.subscribe(self._topic(channel))
 
     def unwatch(self, channel: Channel, connection: str) -> None:
         watchers = self._watchers.get(channel)
@@ -113,7 +113,7 @@ class RedisStore:
         watchers.discard(connection)
         if not watchers:
             del self._watchers[channel], self._replicas[channel]
-            self._ear.ignore(self._topic(channel))
+            self._ear.unsubscribe(self._topic(channel))
 
     def state(self, channel: Channel) -> State | None:
         replica = self._replicas.get(channel)
@@ -124,7 +124,7 @@ class RedisStore:
             self._replicas[channel].owed = True
 
     def ask(self, channel: Channel) -> State:
-        deadline = time.monotonic() + self._times.settle + PATIENCE
+        deadline = time.monotonic() + self._times.settle + TIMEOUT
         while True:
             reading = self._parse(channel, self.node.ask(self._names.read(channel)))
             replica = self._replicas.get(channel)
@@ -152,7 +152,7 @@ class RedisStore:
         self.node.stop()
         self._ear.stop()
         if self._teller is not None:
-            self._teller.join(PATIENCE)
+            self._teller.join(TIMEOUT)
             self._teller.kill()
 
     # -- what is to be done in Redis
@@ -163,7 +163,7 @@ class RedisStore:
         def done(answer: Answer) -> None:
             quiet, held.quiet, held.joined = held.quiet, False, True
             if not quiet:
-                self.made(changes_of(answer))
+                self.on_local_change(changes_of(answer))
 
         return Task(
             "join",
@@ -173,15 +173,17 @@ class RedisStore:
 
     def _leave(self, item: Item, grace: float) -> Task:
         call = self._names.leave(*item, grace)
-        return Task("leave", lambda node: call, lambda answer: self.made(changes_of(answer)))
+        return Task(
+            "leave", lambda node: call, lambda answer: self.on_local_change(changes_of(answer))
+        )
 
     def joins(self) -> Iterable[Task]:
         return [self._join(item, held) for item, held in self._here.items()]
 
     def begun(self) -> None:
-        self._ear.listen(self._here_topic)
+        self._ear.subscribe(self._here_topic)
 
-    def reborn(self) -> None:
+    def on_rejoined(self) -> None:
         # Redis forgot them; nobody came.
         for held in self._here.values():
             held.quiet = held.joined
@@ -200,20 +202,20 @@ class RedisStore:
         for channel in list(self._replicas):
             self._read(channel)
 
-    def made(self, changes: list[Change]) -> None:
+    def on_local_change(self, changes: list[Change]) -> None:
         """Tell what this process changed, from a greenlet of its own: receivers may wait."""
-        self._untold.extend(changes)
-        while len(self._untold) > MAX_UNTOLD:
-            self._untold.popleft()
+        self._pending.extend(changes)
+        while len(self._pending) > MAX_PENDING:
+            self._pending.popleft()
             if not self._slow:
                 logger.warning("presence signals are left out: their receivers are too slow")
             self._slow = True
-        if self._untold and not self._teller:
+        if self._pending and not self._teller:
             self._teller = gevent.spawn(self._tell)
 
     def _tell(self) -> None:
-        while self._untold:
-            self._listener.made(self._untold.popleft())
+        while self._pending:
+            self._listener.on_local_change(self._pending.popleft())
         self._slow = False
 
     # -- what is heard of it
@@ -226,7 +228,7 @@ class RedisStore:
 
     def _lose(self) -> None:
         for replica in self._replicas.values():
-            replica.lose()
+            replica.invalidate()
 
     def _ready(self, topic: bytes) -> None:
         if topic == self._here_topic:
@@ -234,10 +236,10 @@ class RedisStore:
         channel = self._channel(topic)
         replica = self._replicas.get(channel)
         if replica is not None:
-            replica.lose()
+            replica.invalidate()
             self._read(channel)
 
-    def _hear(self, topic: bytes, diff: bytes) -> None:
+    def _apply(self, topic: bytes, diff: bytes) -> None:
         if topic == self._here_topic:
             self.node.compare_soon()
             return
@@ -251,9 +253,9 @@ class RedisStore:
             # If it stood in the place of a change, the next one shows the gap.
             log_damage(topic.decode(errors="replace"), f"a published message ({error})")
             return
-        verdict = replica.hear(change)
-        if verdict is Verdict.NEWS:
-            self._listener.seen(change)
+        verdict = replica.apply(change)
+        if verdict is Verdict.APPLIED:
+            self._listener.on_change(change)
         elif verdict is Verdict.GAP:
             self._read(channel)
 
@@ -271,7 +273,7 @@ class RedisStore:
         if renewed:
             reading = self._parse(channel, answer)
             if reading.unsettled:
-                replica.lose()
+                replica.invalidate()
                 self._read_later(channel, reading.unsettled)
                 return
             renewed = replica.replace(reading.state)
@@ -286,13 +288,13 @@ class RedisStore:
         if self._replicas.get(channel) is not replica:
             return  # nobody here is subscribed any more
         renewed = renewed or not replica.known or replica.owed
-        news, gap = replica.settle(missed)
+        news, gap = replica.sync(missed)
         replica.owed = renewed and gap
         if renewed and not gap:
-            self._listener.renewed(channel)
+            self._listener.on_reset(channel)
         elif not renewed:
             for change in news:
-                self._listener.seen(change)
+                self._listener.on_change(change)
         if gap:
             self._read(channel)
 
@@ -320,7 +322,7 @@ class RedisStore:
         return reading
 
 
-class Stranger:
+class PresenceReader:
     """Presence for a process that has no server: each call opens a connection, and closes it again."""
 
     def __init__(self, url: str, prefix: str, grace: float) -> None:
@@ -349,18 +351,18 @@ class Stranger:
 
     def _complete(self, read: Callable[[Any], tuple[T, float]]) -> T:
         """Read until the answer is complete."""
-        times = Times()
-        deadline = time.monotonic() + times.settle + PATIENCE
-        link = redis_link(self._url, SILENCE)
+        times = Intervals()
+        deadline = time.monotonic() + times.settle + TIMEOUT
+        link = connect_redis(self._url, READ_TIMEOUT)
         try:
-            (info,) = link.ask(("INFO", "server"))
+            (info,) = link.execute(("INFO", "server"))
             if not isinstance(info, BackplaneError):
                 run, uptime = identity_of(info)
                 cold = max(0.0, times.settle - uptime)
                 run_call(link, self._names.begin(run, "", times.settle, cold))
             more = 1
             while more:  # nobody else may be there who lets the dead go
-                sweep = self._names.sweep("stranger", self._grace, times.heartbeat, PORTION)
+                sweep = self._names.sweep("stranger", self._grace, times.heartbeat, BATCH_SIZE)
                 more, *_ = run_call(link, sweep)
             while True:
                 answer, unsettled = read(link)

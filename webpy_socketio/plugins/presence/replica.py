@@ -16,9 +16,9 @@ MAX_WAITING = 1024
 class Verdict(enum.Enum):
     """What a change that was heard is."""
 
-    NEWS = "the next one"
-    OLD = "known already"
-    EARLY = "kept until the state is known"
+    APPLIED = "the next one"
+    DUPLICATE = "known already"
+    BUFFERED = "kept until the state is known"
     GAP = "others are missing: ask for the state"
 
 
@@ -42,32 +42,32 @@ class Replica:
         """The state; not a copy."""
         return State(self.epoch, self.rev, self.members)
 
-    def lose(self) -> None:
+    def invalidate(self) -> None:
         """Changes may be missing from now on: until a state is asked for and comes, nothing counts."""
         self.current = False
         self._waiting.clear()
         self._too_many = False
 
-    def hear(self, change: Change) -> Verdict:
+    def apply(self, change: Change) -> Verdict:
         """A change that was published."""
         if not self.current:
             if len(self._waiting) < MAX_WAITING:
                 self._waiting.append(change)
             else:
                 self._too_many = True
-            return Verdict.EARLY
+            return Verdict.BUFFERED
         if change.epoch == self.epoch and change.rev <= self.rev:
-            return Verdict.OLD
+            return Verdict.DUPLICATE
         if change.epoch != self.epoch or change.rev != self.rev + 1:
             # What comes from now on is after the state that is going to be asked for, or in it.
-            self.lose()
+            self.invalidate()
             return Verdict.GAP
         self.rev = change.rev
         if change.after:
             self.members[change.key] = change.after
         else:
             self.members.pop(change.key, None)
-        return Verdict.NEWS
+        return Verdict.APPLIED
 
     def replace(self, state: State) -> bool:
         """The state came; returns whether it is another one than was known."""
@@ -76,7 +76,7 @@ class Replica:
         self.epoch, self.rev, self.members = state.epoch, state.rev, state.members
         return True
 
-    def settle(self, missed: Iterable[Change]) -> tuple[list[Change], bool]:
+    def sync(self, missed: Iterable[Change]) -> tuple[list[Change], bool]:
         """Go on from here: with what was missed, and with what was heard meanwhile.
 
         Returns the news, and whether there is still a gap.
@@ -86,11 +86,11 @@ class Replica:
         self.current = self.known = True
         news: list[Change] = []
         for change in (*missed, *waiting):
-            verdict = self.hear(change)
+            verdict = self.apply(change)
             if verdict is Verdict.GAP:
                 return news, True
-            if verdict is Verdict.NEWS:
+            if verdict is Verdict.APPLIED:
                 news.append(change)
         if gap:
-            self.lose()
+            self.invalidate()
         return news, gap

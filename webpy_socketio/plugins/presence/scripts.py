@@ -136,9 +136,9 @@ def loading() -> Iterable[Words]:
 
 def run_call(link: Any, call: Call) -> Answer:
     """Make one call now, and return its answer; raises `BackplaneError`."""
-    (answer,) = link.ask(call.words())
+    (answer,) = link.execute(call.words())
     if isinstance(answer, BackplaneError):  # NOSCRIPT, most likely
-        (answer,) = link.ask(call.words(whole=True))
+        (answer,) = link.execute(call.words(whole=True))
     if isinstance(answer, BackplaneError):
         raise answer
     return result_of(answer)

@@ -45,16 +45,16 @@ class Change:
 class Listener(Protocol):
     """Whom a store tells, in the thread of the hub; nothing here may wait, but for `made`."""
 
-    def made(self, change: Change) -> None:
+    def on_local_change(self, change: Change) -> None:
         """A change that this process made: of all processes the only one that is told so.
 
         A shared store calls it from a greenlet of its own.
         """
 
-    def seen(self, change: Change) -> None:
+    def on_change(self, change: Change) -> None:
         """The next change of a channel that is watched, whoever made it."""
 
-    def renewed(self, channel: Channel) -> None:
+    def on_reset(self, channel: Channel) -> None:
         """The state of a channel that is watched is known now, or is another one than was told."""
 
 

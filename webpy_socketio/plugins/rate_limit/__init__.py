@@ -25,7 +25,7 @@ from typing import Any
 
 from webpy_socketio import Refused, Socket, monotonic, signals
 from webpy_socketio.plugins.rate_limit.buckets import Buckets
-from webpy_socketio.plugins.rate_limit.notices import Notices
+from webpy_socketio.plugins.rate_limit.notices import Notifier
 
 __all__ = ["install", "uninstall"]
 
@@ -68,7 +68,7 @@ class _Limits:
     def __init__(self, settings: Any) -> None:
         self._key: Callable[..., Hashable] | None = settings.rate_limit_key
         self._keys: dict[Socket, Hashable] = {}
-        self._notices = Notices()
+        self._notices = Notifier()
         self._log_due: dict[str, float] = {}
         self._buckets: list[Buckets] = []
         make = self._make

@@ -17,7 +17,7 @@ MAX_KEYS = 65_536
 _SLACK = 1e-6
 
 #: Seconds from one look for what can be forgotten to the next, at least.
-_PAUSE = 1.0
+_INTERVAL = 1.0
 
 
 class Buckets:
@@ -48,7 +48,7 @@ class Buckets:
         if len(self._full) > MAX_KEYS:
             del self._full[next(iter(self._full))]
         if self._timer is None:
-            self._look_later(_PAUSE)
+            self._look_later(_INTERVAL)
 
     def close(self) -> None:
         """Forget all."""
@@ -56,7 +56,7 @@ class Buckets:
         self._stop()
 
     def _look_later(self, seconds: float) -> None:
-        self._timer = call_later(max(_PAUSE, seconds), self._look)
+        self._timer = call_later(max(_INTERVAL, seconds), self._look)
 
     def _stop(self) -> None:
         if self._timer is not None:

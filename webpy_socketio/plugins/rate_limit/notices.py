@@ -7,7 +7,7 @@ from typing import Any
 
 from webpy_socketio import Socket, call_later, monotonic
 
-__all__ = ["INTERVAL", "Notices"]
+__all__ = ["INTERVAL", "Notifier"]
 
 #: Seconds from one event about the same thing to the next.
 INTERVAL = 1.0
@@ -24,7 +24,7 @@ class _Notice:
         self.timer: Any = None
 
 
-class Notices:
+class Notifier:
     """Sends ``rate_limit`` events: the first at once, those of the next second together at its end."""
 
     def __init__(self) -> None:
