@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from contestants import CONTESTANTS
+from server_list import CONTESTANTS
 from table import Line
 
 __all__ = ["plot"]

@@ -22,7 +22,7 @@ import gevent.event
 from database import RedisError, running_redis
 
 from webpy_socketio import connect_redis
-from webpy_socketio.plugins.presence.chores import Intervals
+from webpy_socketio.plugins.presence.periodic import Intervals
 from webpy_socketio.plugins.presence.redis import RedisStore
 from webpy_socketio.plugins.presence.store import Change, Channel, State
 

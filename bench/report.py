@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from contestants import CONTESTANTS
+from server_list import CONTESTANTS
 from table import Cell, Line, Results
 
 __all__ = ["Report"]

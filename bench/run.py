@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from contestants import CONTESTANTS, Entrant, enter
 from environment import HERE, SetupError, build_c
 from measurement import (
     Figures,
@@ -26,8 +25,9 @@ from measurement import (
 )
 from plot import plot
 from report import Report
+from server_list import CONTESTANTS, Entrant, enter
 from table import lines
-from works import WORKS, Work
+from workloads import WORKS, Work
 
 #: Seconds for which a work is done before it is measured, and for which it is measured.
 TIMES = {"warming": 1.0, "seconds": 1.0}
@@ -116,10 +116,10 @@ def _arguments() -> argparse.Namespace:
 
         return some
 
-    works, servers = list(WORKS), [one.name for one in CONTESTANTS]
+    workloads, servers = list(WORKS), [one.name for one in CONTESTANTS]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", type=names(works), default=works, metavar="WORK,...",
-                        help=f"of {', '.join(works)}")  # fmt: skip
+    parser.add_argument("--only", type=names(workloads), default=workloads, metavar="WORK,...",
+                        help=f"of {', '.join(workloads)}")  # fmt: skip
     parser.add_argument("--servers", type=names(servers), default=servers, metavar="SERVER,...",
                         help=f"of {', '.join(servers)}")  # fmt: skip
     parser.add_argument("--rounds", type=int, metavar="N", help="instead of each work's own number")

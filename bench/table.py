@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from measurement import Figures
-from works import GROWTHS, WORKS, Growth, Row
+from workloads import GROWTHS, WORKS, Growth, Row
 
 __all__ = ["Cell", "Line", "Results", "lines"]
 

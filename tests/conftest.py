@@ -19,18 +19,11 @@ import gevent.event
 import pytest
 import web
 
-from webpy_socketio import (
-    Socket,
-    SocketIOServer,
-    backplane,
-    events,
-    settings,
-    signals,
-    socketio_urls,
-)
-from webpy_socketio.clients import registry
+from webpy_socketio import Socket, SocketIOServer, backplane, events, signals, socketio_urls
+from webpy_socketio.config import settings
+from webpy_socketio.registry import registry
 
-from . import builds, parallel, raw, swarm
+from . import builds, load_clients, parallel, raw
 
 parallel.use_native_locks()
 
@@ -168,18 +161,18 @@ def wheel(built: Path) -> Path:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[swarm.Start]:
+def start(tmp_path: Path) -> Iterator[load_clients.Start]:
     """Start a server that is a process of its own; whatever it goes through, it prints nothing."""
     with contextlib.ExitStack() as servers:
-        yield lambda **options: servers.enter_context(swarm.running(tmp_path, **options))
-        swarm.close_all()
+        yield lambda **options: servers.enter_context(load_clients.running(tmp_path, **options))
+        load_clients.close_all()
 
 
 @pytest.fixture
 def _many_descriptors() -> Iterator[None]:
     """Let this process, and the servers it starts, have sockets for thousands of clients."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if not swarm.raise_descriptor_limit(10_000):
+    if not load_clients.raise_descriptor_limit(10_000):
         pytest.skip(f"10,000 open files are needed, and no more than {before[1]} are allowed")
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -22,7 +22,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     for where in (
         "backplane.redis.TIMEOUT",
         "backplane.subscriber.CONFIRM_TIMEOUT",
-        "plugins.presence.node.TIMEOUT",
+        "plugins.presence.tracker.TIMEOUT",
     ):
         monkeypatch.setattr(f"webpy_socketio.{where}", UNHURRIED)
 

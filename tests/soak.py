@@ -26,7 +26,16 @@ import gevent
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.swarm import HELD, CountedServer, Counts, Gone, Polling, WebSocket, close_all, frame
+from tests.load_clients import (
+    HELD,
+    CountedServer,
+    Counts,
+    Gone,
+    Polling,
+    WebSocket,
+    close_all,
+    frame,
+)
 
 #: Seconds of coming and going in a round, visitors at once, and channels they share.
 ROUND = 10.0

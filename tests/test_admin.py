@@ -35,7 +35,7 @@ from webpy_socketio import (
 )
 from webpy_socketio.engine import Connection
 from webpy_socketio.plugins import admin
-from webpy_socketio.plugins.admin import lock, shown, watch
+from webpy_socketio.plugins.admin import auth, reporter, serializers
 from webpy_socketio.plugins.admin.passwords import PasswordHash, hash_password
 
 from . import raw
@@ -101,7 +101,7 @@ def house(serve: Serve) -> Callable[..., Site]:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statistics come so often that a test may wait for them."""
-    monkeypatch.setattr(watch, "INTERVAL", 0.02)
+    monkeypatch.setattr(reporter, "INTERVAL", 0.02)
 
 
 def come_in(site: Site, auth: Any = CREDENTIALS) -> tuple[Admin, list[Any]]:
@@ -252,7 +252,7 @@ class TestLogin:
         site = house()
         session = Admin(site).next()[1]
         wrong = {**CREDENTIALS, "password": "open barley"}
-        for _ in range(lock.TRIES_OF_ONE):
+        for _ in range(auth.TRIES_OF_ONE):
             assert Admin(site, wrong).refusal == "invalid credentials"
         for auth in (wrong, CREDENTIALS):  # the right one too: or it could be told apart
             assert Admin(site, auth).refusal == "too many failed tries: wait 60 seconds"
@@ -280,14 +280,14 @@ class TestLogin:
         wrong = {**CREDENTIALS, "password": "open barley"}
         greenlets = [gevent.spawn(lambda: Admin(site, wrong).refusal) for _ in range(30)]
         refusals = [greenlet.get() for greenlet in greenlets]
-        assert refusals.count("invalid credentials") == lock.TRIES_OF_ONE
-        assert len(looks) == lock.TRIES_OF_ONE
+        assert refusals.count("invalid credentials") == auth.TRIES_OF_ONE
+        assert len(looks) == auth.TRIES_OF_ONE
         assert ident() not in {thread for thread, _ in looks}
         assert {beside for _, beside in looks} == {1}
 
     def test_the_right_password_and_none_at_all_are_not_counted(self, house: Serve) -> None:
         site = house()
-        for _ in range(lock.TRIES_OF_ONE + 1):
+        for _ in range(auth.TRIES_OF_ONE + 1):
             assert Admin(site).refusal is None
             assert Admin(site, {"sessionId": "old"}).refusal == "invalid credentials"
 
@@ -319,8 +319,8 @@ class TestLogin:
 
 class TestTries:
     def test_of_one_address_a_few_in_a_minute(self) -> None:
-        tries = lock.LoginThrottle()
-        for second in range(lock.TRIES_OF_ONE):
+        tries = auth.LoginThrottle()
+        for second in range(auth.TRIES_OF_ONE):
             tries.begin("192.0.2.1", second)
         with pytest.raises(Refused, match="too many"):
             tries.begin("192.0.2.1", 59)
@@ -328,30 +328,30 @@ class TestTries:
         tries.begin("192.0.2.1", 60)  # the first of them is a minute old
 
     def test_of_all_addresses_together_not_many(self) -> None:
-        tries = lock.LoginThrottle()
-        for number in range(lock.TRIES_OF_ALL):
+        tries = auth.LoginThrottle()
+        for number in range(auth.TRIES_OF_ALL):
             tries.begin(f"192.0.2.{number}", 0)
         with pytest.raises(Refused, match="too many"):
             tries.begin("192.0.2.99", 1)
 
     def test_a_right_one_leaves_nothing_behind(self) -> None:
-        tries = lock.LoginThrottle()
-        for _ in range(3 * lock.TRIES_OF_ALL):
+        tries = auth.LoginThrottle()
+        for _ in range(3 * auth.TRIES_OF_ALL):
             tries.forgive(tries.begin("192.0.2.1", 0))
 
 
 class TestSessions:
     def test_one_is_good_for_a_day(self) -> None:
-        sessions = lock.Sessions()
+        sessions = auth.Sessions()
         one = sessions.issue(0)
-        assert sessions.knows(one, lock.SESSION_SECONDS - 1)
-        assert not sessions.knows(one, lock.SESSION_SECONDS)
+        assert sessions.knows(one, auth.SESSION_SECONDS - 1)
+        assert not sessions.knows(one, auth.SESSION_SECONDS)
         assert not len(sessions)
 
     def test_there_are_not_too_many_and_the_oldest_goes(self) -> None:
-        sessions = lock.Sessions()
-        issued = [sessions.issue(0) for _ in range(lock.MAX_SESSIONS + 1)]
-        assert len(sessions) == lock.MAX_SESSIONS
+        sessions = auth.Sessions()
+        issued = [sessions.issue(0) for _ in range(auth.MAX_SESSIONS + 1)]
+        assert len(sessions) == auth.MAX_SESSIONS
         assert not sessions.knows(issued[0], 1)
         assert sessions.knows(issued[-1], 1)
 
@@ -613,11 +613,11 @@ class TestBounds:
         ],
     )
     def test_an_event_is_cut(self, value: Any) -> None:
-        text = json.dumps(shown.describe_event("message", [value, value]))
+        text = json.dumps(serializers.describe_event("message", [value, value]))
         assert len(text) < 5000
 
     def test_a_long_text_tells_its_length(self) -> None:
-        assert shown.describe_event("message", ["x" * 300]) == [
+        assert serializers.describe_event("message", ["x" * 300]) == [
             "message",
             "x" * 200 + "... (300 characters)",
         ]
@@ -625,8 +625,8 @@ class TestBounds:
     def test_so_many_events_and_the_rest_is_counted(
         self, house: Serve, often: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watch, "MAX_EVENTS", 3)
-        monkeypatch.setattr(watch, "INTERVAL", 0.5)
+        monkeypatch.setattr(reporter, "MAX_EVENTS", 3)
+        monkeypatch.setattr(reporter, "INTERVAL", 0.5)
         site = house()
         client = site.connect()
         one, _ = come_in(site)
@@ -648,7 +648,7 @@ class TestBounds:
     def test_of_a_broadcast_some_recipients(
         self, house: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watch, "MAX_RECIPIENTS", 2)
+        monkeypatch.setattr(reporter, "MAX_RECIPIENTS", 2)
         site = house()
         for _ in range(5):
             site.connect()
@@ -659,8 +659,8 @@ class TestBounds:
     def test_too_many_changes_become_a_list(
         self, house: Serve, often: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watch, "MAX_CHANGES", 2)
-        monkeypatch.setattr(watch, "INTERVAL", 0.5)
+        monkeypatch.setattr(reporter, "MAX_CHANGES", 2)
+        monkeypatch.setattr(reporter, "INTERVAL", 0.5)
         site = house()
         client = site.connect()
         one, _ = come_in(site)
@@ -675,7 +675,7 @@ class TestBounds:
     def test_so_many_sockets_and_the_next_when_one_goes(
         self, house: Serve, often: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watch, "MAX_SOCKETS", 2)
+        monkeypatch.setattr(reporter, "MAX_SOCKETS", 2)
         site = house()
         clients = [site.connect() for _ in range(4)]
         one, described = come_in(site)
@@ -744,16 +744,16 @@ class TestConfined:
         def fail(*args: Any) -> None:
             raise ValueError("the details")
 
-        monkeypatch.setattr("webpy_socketio.plugins.admin.desk.Commands.perform", fail)
+        monkeypatch.setattr("webpy_socketio.plugins.admin.commands.Commands.perform", fail)
         assert one.command("emit")[0] == {"error": "internal error"}
-        monkeypatch.setattr("webpy_socketio.plugins.admin.lock.Authenticator.open", fail)
+        monkeypatch.setattr("webpy_socketio.plugins.admin.auth.Authenticator.open", fail)
         assert Admin(site).refusal == "not allowed"
         assert caplog.text.count("the plugin of the namespace /admin failed") == 2
 
         def deny(*args: Any) -> None:
             raise Refused("\ud800")
 
-        monkeypatch.setattr("webpy_socketio.plugins.admin.lock.Authenticator.open", deny)
+        monkeypatch.setattr("webpy_socketio.plugins.admin.auth.Authenticator.open", deny)
         assert Admin(site).refusal == "not allowed"
 
 
@@ -981,7 +981,7 @@ class TestCost:
             asked.set()
             answer.wait()
 
-        monkeypatch.setattr(lock.Authenticator, "open", fits)
+        monkeypatch.setattr(auth.Authenticator, "open", fits)
         site = house()
         client = raw.WebSocket(site.port, site.path)
         client.send("40/admin,")

@@ -34,7 +34,7 @@ from webpy_socketio import (
     socketio_urls,
 )
 from webpy_socketio.assets import CLIENT, EXTENSION, asset
-from webpy_socketio.clients import registry
+from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site
 from .raw import Polling, WebSocket

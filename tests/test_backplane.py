@@ -2,7 +2,7 @@
 
 ``here`` is a server in this process, ``there`` one in another. What is published by one process
 comes in the order in which it was published, whatever topic it is on: so ``end`` of `only` shows that
-nothing else was on its way. What is lost, and told, in the middle of faults: ``test_losses``.
+nothing else was on its way. What is lost, and told, in the middle of faults: ``test_delivery``.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from webpy_socketio.backplane.envelope import (
     decode,
     encode,
 )
-from webpy_socketio.backplane.numbering import Groups, Positions, SequenceCounter, Verdict
-from webpy_socketio.clients import registry
-from webpy_socketio.engine.socketio_packets import encode_event
+from webpy_socketio.backplane.sequence import Groups, Positions, SequenceCounter, Verdict
+from webpy_socketio.engine.socketio.packets import encode_event
+from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site, socket_of
 from .faults import Link, Proxy
@@ -285,7 +285,7 @@ class TestReach:
         def encode_again(*args: Any) -> None:
             raise AssertionError
 
-        monkeypatch.setattr("webpy_socketio.engine.socketio_packets._encode_message", encode_again)
+        monkeypatch.setattr("webpy_socketio.engine.socketio.packets._encode_message", encode_again)
         far.emit("run", "socket.broadcast", "hello")
         assert near.event() == ["message", "hello"]
 
@@ -611,14 +611,14 @@ class TestNumbers:
         assert self.judge(Positions(), 7, lost=True) == Verdict(True, True, None)
 
     def test_rows_of_a_sender(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("webpy_socketio.backplane.numbering.MAX_TOPICS", 2)
+        monkeypatch.setattr("webpy_socketio.backplane.sequence.MAX_TOPICS", 2)
         numbering = SequenceCounter()
         a, b, c = (Topic.session(name) for name in "abc")
         marks = [numbering.next(topic)[1:] for topic in (a, b, a, c, b, b)]
         assert marks == [(1, 1), (2, 1), (1, 2), (3, 1), (4, 1), (4, 2)]
 
     def test_memories_have_limits(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("webpy_socketio.backplane.numbering.MAX_NODES", 10)
+        monkeypatch.setattr("webpy_socketio.backplane.sequence.MAX_NODES", 10)
         positions, groups = Positions(), Groups()
         for node in range(100):
             envelope = Envelope(Mark(str(node), 1, 1), None, None, 1, ("a",))
@@ -965,7 +965,7 @@ class TestFaults:
         self, part: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It would be told of as a ResourceWarning, in whatever runs then."""
-        monkeypatch.setattr("webpy_socketio.backplane.link.CONNECT_TIMEOUT", 0.5)
+        monkeypatch.setattr("webpy_socketio.backplane.connection.CONNECT_TIMEOUT", 0.5)
         with contextlib.ExitStack() as stack:
             deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
             port = deaf.getsockname()[1]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from webpy_socketio import on_event, on_message, on_receiving, on_subscribing, signals
-from webpy_socketio.engine import strict
+from webpy_socketio.engine.http import handler as http_handler
 from webpy_socketio.plugins import metrics, rate_limit
 
 from . import raw
@@ -105,11 +105,11 @@ def test_labels_of_metrics_are_those_of_handlers(growth: Callable[[], int]) -> N
 
 def test_names_of_headers_are_remembered_only_if_short(serve: Callable[..., Site]) -> None:
     site = serve()
-    strict._make_cgi_name.cache_clear()
+    http_handler._make_cgi_name.cache_clear()
     for number in range(20):
         site.polling(**{f"x-{number}-{'y' * 2000}": "1"})
     site.polling(**{"x-short": "1"})
-    assert 1 <= strict._make_cgi_name.cache_info().currsize < 10
+    assert 1 <= http_handler._make_cgi_name.cache_info().currsize < 10
 
 
 def test_keys_of_rate_limits_are_short() -> None:

@@ -21,7 +21,7 @@ from webpy_socketio import (
     signals,
 )
 from webpy_socketio.channels import Channels, check_name
-from webpy_socketio.clients import registry
+from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site, socket_of
 

@@ -20,8 +20,8 @@ from docutils import core, nodes
 
 import webpy_socketio
 from webpy_socketio import Socket, cli, plugins, signals, testing
+from webpy_socketio.config.settings import SETTINGS
 from webpy_socketio.plugins import presence
-from webpy_socketio.settings import SETTINGS
 
 from .snippets import DOCS, ROOT
 

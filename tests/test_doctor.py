@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import webpy_socketio
-from webpy_socketio.cli.checks import environment, surroundings
+from webpy_socketio.cli.checks import environment, external
 
 from .certificates import make_certificate
 from .commands import APP, run
@@ -360,7 +360,7 @@ class TestTLS:
         arguments.certfile = certificate and str(certificate)
         arguments.keyfile = key and str(key)
         patient: Any = type("Patient", (), {"arguments": arguments})()
-        return [(one.level, one.text, one.remedy) for one in surroundings.tls(patient)]
+        return [(one.level, one.text, one.remedy) for one in external.tls(patient)]
 
     def test_good(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=40)
@@ -442,7 +442,7 @@ class TestRedis:
 
     def test_versions(self) -> None:
         def look(version: str) -> str:
-            return next(surroundings._version("Redis", {"redis_version": version})).level
+            return next(external._version("Redis", {"redis_version": version})).level
 
         assert [look(version) for version in ("4.0.14", "5.0.0", "10.1", "")] == [
             *("problem", "ok", "ok", "ok")

@@ -29,8 +29,8 @@ from webpy_socketio import (
     on_unsubscribe,
     signals,
 )
-from webpy_socketio.clients import registry
 from webpy_socketio.events import off
+from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site
 

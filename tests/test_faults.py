@@ -14,10 +14,10 @@ from typing import Any
 import gevent
 import pytest
 
-from . import swarm
+from . import load_clients
 from .conftest import Journal
 from .faults import Fault, Link, Proxy
-from .swarm import CountedServer, Counts
+from .load_clients import CountedServer, Counts
 
 pytestmark = [pytest.mark.patience(60), pytest.mark.torture]
 
@@ -52,7 +52,7 @@ class Scene:
     def __init__(self, server: CountedServer) -> None:
         self.server = server
         self._told = len(server.endings())
-        self.bystander = swarm.WebSocket(server.port)
+        self.bystander = load_clients.WebSocket(server.port)
         self.bystander.subscribe("beside")
         self.before = server.counts()
         self.proxy = Proxy(server.port)
@@ -86,7 +86,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountedServer]:
-    with swarm.running(tmp_path_factory.mktemp("impatient"), **OPTIONS) as server:
+    with load_clients.running(tmp_path_factory.mktemp("impatient"), **OPTIONS) as server:
         server.warm_up()
         yield server
 
@@ -94,7 +94,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountedServe
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountedServer]:
     """A server that pings nobody as long as a test runs."""
-    with swarm.running(
+    with load_clients.running(
         tmp_path_factory.mktemp("calm"), **{**OPTIONS, "ping_interval": 600.0}
     ) as server:
         server.warm_up()
@@ -106,7 +106,7 @@ def scene_of(server: CountedServer) -> Iterator[Scene]:
     scene = Scene(server)
     yield scene
     scene.proxy.close()
-    swarm.close_all()
+    load_clients.close_all()
     # The next scene has the same server: let this one's clients be gone.
     server.eventually(lambda counts: not counts["sessions"] + counts["sockets"])
 
@@ -134,7 +134,7 @@ class TestLoss:
 
     def test_of_a_websocket(self, scene: Scene, loss: str) -> None:
         fault, reason = LOSSES[loss]
-        client = swarm.WebSocket(scene.proxy.port)
+        client = load_clients.WebSocket(scene.proxy.port)
         client.subscribe("a")
         fault(scene.proxy.link)
         scene.check_ended(client.id, reason)
@@ -142,7 +142,7 @@ class TestLoss:
     def test_of_a_waiting_poll(self, at_rest: Scene, loss: str) -> None:
         scene = at_rest
         fault, reason = LOSSES[loss]
-        client = swarm.Polling(scene.proxy.port)
+        client = load_clients.Polling(scene.proxy.port)
         client.subscribe("a")
         scene.eventually(lambda counts: counts["waiting"])
         scene.proxy.everything(fault)
@@ -150,7 +150,7 @@ class TestLoss:
 
     def test_of_a_websocket_that_took_over(self, scene: Scene, loss: str) -> None:
         fault, reason = LOSSES[loss]
-        polling = swarm.Polling(scene.proxy.port)
+        polling = load_clients.Polling(scene.proxy.port)
         client = polling.upgrade()
         client.subscribe("a")
         fault(scene.proxy.link)
@@ -163,7 +163,7 @@ class TestMidMessage:
     @pytest.mark.parametrize("passed", [1, 5, 20], ids=lambda count: f"after {count} bytes")
     def test_of_a_websocket(self, scene: Scene, loss: str, passed: int) -> None:
         fault, reason = LOSSES[loss]
-        client = swarm.WebSocket(scene.proxy.port)
+        client = load_clients.WebSocket(scene.proxy.port)
         scene.proxy.link.cut_after(passed, fault)
         client.emit("echo", "x" * 1000)
         scene.proxy.link.cut.wait()
@@ -173,7 +173,7 @@ class TestMidMessage:
     def test_of_a_post(self, at_rest: Scene, loss: str, passed: int) -> None:
         scene = at_rest
         fault, reason = LOSSES[loss]
-        client = swarm.Polling(scene.proxy.port)
+        client = load_clients.Polling(scene.proxy.port)
         posts = scene.proxy.link
         posts.cut_after(passed, fault)
         sending = gevent.spawn(self.try_to_send, client)
@@ -190,8 +190,8 @@ class TestMidMessage:
         scene.check_ended(client.id, reason)
 
     @staticmethod
-    def try_to_send(client: swarm.Polling) -> None:
-        with pytest.raises(swarm.Gone):
+    def try_to_send(client: load_clients.Polling) -> None:
+        with pytest.raises(load_clients.Gone):
             client.emit("echo", "x" * 1000)
 
 
@@ -203,7 +203,7 @@ class TestMidUpgrade:
         """Let a WebSocket come as far as this, and then have it lost."""
 
         def lose(scene: Scene, sid: str, fault: Fault) -> None:
-            websocket = swarm.WebSocket(scene.proxy.port, sid)
+            websocket = load_clients.WebSocket(scene.proxy.port, sid)
             link = scene.proxy.link
             if request.param == "within the probe":
                 link.cut_after(8, fault)
@@ -221,7 +221,7 @@ class TestMidUpgrade:
         self, scene: Scene, candidate: Callable[[Scene, str, Fault], None], loss: str
     ) -> None:
         fault, _ = LOSSES[loss]
-        client = swarm.Polling(scene.server.port)
+        client = load_clients.Polling(scene.server.port)
         candidate(scene, client.sid, fault)
         scene.eventually(lambda counts: not counts["upgrading"])
         assert client.call("echo", "still here") == ["still here"]
@@ -235,7 +235,7 @@ class TestMidUpgrade:
         self, scene: Scene, candidate: Callable[[Scene, str, Fault], None], loss: str
     ) -> None:
         fault, _ = LOSSES[loss]
-        client = swarm.Polling(scene.proxy.port)
+        client = load_clients.Polling(scene.proxy.port)
         candidate(scene, client.sid, fault)
         scene.proxy.everything(fault)
         scene.wait_for_endings(2)
@@ -251,14 +251,14 @@ class TestHeldCloses:
     """One side closes, and the other one never hears of it."""
 
     def test_a_client_whose_end_is_not_heard(self, scene: Scene) -> None:
-        client = swarm.WebSocket(scene.proxy.port)
+        client = load_clients.WebSocket(scene.proxy.port)
         scene.proxy.link.hold_closes()
         client.stop_reading()
         client.wire.close()
         scene.check_ended(client.id, "ping timeout")
 
     def test_a_client_that_never_ends_its_side(self, scene: Scene) -> None:
-        client = swarm.WebSocket(scene.proxy.port)
+        client = load_clients.WebSocket(scene.proxy.port)
         before = scene.server.counts()["descriptors"]
         scene.proxy.link.hold_closes()
         client.emit("kick")
@@ -279,7 +279,7 @@ class TestSlowLines:
             scene.proxy.piece = 1
         return scene.proxy
 
-    @pytest.mark.parametrize("transport", [swarm.WebSocket, swarm.Polling])
+    @pytest.mark.parametrize("transport", [load_clients.WebSocket, load_clients.Polling])
     def test_all_comes_in_order(self, scene: Scene, line: Proxy, transport: Any) -> None:
         heard = Journal()
         client = transport(line.port)
@@ -293,7 +293,7 @@ class TestSlowLines:
         scene.check_ended(client.id, "client namespace disconnect")
 
     def test_an_upgrade(self, scene: Scene, line: Proxy) -> None:
-        polling = swarm.Polling(line.port)
+        polling = load_clients.Polling(line.port)
         client = polling.upgrade()
         assert client.call("echo", "there") == ["there"]
         client.goodbye()
@@ -306,7 +306,7 @@ class TestUpgradeRaces:
     @pytest.fixture
     def scene(self, tmp_path: Path) -> Iterator[Scene]:
         # With deadlines that a busy machine keeps.
-        with swarm.running(tmp_path) as server:
+        with load_clients.running(tmp_path) as server:
             server.warm_up()
             with scene_of(server) as scene:
                 yield scene
@@ -315,7 +315,7 @@ class TestUpgradeRaces:
         count = 12
 
         def live(turn: int) -> list[int]:
-            client: Any = swarm.Polling(scene.server.port)
+            client: Any = load_clients.Polling(scene.server.port)
             sending = gevent.spawn(self.send_numbers, client, count)
             for _ in range(turn % 7):  # at another moment each time
                 gevent.sleep(0)
@@ -326,12 +326,12 @@ class TestUpgradeRaces:
             websocket.goodbye()
             return received
 
-        assert swarm.together(live, 500) == [list(range(count))] * 500
+        assert load_clients.together(live, 500) == [list(range(count))] * 500
         endings = scene.wait_for_endings(1000)
         assert {reason for _, _, reason in endings} == {"transport close"}
         scene.check_nothing_left()
 
     @staticmethod
-    def send_numbers(client: swarm.Polling, count: int) -> None:
+    def send_numbers(client: load_clients.Polling, count: int) -> None:
         for number in range(count):
             client.emit("number", number)

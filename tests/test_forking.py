@@ -12,10 +12,10 @@ from typing import Any
 import gevent
 import pytest
 
-from . import raw, swarm
+from . import load_clients, raw
 from .redis_server import RedisServer
 from .servers import ServerProcess, application_source
-from .test_workers import until_gone
+from .test_greenlets import until_gone
 
 pytestmark = pytest.mark.patience(60)
 
@@ -150,7 +150,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for server in servers:
         server.process.kill()
-    swarm.close_all()
+    load_clients.close_all()
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def server(start: Start) -> ServerProcess:
 @pytest.fixture
 def child(server: ServerProcess) -> Iterator[int]:
     """A child that a handler started."""
-    (pid,) = swarm.WebSocket(server.port).call("start")
+    (pid,) = load_clients.WebSocket(server.port).call("start")
     yield pid
     if Path(f"/proc/{pid}").exists():
         os.kill(pid, signal.SIGKILL)
@@ -173,7 +173,7 @@ def sockets_of(pid: int) -> set[str]:
 
 
 class TestChild:
-    @pytest.mark.parametrize("kind", [swarm.WebSocket, swarm.Polling])
+    @pytest.mark.parametrize("kind", [load_clients.WebSocket, load_clients.Polling])
     def test_messages_are_handled_by_the_server_while_a_child_lives(
         self, server: ServerProcess, child: int, kind: Any
     ) -> None:
@@ -185,7 +185,7 @@ class TestChild:
     def test_connections_made_before_the_child_are_not_served_by_it(
         self, server: ServerProcess
     ) -> None:
-        clients = [kind(server.port) for kind in (swarm.WebSocket, swarm.Polling) * 3]
+        clients = [kind(server.port) for kind in (load_clients.WebSocket, load_clients.Polling) * 3]
         (child,) = clients[0].call("start")
         for _ in range(50):
             for client in clients:
@@ -194,7 +194,7 @@ class TestChild:
         os.kill(child, signal.SIGKILL)
 
     def test_child_shares_no_socket_with_the_server(self, server: ServerProcess) -> None:
-        resting = [swarm.WebSocket(server.port), swarm.Polling(server.port)]
+        resting = [load_clients.WebSocket(server.port), load_clients.Polling(server.port)]
         idle = socket.create_connection(("127.0.0.1", server.port))
         (child,) = resting[0].call("start")
         assert sockets_of(server.process.popen.pid)
@@ -216,9 +216,9 @@ class TestChild:
     def test_handler_waiting_at_the_fork_goes_on_in_the_server_only(
         self, server: ServerProcess
     ) -> None:
-        sleeper = swarm.WebSocket(server.port)
+        sleeper = load_clients.WebSocket(server.port)
         waiting = gevent.spawn(sleeper.call, "sleep")
-        (child,) = swarm.WebSocket(server.port).call("start")
+        (child,) = load_clients.WebSocket(server.port).call("start")
         waiting.get()
         assert server.wait_for("woke") == str(server.process.popen.pid)
         os.kill(child, signal.SIGKILL)
@@ -230,14 +230,14 @@ class TestChild:
                 break
 
     def test_child_can_wait_and_use_threads_and_subprocesses(self, server: ServerProcess) -> None:
-        client = swarm.WebSocket(server.port)
+        client = load_clients.WebSocket(server.port)
         assert client.call("use gevent") == [["hello\n", "thread", "pool", "127.0.0.1"]]
         assert client.call("contend") == [["done", "done"]]
         assert client.call("run") == ["through"]
         assert server.errors == ""
 
     def test_child_is_ended_by_terminate(self, server: ServerProcess) -> None:
-        client = swarm.WebSocket(server.port)
+        client = load_clients.WebSocket(server.port)
         client.call("start")
         assert client.call("terminate") == [-signal.SIGTERM]
         assert client.call("pid") == [server.process.popen.pid]
@@ -254,7 +254,7 @@ class TestChild:
     def test_forked_handler_that_does_not_exit_ends_without_serving(
         self, server: ServerProcess, how: str, status: int, text: str
     ) -> None:
-        client = swarm.WebSocket(server.port)
+        client = load_clients.WebSocket(server.port)
         assert client.call("fork", how) == [status]
         assert text in server.errors
         assert client.call("pid") == [server.process.popen.pid]
@@ -262,7 +262,7 @@ class TestChild:
     def test_server_stops_with_its_handlers_after_a_child(
         self, server: ServerProcess, child: int
     ) -> None:
-        client = swarm.WebSocket(server.port)
+        client = load_clients.WebSocket(server.port)
         server.process.popen.terminate()
         assert client.closed.get() == 1001
         assert Path(f"/proc/{child}").exists()
@@ -273,12 +273,12 @@ class TestChild:
 
 class TestEmitting:
     def test_socket_of_the_server_raises_in_the_child(self, server: ServerProcess) -> None:
-        (said,) = swarm.WebSocket(server.port).call("send")
+        (said,) = load_clients.WebSocket(server.port).call("send")
         assert said.startswith("WrongContext: this process was forked from a server")
         assert "SOCKETIO_BACKPLANE" in said
 
     def test_broadcast_without_backplane_raises_in_the_child(self, server: ServerProcess) -> None:
-        (said,) = swarm.WebSocket(server.port).call("broadcast")
+        (said,) = load_clients.WebSocket(server.port).call("broadcast")
         assert said.startswith("NoSocket: ")
         assert "forked from a server" in said
         assert "SOCKETIO_BACKPLANE" in said
@@ -289,7 +289,7 @@ class TestEmitting:
         redis = RedisServer(tmp_path).start()
         try:
             servers = [start(BACKPLANE=redis.url) for _ in range(2)]
-            clients = [swarm.WebSocket(server.port) for server in servers]
+            clients = [load_clients.WebSocket(server.port) for server in servers]
             (child,) = clients[0].call("start")
             assert clients[0].call("broadcast") == []
             for _ in range(20):

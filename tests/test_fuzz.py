@@ -1,4 +1,4 @@
-"""What clients may say, at random: the readers by bytes, and sessions by whole lives.
+"""What clients may say, at random: the readers by bytes, and sessions by whole state_machines.
 
 By hand and for hours: ``python tests/fuzz/fuzz_codecs.py``. What that finds is kept as a case.
 """
@@ -23,10 +23,10 @@ from hypothesis.stateful import (
 )
 
 from webpy_socketio.engine import Engine, EngineConfig
-from webpy_socketio.engine.deadlines import TimeoutQueue
-from webpy_socketio.engine.packets import SEPARATOR
+from webpy_socketio.engine.io.packets import SEPARATOR
+from webpy_socketio.engine.io.timeouts import TimeoutQueue
 
-from .fuzz.lives import Data, Ledger, Request, Web, settle
+from .fuzz.state_machines import Data, Ledger, Request, Web, settle
 from .fuzz.targets import CASES, TARGETS, WORDS, cases
 
 KEPT = [(target, case) for target in TARGETS for case in cases(target)]

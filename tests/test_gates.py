@@ -19,7 +19,7 @@ from webpy_socketio import (
     on_subscribing,
     signals,
 )
-from webpy_socketio.clients import registry
+from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site
 

@@ -494,7 +494,7 @@ class TestDeployment:
         assert one == other
 
     def test_the_stop_timeout_is_the_server_s(self) -> None:
-        from webpy_socketio.settings import resolve
+        from webpy_socketio.config.settings import resolve
 
         assert webpy_socketio.SocketIOServer.stop_timeout == 5
         assert resolve({}, {}).drain_time == 3
@@ -531,8 +531,8 @@ class TestMeasures:
     """Numbers that pages give, where the code has them."""
 
     def test_defaults_that_are_told(self) -> None:
-        from webpy_socketio.plugins.presence import feed
-        from webpy_socketio.settings import resolve
+        from webpy_socketio.config.settings import resolve
+        from webpy_socketio.plugins.presence import diffs
 
         settings = resolve({}, {})
         deployment = guide("deployment").text
@@ -543,5 +543,5 @@ class TestMeasures:
         assert settings.max_message_size == 1_000_000
         assert settings.max_body_size == 16 * 2**20
         assert settings.outbox_bytes == 4 * 2**20
-        assert feed.CROWD == 200
+        assert diffs.CROWD == 200
         assert "Above 200 members" in guide("presence").text

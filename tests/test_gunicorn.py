@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 import gevent
 import pytest
 
-from . import raw, swarm
+from . import load_clients, raw
 from .redis_server import RedisServer
 from .servers import Served, module_source
+from .test_greenlets import BODY, Visitor, children, one_in_each, page, until_gone
 from .test_python_client import TRANSPORTS, Client
-from .test_workers import BODY, Visitor, children, one_in_each, page, until_gone
 
 pytest.importorskip("gunicorn", reason="gunicorn is not installed")
 
@@ -70,7 +70,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for served in started:
         served.close()
-    swarm.close_all()
+    load_clients.close_all()
 
 
 def fails(tmp_path: Path, *options: str, **env: str) -> str:
@@ -100,7 +100,7 @@ class TestOne:
         assert client.io.transport() == client.transports[-1]
         assert client.io.call("echo", (1, 2), timeout=30) == (1, 2)
         client.close()
-        told = swarm.WebSocket(served.port)
+        told = load_clients.WebSocket(served.port)
         served.stop()
         assert told.closed.get() == 1001
         assert "Traceback" not in served.errors
@@ -127,7 +127,7 @@ class TestOne:
 class TestSeveral:
     def test_they_are_one(self, start: Start, redis: RedisServer) -> None:
         served = start("-w", "2", BACKPLANE=redis.url)
-        clients = one_in_each(served, 2, lambda: swarm.Polling(served.port))
+        clients = one_in_each(served, 2, lambda: load_clients.Polling(served.port))
         first, second = clients.values()
         for number in range(20):
             assert first.call("echo", number) == [number]
@@ -164,14 +164,14 @@ class TestSeveral:
             "    get_original('time', 'sleep')(60)\n"
         )
         served = start("-w", "2", "--timeout", "3", source=source, BACKPLANE=redis.url)
-        clients = one_in_each(served, 2, lambda: swarm.WebSocket(served.port))
+        clients = one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))
         (victim, hanging), (other, idle) = clients.items()
         hanging.emit("hang")
         until_gone(victim)
         assert other in children(served)
         assert idle.call("echo", 1) == [1]
         assert served.errors.count("WORKER TIMEOUT") == 1
-        one_in_each(served, 2, lambda: swarm.WebSocket(served.port))  # and it is replaced
+        one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))  # and it is replaced
 
     def test_they_need_a_backplane(self, tmp_path: Path) -> None:
         assert "2 workers need SOCKETIO_BACKPLANE" in fails(tmp_path, "-w", "2")
@@ -265,7 +265,7 @@ class TestPatching:
         configuration = tmp_path / "gunicorn.conf.py"
         configuration.write_text("from gevent import monkey\nmonkey.patch_all()\n")
         served = start("--preload", "-c", str(configuration))
-        client = swarm.WebSocket(served.port)
+        client = load_clients.WebSocket(served.port)
         assert client.call("echo", 1) == [1]
 
     def test_visitors_do_not_share_a_web_ctx(self, start: Start) -> None:
@@ -286,7 +286,7 @@ class TestPatching:
             connection.close()
             return answer
 
-        assert swarm.together(ask, 20) == [[str(n), str(n), f"?n={n}"] for n in range(20)]
+        assert load_clients.together(ask, 20) == [[str(n), str(n), f"?n={n}"] for n in range(20)]
 
 
 class TestScriptName:

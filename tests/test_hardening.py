@@ -38,8 +38,8 @@ from webpy_socketio import (
     on_message,
     signals,
 )
-from webpy_socketio.clients import registry
-from webpy_socketio.engine import notices
+from webpy_socketio.engine.io import throttled_log
+from webpy_socketio.registry import registry
 from webpy_socketio.testing.records import recording
 
 from . import raw
@@ -55,7 +55,7 @@ from .engine.test_websocket import (
     TEXT,
     frame,
 )
-from .swarm import HELD, CountedServer, counts
+from .load_clients import HELD, CountedServer, counts
 
 ENGINE = "/socket.io/?EIO=4&transport=polling"
 RESET = struct.pack("ii", 1, 0)
@@ -177,8 +177,8 @@ def _nothing_printed(
     """Whatever a client does is no reason for a traceback, or for a line that looks like one."""
     yield
     assert capfd.readouterr().err == ""
-    # What is said of mistakes, in one line and once in a while: tests/test_mistakes.py.
-    records = [each for each in caplog.get_records("call") if each.name != notices.__name__]
+    # What is said of mistakes, in one line and once in a while: tests/test_diagnostics.py.
+    records = [each for each in caplog.get_records("call") if each.name != throttled_log.__name__]
     lines = [record.getMessage() for record in records if record.levelno >= logging.WARNING]
     # Only what a handler of the test's own raises on purpose is reported.
     assert [line for line in lines if not line.startswith("a receiver of 'message', ")] == []

@@ -29,11 +29,11 @@ from webpy_socketio import (
     on_subscribe,
     signals,
 )
-from webpy_socketio.clients import registry
+from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site, socket_of
 from .engine.conftest import eventually
-from .swarm import (
+from .load_clients import (
     HELD,
     CountedServer,
     Gone,

@@ -22,7 +22,7 @@ from webpy_socketio import (
     on_subscribe,
     on_unsubscribe,
 )
-from webpy_socketio.clients import registry
+from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site
 

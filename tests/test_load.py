@@ -13,7 +13,7 @@ import gevent
 import gevent.event
 import pytest
 
-from .swarm import (
+from .load_clients import (
     Gone,
     Polling,
     Start,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from webpy_socketio.engine import strict_server
-from webpy_socketio.engine.notices import _MAX_KINDS, ThrottledLog
+from webpy_socketio.engine.http import base_server
+from webpy_socketio.engine.io.throttled_log import _MAX_KINDS, ThrottledLog
 from webpy_socketio.plugins.admin import hash_password
 
 from . import raw
@@ -117,8 +117,8 @@ def test_connections_that_cannot_be_accepted_are_logged_once_a_minute(
         journal.append("tried")
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(strict_server, "_REST", 0.001)
-    monkeypatch.setattr(strict_server.WSGIServer, "do_read", fail)
+    monkeypatch.setattr(base_server, "_REST", 0.001)
+    monkeypatch.setattr(base_server.WSGIServer, "do_read", fail)
     raw.OPENED.append(socket.create_connection(("127.0.0.1", site.port)))
     journal.wait(lambda tried: len(tried) > 5)
     monkeypatch.undo()

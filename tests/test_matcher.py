@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webpy_socketio.matcher import BUDGET, SPENT_LIMIT, TIME_LIMIT, Budget, Matcher
+from webpy_socketio.bus.matcher import BUDGET, SPENT_LIMIT, TIME_LIMIT, Budget, Matcher
 
 #: Expressions of all kinds that handlers may use; most are matched by the package ``regex``.
 EXPRESSIONS = [
@@ -81,7 +81,7 @@ def test_matcher_raises_after_its_time_limit(expression: str) -> None:
 
 def test_budget_falls_to_its_least_limit_and_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("webpy_socketio.matcher.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("webpy_socketio.bus.matcher.time.monotonic", lambda: now[0])
     budget = Budget()
     assert budget.limit == TIME_LIMIT
     for _ in range(5):

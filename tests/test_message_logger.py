@@ -11,8 +11,8 @@ import pytest
 import web
 
 from webpy_socketio import Refused, SettingsError, SocketIOServer, on_receiving, signals
+from webpy_socketio.config.settings import resolve
 from webpy_socketio.plugins import message_logger
-from webpy_socketio.settings import resolve
 
 from .conftest import Site
 

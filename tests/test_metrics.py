@@ -35,7 +35,7 @@ from webpy_socketio import (
 )
 from webpy_socketio.plugins import metrics
 from webpy_socketio.plugins.metrics.labels import MAX_LABELS
-from webpy_socketio.plugins.metrics.tally import BUCKETS, Histogram
+from webpy_socketio.plugins.metrics.recorder import BUCKETS, Histogram
 
 from .conftest import Journal, Site, socket_of
 from .engine.conftest import Http

@@ -16,13 +16,13 @@ import pytest
 import web
 
 from webpy_socketio import SocketIOServer, on_connect, on_message, socketio_scripts, socketio_urls
-from webpy_socketio.engine.takeover import MARK
+from webpy_socketio.engine.engineio.takeover import MARK
 
-from . import raw, swarm
+from . import load_clients, raw
 from .nginx import running_nginx
 from .redis_server import RedisServer
 from .servers import module_source
-from .test_workers import children, serving
+from .test_greenlets import children, serving
 
 pytestmark = pytest.mark.patience(60)
 
@@ -420,7 +420,7 @@ class TestWorkers:
                 assert set(seen) == {"GET /team/socket.io/"}
             assert pids == children(served)
         assert served.errors == ""
-        swarm.close_all()
+        load_clients.close_all()
 
 
 NGINX = """

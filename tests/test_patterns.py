@@ -9,19 +9,11 @@ from typing import Any
 
 import pytest
 
-from webpy_socketio import (
-    events,
-    on_event,
-    on_message,
-    on_subscribe,
-    on_subscribing,
-    patterns,
-    receivers,
-    signals,
-)
-from webpy_socketio.clients import registry
-from webpy_socketio.matcher import TIME_LIMIT
-from webpy_socketio.patterns import REMEMBERED_MATCHES, ChannelPattern, compile_channel
+from webpy_socketio import events, on_event, on_message, on_subscribe, on_subscribing, signals
+from webpy_socketio.bus import patterns, receivers
+from webpy_socketio.bus.matcher import TIME_LIMIT
+from webpy_socketio.bus.patterns import REMEMBERED_MATCHES, ChannelPattern, compile_channel
+from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site
 

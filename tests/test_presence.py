@@ -20,13 +20,13 @@ from webpy_socketio import (
     on_connect,
     on_subscribe,
 )
-from webpy_socketio.clients import registry
 from webpy_socketio.plugins import presence
-from webpy_socketio.plugins.presence import feed
-from webpy_socketio.plugins.presence.chores import Intervals
+from webpy_socketio.plugins.presence import diffs
 from webpy_socketio.plugins.presence.memory import MemoryStore
+from webpy_socketio.plugins.presence.periodic import Intervals
 from webpy_socketio.plugins.presence.redis import RedisStore
 from webpy_socketio.plugins.presence.store import Change, Channel, Listener, State, Store
+from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site, socket_of
 from .redis_server import RedisServer, unhurried
@@ -625,8 +625,8 @@ class TestWire:
         assert answer == {"ok": False, "error": "not subscribed to this channel"}
 
     def test_a_crowd_is_only_counted(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert feed.CROWD == 200
-        monkeypatch.setattr(feed, "CROWD", 2)
+        assert diffs.CROWD == 200
+        monkeypatch.setattr(diffs, "CROWD", 2)
         site = serve(plugins=[PLUGIN], presence_key=by_name)
         viewer = Viewer(site, "Ann")
         viewer.diff()

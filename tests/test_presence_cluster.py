@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from webpy_socketio import BackplaneError, WrongContext
 from webpy_socketio.plugins import presence
-from webpy_socketio.plugins.presence import node
-from webpy_socketio.plugins.presence.chores import Intervals
+from webpy_socketio.plugins.presence import tracker
+from webpy_socketio.plugins.presence.periodic import Intervals
 from webpy_socketio.plugins.presence.redis import RedisStore
 from webpy_socketio.plugins.presence.replica import MAX_WAITING, Replica, Verdict
 from webpy_socketio.plugins.presence.store import Change, Channel, State
@@ -537,7 +537,7 @@ class TestFaults:
         self, here: Site, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ann = Watcher(here, "Ann").until(only("Ann"))
-        monkeypatch.setattr(node, "TIMEOUT", 1.0)
+        monkeypatch.setattr(tracker, "TIMEOUT", 1.0)
         monkeypatch.setattr("webpy_socketio.backplane.subscriber.CONFIRM_TIMEOUT", 1.0)
         assert redis.process is not None
         redis.process.popen.send_signal(signal.SIGSTOP)
@@ -555,9 +555,9 @@ class TestFaults:
         serve: Callable[..., Site],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(node, "READ_TIMEOUT", 0.5)
-        monkeypatch.setattr("webpy_socketio.plugins.presence.ear.READ_TIMEOUT", 0.5)
-        monkeypatch.setattr("webpy_socketio.plugins.presence.ear.PING_INTERVAL", 0.1)
+        monkeypatch.setattr(tracker, "READ_TIMEOUT", 0.5)
+        monkeypatch.setattr("webpy_socketio.plugins.presence.pubsub.READ_TIMEOUT", 0.5)
+        monkeypatch.setattr("webpy_socketio.plugins.presence.pubsub.PING_INTERVAL", 0.1)
         proxy = Proxy(redis.port)
         site = serve(
             plugins=[PLUGIN], backplane=f"redis://127.0.0.1:{proxy.port}", presence_key=by_name
@@ -758,7 +758,7 @@ class TestRevisions:
     def test_who_missed_some_catches_up_by_the_stream(
         self, keep: Keep, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("webpy_socketio.plugins.presence.ear.INTERVAL", 0.01)
+        monkeypatch.setattr("webpy_socketio.plugins.presence.pubsub.INTERVAL", 0.01)
         one, two = keep(), keep()
         one.store.watch(ROOM, "watcher")
         two.store.join(ROOM, "0", "Ann", {})
@@ -891,7 +891,7 @@ class TestRepair:
     def test_too_much_waits_while_redis_is_away(
         self, keep: Keep, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: Any
     ) -> None:
-        monkeypatch.setattr(node, "MAX_WAITING", 5)
+        monkeypatch.setattr(tracker, "MAX_WAITING", 5)
         one = keep()
         one.store.join(ROOM, "first", "first", {})
         assert one.store.ask(ROOM)

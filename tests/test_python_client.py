@@ -23,7 +23,7 @@ from webpy_socketio import (
     on_message,
     socketio_urls,
 )
-from webpy_socketio.clients import registry
+from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site
 

@@ -13,7 +13,7 @@ import gevent.event
 import pytest
 import web
 
-from webpy_socketio.engine.quotas import AddressQuota, network_of
+from webpy_socketio.engine.io.quotas import AddressQuota, network_of
 
 from . import raw
 from .conftest import Site

@@ -24,11 +24,11 @@ from webpy_socketio import (
     signals,
     socketio_urls,
 )
-from webpy_socketio.clients import registry
-from webpy_socketio.engine.clock import replace_clock
+from webpy_socketio.engine.io.clock import replace_clock
 from webpy_socketio.plugins import rate_limit
 from webpy_socketio.plugins.rate_limit import buckets as buckets_module
 from webpy_socketio.plugins.rate_limit.buckets import Buckets
+from webpy_socketio.registry import registry
 from webpy_socketio.testing import Client, TestServer
 from webpy_socketio.testing.clock import VirtualClock
 

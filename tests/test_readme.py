@@ -18,10 +18,10 @@ import pytest
 import socketio
 import web
 
-from webpy_socketio import settings
 from webpy_socketio.backplane import send_gap
-from webpy_socketio.clients import registry
+from webpy_socketio.config import settings
 from webpy_socketio.plugins import metrics
+from webpy_socketio.registry import registry
 from webpy_socketio.testing import Client, TestServer
 
 from .certificates import trusting

@@ -13,11 +13,11 @@ import gevent
 import pytest
 
 from webpy_socketio import on_finish
-from webpy_socketio.engine.session import Session
+from webpy_socketio.engine.engineio.session import Session
 
 from . import raw
 from .conftest import Journal, Site, socket_of
-from .test_arrows import MODULES
+from .test_layering import MODULES
 
 
 def spoil_a_subscription(client: raw.WebSocket) -> None:

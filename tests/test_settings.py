@@ -19,7 +19,7 @@ from webpy_socketio import (
     configure,
     configured,
 )
-from webpy_socketio.settings import SETTINGS, Settings, resolve
+from webpy_socketio.config.settings import SETTINGS, Settings, resolve
 
 from .conftest import Site
 from .parallel import stable_id

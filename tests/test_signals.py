@@ -14,7 +14,7 @@ from gevent import monkey
 
 import webpy_socketio
 from webpy_socketio import Refused, signals
-from webpy_socketio.clients import registry
+from webpy_socketio.registry import registry
 from webpy_socketio.signals import STAGES, Stage, check_gate, emit
 
 from .conftest import Journal, Site, socket_of

@@ -22,7 +22,7 @@ from webpy_socketio import (
     signals,
     sockets,
 )
-from webpy_socketio.clients import registry
+from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site, gets, socket_of
 from .raw import Closed, WebSocket

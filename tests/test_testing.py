@@ -40,8 +40,8 @@ from webpy_socketio import (
     signals,
     socketio_urls,
 )
-from webpy_socketio.clients import registry
 from webpy_socketio.plugins import presence
+from webpy_socketio.registry import registry
 from webpy_socketio.testing import (
     Client,
     HandshakeRefused,

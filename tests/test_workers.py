@@ -22,7 +22,7 @@ import gevent
 import gevent.event
 import pytest
 
-from . import raw, swarm
+from . import load_clients, raw
 from .certificates import make_certificate
 from .conftest import Journal
 from .nginx import free_port
@@ -125,7 +125,7 @@ def two(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
     env = {"BACKPLANE": redis.url, "PLUGINS": "webpy_socketio.plugins.presence"}
     with serving(tmp_path, "--workers", "2", **env) as served:
         yield served
-    swarm.close_all()
+    load_clients.close_all()
 
 
 def page(port: int) -> int:
@@ -177,7 +177,7 @@ class TestClients:
             for client in made:
                 client.close()
 
-    @pytest.mark.parametrize("kind", [swarm.Polling, swarm.WebSocket])
+    @pytest.mark.parametrize("kind", [load_clients.Polling, load_clients.WebSocket])
     def test_each_worker_has_some_and_all_hear_each_other(self, workers: Served, kind: Any) -> None:
         count: int = workers.count  # type: ignore[attr-defined]
         clients = one_in_each(workers, count, lambda: kind(workers.port))
@@ -188,33 +188,33 @@ class TestClients:
             client.emit("message", f"from {pid}")
         heard.wait_for(*[(to, f"from {pid}") for to in clients for pid in clients])
         assert len(heard) == count * count
-        swarm.close_all()
+        load_clients.close_all()
 
     def test_an_upgrade_loses_nothing(self, workers: Served) -> None:
         """Polling's requests, and the WebSocket's, come to whichever worker accepts them."""
         for _ in range(20):
-            polling = swarm.Polling(workers.port)
+            polling = load_clients.Polling(workers.port)
             polling.emit("message", "before")
             websocket = polling.upgrade()
             assert websocket.call("echo", "after") == ["after"]
             # Of others' messages some may be there too, from the clients of other rounds.
             assert ["message", "before"] in websocket.events
-        swarm.close_all()
+        load_clients.close_all()
 
     def test_500_polling_sessions(self, workers: Served) -> None:
-        clients = swarm.together(lambda number: swarm.Polling(workers.port), 500)
+        clients = load_clients.together(lambda number: load_clients.Polling(workers.port), 500)
 
         def talk(number: int) -> Any:
             return [clients[number].call("echo", number, turn) for turn in range(3)]
 
-        assert swarm.together(talk, 500) == [
+        assert load_clients.together(talk, 500) == [
             [[number, turn] for turn in range(3)] for number in range(500)
         ]
         pids = collections.Counter(
-            pid for (pid,) in swarm.together(lambda number: clients[number].call("pid"), 500)
+            pid for (pid,) in load_clients.together(lambda number: clients[number].call("pid"), 500)
         )
         assert len(pids) == workers.count  # type: ignore[attr-defined]
-        swarm.close_all()
+        load_clients.close_all()
 
 
 @pytest.fixture(scope="module")
@@ -299,8 +299,8 @@ class TestQueue:
 @pytest.mark.usefixtures("_many_descriptors")
 class TestStopping:
     def test_all_clients_of_all_workers_are_told(self, two: Served) -> None:
-        clients = swarm.together(lambda number: swarm.WebSocket(two.port), 2000)
-        polls = swarm.together(lambda number: swarm.Polling(two.port), 500)
+        clients = load_clients.together(lambda number: load_clients.WebSocket(two.port), 2000)
+        polls = load_clients.together(lambda number: load_clients.Polling(two.port), 500)
         two.stop()  # with status 0
         told = collections.Counter(client.closed.get() for client in (*clients, *polls))
         assert told == {1001: 2000, "1": 500}
@@ -314,7 +314,7 @@ class TestDeath:
         stock = Client(["polling"], reconnection=True, reconnection_delay=0.05)
         stock.io.connect(two.url, transports=["polling"])
         victim = stock.io.call("pid", timeout=30)
-        there = one_in_each(two, 2, lambda: swarm.Polling(two.port))
+        there = one_in_each(two, 2, lambda: load_clients.Polling(two.port))
         lost = there.pop(victim)
         ((other, kept),) = there.items()
         for client in (lost, kept):
@@ -327,7 +327,7 @@ class TestDeath:
         stock.heard.wait(lambda heard: heard.count(("connect",)) == again)
         assert stock.io.call("echo", "back", timeout=30) == "back"
         stock.close()
-        with pytest.raises(swarm.Gone):
+        with pytest.raises(load_clients.Gone):
             lost.call("echo", "lost")  # nobody knows this session any more
         while len(kept.call("members")[0]) > 1:
             gevent.sleep(0.05)
@@ -335,11 +335,11 @@ class TestDeath:
             gevent.sleep(0.02)
         assert other in after
         assert after != before
-        one_in_each(two, 2, lambda: swarm.WebSocket(two.port))
+        one_in_each(two, 2, lambda: load_clients.WebSocket(two.port))
         assert "was ended by SIGKILL" in two.errors
 
     def test_a_session_of_a_worker_that_died_is_unknown(self, two: Served) -> None:
-        there = one_in_each(two, 2, lambda: swarm.Polling(two.port))
+        there = one_in_each(two, 2, lambda: load_clients.Polling(two.port))
         victim, lost = next(iter(there.items()))
         sid = lost.sid
         os.kill(victim, signal.SIGKILL)
@@ -355,7 +355,7 @@ class TestDeath:
     def test_the_supervisor_dies(self, two: Served) -> None:
         """Nobody is left behind."""
         pids = children(two)
-        client = swarm.WebSocket(two.port)
+        client = load_clients.WebSocket(two.port)
         two.signal(signal.SIGKILL)
         assert client.closed.get() == 1001
         until_gone(*pids)
@@ -376,7 +376,7 @@ class Visitor:
         self._greenlet.get()
 
     def _run(self) -> None:
-        wire = swarm._Wire(self._port)
+        wire = load_clients._Wire(self._port)
         while not self._over:
             wire.write(b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n")
             status, body = self._response(wire)
@@ -440,13 +440,13 @@ class TestRestart:
         said_so_far = [0]
 
         def speak() -> None:
-            speaker = swarm.WebSocket(two.port)
+            speaker = load_clients.WebSocket(two.port)
             while speaking:
                 try:
                     assert speaker.call("say", said_so_far[0]) is not None
                     said_so_far[0] += 1
-                except swarm.Gone:
-                    speaker = swarm.WebSocket(two.port)
+                except load_clients.Gone:
+                    speaker = load_clients.WebSocket(two.port)
                 gevent.sleep(0.005)
 
         speaking_greenlet = gevent.spawn(speak)
@@ -474,7 +474,7 @@ class TestRestart:
             websocket.shutdown()
 
     def test_a_handler_comes_to_its_end(self, two: Served) -> None:
-        clients = one_in_each(two, 2, lambda: swarm.WebSocket(two.port))
+        clients = one_in_each(two, 2, lambda: load_clients.WebSocket(two.port))
         asked = [gevent.spawn(client.call, "slow", 1.0) for client in clients.values()]
         for client in clients.values():
             assert client.call("echo", 1) == [1] or True
@@ -482,7 +482,7 @@ class TestRestart:
         for client in clients.values():
             assert client.closed.get() == 1001
         for each in asked:
-            with contextlib.suppress(swarm.Gone):
+            with contextlib.suppress(load_clients.Gone):
                 each.get()
         until_gone(*clients)
         assert "GreenletExit" not in two.errors
@@ -490,7 +490,7 @@ class TestRestart:
     def test_a_broken_application_keeps_the_old_workers(self, two: Served) -> None:
         before = children(two)
         (two.folder / "site_of_ours.py").write_text("import nothing_of_this_name\n")
-        client = swarm.WebSocket(two.port)
+        client = load_clients.WebSocket(two.port)
         two.signal(signal.SIGHUP)
         while "could not be started" not in two.errors:
             gevent.sleep(0.05)
@@ -528,8 +528,8 @@ class TestStarting:
     def test_alone(self, tmp_path: Path) -> None:
         with serving(tmp_path) as served:
             assert page(served.port) == served.process.popen.pid
-            assert swarm.Polling(served.port).sid.count(".") == 0
-            swarm.close_all()
+            assert load_clients.Polling(served.port).sid.count(".") == 0
+            load_clients.close_all()
         assert served.errors == ""
 
     def test_settings_of_a_module(self, tmp_path: Path) -> None:
@@ -653,11 +653,11 @@ class TestReload:
             self.until(served, "second")
             helper.write_text("WORD = 'the third'\n")
             self.until(served, "the third")
-            client = swarm.WebSocket(served.port)
+            client = load_clients.WebSocket(served.port)
             helper.write_text("WORD = 'number four'\n")
             assert client.closed.get() == 1001, "a browser comes back by itself"
             self.until(served, "number four")
-            swarm.close_all()
+            load_clients.close_all()
 
     def test_it_waits_for_an_application_that_cannot_be_imported(self, tmp_path: Path) -> None:
         site = tmp_path / "site_of_ours.py"
@@ -775,7 +775,7 @@ def block(request, socket, context):
         source = module_source(BODY + self.BLOCK)
         env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "2"}
         with serving(tmp_path, "--workers", "2", source=source, **env) as served:
-            clients = one_in_each(served, 2, lambda: swarm.WebSocket(served.port))
+            clients = one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))
             (victim, lost), (other, kept) = clients.items()
             if how == "block":
                 lost.emit("block")
@@ -785,14 +785,14 @@ def block(request, socket, context):
             assert kept.call("pid") == [other]
             while len(children(served)) < 2 or victim in children(served):
                 gevent.sleep(0.05)
-            one_in_each(served, 2, lambda: swarm.WebSocket(served.port))
+            one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))
             cause = "a handler blocks its event loop" if how == "block" else "it is stopped"
             assert f"(pid {victim}) is replaced: {cause}" in served.errors
             assert "SOCKETIO_WORKER_TIMEOUT" in served.errors
             if how == "block":
                 assert "in block" in served.errors, "the stack of the handler"
             assert f"(pid {other})" not in served.errors
-        swarm.close_all()
+        load_clients.close_all()
 
     def test_worker_that_imports_slowly_is_not_replaced(
         self, redis: RedisServer, tmp_path: Path
@@ -856,14 +856,14 @@ class TestStreams:
                 assert found != victim
                 while len(children(served)) < 2 or victim in children(served):
                     gevent.sleep(0.05)
-            client = swarm.WebSocket(port)
+            client = load_clients.WebSocket(port)
             assert client.call("echo", 1) == [1]
             popen.terminate()
             assert popen.wait() == 0
         finally:
             popen.kill()
             popen.wait()
-            swarm.close_all()
+            load_clients.close_all()
 
 
 class Standing:

@@ -23,22 +23,15 @@ from webpy_socketio.application import socketio_urls
 from webpy_socketio.assets import socketio_scripts, template_dir
 from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.cluster import configured, connect_redis
-from webpy_socketio.engine.clock import monotonic
+from webpy_socketio.config.settings import configure
+from webpy_socketio.emitter import broadcast, broadcast_channel, emit, run_on_hub, send, sockets
+from webpy_socketio.engine.io.clock import monotonic
 from webpy_socketio.events import *  # noqa: F403
 from webpy_socketio.exceptions import *  # noqa: F403
 from webpy_socketio.http_server import HTTPServer
-from webpy_socketio.outofband import (
-    broadcast,
-    broadcast_channel,
-    emit,
-    run_on_hub,
-    send,
-    sockets,
-)
-from webpy_socketio.population import get_stats
 from webpy_socketio.server import SocketIOServer
-from webpy_socketio.settings import configure
 from webpy_socketio.socket import Socket
+from webpy_socketio.stats import get_stats
 from webpy_socketio.timers import call_later
 from webpy_socketio.version import __version__
 

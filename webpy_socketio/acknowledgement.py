@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from webpy_socketio.clients import registry
-from webpy_socketio.engine.connection import Connection
+from webpy_socketio.engine.socketio.connection import Connection
 from webpy_socketio.exceptions import AcknowledgementError
+from webpy_socketio.registry import registry
 
 __all__ = ["Acknowledgement"]
 

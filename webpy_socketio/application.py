@@ -16,10 +16,10 @@ from gevent.event import AsyncResult
 from webpy_socketio import signals
 from webpy_socketio.assets import RESOURCE_KEY, asset
 from webpy_socketio.dispatcher import Dispatcher
-from webpy_socketio.engine.clock import current_clock
-from webpy_socketio.engine.notices import ThrottledLog
-from webpy_socketio.engine.origins import CORS_PREFIX, ORIGINS_KEY
-from webpy_socketio.engine.takeover import ACCEPT_KEY, find_mark, is_serving
+from webpy_socketio.engine.engineio.origins import CORS_PREFIX, ORIGINS_KEY
+from webpy_socketio.engine.engineio.takeover import ACCEPT_KEY, find_mark, is_serving
+from webpy_socketio.engine.io.clock import current_clock
+from webpy_socketio.engine.io.throttled_log import ThrottledLog
 from webpy_socketio.exceptions import PatchingError, Refused, WrongContext
 from webpy_socketio.main_script import check_guards
 from webpy_socketio.socket import Socket

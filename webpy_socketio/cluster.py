@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import web
 
-from webpy_socketio import settings as settings_module
 from webpy_socketio.backplane import MAX_BYTES, Topic
-from webpy_socketio.clients import ForkedClients, Limits, registry
-from webpy_socketio.engine.packets import Message
+from webpy_socketio.config import settings as settings_module
+from webpy_socketio.config.settings import Settings
+from webpy_socketio.engine.io.packets import Message
 from webpy_socketio.exceptions import ConfigurationError
-from webpy_socketio.settings import Settings
+from webpy_socketio.registry import ForkedClients, Limits, registry
 
 if TYPE_CHECKING:
-    from webpy_socketio.backplane.link import RedisConnection
+    from webpy_socketio.backplane.connection import RedisConnection
 
 __all__ = [
     "abandon",

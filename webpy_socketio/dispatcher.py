@@ -10,11 +10,11 @@ import gevent.event
 
 from webpy_socketio import signals
 from webpy_socketio.acknowledgement import Acknowledgement
-from webpy_socketio.clients import Limits, registry
-from webpy_socketio.engine.clock import current_clock
-from webpy_socketio.engine.connection import Connection
-from webpy_socketio.engine.notices import ThrottledLog
-from webpy_socketio.engine.session import Session
+from webpy_socketio.bus.introspection import described, is_ours
+from webpy_socketio.engine.engineio.session import Session
+from webpy_socketio.engine.io.clock import current_clock
+from webpy_socketio.engine.io.throttled_log import ThrottledLog
+from webpy_socketio.engine.socketio.connection import Connection
 from webpy_socketio.exceptions import (
     ChannelError,
     ContentError,
@@ -22,7 +22,7 @@ from webpy_socketio.exceptions import (
     ProtocolError,
     Refused,
 )
-from webpy_socketio.functions import described, is_ours
+from webpy_socketio.registry import Limits, registry
 from webpy_socketio.socket import Socket
 
 __all__ = ["Dispatcher", "packet_received"]

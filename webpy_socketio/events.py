@@ -24,9 +24,11 @@ from collections.abc import Callable
 from typing import Any
 
 from webpy_socketio import signals
+from webpy_socketio.bus.introspection import check_plain, described, origin, takes_positions
+from webpy_socketio.bus.patterns import ChannelPattern, compile_channel
+from webpy_socketio.bus.receivers import FilteredReceiver, deny
 from webpy_socketio.exceptions import EventError
-from webpy_socketio.functions import check_plain, described, origin, takes_positions
-from webpy_socketio.handlers import (
+from webpy_socketio.handler_types import (
     ChannelDecorator,
     EventDecorator,
     ExceptionDecorator,
@@ -38,8 +40,6 @@ from webpy_socketio.handlers import (
     SubscribingDecorator,
     UnboundSocketDecorator,
 )
-from webpy_socketio.patterns import ChannelPattern, compile_channel
-from webpy_socketio.receivers import FilteredReceiver, deny
 from webpy_socketio.signals import Stage
 
 __all__ = [

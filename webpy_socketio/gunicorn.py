@@ -25,7 +25,7 @@ import gevent
 from gevent import monkey
 from gunicorn.workers.base import Worker as Base
 
-from webpy_socketio.engine.runtime_folder import make_runtime_folder
+from webpy_socketio.engine.workers.runtime_folder import make_runtime_folder
 
 __all__ = ["Worker"]
 
@@ -75,8 +75,9 @@ class Worker(Base):
 
     def load_wsgi(self) -> None:
         # Not above: see `_begin_anew`.
-        from webpy_socketio.cli.stranger import refusing_servers
-        from webpy_socketio.engine import PeerWorkers, forking
+        from webpy_socketio.cli.importer import refusing_servers
+        from webpy_socketio.engine import PeerWorkers
+        from webpy_socketio.engine.workers import forking
         from webpy_socketio.exceptions import ConfigurationError
         from webpy_socketio.server import SocketIOServer
 
@@ -179,7 +180,7 @@ class _ScriptName:
 
 
 def _handler_class(cfg: Any, log: Any) -> Any:
-    from webpy_socketio.engine.handler import RequestHandler
+    from webpy_socketio.engine.http.wsgi import RequestHandler
 
     script_name = _ScriptName(cfg)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from webpy_socketio.engine.strict_server import BaseServer
+from webpy_socketio.config.settings import Settings
+from webpy_socketio.engine.http.base_server import BaseServer
 from webpy_socketio.server import engine_config
-from webpy_socketio.settings import Settings
 
 __all__ = ["HTTPServer"]
 

@@ -16,7 +16,6 @@ import gevent.event
 import web
 
 from webpy_socketio import cluster, loggers
-from webpy_socketio import settings as settings_module
 from webpy_socketio.addresses import is_wildcard, location, shown
 from webpy_socketio.application import (
     WebDispatcher,
@@ -24,22 +23,17 @@ from webpy_socketio.application import (
     check_patching,
 )
 from webpy_socketio.assets import RESOURCE_KEY
-from webpy_socketio.clients import registry
+from webpy_socketio.config import settings as settings_module
 from webpy_socketio.dispatcher import packet_received
-from webpy_socketio.engine import (
-    Engine,
-    EngineConfig,
-    EngineServer,
-    PeerWorkers,
-    SocketIO,
-    forking,
-)
-from webpy_socketio.engine.origins import ORIGINS_KEY
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, PeerWorkers, SocketIO
+from webpy_socketio.engine.engineio.origins import ORIGINS_KEY
+from webpy_socketio.engine.workers import forking
 from webpy_socketio.exceptions import ListenError, SettingsError
-from webpy_socketio.loader import PluginManager
 from webpy_socketio.main_script import imported_again
-from webpy_socketio.population import engines
-from webpy_socketio.strays import log_misrouted
+from webpy_socketio.misrouted import log_misrouted
+from webpy_socketio.plugin_manager import PluginManager
+from webpy_socketio.registry import registry
+from webpy_socketio.stats import engines
 from webpy_socketio.watchdog import Watchdog
 
 __all__ = ["KEYWORDS", "SocketIOServer", "engine_config", "listen_error"]

@@ -66,15 +66,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import gevent
 
 from webpy_socketio import loggers
-from webpy_socketio.exceptions import EventError, Refused
-from webpy_socketio.functions import (
+from webpy_socketio.bus.introspection import (
     NEVER_RUN,
     check_plain,
     described,
     is_ours,
     takes_keywords,
 )
-from webpy_socketio.receivers import FilteredReceiver, OrderedSignal
+from webpy_socketio.bus.receivers import FilteredReceiver, OrderedSignal
+from webpy_socketio.exceptions import EventError, Refused
 
 if TYPE_CHECKING:
     from webpy_socketio.socket import Socket

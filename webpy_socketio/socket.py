@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 from webpy_socketio import signals
 from webpy_socketio.acknowledgement import Acknowledgement
+from webpy_socketio.bus.receivers import ResolvedReceivers
 from webpy_socketio.channels import check_name
-from webpy_socketio.clients import Limits, Namespace, registry, send_sent_signal
-from webpy_socketio.engine.connection import Connection
-from webpy_socketio.engine.notices import ThrottledLog
-from webpy_socketio.engine.packets import Message
-from webpy_socketio.engine.socketio_packets import encode_event
+from webpy_socketio.engine.io.packets import Message
+from webpy_socketio.engine.io.throttled_log import ThrottledLog
+from webpy_socketio.engine.socketio.connection import Connection
+from webpy_socketio.engine.socketio.packets import encode_event
 from webpy_socketio.exceptions import ChannelError, EncodeError, WrongContext
-from webpy_socketio.receivers import ResolvedReceivers
+from webpy_socketio.registry import Limits, Namespace, registry, send_sent_signal
 from webpy_socketio.signals import Stage
 
 __all__ = ["RESERVED_EVENTS", "SessionRef", "Socket", "encode"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from webpy_socketio.engine import clock
-from webpy_socketio.engine.clock import Timer
+from webpy_socketio.engine.io import clock
+from webpy_socketio.engine.io.clock import Timer
 from webpy_socketio.thread_locals import run_released
 
 __all__ = ["call_later"]

@@ -24,10 +24,10 @@ import gevent
 from gevent import monkey
 
 from webpy_socketio import signals
-from webpy_socketio.engine.handler import RequestHandler
-from webpy_socketio.engine.notices import safe_repr
-from webpy_socketio.functions import described
-from webpy_socketio.patterns import ChannelPattern
+from webpy_socketio.bus.introspection import described
+from webpy_socketio.bus.patterns import ChannelPattern
+from webpy_socketio.engine.http.wsgi import RequestHandler
+from webpy_socketio.engine.io.throttled_log import safe_repr
 
 __all__ = ["Watchdog", "running"]
 

@@ -1,6 +1,6 @@
 """What the reference takes from the code itself, so that it cannot say anything else.
 
-``.. settings::`` describes settings of `webpy_socketio.settings.SETTINGS`: those that are named, or
+``.. settings::`` describes settings of `webpy_socketio.config.settings.SETTINGS`: those that are named, or
 all that no other one of the page names. ``.. stages::`` describes the signals and their decorators,
 ``.. errors::`` the tree of exceptions, both in their order, and ``.. plugins::`` every bundled plugin.
 """
@@ -21,7 +21,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 from webpy_socketio import events, exceptions, plugins, signals
-from webpy_socketio.settings import PREFIX, SETTINGS, Setting
+from webpy_socketio.config.settings import PREFIX, SETTINGS, Setting
 
 PACKAGE = "webpy_socketio"
 

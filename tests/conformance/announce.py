@@ -30,7 +30,7 @@ _WORKER = "CONFORMANCE_WORKER"
 def run(make: Make, config: EngineConfig, port: int = 3000, workers: int = 1) -> None:
     """Start, print ``PORT <port>``, and serve until a signal ends the process."""
     # The suites' clients make mistakes on purpose; what is said of them is tested elsewhere.
-    logging.getLogger("webpy_socketio.engine.notices").disabled = True
+    logging.getLogger("webpy_socketio.engine.io.throttled_log").disabled = True
     if _WORKER in os.environ:
         descriptor, name, folder = os.environ[_WORKER].split(":", 2)
         peers = PeerWorkers(folder, int(name))

@@ -16,11 +16,12 @@ from urllib.parse import parse_qs
 
 from announce import start
 
-from webpy_socketio.engine import Engine, EngineConfig, EngineServer, PeerWorkers, Session, json
+from webpy_socketio.engine import Engine, EngineConfig, EngineServer, PeerWorkers, Session
 from webpy_socketio.engine.engine import sid_in
-from webpy_socketio.engine.handler import ACCEPT_KEY
-from webpy_socketio.engine.polling import Watch
-from webpy_socketio.engine.requests import Response
+from webpy_socketio.engine.engineio.polling import Watch
+from webpy_socketio.engine.engineio.requests import Response
+from webpy_socketio.engine.http.wsgi import ACCEPT_KEY
+from webpy_socketio.engine.io import json
 
 CONFIG = EngineConfig(ping_interval=0.5, max_message_size=100, allowed_origins=["*"])
 

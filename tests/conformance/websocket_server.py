@@ -19,10 +19,10 @@ from announce import start
 
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer, PeerWorkers, Session
 from webpy_socketio.engine.engine import Upgrade
-from webpy_socketio.engine.packets import MESSAGE, Message
-from webpy_socketio.engine.requests import Response
-from webpy_socketio.engine.streams import Stream
-from webpy_socketio.engine.websocket import WebSocket
+from webpy_socketio.engine.engineio.requests import Response
+from webpy_socketio.engine.engineio.websocket import WebSocket
+from webpy_socketio.engine.io.packets import MESSAGE, Message
+from webpy_socketio.engine.io.streams import Stream
 
 
 class Untyped(WebSocket):

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import Journal
-from webpy_socketio.engine.clock import Clock, call_later, current_clock, replace_clock
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.engine import Engine
-from webpy_socketio.engine.multiplexer import SocketIO
+from webpy_socketio.engine.io.clock import Clock, call_later, current_clock, replace_clock
+from webpy_socketio.engine.socketio.multiplexer import SocketIO
 
 from .conftest import Recorder
 

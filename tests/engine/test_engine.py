@@ -14,7 +14,7 @@ import pytest
 import webpy_socketio.engine as package
 from tests import raw
 from webpy_socketio.engine import Session
-from webpy_socketio.engine.server import take_over_all
+from webpy_socketio.engine.http.server import take_over_all
 
 from .conftest import Recorder, Running
 

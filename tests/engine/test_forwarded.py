@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from webpy_socketio.engine.forwarded import Description, describe
-from webpy_socketio.engine.proxies import TrustedProxies
+from webpy_socketio.engine.forwarding.forwarded import Description, describe
+from webpy_socketio.engine.forwarding.proxies import TrustedProxies
 
 TRUSTED = TrustedProxies(["127.0.0.1", "10.0.0.0/8", "fd00::/8"])
 

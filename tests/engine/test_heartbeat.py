@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import Journal
-from webpy_socketio.engine.clock import Clock
-from webpy_socketio.engine.heartbeat import Heartbeat
-from webpy_socketio.engine.packets import PING
-from webpy_socketio.engine.session import Session
+from webpy_socketio.engine.engineio.heartbeat import Heartbeat
+from webpy_socketio.engine.engineio.session import Session
+from webpy_socketio.engine.io.clock import Clock
+from webpy_socketio.engine.io.packets import PING
 
 from .conftest import Recorder
 from .test_session import Host, Memory

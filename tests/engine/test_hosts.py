@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from webpy_socketio.engine.hosts import AllowedHosts, parse_host
-from webpy_socketio.engine.server import take_over_all
-from webpy_socketio.values import hosts_or_none
+from webpy_socketio.config.validators import hosts_or_none
+from webpy_socketio.engine.forwarding.hosts import AllowedHosts, parse_host
+from webpy_socketio.engine.http.server import take_over_all
 
 from .conftest import Running
 

@@ -10,8 +10,8 @@ import gevent.event
 import pytest
 
 from tests.conftest import Journal
-from webpy_socketio.engine.inbox import Inbox
-from webpy_socketio.engine.workers import GreenletPool
+from webpy_socketio.engine.io.greenlets import GreenletPool
+from webpy_socketio.engine.socketio.inbox import Inbox
 
 
 class Reading:

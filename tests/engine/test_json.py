@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.parallel import stable_id
-from webpy_socketio.engine import json
+from webpy_socketio.engine.io import json
 from webpy_socketio.exceptions import ContentError, EncodeError, ProtocolError
 
 VALUES: st.SearchStrategy[Any] = st.recursive(

@@ -10,8 +10,9 @@ import pytest
 
 from tests import raw
 from tests.conftest import Journal
-from webpy_socketio.engine import Connection, Engine, EngineConfig, EngineServer, SocketIO, json
-from webpy_socketio.engine.multiplexer import MAX_ABANDONED, MAX_AUTH, MAX_AUTH_MEMORY
+from webpy_socketio.engine import Connection, Engine, EngineConfig, EngineServer, SocketIO
+from webpy_socketio.engine.io import json
+from webpy_socketio.engine.socketio.multiplexer import MAX_ABANDONED, MAX_AUTH, MAX_AUTH_MEMORY
 from webpy_socketio.exceptions import CallTimeout, Disconnected, EncodeError, WrongContext
 
 from .conftest import eventually

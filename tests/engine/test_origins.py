@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from webpy_socketio.engine.origins import Origins, parse_origin
-from webpy_socketio.values import origins as check_origins
+from webpy_socketio.config.validators import origins as check_origins
+from webpy_socketio.engine.engineio.origins import Origins, parse_origin
 
 
 def environ(origin: str | None, host: str = "ours.example", **more: str) -> dict[str, Any]:

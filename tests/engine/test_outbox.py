@@ -11,9 +11,9 @@ import gevent.event
 import pytest
 
 from tests.conftest import Journal
-from webpy_socketio.engine.flusher import MAX_PENDING_BROADCASTS, Flusher
-from webpy_socketio.engine.outbox import Outbox
-from webpy_socketio.engine.packets import Message
+from webpy_socketio.engine.io.flusher import MAX_PENDING_BROADCASTS, Flusher
+from webpy_socketio.engine.io.outbox import Outbox
+from webpy_socketio.engine.io.packets import Message
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT, OPEN, Protocol
 
-from webpy_socketio.engine import packets
-from webpy_socketio.engine.packets import Message
+from webpy_socketio.engine.io import packets
+from webpy_socketio.engine.io.packets import Message
 
 
 def read_frames(data: bytes) -> list[tuple[Opcode, bytes]]:

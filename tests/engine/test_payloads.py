@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webpy_socketio.engine.packets import MESSAGE, PONG, Message
-from webpy_socketio.engine.payloads import decode_packet, decode_payload, encode_payload
+from webpy_socketio.engine.engineio.payloads import decode_packet, decode_payload, encode_payload
+from webpy_socketio.engine.io.packets import MESSAGE, PONG, Message
 from webpy_socketio.exceptions import ProtocolError
 
 TEXTS = st.text(max_size=30).filter(lambda text: "\x1e" not in text)

@@ -12,9 +12,9 @@ import gevent.socket
 import pytest
 
 from tests import raw
-from webpy_socketio.engine.handler import ACCEPT_KEY
-from webpy_socketio.engine.proxies import TrustedProxies
-from webpy_socketio.values import addresses
+from webpy_socketio.config.validators import addresses
+from webpy_socketio.engine.forwarding.proxies import TrustedProxies
+from webpy_socketio.engine.http.wsgi import ACCEPT_KEY
 
 from .conftest import Http, Running, eventually
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from webpy_socketio.engine.requests import (
+from webpy_socketio.engine.engineio.requests import (
     Query,
     RequestError,
     Response,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import raw
-from webpy_socketio.engine.framing import ResponseError, check_head
+from webpy_socketio.engine.http.framing import ResponseError, check_head
 
 from .conftest import Http, Running
 

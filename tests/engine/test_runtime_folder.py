@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from webpy_socketio.engine.runtime_folder import RuntimeFolder, make_runtime_folder
+from webpy_socketio.engine.workers.runtime_folder import RuntimeFolder, make_runtime_folder
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webpy_socketio.engine.packets import Message
-from webpy_socketio.engine.payloads import decode_payload
-from webpy_socketio.engine.socketio_packets import (
+from webpy_socketio.engine.engineio.payloads import decode_payload
+from webpy_socketio.engine.io.packets import Message
+from webpy_socketio.engine.socketio.packets import (
     ACK,
     CONNECT,
     DISCONNECT,

@@ -16,8 +16,8 @@ import gevent.ssl
 import pytest
 
 from tests.conftest import Journal
-from webpy_socketio.engine.streams import Stream, TCPStream
-from webpy_socketio.engine.tls import TLSStream
+from webpy_socketio.engine.io.streams import Stream, TCPStream
+from webpy_socketio.engine.io.tls import TLSStream
 
 from .conftest import Recorder, Running, eventually, trust_all
 

@@ -15,8 +15,8 @@ from websockets.frames import Frame, Opcode
 from tests import raw
 from tests.raw import Closed, WebSocket
 from webpy_socketio.engine import Session
-from webpy_socketio.engine.packets import Message
-from webpy_socketio.engine.websocket import MAX_FRAGMENTS
+from webpy_socketio.engine.engineio.websocket import MAX_FRAGMENTS
+from webpy_socketio.engine.io.packets import Message
 
 from .conftest import Recorder, Running, eventually
 

@@ -13,16 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from webpy_socketio.channels import check_name
-from webpy_socketio.engine import json
-from webpy_socketio.engine.hosts import parse_host
-from webpy_socketio.engine.http import BadRequest, parse_head, read_body, read_head
-from webpy_socketio.engine.origins import Origins
-from webpy_socketio.engine.packets import MESSAGE, SEPARATOR, Message
-from webpy_socketio.engine.payloads import decode_packet, decode_payload
-from webpy_socketio.engine.proxies import PEER_KEY, TrustedProxies
-from webpy_socketio.engine.refusals import explain_origin
-from webpy_socketio.engine.requests import RequestError, read_query
-from webpy_socketio.engine.socketio_packets import (
+from webpy_socketio.engine.engineio.origins import Origins
+from webpy_socketio.engine.engineio.payloads import decode_packet, decode_payload
+from webpy_socketio.engine.engineio.rejections import explain_origin
+from webpy_socketio.engine.engineio.requests import RequestError, read_query
+from webpy_socketio.engine.forwarding.hosts import parse_host
+from webpy_socketio.engine.forwarding.proxies import PEER_KEY, TrustedProxies
+from webpy_socketio.engine.http.parser import BadRequest, parse_head, read_body, read_head
+from webpy_socketio.engine.io import json
+from webpy_socketio.engine.io.packets import MESSAGE, SEPARATOR, Message
+from webpy_socketio.engine.socketio.packets import (
     ACK,
     EVENT,
     MAX_ATTACHMENTS,

@@ -26,8 +26,8 @@ from typing import Any, Protocol
 import gevent
 
 from webpy_socketio.backplane.topics import Topic
-from webpy_socketio.engine.packets import Message
-from webpy_socketio.receivers import OrderedSignal
+from webpy_socketio.bus.receivers import OrderedSignal
+from webpy_socketio.engine.io.packets import Message
 
 __all__ = ["MAX_BYTES", "Backplane", "Topic", "Warnings", "counts", "gap", "send_gap"]
 

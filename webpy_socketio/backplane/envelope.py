@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, TypeGuard
 import orjson
 
 from webpy_socketio.backplane.topics import CHANNEL, SESSION, VERSION, Topic
-from webpy_socketio.engine.packets import Message
-from webpy_socketio.engine.socketio_packets import event_head
+from webpy_socketio.engine.io.packets import Message
+from webpy_socketio.engine.socketio.packets import event_head
 
 __all__ = [
     "MAX_ENVELOPE",

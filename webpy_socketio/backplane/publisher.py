@@ -11,12 +11,12 @@ import gevent
 import gevent.event
 
 from webpy_socketio.backplane import Warnings, counts
+from webpy_socketio.backplane.connection import Connector, RedisConnection, pauses
 from webpy_socketio.backplane.envelope import Mark, encode
-from webpy_socketio.backplane.link import Connector, RedisConnection, pauses
-from webpy_socketio.backplane.numbering import SequenceCounter
 from webpy_socketio.backplane.outage import Outage
+from webpy_socketio.backplane.sequence import SequenceCounter
 from webpy_socketio.backplane.topics import Topic
-from webpy_socketio.engine.packets import Message
+from webpy_socketio.engine.io.packets import Message
 from webpy_socketio.exceptions import BackplaneError
 
 __all__ = ["OutgoingMessage", "Publisher"]

@@ -16,13 +16,13 @@ from typing import Any
 import gevent
 import gevent.event
 
+from webpy_socketio.backplane.connection import RedisConnection
 from webpy_socketio.backplane.envelope import Envelope, encode
-from webpy_socketio.backplane.link import RedisConnection
-from webpy_socketio.backplane.numbering import SequenceCounter
 from webpy_socketio.backplane.publisher import ANSWER_TIMEOUT, OutgoingMessage, Publisher
+from webpy_socketio.backplane.sequence import SequenceCounter
 from webpy_socketio.backplane.subscriber import Subscriber
 from webpy_socketio.backplane.topics import Topic
-from webpy_socketio.engine.packets import Message
+from webpy_socketio.engine.io.packets import Message
 from webpy_socketio.exceptions import BackplaneError
 
 __all__ = ["RedisBackplane", "RedisConnection", "RedisSender"]

@@ -10,10 +10,10 @@ import gevent
 import gevent.event
 
 from webpy_socketio.backplane import Warnings, counts, send_gap
+from webpy_socketio.backplane.connection import Connector, RedisConnection, pauses
 from webpy_socketio.backplane.envelope import Envelope, InvalidEnvelope, beginning, decode
-from webpy_socketio.backplane.link import Connector, RedisConnection, pauses
-from webpy_socketio.backplane.numbering import Groups, Positions
 from webpy_socketio.backplane.outage import Outage
+from webpy_socketio.backplane.sequence import Groups, Positions
 from webpy_socketio.backplane.topics import Topic
 from webpy_socketio.exceptions import BackplaneError
 

@@ -16,16 +16,16 @@ from webpy_socketio.cli.checks import (
     Finding,
     configuration,
     environment,
+    external,
     keywords,
     ok,
     problem,
     program,
-    surroundings,
     templates,
 )
-from webpy_socketio.cli.stranger import ImportFailed
+from webpy_socketio.cli.importer import ImportFailed
+from webpy_socketio.config.settings import given, resolve
 from webpy_socketio.exceptions import ConfigurationError
-from webpy_socketio.settings import given, resolve
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
 
@@ -48,9 +48,9 @@ CHECKS: tuple[Check, ...] = (
     configuration.origins,
     configuration.plugins,
     environment.open_files,
-    surroundings.address,
-    surroundings.tls,
-    surroundings.redis,
+    external.address,
+    external.tls,
+    external.redis,
 )
 
 

@@ -14,11 +14,11 @@ from blinker import ANY
 
 from webpy_socketio import signals
 from webpy_socketio.cli import target
-from webpy_socketio.cli.rehearsal import preview_plugins
-from webpy_socketio.cli.routing import hiding, routes
-from webpy_socketio.cli.stranger import shorten
+from webpy_socketio.cli.importer import shorten
+from webpy_socketio.cli.plugin_preview import preview_plugins
+from webpy_socketio.cli.urls import hiding, routes
+from webpy_socketio.config.settings import resolve
 from webpy_socketio.events import Handler
-from webpy_socketio.settings import resolve
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
 

@@ -8,7 +8,7 @@ import sys
 
 import gevent
 
-from webpy_socketio.cli import service, streams, supervisor, worker
+from webpy_socketio.cli import app_factory, streams, supervisor, worker
 from webpy_socketio.exceptions import ConfigurationError
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
@@ -50,9 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
                 "--workers and --reload need Unix sockets, which this system has not"
             )
         return supervisor.run(arguments)
-    server = service.make(arguments, service.load(arguments))
+    server = app_factory.make(arguments, app_factory.load(arguments))
     server.start()
-    banner = service.banner(arguments, server.address, server.settings.plugins)
+    banner = app_factory.banner(arguments, server.address, server.settings.plugins)
     gevent.spawn(_say, banner)  # when a signal that follows is heard
     server.serve_forever()
     return 0

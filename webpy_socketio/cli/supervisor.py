@@ -21,10 +21,10 @@ import gevent
 import gevent.event
 from gevent.server import StreamServer
 
-from webpy_socketio.cli import patched, service
-from webpy_socketio.cli.control import ControlChannel, pair
-from webpy_socketio.cli.sources import Sources
-from webpy_socketio.engine.runtime_folder import make_runtime_folder
+from webpy_socketio.cli import app_factory, patched
+from webpy_socketio.cli.ipc import ControlChannel, pair
+from webpy_socketio.cli.reload import Sources
+from webpy_socketio.engine.workers.runtime_folder import make_runtime_folder
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.server import SocketIOServer, listen_error
 
@@ -297,7 +297,7 @@ class Supervisor:
         assert self._listener is not None
         address = self._listener.socket.getsockname()
         plugins = self._slots[0].settings["plugins"]
-        sys.stdout.write(service.banner(self._arguments, address, plugins))
+        sys.stdout.write(app_factory.banner(self._arguments, address, plugins))
         sys.stdout.flush()
 
     # -- all of them

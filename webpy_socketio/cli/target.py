@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import web
 
-from webpy_socketio.cli.stranger import import_module
+from webpy_socketio.bus.introspection import described, takes_positions
+from webpy_socketio.cli.importer import import_module
+from webpy_socketio.config.settings import configure
 from webpy_socketio.exceptions import ConfigurationError
-from webpy_socketio.functions import described, takes_positions
-from webpy_socketio.settings import configure
 
 __all__ = ["Target", "add_settings", "applications", "find", "load", "use_settings", "wsgi"]
 

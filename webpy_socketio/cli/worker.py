@@ -15,8 +15,8 @@ import gevent
 from gevent import socket
 
 from webpy_socketio import loggers
-from webpy_socketio.cli import service, sources
-from webpy_socketio.cli.control import ControlChannel
+from webpy_socketio.cli import app_factory, reload
+from webpy_socketio.cli.ipc import ControlChannel
 from webpy_socketio.engine import PeerWorkers
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.server import SocketIOServer
@@ -62,11 +62,11 @@ def _start(
     arguments: argparse.Namespace, control: ControlChannel, folder: str, name: int
 ) -> SocketIOServer | None:
     try:
-        application = service.load(arguments)
-        settings = service.settings_of(arguments)
+        application = app_factory.load(arguments)
+        settings = app_factory.settings_of(arguments)
     except BaseException as error:
         if arguments.reload:
-            control.send(files=[*sources.loaded(), *sources.behind(error)])
+            control.send(files=[*reload.loaded(), *reload.behind(error)])
         raise
     if arguments.workers > 1 and settings.backplane is None:
         raise ConfigurationError(
@@ -86,7 +86,7 @@ def _start(
     with socket.socket(fileno=answer["descriptor"]) as listener:
         peers = PeerWorkers(folder, name)
         # A copy: a server closes its own when it stops accepting.
-        server = service.make(arguments, application, listener.dup(), peers=peers)
+        server = app_factory.make(arguments, application, listener.dup(), peers=peers)
     server.start()
     return server
 
@@ -103,5 +103,5 @@ def _tell_files(control: ControlChannel) -> None:
     while True:
         if len(sys.modules) != known:  # some are imported late
             known = len(sys.modules)
-            control.send(files=sources.loaded())
+            control.send(files=reload.loaded())
         gevent.sleep(1.0)

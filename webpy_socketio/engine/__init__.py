@@ -15,12 +15,12 @@ A raw Engine.IO server that echoes every message::
 """
 
 from webpy_socketio.engine.config import EngineConfig
-from webpy_socketio.engine.connection import Application, Connection
 from webpy_socketio.engine.engine import Engine
-from webpy_socketio.engine.multiplexer import SocketIO
-from webpy_socketio.engine.neighbours import PeerWorkers
-from webpy_socketio.engine.server import EngineServer
-from webpy_socketio.engine.session import Receiver, Session
+from webpy_socketio.engine.engineio.session import Receiver, Session
+from webpy_socketio.engine.http.server import EngineServer
+from webpy_socketio.engine.socketio.connection import Application, Connection
+from webpy_socketio.engine.socketio.multiplexer import SocketIO
+from webpy_socketio.engine.workers.handoff import PeerWorkers
 
 __all__ = [
     "Application",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from webpy_socketio.engine.hosts import AllowedHosts
-from webpy_socketio.engine.proxies import TrustedProxies
+from webpy_socketio.engine.forwarding.hosts import AllowedHosts
+from webpy_socketio.engine.forwarding.proxies import TrustedProxies
 
 __all__ = ["EngineConfig"]
 

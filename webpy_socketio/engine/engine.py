@@ -21,24 +21,32 @@ from weakref import WeakKeyDictionary
 import gevent
 import gevent.event
 
-from webpy_socketio.engine import forking, handshake, json
-from webpy_socketio.engine.clock import current_clock
 from webpy_socketio.engine.config import EngineConfig
-from webpy_socketio.engine.deadlines import TimeoutQueue
-from webpy_socketio.engine.flusher import Flusher
-from webpy_socketio.engine.heartbeat import Heartbeat
-from webpy_socketio.engine.notices import ThrottledLog, safe_repr
-from webpy_socketio.engine.origins import Origins
-from webpy_socketio.engine.packets import OPEN, Message
-from webpy_socketio.engine.polling import Polling, Watch
-from webpy_socketio.engine.quotas import AddressQuota
-from webpy_socketio.engine.refusals import explain_origin
-from webpy_socketio.engine.requests import Query, RequestError, Response, read_body, read_query
-from webpy_socketio.engine.session import Receiver, Session
-from webpy_socketio.engine.streams import Stream
-from webpy_socketio.engine.takeover import RAW_PATH
-from webpy_socketio.engine.upgrades import Upgrades
-from webpy_socketio.engine.websocket import WebSocket
+from webpy_socketio.engine.engineio import handshake
+from webpy_socketio.engine.engineio.heartbeat import Heartbeat
+from webpy_socketio.engine.engineio.origins import Origins
+from webpy_socketio.engine.engineio.polling import Polling, Watch
+from webpy_socketio.engine.engineio.rejections import explain_origin
+from webpy_socketio.engine.engineio.requests import (
+    Query,
+    RequestError,
+    Response,
+    read_body,
+    read_query,
+)
+from webpy_socketio.engine.engineio.session import Receiver, Session
+from webpy_socketio.engine.engineio.takeover import RAW_PATH
+from webpy_socketio.engine.engineio.upgrades import Upgrades
+from webpy_socketio.engine.engineio.websocket import WebSocket
+from webpy_socketio.engine.io import json
+from webpy_socketio.engine.io.clock import current_clock
+from webpy_socketio.engine.io.flusher import Flusher
+from webpy_socketio.engine.io.packets import OPEN, Message
+from webpy_socketio.engine.io.quotas import AddressQuota
+from webpy_socketio.engine.io.streams import Stream
+from webpy_socketio.engine.io.throttled_log import ThrottledLog, safe_repr
+from webpy_socketio.engine.io.timeouts import TimeoutQueue
+from webpy_socketio.engine.workers import forking
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError
 
 __all__ = ["Engine", "Upgrade", "sid_in"]

@@ -19,11 +19,11 @@ Whatever a test does returns when everything that it caused has happened, and ra
 raised. It works in any test framework, and needs gevent's patches before web.py is imported.
 """
 
-from webpy_socketio.testing.answers import Ack, HandshakeRefused
+from webpy_socketio.testing.acks import Ack, HandshakeRefused
 from webpy_socketio.testing.browser import Browser
 from webpy_socketio.testing.client import Client
-from webpy_socketio.testing.mailbox import Received
-from webpy_socketio.testing.quiet import StillRunning
+from webpy_socketio.testing.events import Received
+from webpy_socketio.testing.idle import StillRunning
 from webpy_socketio.testing.records import Record
 from webpy_socketio.testing.response import Response
 from webpy_socketio.testing.server import TestServer

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from webpy_socketio.testing.client import Client
+from webpy_socketio.testing.memory import HOST, MemorySocket
 from webpy_socketio.testing.response import Response
-from webpy_socketio.testing.wire import HOST, MemorySocket
 
 if TYPE_CHECKING:
     from webpy_socketio.testing.server import TestServer

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import urlencode
 
-from webpy_socketio.engine.packets import Message
-from webpy_socketio.engine.socketio_packets import (
+from webpy_socketio.engine.io.packets import Message
+from webpy_socketio.engine.socketio.packets import (
     ACK,
     CONNECT,
     CONNECT_ERROR,
@@ -21,11 +21,11 @@ from webpy_socketio.engine.socketio_packets import (
     encode_event,
 )
 from webpy_socketio.exceptions import Refused
-from webpy_socketio.testing.answers import Ack, HandshakeRefused
-from webpy_socketio.testing.link import WebSocketClient
-from webpy_socketio.testing.mailbox import EventQueue, Received
-from webpy_socketio.testing.quiet import indent
-from webpy_socketio.testing.wire import MemorySocket
+from webpy_socketio.testing.acks import Ack, HandshakeRefused
+from webpy_socketio.testing.events import EventQueue, Received
+from webpy_socketio.testing.idle import indent
+from webpy_socketio.testing.memory import MemorySocket
+from webpy_socketio.testing.websocket import WebSocketClient
 
 if TYPE_CHECKING:
     from webpy_socketio.socket import Socket

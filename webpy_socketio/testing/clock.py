@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from webpy_socketio.engine.clock import Clock
+from webpy_socketio.engine.io.clock import Clock
 
 __all__ = ["VirtualClock"]
 

@@ -13,16 +13,16 @@ import web
 from blinker import Signal
 
 from webpy_socketio import signals
-from webpy_socketio.engine.clock import Clock, replace_clock
+from webpy_socketio.engine.io.clock import Clock, replace_clock
 from webpy_socketio.exceptions import PatchingError
 from webpy_socketio.testing.browser import Browser
 from webpy_socketio.testing.client import Client
 from webpy_socketio.testing.clock import VirtualClock
-from webpy_socketio.testing.failures import ErrorCollector
-from webpy_socketio.testing.quiet import IdleWaiter, StillRunning, indent, place
+from webpy_socketio.testing.errors import ErrorCollector
+from webpy_socketio.testing.idle import IdleWaiter, StillRunning, indent, place
+from webpy_socketio.testing.memory import MemoryHandler, MemoryServer, MemorySocket
 from webpy_socketio.testing.records import Record, recording
 from webpy_socketio.testing.response import Response
-from webpy_socketio.testing.wire import MemoryHandler, MemoryServer, MemorySocket
 
 if TYPE_CHECKING:
     from webpy_socketio.socket import Socket

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from webpy_socketio.cli.target import Target
-from webpy_socketio.settings import Settings
+from webpy_socketio.config.settings import Settings
 
 __all__ = ["LEVELS", "Check", "CheckContext", "Finding", "ok", "problem", "warning"]
 

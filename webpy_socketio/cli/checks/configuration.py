@@ -11,9 +11,9 @@ import web
 
 from webpy_socketio import plugins as bundled
 from webpy_socketio.cli.checks import LEVELS, CheckContext, Finding, ok, problem, warning
-from webpy_socketio.cli.rehearsal import preview_plugins
+from webpy_socketio.cli.plugin_preview import preview_plugins
+from webpy_socketio.config.settings import Settings, given
 from webpy_socketio.exceptions import ConfigurationError
-from webpy_socketio.settings import Settings, given
 
 __all__ = ["origins", "plugins", "settings"]
 

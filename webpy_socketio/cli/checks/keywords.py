@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from webpy_socketio.cli.checks import CheckContext, Finding, problem, warning
-from webpy_socketio.cli.stranger import shorten
+from webpy_socketio.cli.importer import shorten
+from webpy_socketio.config.settings import PREFIX, is_setting, resolve, suggest
 from webpy_socketio.exceptions import SettingsError
 from webpy_socketio.server import KEYWORDS, SocketIOServer
-from webpy_socketio.settings import PREFIX, is_setting, resolve, suggest
 
 __all__ = ["keywords"]
 

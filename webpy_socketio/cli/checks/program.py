@@ -13,8 +13,8 @@ import web
 from webpy_socketio import loggers
 from webpy_socketio.application import SocketIOView, check_patching
 from webpy_socketio.cli.checks import CheckContext, Finding, ok, problem, warning
-from webpy_socketio.cli.routing import hiding
-from webpy_socketio.cli.stranger import shorten
+from webpy_socketio.cli.importer import shorten
+from webpy_socketio.cli.urls import hiding
 from webpy_socketio.exceptions import PatchingError
 
 __all__ = ["debug", "logging", "patching", "urls"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from webpy_socketio.cli.checks import CheckContext, Finding, ok, problem
-from webpy_socketio.cli.stranger import shorten
+from webpy_socketio.cli.importer import shorten
 
 __all__ = ["templates"]
 

@@ -20,9 +20,9 @@ from __future__ import annotations
 from typing import Any
 
 from webpy_socketio import SettingsError, signals
-from webpy_socketio.plugins.admin.door import AdminNamespace
+from webpy_socketio.plugins.admin.namespace import AdminNamespace
 from webpy_socketio.plugins.admin.passwords import hash_password
-from webpy_socketio.plugins.admin.shown import client_of
+from webpy_socketio.plugins.admin.serializers import client_of
 
 __all__ = ["NAMESPACE", "hash_password", "install", "namespaces", "uninstall"]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from webpy_socketio import ConfigurationError
-from webpy_socketio.plugins.metrics.tally import Recorder
+from webpy_socketio.plugins.metrics.recorder import Recorder
 
 __all__ = ["install", "port", "uninstall"]
 

@@ -16,7 +16,7 @@ from prometheus_client.core import (
 )
 
 from webpy_socketio import HTTPServer, ListenError, get_stats
-from webpy_socketio.plugins.metrics.tally import BUCKETS, Histogram, Recorder
+from webpy_socketio.plugins.metrics.recorder import BUCKETS, Histogram, Recorder
 
 __all__ = ["Collector", "Endpoint", "default_registry"]
 

@@ -15,7 +15,7 @@ same key within them, it never left.
 
 The signals `joined`, `updated` and `left` are sent with keywords ``channel``, ``namespace``,
 ``key`` and ``metas``; their receivers must not wait. What clients are told is in
-`webpy_socketio.plugins.presence.feed`.
+`webpy_socketio.plugins.presence.diffs`.
 
 With ``SOCKETIO_BACKPLANE`` presence is that of all processes, kept in Redis. Each change is then
 signalled in one of them only: where it was made, which for the sockets of a process that died is the
@@ -42,10 +42,10 @@ from webpy_socketio import (
     run_on_hub,
     signals,
 )
-from webpy_socketio.plugins.presence.chores import Intervals
-from webpy_socketio.plugins.presence.eviction import examine
-from webpy_socketio.plugins.presence.feed import DiffBroadcaster, describe
+from webpy_socketio.plugins.presence.checks import examine
+from webpy_socketio.plugins.presence.diffs import DiffBroadcaster, describe
 from webpy_socketio.plugins.presence.memory import MemoryStore
+from webpy_socketio.plugins.presence.periodic import Intervals
 from webpy_socketio.plugins.presence.redis import PresenceReader, RedisStore
 from webpy_socketio.plugins.presence.store import (
     Change,

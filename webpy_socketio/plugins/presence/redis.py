@@ -17,18 +17,10 @@ from typing import Any, TypeVar
 import gevent
 
 from webpy_socketio import BackplaneError, call_later, connect_redis
-from webpy_socketio.plugins.presence.audit import Held, Item, extra, missing
-from webpy_socketio.plugins.presence.chores import Intervals
 from webpy_socketio.plugins.presence.damage import log_damage
-from webpy_socketio.plugins.presence.ear import PubSub
-from webpy_socketio.plugins.presence.node import (
-    BATCH_SIZE,
-    READ_TIMEOUT,
-    TIMEOUT,
-    Task,
-    Tracker,
-    identity_of,
-)
+from webpy_socketio.plugins.presence.periodic import Intervals
+from webpy_socketio.plugins.presence.pubsub import PubSub
+from webpy_socketio.plugins.presence.reconcile import Held, Item, extra, missing
 from webpy_socketio.plugins.presence.replica import Replica, Verdict
 from webpy_socketio.plugins.presence.scripts import (
     Answer,
@@ -43,6 +35,14 @@ from webpy_socketio.plugins.presence.scripts import (
     text_of,
 )
 from webpy_socketio.plugins.presence.store import Change, Channel, Listener, State
+from webpy_socketio.plugins.presence.tracker import (
+    BATCH_SIZE,
+    READ_TIMEOUT,
+    TIMEOUT,
+    Task,
+    Tracker,
+    identity_of,
+)
 
 __all__ = ["PresenceReader", "RedisStore"]
 

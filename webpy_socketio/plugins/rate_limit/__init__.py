@@ -25,7 +25,7 @@ from typing import Any
 
 from webpy_socketio import Refused, Socket, monotonic, signals
 from webpy_socketio.plugins.rate_limit.buckets import Buckets
-from webpy_socketio.plugins.rate_limit.notices import Notifier
+from webpy_socketio.plugins.rate_limit.notifier import Notifier
 
 __all__ = ["install", "uninstall"]
 

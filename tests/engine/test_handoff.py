@@ -1,0 +1,722 @@
+"""Workers that share an address: whose the session is, gets the connection, whole.
+
+Each worker here has a port of its own, so that a test chooses who accepts a connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.socket
+import pytest
+
+from tests import raw
+from tests.load_clients import frame
+from webpy_socketio.engine import Engine, PeerWorkers
+from webpy_socketio.engine.http.server import take_over_all
+from webpy_socketio.engine.workers import handoff as neighbours_module
+from webpy_socketio.engine.workers.handoff import HandedConnection, _take_back
+
+from .conftest import Http, Recorder, Running, eventually, trust_all
+
+QUERY = "/engine.io/?EIO=4&transport=polling"
+UNKNOWN = b'{"code":1,"message":"Session ID unknown"}'
+
+Start = Callable[..., Running]
+
+
+class Page:
+    """An application that says which worker it is in; `gate`, if there is one, is waited for."""
+
+    def __init__(self, name: int) -> None:
+        self.name = name
+        self.gate: gevent.event.Event | None = None
+        self.came = gevent.event.Event()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/engine.io/":
+            return take_over_all("/engine.io/")(environ, start_response)
+        self.came.set()
+        if self.gate is not None:
+            self.gate.wait()
+        body = json.dumps([self.name, environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]]).encode()
+        body += environ["wsgi.input"].read()
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    # Short, as the path of a Unix socket has to be.
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+@pytest.fixture
+def start(run: Callable[..., Running], folder: Path) -> Start:
+    """Start a worker: ``start(name)``."""
+
+    def start(name: int, patience: float = 5.0, pywsgi: Any = None, **config: Any) -> Running:
+        peers = PeerWorkers(folder, name, patience)
+        return run(
+            Recorder(echo=True),
+            Page(name),
+            pywsgi={"peers": peers, **(pywsgi or {})},
+            session_prefix=peers.prefix,
+            **config,
+        )
+
+    return start
+
+
+@pytest.fixture
+def one(start: Start) -> Running:
+    return start(1)
+
+
+@pytest.fixture
+def two(start: Start) -> Running:
+    return start(2)
+
+
+def who(http: Http) -> Any:
+    """The worker whose page this connection gets."""
+    status, _, body = http.request("GET", "/page")
+    assert status == 200
+    return json.loads(body)[0]
+
+
+def post(http: Http, sid: str, body: bytes) -> tuple[int, bytes]:
+    http.send("POST", f"{QUERY}&sid={sid}", f"Content-Length: {len(body)}", body=body)
+    status, _, answer = http.response()
+    return status, answer
+
+
+def poll(http: Http, sid: str) -> tuple[int, bytes]:
+    status, _, body = http.request("GET", f"{QUERY}&sid={sid}")
+    return status, body
+
+
+def watched() -> set[int]:
+    """The descriptors that the loop's epoll watches, under the numbers that they had."""
+    text = Path(f"/proc/self/fdinfo/{gevent.get_hub().loop.fileno()}").read_text()
+    return {int(line.split()[1]) for line in text.splitlines() if line.startswith("tfd:")}
+
+
+class TestWhoseSession:
+    def test_its_id_tells_and_is_as_secret_as_ever(self, two: Running) -> None:
+        sids = {two.polling().sid for _ in range(20)}
+        assert {sid[:2] for sid in sids} == {"2."}
+        assert {len(sid) for sid in sids} == {2 + 24}  # 144 bits
+        assert len({sid[2:8] for sid in sids}) == 20
+
+    def test_requests_for_another_workers_session(self, one: Running, two: Running) -> None:
+        sid = two.polling().sid
+        for number in range(5):  # each accepted by one
+            assert post(one.http(), sid, b"4%d" % number) == (200, b"ok")
+            assert poll(one.http(), sid) == (200, b"4%d" % number)
+        assert len(two.receiver.messages) == 5
+        assert one.receiver == []
+
+    def test_a_connection_goes_on_where_it_went(self, one: Running, two: Running) -> None:
+        """Pages are served where the connection is; sessions only where they are."""
+        mine, theirs, http = one.polling().sid, two.polling().sid, one.http()
+        assert who(http) == 1
+        for _ in range(3):
+            assert post(http, theirs, b"4to two") == (200, b"ok")
+            assert who(http) == 2
+            assert poll(http, theirs) == (200, b"4to two")
+            assert post(http, mine, b"4to one") == (200, b"ok")
+            assert who(http) == 1
+            assert poll(http, mine) == (200, b"4to one")
+
+    def test_the_address_of_the_client_goes_along(self, one: Running, two: Running) -> None:
+        http = one.http()
+        poll_of_nobody = poll(http, "2.nobody")
+        assert poll_of_nobody[0] == 400
+        assert json.loads(http.request("GET", "/page")[2]) == [2, "127.0.0.1", "http"]
+
+    @pytest.mark.parametrize("bound", [None, "\0of-a-proxy"], ids=["unnamed", "abstract"])
+    def test_connection_on_a_unix_socket_is_handed_to_its_worker(
+        self, bound: str | None, start: Start, two: Running, tmp_path: Path
+    ) -> None:
+        with contextlib.closing(gevent.socket.socket(socket.AF_UNIX)) as listener:
+            listener.bind(str(tmp_path / "chat.sock"))
+            listener.listen(10)
+            start(1, listener=listener)
+            http = Http.__new__(Http)
+            http.port, http.sock = 0, socket.socket(socket.AF_UNIX)
+            raw.OPENED.append(http.sock)
+            if bound is not None:
+                http.sock.bind(bound)
+            http.sock.connect(str(tmp_path / "chat.sock"))
+            assert post(http, two.polling().sid, b"4x") == (200, b"ok")
+            assert json.loads(http.request("GET", "/page")[2]) == [2, "unix", "http"]
+
+    def test_a_new_session_begins_where_its_connection_is(self, one: Running, two: Running) -> None:
+        http = one.http()
+        assert post(http, two.polling().sid, b"4x") == (200, b"ok")
+        assert json.loads(http.request("GET", QUERY)[2][1:])["sid"].startswith("2.")
+
+    def test_pipelined_requests(self, one: Running, two: Running) -> None:
+        """What was read with the request goes along, be it the next one's."""
+        mine, theirs, http = one.polling().sid, two.polling().sid, one.http()
+        requests = b""
+        for sid, body in ((theirs, b"4a"), (mine, b"4b"), (theirs, b"4c" * 9000), (mine, b"4d")):
+            requests += f"POST {QUERY}&sid={sid} HTTP/1.1\r\nHost: a\r\n".encode()
+            requests += b"Content-Length: %d\r\n\r\n" % len(body) + body
+        http.sock.sendall(requests + b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n")
+        # One file for all: each response would read into the next.
+        answers = http.sock.makefile("rb")
+        heads = []
+        for _ in range(5):
+            heads.append(answers.readline())
+            size = 0
+            while (line := answers.readline()) != b"\r\n":
+                if line.lower().startswith(b"content-length:"):
+                    size = int(line.split(b":")[1])
+            last = answers.read(size)
+        answers.close()
+        assert heads == [b"HTTP/1.1 200 OK\r\n"] * 5
+        assert json.loads(last)[0] == 1
+        assert two.receiver.messages == ["a", "c" + "4c" * 8999]
+        assert one.receiver.messages == ["b", "d"]
+
+    @pytest.mark.parametrize("first", [0, 1, 9000])
+    def test_a_body_that_was_read_in_part(self, one: Running, two: Running, first: int) -> None:
+        sid, http, body = two.polling().sid, one.http(), b"4" + bytes(range(97, 123)) * 1000
+        http.send("POST", f"{QUERY}&sid={sid}", f"Content-Length: {len(body)}", body=body[:first])
+        eventually(lambda: two.session.transport.arriving)
+        http.sock.sendall(body[first:])
+        assert http.response()[0] == 200
+        assert two.receiver.messages == [body[1:].decode()]
+
+    def test_a_chunked_body_and_one_that_is_asked_for(self, one: Running, two: Running) -> None:
+        sid, http = two.polling().sid, one.http()
+        target = f"{QUERY}&sid={sid}"
+        http.send("POST", target, "Transfer-Encoding: chunked", body=b"2\r\n4a\r\n0\r\n\r\n")
+        assert http.response()[0] == 200
+        http = one.http()
+        http.send("POST", target, "Content-Length: 2", "Expect: 100-continue")
+        assert http.sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        http.sock.sendall(b"4b")
+        assert http.response()[0] == 200
+        assert two.receiver.messages == ["a", "b"]
+
+    def test_a_head_larger_than_a_buffer(self, one: Running, two: Running) -> None:
+        sid, http = two.polling().sid, one.http()
+        headers = [f"X-{number}: {'x' * 600}" for number in range(90)]
+        http.send("POST", f"{QUERY}&sid={sid}", "Content-Length: 2", *headers, body=b"4a")
+        assert http.response()[0] == 200
+        assert two.receiver.messages == ["a"]
+
+    def test_what_is_wrong_with_a_request_is_told_by_either(
+        self, one: Running, two: Running
+    ) -> None:
+        sid = two.polling().sid
+        assert one.http().request("PUT", f"{QUERY}&sid={sid}")[0] == 400
+        http = one.http()
+        http.send("POST", f"{QUERY}&sid={sid}", "Content-Length: 1000001")
+        assert http.response()[0] == 413
+        assert two.receiver.wait_closed() == "parse error"
+        assert http.read_to_end() == b""
+
+    def test_an_upgrade_of_another_workers_session(self, one: Running, two: Running) -> None:
+        polling = two.polling()
+        websocket = one.websocket(f"&sid={polling.sid}")
+        websocket.send("2probe")
+        assert websocket.receive() == "3probe"
+        websocket.send("5")
+        websocket.send("4over there")
+        assert websocket.receive() == "4over there"
+        assert two.session.transport.name == "websocket"
+        assert one.engine.sessions == {}
+
+    def test_a_frame_right_behind_the_upgrade(self, one: Running, two: Running) -> None:
+        sid, http = two.polling().sid, one.http()
+        http.send(
+            *("GET", f"/engine.io/?EIO=4&transport=websocket&sid={sid}"),
+            *("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+            "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==",
+            body=frame(b"2probe"),
+        )
+        answer = b""
+        while not answer.endswith(b"\x81\x063probe"):
+            answer += http.sock.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 101 ")
+
+    def test_a_get_that_waits_ends_with_its_connection(self, one: Running, two: Running) -> None:
+        sid, http = two.polling().sid, one.http()
+        http.send("GET", f"{QUERY}&sid={sid}")
+        eventually(lambda: two.session.transport.waiting)
+        http.sock.close()
+        assert two.receiver.wait_closed() == "transport close"
+
+    def test_500_sessions_at_once(self, one: Running, two: Running) -> None:
+        sids = [two.polling().sid for _ in range(500)]
+
+        def talk(sid: str) -> None:
+            http = one.http()
+            assert post(http, sid, b"4" + sid.encode()) == (200, b"ok")
+            assert poll(http, sid) == (200, b"4" + sid.encode())
+            http.sock.close()
+
+        gevent.joinall([gevent.spawn(talk, sid) for sid in sids], raise_error=True)
+        assert sorted(two.receiver.messages) == sorted(sids)
+        assert one.server.peers._doors == {}
+
+    def test_who_gave_a_connection_hears_no_more_of_it(self, one: Running, two: Running) -> None:
+        """epoll watches what a descriptor stands for, and that lives on in the other process."""
+        program = (
+            "from gevent import monkey; monkey.patch_all()\n"
+            "import sys\n"
+            "from webpy_socketio.engine import *\n"
+            "class Silent:\n"
+            "    def opened(self, session): ...\n"
+            "    def message(self, session, data): ...\n"
+            "    def closed(self, session, reason): ...\n"
+            "engine = Engine(Silent(), EngineConfig(session_prefix='3.'))\n"
+            "peers = PeerWorkers(sys.argv[1], 3)\n"
+            "server = EngineServer(('127.0.0.1', 0), engine, peers=peers, log=None)\n"
+            "server.start()\n"
+            "sys.stdout.write(f'{server.server_port}\\n'); sys.stdout.flush()\n"
+            "server.serve_forever()\n"
+        )
+        folder = one.server.peers.folder
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(folder)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        ) as process:
+            try:
+                assert process.stdout is not None
+                port = int(process.stdout.readline())
+                sid = raw.Polling(port, "/engine.io/").sid
+                http = one.http()
+                assert who(http) == 1
+                eventually(lambda: one.server.resting)
+                (handler,) = one.server.resting
+                descriptor = handler.socket.fileno()
+                eventually(lambda: descriptor in watched())
+                assert post(http, sid, b"4x") == (200, b"ok")
+                # The answer may be here before we hear that the connection was taken.
+                eventually(lambda: descriptor not in watched())
+            finally:
+                process.kill()
+
+
+class TestNobodyThere:
+    """The client gets the protocol's words for it, and begins anew."""
+
+    def test_no_such_worker(self, one: Running) -> None:
+        assert poll(one.http(), "7.AAAA") == (400, UNKNOWN)
+        assert post(one.http(), "7.AAAA", b"4x")[0] == 400
+        assert one.websocket("&sid=7.AAAA").status == 400
+
+    def test_a_session_that_its_worker_does_not_know(self, one: Running, two: Running) -> None:
+        assert poll(one.http(), "2.AAAA") == (400, UNKNOWN)
+        assert poll(one.http(), "1.AAAA") == (400, UNKNOWN)
+
+    def test_a_worker_that_died_without_a_word(self, one: Running, folder: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(folder / "7"))
+        os.utime(folder / "7", (0, 0))  # a younger one may not listen yet
+        assert poll(one.http(), "7.AAAA") == (400, UNKNOWN)
+        assert not (folder / "7").exists(), "nobody has to try again"
+
+    def test_a_worker_that_stands_still(self, start: Start, folder: Path) -> None:
+        """It is waited for, for a while; when it wakes up, the connection is no longer its."""
+        one = start(1, patience=0.1)
+        with socket.socket(socket.AF_UNIX) as still:
+            still.bind(str(folder / "7"))
+            still.listen(100)
+            http = one.http()
+            assert poll(http, "7.AAAA") == (400, UNKNOWN)
+            taken: list[HandedConnection] = []
+            awake = PeerWorkers(folder, 8)
+            link, _ = still.accept()
+            with link:
+                awake._receive(link, taken.append)
+            assert taken == []
+            assert who(http) == 1, "the connection lives on where it is"
+
+    def test_a_worker_that_stands_still_with_its_backlog_full(
+        self, start: Start, folder: Path
+    ) -> None:
+        one = start(1, patience=0.2)
+        with socket.socket(socket.AF_UNIX) as still:
+            still.bind(str(folder / "7"))
+            still.listen(0)
+            gets = [gevent.spawn(poll, one.http(), "7.AAAA") for _ in range(200)]
+            gevent.joinall(gets, raise_error=True)
+        assert {get.value for get in gets} == {(400, UNKNOWN)}
+        assert one.server.peers._doors == {}
+
+    def test_one_that_takes_it_at_the_last_moment_has_it(self) -> None:
+        """Whoever gives up looks once more: the answer is there, or cannot be given any more."""
+        link, late = gevent.socket.socketpair()
+        with link, late:
+            late.sendall(b"\1")
+            assert _take_back(link) is True
+        link, late = gevent.socket.socketpair()
+        with link, late:
+            assert _take_back(link) is False
+            with pytest.raises(BrokenPipeError):
+                late.sendall(b"\1")
+
+    def test_patience_that_ends_with_the_answer_on_its_way(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was taken is given, though nobody waited for it any more."""
+        giver = PeerWorkers(folder, 1, timeout=0.05)
+        before: Any = neighbours_module._take_back
+
+        def answered_meanwhile(link: Any) -> bool:
+            taker, _ = late.accept()
+            with taker:
+                taker.sendall(b"\1")
+                return bool(before(link))
+
+        monkeypatch.setattr(neighbours_module, "_take_back", answered_meanwhile)
+        with socket.socket(socket.AF_UNIX) as late, socket.socket() as sock:
+            late.bind(str(folder / "7"))
+            late.listen(1)
+            assert giver.send_connection(7, sock, ["a", 1], b"") is True
+
+    @pytest.mark.parametrize(
+        "sid",
+        [
+            *("../x.A", "..A", ".A", "1e3.A", "-1.A", "+2.A", "%32.A", "\xb2.A", "0x2.A", "2/.A"),
+            *("9" * 300, "9999999999.A", "2", "2A.A"),
+        ],
+    )
+    def test_forged_names(self, one: Running, two: Running, sid: str) -> None:
+        http = one.http()
+        http.send("GET", f"{QUERY}&sid={sid}")
+        assert http.response()[0] == 400
+        assert two.receiver == []
+
+    def test_a_flood_of_forged_names_leaves_nothing(self, one: Running) -> None:
+        http = one.http()
+        for number in range(2, 2000):
+            assert poll(http, f"{number}.AAAA") == (400, UNKNOWN)
+        assert one.server.peers._doors == {}
+
+
+class TestOnlyOurs:
+    def test_a_folder_that_others_may_enter_is_refused(self, folder: Path) -> None:
+        folder.chmod(0o750)
+        with pytest.raises(ValueError, match="mode 700"):
+            PeerWorkers(folder, 1)
+
+    def test_a_folder_too_deep_for_a_socket_is_refused(self, folder: Path) -> None:
+        deep = folder / ("x" * 90)
+        deep.mkdir(mode=0o700)
+        with pytest.raises(ValueError, match="TMPDIR"):
+            PeerWorkers(deep, 1)
+
+    @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be others")
+    def test_another_users_process_is_turned_away(self, folder: Path) -> None:
+        """Even if the folder were open."""
+        peers, taken = PeerWorkers(folder, 1), []
+        peers.start(taken.append)
+        # Nobody but this test: pytest's folders around it are private too.
+        place = Path("/tmp") / f"webpy_socketio-test-{os.getpid()}"
+        (folder / "1").rename(place)
+        place.chmod(0o777)
+        try:
+            program = (
+                "import os, socket, struct, sys; os.setuid(65534)\n"
+                "ours, theirs = socket.socketpair()\n"
+                "link = socket.socket(socket.AF_UNIX); link.connect(sys.argv[1])\n"
+                "message = struct.pack('!cII', b'G', 2, 0) + b'[]'\n"
+                "try:\n"
+                "    socket.send_fds(link, [message], [theirs.fileno()])\n"
+                "    answer = link.recv(1)\n"
+                "except (BrokenPipeError, ConnectionResetError):\n"
+                "    answer = b''\n"
+                "sys.exit(0 if answer == b'' else 1)\n"
+            )
+            process = gevent.subprocess.Popen([sys.executable, "-c", program, str(place)])
+            assert process.wait() == 0
+            assert taken == []
+        finally:
+            place.unlink()
+            peers.stop()
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            *(b"", b"G", b"G\0\0\0\2\0\0\0\0[]", b"R\xff\xff\xff\xff\0\0\0\0"),
+            *(b"X\0\0\0\2\0\0\0\0[]", b"R\0\0\0\2\0\0\0\0[!", b"R\0\0\0\2\0\0\0\5[]half"),
+        ],
+    )
+    def test_nonsense_is_closed(self, one: Running, folder: Path, message: bytes) -> None:
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(str(folder / "1"))
+            link.sendall(message)
+            link.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):
+                assert link.recv(1) == b""
+
+    def test_a_descriptor_that_is_no_socket_is_closed(self, one: Running, folder: Path) -> None:
+        reading, writing = os.pipe()
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(str(folder / "1"))
+            socket.send_fds(link, [b"G\0\0\0\2\0\0\0\0[]"], [writing])
+            os.close(writing)
+            with contextlib.suppress(ConnectionResetError):
+                assert link.recv(1) == b""
+        assert os.read(reading, 1) == b"", "nobody has it any more"
+        os.close(reading)
+
+
+class TestTLS:
+    """Its keys cannot be given away: bytes are passed on."""
+
+    @pytest.fixture
+    def one(self, start: Start, certificate: Path) -> Running:
+        return start(1, pywsgi={"certfile": str(certificate), "keyfile": str(certificate)})
+
+    @pytest.fixture
+    def two(self, start: Start, certificate: Path) -> Running:
+        return start(2, pywsgi={"certfile": str(certificate), "keyfile": str(certificate)})
+
+    @pytest.fixture
+    def https(self) -> Iterator[Callable[[Running], Http]]:
+        def connect(running: Running) -> Http:
+            http = Http(running.port)
+            http.sock = trust_all().wrap_socket(http.sock)
+            raw.OPENED.append(http.sock)
+            return http
+
+        return connect
+
+    def test_requests_alternate(
+        self, one: Running, two: Running, https: Callable[[Running], Http]
+    ) -> None:
+        mine, theirs = self.open(https(one)), self.open(https(two))
+        http = https(one)
+        assert who(http) == 1
+        for _ in range(3):
+            assert post(http, theirs, b"4" + b"a" * 100_000) == (200, b"ok")
+            assert poll(http, theirs)[1] == b"4" + b"a" * 100_000
+            assert json.loads(http.request("GET", "/page")[2]) == [2, "127.0.0.1", "https"]
+            assert post(http, mine, b"4to one") == (200, b"ok")
+            assert poll(http, mine) == (200, b"4to one")
+            assert who(http) == 1
+
+    def test_a_websocket_and_its_end(
+        self, one: Running, two: Running, https: Callable[[Running], Http]
+    ) -> None:
+        sid, http = self.open(https(two)), https(one)
+        http.send(
+            *("GET", f"/engine.io/?EIO=4&transport=websocket&sid={sid}"),
+            *("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+            "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==",
+            body=frame(b"2probe"),
+        )
+        self.until(http, b"\x81\x063probe")
+        http.sock.sendall(frame(b"5") + frame(b"4hello"))
+        self.until(http, b"\x81\x064hello")
+        two.session.close("forced close", 1000)
+        self.until(http, b"\x88\x02\x03\xe8")
+        assert http.read_to_end() == b""
+
+    def test_a_client_that_goes(
+        self, one: Running, two: Running, https: Callable[[Running], Http]
+    ) -> None:
+        sid, http = self.open(https(two)), https(one)
+        http.send("GET", f"{QUERY}&sid={sid}")
+        eventually(lambda: two.session.transport.waiting)
+        http.sock.close()
+        assert two.receiver.wait_closed() == "transport close"
+
+    @staticmethod
+    def open(http: Http) -> str:
+        sid: str = json.loads(http.request("GET", QUERY)[2][1:])["sid"]
+        return sid
+
+    @staticmethod
+    def until(http: Http, end: bytes) -> None:
+        data = b""
+        while not data.endswith(end):
+            piece = http.sock.recv(1000)
+            assert piece, data
+            data += piece
+
+
+class TestStopping:
+    def test_what_is_new_goes_to_a_younger_one(self, one: Running, two: Running) -> None:
+        """While those are told who have a session here, nobody is refused."""
+        sid, page, handshake = one.polling().sid, one.http(), one.http()
+        own = one.http()
+        for http in (page, handshake, own):
+            assert who(http) == 1
+        one.engine._stopping = True
+        assert who(page) == 2
+        assert handshake.request("GET", QUERY)[2].startswith(b'0{"sid":"2.')
+        assert post(own, sid, b"4still here") == (200, b"ok")
+        assert who(own) == 2
+
+    def test_the_youngest_says_that_it_stops(self, one: Running, two: Running) -> None:
+        http = two.http()
+        assert who(http) == 2
+        two.engine._stopping = True
+        assert http.request("GET", QUERY)[0] == 503
+
+    def test_connections_that_rest_are_given_away(self, one: Running, two: Running) -> None:
+        resting = [one.http() for _ in range(20)]
+        for http in resting:
+            assert who(http) == 1
+        one.server.stop()
+        assert not one.server.handling, "nothing is left that would end with the process"
+        for http in resting:
+            assert who(http) == 2
+
+    def test_a_younger_one_may_take_its_time(
+        self, one: Running, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who is being given away is not told again that it is to go."""
+        http = one.http()
+        assert who(http) == 1
+        with socket.socket(socket.AF_UNIX) as slow:
+            slow.bind(str(folder / "7"))
+            slow.listen(10)
+            stopping = gevent.spawn(one.server.stop)
+            link, _ = slow.accept()
+            with link:
+                rounds = []
+                joined: Any = one.server._hand_off
+                monkeypatch.setattr(
+                    one.server, "_hand_off", lambda handler: (rounds.append(1), joined(handler))
+                )
+                gevent.sleep(0.05)  # several rounds, if there were any
+                data, descriptors, _, _ = socket.recv_fds(link, 1000, 1)
+                link.sendall(b"\1")
+            assert data.startswith(b"G")
+            assert rounds == [], "it rests no more"
+            stopping.get()
+            for descriptor in descriptors:
+                socket.socket(fileno=descriptor).close()
+
+    def test_who_is_served_is_not_disturbed(self, one: Running, two: Running) -> None:
+        page = one.server.application
+        page.gate = gevent.event.Event()
+        http = one.http()
+        http.send("GET", "/page")
+        page.came.wait()
+        stopping = gevent.spawn(one.server.stop, 20)
+        eventually(lambda: one.engine.stopping)
+        page.gate.set()
+        assert json.loads(http.response()[2])[0] == 1
+        stopping.get()
+        assert who(http) == 2
+
+    def test_a_page_is_waited_for_without_neighbours_too(self, run: Callable[..., Running]) -> None:
+        page = Page(0)
+        page.gate = gevent.event.Event()
+        alone = run(Recorder(), page)
+        http = alone.http()
+        http.send("GET", "/page")
+        page.came.wait()
+        stopping = gevent.spawn(alone.server.stop, 20)
+        eventually(lambda: alone.engine.stopping)
+        gevent.sleep(0)
+        assert not stopping.ready()
+        page.gate.set()
+        assert http.response()[0] == 200
+        stopping.get()
+
+    def test_its_sessions_are_reached_until_it_has_ended(self, one: Running, two: Running) -> None:
+        polling = one.polling()
+        one.server.close()  # it accepts nothing more; two does
+        http = two.http()
+        assert post(http, polling.sid, b"4late") == (200, b"ok")
+        assert poll(http, polling.sid) == (200, b"4late")
+        http.send("GET", f"{QUERY}&sid={polling.sid}")
+        eventually(lambda: one.session.transport.waiting)
+        one.server.stop()
+        assert http.response()[2] == b"1"
+
+    def test_the_listener_is_forgotten_when_it_is_closed(self, start: Start) -> None:
+        """Others listen on it still: each connection would wake who does not."""
+        one = start(1)
+        descriptor = one.server.socket.fileno()
+        copy = os.dup(descriptor)
+        eventually(lambda: descriptor in watched())
+        one.server.close()
+        assert descriptor not in watched()
+        os.close(copy)
+
+
+class TestDraining:
+    @pytest.fixture
+    def many(self, run: Callable[..., Running]) -> Running:
+        running = run()
+        for _ in range(350):
+            running.polling()
+        return running
+
+    def test_they_are_told_little_by_little(self, many: Running) -> None:
+        """Batches of a hundred, in no order, and everybody within the time."""
+        left: list[int] = []
+        order = list(many.engine.sessions)
+        told: list[str] = []
+        engine: Engine = many.engine
+
+        class Hurry(gevent.event.Event):  # type: ignore[misc]
+            def wait(self, timeout: Any = None) -> Any:
+                left.append(sum(session.open for session in engine.sessions.values()))
+                assert 0 < timeout < 0.2
+                return super().wait(0)
+
+        closing = many.receiver.closed
+        many.receiver.closed = lambda session, reason: (
+            told.append(session.id),
+            closing(session, reason),
+        )
+        engine.drain(60, Hurry())
+        assert left == [250, 150, 50]
+        assert sorted(told) == sorted(order)
+        assert set(told[:100]) not in (set(order[:100]), set(order[-100:])), "in no order"
+        assert set(many.receiver.endings) == {"server shutting down"}
+
+    def test_more_are_told_at_once_where_time_is_short(self, many: Running) -> None:
+        waits: list[Any] = []
+
+        class Hurry(gevent.event.Event):  # type: ignore[misc]
+            def wait(self, timeout: Any = None) -> Any:
+                waits.append(timeout)
+                return super().wait(0)
+
+        many.engine.drain(0.2, Hurry())
+        assert len(waits) == 1
+
+    def test_who_hurries_leaves_the_rest_to_the_end(self, many: Running) -> None:
+        hurry = gevent.event.Event()
+        hurry.set()
+        many.engine.drain(60, hurry)
+        assert len(many.receiver.endings) == 100
+        many.engine.close()
+        assert len(many.receiver.endings) == 350
+
+    def test_no_new_ones_meanwhile(self, many: Running) -> None:
+        http = many.http()
+        hurry = gevent.event.Event()
+        draining = gevent.spawn(many.engine.drain, 60, hurry)
+        eventually(lambda: many.engine.stopping)
+        assert http.request("GET", QUERY)[0] == 503
+        hurry.set()
+        draining.join()

@@ -1,0 +1,1318 @@
+"""What a newcomer gets wrong, and what is said about it: docs/troubleshooting.rst is true."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import gc
+import importlib
+import logging
+import re
+import socket as stdlib_socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent.pywsgi
+import mako.exceptions
+import mako.lookup
+import pytest
+import web
+
+from webpy_socketio import (
+    CallerError,
+    ChannelError,
+    Disconnected,
+    EncodeError,
+    EventError,
+    ListenError,
+    NoSocket,
+    PluginError,
+    Refused,
+    SettingsError,
+    SocketIOServer,
+    application,
+    broadcast,
+    broadcast_channel,
+    configure,
+    emit,
+    events,
+    on_connect,
+    on_connecting,
+    on_event,
+    on_finish,
+    on_message,
+    on_subscribe,
+    on_subscribing,
+    on_unsubscribe,
+    send,
+    signals,
+    socketio_urls,
+)
+from webpy_socketio.config import settings
+from webpy_socketio.engine.io import throttled_log
+from webpy_socketio.engine.io.clock import current_clock
+from webpy_socketio.engine.io.throttled_log import ThrottledLog
+
+from .conftest import Journal, Site, gets, pattern_of, socket_of
+from .engine.conftest import eventually
+from .raw import WebSocket
+from .test_application import HANDSHAKE, visit, visit_websocket
+from .test_server import MISTAKES, leaves_a_socket
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "troubleshooting.rst"
+
+quoted = pytest.mark.quoted
+
+Told = Callable[[str], None]
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What was logged since the last call, one text a record."""
+    caplog.set_level(logging.INFO, "webpy_socketio")
+
+    def read() -> list[str]:
+        texts = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return texts
+
+    return read
+
+
+class TestDocument:
+    def quotes(self) -> set[str]:
+        """The messages in the first column of each table."""
+        text = DOCUMENT.read_text(encoding="utf-8")
+        cells = re.findall(r"^   \* - (.*(?:\n       .*)*)\n     - ", text, re.MULTILINE)
+        return {quote for cell in cells for quote in re.findall(r"``(.+?)``", cell)}
+
+    def marks(self) -> set[str]:
+        """The messages that tests have made appear."""
+        found = {remedy for _, _, remedy in MISTAKES.values()}
+        for path in Path(__file__).parent.glob("test_*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("quoted"):
+                    found.add(ast.literal_eval(node.args[0]))
+        return found
+
+    def test_there_are_tables(self) -> None:
+        assert len(self.quotes()) > 40
+
+    def test_each_message_that_it_quotes_is_really_said(self) -> None:
+        assert self.quotes() - self.marks() == set()
+
+    def test_each_message_that_is_tested_is_in_it(self) -> None:
+        remedies = {remedy for _, _, remedy in MISTAKES.values()}
+        assert self.marks() - remedies - self.quotes() == set()
+
+    def test_every_row_has_three_cells(self) -> None:
+        text = DOCUMENT.read_text(encoding="utf-8")
+        rows = re.split(r"^   \* - ", text, flags=re.MULTILINE)[1:]
+        for row in rows:
+            assert len(re.findall(r"^     - ", row, re.MULTILINE)) == 2, row
+
+    def test_the_readme_leads_there(self) -> None:
+        assert "docs/troubleshooting.rst" in (DOCUMENT.parents[1] / "README.rst").read_text()
+
+
+class TestLeftovers:
+    @quoted("a handler ended with an open transaction, which is rolled back")
+    def test_transaction_left_open_is_logged(
+        self, site: Site, told: Told, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        database = web.database(dbn="sqlite", db=str(tmp_path / "shop.db"))
+        database.printing = False
+        on_message(lambda request, socket, context, message: bool(database.transaction()))
+        assert site.connect().call("message", 1) == [True]
+        eventually(lambda: caplog.messages)
+        told(caplog.messages[0])
+
+    @quoted("a gevent.Timeout was raised after the handler or page that caused it had returned")
+    def test_timeout_left_running_is_logged(
+        self, site: Site, told: Told, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        on_message(lambda request, socket, context, message: gevent.Timeout.start_new(0.001) and 1)
+        assert site.connect().call("message", 1) == [1]
+        eventually(lambda: caplog.messages)
+        told(caplog.messages[0])
+
+
+@pytest.fixture
+def app() -> Any:
+    return web.application(socketio_urls, {}, autoreload=False)
+
+
+class TestStarting:
+    @quoted("SocketIOServer needs an application: app.wsgifunc()")
+    def test_without_an_application(self, told: Told) -> None:
+        with pytest.raises(SettingsError) as caught:
+            SocketIOServer(("127.0.0.1", 0))
+        told(str(caught.value))
+
+    @quoted("the application is not callable; give it app.wsgifunc()")
+    def test_with_the_application_itself(self, app: Any, told: Told) -> None:
+        with pytest.raises(SettingsError) as caught:
+            SocketIOServer(("127.0.0.1", 0), app)
+        told(str(caught.value))
+
+    @quoted("the application has to be app.wsgifunc(), called, not app.wsgifunc")
+    def test_without_the_parentheses(self, app: Any, told: Told) -> None:
+        with pytest.raises(SettingsError) as caught:
+            SocketIOServer(("127.0.0.1", 0), app.wsgifunc)
+        told(str(caught.value))
+
+    @leaves_a_socket
+    @quoted("cannot listen on …; another program listens there")
+    def test_a_port_that_is_taken(self, app: Any, told: Told) -> None:
+        with stdlib_socket.create_server(("127.0.0.1", 0)) as taken:
+            server = SocketIOServer(taken.getsockname(), app.wsgifunc(), plugins=[])
+            with pytest.raises(ListenError) as caught:
+                server.start()
+        told(str(caught.value))
+        del caught
+        gc.collect()
+
+    @pytest.mark.parametrize(
+        "address", [("127.0.0.1", "8000"), ("127.0.0.1", 80_000), ("127.0.0.1", None)]
+    )
+    @leaves_a_socket
+    @quoted("cannot listen on …, which is no address")
+    def test_an_address_that_is_none(self, address: Any, app: Any, told: Told) -> None:
+        server = SocketIOServer(address, app.wsgifunc(), plugins=[])
+        with pytest.raises(ListenError) as caught:
+            server.start()
+        told(str(caught.value))
+        assert '("127.0.0.1", 8000)' in str(caught.value)
+        del caught
+        gc.collect()
+
+    @quoted("… is no setting; did you mean …?")
+    def test_a_setting_without_its_prefix(self, told: Told) -> None:
+        with pytest.raises(SettingsError) as caught:
+            configure({"PORT": 8001})
+        told(str(caught.value))
+
+    @quoted("its name is …, without .py")
+    def test_a_settings_module_by_its_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told
+    ) -> None:
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "settings_of_mine.py").write_text("")
+        with pytest.raises(SettingsError) as caught:
+            configure("settings_of_mine.py")
+        told(str(caught.value))
+        monkeypatch.delitem(sys.modules, "settings_of_mine")
+
+    @quoted("has to be an hour at most, in seconds (Socket.IO on Node.js has milliseconds)")
+    def test_milliseconds(self, told: Told) -> None:
+        with pytest.raises(SettingsError) as caught:
+            configure({"SOCKETIO_PING_INTERVAL": 25_000})
+        told(str(caught.value))
+
+    @quoted("a name or password with special characters has to be percent-encoded")
+    @quoted("a Unix socket (unix://) is not supported")
+    def test_backplane_url_that_is_rejected_names_the_remedy(self, told: Told) -> None:
+        for url in ("redis://:p@ss/word#@host", "unix:///run/redis.sock"):
+            with pytest.raises(SettingsError) as caught:
+                configure({"SOCKETIO_BACKPLANE": url})
+            told(str(caught.value))
+
+    @quoted("there is no setting …; did you mean …?")
+    def test_a_setting_that_is_misspelt(self, app: Any, told: Told) -> None:
+        web.config.SOCKETIO_PING_INTERVALL = 10
+        with pytest.raises(SettingsError) as caught:
+            SocketIOServer(("127.0.0.1", 0), app.wsgifunc())
+        told(str(caught.value))
+
+    @quoted("SocketIOServer() takes no keyword …")
+    def test_a_keyword_that_is_none(self, app: Any, told: Told) -> None:
+        with pytest.raises(SettingsError) as caught:
+            SocketIOServer(("127.0.0.1", 0), app.wsgifunc(), certfle="x")
+        told(str(caught.value))
+
+    @quoted("SOCKETIO_PLUGINS names …, which cannot be imported")
+    def test_a_plugin_that_is_misspelt(self, app: Any, told: Told) -> None:
+        with pytest.raises(PluginError) as caught:
+            SocketIOServer(("127.0.0.1", 0), app.wsgifunc(), plugins=["no_such_plugin"])
+        told(str(caught.value))
+
+    @quoted("Can't locate template for uri …")
+    def test_a_lookup_without_our_folder(self, told: Told) -> None:
+        lookup = mako.lookup.TemplateLookup()
+        lookup.put_string("page", '<%include file="socketio_scripts.html"/>')
+        with pytest.raises(mako.exceptions.TemplateLookupException) as caught:
+            lookup.get_template("page").render()
+        told(str(caught.value))
+
+    @pytest.mark.parametrize("when", ["started", "serving"])
+    @quoted("…: set after the server was made, which does not see it")
+    def test_a_setting_that_comes_too_late(
+        self, when: str, app: Any, log: Callable[[], list[str]], told: Told
+    ) -> None:
+        web.config.SOCKETIO_PING_TIMEOUT = 5
+        server = SocketIOServer(
+            ("127.0.0.1", 0), app.wsgifunc(), plugins=[], log=None, block_warning=None
+        )
+        if when == "serving":
+            server.start()
+        assert log() == []
+        web.config.SOCKETIO_PING_INTERVAL = 10
+        configure({"SOCKETIO_PING_TIMEOUT": 6})
+        try:
+            if when == "serving":
+                serving = gevent.spawn(server.serve_forever)
+                gevent.idle()
+            else:
+                server.start()
+            text, *more = log()
+            assert [line.partition(" on ")[0] for line in more] in ([], ["Serving"])
+        finally:
+            server.stop()
+            if when == "serving":
+                serving.get()
+        assert text.startswith("SOCKETIO_PING_INTERVAL, SOCKETIO_PING_TIMEOUT: ")
+        assert server.settings.ping_timeout == 5
+        told(text)
+
+    def test_settings_that_came_in_time_are_not_mentioned(
+        self, app: Any, log: Callable[[], list[str]]
+    ) -> None:
+        web.config.SOCKETIO_PING_INTERVAL = 10
+        server = SocketIOServer(
+            ("127.0.0.1", 0), app.wsgifunc(), plugins=[], log=None, block_warning=None
+        )
+        web.config.SOCKETIO_PING_INTERVAL = 10  # as the second import of web.py's reloader does
+        server.start()
+        server.stop()
+        assert log() == []
+
+
+def visit_all(site: Site, *paths: str) -> None:
+    for path in paths:
+        visit(site.port, path)
+
+
+class Server:
+    """A server whose application's urls are exactly these."""
+
+    def __init__(self, urls: tuple[Any, ...], fvars: dict[str, Any], **keywords: Any) -> None:
+        self.app = web.application(urls, fvars, autoreload=False)
+        self.server = SocketIOServer(
+            ("127.0.0.1", 0),
+            self.app.wsgifunc(),
+            **{"plugins": [], "log": None, "block_warning": None, **keywords},
+        )
+        self.server.start()
+        self.port = self.server.server_port
+
+
+class Page:
+    def GET(self, *args: str) -> str:
+        return "<p>a page</p>"
+
+
+@pytest.fixture
+def serve_exactly() -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def serve(*args: Any, **keywords: Any) -> Server:
+        servers.append(Server(*args, **keywords))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.server.stop()
+
+
+@pytest.mark.usefixtures("log")
+class TestRequests:
+    """That never reach the engine."""
+
+    @pytest.mark.parametrize(
+        "path", [HANDSHAKE, "/socket.io/socket.io.min.js", "/socket.io/webpy_socketio.js?v=1"]
+    )
+    @quoted("its urls lack socketio_urls")
+    def test_urls_without_ours(
+        self,
+        path: str,
+        serve_exactly: Callable[..., Server],
+        log: Callable[[], list[str]],
+        told: Told,
+    ) -> None:
+        site = serve_exactly(("/", "page"), {"page": Page})
+        assert visit(site.port, "/").status == 200
+        assert visit(site.port, "/nothing").status == 404
+        assert visit(site.port, "/nothing?a=b").status == 404
+        assert log() == []
+        for _ in range(3):
+            assert visit(site.port, path).status == 404
+        (text,) = log()  # and once only
+        told(text)
+
+    def test_by_websocket_too(
+        self, serve_exactly: Callable[..., Server], log: Callable[[], list[str]]
+    ) -> None:
+        site = serve_exactly(("/", "page"), {"page": Page})
+        assert visit_websocket(site.port).status == 404
+        assert "its urls lack socketio_urls" in "".join(log())
+
+    @quoted("an earlier pattern of its urls matches it")
+    def test_a_pattern_that_takes_everything(
+        self, serve_exactly: Callable[..., Server], log: Callable[[], list[str]], told: Told
+    ) -> None:
+        site = serve_exactly(("/(.*)", "page", *socketio_urls), {"page": Page})
+        assert visit(site.port, "/anything?a=b").status == 200
+        assert log() == []
+        assert visit(site.port, HANDSHAKE).body == b"<p>a page</p>"
+        (text,) = log()
+        told(text)
+        remedy = serve_exactly((*socketio_urls, "/(.*)", "page"), {"page": Page})
+        assert WebSocket(remedy.port).connect()
+
+    @quoted("Socket.IO needs its own server")
+    def test_another_server(
+        self,
+        app: Any,
+        log: Callable[[], list[str]],
+        told: Told,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(application, "_notices", ThrottledLog(current_clock()))
+        server = gevent.pywsgi.WSGIServer(("127.0.0.1", 0), app.wsgifunc(), log=None)
+        server.start()
+        try:
+            answers = [visit(server.server_port, HANDSHAKE) for _ in range(3)]
+        finally:
+            server.stop()
+        (text,) = log()
+        told(text)
+        assert answers[0].status == 500
+        assert answers[0].body.decode() == text + "\n"
+        assert answers[0].headers["Content-Type"] == "text/plain; charset=utf-8"
+
+    @pytest.mark.parametrize(
+        "path", ["/socket.io/?EIO=4&transport=polling", "/chat/?EIO=4&transport=polling"]
+    )
+    @quoted("a client asked for Socket.IO at …, and it is at … here")
+    def test_another_path(
+        self, path: str, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+    ) -> None:
+        site = serve(resource="rt")
+        for _ in range(3):
+            assert visit(site.port, path).status == 404
+        (text,) = log()
+        told(text)
+        assert 'io({path: "/rt/"})' in text
+
+    def test_a_path_without_the_slash_at_its_end(
+        self, site: Site, log: Callable[[], list[str]]
+    ) -> None:
+        assert visit(site.port, "/socket.io?EIO=4&transport=polling").status == 404
+        (text,) = log()
+        assert "at '/socket.io', and it is at /socket.io/ here" in text
+
+    def test_what_looks_for_other_things_is_not_mentioned(
+        self, site: Site, log: Callable[[], list[str]]
+    ) -> None:
+        visit_all(site, "/", "/favicon.ico", "/socket.io/nothing", "/socket.io.js", "/x?y=EIO")
+        assert log() == []
+
+    def test_a_path_cannot_write_what_it_likes(
+        self, site: Site, log: Callable[[], list[str]]
+    ) -> None:
+        visit(site.port, "/x%0AERROR%3A%20forged%C2%9B" + "y" * 3000 + "/?EIO=4")
+        (text,) = log()
+        assert "\n" not in text
+        assert text.isascii()
+        assert len(text) < 400
+
+
+def forbidden(site: Site, origin: str, **headers: str) -> None:
+    assert visit(site.port, HANDSHAKE, Origin=origin, **headers).status == 403
+
+
+class TestRefusals:
+    """Of the engine."""
+
+    @pytest.mark.parametrize("version", ["1", "2", "3"])
+    @quoted("an old client asked for Engine.IO protocol …")
+    def test_an_old_client(
+        self, version: str, site: Site, log: Callable[[], list[str]], told: Told
+    ) -> None:
+        for _ in range(3):
+            answer = visit(site.port, f"/socket.io/?EIO={version}&transport=polling")
+            assert (answer.status, b"use socket.io-client 3 or 4" in answer.body) == (400, True)
+        (text,) = log()
+        told(text)
+        assert "socket.io-client 3 or 4" in text
+
+    @quoted("a client asked for no Engine.IO protocol")
+    def test_a_plain_websocket(self, site: Site, log: Callable[[], list[str]], told: Told) -> None:
+        for _ in range(2):
+            assert WebSocket(site.port, query="", handshake=False).status == 400
+        (text,) = log()
+        told(text)
+
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    @quoted("a client asked for the transport …, which SOCKETIO_TRANSPORTS leaves out")
+    def test_a_transport_that_is_switched_off(
+        self,
+        transport: str,
+        serve: Callable[..., Site],
+        log: Callable[[], list[str]],
+        told: Told,
+    ) -> None:
+        (other,) = {"polling", "websocket"} - {transport}
+        site = serve(transports=[other])
+        assert visit(site.port, f"/socket.io/?EIO=4&transport={transport}").status == 400
+        (text,) = log()
+        told(text)
+        assert f"io({{transports: ['{other}']}})" in text
+        assert visit(site.port, "/socket.io/?EIO=4&transport=flashsocket").status == 400
+        assert log() == []
+
+    @quoted("a client came with a session that is not here")
+    def test_a_session_of_another_process(
+        self, site: Site, log: Callable[[], list[str]], told: Told
+    ) -> None:
+        for _ in range(3):
+            assert visit(site.port, HANDSHAKE + "&sid=secret").status == 400
+        (text,) = log()
+        told(text)
+        assert "secret" not in text
+
+    @quoted("refused a client: SOCKETIO_MAX_SESSIONS is …")
+    def test_a_server_that_is_full(
+        self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+    ) -> None:
+        site = serve(max_sessions=1)
+        site.connect()
+        assert visit(site.port, HANDSHAKE).status == 503
+        (text,) = log()
+        told(text)
+
+    @quoted("a client asked for the namespace …")
+    def test_a_namespace_that_does_not_exist(
+        self, site: Site, log: Callable[[], list[str]], told: Told
+    ) -> None:
+        client = site.websocket()
+        for name in ("/chat", "/chat", "/\x9bforged\u202e"):
+            client.send(f"40{name},")
+            assert "Invalid namespace" in str(client.receive())
+        first, second = log()  # once each
+        told(first)
+        assert "'/chat'" in first
+        assert "SOCKETIO_NAMESPACES" in first
+        assert second.isascii()
+
+    def test_so_many_namespaces_that_nobody_reads_them(
+        self, site: Site, log: Callable[[], list[str]]
+    ) -> None:
+        client = site.websocket()
+        for number in range(50):
+            client.send(f"40/{number},")
+            client.receive()
+        assert len(log()) == throttled_log._MAX_NAMES
+
+
+class TestOrigins:
+    """Whose origin is refused; the log says why, and the client that it is."""
+
+    @quoted("rejected Origin … (expected …; from …): …")
+    @quoted("to allow the page: SOCKETIO_ALLOWED_ORIGINS = …")
+    def test_another_site(self, site: Site, log: Callable[[], list[str]], told: Told) -> None:
+        for _ in range(3):
+            forbidden(site, "https://other.example")
+        (text,) = log()
+        told(text)
+        own = f"127.0.0.1:{site.port}"
+        assert f"'https://other.example' (expected http://{own}; from Host: {own}): " in text
+        assert 'SOCKETIO_ALLOWED_ORIGINS = ["https://other.example"]' in text
+        assert "TRUSTED_PROXIES" not in text
+
+    @quoted("the forwarded headers of … match, but it is not a trusted proxy")
+    def test_a_proxy_that_nobody_trusts(
+        self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+    ) -> None:
+        site = serve()
+        headers = {
+            "X_Forwarded_Proto": "https",
+            "X_Forwarded_Host": "chat.example",
+        }
+        forbidden(site, "https://chat.example", **headers)
+        (text,) = log()
+        told(text)
+        assert 'SOCKETIO_TRUSTED_PROXIES = ["127.0.0.1"]' in text
+        assert "ALLOWED_ORIGINS" not in text
+        mended = serve(trusted_proxies=["127.0.0.1"])
+        answer = visit(mended.port, HANDSHAKE, Origin="https://chat.example", **headers)
+        assert answer.status == 200
+
+    def test_what_such_a_proxy_says_of_another_page_proves_nothing(
+        self, site: Site, log: Callable[[], list[str]]
+    ) -> None:
+        forbidden(site, "https://evil.example", X_Forwarded_Host="chat.example")
+        (text,) = log()
+        assert "forwarded headers of 127.0.0.1 are ignored, because it is not in" in text
+        assert 'SOCKETIO_ALLOWED_ORIGINS = ["https://evil.example"]' in text
+
+    @quoted("a proxy in front must pass Host and the browser's scheme as X-Forwarded-Proto")
+    @pytest.mark.parametrize("trusted", [[], ["127.0.0.1"]])
+    def test_a_proxy_that_says_nothing(
+        self,
+        trusted: list[str],
+        serve: Callable[..., Site],
+        log: Callable[[], list[str]],
+        told: Told,
+    ) -> None:
+        site = serve(trusted_proxies=trusted)
+        forbidden(site, "https://chat.example", Host="chat.example")
+        (text,) = log()
+        told(text)
+        assert "expected http://chat.example; from Host: chat.example" in text
+        assert ("TRUSTED_PROXIES" in text) == (not trusted)
+
+    @quoted("the page has no origin")
+    def test_a_page_from_a_file(self, site: Site, log: Callable[[], list[str]], told: Told) -> None:
+        forbidden(site, "null")
+        (text,) = log()
+        told(text)
+        assert 'SOCKETIO_ALLOWED_ORIGINS = ["null"]' in text
+
+    @quoted("to allow this app: SOCKETIO_ALLOWED_ORIGINS = …")
+    @pytest.mark.parametrize("origin", ["capacitor://localhost", "app://-", "file://"])
+    def test_refusal_of_an_app_names_the_setting_that_allows_it(
+        self,
+        origin: str,
+        serve: Callable[..., Site],
+        log: Callable[[], list[str]],
+        told: Told,
+    ) -> None:
+        forbidden(serve(), origin)
+        (text,) = log()
+        told(text)
+        assert f'SOCKETIO_ALLOWED_ORIGINS = ["{origin}"]' in text
+        mended = serve(allowed_origins=[origin])
+        assert visit(mended.port, HANDSHAKE, Origin=origin).status == 200
+
+    @quoted("rejected Host … of a request …: add it to SOCKETIO_ALLOWED_HOSTS to allow it")
+    def test_refusal_of_a_host_names_the_setting_that_allows_it(
+        self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+    ) -> None:
+        site = serve(allowed_hosts=["chat.example"])
+        for _ in range(3):
+            assert visit(site.port, "/").status == 400
+        (text,) = [line for line in log() if line.startswith("rejected Host")]
+        told(text)
+        assert f"Host '127.0.0.1:{site.port}'" in text
+
+    def test_what_no_browser_sends(self, site: Site, log: Callable[[], list[str]]) -> None:
+        forbidden(site, "http://ours.example/a/path")
+        (text,) = log()
+        assert "this is not an origin" in text
+
+    def test_those_that_are_allowed_are_named(
+        self, serve: Callable[..., Site], log: Callable[[], list[str]]
+    ) -> None:
+        site = serve(allowed_origins=["https://one.example", "https://two.example:8443"])
+        forbidden(site, "https://other.example")
+        (text,) = log()
+        assert "https://one.example" in text
+        assert "https://two.example:8443" in text
+
+    @pytest.mark.parametrize(
+        "origin",
+        ["http://x\x9b31mred\x85.example", "http://" + "x" * 3000, 'http://"]; evil = ["x'],
+    )
+    def test_an_origin_cannot_write_what_it_likes(
+        self, origin: str, site: Site, log: Callable[[], list[str]]
+    ) -> None:
+        client = WebSocket(site.port, headers={"Origin": origin}, handshake=False)
+        assert client.status == 403
+        (text,) = log()
+        assert text.isascii()
+        assert "\n" not in text
+        assert len(text) < 600
+
+    def test_the_client_is_told_nothing_of_it(self, site: Site) -> None:
+        answer = visit(site.port, HANDSHAKE, Origin="https://other.example")
+        assert answer.body == b'{"code":4,"message":"Forbidden: this origin is not allowed"}'
+
+
+class TestNotices:
+    class Clock:
+        seconds = 0.0
+
+        def now(self) -> float:
+            return self.seconds
+
+    def test_one_of_a_kind_a_minute_and_how_many_there_were(
+        self, log: Callable[[], list[str]]
+    ) -> None:
+        clock: Any = self.Clock()
+        told = ThrottledLog(clock)
+        for second in range(130):
+            clock.seconds = float(second)
+            told.throttled("one", "one")
+            if second == 30:
+                told.throttled("other", "other")
+        more = "one (and 59 more of this kind since the last time)"
+        assert log() == ["one", "other", more, more]
+
+
+def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
+    """One that is right."""
+
+
+def of_channel(request: Any, socket: Any, context: Any, channel: Any) -> None:
+    """The same."""
+
+
+class Callables:
+    def method(self, request: Any, socket: Any, context: Any, message: Any) -> None:
+        """Of an object."""
+
+    def __call__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
+        """An object itself."""
+
+
+def injecting(function: Any) -> Any:
+    """What frameworks do: another argument is put in."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **keywords: Any) -> Any:
+        return function("database", *args, **keywords)
+
+    return wrapper
+
+
+@injecting
+def injected(database: Any, request: Any, socket: Any, context: Any, message: Any) -> None:
+    """Called with five arguments by its wrapper."""
+
+
+def wrong(decorator: Any, function: Any) -> str:
+    """What is said when a handler is registered; and nothing is."""
+    before = dict(events._registered)
+    with pytest.raises(EventError) as caught:
+        decorator(function)
+    assert events._registered == before
+    return str(caught.value)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("decorator", "function", "wanted"),
+        [
+            (
+                on_message,
+                lambda request, socket, context: None,
+                "request, socket, context, message",
+            ),
+            (on_message, lambda socket, message: None, "request, socket, context, message"),
+            (on_message, lambda: None, "request, socket, context, message"),
+            (on_message, lambda socket, request, context, message: None, "request, socket"),
+            (on_message, lambda request, socket, message, context: None, "request, socket"),
+            (on_message, lambda request, socket, context, message, *, key: None, "message"),
+            (on_connect, handler, "request, socket, context)"),
+            (on_event("x"), lambda request, socket: None, "request, socket, context, *args"),
+            (on_event("x"), lambda request, socket, context, *, key: None, "context, *args"),
+            (on_event("x"), lambda socket, request, context: None, "request, socket, context"),
+            (on_event("message"), lambda request, socket, context: None, "context, message"),
+            (on_message, functools.partial(handler, None), "request, socket, context, message"),
+        ],
+    )
+    @quoted("takes (…), and is called with (…), in this order")
+    def test_others_than_the_stage_has(
+        self, decorator: Any, function: Any, wanted: str, told: Told
+    ) -> None:
+        text = wrong(decorator, function)
+        told(text)
+        assert wanted in text.partition("called with")[2]
+
+    def test_the_function_is_named_with_its_file_and_line(self) -> None:
+        line = handler.__code__.co_firstlineno
+        text = wrong(on_connect, handler)
+        assert text.startswith(f"@on_connect: handler (test_diagnostics.py:{line}) takes ")
+        assert (
+            "(request, socket, context, message), and is called with (request, socket, context)"
+            in text
+        )
+
+    @quoted("decorate a function, or the method of an object")
+    def test_a_method_that_has_no_object_yet(self, told: Told) -> None:
+        told(wrong(on_message, Callables.method))
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            handler,
+            lambda *args: None,
+            lambda request, *args: None,
+            lambda environ, client, data, text: None,
+            lambda request, socket, context, message, more=None: None,
+            lambda request, socket, context, message, **keywords: None,
+            functools.partial(lambda database, *args: None, "database"),
+            functools.partial(handler, message="always"),
+            injected,
+            Callables().method,
+            Callables(),
+            print,
+            max,  # says nothing about its arguments
+        ],
+    )
+    def test_what_can_be_called_is_taken(self, function: Any) -> None:
+        if isinstance(function, functools.partial) and function.keywords:
+            assert "takes" in wrong(on_message, function)
+        else:
+            assert on_message(function) is function
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda request, socket, context: None,
+            lambda request, socket, context, one, two, three=3: None,
+            lambda request, socket, context, *args, key=None: None,
+            lambda *args: None,
+            injected,
+        ],
+    )
+    def test_an_events_own_arguments_are_the_clients(self, function: Any) -> None:
+        assert on_event("x")(function) is function
+
+
+async def coroutine(*args: Any) -> None:
+    """Nobody would await it."""
+
+
+async def asynchronous_generator(*args: Any) -> Any:
+    yield
+
+
+def generator(*args: Any) -> Any:
+    yield
+
+
+class Asynchronous:
+    async def __call__(self, *args: Any) -> None:
+        """Nor this one."""
+
+
+every_way = pytest.mark.parametrize(
+    "register",
+    [on_message, on_event("x"), on_subscribing(channel="x"), signals.message.connect],
+    ids=["on_message", "on_event", "on_subscribing", "connect"],
+)
+
+
+class TestFunctionsThatWouldNotRun:
+    @every_way
+    @pytest.mark.parametrize(
+        "function",
+        [coroutine, asynchronous_generator, Asynchronous(), functools.partial(coroutine, 1)],
+    )
+    @quoted("is a coroutine function")
+    def test_asynchronous_ones(self, register: Any, function: Any, told: Told) -> None:
+        told(wrong(register, function))
+
+    @every_way
+    @quoted("is a class, and would only be made")
+    def test_classes(self, register: Any, told: Told) -> None:
+        class Chat:
+            def __init__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
+                """As if it were a handler."""
+
+        text = wrong(register, Chat)
+        told(text)
+        assert "on_...(Room().talk)" in text
+
+    @every_way
+    @quoted("is a generator, as it has a yield")
+    def test_generators(self, register: Any, told: Told) -> None:
+        told(wrong(register, generator))
+
+    def test_a_plain_function_around_one_is_somebodys_own_loop(self) -> None:
+        @functools.wraps(coroutine)
+        def wrapper(*args: Any) -> None:
+            """Runs it somehow."""
+
+        assert on_message(wrapper) is wrapper
+
+    @pytest.mark.parametrize("function", [coroutine, generator])
+    @quoted("a receiver returned a coroutine or a generator")
+    def test_what_comes_of_one(
+        self, function: Any, site: Site, stages: Journal, told: Told
+    ) -> None:
+        on_message(lambda *args: function())
+        assert site.connect().call("message", 1) == [{"error": "internal error"}]
+        told(str(stages[-1][1]))
+
+
+class TestDecorators:
+    @quoted("a pattern is given by name")
+    def test_a_pattern_by_position(self, told: Told) -> None:
+        told(wrong(on_message, "^room-"))
+
+    @quoted("not a regular expression")
+    @pytest.mark.parametrize("pattern", ["(", 5, b"x", re.compile(b"x"), ["one", "two"], ("one",)])
+    def test_a_pattern_that_is_none(self, pattern: Any, told: Told) -> None:
+        text = wrong(on_message(channel=pattern), handler)
+        told(text)
+        assert pattern == "(" or '"^(one|two)$"' in text
+
+    @quoted("a socket is in no channel while it connects")
+    def test_a_pattern_for_connecting(self, told: Told) -> None:
+        decorator: Any = on_connect
+        told(wrong(decorator(channel="x"), lambda request, socket, context: None))
+
+    @quoted("@on_event needs the event's name")
+    def test_an_event_without_a_name(self, told: Told) -> None:
+        told(wrong(on_event, handler))
+        with pytest.raises(TypeError, match="'name'"):
+            on_event()  # type: ignore[call-arg]
+
+    @pytest.mark.parametrize(
+        ("name", "remedy"),
+        [
+            ("connect", "@on_connect"),
+            ("disconnect", "@on_disconnect"),
+            ("connect_error", "@on_connecting"),
+            ("__subscribe__", "@on_subscribe"),
+        ],
+    )
+    @quoted("no client can send this event")
+    def test_an_event_that_is_a_stage(self, name: str, remedy: str, told: Told) -> None:
+        text = wrong(on_event, name)
+        told(text)
+        assert remedy in text
+
+    def test_those_are_all_that_a_client_cannot_send(self) -> None:
+        from webpy_socketio.engine.socketio.packets import RESERVED_EVENTS as THEIRS
+        from webpy_socketio.socket import RESERVED_EVENTS as OURS
+
+        assert set(events._OTHERS) == THEIRS | OURS
+
+
+class TestTwins:
+    """Two handlers of one name in one file: the second one takes the first one's place."""
+
+    @quoted("…: give each a name of its own, or one of them never runs")
+    def test_two_functions(self, log: Callable[[], list[str]], told: Told) -> None:
+        twin = "@on_message(channel='^{}')\ndef talk(*args): ...\n"
+        source = f"{twin.format('a')}\n{twin.format('b')}"
+        exec(compile(source, "chat.py", "exec"), {"on_message": on_message})
+        (text,) = log()
+        told(text)
+        assert "talk (chat.py:4) takes the place of talk (chat.py:1)" in text
+
+    def test_one_function_that_is_made_for_each_channel(
+        self, log: Callable[[], list[str]], site: Site
+    ) -> None:
+        def make(room: str) -> None:
+            @on_message(channel=room)
+            def talk(*args: Any) -> str:
+                return room
+
+        make("^a")
+        make("^a")  # by each test anew, as it may be
+        assert log() == []
+        make("^b")
+        (text,) = log()
+        assert ".talk (test_diagnostics.py:" in text
+
+    def test_what_may_be_decorated_twice(self, log: Callable[[], list[str]]) -> None:
+        for _ in range(2):
+            on_message(handler)
+            on_message(channel="^a")(handler)
+            on_message(Callables().method)
+        on_event("message")(handler)
+        on_event("x")(handler)
+        assert log() == []
+
+    def test_a_module_that_is_reloaded_as_it_was_changed(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        log: Callable[[], list[str]],
+    ) -> None:
+        source = "from webpy_socketio import on_message\n@on_message(channel='^a')\ndef talk(*args): ...\n"
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        (tmp_path / "a_chat_of_mine.py").write_text(source)
+        module = importlib.import_module("a_chat_of_mine")
+        for again in ("# a line more\n" + source, source.replace("^a", "^b")):
+            (tmp_path / "a_chat_of_mine.py").write_text(again)
+            importlib.invalidate_caches()
+            importlib.reload(module)
+        monkeypatch.delitem(sys.modules, "a_chat_of_mine")
+        assert log() == []
+
+
+class TestReceivers:
+    @pytest.mark.parametrize(
+        ("stage", "receiver"),
+        [
+            (signals.message, lambda sender: None),
+            (signals.message, lambda sender, message: None),
+            (signals.message, lambda sender, message, text, **extra: None),
+            (signals.message, lambda *, message, **extra: None),
+            (signals.connect, lambda request, socket, context: None),
+            (signals.error, lambda sender, request, socket, context: None),
+        ],
+    )
+    @quoted("takes …, and is called with sender and the keywords …")
+    def test_one_that_does_not_take_what_is_sent(
+        self, stage: Any, receiver: Any, told: Told
+    ) -> None:
+        text = wrong(stage.connect, receiver)
+        told(text)
+        assert text.startswith(f"signals.{stage.name}.connect: ")
+        assert "test_diagnostics.py:" in text
+        assert "**extra" in text
+        assert not stage.receivers
+
+    def test_the_keywords_are_those_that_are_sent(self, site: Site) -> None:
+        sent: dict[str, set[str]] = {}
+
+        def record(name: str) -> Any:
+            def receiver(sender: Any, **keywords: Any) -> None:
+                sent.setdefault(name, set()).update(keywords)
+
+            return receiver
+
+        for stage in signals.STAGES:
+            stage.connect(record(stage.name))
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        client.emit_and_wait("message")
+        client.emit_and_wait("__channel__", "nowhere")
+        client.call("__unsubscribe__", "room")
+        client.close()
+        site.server.stop()
+        assert sent == {stage.name: set(stage._keywords) for stage in signals.STAGES}
+
+    @pytest.mark.parametrize(
+        "receiver",
+        [
+            lambda sender, **extra: None,
+            lambda sender, request, socket, context, message, event, args, channel: None,
+            lambda *args, **keywords: None,
+            injected,
+        ],
+    )
+    def test_others_are_taken(self, receiver: Any) -> None:
+        assert signals.message.connect(receiver) is receiver
+
+    @pytest.mark.parametrize(
+        ("register", "gate"),
+        [
+            (on_connect, "on_connecting"),
+            (on_message, "on_receiving"),
+            (on_subscribe, "on_subscribing"),
+            (on_unsubscribe, "gates"),
+        ],
+    )
+    @quoted("in which nothing is refused (… can do that)")
+    def test_a_refusal_where_nothing_is_refused(
+        self, register: Any, gate: str, site: Site, log: Callable[[], list[str]], told: Told
+    ) -> None:
+        def refuse(*args: Any) -> None:
+            raise Refused("no")
+
+        register(refuse)
+        client = site.connect()
+        client.call("__subscribe__", "room")
+        client.emit_and_wait("message")
+        client.call("__unsubscribe__", "room")
+        (text,) = (each for each in log() if "refuse" in each)
+        told(text)
+        assert f"({gate} can do that), failed" in text
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda socket: socket.send("hello"),
+            lambda socket: socket.emit("hello"),
+            lambda socket: socket.call("hello"),
+            lambda socket: socket.subscribe("room"),
+        ],
+        ids=["send", "emit", "call", "subscribe"],
+    )
+    @pytest.mark.parametrize("watched", [False, True])
+    @quoted("the client is not connected yet, as a gate is still to let it in")
+    def test_a_gate_that_sends(
+        self, watched: bool, use: Any, site: Site, stages: Journal, told: Told
+    ) -> None:
+        if watched:
+            signals.sent.connect(lambda sender, **extra: None)
+        on_connecting(lambda request, socket, context: use(socket))
+        client = site.websocket()
+        client.send("40")
+        assert "not allowed" in str(client.receive())
+        told(str(stages[-1][1]))
+        assert isinstance(stages[-1][1], CallerError)
+
+    @quoted("'ThreadedDict' object has no attribute …")
+    def test_a_session_in_a_later_handler(
+        self, tmp_path: Path, serve: Callable[..., Site], stages: Journal, told: Told
+    ) -> None:
+        site = serve()
+        store = web.session.DiskStore(str(tmp_path))
+        session = web.session.Session(site.app, store, initializer={"count": 0})
+        on_message(lambda request, socket, context, message: session.count)
+        assert site.connect().call("message") == [{"error": "internal error"}]
+        told(str(stages[-1][1]))
+
+    @quoted("a gate returned False")
+    def test_a_gate_that_returns_false(self, site: Site, stages: Journal, told: Told) -> None:
+        gate: Any = on_connecting
+        gate(lambda request, socket, context: False)
+        client = site.websocket()
+        client.send("40")
+        assert "not allowed" in str(client.receive())
+        told(str(stages[-1][1]))
+
+    @quoted("the words of a Refused cannot be sent")
+    def test_a_gate_whose_words_cannot_be_sent(
+        self, site: Site, stages: Journal, told: Told
+    ) -> None:
+        @on_connecting
+        def gate(request: Any, socket: Any, context: Any) -> None:
+            raise Refused("\ud800")
+
+        client = site.websocket()
+        client.send("40")
+        assert client.receive() == '44{"message":"refused"}'
+        told(str(stages[-1][1]))
+
+
+class TestUnheard:
+    @pytest.mark.parametrize("plugins", [[], ["webpy_socketio.plugins.message_logger"]])
+    @quoted("no handler for the event …: is the module with its handlers imported?")
+    def test_no_handler_at_all(
+        self,
+        plugins: list[str],
+        serve: Callable[..., Site],
+        caplog: pytest.LogCaptureFixture,
+        told: Told,
+    ) -> None:
+        client = serve(plugins=plugins).connect()
+        for _ in range(3):
+            client.emit_and_wait("message", "hello")
+        (record,) = (each for each in caplog.records if each.name == "webpy_socketio")
+        assert record.levelno == logging.WARNING
+        told(record.getMessage())
+        assert "'message'" in record.getMessage()
+
+    def test_another_name_than_the_handlers(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "webpy_socketio")
+
+        @on_event("move")
+        def move(request: Any, socket: Any, context: Any) -> None:
+            """Too well hidden."""
+
+        client = site.connect()
+        for name in ("moved", "moved", "\u202e\x9b" * 200):
+            client.emit_and_wait(name)
+        client.emit_and_wait("move")
+        first, second = caplog.records
+        assert (first.levelno, second.levelno) == (logging.INFO, logging.INFO)
+        assert "the event 'moved'" in first.getMessage()
+        assert "did the client mean 'move'?" in first.getMessage()
+        assert second.getMessage().isascii()
+        assert len(second.getMessage()) < 1500
+
+    def test_a_handler_that_is_bound_to_another_channel_is_there(
+        self, site: Site, log: Callable[[], list[str]]
+    ) -> None:
+        on_message(channel="^room-")(handler)
+        on_event("x", channel="^room-")(lambda *args: None)
+        client = site.connect()
+        client.emit_and_wait("message")
+        client.emit_and_wait("x")
+        assert log() == []
+
+    def test_a_receiver_of_the_applications_hears_everything(
+        self, site: Site, log: Callable[[], list[str]]
+    ) -> None:
+        signals.message.connect(lambda sender, **extra: None)
+        site.connect().emit_and_wait("anything")
+        assert log() == []
+
+    def test_what_a_plugin_answers_is_handled(
+        self, serve: Callable[..., Site], log: Callable[[], list[str]]
+    ) -> None:
+        client = serve(plugins=["webpy_socketio.plugins.presence"]).connect()
+        (answer,) = client.call("presence_state", "room")
+        assert answer["error"] == "not subscribed to this channel"
+        assert log() == []
+
+    def test_no_more_names_than_somebody_would_read(
+        self, site: Site, log: Callable[[], list[str]]
+    ) -> None:
+        client = site.connect()
+        for number in range(signals.MAX_EVENTS + 50):
+            client.emit_and_wait(f"event-{number}")
+        assert len(log()) == signals.MAX_EVENTS
+
+
+@pytest.mark.patience(60)  # a slow machine takes ten times as long
+@quoted("matching a channel of … characters was stopped after … ms")
+def test_a_pattern_that_takes_its_time(
+    site: Site, log: Callable[[], list[str]], told: Told
+) -> None:
+    on_subscribing(channel="^(a|a)*$")(of_channel)
+    site.connect().call("__subscribe__", "a" * 60 + "!")
+    told("\n".join(log()))
+
+
+class TestSending:
+    @pytest.mark.parametrize(
+        ("args", "where"),
+        [
+            (({"users": [1, {"tags": {2}}]},), "in value['users'][1]['tags'], set is not a type"),
+            ((1, {"a": [object()]}), "in args[1]['a'][0], object is not a type"),
+            (({"a": {("b",): 1}},), "in value['a'], a key of the dict is neither text"),
+            (([["\ud800"]],), "in value[0][0], str is not valid UTF-8"),
+        ],
+    )
+    @quoted("cannot send this value: in value[…]")
+    def test_what_json_has_no_word_for(self, args: Any, where: str, site: Site, told: Told) -> None:
+        socket = socket_of(site.connect())
+        with pytest.raises(EncodeError) as caught:
+            socket.emit("x", *args)
+        assert str(caught.value).startswith(f"cannot send this value: {where}")
+        told(str(caught.value).replace("args[1]", "value"))
+
+    def test_where_is_not_told_of_the_value_itself(self, site: Site) -> None:
+        socket = socket_of(site.connect())
+        with pytest.raises(EncodeError, match=r"^cannot send this value: set is not a type"):
+            socket.send({1})
+        circle: list[Any] = []
+        circle.append(circle)
+        with pytest.raises(EncodeError, match="nested too deeply, or holds itself"):
+            socket.send(circle)
+
+    def test_bytes_beside_it_are_no_mistake(self, site: Site) -> None:
+        socket = socket_of(site.connect())
+        with pytest.raises(EncodeError, match=re.escape("in value['b'][1], set ")):
+            socket.send({"a": b"bytes", "b": [b"bytes", {1}]})
+
+    def test_an_answer_that_cannot_be_sent_is_explained_in_the_log_only(
+        self, site: Site, log: Callable[[], list[str]], stages: Journal
+    ) -> None:
+        on_message(lambda request, socket, context, message: {"secret": {1}})
+        assert site.connect().call("message") == [{"error": "internal error"}]
+        assert "in value['secret'], set is" in str(stages[-1][1])
+
+    @quoted("an acknowledgement, as … returned it, failed")
+    def test_whose_answer_it_is(
+        self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+    ) -> None:
+        @on_message
+        def tags(request: Any, socket: Any, context: Any, message: Any) -> set[int]:
+            return {1}
+
+        on_message(channel="^other")(handler)
+        plugins = ["webpy_socketio.plugins.message_logger"]
+        serve(plugins=plugins).connect().call("message")
+        (text,) = (each for each in log() if "failed" in each)
+        told(text)
+        line = tags.__code__.co_firstlineno
+        assert re.search(rf"as \S*\.tags \(test_diagnostics\.py:{line}\) returned it", text)
+        assert "handler" not in text
+        assert "_message" not in text
+
+    @quoted("cannot send NaN or Infinity")
+    def test_no_number(self, site: Site, told: Told) -> None:
+        socket = socket_of(site.connect())
+        with pytest.raises(EncodeError) as caught:
+            socket.send({"x": [1.5, float("nan")]})
+        told(str(caught.value))
+        assert "in value['x'][1]: " in str(caught.value)
+
+    @quoted("is reserved: choose another name for the event")
+    @quoted("is the client's own event")
+    def test_names_of_the_protocols(self, site: Site, told: Told) -> None:
+        socket = socket_of(site.connect())
+        for name in ("__subscribe__", "disconnect"):
+            with pytest.raises(EncodeError) as caught:
+                socket.emit(name)
+            told(str(caught.value))
+
+    @pytest.mark.parametrize("name", [{"text": "hello"}, None, 5, ["x"]])
+    @quoted("an event's name comes first and is text, not …")
+    def test_an_event_without_a_name(self, name: Any, site: Site, told: Told) -> None:
+        socket = socket_of(site.connect())
+        for way in (socket.emit, socket.call, emit):
+            with pytest.raises(EncodeError) as caught:
+                way(name)
+        told(str(caught.value))
+
+    @quoted("a channel's name is text, not …")
+    def test_arguments_that_are_swapped(self, site: Site, told: Told) -> None:
+        socket = socket_of(site.connect())
+        socket.subscribe("room")
+        wrong: Any = {"text": "hello"}
+        for way in (broadcast_channel, socket.broadcast_channel):
+            with pytest.raises(ChannelError) as caught:
+                way("room", wrong)
+        told(str(caught.value))
+
+    @quoted("send() takes a session id first, which is text, not …")
+    def test_a_socket_where_its_id_belongs(self, site: Site, told: Told) -> None:
+        client = site.connect()
+        socket: Any = socket_of(client)
+        with pytest.raises(CallerError) as caught:
+            send(socket, "hello")
+        told(str(caught.value))
+        send(socket.session.session_id, "hello")
+        gets(client, "hello")
+
+    @quoted("no client is connected: no SocketIOServer runs in this process")
+    def test_before_there_is_a_server(self, told: Told) -> None:
+        with pytest.raises(NoSocket) as caught:
+            broadcast("anybody?")
+        told(str(caught.value))
+
+    @quoted("no client is subscribed to the channel …")
+    def test_to_an_empty_channel(self, site: Site, told: Told) -> None:
+        site.connect()
+        with pytest.raises(NoSocket) as caught:
+            broadcast_channel("anybody?", "room-1")
+        told(str(caught.value))
+        assert "process" not in str(caught.value)
+
+    @quoted("the client is not connected")
+    def test_a_socket_that_was_kept(self, site: Site, told: Told) -> None:
+        kept = Journal()
+        on_finish(lambda request, socket, context: kept.append(socket))
+        client, other = site.connect(), site.connect()
+        client.close()
+        (socket,) = kept.wait(len)
+        assert not socket.connected
+        socket.send("to nobody")
+        assert socket.subscribe("room") is False
+        assert socket.unsubscribe("room") is False
+        assert socket.channels == ()
+        socket.disconnect()
+        with pytest.raises(Disconnected) as caught:
+            socket.call("anybody?")
+        told(str(caught.value))
+        socket.broadcast("to the others")
+        assert other.event() == ["message", "to the others"]
+
+
+class TestQuotes:
+    def test_an_ellipsis_stands_for_anything(self) -> None:
+        assert pattern_of("a … (b)").search("before: a x\ny (b)")
+        assert not pattern_of("a … (b)").search("a x b")
+
+    def test_settings_are_read_as_they_are(self) -> None:
+        assert settings.changed({}, {}) == []
+        assert settings.changed({}, {"SOCKETIO_X": None}) == ["SOCKETIO_X"]
+        assert settings.changed({"X": 1}, {}) == ["SOCKETIO_X"]

@@ -1,0 +1,105 @@
+"""How many of everything there are in a process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent.event
+import gevent.threadpool
+import pytest
+from gevent import monkey
+
+from webpy_socketio import backplane, call_later, get_stats, monotonic
+from webpy_socketio.stats import engines
+
+from .conftest import Callable, Journal, Site, socket_of
+
+get_ident = monkey.get_original("_thread", "get_ident")
+
+
+class TestCensus:
+    def test_without_a_server_there_is_nothing(self) -> None:
+        found = get_stats()
+        assert found.sessions == {"polling": 0, "websocket": 0}
+        assert not any(found.sockets.values())
+        assert found.outbox_bytes == 0
+        assert not engines
+
+    def test_sessions_sockets_and_channels(self, serve: Callable[..., Site]) -> None:
+        site = serve(namespaces=["/", "/staff"])
+        silent = site.websocket()  # connected to no namespace
+        first, second = site.connect(), site.connect()
+        second.connect(namespace="/staff,")
+        polling = site.polling()
+        polling.connect()
+        for client in (first, second):
+            client.call("__subscribe__", "room")
+        first.call("__subscribe__", "hall")
+        found = get_stats()
+        assert found.sessions == {"polling": 1, "websocket": 3}
+        assert (found.sockets["/"], found.sockets["/staff"]) == (3, 1)
+        assert (found.channels["/"], found.memberships["/"]) == (2, 3)
+        assert (found.channels["/staff"], found.memberships["/staff"]) == (0, 0)
+        assert silent.open
+
+    def test_who_has_gone_is_not_counted(self, site: Site, stages: Journal) -> None:
+        client, polling = site.connect(), site.polling()
+        polling.connect()
+        client.call("__subscribe__", "room")
+        client.vanish()
+        stages.wait_for(("finish", "transport close"))
+        polling.send("1")
+        stages.wait(lambda stages: [name for name, _ in stages].count("finish") == 2)
+        found = get_stats()
+        assert found.sessions == {"polling": 0, "websocket": 0}
+        assert (found.sockets["/"], found.channels["/"], found.memberships["/"]) == (0, 0, 0)
+
+    def test_two_servers_are_one_process(self, serve: Callable[..., Site]) -> None:
+        first, second = serve(), serve()
+        clients = [first.connect(), second.connect()]
+        assert get_stats().sessions["websocket"] == 2
+        first.server.stop()
+        assert get_stats().sessions["websocket"] == 1
+        assert engines == [second.server.engine]
+        assert len(clients) == 2
+
+    def test_what_waits_for_a_client(self, site: Site) -> None:
+        polling = site.polling()
+        polling.connect()
+        client = site.connect()
+        assert get_stats().outbox_bytes == 0
+        socket_of(client).broadcast("x" * 1000)  # nobody polls
+        gevent.idle()
+        assert 1000 < get_stats().outbox_bytes < 1100
+
+    def test_from_another_thread(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        counted_in: list[int] = []
+
+        class Watched:
+            """An engine that tells who looks at it."""
+
+            @property
+            def sessions(self) -> dict[str, Any]:
+                counted_in.append(get_ident())
+                return {}
+
+        monkeypatch.setattr("webpy_socketio.stats.engines", [Watched()])
+        client = site.connect()
+        pool = gevent.threadpool.ThreadPool(1)
+        assert pool.apply(get_stats).sockets["/"] == 1
+        pool.kill()
+        assert counted_in == [get_ident()]  # where the sockets live, whoever asks
+        assert client.id
+
+    def test_losses_of_the_backplane(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(backplane, "counts", backplane.Counter(dropped=3))
+        assert get_stats().backplane == {"dropped": 3, "ignored": 0, "gaps": 0}
+
+
+class TestMonotonic:
+    def test_it_is_what_timers_go_by(self) -> None:
+        done = gevent.event.Event()
+        began = monotonic()
+        call_later(0.01, done.set)
+        done.wait()
+        assert monotonic() >= began + 0.01

@@ -1,0 +1,1 @@
+"""The signal bus: ordered signals, filtered receivers and channel patterns."""

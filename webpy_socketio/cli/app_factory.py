@@ -1,0 +1,66 @@
+"""What the arguments of ``serve`` describe: an application and its server."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import web
+
+from webpy_socketio.addresses import is_wildcard, location
+from webpy_socketio.cli import target
+from webpy_socketio.config.settings import Settings, configure, resolve
+from webpy_socketio.exceptions import ConfigurationError
+from webpy_socketio.server import SocketIOServer
+
+__all__ = ["banner", "load", "make", "settings_of"]
+
+
+def load(arguments: argparse.Namespace) -> Any:
+    """Import the application, under the settings that were named."""
+    if arguments.settings:
+        configure(arguments.settings)
+    application = target.load(arguments.application)
+    if arguments.settings:
+        configure(arguments.settings)  # what is said here is nearer than what it says itself
+    return application
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings that the server will have."""
+    return resolve(_keywords(arguments), web.config)
+
+
+def make(
+    arguments: argparse.Namespace, application: Any, listener: Any = None, **more: Any
+) -> SocketIOServer:
+    """The server, not started yet."""
+    for name in ("certfile", "keyfile"):
+        if getattr(arguments, name) is not None:
+            more[name] = getattr(arguments, name)
+    if "keyfile" in more and "certfile" not in more:
+        raise ConfigurationError("--keyfile needs a --certfile")
+    if arguments.quiet:
+        more["log"] = None
+    server = SocketIOServer(listener, target.wsgi(application), **_keywords(arguments), **more)
+    server.announces = False  # see `banner`
+    return server
+
+
+def banner(arguments: argparse.Namespace, address: Any, plugins: list[str]) -> str:
+    """What is said when it serves."""
+    names = ", ".join(name.rpartition(".")[2] for name in plugins) or "none"
+    lines = [
+        f"Serving {arguments.application} on {location(address, bool(arguments.certfile))}",
+        *(["  on all addresses of this machine"] if is_wildcard(address) else []),
+        f"  plugins: {names}",
+        f"  workers: {arguments.workers}" + (", reloading" if arguments.reload else ""),
+        "  Ctrl-C stops it",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _keywords(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        name: value for name in ("host", "port") if (value := getattr(arguments, name)) is not None
+    }

@@ -1,0 +1,1 @@
+"""How proxies describe a client: forwarded headers, trusted proxies, host names."""

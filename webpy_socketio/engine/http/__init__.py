@@ -1,0 +1,1 @@
+"""HTTP: strict request parser, request handlers, response framing, servers."""

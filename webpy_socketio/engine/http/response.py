@@ -1,0 +1,270 @@
+"""The response half of pywsgi's handler: each response is framed, or the connection closes.
+
+pywsgi leaves an HTTP/1.0 response without a length unframed on a connection that stays open, writes
+whatever an application yields regardless of its Content-Length, and fails on a 204 with a body.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gevent.pywsgi import WSGIHandler, format_date_time
+
+from webpy_socketio.engine.http.framing import BODYLESS, ResponseError, check_head
+from webpy_socketio.engine.io.progress import send_all
+
+__all__ = ["ClientGone", "ResponseHandler"]
+
+logger = logging.getLogger(__name__)
+
+#: Blocks up to this size are sent together with the head and the chunk's framing, in one packet.
+_JOINED = 65_536
+
+_FAILED = b"Internal Server Error"
+
+
+class ClientGone(BrokenPipeError):
+    """The client closed the connection, or takes no data any more.
+
+    A class of its own, because an application can raise `BrokenPipeError` for reasons of its own.
+    """
+
+
+class ResponseHandler(WSGIHandler):
+    """Writes the responses of an application, and those of the server itself."""
+
+    # pywsgi declares no types.
+    socket: Any
+    result: Any
+    status: Any
+    _orig_status: Any
+    response_headers: Any
+    close_connection: Any
+
+    #: The response's Content-Length as the application declared it.
+    _declared: int | None = None
+    #: Whether the application's headers include a Date.
+    _dated = False
+    #: Whether no body is sent, whatever the application yields.
+    _bodyless = False
+    #: Bytes that are missing from the declared length; None if no length limits the body.
+    _missing: int | None = None
+
+    def handle_one_response(self) -> None:
+        """Run the application; close the connection unless its response is complete."""
+        self.time_start = time.time()
+        self.status = self._orig_status = None
+        self.code = self.response_length = 0
+        self.headers_sent = self.response_use_chunked = self.connection_upgraded = False
+        self.result = self._declared = self._missing = None
+        self._bodyless = False
+        try:
+            self.run_application()
+        except ClientGone:
+            self.close_connection = True
+        except:  # noqa: E722 - GreenletExit too: the connection must not stay half answered
+            self.handle_error(*sys.exc_info())
+        finally:
+            self.time_finish = time.time()
+            self.log_request()
+
+    def start_response(
+        self, status: str, headers: Sequence[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        """Check and keep the head of the response; it is sent with the first block of the body."""
+        if self.headers_sent:
+            if exc_info is not None:
+                raise exc_info[1].with_traceback(exc_info[2])
+            raise ResponseError(
+                "start_response was called after the body had begun: call it once, before the "
+                "first block, or with exc_info"
+            )
+        head = check_head(status, headers)
+        self.status, self.code, self.response_headers = head.status, head.code, head.headers
+        self._orig_status = status
+        self._declared, self._dated = head.length, head.dated
+        self.close_connection = self.close_connection or head.close
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send one block of the body, the head before the first one."""
+        if type(data) is not bytes:
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise ResponseError(
+                    f"the application returned {type(data).__name__} where WSGI requires bytes: "
+                    "return a list of bytes, and encode text ('...'.encode())"
+                )
+            data = bytes(data)
+        if self.headers_sent:
+            self._write(data)
+        else:
+            self._write_with_headers(data)
+
+    def process_result(self) -> None:
+        """Send what the application returned, and check that it was all of the response."""
+        # Iterating over bytes gives numbers, and over text single characters.
+        whole = isinstance(self.result, (bytes, str))
+        for data in [self.result] if whole else self.result:
+            if data:
+                self.write(data)
+        if not self.headers_sent:
+            self.write(b"")
+        if self.response_use_chunked:
+            self._sendall(b"0\r\n\r\n")
+        if self._missing:
+            raise ResponseError(
+                f"the body is {self._missing} bytes shorter than its Content-Length: the "
+                "connection was closed; set Content-Length to the number of bytes, or leave it out"
+            )
+
+    def finalize_headers(self) -> None:
+        """Decide how the body is framed, and whether the connection can stay open after it."""
+        headers = self.response_headers
+        if not self._dated:
+            headers.append((b"Date", format_date_time(time.time())))
+        self._bodyless = self.command == "HEAD" or self.code in BODYLESS
+        if self._declared is None and self.code not in BODYLESS:
+            self._frame(headers)
+        elif not self._bodyless:
+            self._missing = self._declared
+        if self.close_connection:
+            headers.append((b"Connection", b"close"))  # sent before it is done (RFC 9112, 9.6)
+        elif self.request_version == "HTTP/1.0":
+            headers.append((b"Connection", b"keep-alive"))
+
+    def _frame(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Frame a body whose length the application did not declare."""
+        if isinstance(self.result, (list, tuple)):
+            length = sum(map(_size, self.result))
+            if length or not self._bodyless:  # the length of GET's response is unknown to HEAD's
+                headers.append((b"Content-Length", b"%d" % length))
+            self._missing = None if self._bodyless else length
+        elif self._bodyless:
+            pass
+        elif self.request_version == "HTTP/1.0":
+            self.close_connection = True  # the end of the connection is the end of the body
+        else:
+            self.response_use_chunked = True
+            headers.append((b"Transfer-Encoding", b"chunked"))
+
+    def _write_with_headers(self, data: bytes) -> None:
+        if not self.status:
+            raise ResponseError(
+                "the application did not call start_response before it returned its body"
+            )
+        if self._declared is not None and len(data) > self._declared:
+            self.close_connection = True
+        self.finalize_headers()
+        self.headers_sent = True
+        head = b"".join(b"%s: %s\r\n" % header for header in self.response_headers)
+        self._write(data, b"HTTP/1.1 %s\r\n%s\r\n" % (self.status, head))
+
+    def _write(self, data: bytes, head: bytes = b"") -> None:
+        if self._bodyless:  # a client takes it for the next response (RFC 9112, 6.3)
+            data = b""
+        excess = 0
+        if self._missing is not None:
+            excess = max(0, len(data) - self._missing)
+            data = data[: self._missing]
+            self._missing -= len(data)
+        if not data:
+            self._sendall(head)
+        elif len(data) > _JOINED:
+            self._sendall(head + b"%x\r\n" % len(data) if self.response_use_chunked else head)
+            self._sendall(data)
+            if self.response_use_chunked:
+                self._sendall(b"\r\n")
+        elif self.response_use_chunked:
+            self._sendall(b"%s%x\r\n%s\r\n" % (head, len(data), data))
+        else:
+            self._sendall(head + data)
+        if excess:
+            self.close_connection = True  # also if the application handles the error
+            raise ResponseError(
+                f"the body is at least {excess} bytes longer than its Content-Length: these bytes "
+                "were not sent and the connection was closed; set Content-Length to the number of "
+                "bytes, or leave it out"
+            )
+
+    def answer(self, status: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """Write a whole response of our own, with nothing in it that needs to be checked.
+
+        What pywsgi does for an application's costs several times as much. Raises OSError.
+        """
+        self.status = self._orig_status = status  # for the access log
+        self.code = int(status[:3])
+        self.headers_sent = True
+        lines = [f"HTTP/1.1 {status}", f"Date: {format_date_time(time.time()).decode()}"]
+        lines += [f"{name}: {value}" for name, value in headers]
+        if self.close_connection:
+            lines.append("Connection: close")  # said before it is done (RFC 9112, 9.6)
+        elif self.request_version == "HTTP/1.0":
+            lines.append("Connection: keep-alive")
+        head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+        self._sendall(head if self.command == "HEAD" else head + body)
+
+    def _sendall(self, data: bytes) -> None:
+        """Send all of it; raise `ClientGone` if the client makes no progress or is gone."""
+        if not data:
+            return
+        sock = self.socket
+        sock.settimeout(0)
+        try:
+            try:
+                sent = sock.send(data)  # nearly always the kernel has room for all of it
+            except BlockingIOError:
+                sent = 0
+            if sent < len(data):
+                sock.settimeout(None)
+                send_all(sock, memoryview(data)[sent:], self.config.write_timeout)
+        except OSError as error:
+            self.close_connection = True  # also if the application handles the error
+            raise ClientGone(errno.EPIPE, f"the client is gone: {error}") from error
+        finally:
+            sock.settimeout(None)
+        self.response_length += len(data)
+
+    def log_request(self) -> None:
+        """Write the line of the access log; a log that cannot be written disturbs no request."""
+        if self.server.keeps_log:  # to make a line costs more than to write it
+            try:
+                super().log_request()
+            except (OSError, ValueError) as error:  # ValueError: the file is closed
+                text = f"the access log cannot be written ({error}): free space, or open it again"
+                self.server.notices.seldom("access log", text, logging.ERROR)
+
+    def _log_error(self, t: Any, v: Any, tb: Any) -> None:
+        if issubclass(t, ResponseError):
+            logger.error("%s: %s", self.requestline, v)
+        else:
+            super()._log_error(t, v, tb)
+
+    def _send_error_response_if_possible(self, error_code: int) -> None:
+        """Answer 500 if nothing has been sent; a response that was cut off ends its connection."""
+        self.close_connection = True
+        if self.headers_sent:
+            return
+        try:
+            self.answer(
+                "500 Internal Server Error",
+                [("Content-Type", "text/plain"), ("Content-Length", str(len(_FAILED)))],
+                _FAILED,
+            )
+        except ClientGone:
+            return
+
+
+def _size(data: Any) -> int:
+    if isinstance(data, memoryview):
+        return data.nbytes
+    if isinstance(data, (bytes, bytearray)) or not data:
+        return len(data)
+    raise ResponseError(
+        f"the application returned a list with {type(data).__name__} where WSGI requires bytes: "
+        "encode text ('...'.encode())"
+    )

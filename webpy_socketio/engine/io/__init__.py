@@ -1,0 +1,1 @@
+"""I/O building blocks: streams, outboxes, timers, greenlets, encoded packets."""

@@ -1,0 +1,287 @@
+"""Socket.IO packets: what an Engine.IO message carries (Socket.IO protocol v5, "Packet encoding").
+
+Text to packet and back; pure functions, and one small state for the attachments that follow a
+binary packet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from webpy_socketio.engine.io import json
+from webpy_socketio.engine.io.packets import Message
+from webpy_socketio.exceptions import ContentError, EncodeError, ProtocolError
+
+__all__ = [
+    "ACK",
+    "CONNECT",
+    "CONNECT_ERROR",
+    "DISCONNECT",
+    "EVENT",
+    "MAX_ATTACHMENTS",
+    "RESERVED_EVENTS",
+    "Decoder",
+    "Packet",
+    "encode_ack",
+    "encode_connect",
+    "encode_connect_error",
+    "encode_disconnect",
+    "encode_event",
+    "event_head",
+    "read_event",
+]
+
+CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR = 0, 1, 2, 3, 4
+_BINARY_EVENT, _BINARY_ACK = 5, 6
+
+#: The stock client announces attachments before it sends them; this many are believed.
+MAX_ATTACHMENTS: Final = 10
+
+#: Names the client library gives to its own events: neither side may send them.
+RESERVED_EVENTS: Final = frozenset(
+    ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener")
+)
+
+#: Lists and dicts in a binary packet, which are searched for its placeholders.
+_MAX_CONTAINERS: Final = 10_000
+
+# <type>[<attachments>-][/<namespace>,][<acknowledgement id>][JSON]; identifiers are bounded by the
+# integers that JavaScript counts exactly (fewer than 16 digits).
+_HEAD = re.compile(r"([0-6])(?:([0-9]{1,3})-)?(?:(/[^,]{0,255})(?:,|$))?([0-9]{1,15})?")
+
+
+class Packet(NamedTuple):
+    """One Socket.IO packet, its attachments already in place."""
+
+    type: int
+    namespace: str
+    #: The payload: the list of an event or acknowledgement, the dict of a CONNECT, or None.
+    data: Any
+    #: The number under which an acknowledgement is asked or given.
+    id: int | None
+    #: The limit that the payload exceeds; `data` is None then.
+    error: ContentError | None = None
+
+
+class Decoder:
+    """Text and bytes in, packets out; remembers a binary packet until its attachments are there."""
+
+    __slots__ = ("_attachments", "_missing", "_packet", "size")
+
+    def __init__(self) -> None:
+        #: Characters and bytes of the packet that came last, its attachments included.
+        self.size = 0
+        self._packet: Packet | None = None
+        self._attachments: list[bytes] = []
+        self._missing = 0
+
+    def feed(self, data: str | bytes) -> Packet | None:
+        """Take one Engine.IO message; return the packet it completes, or None.
+
+        A packet that exceeds a limit of content is returned with its `error`.
+
+        Raises `ProtocolError` for whatever the protocol does not allow.
+        """
+        if isinstance(data, bytes):
+            self.size += len(data)
+            return self._add_attachment(data)
+        self.size = len(data)
+        if self._packet is not None:
+            raise ProtocolError("text between a binary packet and its attachments")
+        packet, attachments = _decode(data)
+        if not attachments:
+            return packet
+        self._packet, self._missing = packet, attachments
+        return None
+
+    def _add_attachment(self, data: bytes) -> Packet | None:
+        if self._packet is None:
+            raise ProtocolError("an attachment that no packet announced")
+        self._attachments.append(data)
+        if len(self._attachments) < self._missing:
+            return None
+        packet, attachments = self._packet, self._attachments
+        self._packet, self._attachments = None, []
+        if packet.error is not None:
+            return packet
+        return Packet(packet.type, packet.namespace, _fill(packet.data, attachments), packet.id)
+
+
+def _decode(text: str) -> tuple[Packet, int]:
+    head = _HEAD.match(text)
+    if head is None:
+        raise ProtocolError("not a Socket.IO packet")
+    digit, announced, path, number = head.groups()
+    kind = int(digit)
+    binary = kind in (_BINARY_EVENT, _BINARY_ACK)
+    if binary != (announced is not None):
+        raise ProtocolError("attachments announced where there are none, or not announced")
+    attachments = int(announced) if binary else 0
+    if attachments > MAX_ATTACHMENTS:
+        raise ProtocolError(f"more than {MAX_ATTACHMENTS} attachments")
+    if binary:
+        kind -= 3
+    # The client may append a query, of no use here.
+    namespace = "/" if path is None else path.partition("?")[0]
+    identifier = None if number is None else int(number)
+    rest = text[head.end() :]
+    data: Any = None
+    try:
+        if rest:
+            data = json.loads(rest)
+        if attachments and rest.count("[") + rest.count("{") > _MAX_CONTAINERS:
+            raise ContentError(
+                f"a binary message of more than {_MAX_CONTAINERS:,} lists and objects"
+            )
+    except ContentError as error:
+        if kind not in _DROPPABLE:
+            raise ProtocolError("a Socket.IO packet with the wrong payload for its type") from None
+        return Packet(kind, namespace, None, identifier, error), attachments
+    if not _FITS[kind](data, identifier):
+        raise ProtocolError("a Socket.IO packet with the wrong payload for its type")
+    if kind == EVENT and type(data[0]) is not str:
+        data[0] = _format_number(data[0])
+    return Packet(kind, namespace, data, identifier), attachments
+
+
+#: Packets that can be dropped without ending the session, if their payload exceeds a limit.
+_DROPPABLE = (CONNECT, EVENT, ACK)
+
+
+def _is_event(data: Any, identifier: int | None) -> bool:
+    return (
+        isinstance(data, list)
+        and len(data) > 0
+        # A number is the name that its text is, as in Node; a bool is not a number.
+        and type(data[0]) in (str, int, float)
+        and data[0] not in RESERVED_EVENTS
+    )
+
+
+def _format_number(number: float) -> str:
+    """Format a number as JavaScript's ``String`` does (ECMA-262, Number::toString)."""
+    if number == 0:
+        return "0"
+    sign, digits, exponent = Decimal(repr(float(number))).normalize().as_tuple()
+    text = "".join(map(str, digits))
+    point = len(text) + int(exponent)  # digits before the decimal point
+    if len(text) <= point <= 21:
+        text = text.ljust(point, "0")
+    elif 0 < point <= 21:
+        text = f"{text[:point]}.{text[point:]}"
+    elif -6 < point <= 0:
+        text = f"0.{'0' * -point}{text}"
+    else:
+        fraction = f".{text[1:]}" if len(text) > 1 else ""
+        text = f"{text[0]}{fraction}e{point - 1:+d}"
+    return f"-{text}" if sign else text
+
+
+_FITS: dict[int, Callable[[Any, int | None], bool]] = {
+    CONNECT: lambda data, identifier: (
+        identifier is None and (data is None or isinstance(data, dict))
+    ),
+    DISCONNECT: lambda data, identifier: identifier is None and data is None,
+    EVENT: _is_event,
+    ACK: lambda data, identifier: identifier is not None and isinstance(data, list),
+    CONNECT_ERROR: lambda data, identifier: False,  # the server's to send
+}
+
+
+def _find_placeholders(value: Any) -> list[tuple[Any, Any, dict[str, Any]]]:
+    """Every placeholder below `value`, as (container, key in it, placeholder)."""
+    found: list[tuple[Any, Any, dict[str, Any]]] = []
+    stack: list[Any] = [value]
+    while stack:
+        container = stack.pop()
+        items = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, child in items:
+            if isinstance(child, dict) and child.get("_placeholder") is True:
+                found.append((container, key, child))
+            elif isinstance(child, (dict, list)):
+                stack.append(child)
+    return found
+
+
+def _fill(data: Any, attachments: list[bytes]) -> Any:
+    """Put every attachment where its placeholder stands: each exactly once."""
+    placeholders = _find_placeholders(data)
+    numbers = [placeholder.get("num") for _, _, placeholder in placeholders]
+    if any(type(number) is not int for number in numbers) or sorted(
+        number for number in numbers if isinstance(number, int)
+    ) != list(range(len(attachments))):
+        raise ProtocolError("placeholders that do not fit the attachments")
+    for container, key, placeholder in placeholders:
+        container[key] = attachments[placeholder["num"]]
+    return data
+
+
+def encode_event(
+    namespace: str, event: str, args: Sequence[Any], identifier: int | None = None
+) -> Message:
+    """An event and its arguments; with an `identifier`, the client is asked to acknowledge it."""
+    if not isinstance(event, str):
+        raise EncodeError(f"an event's name is a str, not {type(event).__name__}")
+    if event in RESERVED_EVENTS:
+        raise EncodeError(f'"{event}" is the client\'s own event: choose another name')
+    return _encode_message(EVENT, namespace, [event, *args], identifier, 1)
+
+
+def event_head(namespace: str, attachments: int) -> bytes:
+    """What stands before the JSON of an event that no acknowledgement is asked for."""
+    return _head(EVENT, namespace, attachments, None)
+
+
+def read_event(namespace: str, message: Message) -> list[Any]:
+    """The name and the arguments of an event that `encode_event` made; bytes stay placeholders."""
+    text = message.text or b""
+    # Behind the namespace, which may have a bracket in it, and never a comma.
+    start = 0 if namespace == "/" else text.index(b",")
+    event: list[Any] = orjson.loads(text[text.index(b"[", start) :])
+    return event
+
+
+def encode_ack(namespace: str, identifier: int, args: Sequence[Any]) -> Message:
+    """The answer to an event that asked for one."""
+    return _encode_message(ACK, namespace, list(args), identifier, 0)
+
+
+def encode_connect(namespace: str, session_id: str) -> Message:
+    """The reply to a CONNECT that was accepted."""
+    return _encode_message(CONNECT, namespace, {"sid": session_id}, None)
+
+
+def encode_connect_error(namespace: str, reason: str) -> Message:
+    """The reply to a CONNECT that was refused, and why."""
+    return _encode_message(CONNECT_ERROR, namespace, {"message": reason}, None)
+
+
+def encode_disconnect(namespace: str) -> Message:
+    """The server ends this namespace; the stock client does not come back by itself."""
+    return Message(_head(DISCONNECT, namespace, 0, None))
+
+
+def _head(kind: int, namespace: str, attachments: int, identifier: int | None) -> bytes:
+    head = f"4{kind + 3}{attachments}-" if attachments else f"4{kind}"
+    if namespace != "/":
+        head += namespace + ","
+    if identifier is not None:
+        head += str(identifier)
+    return head.encode()
+
+
+def _encode_message(
+    kind: int,
+    namespace: str,
+    data: Any,
+    identifier: int | None,
+    arguments: int | None = None,
+) -> Message:
+    attachments: list[bytes] = []
+    body = json.dumps(data, attachments, arguments)
+    return Message(_head(kind, namespace, len(attachments), identifier) + body, attachments)

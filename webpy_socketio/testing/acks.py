@@ -1,0 +1,63 @@
+"""What a client is answered: acknowledgements, and a no at the door."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from webpy_socketio.exceptions import Refused
+from webpy_socketio.testing.events import plain
+from webpy_socketio.testing.response import Response
+
+if TYPE_CHECKING:
+    from webpy_socketio.testing.server import TestServer
+
+__all__ = ["Ack", "HandshakeRefused"]
+
+
+class Ack:
+    """An acknowledgement that was asked for, and may still have to come."""
+
+    def __init__(self, server: TestServer, event: str) -> None:
+        self._server = server
+        self._event = event
+        self._args: list[Any] | None = None
+
+    @property
+    def there(self) -> bool:
+        """Whether it has come."""
+        self._server.settle()
+        return self._args is not None
+
+    @property
+    def value(self) -> Any:
+        """None, a value, or a list of several; fails if it does not come."""
+        self._server.wait(lambda: self._args is not None)
+        self._server.check()
+        if self._args is None:
+            raise AssertionError(
+                f"{self._event!r} was not acknowledged: no handler takes it, or its handler "
+                f"withholds the acknowledgement{self._server.explain()}"
+            )
+        return plain(self._args)
+
+    def set(self, args: list[Any]) -> None:
+        """It came."""
+        self._args = args
+
+    def __repr__(self) -> str:
+        return f"<Answer to {self._event!r}: {'none yet' if self._args is None else self._args!r}>"
+
+
+class HandshakeRefused(Refused):
+    """The server, or the application before it, did not even begin to speak Socket.IO."""
+
+    def __init__(self, answer: bytes, path: str) -> None:
+        #: What was answered instead.
+        self.response = response = Response(answer)
+        hint = ""
+        if response.status == 404:
+            hint = f". Nothing is at {path}: are socketio_urls in the application's urls?"
+        super().__init__(
+            f"the handshake was answered {response.status} {response.reason}: "
+            f"{response.text[:500]!r}{hint}"
+        )
