@@ -254,8 +254,8 @@ class TestLogin:
         wrong = {**CREDENTIALS, "password": "open barley"}
         for _ in range(auth.TRIES_OF_ONE):
             assert Admin(site, wrong).refusal == "invalid credentials"
-        for auth in (wrong, CREDENTIALS):  # the right one too: or it could be told apart
-            assert Admin(site, auth).refusal == "too many failed tries: wait 60 seconds"
+        for attempt in (wrong, CREDENTIALS):  # the right one too: or it could be told apart
+            assert Admin(site, attempt).refusal == "too many failed tries: wait 60 seconds"
         assert Admin(site, {"sessionId": session}).refusal is None
 
     def test_many_at_once_are_as_many_as_one_by_one(

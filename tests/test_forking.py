@@ -15,7 +15,7 @@ import pytest
 from . import load_clients, raw
 from .redis_server import RedisServer
 from .servers import ServerProcess, application_source
-from .test_greenlets import until_gone
+from .test_workers import until_gone
 
 pytestmark = pytest.mark.patience(60)
 

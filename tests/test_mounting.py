@@ -22,7 +22,7 @@ from . import load_clients, raw
 from .nginx import running_nginx
 from .redis_server import RedisServer
 from .servers import module_source
-from .test_greenlets import children, serving
+from .test_workers import children, serving
 
 pytestmark = pytest.mark.patience(60)
 
