@@ -20,8 +20,8 @@ import pytest
 from . import load_clients, raw
 from .redis_server import RedisServer
 from .servers import Served, module_source
-from .test_workers import BODY, Visitor, children, one_in_each, page, until_gone
 from .test_python_client import TRANSPORTS, Client
+from .test_workers import BODY, Visitor, children, one_in_each, page, until_gone
 
 pytest.importorskip("gunicorn", reason="gunicorn is not installed")
 

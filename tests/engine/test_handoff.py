@@ -273,7 +273,7 @@ class TestWhoseSession:
 
         gevent.joinall([gevent.spawn(talk, sid) for sid in sids], raise_error=True)
         assert sorted(two.receiver.messages) == sorted(sids)
-        assert one.server.peers._doors == {}
+        assert one.server.peers._semaphores == {}
 
     def test_who_gave_a_connection_hears_no_more_of_it(self, one: Running, two: Running) -> None:
         """epoll watches what a descriptor stands for, and that lives on in the other process."""
@@ -361,7 +361,7 @@ class TestNobodyThere:
             gets = [gevent.spawn(poll, one.http(), "7.AAAA") for _ in range(200)]
             gevent.joinall(gets, raise_error=True)
         assert {get.value for get in gets} == {(400, UNKNOWN)}
-        assert one.server.peers._doors == {}
+        assert one.server.peers._semaphores == {}
 
     def test_one_that_takes_it_at_the_last_moment_has_it(self) -> None:
         """Whoever gives up looks once more: the answer is there, or cannot be given any more."""
@@ -411,7 +411,7 @@ class TestNobodyThere:
         http = one.http()
         for number in range(2, 2000):
             assert poll(http, f"{number}.AAAA") == (400, UNKNOWN)
-        assert one.server.peers._doors == {}
+        assert one.server.peers._semaphores == {}
 
 
 class TestOnlyOurs:

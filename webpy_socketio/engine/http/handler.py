@@ -270,13 +270,13 @@ class HTTPHandler(ResponseHandler):
         if not isinstance(ex, BadRequest):
             if isinstance(ex, (OSError, ConnectionHandedOff)):
                 return None
-            notices.seldom(ex, "a request could not be read", logging.ERROR, logger, ex)
+            notices.throttled(ex, "a request could not be read", logging.ERROR, logger, ex)
             ex = BadRequest("not readable")
         text = f"rejected a request of {self.remote_address}: {ex}"
-        notices.seldom(ex, text, logging.INFO, logger)
+        notices.throttled(ex, text, logging.INFO, logger)
         if isinstance(ex, StorageFailure):
             text = f"{self.requestline}: answered {ex.status}, {ex.report}"
-            notices.seldom("body storage", text, logging.ERROR)
+            notices.throttled("body storage", text, logging.ERROR)
         status, content_type, body = self.explain(ex)
         answer = (
             f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
@@ -322,7 +322,7 @@ class HTTPHandler(ResponseHandler):
             host = fields.get("HTTP_HOST", "")
             if not config.hosts.allows(host, fields.get("wsgi.url_scheme", scheme)):
                 self.remote_address = fields["REMOTE_ADDR"]
-                self.server.notices.seldom("host", explain_host(host, peer))
+                self.server.notices.throttled("host", explain_host(host, peer))
                 raise BadRequest("this host is not served here")
         return fields
 
@@ -330,7 +330,7 @@ class HTTPHandler(ResponseHandler):
         """Count bytes of the body until it is released; raises `BadRequest` if they are too many."""
         bodies = self.server.bodies
         if not bodies.take(size):
-            self.server.notices.seldom(
+            self.server.notices.throttled(
                 "bodies",
                 f"rejected a request of {self.remote_address} with a body: all bodies together have "
                 f"{bodies.limit} bytes (SOCKETIO_MAX_BODIES_SIZE)",

@@ -236,7 +236,7 @@ class ResponseHandler(WSGIHandler):
                 super().log_request()
             except (OSError, ValueError) as error:  # ValueError: the file is closed
                 text = f"the access log cannot be written ({error}): free space, or open it again"
-                self.server.notices.seldom("access log", text, logging.ERROR)
+                self.server.notices.throttled("access log", text, logging.ERROR)
 
     def _log_error(self, t: Any, v: Any, tb: Any) -> None:
         if issubclass(t, ResponseError):
