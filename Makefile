@@ -3,6 +3,7 @@
 #   make demo     the chat on http://127.0.0.1:8000 (PORT= to change it)
 #   make cluster-demo  the same on two processes and a Redis, which it starts and ends
 #   make test     all tests (PYTEST_ARGS= for pytest's own options)
+#   make test-fast  tests that need no browser, no other program and no load
 #   make lint     ruff, and mypy in its strict mode
 #   make docs     the documentation, in build/docs
 #   make torture  of the tests, only faults, thousands of clients and a short soak
@@ -15,6 +16,8 @@
 PYTHON ?= python3
 PORT ?= 8000
 PYTEST_ARGS ?=
+# Test files run in parallel, each of them in one process (PARALLEL= runs all tests in one process).
+PARALLEL ?= -n auto --dist loadfile
 SOAK_SECONDS ?= 3600
 BENCH_ARGS ?=
 
@@ -39,7 +42,7 @@ REDIS := $(VENV)/.redis-server
 # .venv/bin comes last on the path: Node.js and Valkey are there (from PyPI) only if the machine has none.
 WITH_NODE := PATH="$$PATH:$(abspath $(VENV))/bin"
 
-.PHONY: demo cluster-demo test lint docs torture soak bench clean
+.PHONY: demo cluster-demo test test-fast lint docs torture soak bench clean
 
 demo: $(PROJECT)
 	@PORT="$(PORT)" exec $(PY) example/main_app.py
@@ -48,7 +51,10 @@ cluster-demo: $(WITH_REDIS) $(REDIS)
 	@$(WITH_NODE) PORT="$(PORT)" exec $(PY) example/cluster.py
 
 test: $(TESTS) $(NODE) $(REDIS)
-	$(WITH_NODE) $(PY) -m pytest $(PYTEST_ARGS)
+	$(WITH_NODE) $(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
+
+test-fast: $(TESTS) $(REDIS)
+	$(PY) -m pytest $(PARALLEL) -m "not slow and not browser and not torture" $(PYTEST_ARGS)
 
 torture: $(TESTS)
 	$(PY) -m pytest -m torture $(PYTEST_ARGS)
