@@ -658,7 +658,7 @@ class TestNotices:
             told.throttled("one", "one")
             if second == 30:
                 told.throttled("other", "other")
-        more = "one (and 59 more of this kind since the last time)"
+        more = "one (59 similar lines suppressed)"
         assert log() == ["one", "other", more, more]
 
 
@@ -1194,7 +1194,7 @@ class TestSending:
             socket.send({1})
         circle: list[Any] = []
         circle.append(circle)
-        with pytest.raises(EncodeError, match="nested too deeply, or holds itself"):
+        with pytest.raises(EncodeError, match="nested too deeply or contains itself"):
             socket.send(circle)
 
     def test_bytes_beside_it_are_no_mistake(self, site: Site) -> None:

@@ -26,7 +26,7 @@ from webpy_socketio.engine.forwarding.hosts import DEFAULT_PORTS, parse_host
 
 __all__ = ["Description", "describe"]
 
-#: Schemes that proxies name, and what they are in an origin and in a URL.
+#: Schemes in forwarded headers, and the schemes of the origin and URL they stand for.
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 #: Elements that are read from the end of ``X-Forwarded-For``; a ``Forwarded`` with more, or with more
@@ -42,16 +42,16 @@ _ESCAPED = re.compile(r"\\(.)")
 # An address, and the port that some proxies add to it. IPv6 has brackets if a port follows.
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9A-Za-z._-]+)?|([0-9A-Fa-f:.]+)")
 
-#: Whether an address is one of a trusted proxy.
+#: Function that returns whether an address is that of a trusted proxy.
 Trusts = Callable[[str], bool]
 
 
 class Description(NamedTuple):
-    """What trusted proxies say of the client; None for what they do not say."""
+    """The client as trusted proxies describe it; None for missing values."""
 
     #: ``"http"`` or ``"https"``.
     scheme: str | None = None
-    #: As it would be in ``Host``.
+    #: In the format of the ``Host`` header.
     host: str | None = None
     #: An IP address.
     address: str | None = None
@@ -60,11 +60,11 @@ class Description(NamedTuple):
 
 
 def describe(fields: Mapping[str, str], trusts: Trusts) -> Description:
-    """Return what the proxies say of the client.
+    """Return the description of the client by trusted proxies.
 
     Args:
         fields: The headers of a request whose peer is trusted, by their keys in a WSGI environ.
-        trusts: Tells whether an address is a trusted proxy's.
+        trusts: Returns whether an address is that of a trusted proxy.
     """
     if not any(key in fields for key in _X_FORWARDED):
         forwarded = fields.get("HTTP_FORWARDED")
