@@ -1176,7 +1176,7 @@ class TestSending:
         [
             (({"users": [1, {"tags": {2}}]},), "in value['users'][1]['tags'], set is not a type"),
             ((1, {"a": [object()]}), "in args[1]['a'][0], object is not a type"),
-            (({"a": {("b",): 1}},), "in value['a'], a key of the dict is neither text"),
+            (({"a": {("b",): 1}},), "in value['a'], a dict key is not text"),
             (([["\ud800"]],), "in value[0][0], str is not valid UTF-8"),
         ],
     )

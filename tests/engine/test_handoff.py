@@ -142,8 +142,7 @@ class TestSessionOwner:
 
     def test_hand_off_includes_the_client_address(self, one: Running, two: Running) -> None:
         http = one.http()
-        poll_of_nobody = poll(http, "2.nobody")
-        assert poll_of_nobody[0] == 400
+        assert poll(http, "2.unknown")[0] == 400
         assert json.loads(http.request("GET", "/page")[2]) == [2, "127.0.0.1", "http"]
 
     @pytest.mark.parametrize("bound", [None, "\0of-a-proxy"], ids=["unnamed", "abstract"])
@@ -177,16 +176,16 @@ class TestSessionOwner:
             requests += b"Content-Length: %d\r\n\r\n" % len(body) + body
         http.sock.sendall(requests + b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n")
         # One file for all responses: a separate one could read into the next response.
-        answers = http.sock.makefile("rb")
+        responses = http.sock.makefile("rb")
         heads = []
         for _ in range(5):
-            heads.append(answers.readline())
+            heads.append(responses.readline())
             size = 0
-            while (line := answers.readline()) != b"\r\n":
+            while (line := responses.readline()) != b"\r\n":
                 if line.lower().startswith(b"content-length:"):
                     size = int(line.split(b":")[1])
-            last = answers.read(size)
-        answers.close()
+            last = responses.read(size)
+        responses.close()
         assert heads == [b"HTTP/1.1 200 OK\r\n"] * 5
         assert json.loads(last)[0] == 1
         assert two.receiver.messages == ["a", "c" + "4c" * 8999]
@@ -339,33 +338,33 @@ class TestUnavailableWorker:
             dead.bind(str(folder / "7"))
         os.utime(folder / "7", (0, 0))  # a newer socket may not be listening yet
         assert poll(one.http(), "7.AAAA") == (400, UNKNOWN)
-        assert not (folder / "7").exists(), "nobody has to try again"
+        assert not (folder / "7").exists(), "the stale socket is removed"
 
     def test_hand_off_to_a_blocked_worker_times_out_and_is_withdrawn(
         self, start: Start, folder: Path
     ) -> None:
         """When the worker continues, it does not own the connection."""
         one = start(1, timeout=0.1)
-        with socket.socket(socket.AF_UNIX) as still:
-            still.bind(str(folder / "7"))
-            still.listen(100)
+        with socket.socket(socket.AF_UNIX) as blocked:
+            blocked.bind(str(folder / "7"))
+            blocked.listen(100)
             http = one.http()
             assert poll(http, "7.AAAA") == (400, UNKNOWN)
-            taken: list[HandedConnection] = []
-            awake = PeerWorkers(folder, 8)
-            link, _ = still.accept()
+            received: list[HandedConnection] = []
+            continued = PeerWorkers(folder, 8)
+            link, _ = blocked.accept()
             with link:
-                awake._receive(link, taken.append)
-            assert taken == []
-            assert worker_of(http) == 1, "the connection lives on where it is"
+                continued._receive(link, received.append)
+            assert received == []
+            assert worker_of(http) == 1, "the connection stays with the sender"
 
     def test_hand_off_to_a_blocked_worker_with_full_backlog_times_out(
         self, start: Start, folder: Path
     ) -> None:
         one = start(1, timeout=0.2)
-        with socket.socket(socket.AF_UNIX) as still:
-            still.bind(str(folder / "7"))
-            still.listen(0)
+        with socket.socket(socket.AF_UNIX) as blocked:
+            blocked.bind(str(folder / "7"))
+            blocked.listen(0)
             gets = [gevent.spawn(poll, one.http(), "7.AAAA") for _ in range(200)]
             gevent.joinall(gets, raise_error=True)
         assert {get.value for get in gets} == {(400, UNKNOWN)}
@@ -387,20 +386,20 @@ class TestUnavailableWorker:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A confirmation that arrives with the timeout counts."""
-        giver = PeerWorkers(folder, 1, timeout=0.05)
+        sender = PeerWorkers(folder, 1, timeout=0.05)
         before: Any = handoff_module._withdraw_offer
 
         def confirmed_late(link: Any) -> bool:
-            taker, _ = late.accept()
-            with taker:
-                taker.sendall(b"\1")
+            receiver_link, _ = late.accept()
+            with receiver_link:
+                receiver_link.sendall(b"\1")
                 return bool(before(link))
 
         monkeypatch.setattr(handoff_module, "_withdraw_offer", confirmed_late)
         with socket.socket(socket.AF_UNIX) as late, socket.socket() as sock:
             late.bind(str(folder / "7"))
             late.listen(1)
-            assert giver.send_connection(7, sock, ["a", 1], b"") is True
+            assert sender.send_connection(7, sock, ["a", 1], b"") is True
 
     @pytest.mark.parametrize(
         "sid",
@@ -434,15 +433,17 @@ class TestSecurity:
         with pytest.raises(ValueError, match="TMPDIR"):
             PeerWorkers(deep, 1)
 
-    @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be others")
+    @pytest.mark.skipif(
+        os.name != "posix" or os.geteuid() != 0, reason="only root can change its user"
+    )
     def test_process_of_another_user_is_rejected(self, folder: Path) -> None:
         """Even if the folder were accessible."""
-        peers, taken = PeerWorkers(folder, 1), []
-        peers.start(taken.append)
+        peers, received = PeerWorkers(folder, 1), []
+        peers.start(received.append)
         # Only within this test: the parent folders of pytest are private too.
-        place = Path("/tmp") / f"webpy_socketio-test-{os.getpid()}"
-        (folder / "1").rename(place)
-        place.chmod(0o777)
+        path = Path("/tmp") / f"webpy_socketio-test-{os.getpid()}"
+        (folder / "1").rename(path)
+        path.chmod(0o777)
         try:
             program = (
                 "import os, socket, struct, sys; os.setuid(65534)\n"
@@ -451,16 +452,16 @@ class TestSecurity:
                 "message = struct.pack('!cII', b'G', 2, 0) + b'[]'\n"
                 "try:\n"
                 "    socket.send_fds(link, [message], [theirs.fileno()])\n"
-                "    answer = link.recv(1)\n"
+                "    reply = link.recv(1)\n"
                 "except (BrokenPipeError, ConnectionResetError):\n"
-                "    answer = b''\n"
-                "sys.exit(0 if answer == b'' else 1)\n"
+                "    reply = b''\n"
+                "sys.exit(0 if reply == b'' else 1)\n"
             )
-            process = gevent.subprocess.Popen([sys.executable, "-c", program, str(place)])
+            process = gevent.subprocess.Popen([sys.executable, "-c", program, str(path)])
             assert process.wait() == 0
-            assert taken == []
+            assert received == []
         finally:
-            place.unlink()
+            path.unlink()
             peers.stop()
 
     @pytest.mark.parametrize(
@@ -486,7 +487,7 @@ class TestSecurity:
             os.close(writing)
             with contextlib.suppress(ConnectionResetError):
                 assert link.recv(1) == b""
-        assert os.read(reading, 1) == b"", "nobody has it any more"
+        assert os.read(reading, 1) == b"", "no process has the other end open"
         os.close(reading)
 
 
@@ -591,12 +592,12 @@ class TestStop:
     def test_idle_connections_of_a_stopping_worker_are_handed_off(
         self, one: Running, two: Running
     ) -> None:
-        resting = [one.http() for _ in range(20)]
-        for http in resting:
+        connections = [one.http() for _ in range(20)]
+        for http in connections:
             assert worker_of(http) == 1
         one.server.stop()
-        assert not one.server.handlers, "nothing is left that would end with the process"
-        for http in resting:
+        assert not one.server.handlers, "no connection would be closed with the process"
+        for http in connections:
             assert worker_of(http) == 2
 
     def test_stopping_worker_waits_for_a_slow_newer_one(
@@ -611,16 +612,18 @@ class TestStop:
             stopping = gevent.spawn(one.server.stop)
             link, _ = slow.accept()
             with link:
-                rounds = []
-                joined: Any = one.server._hand_off
+                hand_offs = []
+                original: Any = one.server._hand_off
                 monkeypatch.setattr(
-                    one.server, "_hand_off", lambda handler: (rounds.append(1), joined(handler))
+                    one.server,
+                    "_hand_off",
+                    lambda handler: (hand_offs.append(1), original(handler)),
                 )
                 gevent.sleep(0.05)  # several iterations of `leave_peers`
                 data, descriptors, _, _ = socket.recv_fds(link, 1000, 1)
                 link.sendall(b"\1")
             assert data.startswith(b"G")
-            assert rounds == [], "it rests no more"
+            assert hand_offs == [], "the handler is not idle"
             stopping.get()
             for descriptor in descriptors:
                 socket.socket(fileno=descriptor).close()
@@ -689,52 +692,52 @@ class TestDrain:
 
     def test_sessions_are_closed_in_batches(self, many: Running) -> None:
         """Batches of a hundred, in random order, all within the timeout."""
-        left: list[int] = []
+        open_counts: list[int] = []
         order = list(many.engine.sessions)
-        told: list[str] = []
+        closed_ids: list[str] = []
         engine: Engine = many.engine
 
-        class ForceEvent(gevent.event.Event):  # type: ignore[misc]
+        class RecordingEvent(gevent.event.Event):  # type: ignore[misc]
             def wait(self, timeout: Any = None) -> Any:
-                left.append(sum(session.open for session in engine.sessions.values()))
+                open_counts.append(sum(session.open for session in engine.sessions.values()))
                 assert 0 < timeout < 0.2
                 return super().wait(0)
 
         closing = many.receiver.closed
         many.receiver.closed = lambda session, reason: (
-            told.append(session.id),
+            closed_ids.append(session.id),
             closing(session, reason),
         )
-        engine.drain(60, ForceEvent())
-        assert left == [250, 150, 50]
-        assert sorted(told) == sorted(order)
-        assert set(told[:100]) not in (set(order[:100]), set(order[-100:])), "in no order"
+        engine.drain(60, RecordingEvent())
+        assert open_counts == [250, 150, 50]
+        assert sorted(closed_ids) == sorted(order)
+        assert set(closed_ids[:100]) not in (set(order[:100]), set(order[-100:])), "in random order"
         assert set(many.receiver.endings) == {"server shutting down"}
 
     def test_batches_are_larger_with_a_short_timeout(self, many: Running) -> None:
         waits: list[Any] = []
 
-        class ForceEvent(gevent.event.Event):  # type: ignore[misc]
+        class RecordingEvent(gevent.event.Event):  # type: ignore[misc]
             def wait(self, timeout: Any = None) -> Any:
                 waits.append(timeout)
                 return super().wait(0)
 
-        many.engine.drain(0.2, ForceEvent())
+        many.engine.drain(0.2, RecordingEvent())
         assert len(waits) == 1
 
     def test_forced_drain_leaves_the_rest_to_close(self, many: Running) -> None:
-        hurry = gevent.event.Event()
-        hurry.set()
-        many.engine.drain(60, hurry)
+        force = gevent.event.Event()
+        force.set()
+        many.engine.drain(60, force)
         assert len(many.receiver.endings) == 100
         many.engine.close()
         assert len(many.receiver.endings) == 350
 
     def test_draining_server_rejects_new_sessions(self, many: Running) -> None:
         http = many.http()
-        hurry = gevent.event.Event()
-        draining = gevent.spawn(many.engine.drain, 60, hurry)
+        force = gevent.event.Event()
+        draining = gevent.spawn(many.engine.drain, 60, force)
         eventually(lambda: many.engine.stopping)
         assert http.request("GET", QUERY)[0] == 503
-        hurry.set()
+        force.set()
         draining.join()

@@ -1,6 +1,6 @@
-"""What the server does about requests that are not plain HTTP: one 4xx, and the connection closed.
+"""Requests on a real server: invalid ones get one 4xx and close the connection.
 
-On a user's own pages too: these go to the application.
+This applies to requests for the application too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from webpy_socketio.engine.http.server import take_over_all
 
 
 class Pages:
-    """A WSGI application that remembers what reached it, and answers with the body."""
+    """A WSGI application that records the bodies of its requests and returns them."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -55,7 +55,7 @@ class Server:
         return sock
 
     def exchange(self, data: bytes) -> bytes:
-        """Send, and read until the server closes."""
+        """Send `data`, and read until the server closes the connection."""
         sock = self.connect()
         sock.sendall(data)
         return read_all(sock)
@@ -176,9 +176,8 @@ class TestHeads:
         assert seen["REMOTE_PORT"].isdigit()
         assert seen["HTTP_ACCEPT"] == "a,b"
         assert seen["HTTP_COOKIE"] == "a=1; b=2"
-        assert (
-            seen["HTTP_X_NAME"] == "true"
-        )  # a name with an underscore could be confused with another header
+        # A name with an underscore could be confused with another header.
+        assert seen["HTTP_X_NAME"] == "true"
         assert seen["CONTENT_TYPE"] == "text/plain"
         assert "CONTENT_LENGTH" not in seen
         assert "HTTP_CONTENT_TYPE" not in seen

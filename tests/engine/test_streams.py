@@ -32,7 +32,7 @@ class User(Journal):
         self.append(("received", data))
 
     def resume_writing(self) -> None:
-        self.append(("drained", b""))
+        self.append(("resumed", b""))
 
     def connection_lost(self, reason: str) -> None:
         self.append(("lost", reason))
@@ -163,7 +163,7 @@ class TestWrite:
         while len(received) < len(MUCH) + 3:
             received += peer.recv(65_536)
         assert received == MUCH + b"end"
-        user.wait_for(("drained", b""))
+        user.wait_for(("resumed", b""))
         assert stream.unsent == 0
 
     def test_reads_and_writes_are_concurrent(self, connect: Connect, user: User) -> None:
@@ -232,7 +232,7 @@ class TestClose:
         stream.close()
         stream.close()
         assert read_to_end(peer) == MUCH + b"bye"
-        assert all(kind == "drained" for kind, _ in user)
+        assert all(kind == "resumed" for kind, _ in user)
 
     def test_close_with_unread_bytes_delivers_the_last_data(
         self, connect: Connect, user: User

@@ -17,15 +17,15 @@ POLLING = "/engine.io/?EIO=4&transport=polling"
 class Site:
     """An application with a page and a gate for new sessions, which records its calls."""
 
-    def __init__(self, lets_in: bool = True) -> None:
-        self.lets_in = lets_in
+    def __init__(self, accepts: bool = True) -> None:
+        self.accepts = accepts
         self.requests: list[str] = []
         self.completed = 0
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         self.requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
         assert environ[ACCEPT_KEY] is False
-        if environ["PATH_INFO"] == "/engine.io/" and self.lets_in:
+        if environ["PATH_INFO"] == "/engine.io/" and self.accepts:
             return self.gate(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain")])
         return [b"not", b" you"]
@@ -42,7 +42,7 @@ class TestApplication:
     def test_application_accepts_and_rejects_new_sessions(
         self, run: Callable[..., Running]
     ) -> None:
-        running = run(application=Site(lets_in=False))
+        running = run(application=Site(accepts=False))
         status, _, body = running.http().request("GET", POLLING)
         assert (status, body) == (403, b"not you")
         assert running.websocket().status == 403
