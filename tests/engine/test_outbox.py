@@ -93,6 +93,13 @@ class TestFlusher:
         (record,) = caplog.records
         assert record.levelno == logging.ERROR
 
+    def test_silenced_flusher_never_flushes(self, flusher: Flusher, journal: Journal) -> None:
+        flusher.silence()
+        flusher.add(Flush(lambda: journal.append("flush")))
+        flusher.call_after_flush(lambda: journal.append("call"))
+        gevent.idle()
+        assert journal == []
+
 
 class TestOutbox:
     def test_messages_of_one_iteration_are_flushed_together(

@@ -1,7 +1,7 @@
 """Headers in which proxies describe the client: ``X-Forwarded-*``, and ``Forwarded`` (RFC 7239).
 
-Each proxy appends to these lists what it sees, so the last value is the nearest proxy's, and a
-client can only write what stands before it. Values are taken from the right, as far as the proxy
+Each proxy appends a value to these lists, so the last value is that of the nearest proxy, and a
+client controls only the values before it. Values are taken from the right, as far as the proxy
 that added them is trusted:
 
 - ``X-Forwarded-Proto``, ``-Host`` and ``-Port``: the last value. These lists cannot be compared with
@@ -10,9 +10,9 @@ that added them is trusted:
   proxy, the one before it.
 - ``Forwarded``: the element that is found in the same way by its ``for``. Scheme, host and address
   are those of this one element. Read only if a request has no ``X-Forwarded-*``, since proxies that
-  send those often pass on a ``Forwarded`` that the client made up.
+  send those often pass on a ``Forwarded`` header of the client.
 
-A malformed value counts as absent. Pure functions from text.
+A malformed value counts as absent. The functions keep no state.
 """
 
 from __future__ import annotations

@@ -145,7 +145,9 @@ class ResponseHandler(WSGIHandler):
         """Frame a body whose length the application did not declare."""
         if isinstance(self.result, (list, tuple)):
             length = sum(map(_size, self.result))
-            if length or not self._bodyless:  # an empty list may be all that HEAD returns
+            if (
+                length or not self._bodyless
+            ):  # for HEAD, an empty list does not imply an empty GET response
                 headers.append((b"Content-Length", b"%d" % length))
             self._missing = None if self._bodyless else length
         elif self._bodyless:

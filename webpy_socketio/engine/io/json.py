@@ -24,9 +24,9 @@ __all__ = ["MAX_DEPTH", "dumps", "loads", "memory_of"]
 #: this limit a handler could receive a message that it cannot send.
 MAX_DEPTH = 128
 
-#: Lists and dicts in a text from which on the garbage collector is disabled while decoding. It would
-#: run hundreds of times and block the event loop (measured: 75 ms instead of 20 for a megabyte of
-#: lists in an empty process). Decoded JSON has no cycles.
+#: Number of lists and dicts in a text above which the garbage collector is disabled while decoding.
+#: It would run hundreds of times and block the event loop (measured: 75 ms instead of 20 for a
+#: megabyte of lists in an otherwise empty process). Decoded JSON has no cycles.
 _GC_THRESHOLD = 10_000
 
 #: Characters of a key in an error.

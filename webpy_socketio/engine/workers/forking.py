@@ -130,7 +130,7 @@ def _descriptors() -> list[int]:
 
 
 def _names(descriptor: int) -> tuple[bool, Any, Any] | None:
-    """Return whether a stream socket listens, its name and its peer (Unix only); None if none."""
+    """Return whether a stream socket listens, its name and its Unix peer; None for others."""
     try:
         sock = _socket.socket(fileno=descriptor)
     except OSError:

@@ -56,8 +56,8 @@ _HEADER = struct.Struct("!cII")
 _SENT, _RELAYED = b"G", b"R"
 _ACCEPTED = b"\x01"
 
-#: Seconds after its creation from which on a socket that refuses connections is removed. A newer
-#: socket may be bound but not listening yet.
+#: Age in seconds above which a socket that refuses connections is removed. A newer socket may be
+#: bound but not listening yet.
 _STALE_AFTER = 2.0
 
 

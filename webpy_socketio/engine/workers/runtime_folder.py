@@ -67,7 +67,7 @@ class RuntimeFolder:
     def close(self) -> None:
         """Release the lock."""
         if self._descriptor >= 0:
-            with contextlib.suppress(OSError):  # not by closing: gevent may defer os.close
+            with contextlib.suppress(OSError):  # unlock first: gevent may defer os.close
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
