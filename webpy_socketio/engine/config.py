@@ -34,8 +34,8 @@ class EngineConfig:
     write_timeout: float = 20.0
     #: Concurrent sessions; further handshakes are answered with 503.
     max_sessions: int = 20_000
-    #: Concurrent sessions of one IPv4 address or IPv6 /64; further handshakes are answered with 429.
-    #: None means 1,000, without a limit for loopback addresses (local proxies and tests).
+    #: Concurrent sessions of one IPv4 address or IPv6 /64; further handshakes are answered with
+    #: 429. None means 1,000, without a limit for loopback addresses (local proxies and tests).
     max_sessions_per_address: int | None = None
     #: Concurrent connections of one IPv4 address or IPv6 /64; further ones are answered with 503.
     #: WebSockets count as sessions instead, and trusted proxies have no limit. None means 2,000,

@@ -4,10 +4,10 @@ Each proxy appends a value to these lists, so the last value is that of the near
 client controls only the values before it. Values are taken from the right, as far as the proxy
 that added them is trusted:
 
-- ``X-Forwarded-Proto``, ``-Host`` and ``-Port``: the last value. These lists cannot be compared with
-  each other, because a proxy may append to one and not to another.
-- ``X-Forwarded-For``: the last value, which the peer added; while a value is the address of a trusted
-  proxy, the one before it.
+- ``X-Forwarded-Proto``, ``-Host`` and ``-Port``: the last value. These lists cannot be compared
+  with each other, because a proxy may append to one and not to another.
+- ``X-Forwarded-For``: the last value, which the peer added; while a value is the address of a
+  trusted proxy, the one before it.
 - ``Forwarded``: the element that is found in the same way by its ``for``. Scheme, host and address
   are those of this one element. Read only if a request has no ``X-Forwarded-*``, since proxies that
   send those often pass on a ``Forwarded`` header of the client.
@@ -29,14 +29,15 @@ __all__ = ["Description", "describe"]
 #: Schemes in forwarded headers, and the schemes of the origin and URL they stand for.
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
-#: Elements that are read from the end of ``X-Forwarded-For``; a ``Forwarded`` with more, or with more
-#: parameters, is malformed. A chain of proxies is shorter.
+#: Elements that are read from the end of ``X-Forwarded-For``; a ``Forwarded`` with more, or with
+#: more parameters, is malformed. A chain of proxies is shorter.
 _MAX_ELEMENTS = 32
 _MAX_PARAMETERS = 256
 
 _TOKEN = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-# RFC 7239 §4. White space around the separators is accepted, and hosts with a port that lack quotes.
+# RFC 7239 §4. White space around the separators is accepted, and hosts with a port that lack
+# quotes.
 _PAIR = re.compile(rf"[ \t]*(?:([{_TOKEN}]+)=([{_TOKEN}:\[\]]+|{_QUOTED})[ \t]*)?([;,]|$)")
 _ESCAPED = re.compile(r"\\(.)")
 # An address, and the port that some proxies add to it. IPv6 has brackets if a port follows.

@@ -110,7 +110,7 @@ class BaseServer(WSGIServer):
         super().do_close(sock, *args)
 
     def _reject(self, sock: Any, peer: str) -> None:
-        """Send a 503 to an address that has reached its connection limit, and close the connection."""
+        """Send a 503 to an address that has reached its limit, and close the connection."""
         self.notices.throttled(
             "connections of an address",
             f"rejected a connection of {peer}: the address has {self._addresses.limit} "

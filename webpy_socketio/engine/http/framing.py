@@ -47,8 +47,8 @@ def check_head(status: Any, headers: Iterable[tuple[Any, Any]]) -> ResponseHead:
     match = _STATUS.fullmatch(status) if isinstance(status, str) else None
     if match is None:
         raise ResponseError(
-            f"invalid response status {_shorten(status)}: set a final status such as '200 OK', with "
-            "three digits (200 to 999) and a reason without control characters or line breaks"
+            f"invalid response status {_shorten(status)}: set a final status such as '200 OK', "
+            "with three digits (200 to 999) and a reason without control characters or line breaks"
         )
     code = int(match[1])
     if " " not in status:
@@ -62,8 +62,8 @@ def check_head(status: Any, headers: Iterable[tuple[Any, Any]]) -> ResponseHead:
         if key == "content-length":
             if length is not None or _LENGTH.fullmatch(value.strip(" \t")) is None:
                 raise ResponseError(
-                    f"invalid Content-Length {_shorten(value)}: set it once, to the number of bytes "
-                    "of the body, or leave it out"
+                    f"invalid Content-Length {_shorten(value)}: set it once, to the number of "
+                    "bytes of the body, or leave it out"
                 )
             length = int(value)
             if code in BODYLESS and code != 304:  # not allowed in a 204 (RFC 9110 §8.6)

@@ -143,16 +143,16 @@ class HTTPHandler(ResponseHandler):
         return failure.status, "text/plain", f"{failure.status}: {failure}\n".encode()
 
     def body_announced(self) -> None:
-        """Called before the body of the request for `self.path` is read."""
+        """Handle the start of a body; called before the body of a request is read."""
 
     def body_aborted(self, reason: str) -> None:
-        """Called when the body of the request for `self.path` is incomplete or rejected."""
+        """Handle the end of a body that is incomplete or rejected."""
 
     def route(self, head: Head) -> None:
         """Raise `ConnectionHandedOff` if the request belongs to a peer; called only with peers."""
 
     def hand_off(self) -> None:
-        """Hand off an idle connection to a peer, since this worker stops; called only with peers."""
+        """Hand off an idle connection, since this worker stops; called only with peers."""
 
     # -- methods of pywsgi, in the order of their calls
 
@@ -330,8 +330,8 @@ class HTTPHandler(ResponseHandler):
         if not bodies.acquire(size):
             self.server.notices.throttled(
                 "bodies",
-                f"rejected a request from {self.remote_address} with a body: all request bodies together "
-                f"have reached {bodies.limit} bytes (SOCKETIO_MAX_BODIES_SIZE)",
+                f"rejected a request from {self.remote_address} with a body: all request bodies "
+                f"together have reached {bodies.limit} bytes (SOCKETIO_MAX_BODIES_SIZE)",
             )
             raise BadRequest("the server holds too many request bodies", "503 Service Unavailable")
         self._held_size += size

@@ -195,11 +195,11 @@ def parse_head(head: bytes, previous: Head | None = None) -> Head:
         version,
         headers,
         length,
-        # If the upgrade is not accepted, following bytes must not be parsed as requests: a proxy that
-        # considers the connection upgraded passes them through unchecked (RFC 9110 §7.8).
+        # If the upgrade is not accepted, following bytes must not be parsed as requests: a proxy
+        # that considers the connection upgraded passes them through unchecked (RFC 9110 §7.8).
         upgrade or "close" in options or (version == "1.0" and "keep-alive" not in options),
-        # Proxies configured as in the documentation of Socket.IO send "Connection: upgrade" with each
-        # request, but Upgrade only if the client sent it.
+        # Proxies configured as in the documentation of Socket.IO send "Connection: upgrade" with
+        # each request, but Upgrade only if the client sent it.
         upgrade and length != 0,
         bool(expect),
         block,

@@ -1,8 +1,8 @@
 """The methods and attributes of gevent's pywsgi that the HTTP handlers and servers depend on.
 
-Most of them are undocumented and may change with any release of gevent. A test compares these tables
-with the installed version, and with the methods that the handlers and servers override. After a
-failure, compare the changed method with its override and then update the table.
+Most of them are undocumented and may change with any release of gevent. A test compares these
+tables with the installed version, and with the methods that the handlers and servers override.
+After a failure, compare the changed method with its override and then update the table.
 """
 
 from __future__ import annotations

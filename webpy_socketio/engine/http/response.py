@@ -241,7 +241,7 @@ class ResponseHandler(WSGIHandler):
             try:
                 super().log_request()
             except (OSError, ValueError) as error:  # ValueError: the file is closed
-                text = f"the access log cannot be written ({error}): free disk space or reopen the file"
+                text = f"the access log cannot be written ({error}): free space or reopen the file"
                 self.server.notices.throttled("access log", text, logging.ERROR)
 
     @property

@@ -67,8 +67,9 @@ class EngineServer(BaseServer):
 
     handler_class = RequestHandler
 
-    #: Connections that may wait to be accepted, limited by the system (somaxconn). Clients beyond it
-    #: retry after a second or more; the 128 of gevent are too few when all clients reconnect at once.
+    #: Connections that may wait to be accepted, limited by the system (somaxconn). Clients beyond
+    #: it retry after a second or more; the 128 of gevent are too few when all clients reconnect at
+    #: once.
     backlog = 2048
 
     #: Seconds for which a stopping worker waits for a newer peer to hand its connections to.
@@ -96,7 +97,8 @@ class EngineServer(BaseServer):
             if engine.config.session_prefix != peers.prefix:
                 raise ValueError("session_prefix of the engine must be peers.prefix")
             self.idle_handlers = {}
-            # pywsgi then accepts one connection per loop iteration, which spreads them over the workers.
+            # pywsgi then accepts one connection per loop iteration, which spreads them over the
+            # workers.
             pywsgi["environ"] = {**pywsgi.get("environ", {}), "wsgi.multiprocess": True}
         if "certfile" in pywsgi and not pywsgi.keys() & {"ssl_context", "ssl_version"}:
             pywsgi["ssl_context"] = _tls_context(pywsgi)
@@ -104,7 +106,7 @@ class EngineServer(BaseServer):
         super().__init__(listener, application, engine.config, engine.notices, **pywsgi)
 
     def log_unmatched(self, environ: dict[str, Any], code: int) -> None:
-        """Called when the application answered a request that may have been meant for the engine."""
+        """Log a request that the application answered but that may be meant for the engine."""
 
     def start(self) -> None:
         if self.peers is not None and not self.started:

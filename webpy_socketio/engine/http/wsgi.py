@@ -132,8 +132,8 @@ class RequestHandler(HTTPHandler):
             if not peers.send_connection(name, sock, self.client_address, data):
                 return False
             unregister_fd(self.server.loop, sock.fileno())
-            # Close immediately: gevent may defer the close to the next loop iteration, and until then
-            # the client would not notice when the peer closes the connection.
+            # Close immediately: gevent may defer the close to the next loop iteration, and until
+            # then the client would not notice when the peer closes the connection.
             _socket.socket(fileno=sock.detach()).close()
         self.socket = None  # otherwise pywsgi would drain and close it
         return True
@@ -160,8 +160,8 @@ class RequestHandler(HTTPHandler):
         environ: dict[str, Any] = self.environ
         headers: list[tuple[str, str]] = []
         if not engine.has_session(environ):
-            # The application decides about new sessions only. Each later request would load and save
-            # a web session, and overwrite changes that pages make meanwhile.
+            # The application decides about new sessions only. Each later request would load and
+            # save a web session, and overwrite changes that pages make meanwhile.
             mark = TakeOverMark(environ)
             environ[ACCEPT_KEY] = False
             environ[MARK] = mark
@@ -197,8 +197,8 @@ class RequestHandler(HTTPHandler):
                     for _ in iterator:  # run it to its end, for the processors of web.py
                         pass
                     return True
-                # Not for pages whose query looks like a handshake: an allowed origin may connect, but
-                # not read pages.
+                # Not for pages whose query looks like a handshake: an allowed origin may connect,
+                # but not read pages.
                 if self.status and environ[RAW_PATH].endswith(self.server.engine.path):
                     self._add_cors_headers()
                 self.result = itertools.chain([first], iterator)
@@ -216,9 +216,10 @@ class RequestHandler(HTTPHandler):
             self._check_isolation()
 
     def _check_isolation(self) -> None:
-        """Close the connection if a `gevent.Timeout` of the page would be raised in the next request.
+        """Close the connection if a `gevent.Timeout` of the page is still pending.
 
-        A new greenlet for each request would cost as much as the request itself.
+        It would be raised in the next request. A new greenlet for each request would prevent that
+        too, but cost as much as the request itself.
         """
         # The check may wait, and a stopping server sets `close_connection` meanwhile.
         if (
@@ -229,7 +230,7 @@ class RequestHandler(HTTPHandler):
             self.close_connection = True
 
     def _add_cors_headers(self) -> None:
-        """Add CORS headers, so that pages of allowed origins can read why a handshake is rejected."""
+        """Add CORS headers, so that allowed origins can read why a handshake is rejected."""
         if self.code < 400:
             return
         names = {name.lower() for name, _ in self.response_headers}
@@ -251,7 +252,7 @@ class RequestHandler(HTTPHandler):
         if "websocket" not in environ.get("HTTP_UPGRADE", "").lower():
             with engine.answering():
                 response = engine.respond(environ, self._watch_for_disconnect)
-                self._post_received()  # the client may send the next POST as soon as it has the response
+                self._post_received()  # before the response: the client may then send the next
                 self._answer(response, headers)
             return
         upgrade = engine.upgrade(environ, headers)
@@ -309,7 +310,7 @@ class RequestHandler(HTTPHandler):
 
     @contextlib.contextmanager
     def _watch_for_disconnect(self, on_disconnect: Callable[[], None]) -> Iterator[None]:
-        """Call `on_disconnect` if the client closes its connection while it waits for a response."""
+        """Call `on_disconnect` if the client closes the connection before the response."""
         watcher = self.server.loop.io(self.socket.fileno(), _READ)
 
         def check() -> None:

@@ -52,5 +52,5 @@ def whole_text(data: bytes, max_size: int) -> bytes | None:
 
 
 def size_on_the_wire(size: int) -> int:
-    """Return the bytes of a client's frame with a payload of `size` bytes (shortest length field)."""
+    """Return the bytes of a client's frame with `size` bytes of payload (shortest header)."""
     return size + (_HEAD if size <= _MAX_SHORT else _HEAD + 2 if size <= 0xFFFF else _HEAD + 8)

@@ -67,8 +67,8 @@ def _resume_from_loop() -> None:
 def log_late(exception: BaseException) -> None:
     """Log an exception raised in a greenlet after the code that caused it has returned."""
     logger.warning(
-        "a %s was raised after the handler or page that caused it had returned, and was ignored: %s. "
-        "Use 'with gevent.Timeout(...):'",
+        "a %s was raised after the handler or page that caused it had returned, and was ignored: "
+        "%s. Use 'with gevent.Timeout(...):'",
         f"{type(exception).__module__.partition('.')[0]}.{type(exception).__name__}",
         exception,
     )

@@ -35,8 +35,8 @@ _MAX_KEY = 40
 #: Levels of nesting that orjson writes.
 _WRITABLE_DEPTH = 254
 
-#: The escape of a lone surrogate: a high one that no low one follows, or a low one after no high one.
-#: The text must not contain escaped backslashes.
+#: The escape of a lone surrogate: a high one that no low one follows, or a low one after no high
+#: one. The text must not contain escaped backslashes.
 _LONE_SURROGATE = re.compile(
     r"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
@@ -51,7 +51,8 @@ def loads(text: str) -> Any:
 
     Raises:
         ProtocolError: `text` is not JSON (RFC 8259).
-        ContentError: `text` is JSON, but nested too deeply, or a number exceeds the range of doubles.
+        ContentError: `text` is JSON, but nested too deeply, or a number exceeds the
+            range of doubles.
     """
     brackets = text.count("[") + text.count("{")
     collecting = brackets > _GC_THRESHOLD and gc.isenabled()
@@ -168,8 +169,8 @@ def dumps(
     if b"null" in text and _has_non_finite_number(value):
         where = _find(value, _has_non_finite_number, arguments)
         raise EncodeError(
-            f"cannot send NaN or Infinity{where and f' in {where}'}: JSON has no such numbers; send None "
-            "or text"
+            f"cannot send NaN or Infinity{where and f' in {where}'}: JSON has no such numbers; "
+            "send None or text"
         )
     # Clients interpret placeholders in binary packets only. A dict that looks like one would be
     # replaced by another attachment (Socket.IO protocol, "Sample encoding: binary event").

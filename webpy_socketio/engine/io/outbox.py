@@ -12,8 +12,8 @@ __all__ = ["Flusher", "Outbox", "Writer"]
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of the broadcasts of one iteration that the flusher keeps, if there is more than one. Beyond
-#: this they are distributed to the outboxes, whose limits then apply.
+#: Bytes of the broadcasts of one iteration that the flusher keeps, if there is more than one.
+#: Beyond this they are distributed to the outboxes, whose limits then apply.
 MAX_PENDING_BROADCASTS = 65_536
 
 
@@ -22,7 +22,7 @@ class Writer(Protocol):
 
     @property
     def try_send(self) -> Callable[[bytes], int] | None:
-        """Function that passes frames to the kernel while nothing is unsent; None if unsupported."""
+        """Function that sends frames while nothing is unsent; None if unsupported."""
 
     def flush(self) -> None:
         """Write the messages of the outbox as far as the socket accepts them."""
@@ -144,9 +144,9 @@ class _SilencedFlusher(Flusher):
 class Outbox:
     """A bounded queue of the messages to one client, flushed at the end of the iteration.
 
-    The first message adds the outbox to its flusher. The `flush` of the transport takes the messages
-    and sets `unsent` to the bytes that are not sent yet. A transport that cannot send at that moment
-    flushes later by itself.
+    The first message adds the outbox to its flusher. The `flush` of the transport takes the
+    messages and sets `unsent` to the bytes that are not sent yet. A transport that cannot send at
+    that moment flushes later by itself.
 
     When a limit is exceeded, all messages are dropped and `overflow` is called later on the hub. It
     is never called inside `push`, so a broadcast can iterate over its recipients.
@@ -208,8 +208,8 @@ class Outbox:
 
     def push(self, message: Message) -> None:
         """Append a message; ignored when the outbox is closed."""
-        # The hot path of every message: `Flusher.add` is inlined, and `distribute` is called only if
-        # there is something to distribute.
+        # The hot path of every message: `Flusher.add` is inlined, and `distribute` is called only
+        # if there is something to distribute.
         flusher = self.flusher
         if flusher.pending_broadcasts:
             flusher.distribute()

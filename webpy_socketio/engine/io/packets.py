@@ -77,7 +77,7 @@ class Message:
 
     @property
     def payload(self) -> bytes:
-        """The packets as a long-polling payload; binary data is base64 text with the prefix ``b``."""
+        """The packets as a long-polling payload; binary data is base64 with the prefix ``b``."""
         if self._payload is None:
             parts = [] if self.text is None else [self.text]
             parts += map(_encode_base64, self.attachments)

@@ -39,9 +39,10 @@ class Quota:
 
 
 class AddressQuota:
-    """Limits the owners, such as sessions, of each address; the addresses of an IPv6 /64 share a limit.
+    """Limits the owners, such as sessions, of each address.
 
-    Owners without an address, as on a Unix socket, are not counted.
+    The addresses of an IPv6 /64 share a limit. Owners without an address, as on a Unix socket, are
+    not counted.
 
     Args:
         limit: Owners of one address. None means `default`, without a limit for loopback addresses.

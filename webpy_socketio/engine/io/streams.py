@@ -34,13 +34,13 @@ class StreamUser(Protocol):
     """Callbacks of a stream, called on the hub or its greenlets; they must not block."""
 
     def data_received(self, data: bytes) -> None:
-        """Called when `data` is received."""
+        """Handle received bytes."""
 
     def resume_writing(self) -> None:
-        """Called when all written data is sent."""
+        """Continue writing: all written data has been sent."""
 
     def connection_lost(self, reason: str) -> None:
-        """Called once when the connection is lost, but not after `close` or `abort` of the stream."""
+        """Handle the loss of the connection; not called after `close` or `abort`."""
 
 
 class Stream(Protocol):
@@ -52,13 +52,13 @@ class Stream(Protocol):
 
     @property
     def try_send(self) -> Callable[[bytes], int] | None:
-        """Function that passes bytes to the kernel while nothing is unsent; None if unsupported."""
+        """Function that sends bytes while nothing is unsent; None if unsupported."""
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
         """Start reading. `first` are bytes that were read before, which are delivered first."""
 
     def write(self, data: bytes) -> int:
-        """Send or queue `data`; return `unsent`. If it is not 0, `resume_writing` is called later."""
+        """Send or queue `data`; return `unsent`. Unless 0, `resume_writing` is called later."""
 
     def pause(self) -> None:
         """Stop reading, so that TCP flow control stops the sender."""

@@ -38,8 +38,8 @@ __all__ = ["HandedConnection", "PeerWorkers", "unregister_fd"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a peer to accept a connection: enough for a busy peer. If the peer is dead or blocked,
-#: the session is unknown after this time, and the client starts a new one.
+#: Seconds for a peer to accept a connection: enough for a busy peer. If the peer is dead or
+#: blocked, the session is unknown after this time, and the client starts a new one.
 TIMEOUT = 5.0
 
 #: Concurrent hand-offs to one peer; further ones wait.
@@ -336,7 +336,8 @@ def _send_with_descriptor(link: Any, message: bytes, sock: Any) -> int:
 def _withdraw_offer(link: Any) -> bool:
     """Withdraw an offer, and return whether the peer has accepted it nevertheless.
 
-    After the shutdown the peer cannot send its confirmation, so it has either arrived or never will.
+    After the shutdown the peer cannot send its confirmation, so it has either arrived or never
+    will.
     """
     link.settimeout(0)
     try:
@@ -355,7 +356,7 @@ def _is_same_user(link: Any) -> bool:
 
 
 def _read(link: Any) -> HandedConnection | None:
-    """Read an offered connection; None if the offer was withdrawn. Raises `ValueError` if invalid."""
+    """Read an offered connection; None if withdrawn. Raises `ValueError` if invalid."""
     # Not `socket.recv_fds`, which ignores its flags: children would inherit the descriptor.
     flags = getattr(stdlib_socket, "MSG_CMSG_CLOEXEC", 0)
     room = stdlib_socket.CMSG_SPACE(struct.calcsize("i"))

@@ -1,8 +1,8 @@
 """A shared-memory table of the load of each worker, to balance accepted connections.
 
-The kernel passes a connection to the first worker that calls ``accept``, which is the one that runs.
-With fewer processors than workers, one worker after the other accepts all waiting connections. So
-each worker publishes its load, and compares it with the others before it accepts a connection.
+The kernel passes a connection to the first worker that calls ``accept``. With fewer processors than
+workers, this is the running worker, which accepts all waiting connections. So each worker publishes
+its load, and compares it with the others before it accepts a connection.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class LoadTable:
             previous.close()
 
     def publish(self, load: int) -> None:
-        """Update the load and look for other workers; call this several times per `READ_TIMEOUT`."""
+        """Update the load and find other workers; call this several times per `READ_TIMEOUT`."""
         self.update(load)
         now = self._clock()
         self._others = [
