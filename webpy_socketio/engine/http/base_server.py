@@ -113,9 +113,9 @@ class BaseServer(WSGIServer):
         """Send a 503 to an address that has reached its limit, and close the connection."""
         self.notices.throttled(
             "connections of an address",
-            f"rejected a connection of {peer}: the address has {self._addresses.limit} "
-            "(SOCKETIO_MAX_CONNECTIONS_PER_ADDRESS). If it is a proxy, add it to "
-            "SOCKETIO_TRUSTED_PROXIES",
+            f"rejected a connection from {peer}: the address has reached its limit of "
+            f"{self._addresses.limit} connections (SOCKETIO_MAX_CONNECTIONS_PER_ADDRESS). If it is "
+            "a proxy, add it to SOCKETIO_TRUSTED_PROXIES",
         )
         if self.ssl_enabled or self._rejections >= _MAX_REJECTIONS:
             sock.close()
@@ -138,7 +138,7 @@ class BaseServer(WSGIServer):
             if error.errno not in _OUT_OF_RESOURCES:
                 raise
             text = f"cannot accept connections for now: {error.strerror}"
-            self.notices.throttled("no room", text, logging.WARNING, logger)
+            self.notices.throttled("out of resources", text, logging.WARNING, logger)
         self._pause(_RETRY_DELAY, self._start_accepting_if_started)
         return None
 

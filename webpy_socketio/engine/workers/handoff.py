@@ -251,7 +251,11 @@ class PeerWorkers:
                 with gevent.Timeout(self.timeout, False), semaphore:
                     link = self._connect(name)
                     if link is not None and not _is_same_user(link):
-                        logger.warning("a process of another user listens on the hand-off socket")
+                        logger.warning(
+                            "did not hand off a connection to worker %d: its socket belongs to a "
+                            "process of another user",
+                            name,
+                        )
                         link.close()
                         link = None
                     if link is not None:
