@@ -86,7 +86,7 @@ class BaseServer(WSGIServer):
         self._addresses = AddressQuota(
             config.max_connections_per_address, MAX_CONNECTIONS_PER_ADDRESS
         )
-        self._rejections = 0
+        self._rejecting = 0
         self.notices = ThrottledLog(current_clock()) if notices is None else notices
         #: Whether requests are logged. With ``log=None`` no log line is formatted.
         self.keeps_log = pywsgi.get("log", "default") is not None
@@ -117,10 +117,10 @@ class BaseServer(WSGIServer):
             f"{self._addresses.limit} connections (SOCKETIO_MAX_CONNECTIONS_PER_ADDRESS). If it is "
             "a proxy, add it to SOCKETIO_TRUSTED_PROXIES",
         )
-        if self.ssl_enabled or self._rejections >= _MAX_REJECTIONS:
+        if self.ssl_enabled or self._rejecting >= _MAX_REJECTIONS:
             sock.close()
             return
-        self._rejections += 1
+        self._rejecting += 1
         gevent.spawn(self._answer_and_close, sock)
 
     def _answer_and_close(self, sock: Any) -> None:
@@ -128,7 +128,7 @@ class BaseServer(WSGIServer):
             respond_and_drain(sock, _TOO_MANY_CONNECTIONS)
         finally:
             sock.close()
-            self._rejections -= 1
+            self._rejecting -= 1
 
     def do_read(self) -> Any:
         """Accept a connection; pause accepting, as gevent does, when descriptors run out."""
