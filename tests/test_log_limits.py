@@ -117,7 +117,7 @@ def test_connections_that_cannot_be_accepted_are_logged_once_a_minute(
         journal.append("tried")
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(base_server, "_REST", 0.001)
+    monkeypatch.setattr(base_server, "_RETRY_DELAY", 0.001)
     monkeypatch.setattr(base_server.WSGIServer, "do_read", fail)
     raw.OPENED.append(socket.create_connection(("127.0.0.1", site.port)))
     journal.wait(lambda tried: len(tried) > 5)

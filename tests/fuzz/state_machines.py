@@ -40,7 +40,7 @@ class MemoryStream:
 
     # -- the transport's side
 
-    def direct(self, data: bytes) -> int:
+    def try_send(self, data: bytes) -> int:
         assert not self._waiting, "overtaking what waits"
         if self.full:
             raise BlockingIOError
