@@ -140,7 +140,7 @@ FOUND = [
     ("problem", "plugins", "did you mean 'webpy_socketio.plugins.message_logger'?", "correct"),
     ("problem", "plugins", "'shouting' cannot be installed: ValueError('too loud')", "correct"),
     ("problem", "plugins", "odd: examine() failed: NameError", "correct the plugin"),
-    ("problem", "redis", "Redis at 127.0.0.1:1 cannot be reached", "correct SOCKETIO_BACKPLANE"),
+    ("problem", "redis", "Redis at 127.0.0.1:1 is unreachable", "correct SOCKETIO_BACKPLANE"),
 ]
 
 

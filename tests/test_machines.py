@@ -1,6 +1,6 @@
-"""Several machines behind a real nginx, whose configuration is ``docs/nginx/machines.conf``.
+"""Several machines behind a real nginx, with the configuration ``docs/nginx/machines.conf``.
 
-The machines are two processes, "a" and "b", on one Redis.
+Two processes, "a" and "b", with one Redis represent the machines.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ every_transport = pytest.mark.parametrize("transports", EVERY_TRANSPORT, ids="+"
 
 
 class Machines(NamedTuple):
-    """All of it."""
+    """Two servers, Redis and nginx."""
 
     nginx: Nginx
     servers: dict[str, ServerProcess | Served]
 
     @property
     def port(self) -> int:
-        """nginx's, without TLS."""
+        """Port of nginx without TLS."""
         return self.nginx.plain_port
 
     @property
@@ -131,7 +131,7 @@ def lasting_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machi
 
 @pytest.fixture
 def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machines]:
-    """For those who do something to them, some of their own."""
+    """Start machines for one test, which may stop them."""
     if request.cls is TestMachineDown:
         with running_machines(tmp_path) as machines:
             yield machines
@@ -140,7 +140,7 @@ def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine
 
 
 class Stock:
-    """python-socketio's client, through nginx by TLS."""
+    """Client of python-socketio, connected through nginx with TLS."""
 
     def __init__(self, machines: Machines, transports: list[str], reconnection: bool) -> None:
         self.io = socketio.Client(
@@ -151,14 +151,14 @@ class Stock:
         self.heard = Journal()
         self.io.on("message", self.heard.append)
         self.io.on("connect", lambda: self.heard.append("connected"))
-        # A WebSocket of this client's says by itself where it comes from, as a browser does.
+        # WebSocket connections of this client send an Origin header themselves, as browsers do.
         origin = {} if "websocket" in transports else {"Origin": machines.url}
         self.io.connect(machines.url, origin, transports=transports)
         assert self.io.transport() == transports[-1]
 
     @property
     def machine(self) -> Any:
-        """Where its session is."""
+        """Name of the machine that owns the session."""
         return self.io.call("machine")
 
 
@@ -179,7 +179,7 @@ def connect(machines: Machines) -> Iterator[Connect]:
 
 
 def one_each(connect: Callable[[], Any], name: Callable[[Any], str]) -> dict[str, Any]:
-    """Connect until there is one on each machine: nginx gives to who has fewer."""
+    """Connect until each machine has a client: nginx prefers the one with fewer connections."""
     found: dict[str, Any] = {}
     while len(found) < len(MACHINES):
         client = connect()
@@ -196,7 +196,7 @@ class TestStaying:
     def test_python_client(self, transports: list[str], connect: Connect) -> None:
         clients = one_each(lambda: connect(transports), lambda client: client.machine)
         for name, client in clients.items():
-            for number in range(20):  # each is a request of its own, with long-polling
+            for number in range(20):  # with long-polling, each event is a request
                 assert client.io.call("add", (number, 1)) == number + 1
             assert client.machine == name
         clients["a"].io.emit("to everybody", "hello")
@@ -281,12 +281,12 @@ class TestMachineDown:
         clients = one_each(lambda: Polling(machines.port), machine_of)
         machines.servers["a"].process.kill()
         machines.servers["a"].start()
-        assert clients["a"].request("GET")[0] == 400  # it is another one's
+        assert clients["a"].request("GET")[0] == 400  # the session belongs to the other machine
         while machine_of(Polling(machines.port)) != "a":
             pass
 
     def test_one_that_is_full_gets_none(self, machines: Machines) -> None:
-        """A 503, as also of a server that is stopping."""
+        """A full server, like one that is stopping, responds with 503."""
         control = WebSocket(machines.servers["a"].port)
         control.connect()
         assert control.call("full") == []
@@ -296,13 +296,13 @@ class TestMachineDown:
 
 @pytest.fixture
 def machines_of_two(tmp_path: Path) -> Iterator[Machines]:
-    """Two machines, of two workers each, to which a test may do what it likes."""
+    """Start two machines with two workers each, which a test may stop."""
     with running_machines(tmp_path, two_workers) as machines:
         yield machines
 
 
 class TestWorkersOfMachines:
-    """A session id begins with its worker's name and ends with its machine's: both find it."""
+    """A session id starts with the name of its worker and ends with that of its machine."""
 
     def test_every_request_gets_to_its_worker(self, machines_of_two: Machines) -> None:
         machines = machines_of_two
@@ -310,7 +310,7 @@ class TestWorkersOfMachines:
         polling = self.one_of_each(machines, pids)
         assert {client.sid.partition(".")[0] for client in polling.values()} == {"1", "2"}
         for pid, client in polling.items():
-            # Each is two requests, on connections of their own, that any worker may accept.
+            # Each call consists of two requests on new connections, which any worker may accept.
             assert [self.pid(client) for _ in range(20)] == [pid] * 20
         for transports in EVERY_TRANSPORT:
             for _ in range(4):
@@ -337,7 +337,7 @@ class TestWorkersOfMachines:
         assert (status, json.loads(body)["code"]) == (400, 1)
         for pid, client in clients.items():
             assert self.pid(client) == pid
-        while len(children(machines.servers["a"])) < 2:  # another one follows
+        while len(children(machines.servers["a"])) < 2:  # a new worker is started
             gevent.sleep(0.02)
         machines.servers["a"].stop()
         assert clients.pop(mate).request("GET")[0] == 502
@@ -347,7 +347,7 @@ class TestWorkersOfMachines:
 
     @classmethod
     def one_of_each(cls, machines: Machines, pids: dict[str, Any]) -> dict[int, Polling]:
-        """A client of every worker, by the worker's process."""
+        """Return a client of every worker, by the process id of the worker."""
         clients: dict[int, Polling] = {}
         while len(clients) < 4:
             client = Polling(machines.port)
@@ -364,7 +364,7 @@ class TestWorkersOfMachines:
 
     @staticmethod
     def next_packet(client: Polling) -> str:
-        """On a busy machine a ping may come before it."""
+        """Return the next packet that is not a ping, which a busy machine may send first."""
         while True:
             packets = client.poll()
             if "2" in packets:
@@ -409,7 +409,7 @@ class TestForwarding:
         port = machines.nginx.port
         headers = {
             "Origin": origin.format(port),
-            # Words that a client puts into nginx's mouth.
+            # Headers that a client sends to mislead nginx.
             "X-Forwarded-Proto": "http",
             "X-Forwarded-Host": f"elsewhere:{port}",
             "Connection": "Upgrade",

@@ -32,7 +32,7 @@ from webpy_socketio.plugins.presence.store import Change, Channel, State
 from .conftest import Journal, Site
 from .faults import Link, Proxy
 from .raw import WebSocket
-from .redis_server import UNHURRIED, RedisServer, unhurried
+from .redis_server import LONG_TIMEOUT, RedisServer, extend_redis_timeouts
 from .servers import ServerProcess, application_source
 
 pytestmark = pytest.mark.patience(40)
@@ -53,7 +53,7 @@ from webpy_socketio.plugins import presence
 from webpy_socketio.plugins.presence import node
 from webpy_socketio.plugins.presence.chores import Intervals
 
-node.TIMEOUT = {UNHURRIED}
+node.TIMEOUT = {LONG_TIMEOUT}
 """
     """
 presence.INTERVALS = Intervals(**eval(os.environ["TIMES"]))
@@ -119,8 +119,8 @@ class Far(ServerProcess):
 
 
 @pytest.fixture(autouse=True)
-def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    unhurried(monkeypatch)
+def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    extend_redis_timeouts(monkeypatch)
 
 
 @pytest.fixture
