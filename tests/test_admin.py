@@ -254,7 +254,7 @@ class TestLogin:
         site = serve_admin()
         session = Admin(site).next()[1]
         wrong = {**CREDENTIALS, "password": "open barley"}
-        for _ in range(auth.TRIES_OF_ONE):
+        for _ in range(auth.MAX_FAILURES_PER_ADDRESS):
             assert Admin(site, wrong).refusal == "invalid credentials"
         # The correct password is rejected as well: otherwise it could be guessed further.
         for attempt in (wrong, CREDENTIALS):
@@ -278,13 +278,13 @@ class TestLogin:
 
         ident = monkey.get_original("_thread", "get_ident")
         sleep = monkey.get_original("time", "sleep")
-        monkeypatch.setattr(PasswordHash, "fits", look)
+        monkeypatch.setattr(PasswordHash, "verify", look)
         site = serve_admin()
         wrong = {**CREDENTIALS, "password": "open barley"}
         greenlets = [gevent.spawn(lambda: Admin(site, wrong).refusal) for _ in range(30)]
         refusals = [greenlet.get() for greenlet in greenlets]
-        assert refusals.count("invalid credentials") == auth.TRIES_OF_ONE
-        assert len(looks) == auth.TRIES_OF_ONE
+        assert refusals.count("invalid credentials") == auth.MAX_FAILURES_PER_ADDRESS
+        assert len(looks) == auth.MAX_FAILURES_PER_ADDRESS
         assert ident() not in {thread for thread, _ in looks}
         assert {beside for _, beside in looks} == {1}
 
@@ -292,7 +292,7 @@ class TestLogin:
         self, serve_admin: Serve
     ) -> None:
         site = serve_admin()
-        for _ in range(auth.TRIES_OF_ONE + 1):
+        for _ in range(auth.MAX_FAILURES_PER_ADDRESS + 1):
             assert Admin(site).refusal is None
             assert Admin(site, {"sessionId": "old"}).refusal == "invalid credentials"
 
@@ -325,7 +325,7 @@ class TestLogin:
 class TestLoginThrottle:
     def test_throttle_limits_failures_of_one_address(self) -> None:
         throttle = auth.LoginThrottle()
-        for second in range(auth.TRIES_OF_ONE):
+        for second in range(auth.MAX_FAILURES_PER_ADDRESS):
             throttle.begin("192.0.2.1", second)
         with pytest.raises(Refused, match="too many"):
             throttle.begin("192.0.2.1", 59)
@@ -334,14 +334,14 @@ class TestLoginThrottle:
 
     def test_throttle_limits_failures_of_all_addresses(self) -> None:
         throttle = auth.LoginThrottle()
-        for number in range(auth.TRIES_OF_ALL):
+        for number in range(auth.MAX_FAILURES):
             throttle.begin(f"192.0.2.{number}", 0)
         with pytest.raises(Refused, match="too many"):
             throttle.begin("192.0.2.99", 1)
 
     def test_throttle_remove_discards_a_successful_login(self) -> None:
         throttle = auth.LoginThrottle()
-        for _ in range(3 * auth.TRIES_OF_ALL):
+        for _ in range(3 * auth.MAX_FAILURES):
             throttle.remove(throttle.begin("192.0.2.1", 0))
 
 
@@ -881,12 +881,12 @@ class TestCommands:
             (("nonsense",), "unknown command"),
             (("join",), "arguments"),
             (("join", "/", "a", "b", "c", "d"), "arguments"),
-            (("join", "/nowhere", "room"), "no namespace"),
-            (("join", "/admin", "room"), "no namespace"),
-            (("join", ["/"], "room"), "no namespace"),
+            (("join", "/nowhere", "room"), "unknown namespace"),
+            (("join", "/admin", "room"), "unknown namespace"),
+            (("join", ["/"], "room"), "unknown namespace"),
             (("join", "/", 7), "text"),
             (("join", "/", ""), "1 to 255"),
-            (("join", "/", "room", {"a": 1}), "text"),
+            (("join", "/", "room", {"a": 1}), "must be a string"),
             (("emit", "/", None, "connect"), "connect"),
             (("emit", "/", None, 7), "name"),
             (("emit", "/", "nobody-there", "news"), "no client"),
@@ -965,7 +965,7 @@ class TestCost:
             getattr(one.client, end)()
         while watching._admins:
             gevent.sleep(0.01)
-        left = [watching._shown, watching._polling, watching._figures, watching._timer]
+        left = [watching._listed, watching._polling, watching._stats, watching._timer]
         assert not any(left)
         assert not signals.sent.receivers
         client.close()

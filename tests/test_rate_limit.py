@@ -225,9 +225,9 @@ class TestNotifications:
         ann = server.connect()
         answers(ann, 3)
         assert rate_limit._limits is not None
-        assert len(rate_limit._limits._notices) == 1
+        assert len(rate_limit._limits._notifier) == 1
         ann.close()
-        assert len(rate_limit._limits._notices) == 0
+        assert len(rate_limit._limits._notifier) == 0
         server.advance(5)
 
     def test_uninstall_stops_notifications(self, start: Start) -> None:

@@ -157,8 +157,8 @@ class RedisConnection:
             return function(*args, **keywords)
         except redis.AuthenticationError as error:
             self._fail(
-                f"{self.address} rejected the username or password in SOCKETIO_BACKPLANE ({error}); "
-                "special characters in them must be percent-encoded",
+                f"{self.address} rejected the user name or password in "
+                f"SOCKETIO_BACKPLANE ({error}); special characters in them must be percent-encoded",
                 error,
             )
         except redis.ResponseError as error:

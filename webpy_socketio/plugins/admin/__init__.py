@@ -41,7 +41,8 @@ def namespaces(settings: Any) -> dict[str, AdminNamespace]:
     """
     if not settings.admin_username or not settings.admin_password:
         raise SettingsError(
-            "webpy_socketio.plugins.admin needs SOCKETIO_ADMIN_USERNAME and SOCKETIO_ADMIN_PASSWORD, "
+            "webpy_socketio.plugins.admin needs SOCKETIO_ADMIN_USERNAME and "
+            "SOCKETIO_ADMIN_PASSWORD, "
             "the hash of a password. This command asks for a password and prints its hash:\n\n"
             '    python -c "from getpass import getpass; '
             "from webpy_socketio.plugins.admin import hash_password; "
