@@ -422,7 +422,9 @@ class TestRedis:
     def test_good(self, redis: RedisServer, tmp_path: Path) -> None:
         report = explain(tmp_path, self.source(redis))
         assert report.levels("redis") == ["ok", "ok"]
-        assert report.has("ok", "plugins", "presence: Redis throws nothing away (noeviction)")
+        assert report.has(
+            "ok", "plugins", "presence: Redis does not evict keys (maxmemory-policy noeviction)"
+        )
         assert report.has("ok", "versions", "redis ")
         assert redis.ask("DBSIZE") == 0  # nothing was left there
         assert redis.topics() == set()

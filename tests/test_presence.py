@@ -29,7 +29,7 @@ from webpy_socketio.plugins.presence.store import Change, Channel, Listener, Sta
 from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site, socket_of
-from .redis_server import RedisServer, unhurried
+from .redis_server import RedisServer, extend_redis_timeouts
 
 PLUGIN = "webpy_socketio.plugins.presence"
 ROOM = ("/", "room")
@@ -110,7 +110,7 @@ def make(
     """Return a function that creates a store; in Redis, each with its own prefix."""
     if request.param == "memory":
         return MemoryStore
-    unhurried(monkeypatch)
+    extend_redis_timeouts(monkeypatch)
     url, prefix = request.getfixturevalue("redis").url, secrets.token_hex(4)
     return lambda listener: RedisStore(url, prefix, listener, 10.0, Intervals(sweep=0.02))
 

@@ -79,7 +79,7 @@ class Backplane(Protocol):
 
 
 class Warnings:
-    """Log warnings, at most one per `interval`; the others are counted."""
+    """Warning log with at most one line per `interval`; further warnings are counted."""
 
     #: Seconds between two log lines.
     interval = 10.0

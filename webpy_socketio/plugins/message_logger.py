@@ -57,8 +57,8 @@ def install(settings: Any) -> None:
         _format % _Values({}, {})  # all values are strings: %d is rejected, too
     except (TypeError, ValueError) as error:
         raise SettingsError(
-            f"SOCKETIO_MESSAGE_LOG_FORMAT is {_format!r}, which cannot be formatted: {error}; "
-            "it takes %(NAME)s for each value, and %% for a percent sign"
+            f"SOCKETIO_MESSAGE_LOG_FORMAT is {_format!r}, which is not a valid format: {error}; "
+            "use %(NAME)s for values and %% for a percent sign"
         ) from None
     signals.message.connect(_message)
     signals.subscribe.connect(_subscribe)

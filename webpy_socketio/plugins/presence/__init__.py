@@ -19,8 +19,8 @@ The signals `joined`, `updated` and `left` are sent with the keywords ``channel`
 clients are described in `webpy_socketio.plugins.presence.diffs`.
 
 With ``SOCKETIO_BACKPLANE``, presence covers all processes and is stored in Redis. Each change is
-then signalled in one process only: the one that made it or, for the sockets of a dead process, the
-one that detected its death. `members`, `count` and `counts` also work in processes without a
+then signalled in one process only: where it was made or, for the sockets of a dead process, where
+its death was detected. `members`, `count` and `counts` also work in processes without a
 server.
 """
 

@@ -71,7 +71,7 @@ class RedisStore:
         self._listener = listener
         self._names = Names(prefix)
         self._intervals = intervals
-        #: Local presence, as it should be in Redis.
+        #: Connections of this process that should be registered in Redis.
         self._local: dict[Item, LocalEntry] = {}
         self._watchers: dict[Channel, set[str]] = {}
         self._replicas: dict[Channel, Replica] = {}

@@ -294,9 +294,8 @@ class Tracker:
         sweep = self._names.sweep(self.id, self._grace, claim, BATCH_SIZE)
         more, changes, known = run_call(redis, sweep)
         self._owner.on_local_change(parse_changes(changes))
-        if (
-            not known
-        ):  # Redis may have been emptied: other processes wait for this one to register again
+        if not known:
+            # Redis may have been emptied: other processes wait for this one to register again.
             self._register(redis)
         return bool(more)
 
