@@ -414,8 +414,8 @@ class TestReports:
     def test_first_socket_is_reported_with_a_list(self, serve_admin: Serve) -> None:
         """The UI selects a namespace when it receives the first list that is not empty."""
         site = serve_admin()
-        one, nobody = log_in(site)
-        assert nobody == []
+        one, listed = log_in(site)
+        assert listed == []
         client = site.connect()
         assert one.next()[0:2] == ["all_sockets", [one.until("socket_connected")[1]]]
         client.barrier()
@@ -889,7 +889,7 @@ class TestCommands:
             (("join", "/", "room", {"a": 1}), "must be a string"),
             (("emit", "/", None, "connect"), "connect"),
             (("emit", "/", None, 7), "name"),
-            (("emit", "/", "nobody-there", "news"), "no client"),
+            (("emit", "/", "unknown-target", "news"), "no client"),
         ],
     )
     def test_invalid_command_is_acknowledged_with_its_error(

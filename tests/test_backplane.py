@@ -312,11 +312,11 @@ class TestDelivery:
     ) -> None:
         first, second = connect_here(here), connect_here(here)
         message = encode_event("/", "message", ("hello",))
-        envelope = encode(Mark("stranger", 1, 1), message, skip=first.id)
+        envelope = encode(Mark("other", 1, 1), message, skip=first.id)
         address = Topic.namespace_topic("/").address("webpy_socketio")
         redis.ask("PUBLISH", address, envelope)
         redis.ask("PUBLISH", address, envelope)  # a duplicate is not delivered
-        redis.ask("PUBLISH", address, encode(Mark("stranger", 1, 2), message))
+        redis.ask("PUBLISH", address, encode(Mark("other", 1, 2), message))
         assert [second.event()[1], first.event()[1]] == ["hello", "hello"]
         assert second.event() == ["message", "hello"]
         second.barrier()

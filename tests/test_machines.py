@@ -58,8 +58,8 @@ def forwarded(request, socket, context):
 def is_full(request, socket, context):
     server.engine.config = __import__("dataclasses").replace(server.engine.config, max_sessions=1)
 
-@on_event("to everybody")
-def to_everybody(request, socket, context, message):
+@on_event("broadcast")
+def send_to_all(request, socket, context, message):
     broadcast(message)
 
 @on_event("pid")
@@ -205,7 +205,7 @@ class TestStickiness:
             for number in range(20):  # with long-polling, each event is a request
                 assert client.io.call("add", (number, 1)) == number + 1
             assert client.machine == name
-        clients["a"].io.emit("to everybody", "hello")
+        clients["a"].io.emit("broadcast", "hello")
         for client in clients.values():
             client.heard.wait_for("hello")
 
@@ -270,7 +270,7 @@ class TestMachineDown:
         machines.servers["a"].process.kill()
         lost.heard.wait_for("connected")
         assert lost.machine == "b"
-        lost.io.emit("to everybody", "hello")
+        lost.io.emit("broadcast", "hello")
         lost.heard.wait_for("hello")
         other.heard.wait_for("hello")
         assert "connected" not in other.heard
@@ -331,7 +331,7 @@ class TestWorkersOfMachines:
                     assert found <= pids[stock.machine]
                 finally:
                     stock.io.shutdown()
-        polling[pid].send('42["to everybody","hello"]')
+        polling[pid].send('42["broadcast","hello"]')
         for client in polling.values():
             assert self.next_packet(client) == '42["message","hello"]'
         assert all(served.errors == "" for served in machines.servers.values())
@@ -390,9 +390,9 @@ class TestWorkersOfMachines:
 class TestConfiguration:
     def test_configuration_contains_that_of_one_machine(self) -> None:
         (section,) = README.blocks("nginx")
-        told = set(re.findall(r"^ *(proxy_(?!pass).*?);", section, re.MULTILINE))
-        assert len(told) >= 6
-        assert told <= set(
+        directives = set(re.findall(r"^ *(proxy_(?!pass).*?);", section, re.MULTILINE))
+        assert len(directives) >= 6
+        assert directives <= set(
             re.findall(r"^ *(proxy_(?!pass).*?);", CONFIGURATION.read_text(), re.MULTILINE)
         )
 

@@ -100,7 +100,7 @@ class TestCounts:
         second.connect(namespace="/staff,")
         polling = site.polling()
         polling.connect()
-        stages.wait(lambda told: told.count(("connect", None)) == 4)
+        stages.wait(lambda stages: stages.count(("connect", None)) == 4)
         found = scrape()
         assert found.all("connections_total") == {"/": 3, "/staff": 1}
         # Namespaces of servers that ran earlier in this process remain with zero values.
@@ -132,7 +132,7 @@ class TestCounts:
         def draw(request: Any, socket: Any, context: Any, *args: Any) -> None: ...
 
         client = site.connect()
-        for event in ("message", "draw", "message", "nobody's"):
+        for event in ("message", "draw", "message", "unhandled"):
             client.emit_and_wait(event)
         assert scrape().all("messages_total") == {"message": 2, "draw": 1, "other": 1}
 
@@ -258,10 +258,10 @@ class TestCounts:
             raise KeyError(channel)
 
         assert scrape().all("refused_total") == {"connecting": 0, "receiving": 0, "subscribing": 0}
-        stranger = site.websocket()
+        rejected = site.websocket()
         for _ in range(3):
-            stranger.send("40")
-            stranger.receive()
+            rejected.send("40")
+            rejected.receive()
         client = site.connect("{}")
         client.emit_and_wait("message", "rude")
         client.emit_and_wait("message", "rude")

@@ -84,9 +84,9 @@ class RecordingStore:
     def reported(self) -> list[tuple[str, Any, Any]]:
         """Return the changes reported since the last call."""
         assert self.state
-        told = [(change.key, change.before, change.after) for change in self.changes]
+        reported = [(change.key, change.before, change.after) for change in self.changes]
         self.changes.clear()
-        return told
+        return reported
 
 
 @pytest.fixture(autouse=True)
@@ -196,8 +196,8 @@ class TestStore:
         recording.join("2", "Ann")
         recording.join("3", "Bob")
         recording.store.join(OTHER, "1", "Ann", {})
-        nobody = [("/", f"empty {number}") for number in range(9_000)]
-        assert recording.store.counts([ROOM, *nobody, OTHER]) == [2, *[0] * 9_000, 1]
+        empty = [("/", f"empty {number}") for number in range(9_000)]
+        assert recording.store.counts([ROOM, *empty, OTHER]) == [2, *[0] * 9_000, 1]
         assert recording.store.counts([]) == []
 
     def test_leave_with_grace_keeps_the_member(self, recording: RecordingStore) -> None:

@@ -472,12 +472,12 @@ class TestFailures:
         reported = [line for other in others for line in other.stop_and_read("left")]
         assert sorted(reported) == sorted(f"left room {name}" for name in names)
 
-    @pytest.mark.parametrize("kept", [True, False], ids=["with its data", "without its data"])
+    @pytest.mark.parametrize("persistent", [True, False], ids=["with its data", "without its data"])
     def test_restart_of_redis_starts_a_new_epoch_with_all_members(
-        self, stores: bool, run: Run, redis: RedisServer
+        self, persistent: bool, run: Run, redis: RedisServer
     ) -> None:
-        if stores:
-            redis.make_store()
+        if persistent:
+            redis.keep()
         here, there = run(), run()
         watcher = Watcher(here)
         ann, gone = connect_client(there, "Ann"), connect_client(there, "gone")
@@ -659,7 +659,7 @@ class TestLostData:
     def test_subscriber_during_an_outage_gets_the_state_afterwards(
         self, run: Run, redis: RedisServer
     ) -> None:
-        redis.make_store()
+        redis.keep()
         here, there = (run(replace(INTERVALS, settle=2.0)) for _ in range(2))
         watchers = [Watcher(here, "Ann"), Watcher(there, "Bob")]
         for watcher in watchers:
@@ -826,7 +826,7 @@ class TestRevisions:
 
     def test_reading_creates_no_keys(self, make_store: MakeStore, redis: RedisServer) -> None:
         one = make_store()
-        one.store.watch(("/", "nobody"), "watcher")
+        one.store.watch(("/", "empty"), "watcher")
         for number in range(50):
             assert one.store.fetch(("/", f"room {number}")) == State("", 0, {})
         assert len(redis.ask("KEYS", "*")) == 2  # the node's lease and the run id of Redis
@@ -911,10 +911,13 @@ class TestRepair:
         one.store.watch(ROOM, "watcher")
         two.store.join(ROOM, "1", "Ann", {})
         one.wait(lambda state: state.rev == 1)
-        hear, one.store._pubsub._on_message = one.store._pubsub._on_message, lambda *message: None
+        original, one.store._pubsub._on_message = (
+            one.store._pubsub._on_message,
+            lambda *message: None,
+        )
         two.store.join(ROOM, "2", "Bob", {})
         one.wait(lambda state: state.rev == 2)
-        one.store._pubsub._on_message = hear
+        one.store._pubsub._on_message = original
 
     def test_full_task_queue_is_replaced_by_a_comparison(
         self,

@@ -174,8 +174,8 @@ class TestNotifications:
     def test_first_rejection_is_notified_at_once(self, start: Start) -> None:
         ann = start(messages=(0.5, 2)).connect()
         answers(ann, 3)
-        told = {"what": "messages", "refused": 1, "retry": 2.0}
-        assert ann.received() == [("rate_limit", told)]
+        notification = {"what": "messages", "refused": 1, "retry": 2.0}
+        assert ann.received() == [("rate_limit", notification)]
 
     def test_further_rejections_are_notified_once_per_second(self, start: Start) -> None:
         server = start(messages=(0.5, 1))
@@ -185,8 +185,8 @@ class TestNotifications:
         server.advance(0.99)
         assert ann.received() == []
         server.advance(0.01)
-        told = {"what": "messages", "refused": 99, "retry": 1.0}
-        assert ann.received() == [("rate_limit", told)]
+        notification = {"what": "messages", "refused": 99, "retry": 1.0}
+        assert ann.received() == [("rate_limit", notification)]
         server.advance(10)
         assert ann.received() == []
 
@@ -198,9 +198,9 @@ class TestNotifications:
             refused += answers(ann, 3).count(REFUSED)
             server.advance(0.1)
         server.advance(5)
-        told = [data["refused"] for data in ann.received("rate_limit")]
-        assert len(told) <= 11
-        assert sum(told) == refused
+        counts = [data["refused"] for data in ann.received("rate_limit")]
+        assert len(counts) <= 11
+        assert sum(counts) == refused
 
     def test_message_after_retry_is_accepted(self, start: Start, handled: list[Any]) -> None:
         server = start(messages=(3, 2))
@@ -685,9 +685,13 @@ class TestRealServer:
         client, other = site.connect(), site.connect()
         assert [client.call("message", number) for number in range(3)] == [["handled"]] * 3
         client.emit("message", 3, ack=4)
-        event, told = client.event()
-        assert (event, told["what"], told["refused"]) == ("rate_limit", "messages", 1)
-        assert 0 < told["retry"] <= 1000
+        event, notification = client.event()
+        assert (event, notification["what"], notification["refused"]) == (
+            "rate_limit",
+            "messages",
+            1,
+        )
+        assert 0 < notification["retry"] <= 1000
         assert client.receive() == '434[{"error":"rate limit"}]'
         assert other.call("message", "other") == ["handled"]
         assert handled == [0, 1, 2, "other"]
