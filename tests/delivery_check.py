@@ -1,17 +1,17 @@
-"""A cluster in which every message has a number, and the verdict over who heard what.
+"""Cluster in which every message is numbered, and a check of what each client received.
 
-Four processes on one Redis. In each, somebody speaks all the time to everybody, to a channel, to
-several channels at once, and to one session of the next process; and a client listens, who is told of
-each gap that its process signals. So what it got is one stream, of messages and of gaps, to which
-`verdict` holds three rules:
+Four processes share one Redis. Each continuously sends to all sockets, to a channel, to several
+channels at once, and to one session of the next process. In each process one client receives these
+messages and an event for each `gap` signal. Its stream of messages and gaps must follow three
+rules, which `verdict` checks:
 
-- who speaks is heard in order;
-- nothing is heard twice;
-- what is not heard was told as a gap, after the last message before it: as many as are missing, if the
-  gap had a number.
+- messages of a sender arrive in order;
+- no message arrives twice;
+- a missing message is covered by a gap that follows the last message before it; a gap with a
+  number counts all missing messages.
 
-Messages and gaps have the phase in which they were sent, which the test raises (`Cluster.trouble`): a
-loss has to be told in its own trouble, and without trouble there is none.
+Messages and gaps contain the phase in which they were sent. `Cluster.disturbance` starts a new
+phase: a loss must be reported in its phase, and a phase without a failure has no gap.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from .faults import Proxy
 from .redis_server import RedisServer
 from .servers import ServerProcess, application_source
 
-__all__ = ["Cluster", "Gap", "Heard", "Member", "Speaker", "verdict"]
+__all__ = ["Cluster", "Gap", "Member", "Received", "Sender", "verdict"]
 
-#: Channels of everybody; what `Speaker.kind` "room" and "several" speak to.
+#: Channels to which all clients subscribe; recipients for `Sender.kind` "room" and "several".
 CHANNELS = ("room", "left", "right")
 
 PROGRAM = application_source(
@@ -42,27 +42,27 @@ PROGRAM = application_source(
 import gevent
 from gevent.fileobject import FileObject
 from webpy_socketio.backplane import counts, gap, publisher, subscriber
-from webpy_socketio.clients import clients
+from webpy_socketio.registry import registry
 
 OPTIONS = {"plugins": [], "log": None, "backplane": os.environ["BACKPLANE"]}
 subscriber.CONFIRM_TIMEOUT = 20.0
 phase = 0
-quiet = False
+paused = False
 failed = {}
 writer = reader = None
 
 @gap.connect
-def told(sender, node, missed, topic, **extra):
+def report_gap(sender, node, missed, topic, **extra):
     try:
         emit("gap", phase, node, missed, topic and [topic.kind, topic.name], local=True)
     except NoSocket:
         pass
 
-def speak(kind, function):
-    node = clients.backplane._numbering.node
+def send_numbered(kind, function):
+    node = registry.backplane._sequence.node
     number = 0
     while True:
-        for _ in range(0 if quiet else 5):
+        for _ in range(0 if paused else 5):
             try:
                 function([[node, *kind], number, phase])
             except SocketIOError as error:
@@ -72,42 +72,42 @@ def speak(kind, function):
 
 @on_event("begin")
 def begin(request, socket, context):
-    gevent.spawn(speak, ["all"], broadcast)
-    gevent.spawn(speak, ["room"], lambda message: broadcast_channel(message, "room"))
-    gevent.spawn(speak, ["several"], socket.send_and_broadcast_channel)
+    gevent.spawn(send_numbered, ["all"], broadcast)
+    gevent.spawn(send_numbered, ["room"], lambda message: broadcast_channel(message, "room"))
+    gevent.spawn(send_numbered, ["several"], socket.send_and_broadcast_channel)
 
-def write_to(session_id):
+def send_directly_to(session_id):
     global writer, reader
     if session_id == reader:
         return
     if writer is not None:
         writer.kill()
     reader = session_id
-    writer = gevent.spawn(speak, ["letter", session_id], lambda message: send(session_id, message))
+    writer = gevent.spawn(send_numbered, ["direct", session_id], lambda message: send(session_id, message))
 
-def obey():
+def run_commands():
     for line in FileObject(sys.stdin.fileno(), "r", closefd=False):
         exec(line, globals())
         say("DONE")
 
-gevent.spawn(obey)
+gevent.spawn(run_commands)
 """
 )
 
 
-class Speaker(NamedTuple):
-    """Whoever has a row of numbers of his own, from 0 on."""
+class Sender(NamedTuple):
+    """Source of a sequence of messages, numbered from 0."""
 
-    #: The process, and which start of it.
+    #: Node id of the process; new after each start.
     node: str
-    #: "all", "room", "several" or "letter".
+    #: "all", "room", "several" or "direct".
     kind: str
-    #: Whom a letter is for.
+    #: Recipient of direct messages.
     session: str = ""
 
     @property
     def topics(self) -> list[tuple[str, str]]:
-        """Where it speaks, as `Gap.topic` has it."""
+        """Topics on which it publishes, in the form of `Gap.topic`."""
         match self.kind:
             case "all":
                 return [("all", "")]
@@ -119,48 +119,48 @@ class Speaker(NamedTuple):
                 return [("session", self.session)]
 
 
-class Heard(NamedTuple):
-    """A message that came."""
+class Received(NamedTuple):
+    """A received message."""
 
     phase: int
-    speaker: Speaker
+    sender: Sender
     number: int
 
 
 class Gap(NamedTuple):
-    """A gap that was told; the fields are those of the signal."""
+    """A reported gap; the fields are those of the signal."""
 
     phase: int
     node: str | None
     missed: int | None
     topic: tuple[str, str] | None
 
-    def covers(self, speaker: Speaker) -> bool:
-        """Whether a message of this speaker may be what is missing."""
-        return self.node in (None, speaker.node) and (
-            self.topic is None or self.topic in speaker.topics
+    def covers(self, sender: Sender) -> bool:
+        """Return whether a missing message of this sender may belong to the gap."""
+        return self.node in (None, sender.node) and (
+            self.topic is None or self.topic in sender.topics
         )
 
 
-#: Of each speaker, what it was told of a message, by number: "NoSocket" or "BackplaneError".
-Failed = Mapping[Speaker, Mapping[int, str]]
+#: Exceptions raised for messages, by sender and number: "NoSocket" or "BackplaneError".
+Failed = Mapping[Sender, Mapping[int, str]]
 
 
 def verdict(
-    stream: Sequence[Heard | Gap],
+    stream: Sequence[Received | Gap],
     phases: Collection[int],
     own: str,
-    known: Collection[Speaker] = (),
+    known: Collection[Sender] = (),
     failed: Failed | None = None,
 ) -> list[str]:
-    """What is wrong with what one client heard; losses and gaps are those of some phases.
+    """Return violations of the rules in one client's stream, for losses and gaps of some phases.
 
-    `own` is the node of its process, of which nothing may be missing; of `known` speakers it is not
-    known how far they were when it began to listen.
+    `own` is the node of its process, whose messages must not be missing. Senders in `known` had
+    already sent messages when the client connected.
     """
     wrong: list[str] = []
-    last: dict[Speaker, tuple[int, int]] = {}
-    told = [
+    last: dict[Sender, tuple[int, int]] = {}
+    reported = [
         (place, item)
         for place, item in enumerate(stream)
         if isinstance(item, Gap) and item.phase in phases
@@ -169,126 +169,128 @@ def verdict(
     for place, item in enumerate(stream):
         if isinstance(item, Gap):
             continue
-        phase, speaker, number = item
-        errors = (failed or {}).get(speaker, {})
-        before, since = last.get(speaker, (number - 1 if speaker in known else -1, -1))
-        last[speaker] = (max(number, before), place)
+        phase, sender, number = item
+        errors = (failed or {}).get(sender, {})
+        before, since = last.get(sender, (number - 1 if sender in known else -1, -1))
+        last[sender] = (max(number, before), place)
         if number <= before:
-            wrong.append(f"{speaker}: {number} after {before}")
+            wrong.append(f"{sender}: {number} after {before}")
         if errors.get(number) == "NoSocket":
-            wrong.append(f"{speaker}: {number} is heard, and nobody was there")
+            wrong.append(f"{sender}: {number} was received although NoSocket was raised")
         missing = [n for n in range(before + 1, number) if n not in errors]
         if not missing or phase not in phases:
             continue
-        text = f"{speaker}: {missing} are missing, phase {phase}"
-        gaps = [gap for at, gap in told if at > since and gap.covers(speaker)]
-        if speaker.node == own:
+        text = f"{sender}: {missing} are missing, phase {phase}"
+        gaps = [gap for at, gap in reported if at > since and gap.covers(sender)]
+        if sender.node == own:
             wrong.append(f"{text}: in its own process")
         elif not gaps:
-            wrong.append(f"{text}, and no gap was told")
+            wrong.append(f"{text}, and no gap was reported")
         elif all(gap.missed is not None for gap in gaps):
-            for topic in speaker.topics:
-                uncounted[speaker.node, topic] += len(missing)
+            for topic in sender.topics:
+                uncounted[sender.node, topic] += len(missing)
     for (node, topic), count in uncounted.items():
-        found = sum(gap.missed or 0 for _, gap in told if (gap.node, gap.topic) == (node, topic))
+        found = sum(
+            gap.missed or 0 for _, gap in reported if (gap.node, gap.topic) == (node, topic)
+        )
         if found < count:
-            wrong.append(f"{count} of {node} are missing on {topic}, and told were {found}")
+            wrong.append(f"{count} of {node} are missing on {topic}, but {found} were reported")
     return wrong
 
 
 class Member:
-    """A process of the cluster, and the client that listens there."""
+    """A process of the cluster and the client connected to it."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.server = ServerProcess(PROGRAM, folder, {"BACKPLANE": url})
         self._listening: Any = None
-        #: What ended the client's connection, if anything did.
+        #: Exception that ended the client's connection.
         self._end: BaseException | None = None
 
-    def listen(self, known: Collection[Speaker]) -> None:
-        """Connect the client, and let the process speak."""
-        #: What came, in order; and of that, the gaps.
-        self.stream: list[Heard | Gap] = []
+    def listen(self, known: Collection[Sender]) -> None:
+        """Connect the client and subscribe it to the channels."""
+        #: Messages and gaps in the order received; and the gaps alone.
+        self.stream: list[Received | Gap] = []
         self.gaps: list[Gap] = []
-        #: Who spoke already when it began.
+        #: Senders that were active before the client connected.
         self.known = set(known)
-        self._last: dict[Speaker, int] = {}
-        self._spoken = 0
-        self._moved = gevent.event.Event()
-        self.order("say(clients.backplane._numbering.node)")
+        self._last: dict[Sender, int] = {}
+        self._own_messages = 0
+        self._received = gevent.event.Event()
+        self.send_line("say(registry.backplane._sequence.node)")
         self.node = self.server.process.next_line()
-        self.done()
+        self.wait_done()
         self.client = raw.WebSocket(self.server.port)
         raw.OPENED.remove(self.client.sock)  # it outlives a test
         self.client.connect()
         for channel in CHANNELS:
-            # What is said already comes in between.
+            # Messages arrive before the acknowledgement.
             self.client.emit("__subscribe__", channel, ack=7)
             while not self._take().startswith("437"):
                 pass
         self._listening = gevent.spawn(self._listen)
-        self._listening.link(lambda ended: self._moved.set())
+        self._listening.link(lambda ended: self._received.set())
 
     def begin(self) -> None:
-        """Let the process speak."""
+        """Start sending messages."""
         self.client.emit("begin")
 
-    def order(self, line: str) -> None:
-        """Let the process run a line of Python; `done` waits for it."""
+    def send_line(self, line: str) -> None:
+        """Send a line of Python to the process; `wait_done` waits for its execution."""
         self.server.process.say(line)
 
-    def done(self) -> None:
-        """Wait until an order is carried out."""
+    def wait_done(self) -> None:
+        """Wait until the process has executed a line."""
         self.server.process.wait_for("DONE")
 
-    def do(self, line: str) -> None:
-        """Order, and wait."""
-        self.order(line)
-        self.done()
+    def execute(self, line: str) -> None:
+        """Execute a line of Python in the process, and wait."""
+        self.send_line(line)
+        self.wait_done()
 
-    def ask(self, expression: str) -> Any:
-        """The value of an expression there."""
-        self.order(f"say(__import__('json').dumps({expression}))")
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of an expression in the process."""
+        self.send_line(f"say(__import__('json').dumps({expression}))")
         value = json.loads(self.server.process.next_line())
-        self.done()
+        self.wait_done()
         return value
 
     def until(self, condition: Callable[[], Any]) -> None:
-        """Wait until something is so that changes with what is heard."""
+        """Wait until a condition on the received messages is true."""
         while not condition():
-            self._moved.clear()
-            # Whoever hears nothing any more is a fault of its own, and nothing to wait for.
+            self._received.clear()
+            # A closed client would wait without end.
             assert not self._listening.dead, f"{self.node}: its client was closed, {self._end!r}"
-            self._moved.wait()
+            self._received.wait()
 
-    def until_heard(self, speakers: Collection[Speaker], phase: int) -> None:
-        """Wait until each of these was heard in that phase."""
-        self.until(lambda: all(self._last.get(speaker, -1) >= phase for speaker in speakers))
+    def wait_for_messages(self, senders: Collection[Sender], phase: int) -> None:
+        """Wait until messages of these senders were received in that phase or later."""
+        self.until(lambda: all(self._last.get(sender, -1) >= phase for sender in senders))
 
-    def until_gap(self, phase: int, outage: bool = True) -> None:
-        """Wait until a gap is told since that phase: of an outage, or of a number."""
+    def wait_for_gap(self, phase: int, outage: bool = True) -> None:
+        """Wait for a gap since that phase: of an outage, or with a number."""
         self.until(
             lambda: any(gap.phase >= phase and (gap.missed is None) == outage for gap in self.gaps)
         )
 
-    def until_spoken(self, count: int = 10) -> None:
-        """Wait for so many more of its own messages: local delivery goes on."""
-        goal = self._spoken + count
-        self.until(lambda: self._spoken >= goal)
+    def wait_for_own_messages(self, count: int = 10) -> None:
+        """Wait for `count` more messages of its own process: local delivery continues."""
+        goal = self._own_messages + count
+        self.until(lambda: self._own_messages >= goal)
 
     def signal(self, number: int) -> None:
-        """Send the process a signal."""
+        """Send a signal to the process."""
         self.server.process.popen.send_signal(number)
 
-    def hang_up(self) -> None:
-        """The client goes."""
+    def disconnect(self) -> None:
+        """Disconnect the client."""
         if self._listening is not None:
             self._listening.kill()
             self.client.sock.close()
 
     def close(self) -> None:
-        """End."""
-        self.hang_up()
+        """Disconnect the client and kill the process."""
+        self.disconnect()
         self.signal(signal.SIGCONT)
         self.server.process.kill()
 
@@ -310,16 +312,16 @@ class Member:
                 self.stream.append(self.gaps[-1])
             else:
                 ((words, number, phase),) = args
-                speaker = Speaker(*words)
-                self.stream.append(Heard(phase, speaker, number))
-                self._last[speaker] = phase
-                self._spoken += speaker.node == self.node
-            self._moved.set()
+                sender = Sender(*words)
+                self.stream.append(Received(phase, sender, number))
+                self._last[sender] = phase
+                self._own_messages += sender.node == self.node
+            self._received.set()
         return packet
 
 
 class Cluster:
-    """Four members; the last one's way to Redis is a `Proxy`."""
+    """Four members; the last one is connected to Redis through a `Proxy`."""
 
     SIZE = 4
 
@@ -327,10 +329,10 @@ class Cluster:
         self.redis = redis.start()
         self.proxy = Proxy(redis.port)
         self.phase = 0
-        #: Whether it is as it was before the last trouble.
-        self.sound = True
+        #: Whether the cluster has recovered from the last disturbance.
+        self.intact = True
         self.members: list[Member] = []
-        self._said: dict[Speaker, dict[int, str]] = {}
+        self._failures: dict[Sender, dict[int, str]] = {}
         urls = [redis.url] * (self.SIZE - 1) + [f"redis://127.0.0.1:{self.proxy.port}"]
         try:
             for number, url in enumerate(urls):
@@ -342,78 +344,81 @@ class Cluster:
             raise
         for member in self.members:
             member.begin()
-        self.write_letters()
+        self.start_direct_messages()
 
     def close(self) -> None:
-        """End all of it."""
+        """Stop all processes."""
         for member in self.members:
             member.close()
         self.proxy.close()
         self.redis.stop()
 
-    def speakers(self, listener: Member | None = None) -> list[Speaker]:
-        """Whom one of them, or anybody, is to hear."""
-        speakers = [
-            Speaker(member.node, kind)
+    def senders(self, listener: Member | None = None) -> list[Sender]:
+        """Return the senders whose messages one member, or any member, receives."""
+        senders = [
+            Sender(member.node, kind)
             for member in self.members
             for kind in ("all", "room", "several")
         ]
-        for member, reader in self._correspondence():
+        for member, reader in self._direct_pairs():
             if listener in (None, reader):
-                speakers.append(Speaker(member.node, "letter", reader.client.id))
-        return speakers
+                senders.append(Sender(member.node, "direct", reader.client.id))
+        return senders
 
-    def write_letters(self) -> None:
-        """Each member writes to the client of the next one."""
-        for member, reader in self._correspondence():
-            member.do(f"write_to({reader.client.id!r})")
+    def start_direct_messages(self) -> None:
+        """Start direct messages of each member to the client of the next one."""
+        for member, reader in self._direct_pairs():
+            member.execute(f"send_directly_to({reader.client.id!r})")
 
     def next_phase(self, members: Sequence[Member] | None = None) -> int:
-        """Tell them, or some, that a phase begins."""
+        """Start a new phase in all members, or in some."""
         self.phase += 1
         for member in self.members if members is None else members:
-            member.do(f"phase = {self.phase}")
+            member.execute(f"phase = {self.phase}")
         return self.phase
 
     def settle(self) -> None:
-        """Wait until everybody hears everybody, what is said from now on."""
+        """Wait until all members receive messages of all others that were sent from now on."""
         phase = self.next_phase()
         for member in self.members:
-            member.until_heard(self.speakers(member), phase)
+            member.wait_for_messages(self.senders(member), phase)
 
     @contextlib.contextmanager
-    def trouble(self) -> Iterator[int]:
-        """Something is done to the cluster within; yields the phase. Afterwards comes the verdict.
+    def disturbance(self) -> Iterator[int]:
+        """Yield the phase of a failure that the body causes, and check all streams afterwards.
 
-        Before it nothing may be missing and no gap told.
+        Before the failure, no message may be missing and no gap reported.
         """
-        self.sound = False
+        self.intact = False
         self.settle()
-        calm = self.phase
+        before = self.phase
         phase = self.next_phase()
         members = {member.node: (member.stream, member.known) for member in self.members}
         yield phase
         self.settle()
-        # Who has heard so much has told its gap as well: it is told after the messages that were
-        # there with it, and before what somebody says who heard of this phase later.
+        # A client that has received these messages has received its gap, too: a gap is sent after
+        # the messages read with it, and before the messages that other members send in the next
+        # phase.
         self.settle()
         self._gather_failures()
         members |= {member.node: (member.stream, member.known) for member in self.members}
         wrong: list[str] = []
         for node, (stream, known) in members.items():
-            early = [item for item in stream if isinstance(item, Gap) and item.phase == calm]
-            wrong += [f"{node}: {gap} in the calm" for gap in early]
-            for phases in ([calm], range(phase, self.phase + 1)):
-                found = verdict(stream, phases, node, known, self._said)
+            early = [item for item in stream if isinstance(item, Gap) and item.phase == before]
+            wrong += [f"{node}: {gap} before the disturbance" for gap in early]
+            for phases in ([before], range(phase, self.phase + 1)):
+                found = verdict(stream, phases, node, known, self._failures)
                 wrong += [f"{node}: {text}" for text in found]
         assert not wrong, "\n".join(wrong[:20])
-        self.sound = True
+        self.intact = True
 
     def _gather_failures(self) -> None:
         for member in self.members:
-            for words, failures in member.ask("failed").items():
-                said = self._said.setdefault(Speaker(*words.split(" ")), {})
-                said.update({int(number): error for number, error in failures.items()})
+            for words, failures in member.evaluate("failed").items():
+                failures_of_sender = self._failures.setdefault(Sender(*words.split(" ")), {})
+                failures_of_sender.update(
+                    {int(number): error for number, error in failures.items()}
+                )
 
-    def _correspondence(self) -> list[tuple[Member, Member]]:
+    def _direct_pairs(self) -> list[tuple[Member, Member]]:
         return list(zip(self.members, self.members[1:] + self.members[:1], strict=True))

@@ -1,4 +1,4 @@
-"""A real nginx for the tests, with directives of the documentation."""
+"""nginx for tests: a real process with the directives of the documentation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Nginx", "free_port", "running_nginx"]
 
 
 class Nginx(NamedTuple):
-    """One that runs: its port for TLS, one without, and the certificate."""
+    """A running nginx: port with TLS, port without TLS, and the certificate."""
 
     port: int
     plain_port: int
@@ -34,9 +34,9 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_nginx(directives: str, servers: dict[str, int | Path], folder: Path) -> Iterator[Nginx]:
-    """Run nginx with these directives, of which only addresses and certificates are changed.
+    """Run nginx with these directives, after replacing addresses and certificates.
 
-    `servers` are the addresses in it, and the ports or Unix sockets of this machine that they mean.
+    `servers` maps the addresses in the directives to ports or Unix sockets on this machine.
     """
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:

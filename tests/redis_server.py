@@ -1,4 +1,4 @@
-"""A real Redis for the tests, on a port of its own, with nothing kept on disk."""
+"""Redis server for tests: a real process on a free port, without persistence."""
 
 from __future__ import annotations
 
@@ -11,31 +11,29 @@ import pytest
 
 from .servers import Process
 
-__all__ = ["RedisServer", "unhurried"]
+__all__ = ["RedisServer", "extend_redis_timeouts"]
 
-#: Seconds that are waited for Redis, a second otherwise: a busy machine is not what is tested.
-UNHURRIED = 20.0
+#: Seconds that calls wait for Redis in tests (default: 1), as a busy machine may be slow.
+LONG_TIMEOUT = 20.0
 
 
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this process wait for Redis as long as it takes."""
+def extend_redis_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Increase the timeouts of calls that wait for Redis in this process."""
     for where in (
         "backplane.redis.TIMEOUT",
         "backplane.subscriber.CONFIRM_TIMEOUT",
         "plugins.presence.tracker.TIMEOUT",
     ):
-        monkeypatch.setattr(f"webpy_socketio.{where}", UNHURRIED)
+        monkeypatch.setattr(f"webpy_socketio.{where}", LONG_TIMEOUT)
 
 
 class RedisServer:
-    """Runs from `start` on; keeps its port when it is started again."""
+    """Redis process; keeps its port after a restart."""
 
     def __init__(self, folder: Path) -> None:
         program = shutil.which("redis-server") or shutil.which("valkey-server")
         if program is None:
-            pytest.skip(
-                "there is no redis-server on this machine, and make test found none on PyPI"
-            )
+            pytest.skip("no redis-server on PATH")
         self.redis: Any = pytest.importorskip("redis", reason="the library redis is missing")
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
@@ -47,30 +45,30 @@ class RedisServer:
         self.process: Process | None = None
 
     def start(self) -> RedisServer:
-        """Start, and wait until it can be connected to."""
+        """Start it, and wait until it accepts connections."""
         self.process = Process(self._command, self._log)
         while "Ready to accept connections" not in self.process.next_line():
             pass
         return self
 
     def keep(self) -> None:
-        """From now on keep all data, whatever happens to it."""
+        """Restart it with persistence enabled."""
         self._command[self._command.index("--appendonly") + 1] = "yes"
         self._command += ["--appendfsync", "always"]
         self.stop()
         self.start()
 
     def stop(self) -> None:
-        """Kill it, as a machine that fails would."""
+        """Kill it without a shutdown."""
         if self.process is not None:
             self.process.kill()
             self.process = None
 
     def ask(self, *words: Any) -> Any:
-        """The answer to one command."""
+        """Execute one command and return the reply."""
         with self.redis.Redis(port=self.port) as client:
             return client.execute_command(*words)
 
     def topics(self) -> set[str]:
-        """What anybody listens to."""
+        """Return all topics that have subscribers."""
         return {name.decode() for name in self.ask("PUBSUB", "CHANNELS")}

@@ -1,4 +1,4 @@
-"""The admin plugin, as its protocol has it: who comes in, what they see, what they can do."""
+"""Admin plugin: login, reported state and commands, tested through its protocol."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from .conftest import Journal, Site, socket_of
 
 PLUGIN = "webpy_socketio.plugins.admin"
 PASSWORD = "open sesame"
-#: A cheap one: what it costs is not what is tested.
+#: Low cost: the hashing itself is not tested here.
 HASH = hash_password(PASSWORD, ln=4)
 SETTINGS: dict[str, Any] = {"plugins": [PLUGIN], "admin_username": "ann", "admin_password": HASH}
 CREDENTIALS = {"username": "ann", "password": PASSWORD}
@@ -52,7 +52,7 @@ Serve = Callable[..., Site]
 
 
 class Admin:
-    """What the UI is: a client of /admin, that keeps what it is told."""
+    """Client of /admin, like the UI, that stores the events it receives."""
 
     def __init__(self, site: Site, auth: Any = CREDENTIALS) -> None:
         self.client = raw.WebSocket(site.port, site.path)
@@ -70,42 +70,42 @@ class Admin:
         return event
 
     def until(self, *names: str) -> list[Any]:
-        """The next event of one of these names."""
+        """Wait for the next event with one of these names."""
         while True:
             event = self.next()
             if event[0] in names:
                 return event
 
     def command(self, *event: Any) -> tuple[dict[str, Any], list[list[Any]]]:
-        """Ask for something; returns the answer, and what was told before it came."""
+        """Send a command; return its acknowledgement and the events received before it."""
         self.client.send("42/admin,7" + json.dumps(event))
-        told = []
+        received = []
         while True:
             packet = self.client.receive()
             assert isinstance(packet, str)
             if packet.startswith("43/admin,7"):
-                return json.loads(packet[10:])[0], told
-            told.append(json.loads(packet[packet.index("[") :]))
+                return json.loads(packet[10:])[0], received
+            received.append(json.loads(packet[packet.index("[") :]))
 
-    def told(self) -> list[list[Any]]:
-        """What was told until now; statistics come when they want."""
+    def received(self) -> list[list[Any]]:
+        """Return the events received until now, without statistics."""
         return [event for event in self.command("barrier")[1] if event[0] != "server_stats"]
 
 
 @pytest.fixture
-def house(serve: Serve) -> Callable[..., Site]:
-    """A server with the plugin."""
+def serve_admin(serve: Serve) -> Callable[..., Site]:
+    """Return a function that starts a server with the plugin."""
     return lambda **more: serve(**{**SETTINGS, **more})
 
 
 @pytest.fixture
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statistics come so often that a test may wait for them."""
+def short_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the interval of statistics, so that tests can wait for them."""
     monkeypatch.setattr(reporter, "INTERVAL", 0.02)
 
 
-def come_in(site: Site, auth: Any = CREDENTIALS) -> tuple[Admin, list[Any]]:
-    """An admin, and the sockets that are there."""
+def log_in(site: Site, auth: Any = CREDENTIALS) -> tuple[Admin, list[Any]]:
+    """Connect an admin; return it and the list of sockets."""
     one = Admin(site, auth)
     return one, one.until("all_sockets")[1]
 
@@ -117,18 +117,18 @@ def without_times(events: list[list[Any]]) -> list[list[Any]]:
     ]
 
 
-class TestStart:
+class TestCredentials:
     @pytest.mark.parametrize("missing", ["admin_username", "admin_password"])
-    def test_there_is_none_without_credentials(self, missing: str, serve: Serve) -> None:
+    def test_server_without_credentials_does_not_start(self, missing: str, serve: Serve) -> None:
         with pytest.raises(SettingsError, match="SOCKETIO_ADMIN_PASSWORD") as caught:
             serve(**{**SETTINGS, missing: None})
         assert "hash_password" in str(caught.value)
 
-    def test_the_remedy_works(self, serve: Serve) -> None:
+    def test_command_in_the_error_prints_a_valid_hash(self, serve: Serve) -> None:
         with pytest.raises(SettingsError) as caught:
             serve(plugins=[PLUGIN])
         (code,) = re.findall(r'python -c "(.*)"', str(caught.value))
-        # Without a terminal getpass takes the password from the input, and warns.
+        # Without a terminal, getpass reads the password from stdin and prints a warning.
         program = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code],
             input=f"{PASSWORD}\n",
@@ -139,7 +139,7 @@ class TestStart:
             start_new_session=True,
         )
         made = program.stdout.strip().rpartition("Password: ")[2]
-        one, _ = come_in(serve(**{**SETTINGS, "admin_password": made}))
+        one, _ = log_in(serve(**{**SETTINGS, "admin_password": made}))
         assert one.refusal is None
 
     @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ class TestStart:
         [PASSWORD, "$2b$10$heqvAkYMez.Va6Et2uXInO", HASH + "$", 7],
         ids=["password", "bcrypt", "trailing character", "number"],
     )
-    def test_a_password_that_is_no_hash_is_refused_and_not_shown(
+    def test_plain_password_in_the_setting_is_rejected_and_hidden(
         self, value: Any, serve: Serve
     ) -> None:
         with pytest.raises(SettingsError, match="hash_password") as caught:
@@ -155,26 +155,28 @@ class TestStart:
         assert str(value) not in str(caught.value)
 
     @pytest.mark.parametrize("ln", [0, 18, 40])
-    def test_a_hash_that_would_take_for_ever_is_refused(self, ln: int, serve: Serve) -> None:
+    def test_hash_with_excessive_cost_is_rejected(self, ln: int, serve: Serve) -> None:
         with pytest.raises(SettingsError, match="hash_password"):
             serve(**{**SETTINGS, "admin_password": HASH.replace("ln=4", f"ln={ln}")})
 
     @pytest.mark.parametrize("password", ["", "x" * 1025, None])
-    def test_a_password_has_a_length(self, password: Any) -> None:
+    def test_hash_password_of_invalid_length_raises_settings_error(self, password: Any) -> None:
         with pytest.raises(SettingsError, match="1 to 1024"):
             hash_password(password)
 
-    def test_a_namespace_of_yours_is_not_taken(self, house: Serve) -> None:
-        with pytest.raises(ConfigurationError, match="SOCKETIO_NAMESPACES"):
-            house(namespaces=["/", "/admin"])
-
-    def test_a_server_that_does_not_name_it_has_no_such_namespace(
-        self, house: Serve, serve: Serve
+    def test_admin_namespace_of_the_application_raises_settings_error(
+        self, serve_admin: Serve
     ) -> None:
-        house()
+        with pytest.raises(ConfigurationError, match="SOCKETIO_NAMESPACES"):
+            serve_admin(namespaces=["/", "/admin"])
+
+    def test_server_without_the_plugin_rejects_the_admin_namespace(
+        self, serve_admin: Serve, serve: Serve
+    ) -> None:
+        serve_admin()
         assert Admin(serve()).refusal == "Invalid namespace"
 
-    def test_it_is_not_among_the_default_plugins(self) -> None:
+    def test_admin_is_not_a_default_plugin(self) -> None:
         server = SocketIOServer(
             ("127.0.0.1", 0), web.application((), {}, autoreload=False).wsgifunc()
         )
@@ -182,24 +184,24 @@ class TestStart:
 
 
 class TestPasswords:
-    def test_a_hash_is_salted_and_fits_its_password_only(self) -> None:
+    def test_hash_is_salted_and_verifies_its_password_only(self) -> None:
         one, two = hash_password(PASSWORD, ln=4), hash_password(PASSWORD, ln=4)
         assert one != two
         assert PASSWORD not in one
         for text in (one, two):
-            assert PasswordHash.parse(text).fits(PASSWORD)
-            assert not PasswordHash.parse(text).fits(PASSWORD + " ")
+            assert PasswordHash.parse(text).verify(PASSWORD)
+            assert not PasswordHash.parse(text).verify(PASSWORD + " ")
 
-    def test_by_default_it_costs_what_is_advised(self) -> None:
-        # OWASP, Password Storage Cheat Sheet: N=2**14 (16 MiB), r=8, p=5.
+    def test_hash_password_default_cost_follows_owasp(self) -> None:
+        # OWASP Password Storage Cheat Sheet: N=2**14 (16 MiB), r=8, p=5.
         made = PasswordHash.parse(hash_password(PASSWORD))
         assert (made.ln, made.r, made.p, len(made.salt)) == (14, 8, 5, 16)
-        assert made.fits(PASSWORD)
+        assert made.verify(PASSWORD)
 
 
 class TestLogin:
-    def test_with_username_and_password(self, house: Serve) -> None:
-        one = Admin(house())
+    def test_login_with_username_and_password_is_accepted(self, serve_admin: Serve) -> None:
+        one = Admin(serve_admin())
         assert one.next()[0] == "session"
         assert one.next() == [
             "config",
@@ -227,143 +229,146 @@ class TestLogin:
             {"sessionId": "x" * 32},
         ],
     )
-    def test_with_nothing_else(self, auth: Any, house: Serve) -> None:
-        site = house()
+    def test_login_with_other_credentials_is_rejected(self, auth: Any, serve_admin: Serve) -> None:
+        site = serve_admin()
         one = Admin(site, auth)
         assert one.refusal == "invalid credentials"
-        # Nor can it do anything: a packet for a namespace it is not in ends it.
+        # Packets for a namespace that the client has not joined close the connection.
         one.client.send('42/admin,7["_disconnect","/",false]')
         with pytest.raises(raw.Closed):
             one.client.receive()
 
-    def test_a_session_id_spares_the_password(self, house: Serve) -> None:
-        site = house()
+    def test_login_with_session_id_needs_no_password(self, serve_admin: Serve) -> None:
+        site = serve_admin()
         session = Admin(site).next()[1]
         again = Admin(site, {"sessionId": session})
         assert again.refusal is None
-        assert again.next()[0] == "config"  # and not another session
+        assert again.next()[0] == "config"  # no new session
 
-    def test_a_session_is_one_servers(self, house: Serve) -> None:
-        session = Admin(house()).next()[1]
-        other = house(admin_password=hash_password("another", ln=4))
+    def test_session_id_of_another_server_is_rejected(self, serve_admin: Serve) -> None:
+        session = Admin(serve_admin()).next()[1]
+        other = serve_admin(admin_password=hash_password("another", ln=4))
         assert Admin(other, {"sessionId": session}).refusal == "invalid credentials"
 
-    def test_a_password_is_tried_a_few_times(self, house: Serve) -> None:
-        site = house()
+    def test_login_after_several_failures_is_rejected(self, serve_admin: Serve) -> None:
+        site = serve_admin()
         session = Admin(site).next()[1]
         wrong = {**CREDENTIALS, "password": "open barley"}
-        for _ in range(auth.TRIES_OF_ONE):
+        for _ in range(auth.MAX_FAILURES_PER_ADDRESS):
             assert Admin(site, wrong).refusal == "invalid credentials"
-        for attempt in (wrong, CREDENTIALS):  # the right one too: or it could be told apart
-            assert Admin(site, attempt).refusal == "too many failed tries: wait 60 seconds"
+        # The correct password is rejected as well: otherwise it could be guessed further.
+        for attempt in (wrong, CREDENTIALS):
+            assert Admin(site, attempt).refusal == "too many failed logins: try again in 60 seconds"
         assert Admin(site, {"sessionId": session}).refusal is None
 
-    def test_many_at_once_are_as_many_as_one_by_one(
-        self, house: Serve, monkeypatch: pytest.MonkeyPatch
+    def test_simultaneous_logins_are_limited_like_sequential_ones(
+        self, serve_admin: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """And cost as much: one at a time, in a thread, and only those that are not too many."""
+        """Logins are checked one at a time in a thread, and not at all above the limit."""
         looks: list[tuple[int, int]] = []
         looking: list[int] = []
-        fits = PasswordHash.fits
+        verify = PasswordHash.verify
 
         def look(self: PasswordHash, password: str) -> bool:
             looking.append(1)
-            sleep(0.01)  # the thread's own: others would begin meanwhile
+            sleep(0.01)  # blocks the thread only: other logins would start meanwhile
             looks.append((ident(), len(looking)))
             looking.pop()
-            return fits(self, password)
+            return verify(self, password)
 
         ident = monkey.get_original("_thread", "get_ident")
         sleep = monkey.get_original("time", "sleep")
-        monkeypatch.setattr(PasswordHash, "fits", look)
-        site = house()
+        monkeypatch.setattr(PasswordHash, "verify", look)
+        site = serve_admin()
         wrong = {**CREDENTIALS, "password": "open barley"}
         greenlets = [gevent.spawn(lambda: Admin(site, wrong).refusal) for _ in range(30)]
         refusals = [greenlet.get() for greenlet in greenlets]
-        assert refusals.count("invalid credentials") == auth.TRIES_OF_ONE
-        assert len(looks) == auth.TRIES_OF_ONE
+        assert refusals.count("invalid credentials") == auth.MAX_FAILURES_PER_ADDRESS
+        assert len(looks) == auth.MAX_FAILURES_PER_ADDRESS
         assert ident() not in {thread for thread, _ in looks}
         assert {beside for _, beside in looks} == {1}
 
-    def test_the_right_password_and_none_at_all_are_not_counted(self, house: Serve) -> None:
-        site = house()
-        for _ in range(auth.TRIES_OF_ONE + 1):
+    def test_correct_or_missing_password_is_not_counted_as_failure(
+        self, serve_admin: Serve
+    ) -> None:
+        site = serve_admin()
+        for _ in range(auth.MAX_FAILURES_PER_ADDRESS + 1):
             assert Admin(site).refusal is None
             assert Admin(site, {"sessionId": "old"}).refusal == "invalid credentials"
 
-    def test_the_password_is_neither_kept_nor_logged(
-        self, house: Serve, caplog: pytest.LogCaptureFixture
+    def test_password_is_neither_stored_nor_logged(
+        self, serve_admin: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG, "webpy_socketio")
-        site = house()
-        one, _ = come_in(site)
+        site = serve_admin()
+        one, _ = log_in(site)
         Admin(site, {**CREDENTIALS, "password": "open barley"})
         one.command("emit", "/", None, "secret news", "open rye")
         for session in site.server.engine.sessions.values():
             for connection in session.data._connections.values():
                 assert connection.auth is None
-        assert "was not let in" in caplog.text
+        assert "was rejected" in caplog.text
         for word in (PASSWORD, "open barley", "open rye", HASH):
             assert word not in caplog.text
         assert HASH not in repr(site.server.settings)
 
-    def test_a_page_of_another_origin_is_let_in_only_if_it_is_named(self, house: Serve) -> None:
+    def test_login_from_another_origin_requires_an_allowed_origin(self, serve_admin: Serve) -> None:
         def status(site: Site) -> int:
             return raw.WebSocket(
                 site.port, headers={"Origin": "https://admin.example"}, handshake=False
             ).status
 
-        assert status(house()) == 403
-        assert status(house(allowed_origins=["https://admin.example"])) == 101
+        assert status(serve_admin()) == 403
+        assert status(serve_admin(allowed_origins=["https://admin.example"])) == 101
 
 
-class TestTries:
-    def test_of_one_address_a_few_in_a_minute(self) -> None:
-        tries = auth.LoginThrottle()
-        for second in range(auth.TRIES_OF_ONE):
-            tries.begin("192.0.2.1", second)
+class TestLoginThrottle:
+    def test_throttle_limits_failures_of_one_address(self) -> None:
+        throttle = auth.LoginThrottle()
+        for second in range(auth.MAX_FAILURES_PER_ADDRESS):
+            throttle.begin("192.0.2.1", second)
         with pytest.raises(Refused, match="too many"):
-            tries.begin("192.0.2.1", 59)
-        tries.begin("192.0.2.2", 59)
-        tries.begin("192.0.2.1", 60)  # the first of them is a minute old
+            throttle.begin("192.0.2.1", 59)
+        throttle.begin("192.0.2.2", 59)
+        throttle.begin("192.0.2.1", 60)  # the first failure has expired
 
-    def test_of_all_addresses_together_not_many(self) -> None:
-        tries = auth.LoginThrottle()
-        for number in range(auth.TRIES_OF_ALL):
-            tries.begin(f"192.0.2.{number}", 0)
+    def test_throttle_limits_failures_of_all_addresses(self) -> None:
+        throttle = auth.LoginThrottle()
+        for number in range(auth.MAX_FAILURES):
+            throttle.begin(f"192.0.2.{number}", 0)
         with pytest.raises(Refused, match="too many"):
-            tries.begin("192.0.2.99", 1)
+            throttle.begin("192.0.2.99", 1)
 
-    def test_a_right_one_leaves_nothing_behind(self) -> None:
-        tries = auth.LoginThrottle()
-        for _ in range(3 * auth.TRIES_OF_ALL):
-            tries.forgive(tries.begin("192.0.2.1", 0))
+    def test_throttle_remove_discards_a_successful_login(self) -> None:
+        throttle = auth.LoginThrottle()
+        for _ in range(3 * auth.MAX_FAILURES):
+            throttle.remove(throttle.begin("192.0.2.1", 0))
 
 
 class TestSessions:
-    def test_one_is_good_for_a_day(self) -> None:
+    def test_session_id_expires_after_a_day(self) -> None:
         sessions = auth.Sessions()
         one = sessions.issue(0)
-        assert sessions.knows(one, auth.SESSION_SECONDS - 1)
-        assert not sessions.knows(one, auth.SESSION_SECONDS)
+        assert sessions.is_valid(one, auth.SESSION_SECONDS - 1)
+        assert not sessions.is_valid(one, auth.SESSION_SECONDS)
         assert not len(sessions)
 
-    def test_there_are_not_too_many_and_the_oldest_goes(self) -> None:
+    def test_session_beyond_the_limit_replaces_the_oldest(self) -> None:
         sessions = auth.Sessions()
         issued = [sessions.issue(0) for _ in range(auth.MAX_SESSIONS + 1)]
         assert len(sessions) == auth.MAX_SESSIONS
-        assert not sessions.knows(issued[0], 1)
-        assert sessions.knows(issued[-1], 1)
+        assert not sessions.is_valid(issued[0], 1)
+        assert sessions.is_valid(issued[-1], 1)
 
 
-class TestSeen:
-    def test_who_is_there_already(self, house: Serve) -> None:
-        site = house(namespaces=["/", "/chat"])
+class TestReports:
+    def test_connected_sockets_are_listed(self, serve_admin: Serve) -> None:
+        site = serve_admin(namespaces=["/", "/chat"])
         client = site.connect(User_Agent="Test/1")
         client.call("__subscribe__", "room-1")
         polling = site.polling()
         polling.connect()
-        _, (first, second) = come_in(site)
+        _, (first, second) = log_in(site)
         assert first["id"] == client.id
         assert (first["nsp"], first["transport"], first["rooms"]) == ("/", "websocket", ["room-1"])
         assert first["handshake"]["address"] == "127.0.0.1"
@@ -373,29 +378,29 @@ class TestSeen:
         assert first["clientId"] != second["clientId"]
         assert first["handshake"]["issued"] <= second["handshake"]["issued"]
 
-    def test_the_sockets_of_a_client_have_one_name_that_is_not_its_secret(
-        self, house: Serve
+    def test_sockets_of_a_client_share_a_client_id_that_is_not_the_session_id(
+        self, serve_admin: Serve
     ) -> None:
-        site = house(namespaces=["/", "/chat"])
+        site = serve_admin(namespaces=["/", "/chat"])
         client = site.connect()
         client.connect(namespace="/chat,")
-        _, (first, second) = come_in(site)
+        _, (first, second) = log_in(site)
         assert first["clientId"] == second["clientId"]
         assert client.open["sid"] not in json.dumps([first, second])
         assert first["clientId"] not in client.open["sid"]
 
-    def test_who_comes_joins_leaves_and_goes(self, house: Serve) -> None:
-        site = house()
+    def test_connects_joins_leaves_and_disconnects_are_reported(self, serve_admin: Serve) -> None:
+        site = serve_admin()
         site.connect()
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         client = site.connect()
         client.call("__subscribe__", "room-1")
         client.call("__subscribe__", "room-2")
         client.call("__unsubscribe__", "room-1")
         client.send("41")
-        connected, *rest = one.told()
+        connected, *rest = one.received()
         while len(rest) < 5:
-            rest += one.told()
+            rest += one.received()
         assert connected[:1] == ["socket_connected"]
         assert (connected[1]["id"], connected[1]["rooms"]) == (client.id, [])
         assert without_times(rest) == [
@@ -406,27 +411,27 @@ class TestSeen:
             ["room_left", "/", "room-2", client.id],
         ]
 
-    def test_the_first_one_brings_a_list(self, house: Serve) -> None:
-        """The UI chooses the namespace it shows when it is given a list that is not empty."""
-        site = house()
-        one, nobody = come_in(site)
-        assert nobody == []
+    def test_first_socket_is_reported_with_a_list(self, serve_admin: Serve) -> None:
+        """The UI selects a namespace when it receives the first list that is not empty."""
+        site = serve_admin()
+        one, listed = log_in(site)
+        assert listed == []
         client = site.connect()
         assert one.next()[0:2] == ["all_sockets", [one.until("socket_connected")[1]]]
         client.barrier()
 
-    def test_what_they_send_and_are_sent(self, house: Serve) -> None:
+    def test_received_and_sent_events_are_reported(self, serve_admin: Serve) -> None:
         @on_message
         def answer(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.send("to you")
             socket.send_and_broadcast_channel("to the room", "room-1")
             socket.emit("bytes", b"\0\1")
 
-        site = house()
+        site = serve_admin()
         client, other = site.connect(), site.connect()
         for member in (client, other):
             member.call("__subscribe__", "room-1")
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         client.emit("message", {"text": "hi"}, b"".decode())
         client.emit("__channel__", "room-1", "addressed")
         client.emit("custom")
@@ -434,60 +439,64 @@ class TestSeen:
         client.emit("__unsubscribe__", "barrier", ack=9)
         while not str(client.receive()).startswith("439"):
             pass
-        told = without_times(one.told())
-        sent = [event for event in told if event[0] == "event_sent"][:4]
+        received = without_times(one.received())
+        sent = [event for event in received if event[0] == "event_sent"][:4]
         assert [event[2:] for event in sent] == [
             [client.id, ["message", "to you"]],
             [client.id, ["message", "to the room"]],
             [other.id, ["message", "to the room"]],
             [client.id, ["bytes", "(bytes)"]],
         ]
-        assert [event[2:] for event in told if event[0] == "event_received"] == [
+        assert [event[2:] for event in received if event[0] == "event_received"] == [
             [client.id, ["message", {"text": "hi"}, ""]],
             [client.id, ["__channel__", "room-1", "addressed"]],
             [client.id, ["custom"]],
             [client.id, ["barrier"]],
         ]
 
-    def test_what_goes_out_of_band_and_by_call(self, house: Serve) -> None:
-        site = house()
+    def test_events_sent_by_module_functions_and_calls_are_reported(
+        self, serve_admin: Serve
+    ) -> None:
+        site = serve_admin()
         client = site.connect()
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         broadcast("news")
         caller = gevent.spawn(socket_of(client).call, "question", 1)
         assert client.event() == ["message", "news"]
         question = client.receive()
         client.send("43" + str(question)[2:3] + '["answer"]')
         assert caller.get() == "answer"
-        assert without_times(one.told()) == [
+        assert without_times(one.received()) == [
             ["event_sent", "/", client.id, ["message", "news"]],
             ["event_sent", "/", client.id, ["question", 1]],
         ]
 
-    def test_what_a_handler_sends_to_a_new_one(self, house: Serve) -> None:
-        """Handlers run before the plugin's receivers: the socket is told first all the same."""
+    def test_event_sent_by_a_connect_handler_is_reported_after_its_socket(
+        self, serve_admin: Serve
+    ) -> None:
+        """Handlers run before the plugin's receivers, but the socket must be reported first."""
 
         @on_connect
         def hello(request: Any, socket: Any, context: Any) -> None:
             socket.subscribe("room-1")
             socket.send("hello")
 
-        site = house()
-        one, _ = come_in(site)
+        site = serve_admin()
+        one, _ = log_in(site)
         client = site.connect()
         client.event()
         client.emit_and_wait("barrier")
-        told = without_times(one.told())
-        assert [event[0] for event in told] == [
+        received = without_times(one.received())
+        assert [event[0] for event in received] == [
             *("all_sockets", "socket_connected", "event_sent", "event_received"),
         ]
-        assert told[1][1]["rooms"] == ["room-1"]
+        assert received[1][1]["rooms"] == ["room-1"]
 
-    def test_an_upgrade(self, house: Serve, often: None) -> None:
-        site = house()
+    def test_upgrade_is_reported(self, serve_admin: Serve, short_interval: None) -> None:
+        site = serve_admin()
         polling = site.polling()
         polling.connect()
-        one, (described,) = come_in(site)
+        one, (described,) = log_in(site)
         upgrade = raw.WebSocket(
             site.port, site.path, f"EIO=4&transport=websocket&sid={polling.sid}"
         )
@@ -498,8 +507,10 @@ class TestSeen:
         change = {"id": described["id"], "nsp": "/", "transport": "websocket"}
         assert one.until("socket_updated") == ["socket_updated", change]
 
-    def test_statistics(self, house: Serve, often: None) -> None:
-        site = house(namespaces=["/", "/chat", "/empty"])
+    def test_statistics_contain_clients_and_counters(
+        self, serve_admin: Serve, short_interval: None
+    ) -> None:
+        site = serve_admin(namespaces=["/", "/chat", "/empty"])
         client = site.connect()
         client.connect(namespace="/chat,")
         site.polling().connect()
@@ -528,8 +539,10 @@ class TestSeen:
         assert counts["bytesIn"] >= len('["message","12345"]')
         assert counts["bytesOut"] >= 3 * len('42["message","67890"]')
 
-    def test_in_production_nothing_but_statistics(self, house: Serve, often: None) -> None:
-        site = house(admin_mode="production")
+    def test_production_mode_reports_statistics_only(
+        self, serve_admin: Serve, short_interval: None
+    ) -> None:
+        site = serve_admin(admin_mode="production")
         one = Admin(site)
         client = site.connect()
         client.call("__subscribe__", "room-1")
@@ -540,26 +553,26 @@ class TestSeen:
         assert names[:2] == ["session", "config"]
         assert set(names[2:]) == {"server_stats"}
 
-    def test_the_second_admin_sees_the_same(self, house: Serve) -> None:
-        site = house()
+    def test_second_admin_receives_the_same_reports(self, serve_admin: Serve) -> None:
+        site = serve_admin()
         client = site.connect()
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         client.call("__subscribe__", "room-1")
         client.emit_and_wait("message", "counted")
         two = Admin(site)
-        # What was counted so far is told to both, at the next turn.
+        # The next statistics contain the counters and are sent to both.
         assert two.until("server_stats")[1]["aggregatedEvents"] == []
         (described,) = two.until("all_sockets")[1]
         assert described["rooms"] == ["room-1"]
         client.call("__subscribe__", "room-2")
         joined = ["room_joined", "/", "room-2", client.id]
-        assert without_times(two.told()) == [joined]
-        assert joined in without_times(one.told())
+        assert without_times(two.received()) == [joined]
+        assert joined in without_times(one.received())
 
 
 class TestSecrets:
-    def test_of_a_handshake_only_what_is_harmless_is_shown(self, house: Serve) -> None:
-        site = house()
+    def test_handshake_shows_allowed_headers_only(self, serve_admin: Serve) -> None:
+        site = serve_admin()
         client = raw.WebSocket(
             site.port,
             site.path,
@@ -575,21 +588,21 @@ class TestSecrets:
         client.connect('{"token":"hidden-7"}')
         context = socket_of(client).context
         context["password"] = "hidden-8"
-        _, (described,) = come_in(site)
+        _, (described,) = log_in(site)
         assert "hidden-" not in json.dumps(described)
         assert described["handshake"]["query"]["token"] == "(hidden)"
 
-    def test_of_messages_not_what_is_called_a_secret(self, house: Serve) -> None:
-        site = house()
+    def test_values_with_secret_names_are_hidden(self, serve_admin: Serve) -> None:
+        site = serve_admin()
         client = site.connect()
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         data = {"user": {"Password": "hidden-1", "author": "Ann", "tokens": ["hidden-2"]}}
         client.emit("login", data, [{"api_key": "hidden-3"}])
         client.emit("set_password", "hidden-4", {"text": "hidden-5"})
         client.emit_and_wait("barrier")
-        told = without_times(one.told())
-        assert "hidden-" not in json.dumps(told)
-        assert [event[3] for event in told[:2]] == [
+        received = without_times(one.received())
+        assert "hidden-" not in json.dumps(received)
+        assert [event[3] for event in received[:2]] == [
             [
                 "login",
                 {"user": {"Password": "(hidden)", "author": "Ann", "tokens": "(hidden)"}},
@@ -599,7 +612,7 @@ class TestSecrets:
         ]
 
 
-class TestBounds:
+class TestLimits:
     @pytest.mark.parametrize(
         "value",
         [
@@ -612,24 +625,24 @@ class TestBounds:
             {"x" * 10_000: 1},
         ],
     )
-    def test_an_event_is_cut(self, value: Any) -> None:
+    def test_long_event_is_cut(self, value: Any) -> None:
         text = json.dumps(serializers.describe_event("message", [value, value]))
         assert len(text) < 5000
 
-    def test_a_long_text_tells_its_length(self) -> None:
+    def test_cut_text_contains_its_length(self) -> None:
         assert serializers.describe_event("message", ["x" * 300]) == [
             "message",
             "x" * 200 + "... (300 characters)",
         ]
 
-    def test_so_many_events_and_the_rest_is_counted(
-        self, house: Serve, often: None, monkeypatch: pytest.MonkeyPatch
+    def test_events_beyond_the_limit_are_counted(
+        self, serve_admin: Serve, short_interval: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(reporter, "MAX_EVENTS", 3)
         monkeypatch.setattr(reporter, "INTERVAL", 0.5)
-        site = house()
+        site = serve_admin()
         client = site.connect()
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         total = 200
         for number in range(total):
             client.emit("message", number)
@@ -637,7 +650,7 @@ class TestBounds:
         seen = noted = 0
         while seen + noted < total + 1:
             event = one.until("event_received", "event_sent")
-            found = re.fullmatch(r"\((\d+) more events, which are not shown\)", event[3][0])
+            found = re.fullmatch(r"\((\d+) more events, not shown\)", event[3][0])
             if found:
                 noted += int(found[1])
             else:
@@ -645,25 +658,25 @@ class TestBounds:
         assert seen + noted == total + 1
         assert noted
 
-    def test_of_a_broadcast_some_recipients(
-        self, house: Serve, monkeypatch: pytest.MonkeyPatch
+    def test_broadcast_reports_some_recipients(
+        self, serve_admin: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(reporter, "MAX_RECIPIENTS", 2)
-        site = house()
+        site = serve_admin()
         for _ in range(5):
             site.connect()
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         broadcast("news")
-        assert [event[0] for event in one.told()] == ["event_sent"] * 2
+        assert [event[0] for event in one.received()] == ["event_sent"] * 2
 
-    def test_too_many_changes_become_a_list(
-        self, house: Serve, often: None, monkeypatch: pytest.MonkeyPatch
+    def test_changes_beyond_the_limit_are_sent_as_a_list(
+        self, serve_admin: Serve, short_interval: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(reporter, "MAX_CHANGES", 2)
         monkeypatch.setattr(reporter, "INTERVAL", 0.5)
-        site = house()
+        site = serve_admin()
         client = site.connect()
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         rooms = [f"room-{number}" for number in range(50)]
         for room in rooms:
             client.call("__subscribe__", room)
@@ -672,13 +685,13 @@ class TestBounds:
             if described["rooms"] == rooms:
                 break
 
-    def test_so_many_sockets_and_the_next_when_one_goes(
-        self, house: Serve, often: None, monkeypatch: pytest.MonkeyPatch
+    def test_sockets_beyond_the_limit_are_listed_after_a_disconnect(
+        self, serve_admin: Serve, short_interval: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(reporter, "MAX_SOCKETS", 2)
-        site = house()
+        site = serve_admin()
         clients = [site.connect() for _ in range(4)]
-        one, described = come_in(site)
+        one, described = log_in(site)
         assert [one["id"] for one in described] == [client.id for client in clients[:2]]
         clients[3].call("__subscribe__", "unseen")
         assert one.until("server_stats")[1]["clientsCount"] == 4
@@ -689,27 +702,27 @@ class TestBounds:
             if [one["id"] for one in event[1]] == [client.id for client in clients[1:3]]:
                 break
 
-    def test_the_list_fits_into_an_outbox(
-        self, house: Serve, monkeypatch: pytest.MonkeyPatch
+    def test_list_fits_into_an_outbox(
+        self, serve_admin: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        site = house(outbox_bytes=64 * 1024)
+        site = serve_admin(outbox_bytes=64 * 1024)
         clients = [site.connect() for _ in range(5)]
         for client in clients:
             for number in range(40):
                 client.call("__subscribe__", f"{number}".ljust(255, "x"))
-        one, described = come_in(site)
+        one, described = log_in(site)
         assert 1 <= len(described) < 5
-        assert one.told() == []
+        assert one.received() == []
 
 
-class TestConfined:
-    def test_nobody_else_hears_of_an_admin(self, house: Serve, stages: Journal) -> None:
+class TestSeparation:
+    def test_admin_connection_sends_no_signals(self, serve_admin: Serve, stages: Journal) -> None:
         @on_message
         def answer(request: Any, socket: Any, context: Any, message: Any) -> str:
             return "a handler"
 
-        site = house(plugins=["webpy_socketio.plugins.presence", PLUGIN])
-        one, _ = come_in(site)
+        site = serve_admin(plugins=["webpy_socketio.plugins.presence", PLUGIN])
+        one, _ = log_in(site)
         for event in (["message", "hi"], ["__subscribe__", "room"], ["__channel__", "room", 1]):
             assert one.command(*event)[0]["ok"] is False
         one.client.send("41/admin,")
@@ -720,9 +733,9 @@ class TestConfined:
         names = [name for name, _ in stages]
         assert names == ["connecting", "connect", "receiving", "message"]
 
-    def test_no_broadcast_reaches_one(self, house: Serve) -> None:
-        site = house()
-        one, _ = come_in(site)
+    def test_broadcasts_do_not_reach_admins(self, serve_admin: Serve) -> None:
+        site = serve_admin()
+        one, _ = log_in(site)
         assert sockets() == []
         for send in (
             lambda: broadcast("news"),
@@ -733,34 +746,34 @@ class TestConfined:
                 send()
         client = site.connect()
         socket_of(client).broadcast("news")
-        assert "message" not in [event[0] for event in one.told()]
+        assert "message" not in [event[0] for event in one.received()]
 
-    def test_a_failure_of_the_plugin_is_not_told(
-        self, house: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    def test_exception_in_the_plugin_is_logged_and_hidden_from_the_client(
+        self, serve_admin: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        site = house()
-        one, _ = come_in(site)
+        site = serve_admin()
+        one, _ = log_in(site)
 
         def fail(*args: Any) -> None:
             raise ValueError("the details")
 
-        monkeypatch.setattr("webpy_socketio.plugins.admin.commands.Commands.perform", fail)
+        monkeypatch.setattr("webpy_socketio.plugins.admin.commands.Commands.execute", fail)
         assert one.command("emit")[0] == {"error": "internal error"}
-        monkeypatch.setattr("webpy_socketio.plugins.admin.auth.Authenticator.open", fail)
+        monkeypatch.setattr("webpy_socketio.plugins.admin.auth.Authenticator.authenticate", fail)
         assert Admin(site).refusal == "not allowed"
         assert caplog.text.count("the plugin of the namespace /admin failed") == 2
 
         def deny(*args: Any) -> None:
             raise Refused("\ud800")
 
-        monkeypatch.setattr("webpy_socketio.plugins.admin.auth.Authenticator.open", deny)
+        monkeypatch.setattr("webpy_socketio.plugins.admin.auth.Authenticator.authenticate", deny)
         assert Admin(site).refusal == "not allowed"
 
 
 class TestCommands:
     @pytest.fixture
-    def open_house(self, house: Serve) -> Callable[..., Site]:
-        return lambda **more: house(admin_readonly=False, **more)
+    def serve_writable(self, serve_admin: Serve) -> Callable[..., Site]:
+        return lambda **more: serve_admin(admin_readonly=False, **more)
 
     @pytest.mark.parametrize(
         "command",
@@ -771,34 +784,34 @@ class TestCommands:
             ("_disconnect", "/", True),
         ],
     )
-    def test_none_is_done_unless_the_settings_say_so(
-        self, command: tuple[Any, ...], house: Serve
+    def test_readonly_server_rejects_commands(
+        self, command: tuple[Any, ...], serve_admin: Serve
     ) -> None:
-        site = house()
+        site = serve_admin()
         client = site.connect()
         client.call("__subscribe__", "room-1")
-        one, _ = come_in(site)
-        answer, told = one.command(*command)
+        one, _ = log_in(site)
+        answer, received = one.command(*command)
         assert answer["ok"] is False
         assert "SOCKETIO_ADMIN_READONLY" in answer["error"]
-        assert told == []
-        client.barrier()  # it got nothing before, and is there
+        assert received == []
+        client.barrier()  # it is connected and has received nothing
         assert socket_of(client).channels == ("room-1",)
 
-    def test_the_ui_is_told_which_there_are(self, open_house: Serve) -> None:
-        one = Admin(open_house())
+    def test_config_event_lists_supported_features(self, serve_writable: Serve) -> None:
+        one = Admin(serve_writable())
         assert one.until("config")[1]["supportedFeatures"] == [
             *("EMIT", "JOIN", "LEAVE", "DISCONNECT", "MJOIN", "MLEAVE", "MDISCONNECT"),
             *("AGGREGATED_EVENTS", "ALL_EVENTS"),
         ]
 
-    def test_emit(self, open_house: Serve) -> None:
-        site = open_house(namespaces=["/", "/chat"])
+    def test_emit_command_sends_to_socket_channel_or_namespace(self, serve_writable: Serve) -> None:
+        site = serve_writable(namespaces=["/", "/chat"])
         first, second = site.connect(), site.connect()
         first.call("__subscribe__", "room-1")
         elsewhere = raw.WebSocket(site.port, site.path)
         elsewhere.connect(namespace="/chat,")
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         for where, count in ((None, 2), ("room-1", 1), (second.id, 1)):
             answer, _ = one.command("emit", "/", where, "news", where, 7)
             assert answer == {"ok": True, "sockets": count}
@@ -807,13 +820,13 @@ class TestCommands:
         assert one.command("emit", "/chat", None, "news")[0] == {"ok": True, "sockets": 1}
         assert elsewhere.event() == ["news"]
 
-    def test_join_and_leave(self, open_house: Serve) -> None:
-        site = open_house()
+    def test_join_and_leave_commands_change_subscriptions(self, serve_writable: Serve) -> None:
+        site = serve_writable()
         first, second = site.connect(), site.connect()
-        one, _ = come_in(site)
-        answer, told = one.command("join", "/", "room-1", first.id)
+        one, _ = log_in(site)
+        answer, received = one.command("join", "/", "room-1", first.id)
         assert answer == {"ok": True, "sockets": 1}
-        assert without_times(told) == [["room_joined", "/", "room-1", first.id]]
+        assert without_times(received) == [["room_joined", "/", "room-1", first.id]]
         assert one.command("join", "/", "room-2")[0] == {"ok": True, "sockets": 2}
         assert one.command("join", "/", "room-3", "room-1")[0] == {"ok": True, "sockets": 1}
         assert socket_of(first).channels == ("room-1", "room-2", "room-3")
@@ -823,15 +836,15 @@ class TestCommands:
         assert socket_of(first).channels == ("room-1", "room-2")
         assert socket_of(second).channels == ()
 
-    def test_disconnect(self, open_house: Serve) -> None:
-        site = open_house(namespaces=["/", "/chat"])
+    def test_disconnect_command_disconnects_sockets_or_clients(self, serve_writable: Serve) -> None:
+        site = serve_writable(namespaces=["/", "/chat"])
         first, second, third = (site.connect() for _ in range(3))
         second.call("__subscribe__", "room-1")
         for client in (first, third):
             keep = client.id
             client.connect(namespace="/chat,")
             client.id = keep
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         assert one.command("_disconnect", "/", False, first.id)[0] == {"ok": True, "sockets": 1}
         assert first.receive() == "41"
         first.send('42/chat,7["__unsubscribe__","room"]')
@@ -841,8 +854,10 @@ class TestCommands:
         assert one.command("_disconnect", "/", True, third.id)[0] == {"ok": True, "sockets": 2}
         assert third.wait_closed() == 1000
 
-    def test_gates_hold(self, open_house: Serve) -> None:
-        site = open_house()
+    def test_join_command_rejected_by_a_gate_reports_the_reason(
+        self, serve_writable: Serve
+    ) -> None:
+        site = serve_writable()
         first, second = site.connect(), site.connect()
         staff = socket_of(second)
 
@@ -851,64 +866,67 @@ class TestCommands:
             if socket is not staff:
                 raise Refused("for staff only")
 
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         answer, _ = one.command("join", "/", "staff")
-        assert answer == {"ok": False, "error": "1 of 2 may not: for staff only"}
+        assert answer == {
+            "ok": False,
+            "error": "1 of 2 sockets rejected the change: for staff only",
+        }
         assert staff.channels == ("staff",)
         assert socket_of(first).channels == ()
 
     @pytest.mark.parametrize(
         ("command", "error"),
         [
-            (("nonsense",), "no such command"),
+            (("nonsense",), "unknown command"),
             (("join",), "arguments"),
             (("join", "/", "a", "b", "c", "d"), "arguments"),
-            (("join", "/nowhere", "room"), "no namespace"),
-            (("join", "/admin", "room"), "no namespace"),
-            (("join", ["/"], "room"), "no namespace"),
+            (("join", "/nowhere", "room"), "unknown namespace"),
+            (("join", "/admin", "room"), "unknown namespace"),
+            (("join", ["/"], "room"), "unknown namespace"),
             (("join", "/", 7), "text"),
             (("join", "/", ""), "1 to 255"),
-            (("join", "/", "room", {"a": 1}), "text"),
+            (("join", "/", "room", {"a": 1}), "must be a string"),
             (("emit", "/", None, "connect"), "connect"),
             (("emit", "/", None, 7), "name"),
-            (("emit", "/", "nobody-there", "news"), "no client"),
+            (("emit", "/", "unknown-target", "news"), "no client"),
         ],
     )
-    def test_a_mistake_is_told(
-        self, command: tuple[Any, ...], error: str, open_house: Serve
+    def test_invalid_command_is_acknowledged_with_its_error(
+        self, command: tuple[Any, ...], error: str, serve_writable: Serve
     ) -> None:
-        site = open_house()
+        site = serve_writable()
         client = site.connect()
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         answer, _ = one.command(*command)
         assert answer["ok"] is False
         assert error in answer["error"]
         client.barrier()
 
-    def test_a_channel_with_the_name_of_a_session_id_is_not_its_socket(
-        self, open_house: Serve
+    def test_channel_named_like_a_session_id_does_not_match_the_socket(
+        self, serve_writable: Serve
     ) -> None:
-        site = open_house()
+        site = serve_writable()
         victim, other = site.connect(), site.connect()
         other.call("__subscribe__", victim.id)
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         assert one.command("emit", "/", victim.id, "news")[0] == {"ok": True, "sockets": 1}
         assert victim.event() == ["news"]
         other.barrier()
 
-    def test_who_did_it_is_in_the_log(
-        self, open_house: Serve, caplog: pytest.LogCaptureFixture
+    def test_command_is_logged_with_the_address_of_the_admin(
+        self, serve_writable: Serve, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "webpy_socketio.admin")
-        site = open_house()
-        one, _ = come_in(site)
+        site = serve_writable()
+        one, _ = log_in(site)
         one.command("_disconnect", "/", False, "room\n1")
         one.command("_disconnect", "/nowhere", False)
         messages = [record.getMessage() for record in caplog.records]
         assert messages[-2] == (
             "an admin from 127.0.0.1: ['_disconnect', '/', False, 'room\\n1']: 0 sockets"
         )
-        assert messages[-1].endswith("was not done: there is no namespace '/nowhere'")
+        assert messages[-1].endswith("failed: unknown namespace '/nowhere'")
 
 
 def receivers() -> int:
@@ -916,14 +934,14 @@ def receivers() -> int:
 
 
 class TestCost:
-    def test_nothing_is_connected_while_nobody_watches(self, house: Serve) -> None:
-        site = house()
-        assert receivers() == 1  # when a client came
-        one, _ = come_in(site)
-        two, _ = come_in(site)
+    def test_receivers_are_disconnected_without_admins(self, serve_admin: Serve) -> None:
+        site = serve_admin()
+        assert receivers() == 1  # records when clients connect
+        one, _ = log_in(site)
+        two, _ = log_in(site)
         assert receivers() == 7
         one.client.close()
-        two.told()
+        two.received()
         two.client.vanish()
         while receivers() > 1:
             gevent.sleep(0.01)
@@ -931,12 +949,12 @@ class TestCost:
         assert receivers() == 0
 
     @pytest.mark.parametrize("end", ["close", "vanish", "leave", "stop"])
-    def test_an_admin_that_leaves_leaves_nothing(self, end: str, house: Serve) -> None:
-        site = house()
+    def test_disconnected_admin_leaves_no_state(self, end: str, serve_admin: Serve) -> None:
+        site = serve_admin()
         client = site.connect()
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         client.call("__subscribe__", "room")
-        one.told()
+        one.received()
         (watching,) = {receiver.__self__ for receiver in signals.sent.receivers_for("/")}
         socket = weakref.ref(socket_of(client))
         if end == "leave":
@@ -947,7 +965,7 @@ class TestCost:
             getattr(one.client, end)()
         while watching._admins:
             gevent.sleep(0.01)
-        left = [watching._shown, watching._polling, watching._figures, watching._timer]
+        left = [watching._listed, watching._polling, watching._stats, watching._timer]
         assert not any(left)
         assert not signals.sent.receivers
         client.close()
@@ -957,32 +975,34 @@ class TestCost:
             gevent.sleep(0.01)
             gc.collect()
 
-    def test_a_slow_admin_ends_alone(self, house: Serve, often: None) -> None:
-        site = house(outbox_bytes=16 * 1024, write_timeout=60)
+    def test_slow_admin_is_closed_without_affecting_others(
+        self, serve_admin: Serve, short_interval: None
+    ) -> None:
+        site = serve_admin(outbox_bytes=16 * 1024, write_timeout=60)
         client = site.connect()
-        one, _ = come_in(site)
+        one, _ = log_in(site)
         (watching,) = {receiver.__self__ for receiver in signals.sent.receivers_for("/")}
         (connection,) = watching._admins
         outbox = connection.session.outbox
-        while not outbox:  # it does not read: the kernel's buffers first,
+        while not outbox:  # it does not read: first the kernel's buffers fill up,
             connection.emit("filler", "x" * 10_000)
             gevent.sleep(0)
-        while signals.sent.receivers:  # and then its own, in the middle of what is told
+        while signals.sent.receivers:  # then its outbox, which closes the admin
             client.emit_and_wait("message", "x" * 2000)
         client.barrier()
         one.client.vanish()
 
-    def test_one_that_goes_while_the_password_is_looked_at(
-        self, house: Serve, monkeypatch: pytest.MonkeyPatch
+    def test_disconnect_during_the_password_check_leaves_no_state(
+        self, serve_admin: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked, answer = gevent.event.Event(), gevent.event.Event()
 
-        def fits(self: Any, auth: Any, address: str) -> None:
+        def verify(self: Any, auth: Any, address: str) -> None:
             asked.set()
             answer.wait()
 
-        monkeypatch.setattr(auth.Authenticator, "open", fits)
-        site = house()
+        monkeypatch.setattr(auth.Authenticator, "authenticate", verify)
+        site = serve_admin()
         client = raw.WebSocket(site.port, site.path)
         client.send("40/admin,")
         asked.wait()
@@ -994,7 +1014,7 @@ class TestCost:
         assert not signals.sent.receivers
 
 
-def test_the_names_that_are_public() -> None:
+def test_public_names() -> None:
     assert admin.NAMESPACE == "/admin"
     assert set(admin.__all__) == {
         *("NAMESPACE", "hash_password", "install", "namespaces", "uninstall"),

@@ -1,4 +1,4 @@
-"""The official Admin UI, as npm has it, in headless Chromium, served from another origin."""
+"""The official Admin UI from npm in headless Chromium, served from another origin."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def gone(request, socket, context):
 )
 
 
-class House:
-    """The UI on one port, the application on another, and an admin's window."""
+class AdminUI:
+    """The UI on one port, the application on another, and an admin's browser page."""
 
     def __init__(self, folder, browser, **env):
         self.folder = folder
@@ -64,7 +64,7 @@ class House:
         self.context = browser.new_context(
             base_url=self.origin, viewport={"width": 1400, "height": 1000}
         )
-        # It asks for fonts elsewhere; it does without.
+        # The UI loads fonts from other servers, but works without them.
         self.context.route(
             lambda url: not url.startswith("http://127.0.0.1:"), lambda route: route.abort()
         )
@@ -72,8 +72,8 @@ class House:
         self.context.on("weberror", lambda error: self.faults.append(str(error.error)))
         self.page = self.context.new_page()
 
-    def visitor(self):
-        """A client of the application."""
+    def connect_client(self):
+        """Connect a client of the application."""
         client = raw.WebSocket(self.server.port)
         client.connect()
         return client
@@ -87,16 +87,16 @@ class House:
 
     def go(self, where):
         self.page.get_by_role("navigation").get_by_role("link", name=where).click()
-        # The page before fades out: it is gone when this is the only heading.
+        # The previous page fades out; it is gone when this is the only heading.
         expect(self.page.locator(".v-breadcrumbs")).to_have_text([where])
 
     def row(self, text):
         return self.page.locator("tbody tr").filter(has_text=text)
 
-    def picture(self, name):
-        """A screenshot, for whoever wants to look at it."""
+    def screenshot(self, name):
+        """Take a screenshot for a visual check."""
         if "SCREENSHOTS" in os.environ:
-            self.page.wait_for_timeout(800)  # until it has faded in
+            self.page.wait_for_timeout(800)  # until the page has faded in
             self.page.screenshot(path=str(Path(os.environ["SCREENSHOTS"]) / f"{name}.png"))
 
     def close(self):
@@ -108,91 +108,91 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path, chromium):
-    houses = []
+def ui(tmp_path, chromium):
+    started = []
 
     def build(**env):
-        houses.append(House(tmp_path, chromium, **env))
-        return houses[-1]
+        started.append(AdminUI(tmp_path, chromium, **env))
+        return started[-1]
 
     yield build
-    for one in houses:
+    for one in started:
         one.close()
 
 
-def test_an_admin_logs_in_looks_around_and_disconnects_a_socket(house):
-    house = house()
-    visitor, other = house.visitor(), house.visitor()
+def test_admin_logs_in_sees_sockets_and_disconnects_one(ui):
+    ui = ui()
+    visitor, other = ui.connect_client(), ui.connect_client()
     visitor.call("__subscribe__", "room-1")
-    page = house.page
+    page = ui.page
 
-    house.log_in("open barley")
+    ui.log_in("open barley")
     expect(page.get_by_text("Invalid credentials")).to_be_visible()
     page.get_by_label("Password").fill("open sesame")
     page.get_by_role("button", name="Connect").click()
     expect(page.get_by_label("Password")).not_to_be_visible()
-    house.picture("dashboard")
+    ui.screenshot("dashboard")
 
-    house.go("Sockets")
+    ui.go("Sockets")
     for client in (visitor, other):
-        expect(house.row(client.id)).to_contain_text("127.0.0.1")
-        expect(house.row(client.id)).to_contain_text("WebSocket")
-    third = house.visitor()  # live
-    expect(house.row(third.id)).to_be_visible()
-    house.picture("sockets")
+        expect(ui.row(client.id)).to_contain_text("127.0.0.1")
+        expect(ui.row(client.id)).to_contain_text("WebSocket")
+    third = ui.connect_client()  # reported without a reload
+    expect(ui.row(third.id)).to_be_visible()
+    ui.screenshot("sockets")
 
-    house.go("Rooms")
-    expect(house.row("room-1").locator("td").nth(2)).to_have_text("1")
+    ui.go("Rooms")
+    expect(ui.row("room-1").locator("td").nth(2)).to_have_text("1")
     other.call("__subscribe__", "room-1")
-    expect(house.row("room-1").locator("td").nth(2)).to_have_text("2")
-    house.picture("rooms")
+    expect(ui.row("room-1").locator("td").nth(2)).to_have_text("2")
+    ui.screenshot("rooms")
 
-    house.go("Events")
+    ui.go("Events")
     visitor.emit("message", {"text": "hello from a visitor", "token": "a secret"}, ack=7)
-    received = house.row("Event received")
+    received = ui.row("Event received")
     expect(received).to_contain_text("message")
-    expect(house.row("Event sent")).to_contain_text("message")
+    expect(ui.row("Event sent")).to_contain_text("message")
     received.get_by_role("button").click()
     expect(page.locator("pre")).to_contain_text("hello from a visitor")
     expect(page.locator("pre")).not_to_contain_text("a secret")
-    house.picture("events")
+    ui.screenshot("events")
 
-    house.go("Sockets")
-    house.row(visitor.id).click()
+    ui.go("Sockets")
+    ui.row(visitor.id).click()
     expect(page.get_by_text("Initial HTTP request")).to_be_visible()
     expect(page.locator(".v-breadcrumbs")).to_have_count(1)
     expect(page.get_by_text(visitor.id, exact=True)).to_be_visible()
-    house.picture("socket")
+    ui.screenshot("socket")
     page.get_by_label("Join a room").fill("room-2")
     page.locator("main form button[type=submit]").click()
-    expect(house.row("room-2")).to_be_visible()
+    expect(ui.row("room-2")).to_be_visible()
     visitor.emit("x", ack=8)
     while visitor.receive() != "438[]":
         pass
 
-    house.go("Sockets")
-    house.row(other.id).get_by_role("button").click()
-    assert house.server.wait_for("GONE ") == other.id
-    # The click is one on the row as well: the UI shows the socket's page.
+    ui.go("Sockets")
+    ui.row(other.id).get_by_role("button").click()
+    assert ui.server.wait_for("GONE ") == other.id
+    # The click also counts as one on the row: the UI opens the page of the socket.
     expect(page.get_by_text("disconnected", exact=True).first).to_be_visible()
-    house.go("Sockets")
-    expect(house.row(other.id)).to_have_count(0)
-    expect(house.row(visitor.id)).to_be_visible()
+    ui.go("Sockets")
+    expect(ui.row(other.id)).to_have_count(0)
+    expect(ui.row(visitor.id)).to_be_visible()
 
-    house.go("Servers")
-    expect(house.row(str(house.server.process.popen.pid))).to_contain_text("2")
-    house.picture("servers")
+    ui.go("Servers")
+    expect(ui.row(str(ui.server.process.popen.pid))).to_contain_text("2")
+    ui.screenshot("servers")
 
 
-def test_a_reload_needs_no_password_and_a_restart_does(house):
-    house = house(READONLY="yes")
-    visitor = house.visitor()
-    house.log_in()
-    house.go("Sockets")
-    expect(house.row(visitor.id)).to_be_visible()
-    expect(house.row(visitor.id).get_by_role("button")).to_have_count(0)  # it is read-only
-    house.page.reload()
-    expect(house.row(visitor.id)).to_be_visible()
-    house.server.restart()
-    house.page.reload()
-    expect(house.page.get_by_label("Password")).to_be_visible()
+def test_reload_keeps_the_session_and_restart_requires_the_password(ui):
+    ui = ui(READONLY="yes")
+    visitor = ui.connect_client()
+    ui.log_in()
+    ui.go("Sockets")
+    expect(ui.row(visitor.id)).to_be_visible()
+    expect(ui.row(visitor.id).get_by_role("button")).to_have_count(0)  # read-only
+    ui.page.reload()
+    expect(ui.row(visitor.id)).to_be_visible()
+    ui.server.restart()
+    ui.page.reload()
+    expect(ui.page.get_by_label("Password")).to_be_visible()

@@ -140,7 +140,7 @@ FOUND = [
     ("problem", "plugins", "did you mean 'webpy_socketio.plugins.message_logger'?", "correct"),
     ("problem", "plugins", "'shouting' cannot be installed: ValueError('too loud')", "correct"),
     ("problem", "plugins", "odd: examine() failed: NameError", "correct the plugin"),
-    ("problem", "redis", "Redis at 127.0.0.1:1 cannot be reached", "correct SOCKETIO_BACKPLANE"),
+    ("problem", "redis", "Redis at 127.0.0.1:1 is unreachable", "correct SOCKETIO_BACKPLANE"),
 ]
 
 
@@ -422,7 +422,9 @@ class TestRedis:
     def test_good(self, redis: RedisServer, tmp_path: Path) -> None:
         report = explain(tmp_path, self.source(redis))
         assert report.levels("redis") == ["ok", "ok"]
-        assert report.has("ok", "plugins", "presence: Redis throws nothing away (noeviction)")
+        assert report.has(
+            "ok", "plugins", "presence: Redis does not evict keys (maxmemory-policy noeviction)"
+        )
         assert report.has("ok", "versions", "redis ")
         assert redis.ask("DBSIZE") == 0  # nothing was left there
         assert redis.topics() == set()

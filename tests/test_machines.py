@@ -1,6 +1,6 @@
-"""Several machines behind a real nginx, whose configuration is ``docs/nginx/machines.conf``.
+"""Several machines behind a real nginx, with the configuration ``docs/nginx/machines.conf``.
 
-The machines are two processes, "a" and "b", on one Redis.
+Two processes, "a" and "b", with one Redis represent the machines.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .raw import Polling, WebSocket
 from .redis_server import RedisServer
 from .servers import Process, Served, ServerProcess, application_source, module_source
 from .snippets import ROOT, Page
-from .test_js_client import APPLICATION_BODY, JS
+from .test_js_client_stays_on_its_machine import APPLICATION_BODY, JS
 from .test_workers import children, until_gone
 
 pytestmark = pytest.mark.patience(60)
@@ -55,11 +55,11 @@ def forwarded(request, socket, context):
     return {name: value for name, value in request.items() if name.startswith("HTTP_X_F")}
 
 @on_event("full")
-def full(request, socket, context):
+def is_full(request, socket, context):
     server.engine.config = __import__("dataclasses").replace(server.engine.config, max_sessions=1)
 
-@on_event("to everybody")
-def to_everybody(request, socket, context, message):
+@on_event("broadcast")
+def send_to_all(request, socket, context, message):
     broadcast(message)
 
 @on_event("pid")
@@ -73,14 +73,14 @@ every_transport = pytest.mark.parametrize("transports", EVERY_TRANSPORT, ids="+"
 
 
 class Machines(NamedTuple):
-    """All of it."""
+    """Two servers, Redis and nginx."""
 
     nginx: Nginx
     servers: dict[str, ServerProcess | Served]
 
     @property
     def port(self) -> int:
-        """nginx's, without TLS."""
+        """Port of nginx without TLS."""
         return self.nginx.plain_port
 
     @property
@@ -124,14 +124,14 @@ def running_machines(
 
 
 @pytest.fixture(scope="module")
-def lasting_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+def shared_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     with running_machines(tmp_path_factory.mktemp("machines")) as machines:
         yield machines
 
 
 @pytest.fixture
 def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machines]:
-    """For those who do something to them, some of their own."""
+    """Start machines for one test, which may stop them."""
     if request.cls is TestMachineDown:
         with running_machines(tmp_path) as machines:
             yield machines
@@ -139,8 +139,8 @@ def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine
         yield request.getfixturevalue("lasting_machines")
 
 
-class Stock:
-    """python-socketio's client, through nginx by TLS."""
+class PythonClient:
+    """Client of python-socketio, connected through nginx with TLS."""
 
     def __init__(self, machines: Machines, transports: list[str], reconnection: bool) -> None:
         self.io = socketio.Client(
@@ -151,26 +151,26 @@ class Stock:
         self.heard = Journal()
         self.io.on("message", self.heard.append)
         self.io.on("connect", lambda: self.heard.append("connected"))
-        # A WebSocket of this client's says by itself where it comes from, as a browser does.
+        # WebSocket connections of this client send an Origin header themselves, as browsers do.
         origin = {} if "websocket" in transports else {"Origin": machines.url}
         self.io.connect(machines.url, origin, transports=transports)
         assert self.io.transport() == transports[-1]
 
     @property
     def machine(self) -> Any:
-        """Where its session is."""
+        """Name of the machine that owns the session."""
         return self.io.call("machine")
 
 
-Connect = Callable[..., Stock]
+Connect = Callable[..., PythonClient]
 
 
 @pytest.fixture
 def connect(machines: Machines) -> Iterator[Connect]:
-    clients: list[Stock] = []
+    clients: list[PythonClient] = []
 
-    def connect(transports: list[str], reconnection: bool = False) -> Stock:
-        clients.append(Stock(machines, transports, reconnection))
+    def connect(transports: list[str], reconnection: bool = False) -> PythonClient:
+        clients.append(PythonClient(machines, transports, reconnection))
         return clients[-1]
 
     yield connect
@@ -178,8 +178,10 @@ def connect(machines: Machines) -> Iterator[Connect]:
         client.io.shutdown()
 
 
-def one_each(connect: Callable[[], Any], name: Callable[[Any], str]) -> dict[str, Any]:
-    """Connect until there is one on each machine: nginx gives to who has fewer."""
+def connect_one_per_machine(
+    connect: Callable[[], Any], name: Callable[[Any], str]
+) -> dict[str, Any]:
+    """Connect until each machine has a client: nginx prefers the one with fewer connections."""
     found: dict[str, Any] = {}
     while len(found) < len(MACHINES):
         client = connect()
@@ -191,15 +193,19 @@ def machine_of(client: Polling) -> str:
     return client.sid.rpartition(".")[2]
 
 
-class TestStaying:
+class TestStickiness:
     @every_transport
-    def test_python_client(self, transports: list[str], connect: Connect) -> None:
-        clients = one_each(lambda: connect(transports), lambda client: client.machine)
+    def test_python_client_stays_on_its_machine(
+        self, transports: list[str], connect: Connect
+    ) -> None:
+        clients = connect_one_per_machine(
+            lambda: connect(transports), lambda client: client.machine
+        )
         for name, client in clients.items():
-            for number in range(20):  # each is a request of its own, with long-polling
+            for number in range(20):  # with long-polling, each event is a request
                 assert client.io.call("add", (number, 1)) == number + 1
             assert client.machine == name
-        clients["a"].io.emit("to everybody", "hello")
+        clients["a"].io.emit("broadcast", "hello")
         for client in clients.values():
             client.heard.wait_for("hello")
 
@@ -210,7 +216,7 @@ class TestStaying:
             ("upgrade", EVERY_TRANSPORT[-1]),
         ],
     )
-    def test_js_client(
+    def test_js_client_stays_on_its_machine(
         self, scenario: str, transports: list[str], machines: Machines, tmp_path: Path
     ) -> None:
         if shutil.which("node") is None or not (JS / "node_modules" / "socket.io-client").is_dir():
@@ -226,8 +232,10 @@ class TestStaying:
         finally:
             process.kill()
 
-    def test_long_polling_is_of_many_connections(self, machines: Machines) -> None:
-        clients = one_each(lambda: Polling(machines.port), machine_of)
+    def test_polling_requests_on_new_connections_reach_the_machine(
+        self, machines: Machines
+    ) -> None:
+        clients = connect_one_per_machine(lambda: Polling(machines.port), machine_of)
         for client in clients.values():
             client.connect()
             for number in range(20):
@@ -235,12 +243,12 @@ class TestStaying:
                 assert client.send(packet) == (200, "ok")
                 assert client.poll() == [f"430[{number + 1}]"]
 
-    def test_newcomers_are_shared_out(self, machines: Machines) -> None:
+    def test_new_sessions_are_distributed(self, machines: Machines) -> None:
         sockets = [WebSocket(machines.port) for _ in range(20)]
         names = [client.open["sid"].rpartition(".")[2] for client in sockets]
         assert set(names) == set(MACHINES)
 
-    def test_an_id_of_nobody_is_unknown(self, machines: Machines) -> None:
+    def test_unknown_session_id_is_rejected(self, machines: Machines) -> None:
         client = Polling(machines.port)
         for sid in (f"{client.sid[:-1]}c", "c", "10.0.0.1", "machine_a"):
             client.sid = sid
@@ -250,43 +258,45 @@ class TestStaying:
 
 class TestMachineDown:
     @every_transport
-    def test_its_clients_begin_anew_and_the_others_notice_nothing(
+    def test_clients_of_a_stopped_machine_reconnect_to_the_other(
         self, transports: list[str], machines: Machines, connect: Connect
     ) -> None:
-        clients = one_each(lambda: connect(transports, True), lambda client: client.machine)
+        clients = connect_one_per_machine(
+            lambda: connect(transports, True), lambda client: client.machine
+        )
         lost, other = clients["a"], clients["b"]
         lost.heard.clear()
         other.heard.clear()
         machines.servers["a"].process.kill()
         lost.heard.wait_for("connected")
         assert lost.machine == "b"
-        lost.io.emit("to everybody", "hello")
+        lost.io.emit("broadcast", "hello")
         lost.heard.wait_for("hello")
         other.heard.wait_for("hello")
         assert "connected" not in other.heard
         assert other.machine == "b"
 
-    def test_nobody_who_begins_is_refused(self, machines: Machines) -> None:
+    def test_new_sessions_succeed_while_a_machine_is_down(self, machines: Machines) -> None:
         machines.servers["a"].process.kill()
         for _ in range(10):
             assert machine_of(Polling(machines.port)) == "b"
 
-    def test_its_sessions_are_told_at_once(self, machines: Machines) -> None:
-        clients = one_each(lambda: Polling(machines.port), machine_of)
+    def test_requests_for_a_stopped_machine_fail_at_once(self, machines: Machines) -> None:
+        clients = connect_one_per_machine(lambda: Polling(machines.port), machine_of)
         machines.servers["a"].process.kill()
         assert clients["a"].request("GET")[0] == 502
         clients["b"].connect()
 
-    def test_one_that_comes_back_gets_newcomers(self, machines: Machines) -> None:
-        clients = one_each(lambda: Polling(machines.port), machine_of)
+    def test_restarted_machine_receives_new_sessions(self, machines: Machines) -> None:
+        clients = connect_one_per_machine(lambda: Polling(machines.port), machine_of)
         machines.servers["a"].process.kill()
         machines.servers["a"].start()
-        assert clients["a"].request("GET")[0] == 400  # it is another one's
+        assert clients["a"].request("GET")[0] == 400  # the session belongs to the other machine
         while machine_of(Polling(machines.port)) != "a":
             pass
 
-    def test_one_that_is_full_gets_none(self, machines: Machines) -> None:
-        """A 503, as also of a server that is stopping."""
+    def test_full_machine_receives_no_new_sessions(self, machines: Machines) -> None:
+        """A full server, like one that is stopping, responds with 503."""
         control = WebSocket(machines.servers["a"].port)
         control.connect()
         assert control.call("full") == []
@@ -296,40 +306,42 @@ class TestMachineDown:
 
 @pytest.fixture
 def machines_of_two(tmp_path: Path) -> Iterator[Machines]:
-    """Two machines, of two workers each, to which a test may do what it likes."""
+    """Start two machines with two workers each, which a test may stop."""
     with running_machines(tmp_path, two_workers) as machines:
         yield machines
 
 
 class TestWorkersOfMachines:
-    """A session id begins with its worker's name and ends with its machine's: both find it."""
+    """A session id starts with the name of its worker and ends with that of its machine."""
 
-    def test_every_request_gets_to_its_worker(self, machines_of_two: Machines) -> None:
+    def test_every_request_reaches_its_worker(self, machines_of_two: Machines) -> None:
         machines = machines_of_two
         pids = {name: children(served) for name, served in machines.servers.items()}
-        polling = self.one_of_each(machines, pids)
+        polling = self.connect_one_per_worker(machines, pids)
         assert {client.sid.partition(".")[0] for client in polling.values()} == {"1", "2"}
         for pid, client in polling.items():
-            # Each is two requests, on connections of their own, that any worker may accept.
+            # Each call consists of two requests on new connections, which any worker may accept.
             assert [self.pid(client) for _ in range(20)] == [pid] * 20
         for transports in EVERY_TRANSPORT:
             for _ in range(4):
-                stock = Stock(machines, transports, reconnection=False)
+                stock = PythonClient(machines, transports, reconnection=False)
                 try:
                     found = {stock.io.call("pid", timeout=30) for _ in range(10)}
                     assert len(found) == 1
                     assert found <= pids[stock.machine]
                 finally:
                     stock.io.shutdown()
-        polling[pid].send('42["to everybody","hello"]')
+        polling[pid].send('42["broadcast","hello"]')
         for client in polling.values():
             assert self.next_packet(client) == '42["message","hello"]'
         assert all(served.errors == "" for served in machines.servers.values())
 
-    def test_a_worker_dies_and_a_whole_machine(self, machines_of_two: Machines) -> None:
+    def test_death_of_a_worker_and_of_a_machine_ends_only_their_sessions(
+        self, machines_of_two: Machines
+    ) -> None:
         machines = machines_of_two
         pids = {name: children(served) for name, served in machines.servers.items()}
-        clients = self.one_of_each(machines, pids)
+        clients = self.connect_one_per_worker(machines, pids)
         victim, mate = pids["a"]
         os.kill(victim, signal.SIGKILL)
         until_gone(victim)
@@ -337,7 +349,7 @@ class TestWorkersOfMachines:
         assert (status, json.loads(body)["code"]) == (400, 1)
         for pid, client in clients.items():
             assert self.pid(client) == pid
-        while len(children(machines.servers["a"])) < 2:  # another one follows
+        while len(children(machines.servers["a"])) < 2:  # a new worker is started
             gevent.sleep(0.02)
         machines.servers["a"].stop()
         assert clients.pop(mate).request("GET")[0] == 502
@@ -346,8 +358,8 @@ class TestWorkersOfMachines:
         assert machine_of(Polling(machines.port)) == "b"
 
     @classmethod
-    def one_of_each(cls, machines: Machines, pids: dict[str, Any]) -> dict[int, Polling]:
-        """A client of every worker, by the worker's process."""
+    def connect_one_per_worker(cls, machines: Machines, pids: dict[str, Any]) -> dict[int, Polling]:
+        """Return a client of every worker, by the process id of the worker."""
         clients: dict[int, Polling] = {}
         while len(clients) < 4:
             client = Polling(machines.port)
@@ -364,7 +376,7 @@ class TestWorkersOfMachines:
 
     @staticmethod
     def next_packet(client: Polling) -> str:
-        """On a busy machine a ping may come before it."""
+        """Return the next packet that is not a ping, which a busy machine may send first."""
         while True:
             packets = client.poll()
             if "2" in packets:
@@ -376,15 +388,15 @@ class TestWorkersOfMachines:
 
 
 class TestConfiguration:
-    def test_it_has_all_that_one_machine_needs(self) -> None:
+    def test_configuration_contains_that_of_one_machine(self) -> None:
         (section,) = README.blocks("nginx")
-        told = set(re.findall(r"^ *(proxy_(?!pass).*?);", section, re.MULTILINE))
-        assert len(told) >= 6
-        assert told <= set(
+        directives = set(re.findall(r"^ *(proxy_(?!pass).*?);", section, re.MULTILINE))
+        assert len(directives) >= 6
+        assert directives <= set(
             re.findall(r"^ *(proxy_(?!pass).*?);", CONFIGURATION.read_text(), re.MULTILINE)
         )
 
-    def test_each_machine_is_in_all_three_places(self) -> None:
+    def test_configuration_names_each_machine_three_times(self) -> None:
         text = CONFIGURATION.read_text()
         for number, name in enumerate(MACHINES, 1):
             assert text.count(f"server 10.0.0.{number}:8000") == 2
@@ -393,7 +405,7 @@ class TestConfiguration:
 
 class TestForwarding:
     @every_transport
-    def test_the_page_is_of_https_and_the_server_knows(
+    def test_https_page_is_accepted_as_same_origin(
         self, transports: list[str], machines: Machines, connect: Connect
     ) -> None:
         found = connect(transports).io.call("forwarded")
@@ -405,11 +417,11 @@ class TestForwarding:
 
     @pytest.mark.parametrize("path", ["transport=polling", "transport=websocket"])
     @pytest.mark.parametrize("origin", ["http://localhost:{}", "https://elsewhere:{}", "null"])
-    def test_another_origin_is_refused(self, origin: str, path: str, machines: Machines) -> None:
+    def test_other_origin_is_rejected(self, origin: str, path: str, machines: Machines) -> None:
         port = machines.nginx.port
         headers = {
             "Origin": origin.format(port),
-            # Words that a client puts into nginx's mouth.
+            # Headers that a client sends to mislead nginx.
             "X-Forwarded-Proto": "http",
             "X-Forwarded-Host": f"elsewhere:{port}",
             "Connection": "Upgrade",

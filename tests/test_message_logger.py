@@ -1,4 +1,4 @@
-"""The message log: one physical line for whatever a client sends."""
+"""Message logger plugin: one physical line for any message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLUGIN = "webpy_socketio.plugins.message_logger"
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What was logged since the last time it was asked for."""
+    """Return a function that returns the lines logged since its last call."""
     caplog.set_level(logging.INFO, NAME)
 
     def read() -> list[str]:
@@ -37,7 +37,7 @@ Log = Callable[[], list[str]]
 
 
 def logged(log: Log, message: Any, form: str = "%(MESSAGE)s", **environ: Any) -> str:
-    """The line that a message makes."""
+    """Return the line logged for a message."""
     message_logger.install(resolve({"message_log_format": form}, {}))
     try:
         message_logger._message(None, environ, message, "message")
@@ -48,7 +48,7 @@ def logged(log: Log, message: Any, form: str = "%(MESSAGE)s", **environ: Any) ->
 
 
 class TestLines:
-    def test_the_default_format(self, serve: Callable[..., Site], log: Log) -> None:
+    def test_default_format(self, serve: Callable[..., Site], log: Log) -> None:
         client = serve(plugins=[PLUGIN]).connect()
         client.call("__subscribe__", "room")
         client.emit_and_wait("message", "hello")
@@ -66,7 +66,7 @@ class TestLines:
         ]
         assert all(re.match(head, line) for line in lines)
 
-    def test_a_format_of_ones_own_from_the_environ(
+    def test_custom_format_uses_keys_of_the_environ(
         self, serve: Callable[..., Site], log: Log
     ) -> None:
         form = "%(HTTP_X_NAME)s %(REQUEST_METHOD)s %(TYPE)s=%(MESSAGE)s 100%%"
@@ -74,7 +74,7 @@ class TestLines:
         client.emit_and_wait("message", "hello")
         assert log() == ["Ann GET message=hello 100%"]
 
-    def test_what_a_gate_refused_is_not_in_it(self, serve: Callable[..., Site], log: Log) -> None:
+    def test_rejected_message_is_not_logged(self, serve: Callable[..., Site], log: Log) -> None:
         @on_receiving
         def polite(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
             if message == "rude":
@@ -85,22 +85,22 @@ class TestLines:
         client.emit_and_wait("message", "hello")
         assert log() == ["hello"]
 
-    def test_none_turns_it_off(self, serve: Callable[..., Site], log: Log) -> None:
+    def test_format_of_none_disables_the_log(self, serve: Callable[..., Site], log: Log) -> None:
         client = serve(plugins=[PLUGIN], message_log_format=None).connect()
         client.emit_and_wait("message", "hello")
         assert log() == []
         assert not signals.message.receivers
 
-    def test_a_missing_key_prints_a_dash(self, log: Log) -> None:
+    def test_missing_key_is_formatted_as_dash(self, log: Log) -> None:
         assert logged(log, "hello", "%(HTTP_NOTHING)s %(REMOTE_USER)s %(MESSAGE)s") == "- - hello"
 
-    def test_a_client_cannot_forge_the_own_keys(self, log: Log) -> None:
+    def test_environ_does_not_override_the_keys_of_the_plugin(self, log: Log) -> None:
         assert logged(log, "hello", "%(TYPE)s %(MESSAGE)s", TYPE="x", MESSAGE="y") == (
             "message hello"
         )
 
     @pytest.mark.parametrize("level", [logging.WARNING, logging.CRITICAL])
-    def test_nothing_is_formatted_when_nobody_listens(
+    def test_disabled_logger_formats_nothing(
         self, level: int, serve: Callable[..., Site], caplog: pytest.LogCaptureFixture
     ) -> None:
         class Loud(dict[str, Any]):
@@ -138,7 +138,7 @@ NASTY: dict[str, tuple[Any, str]] = {
 
 class TestOneLine:
     @pytest.mark.parametrize(("message", "line"), NASTY.values(), ids=NASTY)
-    def test_whatever_is_sent(self, message: Any, line: str, log: Log) -> None:
+    def test_any_message_is_logged_on_one_line(self, message: Any, line: str, log: Log) -> None:
         found = logged(log, message)
         assert len(found.splitlines()) == 1
         assert found.isprintable()
@@ -147,9 +147,7 @@ class TestOneLine:
             assert found == line
 
     @pytest.mark.parametrize(("message", "line"), NASTY.values(), ids=NASTY)
-    def test_also_in_a_channels_name_an_events_name_and_the_environ(
-        self, message: Any, line: str, log: Log
-    ) -> None:
+    def test_names_and_environ_are_escaped(self, message: Any, line: str, log: Log) -> None:
         text = message if isinstance(message, str) else repr(message)
         message_logger.install(resolve({"message_log_format": "%(X)s %(TYPE)s %(MESSAGE)s"}, {}))
         message_logger._message(None, {"X": text}, "x", text)
@@ -160,19 +158,21 @@ class TestOneLine:
         assert len(lines) == 3
         assert all(found.isprintable() for found in lines)
 
-    def test_long_ones_are_cut_and_their_length_told(self, log: Log) -> None:
+    def test_long_message_is_cut_with_its_length(self, log: Log) -> None:
         line = logged(log, "x" * 1_000_000)
         assert line == "x" * 1000 + "... (1000000 characters)"
         assert logged(log, "x" * 1000) == "x" * 1000
         assert logged(log, "x" * 1001) == "x" * 1000 + "... (1001 characters)"
 
-    def test_long_ones_of_controls_stay_bounded(self, log: Log) -> None:
+    def test_long_message_of_control_characters_is_cut(self, log: Log) -> None:
         assert len(logged(log, "\x00" * 1_000_000)) < 5000
 
-    def test_long_binary(self, log: Log) -> None:
+    def test_long_binary_message_is_cut(self, log: Log) -> None:
         assert logged(log, b"\0" * 1_000_000).endswith("... (4000003 characters)")
 
-    def test_through_a_server(self, serve: Callable[..., Site], log: Log) -> None:
+    def test_message_through_a_server_is_logged_on_one_line(
+        self, serve: Callable[..., Site], log: Log
+    ) -> None:
         client = serve(plugins=[PLUGIN], message_log_format="%(MESSAGE)s").connect()
         client.emit_and_wait("message", "a\nb")
         client.emit_and_wait("message", "x" * 900_000)
@@ -193,7 +193,7 @@ class TestFormats:
             *("%s", "%r", "%d", "%s %s", "%(MESSAGE)s %s", "%(MESSAGE)y", "%*s"),
         ],
     )
-    def test_one_that_cannot_be_formatted_is_refused_at_start(
+    def test_invalid_format_raises_settings_error_at_start(
         self, form: str, serve: Callable[..., Site]
     ) -> None:
         with pytest.raises(SettingsError) as caught:
@@ -205,10 +205,10 @@ class TestFormats:
         assert not signals.message.receivers
 
     @pytest.mark.parametrize("form", ["", "plain text", "%(MESSAGE)20s", "%(MESSAGE)-5s|", "%%"])
-    def test_others_are_taken(self, form: str, log: Log) -> None:
+    def test_valid_format_is_accepted(self, form: str, log: Log) -> None:
         assert logged(log, "x", form) == form % {"MESSAGE": "x"}
 
-    def test_a_server_is_not_left_half_started(self, serve: Callable[..., Site]) -> None:
+    def test_server_with_invalid_format_is_not_started(self, serve: Callable[..., Site]) -> None:
         app = web.application((), {}, autoreload=False)
         server = SocketIOServer(
             ("127.0.0.1", 0), app.wsgifunc(), plugins=[PLUGIN], message_log_format="%("
@@ -219,7 +219,7 @@ class TestFormats:
 
 
 class TestEventNames:
-    def test_a_long_one_is_cut_too(
+    def test_long_event_name_is_cut(
         self, serve: Callable[..., Site], caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("INFO", "webpy_socketio.message")

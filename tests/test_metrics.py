@@ -1,4 +1,4 @@
-"""Metrics: what a scrape shows after what clients did, and how little clients can do to it."""
+"""Metrics plugin: values of a scrape, and the limits on what clients can add."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from .engine.conftest import Http
 
 PLUGIN = "webpy_socketio.plugins.metrics"
 
-#: Connections of the endpoint at once.
+#: Maximum simultaneous connections to the endpoint.
 MAX_CONNECTIONS = 64
 
-#: The labels of a series, without those that are empty: for Prometheus there is no difference.
+#: Labels of a series without empty ones, which Prometheus ignores.
 Key = frozenset[tuple[str, str]]
 
 
 class Scrape(dict[str, dict[Key, float]]):
-    """All samples by name and labels."""
+    """Samples of a scrape by name and labels."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -60,11 +60,11 @@ class Scrape(dict[str, dict[Key, float]]):
                 self.setdefault(sample.name, {})[key] = sample.value
 
     def of(self, name: str, **labels: str) -> float | None:
-        """The value of one series."""
+        """Return the value of one series."""
         return self.get(f"webpy_socketio_{name}", {}).get(frozenset(labels.items()))
 
     def all(self, name: str) -> dict[str, float]:
-        """Every series of a metric, by its label values."""
+        """Return all series of a metric by their label values."""
         series = self.get(f"webpy_socketio_{name}", {})
         return {",".join(value for _, value in sorted(key)): series[key] for key in series}
 
@@ -80,7 +80,7 @@ def get(port: int, path: str = "/metrics") -> tuple[int, str]:
 
 
 def scrape() -> Scrape:
-    """As Prometheus does it."""
+    """Scrape the registry like Prometheus."""
     port = metrics.port()
     assert port is not None
     status, text = get(port)
@@ -90,20 +90,20 @@ def scrape() -> Scrape:
 
 @pytest.fixture
 def site(serve: Callable[..., Site]) -> Site:
-    """A server with metrics on a port of their own."""
+    """Start a server with a metrics endpoint."""
     return serve(plugins=[PLUGIN], metrics_port=0, namespaces=["/", "/staff"])
 
 
 class TestCounts:
-    def test_connections(self, site: Site, stages: Journal) -> None:
+    def test_connections_and_disconnects_are_counted(self, site: Site, stages: Journal) -> None:
         first, second = site.connect(), site.connect()
         second.connect(namespace="/staff,")
         polling = site.polling()
         polling.connect()
-        stages.wait(lambda told: told.count(("connect", None)) == 4)
+        stages.wait(lambda stages: stages.count(("connect", None)) == 4)
         found = scrape()
         assert found.all("connections_total") == {"/": 3, "/staff": 1}
-        # Namespaces of servers that this process had before are still there, and empty.
+        # Namespaces of servers that ran earlier in this process remain with zero values.
         assert {name: count for name, count in found.all("sockets").items() if count} == {
             "/": 3,
             "/staff": 1,
@@ -124,7 +124,7 @@ class TestCounts:
             "transport close": 1,
         }
 
-    def test_messages_by_event(self, site: Site) -> None:
+    def test_messages_are_counted_by_event(self, site: Site) -> None:
         @on_message
         def message(request: Any, socket: Any, context: Any, message: Any) -> None: ...
 
@@ -132,11 +132,11 @@ class TestCounts:
         def draw(request: Any, socket: Any, context: Any, *args: Any) -> None: ...
 
         client = site.connect()
-        for event in ("message", "draw", "message", "nobody's"):
+        for event in ("message", "draw", "message", "unhandled"):
             client.emit_and_wait(event)
         assert scrape().all("messages_total") == {"message": 2, "draw": 1, "other": 1}
 
-    def test_handlers_that_come_later_are_known(self, site: Site) -> None:
+    def test_handler_registered_later_has_its_own_label(self, site: Site) -> None:
         client = site.connect()
         client.emit_and_wait("draw")
 
@@ -149,24 +149,24 @@ class TestCounts:
         assert found.all("messages_total") == {"other": 1, "draw": 1}
         assert found.all("subscriptions_total") == {"^room-": 1}
 
-    def test_how_much_came(self, site: Site) -> None:
+    def test_received_bytes_are_counted(self, site: Site) -> None:
         client = site.connect()
         client.send('421["message","x"]')
         client.send('451-["message",{"_placeholder":true,"num":0}]')
         client.send(b"x" * 1000)
-        client.call("__subscribe__", "room")  # which is no message
+        client.call("__subscribe__", "room")  # not a message
         text = '21["message","x"]' + '51-["message",{"_placeholder":true,"num":0}]'
         assert scrape().of("received_bytes_total") == len(text) + 1000
 
-    def test_how_much_was_sent(self, site: Site) -> None:
+    def test_sent_messages_and_bytes_are_counted(self, site: Site) -> None:
         one, two = site.connect(), site.connect()
         staff = site.websocket()
         staff.connect(namespace="/staff,")
         for client in (one, two):
-            client.call("__subscribe__", "room")  # an acknowledgement is no event
+            client.call("__subscribe__", "room")  # an acknowledgement is not an event
         assert scrape().all("sent_messages_total") == {}
         assert scrape().of("sent_bytes_total") == 0
-        size = len('42["message","xxx"]') + 2  # of a short frame's head
+        size = len('42["message","xxx"]') + 2  # and the header of a short frame
         socket_of(one).send("xxx")
         found = scrape()
         assert found.all("sent_messages_total") == {"/": 1}
@@ -186,11 +186,11 @@ class TestCounts:
         socket_of(one).send("x" * 1000)
         assert scrape().of("sent_messages_total", namespace="/") == 6
 
-    def test_what_stages_took(self, site: Site, stages: Journal) -> None:
+    def test_handler_durations_are_measured(self, site: Site, stages: Journal) -> None:
         client = site.connect()
         client.emit_and_wait("message", 1)
         client.call("__subscribe__", "room")
-        client.call("__subscribe__", "")  # an error, of which none is kept
+        client.call("__subscribe__", "")  # an error, for which no series is kept
         client.vanish()
         stages.wait_for(("finish", "transport close"))
         found = scrape().get("webpy_socketio_handler_seconds_count", {})
@@ -198,16 +198,14 @@ class TestCounts:
             stage.name for stage in signals.STAGES if stage is not signals.error
         }
 
-    def test_nobody_listens_to_what_is_sent_once_it_is_off(
-        self, serve: Callable[..., Site]
-    ) -> None:
+    def test_uninstall_disconnects_the_receiver_of_sent(self, serve: Callable[..., Site]) -> None:
         assert not signals.sent.receivers
         site = serve(plugins=[PLUGIN])
         assert signals.sent.receivers
         site.server.stop()
         assert not signals.sent.receivers
 
-    def test_subscriptions_by_pattern(self, site: Site, stages: Journal) -> None:
+    def test_subscriptions_are_counted_by_pattern(self, site: Site, stages: Journal) -> None:
         @on_message(channel="^room-")
         def room(request: Any, socket: Any, context: Any, message: Any) -> None: ...
 
@@ -244,7 +242,7 @@ class TestCounts:
         assert found.all("unsubscriptions_total") == {"^room-": 2, "^hall": 1, "other": 1}
         assert found.of("memberships", namespace="/") == 0
 
-    def test_what_gates_denied(self, site: Site) -> None:
+    def test_rejections_are_counted_by_gate(self, site: Site) -> None:
         @on_connecting
         def token(request: Any, socket: Any, context: Any) -> None:
             if socket.auth is None:
@@ -260,10 +258,10 @@ class TestCounts:
             raise KeyError(channel)
 
         assert scrape().all("refused_total") == {"connecting": 0, "receiving": 0, "subscribing": 0}
-        stranger = site.websocket()
+        rejected = site.websocket()
         for _ in range(3):
-            stranger.send("40")
-            stranger.receive()
+            rejected.send("40")
+            rejected.receive()
         client = site.connect("{}")
         client.emit_and_wait("message", "rude")
         client.emit_and_wait("message", "rude")
@@ -272,12 +270,12 @@ class TestCounts:
         found = scrape()
         assert found.all("refused_total") == {"connecting": 3, "receiving": 2, "subscribing": 1}
         assert found.all("connections_total") == {"/": 1}
-        assert found.all("messages_total") == {"message": 3}  # all that came
+        assert found.all("messages_total") == {"message": 3}  # including rejected messages
         assert found.of("handler_seconds_count", stage="message", event="message") == 1
         assert found.of("handler_seconds_count", stage="receiving") == 3
         assert found.all("errors_total") == {"KeyError,handler": 1}
 
-    def test_errors_by_whose_fault_they_are(self, site: Site) -> None:
+    def test_errors_are_counted_by_fault(self, site: Site) -> None:
         @on_message
         def broken(request: Any, socket: Any, context: Any, message: Any) -> None:
             raise ValueError(message)
@@ -295,13 +293,15 @@ class TestCounts:
         }
 
     @pytest.mark.patience(60)
-    def test_a_slow_reader(self, serve: Callable[..., Site], stages: Journal) -> None:
+    def test_outbox_bytes_of_a_slow_reader_are_reported(
+        self, serve: Callable[..., Site], stages: Journal
+    ) -> None:
         site = serve(plugins=[PLUGIN], metrics_port=0, outbox_bytes=1_000_000)
         socket = socket_of(site.connect())
         assert scrape().of("outbox_bytes") == 0
         socket.send("x" * 99_000)
         waiting = []
-        while socket.connected:  # until the kernel has no room
+        while socket.connected:  # until the kernel's buffers are full
             socket.send("x" * 99_000)
             gevent.sleep(0)
             waiting.append(scrape().of("outbox_bytes"))
@@ -309,7 +309,7 @@ class TestCounts:
         assert scrape().all("disconnects_total") == {"slow reader": 1}
         assert max(value for value in waiting if value is not None) > 0
 
-    def test_what_went_wrong_between_processes(
+    def test_backplane_counts_are_reported(
         self, site: Site, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from webpy_socketio.backplane import counts
@@ -320,11 +320,13 @@ class TestCounts:
 
 
 class TestDurations:
-    def test_each_stage_and_each_event_has_its_own(self, site: Site, stages: Journal) -> None:
+    def test_durations_are_separate_for_stages_and_events(
+        self, site: Site, stages: Journal
+    ) -> None:
         @on_event("draw")
         def draw(request: Any, socket: Any, context: Any, *args: Any) -> None:
             until = time.perf_counter() + 0.002
-            while time.perf_counter() < until:  # gevent's timers may be a little early
+            while time.perf_counter() < until:  # gevent's timers may be slightly early
                 gevent.sleep(0.002)
 
         client = site.connect()
@@ -345,7 +347,7 @@ class TestDurations:
         } | {
             frozenset({("stage", "message"), ("event", "draw")}): 2,
             frozenset({("stage", "message"), ("event", "other")}): 1,
-            frozenset({("stage", "receiving")}): 3,  # the journal's
+            frozenset({("stage", "receiving")}): 3,  # the receivers of the fixture
         }
         drawn = {"stage": "message", "event": "draw"}
         seconds = found.of("handler_seconds_sum", **drawn)
@@ -354,7 +356,7 @@ class TestDurations:
         assert found.of("handler_seconds_bucket", le="0.001", **drawn) == 0
         assert found.of("handler_seconds_bucket", le="+Inf", **drawn) == 2
 
-    def test_buckets_are_cumulative_and_their_bounds_belong_to_them(self, site: Site) -> None:
+    def test_buckets_are_cumulative_with_inclusive_bounds(self, site: Site) -> None:
         client = site.connect()
         socket = socket_of(client)
         for seconds in (0.0001, 0.0001001, 0.3, 0.5, 11, 100):
@@ -375,7 +377,7 @@ class TestDurations:
         }
         assert found.of("handler_seconds_sum", stage="made up") == pytest.approx(111.8002001)
 
-    def test_a_histogram_has_room_for_everything(self) -> None:
+    def test_histogram_counts_values_above_the_last_bound(self) -> None:
         histogram = Histogram()
         for bound in (*BUCKETS, float("inf")):
             histogram.add(bound)
@@ -384,7 +386,7 @@ class TestDurations:
 
 @pytest.mark.patience(60)
 class TestCardinality:
-    def test_clients_cannot_make_series(self, site: Site) -> None:
+    def test_client_names_create_no_series(self, site: Site) -> None:
         @on_message(channel="^room-")
         def room(request: Any, socket: Any, context: Any, message: Any) -> None: ...
 
@@ -408,7 +410,7 @@ class TestCardinality:
         assert {name for name, _ in series() ^ before if name.startswith("webpy_")} == set()
         assert scrape().of("messages_total", event="other") == 300
 
-    def test_neither_can_handlers_that_are_made_in_a_loop_beyond_a_bound(self, site: Site) -> None:
+    def test_handlers_beyond_the_limit_create_no_series(self, site: Site) -> None:
         def make(name: str) -> None:
             def handler(*args: Any) -> None: ...
 
@@ -427,7 +429,7 @@ class TestCardinality:
             assert MAX_LABELS <= len(found.all(name)) <= MAX_LABELS + 1
             assert sum(found.all(name).values()) == 2 * MAX_LABELS
 
-    def test_nor_can_exceptions_that_are_made_in_a_loop(self, site: Site) -> None:
+    def test_exceptions_beyond_the_limit_create_no_series(self, site: Site) -> None:
         @on_message
         def broken(request: Any, socket: Any, context: Any, number: int) -> None:
             raise type(f"Error{number}", (Exception,), {})
@@ -438,8 +440,10 @@ class TestCardinality:
         assert scrape().all("errors_total")["other,handler"] == 50
 
 
-class TestWhere:
-    def test_nowhere_but_in_the_registry_unless_asked_for(self, serve: Callable[..., Site]) -> None:
+class TestRegistration:
+    def test_metrics_without_port_are_in_the_registry_only(
+        self, serve: Callable[..., Site]
+    ) -> None:
         site = serve(plugins=[PLUGIN])
         assert metrics.port() is None
         site.connect().emit_and_wait("message")
@@ -450,7 +454,9 @@ class TestWhere:
         site.server.stop()
         assert "webpy_socketio" not in prometheus_client.generate_latest().decode()
 
-    def test_in_a_registry_of_ones_own(self, serve: Callable[..., Site]) -> None:
+    def test_metrics_registry_setting_replaces_the_default_registry(
+        self, serve: Callable[..., Site]
+    ) -> None:
         registry = prometheus_client.CollectorRegistry()
         mine = prometheus_client.Counter("mine", "My own.", registry=registry)
         site = serve(plugins=[PLUGIN], metrics_registry=registry, metrics_port=0)
@@ -461,7 +467,7 @@ class TestWhere:
         assert found.all("connections_total") == {"/": 1}
         assert "webpy_socketio" not in prometheus_client.generate_latest().decode()
 
-    def test_the_endpoint_is_this_machines_alone_unless_told_otherwise(
+    def test_endpoint_listens_on_loopback_by_default(
         self, site: Site, serve: Callable[..., Site]
     ) -> None:
         assert metrics._metrics is not None
@@ -472,7 +478,7 @@ class TestWhere:
         assert scrape().all("connections_total") == {}
         assert metrics._metrics.endpoint._server.server_host == "0.0.0.0"
 
-    def test_endpoint_refuses_a_host_outside_the_setting(
+    def test_endpoint_rejects_a_host_outside_the_setting(
         self, serve: Callable[..., Site], caplog: pytest.LogCaptureFixture
     ) -> None:
         serve(plugins=[PLUGIN], metrics_port=0, allowed_hosts=["prometheus.example"])
@@ -489,7 +495,7 @@ class TestWhere:
             connection.close()
         assert "rejected Host 'evil.example' of a request from 127.0.0.1" in caplog.text
 
-    def test_it_ends_with_the_server(self, site: Site) -> None:
+    def test_endpoint_closes_with_the_server(self, site: Site) -> None:
         port = metrics.port()
         assert port is not None
         lingering = http.client.HTTPConnection("127.0.0.1", port)
@@ -503,7 +509,7 @@ class TestWhere:
             get(port)
         lingering.close()
 
-    def test_a_port_that_is_taken_is_told_and_nothing_stays(
+    def test_endpoint_on_a_used_port_raises_listen_error_and_unregisters(
         self, serve: Callable[..., Site]
     ) -> None:
         with stdlib_socket.create_server(("127.0.0.1", 0)) as taken:
@@ -516,23 +522,25 @@ class TestWhere:
                 server.start()
         assert not server.started
         assert not signals.handled.receivers
-        serve(plugins=[PLUGIN], metrics_port=0)  # the registry has no trace of it
+        serve(plugins=[PLUGIN], metrics_port=0)  # nothing remains in the registry
 
-    def test_after_a_restart_it_counts_from_zero(self, serve: Callable[..., Site]) -> None:
+    def test_counters_start_at_zero_after_a_restart(self, serve: Callable[..., Site]) -> None:
         site = serve(plugins=[PLUGIN], metrics_port=0)
         site.connect().emit_and_wait("message")
         site.server.stop()
         serve(plugins=[PLUGIN], metrics_port=0)
         assert scrape().all("messages_total") == {}
 
-    def test_two_servers_are_one_process(self, serve: Callable[..., Site]) -> None:
+    def test_two_servers_of_a_process_are_counted_together(
+        self, serve: Callable[..., Site]
+    ) -> None:
         first = serve(plugins=[PLUGIN], metrics_port=0)
         second = serve(plugins=[PLUGIN], metrics_port=0)
         clients = [first.connect(), second.connect()]
         assert scrape().all("connections_total") == {"/": 2}
         assert len(clients) == 2
 
-    def test_a_scrape_from_another_thread(self, site: Site) -> None:
+    def test_scrape_from_another_thread(self, site: Site) -> None:
         client = site.connect()
         pool = gevent.threadpool.ThreadPool(1)
         text = pool.apply(prometheus_client.generate_latest).decode()
@@ -540,7 +548,7 @@ class TestWhere:
         assert Scrape(text).all("sockets")["/"] == 1
         assert client.id
 
-    def test_with_limits_of_rate(self, serve: Callable[..., Site]) -> None:
+    def test_rate_limit_rejections_are_counted(self, serve: Callable[..., Site]) -> None:
         site = serve(
             plugins=[PLUGIN, "webpy_socketio.plugins.rate_limit"],
             metrics_port=0,
@@ -559,8 +567,8 @@ class TestWhere:
 
 
 @pytest.mark.patience(60)
-class TestStrictness:
-    """The endpoint has the limits and deadlines of the site."""
+class TestEndpointLimits:
+    """The endpoint has the limits and timeouts of the site."""
 
     @pytest.fixture
     def connect(self, serve: Callable[..., Site]) -> Callable[..., Http]:
@@ -591,7 +599,7 @@ class TestStrictness:
             (b"GET / HTTP/1.1\r\nHo", b"408"),
         ],
     )
-    def test_bad_or_slow_request_is_refused_and_closed(
+    def test_bad_or_slow_request_is_rejected_and_closed(
         self, request_: bytes, status: bytes, connect: Callable[..., Http]
     ) -> None:
         client = connect(header_timeout=0.1, body_timeout=0.1, max_body_size=10)
@@ -643,7 +651,7 @@ app = web.application(socketio_urls, {}, autoreload=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def test_it_is_imported_only_where_it_is_used(self) -> None:
+    def test_prometheus_client_is_imported_by_the_plugin_only(self) -> None:
         found = self.run(
             "SocketIOServer(('127.0.0.1', 0), app.wsgifunc(), plugins=[]).start()\n"
             "import webpy_socketio.plugins.metrics\n"
@@ -651,7 +659,7 @@ app = web.application(socketio_urls, {}, autoreload=False)
         )
         assert found is False
 
-    def test_without_it_a_server_says_how_to_install_it(self) -> None:
+    def test_missing_prometheus_client_raises_error_with_remedy(self) -> None:
         found = self.run(
             "sys.modules['prometheus_client'] = None\n"
             f"server = SocketIOServer(('127.0.0.1', 0), app.wsgifunc(), plugins=['{PLUGIN}'])\n"

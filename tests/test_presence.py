@@ -1,4 +1,4 @@
-"""Presence: who is in a channel, from how many connections, and what clients are told of it."""
+"""Presence plugin: members of a channel, signals, and the events sent to clients."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from webpy_socketio.plugins.presence.store import Change, Channel, Listener, Sta
 from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site, socket_of
-from .redis_server import RedisServer, unhurried
+from .redis_server import RedisServer, extend_redis_timeouts
 
 PLUGIN = "webpy_socketio.plugins.presence"
 ROOM = ("/", "room")
 OTHER = ("/", "other")
 
-# -- the store
+# -- stores
 
 STORES = ["memory", "redis"]
 
 
-class Kept:
-    """A store, and all the changes that it told."""
+class RecordingStore:
+    """A store that records its changes."""
 
     def __init__(self, make: Callable[[Listener], Store]) -> None:
         self.changes = Journal()
         self.rev = 0
         self.store = make(self)
 
-    # -- what a store calls
+    # -- interface of the listener
 
     def on_local_change(self, change: Change) -> None:
         if change.channel == ROOM:
@@ -61,7 +61,7 @@ class Kept:
     def on_reset(self, channel: Channel) -> None:
         pass
 
-    # -- what the tests call
+    # -- helpers for tests
 
     def join(self, connection: str, key: str, **meta: Any) -> None:
         self.store.join(ROOM, connection, key, meta)
@@ -71,9 +71,9 @@ class Kept:
 
     @property
     def state(self) -> State:
-        """The state, when all of it was told."""
-        state = self.store.ask(ROOM)
-        if self.store.lasting:  # the other one tells at once
+        """Return the state after all changes were reported."""
+        state = self.store.fetch(ROOM)
+        if self.store.lasting:  # MemoryStore reports at once
             self.changes.wait(lambda _: self.rev >= state.rev)
         return state
 
@@ -81,12 +81,12 @@ class Kept:
     def members(self) -> dict[str, Any]:
         return self.state.members
 
-    def told(self) -> list[tuple[str, Any, Any]]:
-        """What was told since the last time it was asked for."""
+    def reported(self) -> list[tuple[str, Any, Any]]:
+        """Return the changes reported since the last call."""
         assert self.state
-        told = [(change.key, change.before, change.after) for change in self.changes]
+        reported = [(change.key, change.before, change.after) for change in self.changes]
         self.changes.clear()
-        return told
+        return reported
 
 
 @pytest.fixture(autouse=True)
@@ -107,217 +107,225 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def make(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Listener], Store]:
-    """Make a store, the same in kind for the whole test; in Redis, of an application of its own."""
+    """Return a function that creates a store; in Redis, each with its own prefix."""
     if request.param == "memory":
         return MemoryStore
-    unhurried(monkeypatch)
+    extend_redis_timeouts(monkeypatch)
     url, prefix = request.getfixturevalue("redis").url, secrets.token_hex(4)
     return lambda listener: RedisStore(url, prefix, listener, 10.0, Intervals(sweep=0.02))
 
 
 @pytest.fixture
-def kept(make: Callable[[Listener], Store]) -> Iterator[Kept]:
-    kept = Kept(make)
-    yield kept
-    kept.store.close()
+def recording(make: Callable[[Listener], Store]) -> Iterator[RecordingStore]:
+    recording = RecordingStore(make)
+    yield recording
+    recording.store.close()
 
 
 class TestStore:
-    def test_the_first_comes_others_update_and_the_last_goes(self, kept: Kept) -> None:
-        kept.join("1", "Ann", tab=1)
-        kept.join("2", "Ann", tab=2)
-        kept.leave("1")
-        kept.leave("2")
-        assert kept.told() == [
+    def test_first_connection_joins_further_update_and_last_leaves(
+        self, recording: RecordingStore
+    ) -> None:
+        recording.join("1", "Ann", tab=1)
+        recording.join("2", "Ann", tab=2)
+        recording.leave("1")
+        recording.leave("2")
+        assert recording.reported() == [
             ("Ann", [], [{"tab": 1}]),
             ("Ann", [{"tab": 1}], [{"tab": 1}, {"tab": 2}]),
             ("Ann", [{"tab": 1}, {"tab": 2}], [{"tab": 2}]),
             ("Ann", [{"tab": 2}], []),
         ]
-        assert kept.members == {}
+        assert recording.members == {}
 
-    def test_every_change_has_the_next_revision(self, kept: Kept) -> None:
+    def test_every_change_increments_the_revision(self, recording: RecordingStore) -> None:
         for number in range(5):
-            kept.join(str(number), f"key {number}")
-        kept.leave("3")
-        state = kept.state
-        revisions = [change.rev for change in kept.changes]
+            recording.join(str(number), f"key {number}")
+        recording.leave("3")
+        state = recording.state
+        revisions = [change.rev for change in recording.changes]
         assert revisions == list(range(revisions[0], revisions[0] + 6))
         assert state.rev == revisions[-1]
-        assert {change.epoch for change in kept.changes} == {state.epoch}
+        assert {change.epoch for change in recording.changes} == {state.epoch}
 
-    def test_a_channel_that_was_empty_gives_no_revision_twice(self, kept: Kept) -> None:
+    def test_empty_channel_does_not_reuse_revisions(self, recording: RecordingStore) -> None:
         for _ in range(3):
-            kept.join("1", "Ann")
-            kept.leave("1")
-        state = kept.state
-        revisions = [change.rev for change in kept.changes]
+            recording.join("1", "Ann")
+            recording.leave("1")
+        state = recording.state
+        revisions = [change.rev for change in recording.changes]
         assert len(revisions) == 6
         assert revisions == sorted(set(revisions))
         assert state.rev == revisions[-1]
 
-    def test_what_changes_nothing_is_not_told(self, kept: Kept) -> None:
-        kept.join("1", "Ann", a=1)
-        kept.told()
-        kept.join("1", "Ann", a=1)
-        kept.leave("unknown")
-        kept.store.leave(OTHER, "1", 0.0)
-        assert kept.told() == []
+    def test_repeated_join_reports_no_change(self, recording: RecordingStore) -> None:
+        recording.join("1", "Ann", a=1)
+        recording.reported()
+        recording.join("1", "Ann", a=1)
+        recording.leave("unknown")
+        recording.store.leave(OTHER, "1", 0.0)
+        assert recording.reported() == []
 
-    def test_another_meta_is_an_update(self, kept: Kept) -> None:
-        kept.join("1", "Ann", a=1)
-        kept.join("2", "Ann")
-        kept.told()
-        kept.join("1", "Ann", a=2)
-        assert kept.told() == [("Ann", [{"a": 1}, {}], [{"a": 2}, {}])]
+    def test_changed_meta_is_an_update(self, recording: RecordingStore) -> None:
+        recording.join("1", "Ann", a=1)
+        recording.join("2", "Ann")
+        recording.reported()
+        recording.join("1", "Ann", a=2)
+        assert recording.reported() == [("Ann", [{"a": 1}, {}], [{"a": 2}, {}])]
 
-    def test_another_key_is_a_leave_and_a_join(self, kept: Kept) -> None:
-        kept.join("1", "Ann")
-        kept.told()
-        kept.join("1", "Bob")
-        assert kept.told() == [("Ann", [{}], []), ("Bob", [], [{}])]
-        assert kept.members == {"Bob": [{}]}
-        assert kept.state.rev == 3
+    def test_changed_key_is_a_leave_and_a_join(self, recording: RecordingStore) -> None:
+        recording.join("1", "Ann")
+        recording.reported()
+        recording.join("1", "Bob")
+        assert recording.reported() == [("Ann", [{}], []), ("Bob", [], [{}])]
+        assert recording.members == {"Bob": [{}]}
+        assert recording.state.rev == 3
 
-    def test_channels_do_not_mix(self, kept: Kept) -> None:
-        kept.join("1", "Ann")
-        kept.store.join(OTHER, "1", "Ann", {})
-        kept.store.join(("/chat", "room"), "1", "Bob", {})
-        kept.leave("1")
-        assert kept.members == {}
-        assert kept.store.ask(OTHER).members == {"Ann": [{}]}
-        assert kept.store.ask(("/chat", "room")).members == {"Bob": [{}]}
-        assert kept.store.counts([ROOM, OTHER]) == [0, 1]
+    def test_channels_are_independent(self, recording: RecordingStore) -> None:
+        recording.join("1", "Ann")
+        recording.store.join(OTHER, "1", "Ann", {})
+        recording.store.join(("/chat", "room"), "1", "Bob", {})
+        recording.leave("1")
+        assert recording.members == {}
+        assert recording.store.fetch(OTHER).members == {"Ann": [{}]}
+        assert recording.store.fetch(("/chat", "room")).members == {"Bob": [{}]}
+        assert recording.store.counts([ROOM, OTHER]) == [0, 1]
 
-    def test_any_number_of_channels_is_counted_at_once(self, kept: Kept) -> None:
-        kept.join("1", "Ann")
-        kept.join("2", "Ann")
-        kept.join("3", "Bob")
-        kept.store.join(OTHER, "1", "Ann", {})
-        nobody = [("/", f"empty {number}") for number in range(9_000)]
-        assert kept.store.counts([ROOM, *nobody, OTHER]) == [2, *[0] * 9_000, 1]
-        assert kept.store.counts([]) == []
+    def test_counts_of_many_channels(self, recording: RecordingStore) -> None:
+        recording.join("1", "Ann")
+        recording.join("2", "Ann")
+        recording.join("3", "Bob")
+        recording.store.join(OTHER, "1", "Ann", {})
+        empty = [("/", f"empty {number}") for number in range(9_000)]
+        assert recording.store.counts([ROOM, *empty, OTHER]) == [2, *[0] * 9_000, 1]
+        assert recording.store.counts([]) == []
 
-    def test_who_vanished_stays_for_the_grace(self, kept: Kept) -> None:
-        kept.join("1", "Ann")
-        kept.told()
-        kept.leave("1", 60)
-        assert kept.members == {"Ann": [{}]}
-        assert kept.told() == []
+    def test_leave_with_grace_keeps_the_member(self, recording: RecordingStore) -> None:
+        recording.join("1", "Ann")
+        recording.reported()
+        recording.leave("1", 60)
+        assert recording.members == {"Ann": [{}]}
+        assert recording.reported() == []
 
-    def test_and_no_longer(self, kept: Kept) -> None:
-        kept.join("1", "Ann")
-        kept.told()
-        kept.leave("1", 0.02)
-        kept.changes.wait(len)
-        assert kept.told() == [("Ann", [{}], [])]
-        assert kept.members == {}
+    def test_leave_after_grace_removes_the_member(self, recording: RecordingStore) -> None:
+        recording.join("1", "Ann")
+        recording.reported()
+        recording.leave("1", 0.02)
+        recording.changes.wait(len)
+        assert recording.reported() == [("Ann", [{}], [])]
+        assert recording.members == {}
 
-    def test_the_same_key_coming_back_takes_the_place(self, kept: Kept) -> None:
-        kept.join("1", "Ann", name="A")
-        kept.told()
-        kept.leave("1", 60)
-        kept.join("2", "Ann", name="A")
-        assert kept.told() == []
-        assert kept.members == {"Ann": [{"name": "A"}]}
-        kept.leave("2")
-        assert kept.told() == [("Ann", [{"name": "A"}], [])]
+    def test_rejoin_with_the_same_key_replaces_the_leaving_connection(
+        self, recording: RecordingStore
+    ) -> None:
+        recording.join("1", "Ann", name="A")
+        recording.reported()
+        recording.leave("1", 60)
+        recording.join("2", "Ann", name="A")
+        assert recording.reported() == []
+        assert recording.members == {"Ann": [{"name": "A"}]}
+        recording.leave("2")
+        assert recording.reported() == [("Ann", [{"name": "A"}], [])]
 
-    def test_one_that_comes_back_takes_one_place_only(self, kept: Kept) -> None:
+    def test_rejoin_replaces_one_leaving_connection_only(self, recording: RecordingStore) -> None:
         for connection in ("1", "2"):
-            kept.join(connection, "Ann")
+            recording.join(connection, "Ann")
         for connection in ("1", "2"):
-            kept.leave(connection, 60)
-        kept.join("3", "Ann")
-        assert len(kept.members["Ann"]) == 2
+            recording.leave(connection, 60)
+        recording.join("3", "Ann")
+        assert len(recording.members["Ann"]) == 2
 
-    def test_another_key_does_not_take_it(self, kept: Kept) -> None:
-        kept.join("1", "Ann")
-        kept.leave("1", 60)
-        kept.join("2", "Bob")
-        assert kept.members == {"Ann": [{}], "Bob": [{}]}
+    def test_join_with_another_key_replaces_no_leaving_connection(
+        self, recording: RecordingStore
+    ) -> None:
+        recording.join("1", "Ann")
+        recording.leave("1", 60)
+        recording.join("2", "Bob")
+        assert recording.members == {"Ann": [{}], "Bob": [{}]}
 
-    def test_leaving_twice_is_once(self, kept: Kept) -> None:
-        kept.join("1", "Ann")
-        kept.told()
-        kept.leave("1", 0.01)
-        kept.leave("1", 60)
-        kept.changes.wait(len)
-        kept.leave("1")
-        assert kept.state
-        assert kept.told() == [("Ann", [{}], [])]
+    def test_repeated_leave_reports_one_change(self, recording: RecordingStore) -> None:
+        recording.join("1", "Ann")
+        recording.reported()
+        recording.leave("1", 0.01)
+        recording.leave("1", 60)
+        recording.changes.wait(len)
+        recording.leave("1")
+        assert recording.state
+        assert recording.reported() == [("Ann", [{}], [])]
 
-    def test_who_changes_does_not_take_the_place_of_another(self, kept: Kept) -> None:
-        kept.join("1", "Ann")
-        kept.join("2", "Ann")
-        kept.leave("1", 60)
-        kept.join("2", "Ann", typing=True)
-        assert kept.members == {"Ann": [{}, {"typing": True}]}
+    def test_update_replaces_no_leaving_connection(self, recording: RecordingStore) -> None:
+        recording.join("1", "Ann")
+        recording.join("2", "Ann")
+        recording.leave("1", 60)
+        recording.join("2", "Ann", typing=True)
+        assert recording.members == {"Ann": [{}, {"typing": True}]}
 
-    def test_it_knows_its_own(self, kept: Kept) -> None:
-        kept.join("1", "Ann")
-        assert kept.store.knows(ROOM, "1")
-        assert not kept.store.knows(OTHER, "1")
-        kept.leave("1", 0.0)
-        assert not kept.store.knows(ROOM, "1")
+    def test_is_present_for_connections_of_this_store_only(self, recording: RecordingStore) -> None:
+        recording.join("1", "Ann")
+        assert recording.store.is_present(ROOM, "1")
+        assert not recording.store.is_present(OTHER, "1")
+        recording.leave("1", 0.0)
+        assert not recording.store.is_present(ROOM, "1")
 
     @pytest.mark.parametrize("key", ["", "a\nb", "\0", "žluť", '/:,\\"', "x" * 1000])
-    def test_a_key_is_any_text(self, key: str, kept: Kept) -> None:
-        kept.join("1", key, text="\n\0\\ž\u2028", nothing={}, none=[], big=2**60, half=0.1)
-        kept.join("2", key + "\n")
+    def test_key_may_be_any_text(self, key: str, recording: RecordingStore) -> None:
+        recording.join("1", key, text="\n\0\\ž\u2028", nothing={}, none=[], big=2**60, half=0.1)
+        recording.join("2", key + "\n")
         meta = {"text": "\n\0\\ž\u2028", "nothing": {}, "none": [], "big": 2**60, "half": 0.1}
-        assert kept.members == {key: [meta], key + "\n": [{}]}
-        assert kept.told() == [(key, [], [meta]), (key + "\n", [], [{}])]
-        kept.leave("1")
-        assert kept.members == {key + "\n": [{}]}
+        assert recording.members == {key: [meta], key + "\n": [{}]}
+        assert recording.reported() == [(key, [], [meta]), (key + "\n", [], [{}])]
+        recording.leave("1")
+        assert recording.members == {key + "\n": [{}]}
 
     @pytest.mark.parametrize("name", ["a:b", "a,b", "*", "/,room", "room "])
-    def test_no_channel_reaches_another(self, name: str, kept: Kept) -> None:
-        kept.join("1", "Ann")
-        kept.store.join(("/", name), "1", "Bob", {})
-        assert kept.members == {"Ann": [{}]}
-        assert kept.store.ask(("/", name)).members == {"Bob": [{}]}
+    def test_channel_names_do_not_collide(self, name: str, recording: RecordingStore) -> None:
+        recording.join("1", "Ann")
+        recording.store.join(("/", name), "1", "Bob", {})
+        assert recording.members == {"Ann": [{}]}
+        assert recording.store.fetch(("/", name)).members == {"Bob": [{}]}
 
-    def test_closing_forgets_without_telling(self) -> None:
-        kept = Kept(MemoryStore)
-        kept.join("1", "Ann")
-        kept.join("2", "Bob")
-        kept.leave("1", 0.001)
-        kept.told()
-        kept.store.close()
-        assert kept.told() == []
-        assert kept.members == {}
+    def test_close_reports_no_changes(self) -> None:
+        recording = RecordingStore(MemoryStore)
+        recording.join("1", "Ann")
+        recording.join("2", "Bob")
+        recording.leave("1", 0.001)
+        recording.reported()
+        recording.store.close()
+        assert recording.reported() == []
+        assert recording.members == {}
 
-    def test_each_life_has_an_epoch_of_its_own(self) -> None:
-        assert len({Kept(MemoryStore).state.epoch for _ in range(10)}) == 10
+    def test_each_memory_store_has_its_own_epoch(self) -> None:
+        assert len({RecordingStore(MemoryStore).state.epoch for _ in range(10)}) == 10
 
-    def test_the_changes_replayed_are_the_state_at_every_revision(self, kept: Kept) -> None:
+    def test_replayed_changes_equal_the_state_at_every_revision(
+        self, recording: RecordingStore
+    ) -> None:
         random_ = random.Random(2)
         replayed: dict[str, Any] = {}
-        rev = kept.state.rev
+        rev = recording.state.rev
         for _ in range(2000):
             connection = str(random_.randrange(8))
             if random_.random() < 0.6:
-                kept.join(connection, random_.choice("abc"), v=random_.randrange(3))
+                recording.join(connection, random_.choice("abc"), v=random_.randrange(3))
             else:
-                kept.leave(connection, random_.choice([0.0, 60.0]))
-            state = kept.state
-            for change in kept.changes:
+                recording.leave(connection, random_.choice([0.0, 60.0]))
+            state = recording.state
+            for change in recording.changes:
                 assert change.rev > rev
                 rev = change.rev
                 assert replayed.get(change.key, []) == change.before
                 replayed[change.key] = change.after
                 if not change.after:
                     del replayed[change.key]
-            kept.changes.clear()
+            recording.changes.clear()
             assert (state.rev, state.members) == (rev, replayed)
 
 
-# -- what clients see
+# -- clients
 
 
 class Viewer:
-    """A client that keeps a channel's presence as the documentation tells it to."""
+    """A client that maintains the presence of a channel as documented."""
 
     def __init__(self, site: Site, name: str | None = None, channel: str = "room") -> None:
         self.client = site.connect(json.dumps({"name": name}) if name else "")
@@ -329,7 +337,7 @@ class Viewer:
         self.rev: int = self.state["rev"]
 
     def diff(self) -> dict[str, Any]:
-        """The next diff, as it came; applied if it is news."""
+        """Return the next diff, after applying it if it is the next one."""
         event, diff = self.client.event()
         assert event == "presence_diff"
         assert diff["channel"] == self.channel
@@ -346,13 +354,13 @@ class Viewer:
         return result
 
     def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Apply diffs until `condition` holds for the members."""
+        """Apply diffs until `condition` is true for the members."""
         while not condition(self.members):
             self.diff()
         return self.members
 
     def ask(self) -> Any:
-        """Ask for the state, as after a gap; diffs that come before the answer are applied."""
+        """Request the state, as after a gap; apply the diffs that arrive before it."""
         self.client.emit("presence_state", self.channel, ack=5)
         while True:
             packet = self.client.receive()
@@ -370,7 +378,7 @@ Serve = Callable[..., Site]
 
 
 class TestPlugin:
-    def test_by_default_a_socket_is_present_under_its_session_id(self, serve: Serve) -> None:
+    def test_default_key_is_the_session_id(self, serve: Serve) -> None:
         site = serve(plugins=[PLUGIN])
         viewer = Viewer(site)
         assert viewer.state == {
@@ -383,7 +391,7 @@ class TestPlugin:
         assert presence.members("room") == {viewer.client.id: [{}]}
         assert presence.count("room") == 1
 
-    def test_key_and_meta_are_settings(self, serve: Serve) -> None:
+    def test_key_and_meta_are_returned_by_the_settings(self, serve: Serve) -> None:
         @on_connect
         def connected(request: Any, socket: Any, context: Any) -> None:
             context["seat"] = 7
@@ -395,7 +403,7 @@ class TestPlugin:
         viewer = Viewer(site, "Ann")
         assert viewer.members == {"Ann": [{"from": "127.0.0.1", "seat": 7}]}
 
-    def test_a_key_of_none_only_looks_on(self, serve: Serve) -> None:
+    def test_socket_with_key_none_is_not_a_member_but_receives_events(self, serve: Serve) -> None:
         site = serve(plugins=[PLUGIN], presence_key=by_name)
         viewer = Viewer(site)
         assert (viewer.members, viewer.state["count"]) == ({}, 0)
@@ -404,7 +412,7 @@ class TestPlugin:
         presence.track(socket_of(viewer.client), "room", "Eve", {"late": True})
         viewer.until(lambda members: members == {"Ann": [{}], "Eve": [{"late": True}]})
 
-    def test_one_person_in_many_tabs(self, serve: Serve) -> None:
+    def test_key_with_several_connections_is_one_member(self, serve: Serve) -> None:
         site = serve(plugins=[PLUGIN], presence_key=by_name)
         viewer = Viewer(site, "Bob")
         assert viewer.diff()["joins"] == {"Bob": [{}]}
@@ -429,7 +437,7 @@ class TestPlugin:
         presence.track(socket, "room", "Ann")
         viewer.until(lambda members: members == {"Ann": [{}]})
 
-    def test_track_takes_a_copy(self, serve: Serve) -> None:
+    def test_track_copies_the_meta(self, serve: Serve) -> None:
         viewer = Viewer(serve(plugins=[PLUGIN]))
         meta: dict[str, Any] = {"status": {"now": "reading"}}
         presence.track(socket_of(viewer.client), "room", "Ann", meta)
@@ -438,7 +446,7 @@ class TestPlugin:
         presence.track(socket_of(viewer.client), "room", "Ann", meta)
         viewer.until(lambda members: members == {"Ann": [{"status": {"now": "typing"}}]})
 
-    def test_untrack_leaves_but_stays_subscribed(self, serve: Serve) -> None:
+    def test_untrack_removes_the_member_and_keeps_the_subscription(self, serve: Serve) -> None:
         viewer = Viewer(serve(plugins=[PLUGIN]))
         socket = socket_of(viewer.client)
         presence.untrack(socket, "room")
@@ -447,7 +455,7 @@ class TestPlugin:
         assert socket.channels == ("room",)
         assert presence.count("room") == 0
 
-    def test_namespaces_do_not_mix(self, serve: Serve) -> None:
+    def test_namespaces_are_independent(self, serve: Serve) -> None:
         site = serve(plugins=[PLUGIN], namespaces=["/", "/chat"])
         client = site.connect()
         other = client.connect(namespace="/chat,")["sid"]
@@ -458,17 +466,17 @@ class TestPlugin:
         assert isinstance(packet, str)
         assert packet.startswith('42/chat,["presence_state"')
 
-    def test_the_state_precedes_what_subscribe_handlers_send(self, serve: Serve) -> None:
+    def test_state_is_sent_before_events_of_subscribe_handlers(self, serve: Serve) -> None:
         @on_subscribe
         def welcome(request: Any, socket: Any, context: Any, channel: str) -> None:
             socket.send(sorted(presence.members(channel)))
 
-        # Registered before the plugin was switched on: its turn comes first.
+        # Registered before the plugin was installed, so it runs first.
         client = serve(plugins=[PLUGIN], presence_key=by_name).connect('{"name":"Ann"}')
         client.call("__subscribe__", "room")
         assert {client.event()[0], client.event()[0]} == {"message", "presence_state"}
 
-    def test_switched_off_nothing_is_left(self, serve: Serve) -> None:
+    def test_uninstall_leaves_no_receivers_and_no_state(self, serve: Serve) -> None:
         site = serve(plugins=[PLUGIN])
         Viewer(site)
         site.server.stop()
@@ -481,21 +489,23 @@ class TestPlugin:
         with pytest.raises(ConfigurationError, match="SOCKETIO_PLUGINS"):
             presence.track(socket_of(client), "room", "Ann")
 
-    def test_a_restart_is_another_epoch(self, serve: Serve) -> None:
+    def test_restart_starts_a_new_epoch(self, serve: Serve) -> None:
         site = serve(plugins=[PLUGIN])
         first = Viewer(site).state["epoch"]
         site.server.stop()
         assert Viewer(serve(plugins=[PLUGIN])).state["epoch"] != first
 
 
-class TestMistakes:
-    def test_track_needs_a_subscription(self, serve: Serve) -> None:
+class TestErrors:
+    def test_track_without_subscription_raises_channel_error(self, serve: Serve) -> None:
         client = serve(plugins=[PLUGIN]).connect()
         with pytest.raises(ChannelError, match="'room'"):
             presence.track(socket_of(client), "room", "Ann")
 
     @pytest.mark.parametrize(("key", "meta"), [(5, {}), (None, {}), ("Ann", "meta"), ("Ann", [1])])
-    def test_a_key_is_text_and_a_meta_a_dict(self, key: Any, meta: Any, serve: Serve) -> None:
+    def test_track_with_invalid_types_raises_type_error(
+        self, key: Any, meta: Any, serve: Serve
+    ) -> None:
         viewer = Viewer(serve(plugins=[PLUGIN]))
         with pytest.raises(TypeError):
             presence.track(socket_of(viewer.client), "room", key, meta)
@@ -512,16 +522,16 @@ class TestMistakes:
             ("\udfff", {}),
         ],
     )
-    def test_what_clients_could_not_be_told(self, key: str, meta: Any, serve: Serve) -> None:
+    def test_track_with_unserializable_meta_raises_encode_error(
+        self, key: str, meta: Any, serve: Serve
+    ) -> None:
         viewer = Viewer(serve(plugins=[PLUGIN]))
         before = presence.members("room")
         with pytest.raises(EncodeError):
             presence.track(socket_of(viewer.client), "room", key, meta)
         assert presence.members("room") == before
 
-    def test_a_key_function_that_fails_is_an_error_event(
-        self, serve: Serve, stages: Journal
-    ) -> None:
+    def test_key_function_that_raises_sends_error(self, serve: Serve, stages: Journal) -> None:
         def key(request: Any, socket: Any, context: Any) -> str:
             raise ZeroDivisionError
 
@@ -530,7 +540,7 @@ class TestMistakes:
         stages.wait(lambda stages: stages[-1][0] == "error")
         assert presence.members("room") == {}
 
-    def test_track_after_the_end_does_nothing(self, serve: Serve, stages: Journal) -> None:
+    def test_track_after_disconnect_is_ignored(self, serve: Serve, stages: Journal) -> None:
         socket = socket_of(Viewer(serve(plugins=[PLUGIN])).client)
         socket.disconnect()
         presence.track(socket, "room", "ghost")
@@ -539,8 +549,8 @@ class TestMistakes:
         assert presence.members("room") == {}
 
 
-class TestWire:
-    def test_a_diff_tells_what_it_builds_on(self, serve: Serve) -> None:
+class TestEvents:
+    def test_diff_contains_its_base_revision(self, serve: Serve) -> None:
         site = serve(plugins=[PLUGIN], presence_key=by_name)
         viewer = Viewer(site, "Ann")
         first = viewer.diff()
@@ -558,7 +568,7 @@ class TestWire:
         second = viewer.diff()
         assert (second["since"], second["rev"], second["count"]) == (1, 2, 2)
 
-    def test_changes_are_gathered_into_one_diff(self, serve: Serve) -> None:
+    def test_changes_are_combined_into_one_diff(self, serve: Serve) -> None:
         site = serve(plugins=[PLUGIN], presence_key=by_name)
         viewer = Viewer(site)
         socket = socket_of(viewer.client)
@@ -569,7 +579,7 @@ class TestWire:
         assert (diff["rev"] - diff["since"], diff["updates"]) == (50, {})
         viewer.client.barrier()
 
-    def test_one_that_came_and_went_in_between_is_told_as_gone(self, serve: Serve) -> None:
+    def test_key_that_joins_and_leaves_in_a_batch_is_reported_as_leave(self, serve: Serve) -> None:
         viewer = Viewer(serve(plugins=[PLUGIN], presence_key=by_name))
         socket = socket_of(viewer.client)
         presence.track(socket, "room", "Ann")
@@ -577,7 +587,7 @@ class TestWire:
         diff = viewer.diff()
         assert (diff["joins"], diff["leaves"]) == ({}, {"Ann": []})
 
-    def test_the_diffs_replayed_are_the_state(self, serve: Serve) -> None:
+    def test_replayed_diffs_equal_the_state(self, serve: Serve) -> None:
         site = serve(plugins=[PLUGIN], presence_key=by_name, presence_grace=0)
         viewer = Viewer(site)
         sockets = [socket_of(site.connect()) for _ in range(6)]
@@ -597,14 +607,14 @@ class TestWire:
                 case _:
                     pass
             if number % 40 == 39:
-                viewer.diff()  # which waits for a batch
+                viewer.diff()  # waits for a batch
         state = copy.deepcopy(presence.members("room"))
-        expected = presence._running().store.ask(ROOM).rev
+        expected = presence._running().store.fetch(ROOM).rev
         while viewer.rev < expected:
             viewer.diff()
         assert viewer.members == state
 
-    def test_a_client_that_missed_one_asks_for_the_state(self, serve: Serve) -> None:
+    def test_presence_state_request_returns_the_state(self, serve: Serve) -> None:
         site = serve(plugins=[PLUGIN], presence_key=by_name)
         viewer = Viewer(site, "Ann")
         Viewer(site, "Bob")
@@ -617,14 +627,18 @@ class TestWire:
         }
 
     @pytest.mark.parametrize("args", [("other",), (), (5,), (None,), ("room", "x"), ([],)])
-    def test_but_only_of_a_channel_that_it_is_in(self, args: tuple[Any, ...], serve: Serve) -> None:
+    def test_presence_state_request_without_subscription_is_rejected(
+        self, args: tuple[Any, ...], serve: Serve
+    ) -> None:
         site = serve(plugins=[PLUGIN])
         Viewer(site, channel="other")
         client = site.connect()
         ((answer),) = client.call("presence_state", *args)
         assert answer == {"ok": False, "error": "not subscribed to this channel"}
 
-    def test_a_crowd_is_only_counted(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_events_of_a_large_channel_contain_the_count_only(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         assert diffs.CROWD == 200
         monkeypatch.setattr(diffs, "CROWD", 2)
         site = serve(plugins=[PLUGIN], presence_key=by_name)
@@ -642,7 +656,7 @@ class TestWire:
         assert diff["count"] == 3
         assert viewer.ask().keys() == state.keys()
 
-    def test_200_are_no_crowd_yet(self, serve: Serve) -> None:
+    def test_channel_with_200_members_is_not_large(self, serve: Serve) -> None:
         viewer = Viewer(serve(plugins=[PLUGIN]))
         store = presence._running().store
         for number in range(199):
@@ -653,9 +667,9 @@ class TestWire:
         assert (state["count"], "members" in state) == (201, False)
 
 
-class TestEnds:
+class TestDisconnects:
     @pytest.mark.parametrize("how", ["__unsubscribe__", "41", "server disconnect", "server side"])
-    def test_a_clean_leave_is_at_once(self, how: str, serve: Serve, stages: Journal) -> None:
+    def test_clean_disconnect_leaves_at_once(self, how: str, serve: Serve, stages: Journal) -> None:
         site = serve(plugins=[PLUGIN], presence_key=by_name, presence_grace=60)
         viewer, other = Viewer(site), Viewer(site, "Ann")
         socket = socket_of(other.client)
@@ -675,7 +689,7 @@ class TestEnds:
 
     @pytest.mark.parametrize("grace", [0.05, 60.0], ids="grace {}".format)
     @pytest.mark.parametrize("how", ["vanish", "reset", "close", "engine packet 1"])
-    def test_an_abrupt_end_waits_for_the_grace(
+    def test_unclean_disconnect_leaves_after_grace(
         self, how: str, grace: float, serve: Serve, stages: Journal
     ) -> None:
         site = serve(plugins=[PLUGIN], presence_key=by_name, presence_grace=grace)
@@ -697,28 +711,26 @@ class TestEnds:
             viewer.until(lambda members: "Ann" not in members)
             assert presence.members("room") == {}
 
-    def test_coming_back_within_the_grace_it_never_left(
-        self, serve: Serve, stages: Journal
-    ) -> None:
+    def test_reconnect_within_grace_reports_no_change(self, serve: Serve, stages: Journal) -> None:
         site = serve(plugins=[PLUGIN], presence_key=by_name, presence_grace=60)
         viewer = Viewer(site, "Bob")
         Viewer(site, "Ann").client.vanish()
         stages.wait_for(("finish", "transport close"))
         again = Viewer(site, "Ann")
         assert again.members == {"Bob": [{}], "Ann": [{}]}
-        assert again.state["rev"] == 2  # nothing changed
+        assert again.state["rev"] == 2  # unchanged
         viewer.until(lambda members: "Ann" in members)
         assert viewer.rev == 2
         again.client.send("41")
         viewer.until(lambda members: "Ann" not in members)
 
-    def test_a_grace_of_nothing(self, serve: Serve, stages: Journal) -> None:
+    def test_grace_of_zero_leaves_at_once(self, serve: Serve, stages: Journal) -> None:
         site = serve(plugins=[PLUGIN], presence_grace=0)
         Viewer(site).client.vanish()
         stages.wait_for(("finish", "transport close"))
         assert presence.members("room") == {}
 
-    def test_a_ping_timeout_is_abrupt(self, serve: Serve, stages: Journal) -> None:
+    def test_ping_timeout_is_an_unclean_disconnect(self, serve: Serve, stages: Journal) -> None:
         site = serve(
             plugins=[PLUGIN],
             presence_key=by_name,
@@ -726,13 +738,13 @@ class TestEnds:
             ping_interval=0.1,
             ping_timeout=1.0,
         )
-        Viewer(site, "Ann")  # which reads, and answers, no more
+        Viewer(site, "Ann")  # which stops reading and answering
         stages.wait_for(("finish", "ping timeout"))
         assert presence.members("room") == {"Ann": [{}]}
 
 
 class TestSignals:
-    def test_each_change_is_one_signal(self, serve: Serve, journal: Journal) -> None:
+    def test_each_change_sends_one_signal(self, serve: Serve, journal: Journal) -> None:
         def record(name: str) -> Callable[..., None]:
             def receiver(sender: Any, **keywords: Any) -> None:
                 assert sender is presence._running().store
@@ -754,7 +766,7 @@ class TestSignals:
             for name, metas in [("joined", [{}]), ("updated", [{"a": 1}]), ("left", [{"a": 1}])]
         ]
 
-    def test_a_receiver_that_fails_stops_no_other_and_is_logged(
+    def test_failing_receiver_is_logged_and_stops_no_other(
         self, serve: Serve, journal: Journal, caplog: pytest.LogCaptureFixture
     ) -> None:
         def bad(sender: Any, **keywords: Any) -> None:
@@ -769,7 +781,7 @@ class TestSignals:
         assert journal == ["Ann"]
         assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
-    def test_presence_is_asked_from_a_thread_too(self, serve: Serve) -> None:
+    def test_members_and_counts_from_another_thread(self, serve: Serve) -> None:
         viewer = Viewer(serve(plugins=[PLUGIN], presence_key=by_name), "Ann")
         found = gevent.get_hub().threadpool.spawn(presence.members, "room").get()
         assert found == {"Ann": [{}]} == viewer.members
@@ -778,7 +790,7 @@ class TestSignals:
 
 
 class TestTracking:
-    def test_from_another_thread(self, serve: Callable[..., Site]) -> None:
+    def test_track_and_untrack_from_another_thread(self, serve: Callable[..., Site]) -> None:
         site = serve(plugins=[PLUGIN], presence_key=by_name)
         viewer = Viewer(site)
         socket = socket_of(viewer.client)
@@ -789,7 +801,7 @@ class TestTracking:
         pool.apply(presence.untrack, (socket, "room"))
         assert viewer.until(lambda members: not members) == {}
 
-    def test_a_handler_that_tracked_before_knows_better(self, serve: Callable[..., Site]) -> None:
+    def test_track_by_an_earlier_handler_takes_precedence(self, serve: Callable[..., Site]) -> None:
         @on_subscribe
         def track(request: Any, socket: Any, context: Any, channel: str) -> None:
             presence.track(socket, channel, "Ann")

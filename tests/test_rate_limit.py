@@ -1,4 +1,4 @@
-"""Limits of how often: what is refused, who is told, who is sent away, and what is remembered of it."""
+"""Rate limit plugin: rejections, notifications, disconnects and the lifetime of buckets."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def by_address(request: Any, socket: Any, context: Any) -> str:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., TestServer]]:
-    """Start a server in virtual time: ``start(messages=(1, 3))``; what is not given has no limit."""
+    """Start a server in virtual time: ``start(messages=(1, 3))``; other limits are off."""
     servers: list[TestServer] = []
 
     def start(key: Any = None, **limits: Any) -> TestServer:
@@ -69,7 +69,7 @@ Start = Callable[..., TestServer]
 
 @pytest.fixture(autouse=True)
 def _handler() -> None:
-    """Have messages acknowledged: what no handler takes is not."""
+    """Register a handler: messages without one are not acknowledged."""
     on_message(_acknowledge)
 
 
@@ -79,7 +79,7 @@ def _acknowledge(request: Any, socket: Any, context: Any, message: Any) -> None:
 
 @pytest.fixture
 def handled() -> list[Any]:
-    """What came through to the handlers."""
+    """Record the messages that reached handlers."""
     handled: list[Any] = []
 
     @on_message
@@ -99,14 +99,14 @@ def answers(client: Client, times: int) -> list[Any]:
     return [client.call("message", number) for number in range(times)]
 
 
-def remembered() -> int:
-    """How many buckets there are."""
+def bucket_count() -> int:
+    """Return the number of buckets."""
     assert rate_limit._limits is not None
     return sum(map(len, rate_limit._limits._buckets))
 
 
 class TestMessages:
-    def test_beyond_the_burst_no_handler_runs_and_who_asks_is_told(
+    def test_message_beyond_the_burst_is_rejected_and_acknowledged(
         self, start: Start, handled: list[Any]
     ) -> None:
         ann = start(messages=(1, 3)).connect()
@@ -114,7 +114,7 @@ class TestMessages:
         ann.send("without an acknowledgement")
         assert handled == [0, 1, 2]
 
-    def test_tokens_come_back_at_the_rate(self, start: Start, handled: list[Any]) -> None:
+    def test_tokens_are_refilled_at_the_rate(self, start: Start, handled: list[Any]) -> None:
         server = start(messages=(2, 3))
         ann = server.connect()
         answers(ann, 4)
@@ -127,14 +127,16 @@ class TestMessages:
         server.advance(1000)
         assert answers(ann, 5) == ["handled"] * 3 + [REFUSED] * 2  # never more than the burst
 
-    def test_who_keeps_to_the_rate_is_never_refused(self, start: Start, handled: list[Any]) -> None:
+    def test_messages_at_the_rate_are_never_rejected(
+        self, start: Start, handled: list[Any]
+    ) -> None:
         server = start(messages=(10, 1))
         ann = server.connect()
         for _ in range(100):
             assert ann.call("message") == "handled"
             server.advance(0.1)
 
-    def test_every_kind_of_message_counts(self, start: Start, handled: list[Any]) -> None:
+    def test_every_kind_of_message_takes_a_token(self, start: Start, handled: list[Any]) -> None:
         ann = start(messages=(1, 3)).connect()
         ann.subscribe("room")
         assert ann.call("draw", 1, 2) == "drawn"
@@ -144,15 +146,13 @@ class TestMessages:
         assert ann.call("__channel__", "room", "hello") == REFUSED
         assert handled == [["draw", 1, 2], "hello"]
 
-    def test_each_socket_has_its_own(self, start: Start, handled: list[Any]) -> None:
+    def test_each_socket_has_its_own_bucket(self, start: Start, handled: list[Any]) -> None:
         server = start(messages=(1, 2))
         ann, bob = server.connect(), server.connect()
         assert answers(ann, 3) == ["handled", "handled", REFUSED]
         assert answers(bob, 3) == ["handled", "handled", REFUSED]
 
-    def test_other_gates_are_not_asked_for_what_is_refused(
-        self, start: Start, handled: list[Any]
-    ) -> None:
+    def test_rejection_skips_other_gates(self, start: Start, handled: list[Any]) -> None:
         asked: list[Any] = []
 
         @on_receiving
@@ -163,21 +163,21 @@ class TestMessages:
         answers(ann, 5)
         assert asked == [0, 1]
 
-    def test_none_is_no_limit(self, start: Start, handled: list[Any]) -> None:
+    def test_limit_of_none_accepts_everything(self, start: Start, handled: list[Any]) -> None:
         ann = start(messages=None).connect()
         assert answers(ann, 300) == ["handled"] * 300
         assert not signals.receiving.receivers
         assert not signals.subscribing.receivers
 
 
-class TestNotices:
-    def test_one_is_told_at_once(self, start: Start) -> None:
+class TestNotifications:
+    def test_first_rejection_is_notified_at_once(self, start: Start) -> None:
         ann = start(messages=(0.5, 2)).connect()
         answers(ann, 3)
-        told = {"what": "messages", "refused": 1, "retry": 2.0}
-        assert ann.received() == [("rate_limit", told)]
+        notification = {"what": "messages", "refused": 1, "retry": 2.0}
+        assert ann.received() == [("rate_limit", notification)]
 
-    def test_and_then_not_more_than_once_a_second(self, start: Start) -> None:
+    def test_further_rejections_are_notified_once_per_second(self, start: Start) -> None:
         server = start(messages=(0.5, 1))
         ann = server.connect()
         answers(ann, 101)
@@ -185,12 +185,12 @@ class TestNotices:
         server.advance(0.99)
         assert ann.received() == []
         server.advance(0.01)
-        told = {"what": "messages", "refused": 99, "retry": 1.0}
-        assert ann.received() == [("rate_limit", told)]
+        notification = {"what": "messages", "refused": 99, "retry": 1.0}
+        assert ann.received() == [("rate_limit", notification)]
         server.advance(10)
         assert ann.received() == []
 
-    def test_a_flood_is_told_of_once_a_second_and_all_of_it(self, start: Start) -> None:
+    def test_notifications_of_a_flood_count_every_rejection(self, start: Start) -> None:
         server = start(messages=(1, 1))
         ann = server.connect()
         refused = 0
@@ -198,18 +198,18 @@ class TestNotices:
             refused += answers(ann, 3).count(REFUSED)
             server.advance(0.1)
         server.advance(5)
-        told = [data["refused"] for data in ann.received("rate_limit")]
-        assert len(told) <= 11
-        assert sum(told) == refused
+        counts = [data["refused"] for data in ann.received("rate_limit")]
+        assert len(counts) <= 11
+        assert sum(counts) == refused
 
-    def test_after_what_it_says_the_next_one_passes(self, start: Start, handled: list[Any]) -> None:
+    def test_message_after_retry_is_accepted(self, start: Start, handled: list[Any]) -> None:
         server = start(messages=(3, 2))
         ann = server.connect()
         answers(ann, 3)
         server.advance(ann.receive("rate_limit")["retry"])
         assert answers(ann, 2) == ["handled", REFUSED]
 
-    def test_messages_and_subscriptions_are_told_apart(self, start: Start) -> None:
+    def test_messages_and_subscriptions_are_notified_separately(self, start: Start) -> None:
         ann = start(messages=(1, 1), subscriptions=(1, 1)).connect()
         answers(ann, 2)
         ann.subscribe("one")
@@ -220,17 +220,17 @@ class TestNotices:
             "subscriptions",
         ]
 
-    def test_who_has_gone_is_told_nothing(self, start: Start) -> None:
+    def test_disconnected_socket_is_not_notified(self, start: Start) -> None:
         server = start(messages=(1, 1))
         ann = server.connect()
         answers(ann, 3)
         assert rate_limit._limits is not None
-        assert len(rate_limit._limits._notices) == 1
+        assert len(rate_limit._limits._notifier) == 1
         ann.close()
-        assert len(rate_limit._limits._notices) == 0
+        assert len(rate_limit._limits._notifier) == 0
         server.advance(5)
 
-    def test_nothing_more_is_told_when_the_plugin_is_off(self, start: Start) -> None:
+    def test_uninstall_stops_notifications(self, start: Start) -> None:
         server = start(messages=(1, 1))
         ann = server.connect()
         answers(ann, 5)
@@ -242,7 +242,7 @@ class TestNotices:
 
 
 class TestSubscriptions:
-    def test_beyond_the_burst_they_are_refused(self, start: Start) -> None:
+    def test_subscription_beyond_the_burst_is_rejected(self, start: Start) -> None:
         server = start(subscriptions=(1, 2))
         ann = server.connect()
         ann.subscribe("one")
@@ -253,7 +253,7 @@ class TestSubscriptions:
         server.advance(1)
         ann.subscribe("three")
 
-    def test_the_servers_own_are_not_counted(self, start: Start) -> None:
+    def test_subscription_by_the_server_takes_no_token(self, start: Start) -> None:
         @on_event("join")
         def join(request: Any, socket: Any, context: Any, *channels: str) -> None:
             for channel in channels:
@@ -264,7 +264,7 @@ class TestSubscriptions:
         ann.subscribe("four")
         assert len(ann.socket.channels) == 4
 
-    def test_other_gates_are_not_asked_for_what_is_refused(self, start: Start) -> None:
+    def test_rejection_skips_other_gates(self, start: Start) -> None:
         asked: list[str] = []
 
         @on_subscribing
@@ -279,7 +279,7 @@ class TestSubscriptions:
 
 
 class TestKeys:
-    def test_sockets_of_one_key_share_and_others_do_not(
+    def test_sockets_with_the_same_key_share_a_bucket(
         self, start: Start, handled: list[Any]
     ) -> None:
         server = start(by_address, key_messages=(1, 3))
@@ -291,14 +291,16 @@ class TestKeys:
         assert answers(bob, 3) == ["handled"] * 3
         assert too.receive("rate_limit")["refused"] == 1
 
-    def test_to_come_back_does_not_help(self, start: Start, handled: list[Any]) -> None:
+    def test_reconnect_with_the_same_key_keeps_the_bucket(
+        self, start: Start, handled: list[Any]
+    ) -> None:
         server = start(by_address, key_messages=(1, 2))
         ann = server.connect()
         answers(ann, 2)
         ann.close()
         assert answers(server.connect(), 1) == [REFUSED]
 
-    def test_what_the_key_refuses_takes_no_token_of_the_socket_nor_the_other_way(
+    def test_rejection_takes_no_token_from_either_bucket(
         self, start: Start, handled: list[Any]
     ) -> None:
         server = start(by_address, messages=(0.1, 2), key_messages=(1, 3))
@@ -308,14 +310,14 @@ class TestKeys:
         server.advance(1)
         assert answers(too, 1) == ["handled"]
 
-    def test_subscriptions_too(self, start: Start) -> None:
+    def test_subscriptions_with_the_same_key_share_a_bucket(self, start: Start) -> None:
         server = start(by_address, key_subscriptions=(1, 1))
         ann, too = server.connect(), server.connect()
         ann.subscribe("one")
         with pytest.raises(Refused, match=r"^rate limit$"):
             too.subscribe("one")
 
-    def test_no_key_is_no_limit_until_there_is_one(self, start: Start) -> None:
+    def test_key_of_none_has_no_limit_until_it_is_set(self, start: Start) -> None:
         @on_event("login")
         def login(request: Any, socket: Any, context: Any, name: str) -> None:
             context["name"] = name
@@ -331,7 +333,7 @@ class TestKeys:
         assert answers(ann, 1) + answers(too, 1) == [None, None]
         assert answers(ann, 1) + answers(too, 1) == [REFUSED, REFUSED]
 
-    def test_it_is_asked_for_a_socket_once(self, start: Start) -> None:
+    def test_key_function_is_called_once_for_each_socket(self, start: Start) -> None:
         asked: list[Any] = []
 
         def key(request: Any, socket: Any, context: Any) -> str:
@@ -343,7 +345,7 @@ class TestKeys:
         assert asked == [(ann.socket, ann.socket.context, "127.0.0.1")]
 
     @pytest.mark.parametrize("bad", ["raises", "no key at all"])
-    def test_one_that_fails_denies_and_is_reported(
+    def test_key_function_that_raises_rejects_and_sends_error(
         self, bad: str, start: Start, handled: list[Any]
     ) -> None:
         def key(request: Any, socket: Any, context: Any) -> Any:
@@ -358,7 +360,7 @@ class TestKeys:
 
 
 class TestConnections:
-    def test_attempts_of_one_key_are_limited(self, start: Start) -> None:
+    def test_connection_attempts_with_the_same_key_are_limited(self, start: Start) -> None:
         server = start(by_address, key_connections=(0.5, 2))
         for _ in range(2):
             server.connect(address="10.0.0.1")
@@ -368,9 +370,7 @@ class TestConnections:
         server.advance(2)
         server.connect(address="10.0.0.1")
 
-    def test_those_that_another_gate_refuses_count_and_it_is_not_asked_beyond(
-        self, start: Start
-    ) -> None:
+    def test_attempts_rejected_by_another_gate_take_tokens(self, start: Start) -> None:
         asked: list[Any] = []
 
         @on_connecting
@@ -387,7 +387,9 @@ class TestConnections:
         assert reasons == ["wrong password"] * 3 + ["rate limit"] * 2
         assert len(asked) == 3
 
-    def test_who_has_no_key_yet_is_not_limited(self, start: Start, handled: list[Any]) -> None:
+    def test_connection_attempts_without_a_key_are_not_limited(
+        self, start: Start, handled: list[Any]
+    ) -> None:
         @on_connect
         def remember(request: Any, socket: Any, context: Any) -> None:
             context["name"] = "Ann"
@@ -400,8 +402,10 @@ class TestConnections:
         assert answers(ann, 1) + answers(too, 1) == ["handled", REFUSED]
 
 
-class TestWhoDoesNotStop:
-    def test_is_disconnected(self, start: Start, handled: list[Any]) -> None:
+class TestRepeatedViolations:
+    def test_client_beyond_the_limit_of_rejections_is_disconnected(
+        self, start: Start, handled: list[Any]
+    ) -> None:
         server = start(messages=(1, 2), refusals=(0.1, 3))
         ann, bob = server.connect(), server.connect()
         with server.record(signals.disconnect) as sent:
@@ -414,7 +418,7 @@ class TestWhoDoesNotStop:
         assert handled == [0, 1]
         assert bob.call("message", "still there") == "handled"
 
-    def test_not_who_is_refused_now_and_then(self, start: Start) -> None:
+    def test_client_with_occasional_rejections_stays_connected(self, start: Start) -> None:
         server = start(messages=(10, 1), refusals=(1, 2))
         ann = server.connect()
         for _ in range(20):
@@ -422,7 +426,7 @@ class TestWhoDoesNotStop:
             server.advance(1)
         assert ann.connected
 
-    def test_subscriptions_and_broken_rules_count(self, start: Start) -> None:
+    def test_rejected_subscriptions_and_protocol_errors_count(self, start: Start) -> None:
         server = start(subscriptions=(1, 1), refusals=(0.1, 4))
         ann = server.connect()
         ann.subscribe("one")
@@ -433,7 +437,7 @@ class TestWhoDoesNotStop:
         ann.emit("__channel__", "elsewhere", "hello")
         assert not ann.connected
 
-    def test_an_error_of_a_handler_does_not(self, start: Start) -> None:
+    def test_handler_errors_do_not_count(self, start: Start) -> None:
         @on_message
         def broken(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.subscribe("")
@@ -444,7 +448,7 @@ class TestWhoDoesNotStop:
             answers(ann, 5)
         assert ann.connected
 
-    def test_none_is_never(self, start: Start) -> None:
+    def test_refusal_limit_of_none_never_disconnects(self, start: Start) -> None:
         server = start(messages=(1, 1), refusals=None)
         ann = server.connect()
         answers(ann, 500)
@@ -452,19 +456,19 @@ class TestWhoDoesNotStop:
 
 
 class TestMemory:
-    def test_keys_are_forgotten_when_they_are_full_again(self, start: Start) -> None:
+    def test_full_buckets_of_keys_are_removed(self, start: Start) -> None:
         server = start(by_address, key_messages=(1, 10), key_connections=(2, 4))
         for number in range(20):
             client = server.connect(address=f"10.0.0.{number}")
             answers(client, 4)
             client.close()
-        assert remembered() == 40
+        assert bucket_count() == 40
         server.advance(2)
-        assert remembered() == 20  # those of connections
+        assert bucket_count() == 20  # of connection attempts
         server.advance(2)
-        assert remembered() == 0
+        assert bucket_count() == 0
 
-    def test_one_that_is_used_stays(self, start: Start) -> None:
+    def test_bucket_in_use_is_kept(self, start: Start) -> None:
         server = start(by_address, key_messages=(1, 2))
         ann, bob = server.connect(address="10.0.0.1"), server.connect(address="10.0.0.2")
         answers(ann, 2)
@@ -472,11 +476,9 @@ class TestMemory:
         for _ in range(5):
             server.advance(1)
             assert answers(ann, 2) == [None, REFUSED]
-        assert remembered() == 1
+        assert bucket_count() == 1
 
-    def test_sockets_that_left_are_forgotten_when_their_buckets_are_full(
-        self, start: Start
-    ) -> None:
+    def test_full_buckets_of_disconnected_sockets_are_removed(self, start: Start) -> None:
         server = start(
             by_address,
             messages=(1, 100),
@@ -487,22 +489,24 @@ class TestMemory:
         ann = server.connect()
         ann.subscribe("one")
         answers(ann, 3)
-        assert remembered() == 4
+        assert bucket_count() == 4
         ann.close()
         server.advance(10)
-        assert remembered() == 0
+        assert bucket_count() == 0
         assert rate_limit._limits is not None
         assert not rate_limit._limits._keys
 
-    def test_there_is_a_bound(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_number_of_buckets_is_limited(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(buckets_module, "MAX_KEYS", 10)
         server = start(by_address, key_messages=(0.001, 5))
         visitors = [server.connect(address=f"10.0.0.{number}") for number in range(15)]
         for client in visitors:
             answers(client, 1)
-        assert remembered() == 10
+        assert bucket_count() == 10
 
-    def test_nothing_is_left_when_it_is_off(self, start: Start) -> None:
+    def test_uninstall_removes_all_buckets(self, start: Start) -> None:
         server = start(by_address, messages=(1, 1), key_messages=(1, 100))
         answers(server.connect(), 3)
         server.stop()
@@ -512,14 +516,14 @@ class TestMemory:
 
 
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
-class TestClientsThatComeAgain:
+class TestRejoin:
     def test_limit_of_messages_holds_for_a_client_that_leaves_and_joins(
         self, transport: str, serve: Callable[..., Site], handled: list[Any]
     ) -> None:
         site = serve(plugins=[PLUGIN], rate_limit_messages=(0.01, 4), rate_limit_packets=None)
         client = getattr(site, transport)()
-        replies = [come_and_go(client, '42["message",1]') for _ in range(10)]
-        # The first CONNECT is free, each further one takes a token, as each message does.
+        replies = [join_and_leave(client, '42["message",1]') for _ in range(10)]
+        # The first CONNECT is free; each further one takes a token like a message.
         assert replies == [["handled"], ["handled"], [REFUSED]] + ["rate limit"] * 7
         assert handled == [1, 1]
 
@@ -533,7 +537,7 @@ class TestClientsThatComeAgain:
             rate_limit_packets=None,
         )
         client = getattr(site, transport)()
-        replies = [come_and_go(client, '42["__subscribe__","room"]') for _ in range(5)]
+        replies = [join_and_leave(client, '42["__subscribe__","room"]') for _ in range(5)]
         assert [reply[0]["ok"] for reply in replies] == [True] * 3 + [False] * 2
 
     def test_limit_of_refusals_holds_for_a_client_that_leaves_and_joins(
@@ -548,7 +552,7 @@ class TestClientsThatComeAgain:
         )
         client = getattr(site, transport)()
         for _ in range(3):
-            come_and_go(client, '42["__subscribe__","room"]')
+            join_and_leave(client, '42["__subscribe__","room"]')
         client.send("40")
         receive(client)
         client.send('42["__subscribe__","room"]')
@@ -581,13 +585,13 @@ def test_pings_of_a_websocket_are_counted(serve: Callable[..., Site], stages: Jo
     assert client.wait_closed() == 1008
 
 
-def test_packets_within_the_limit_close_nobody(
+def test_packets_within_the_limit_close_no_client(
     serve: Callable[..., Site], handled: list[Any]
 ) -> None:
     client = serve(plugins=[PLUGIN], rate_limit_packets=(0.01, 20)).connect()
     for _ in range(19):
         client.send("3")
-    for _ in range(30):  # events are counted elsewhere
+    for _ in range(30):  # only packets without an event are counted here
         client.call("draw")
     client.send("3")
     assert client.wait_closed() == 1008
@@ -602,7 +606,7 @@ def flood(client: Any, packet: str) -> None:
 
 
 def receive(client: Any) -> str:
-    """Return the next packet of the server's that is not the plugin's event."""
+    """Return the next packet of the server, except for the plugin's events."""
     while True:
         packets = [client.receive()] if isinstance(client, raw.WebSocket) else client.poll()
         replies = [packet for packet in packets if not str(packet).startswith("42")]
@@ -611,8 +615,8 @@ def receive(client: Any) -> str:
             return str(replies[0])
 
 
-def come_and_go(client: Any, event: str) -> Any:
-    """Join the namespace, send an event, and leave; returns its acknowledgement or the refusal."""
+def join_and_leave(client: Any, event: str) -> Any:
+    """Join the namespace, send an event and leave; return the acknowledgement or the rejection."""
     client.send("40")
     reply = receive(client)
     if reply.startswith("44"):
@@ -632,10 +636,12 @@ class TestBuckets:
         burst=st.integers(1, 6),
         pauses=st.lists(st.integers(0, 40)),
     )
-    def test_as_a_bucket_of_tokens(self, rate: float, burst: int, pauses: list[int]) -> None:
+    def test_buckets_behave_like_a_token_bucket(
+        self, rate: float, burst: int, pauses: list[int]
+    ) -> None:
         before = replace_clock(VirtualClock())
         buckets = Buckets(rate, burst)
-        now, eighths = 1000.0, burst * 8  # of a token: sums that are exact
+        now, eighths = 1000.0, burst * 8  # in eighths of a token, so that sums are exact
         for pause in pauses:
             now += pause / 8 / rate
             eighths = min(burst * 8, eighths + pause)
@@ -661,7 +667,7 @@ class TestBuckets:
 
 
 class TestRealServer:
-    """The same on a port, in real time: nothing is waited for, as the bucket never fills again."""
+    """Limits over a real connection; the buckets are not refilled during a test."""
 
     @pytest.fixture
     def site(self, serve: Callable[..., Site]) -> Site:
@@ -675,25 +681,31 @@ class TestRealServer:
             rate_limit_refusals=(0.001, 2),
         )
 
-    def test_messages(self, site: Site, handled: list[Any]) -> None:
+    def test_messages_beyond_the_limit_are_rejected(self, site: Site, handled: list[Any]) -> None:
         client, other = site.connect(), site.connect()
         assert [client.call("message", number) for number in range(3)] == [["handled"]] * 3
         client.emit("message", 3, ack=4)
-        event, told = client.event()
-        assert (event, told["what"], told["refused"]) == ("rate_limit", "messages", 1)
-        assert 0 < told["retry"] <= 1000
+        event, notification = client.event()
+        assert (event, notification["what"], notification["refused"]) == (
+            "rate_limit",
+            "messages",
+            1,
+        )
+        assert 0 < notification["retry"] <= 1000
         assert client.receive() == '434[{"error":"rate limit"}]'
         assert other.call("message", "other") == ["handled"]
         assert handled == [0, 1, 2, "other"]
 
-    def test_subscriptions(self, site: Site) -> None:
+    def test_subscriptions_beyond_the_limit_are_rejected(self, site: Site) -> None:
         client = site.connect()
         assert client.call("__subscribe__", "one") == [{"ok": True}]
         client.emit("__subscribe__", "two", ack=4)
         assert client.event()[1]["what"] == "subscriptions"
         assert client.receive() == '434[{"ok":false,"error":"rate limit"}]'
 
-    def test_a_flood_ends(self, site: Site, handled: list[Any], stages: Journal) -> None:
+    def test_flood_ends_with_a_disconnect(
+        self, site: Site, handled: list[Any], stages: Journal
+    ) -> None:
         client, other = site.connect(), site.connect()
         for number in range(100):
             client.emit("message", number)
@@ -703,7 +715,9 @@ class TestRealServer:
         assert other.call("message", "other") == ["handled"]
         assert registry.find(client.id) is None
 
-    def test_keys(self, site: Site, handled: list[Any]) -> None:
+    def test_sockets_with_the_same_key_are_limited_together(
+        self, site: Site, handled: list[Any]
+    ) -> None:
         first, second = site.connect(X_User="ann"), site.connect(X_User="ann")
         third = site.websocket(X_User="ann")
         third.send("40")
@@ -715,7 +729,7 @@ class TestRealServer:
         assert second.receive() == '434[{"error":"rate limit"}]'
         assert site.connect(X_User="bob").call("message", 0) == ["handled"]
 
-    def test_over_polling(self, site: Site, handled: list[Any]) -> None:
+    def test_limits_apply_over_polling(self, site: Site, handled: list[Any]) -> None:
         client = site.polling()
         client.connect()
         client.send(*(f'42{number}["message",0]' for number in range(4)))

@@ -134,7 +134,7 @@ def publish_and_count(message: Message, topic: Topic) -> bool:
             return False
         return bool(registry.run_on_hub(registry.backplane.publish_and_count, message, topic))
     place = _place()
-    return place[0] is not None and bool(_alone(place)[2].reach(message, topic))
+    return place[0] is not None and bool(_alone(place)[2].publish_and_count(message, topic))
 
 
 def _place() -> tuple[str | None, str]:

@@ -1,10 +1,10 @@
-"""How other processes hear of a broadcast: the interface, and what every backplane has in common.
+"""Backplane interface: how a broadcast reaches the sockets of other processes.
 
-Without ``SOCKETIO_BACKPLANE`` there is none, and nothing here does anything: one process needs
-nothing. With ``"redis://..."`` the same functions reach every process that uses the same Redis and
+Without ``SOCKETIO_BACKPLANE`` this package is unused: a single process needs no backplane. With
+``"redis://..."``, broadcasts reach every process with the same Redis server and the same
 ``SOCKETIO_BACKPLANE_PREFIX``; see `webpy_socketio.backplane.redis`.
 
-The signal `gap` tells that messages of other processes may be missing here::
+The signal `gap` reports that messages of other processes may be missing in this process::
 
     from webpy_socketio.backplane import gap
 
@@ -12,8 +12,8 @@ The signal `gap` tells that messages of other processes may be missing here::
     def refetch(sender, node, missed, **extra):
         ...
 
-A backplane knows nothing of sockets: it is told which topics somebody here wants to hear of
-(`Backplane.hold`), and calls what it was given when something arrives on one.
+A backplane does not know sockets. The registry subscribes to topics (`Backplane.subscribe`), and
+the backplane calls its `deliver` callback for each message published on one of them.
 """
 
 from __future__ import annotations
@@ -33,73 +33,76 @@ __all__ = ["MAX_BYTES", "Backplane", "Topic", "Warnings", "counts", "gap", "send
 
 logger = logging.getLogger("webpy_socketio")
 
-#: Bytes of a message that may go to other processes. What is published waits in a buffer for each
-#: of them, and Redis cuts a subscriber off whose buffer holds 32 MB.
+#: Bytes of a message that may be published. Redis buffers published messages for each subscriber,
+#: and disconnects a subscriber whose buffer reaches 32 MB.
 MAX_BYTES = 1_000_000
 
-#: Sent when messages of other processes are missing, or may be: ``node`` is the process that sent
-#: them, and ``missed`` how many; ``topic`` is where, a `Topic`. After an outage of our own all three
-#: are None: nobody can tell. Each time in a greenlet of its own; receivers may wait.
-gap = OrderedSignal("Messages of other processes are missing, or may be.")
+#: Sent when messages of other processes are missing or may be missing. Keywords: ``node``, the
+#: process that sent them; ``missed``, their number; ``topic``, their `Topic`. All three are None
+#: after this process lost its connection to Redis, because the loss cannot be counted. Receivers
+#: run in a new greenlet and may block.
+gap = OrderedSignal("Messages of other processes are missing or may be missing.")
 
-#: Since the process began: ``"dropped"``, what could not be published, as Redis was away for too
-#: long or too slow; ``"ignored"``, what came on a topic and is none of ours; ``"gaps"`` signalled.
+#: Events since the process started: ``"dropped"``, messages not published because Redis was
+#: unreachable or too slow; ``"ignored"``, invalid messages received on a topic; ``"gaps"``, signals
+#: sent.
 counts: Counter[str] = Counter()
 
 
 class Backplane(Protocol):
-    """What sockets need of the way to other processes; for the thread that they live in."""
+    """Interface that the registry uses to reach other processes; for the hub's thread only."""
 
     def subscribe(self, *topics: Topic) -> None:
-        """Somebody here wants to hear of these; each call counts, and never waits."""
+        """Add a reference to each topic, and subscribe to new ones; does not block."""
 
     def unsubscribe(self, *topics: Topic) -> None:
-        """Take back what `hold` did; the last one out ends the subscription."""
+        """Remove a reference to each topic; the last one ends the subscription; does not block."""
 
     def wait(self, *topics: Topic) -> None:
-        """Return once nothing can be missed on these, or when it cannot be waited for."""
+        """Wait until Redis has confirmed the subscriptions, or return if waiting is impossible."""
 
     def publish(self, message: Message, *topics: Topic, skip: str | None = None) -> None:
-        """Send to whoever holds one of the topics elsewhere, one copy each; never waits.
+        """Send one copy to each other process subscribed to any of the topics; does not block.
 
-        `skip` is the session id of the one that is to be left out.
+        `skip` is the session id of a socket that must not receive the message.
         """
 
     def publish_and_count(self, message: Message, topic: Topic) -> bool:
-        """The same, and wait for the answer: whether anybody is there.
+        """Publish, wait for the reply, and return whether another process received the message.
 
-        Raises `BackplaneError` if there is no way to tell.
+        Raises:
+            BackplaneError: Redis is unreachable or did not reply in time.
         """
 
     def stop(self) -> None:
-        """Send what waits, for a second at most, and end."""
+        """Send queued messages for at most one second, then close the connections."""
 
 
 class Warnings:
-    """A log that what happens a thousand times a second does not fill."""
+    """Warning log with at most one line per `interval`; further warnings are counted."""
 
-    #: Seconds from one line to the next.
+    #: Seconds between two log lines.
     interval = 10.0
 
     def __init__(self) -> None:
         self._next = 0.0
-        self._untold = 0
+        self._suppressed = 0
 
     def warn(self, text: str, *args: Any) -> None:
-        """Log a warning, or count it for the next one."""
+        """Log a warning, or count it for the next log line."""
         now = time.monotonic()
         if now < self._next:
-            self._untold += 1
+            self._suppressed += 1
             return
-        more = f" (and {self._untold} more like it)" if self._untold else ""
-        self._next, self._untold = now + self.interval, 0
+        more = f" (and {self._suppressed} more warnings)" if self._suppressed else ""
+        self._next, self._suppressed = now + self.interval, 0
         logger.warning(text + more, *args)
 
 
 def send_gap(
     sender: Any, node: str | None = None, missed: int | None = None, topic: Topic | None = None
 ) -> None:
-    """Send `gap`, from a greenlet of its own: nothing that a receiver does holds messages up."""
+    """Send `gap` from a new greenlet, so that its receivers cannot delay messages."""
     counts["gaps"] += 1
     gevent.spawn(_send_gap, sender, node, missed, topic)
 
@@ -109,4 +112,4 @@ def _send_gap(sender: Any, node: str | None, missed: int | None, topic: Topic | 
         try:
             receiver(sender, node=node, missed=missed, topic=topic)
         except Exception:
-            logger.exception("a receiver of 'gap', %r, failed", receiver)
+            logger.exception("receiver %r of the signal 'gap' failed", receiver)

@@ -1,8 +1,8 @@
-"""One connection to Redis, by the library `redis`, that never comes back behind our backs.
+"""Single-use connection to Redis, built on the library `redis`.
 
-The library's clients reconnect and send again by themselves. A message that is sent again may arrive
-twice, and a subscription that was renewed in silence hides what was missed; so this is its plain
-`Connection`, of which each one is used until its first failure.
+Clients of that library reconnect and retry on their own. A retried message may arrive twice, and a
+renewed subscription hides which messages were missed. This module therefore uses the library's
+plain `Connection` and discards it after its first failure.
 """
 
 from __future__ import annotations
@@ -23,38 +23,41 @@ from redis.retry import Retry
 from webpy_socketio.engine.workers.forking import close_in_child
 from webpy_socketio.exceptions import BackplaneError
 
-__all__ = ["Connector", "RedisConnection", "address_of", "pauses"]
+__all__ = ["Connector", "RedisConnection", "address_of", "reconnect_delays"]
 
-#: Seconds for connecting. With the longest of `pauses` it is less than 5: so soon after Redis is
-#: back everybody is.
+#: Seconds for connecting. Together with the longest of `reconnect_delays` it is below 5: all
+#: processes are connected again 5 seconds after Redis is back.
 CONNECT_TIMEOUT = 2.0
 
 #: Topics in one command.
 BATCH = 500
 
-#: Parts of a timeout: a connection counts as dead after this many in a row without a byte.
-INTERVALS = 3
+#: Intervals of a timeout: a connection is dead after this many consecutive ones without a byte.
+IDLE_INTERVALS = 3
 
-#: Everything that the library raises for a connection that has ended. Another greenlet's failure
-#: closes what this one reads from, and then it is one of the last two.
+#: Exceptions that the library raises for a closed connection. The last two occur when another
+#: greenlet closes the connection during a read.
 _FAILURES = (redis.RedisError, OSError, ValueError, AttributeError)
 
 
 class RedisConnection:
-    """A connection that is open from `__init__` until its first failure, which is told by
-    `BackplaneError`. `timeout` is the longest time without a byte in which something is awaited.
+    """Connection to Redis that is open from `__init__` until its first failure.
 
-    Time in which this process stood still does not count: a paused machine, `SIGSTOP`, a blocked
-    event loop. Afterwards the connection is read first, and judged only when nothing is left in it.
+    Failures raise `BackplaneError`. `timeout` is the number of seconds without a byte after which a
+    pending read or write fails.
+
+    Time during which the process was suspended does not count towards the timeout: a paused virtual
+    machine, ``SIGSTOP``, a blocked event loop. Data that arrived meanwhile is read before the
+    timeout is checked.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        #: For messages; the url itself may have a password in it.
-        self.where = address_of(url)
+        #: For messages: the URL may contain a password.
+        self.address = address_of(url)
         self.closed = False
-        #: To the commands of the last `ask`, in their order.
+        #: Replies to the commands of the last `execute`, in their order.
         self.replies: list[Any] = []
-        self._interval = timeout / INTERVALS
+        self._interval = timeout / IDLE_INTERVALS
         self._connection = Connection(
             **{
                 **parse_url(url),
@@ -62,7 +65,7 @@ class RedisConnection:
                 "socket_connect_timeout": CONNECT_TIMEOUT,
                 "socket_keepalive": True,
                 "retry": Retry(NoBackoff(), 0),
-                # Replies and messages in the order they come, in one stream.
+                # RESP 2: replies and published messages arrive in order, in one stream.
                 "protocol": 2,
             }
         )
@@ -74,33 +77,35 @@ class RedisConnection:
         self._writable = _poll(self._sock, "POLLOUT")
 
     def send(self, *words: str | bytes) -> None:
-        """Send one command; what Redis sent before it closed the connection can still be read."""
+        """Send one command; after a failure, data received before the close can still be read."""
         self._write(self._connection.pack_command(*words))
 
     def subscribe(self, topics: Sequence[bytes]) -> None:
-        """Ask for what is published on topics; Redis confirms each."""
+        """Subscribe to topics; Redis confirms each."""
         self._send_in_batches("SUBSCRIBE", topics)
 
     def unsubscribe(self, topics: Sequence[bytes]) -> None:
-        """Ask for it no more; Redis confirms each."""
+        """Unsubscribe from topics; Redis confirms each."""
         self._send_in_batches("UNSUBSCRIBE", topics)
 
     def read(self) -> Any:
-        """The next reply or message; waits for it."""
+        """Wait for the next reply or message, and return it."""
         return self._try(self._read_response)
 
     def has_data(self) -> bool:
-        """Return whether there is something to read, the end of the connection included."""
+        """Return whether a read would return at once, with data or because the connection ended."""
         if self._readable is not None and not self.closed:
             return bool(self._readable.poll(0))
         return bool(self._try(self._connection.can_read, 0))
 
     def execute(self, *commands: Sequence[str | bytes | int]) -> list[Any]:
-        """Send commands at once, and return the reply to each.
+        """Send commands in one write, and return the reply to each.
 
-        In place of a reply is a `BackplaneError`, if Redis refused that one. If the connection ends,
-        this raises, and `replies` has what arrived: commands without a reply may have been carried
-        out, or not.
+        A command that Redis rejects has a `BackplaneError` in place of its reply.
+
+        Raises:
+            BackplaneError: The connection ended. `replies` contains the replies received until
+                then; Redis may or may not have executed the other commands.
         """
         failure: BackplaneError | None = None
         replies: list[Any] = []
@@ -108,64 +113,64 @@ class RedisConnection:
         try:
             self._write(self._connection.pack_commands(commands))
         except BackplaneError as error:
-            failure = error  # the first of them may have been answered
+            failure = error  # Redis may have replied to the first commands
         try:
             while len(replies) < len(commands):
                 try:
                     replies.append(self.read())
-                except _Refused as error:
+                except _CommandError as error:
                     replies.append(BackplaneError(str(error)))
         except BackplaneError as error:
             raise (failure or error) from error.__cause__
         return replies
 
     def publish(self, envelopes: Sequence[tuple[bytes, bytes]]) -> list[int | BackplaneError]:
-        """Publish each (topic, envelope); returns how many processes each went to, see `ask`."""
+        """Publish (topic, envelope) pairs; return the number of receivers of each."""
         return self.execute(*(("PUBLISH", *envelope) for envelope in envelopes))
 
     def check(self) -> None:
-        """Raise if the other side has closed it while nothing was under way."""
+        """Raise `BackplaneError` if the connection was closed while it was idle."""
         if self._readable is not None and not self.closed and not self._readable.poll(0):
             return
         if self._try(self._connection.can_read, 0):
-            self._fail(f"{self.where} says what it was not asked")
+            self._fail(f"{self.address} sent data without a command")
 
     def ping(self) -> None:
-        """Ask whether the other side is there."""
+        """Send a PING and wait for the reply."""
         self.send("PING")
         self.read()
 
     def close(self) -> None:
-        """Close it; whoever reads from it fails."""
+        """Close the connection; a pending read raises `BackplaneError`."""
         self.closed = True
         self._connection.disconnect()
 
     def _send_in_batches(self, command: str, topics: Sequence[bytes]) -> None:
-        # Never a pattern: a name with a * in it is a name.
+        # Never PSUBSCRIBE: a channel name may contain an asterisk.
         for start in range(0, len(topics), BATCH):
             self.send(command, *topics[start : start + BATCH])
 
     def _try(self, function: Any, *args: Any, **keywords: Any) -> Any:
-        if self.closed:  # the library would connect again
-            raise BackplaneError(f"the connection to {self.where} has ended")
+        if self.closed:  # the library would reconnect
+            raise BackplaneError(f"the connection to {self.address} is closed")
         try:
             return function(*args, **keywords)
         except redis.AuthenticationError as error:
             self._fail(
-                f"{self.where} refuses the name or password in SOCKETIO_BACKPLANE ({error}); "
-                "special characters in them have to be percent-encoded",
+                f"{self.address} rejected the user name or password in "
+                f"SOCKETIO_BACKPLANE ({error}); special characters in them must be percent-encoded",
                 error,
             )
         except redis.ResponseError as error:
-            raise _Refused(f"{self.where} refuses: {error}") from error
+            raise _CommandError(f"{self.address} rejected a command: {error}") from error
         except _FAILURES as error:
-            self._fail(f"{self.where} cannot be reached: {error}", error)
+            self._fail(f"{self.address} is unreachable: {error}", error)
         except BaseException:
             self.close()
             raise
 
     def _read_response(self) -> Any:
-        silence: _Silence | None = None
+        idle: _IdleTimeout | None = None
         began = time.monotonic()
         while True:
             try:
@@ -173,9 +178,9 @@ class RedisConnection:
                     disable_decoding=True, disconnect_on_error=False
                 )
             except redis.TimeoutError:
-                if silence is None:
-                    silence = _Silence(self._interval, began)
-                if silence.is_over(self._readable):
+                if idle is None:
+                    idle = _IdleTimeout(self._interval, began)
+                if idle.is_over(self._readable):
                     raise
 
     def _write(self, packed: Sequence[bytes]) -> None:
@@ -183,25 +188,25 @@ class RedisConnection:
             if not self.closed:
                 self._send_all(packed)
                 return
-        except ConnectionError as error:  # Python's: the other side has closed it
-            raise BackplaneError(f"{self.where} cannot be reached: {error}") from error
+        except ConnectionError as error:  # the built-in one: Redis closed the connection
+            raise BackplaneError(f"{self.address} is unreachable: {error}") from error
         except _FAILURES as error:
-            self._fail(f"{self.where} cannot be reached: {error}", error)
+            self._fail(f"{self.address} is unreachable: {error}", error)
         except BaseException:
             self.close()
             raise
-        raise BackplaneError(f"the connection to {self.where} has ended")
+        raise BackplaneError(f"the connection to {self.address} is closed")
 
     def _send_all(self, packed: Sequence[bytes]) -> None:
         for item in packed:
             left = memoryview(item)
-            silence = _Silence(self._interval, time.monotonic())
+            idle = _IdleTimeout(self._interval, time.monotonic())
             while left:
                 try:
                     left = left[self._sock.send(left) :]
-                    silence = _Silence(self._interval, time.monotonic())
+                    idle = _IdleTimeout(self._interval, time.monotonic())
                 except TimeoutError:
-                    if silence.is_over(self._writable):
+                    if idle.is_over(self._writable):
                         raise
 
     def _fail(self, text: str, cause: BaseException | None = None) -> None:
@@ -209,12 +214,12 @@ class RedisConnection:
         raise BackplaneError(text) from cause
 
 
-class _Silence:
-    """Judges after each timeout of a socket whether the other side is gone.
+class _IdleTimeout:
+    """Decides after each socket timeout whether the connection is dead.
 
-    A timer of a process that stood still is late, and fires before what arrived meanwhile is read.
-    So an interval counts only if the socket is not ready, and if the timer was not late by more
-    than an interval; a whole standstill counts as one interval at most.
+    The timer of a suspended process fires late, and before data that arrived meanwhile is read. An
+    interval therefore counts only if the socket is not ready and the timer was late by less than
+    one interval. A suspension counts as one interval at most.
     """
 
     def __init__(self, interval: float, began: float) -> None:
@@ -222,27 +227,27 @@ class _Silence:
         self._began = began
         self._count = 0
 
-    def is_over(self, look: Any) -> bool:
-        """Count an interval that ended without a byte; returns whether that was the last one."""
+    def is_over(self, poller: Any) -> bool:
+        """Count an interval without a byte, and return whether it was the last one allowed."""
         began, self._began = self._began, time.monotonic()
-        if (look is not None and look.poll(0)) or self._began - began > 2 * self._interval:
+        if (poller is not None and poller.poll(0)) or self._began - began > 2 * self._interval:
             self._count = 0
         else:
             self._count += 1
-        return self._count >= INTERVALS
+        return self._count >= IDLE_INTERVALS
 
 
 def _poll(sock: Any, event: str) -> Any:
-    """The system's own poll of a socket for one event; None if there is none.
+    """Return the operating system's poll object for one event, or None if it has none.
 
-    The library asks gevent's: a watcher, a timer and two switches of greenlets for each look, which
+    The library uses gevent's: a watcher, a timer and two greenlet switches for each check, which
     takes as long as the PUBLISH that follows.
     """
     if not hasattr(select, event):
         return None
-    look = get_original("select", "poll")()
-    look.register(sock.fileno(), getattr(select, event))
-    return look
+    poller = get_original("select", "poll")()
+    poller.register(sock.fileno(), getattr(select, event))
+    return poller
 
 
 def address_of(url: str) -> str:
@@ -251,41 +256,45 @@ def address_of(url: str) -> str:
     return f"Redis at {parts.hostname}:{parts.port or 6379}"
 
 
-class _Refused(BackplaneError):
-    """Redis answered, with an error; the connection is as it was."""
+class _CommandError(BackplaneError):
+    """Error reply of Redis; the connection remains usable."""
 
 
 class Connector:
-    """Opens the connections of one greenlet, which may be ended at any moment."""
+    """Opens the connections of one greenlet, which may be ended at any time."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._opening = False
-        #: Whether the greenlet was told to end. One that is connecting would leave a socket behind, so
-        #: it finds out by this.
+        #: Set by `end`. Killing a greenlet while it connects would leak a socket, so it checks this
+        #: flag.
         self.ended = False
 
     def open(self, timeout: float) -> RedisConnection:
-        """A new `Link`; waits, and raises `BackplaneError`."""
+        """Open a new connection; blocks.
+
+        Raises:
+            BackplaneError: Redis is unreachable, or `end` was called.
+        """
         self._opening = True
         try:
-            link = RedisConnection(self._url, timeout)
+            connection = RedisConnection(self._url, timeout)
         finally:
             self._opening = False
         if self.ended:
-            link.close()
-            raise BackplaneError("the server stops")
-        return link
+            connection.close()
+            raise BackplaneError("the server is stopping")
+        return connection
 
     def end(self, greenlet: Any) -> None:
-        """End the greenlet; if it is connecting, as soon as it is done with that."""
+        """End the greenlet; if it is connecting, after the attempt."""
         self.ended = True
         if not self._opening:
             greenlet.kill()
 
 
-def pauses() -> Iterator[float]:
-    """Seconds to wait before each attempt to connect; with jitter, as everybody has lost it at once."""
+def reconnect_delays() -> Iterator[float]:
+    """Yield seconds to wait before each attempt to connect, with jitter and exponential backoff."""
     longest = 0.1
     while True:
         yield random.uniform(longest / 2, longest)

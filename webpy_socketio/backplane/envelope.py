@@ -1,13 +1,14 @@
-r"""What travels between processes: a packet as it was encoded once, and where it stands in a row.
+r"""Envelopes: the JSON messages that processes exchange through Redis.
 
-An envelope is JSON::
+An envelope contains an encoded packet and its sequence number::
 
-    {"v": 1, "node": "5f2c...", "epoch": 3, "number": 17,        who sent it, and its number
-     "text": "42[\"message\",\"hello\"]", "attachments": [],       the packet; bytes as base64
-     "skip": "...",                                              a session id to be left out
+    {"v": 1, "node": "5f2c...", "epoch": 3, "number": 17,        sender and sequence number
+     "text": "42[\"message\",\"hello\"]", "attachments": [],       the packet; attachments as base64
+     "skip": "...",                                              session id to leave out
      "group": 4, "channels": ["a", "b"]}                         one broadcast on several topics
 
-Without ``text`` it only says which number has been reached. Whatever is not one is `Foreign`.
+Without ``text``, an envelope only reports the last sequence number. Anything else raises
+`InvalidEnvelope`.
 """
 
 from __future__ import annotations
@@ -28,43 +29,43 @@ __all__ = [
     "InvalidEnvelope",
     "Mark",
     "Packet",
-    "beginning",
     "decode",
     "encode",
+    "envelope_prefix",
 ]
 
-#: Bytes of an envelope that is read. A message of 1 MB grows by a third as base64, and by as much
-#: again as it has quotes and backslashes.
+#: Maximum bytes of a received envelope. A message of 1 MB grows by a third as base64, and again by
+#: the number of its quotes and backslashes.
 MAX_ENVELOPE = 4_000_000
 
 
 class InvalidEnvelope(ValueError):
-    """What came on a topic is not an envelope; the text says why."""
+    """A message received on a topic is not an envelope; the text contains the reason."""
 
 
 class Mark(NamedTuple):
-    """Where an envelope stands in the row of what one process sends to one topic."""
+    """Sequence number of an envelope, among those that one process publishes on one topic."""
 
     node: str
-    #: Which row; a process begins a new one when it has forgotten where the last one was.
+    #: Number of the sequence; a process starts a new one when it has discarded the last number.
     epoch: int
-    #: From 1 on, without a gap.
+    #: Starts at 1; without gaps.
     number: int
 
 
 class Packet(NamedTuple):
-    """An event, encoded but for the namespace in front of it: a session's is not known elsewhere."""
+    """An encoded event without its namespace: only the receiver knows a session's namespace."""
 
     body: bytes
     attachments: list[bytes]
 
     def message(self, namespace: str) -> Message:
-        """The message for a socket in that namespace."""
+        """Return the message for a socket in that namespace."""
         return Message(event_head(namespace, len(self.attachments)) + self.body, self.attachments)
 
 
 class Envelope(NamedTuple):
-    """One that has arrived."""
+    """A received envelope."""
 
     mark: Mark
     packet: Packet | None
@@ -73,8 +74,8 @@ class Envelope(NamedTuple):
     channels: tuple[str, ...] = ()
 
 
-def beginning(node: str) -> bytes:
-    """What every envelope of a node begins with: our own are known without being read."""
+def envelope_prefix(node: str) -> bytes:
+    """Return the first bytes of a node's envelopes, to recognise own envelopes without decoding."""
     return b'{"v":%d,"node":"%b",' % (VERSION, node.encode())
 
 
@@ -85,8 +86,8 @@ def encode(
     group: int | None = None,
     channels: Sequence[str] = (),
 ) -> bytes:
-    """Make an envelope; the message is not encoded again."""
-    # The order is that of `beginning`.
+    """Encode an envelope; the message is not encoded again."""
+    # The order must match `envelope_prefix`.
     fields: dict[str, Any] = {"v": VERSION, "node": mark.node, "epoch": mark.epoch}
     fields["number"] = mark.number
     if message is not None and message.text is not None:
@@ -100,7 +101,11 @@ def encode(
 
 
 def decode(payload: bytes, topic: Topic) -> Envelope:
-    """Read what came on a topic; raises `Foreign`."""
+    """Decode an envelope received on a topic.
+
+    Raises:
+        InvalidEnvelope: The payload is not an envelope for this topic.
+    """
     if len(payload) > MAX_ENVELOPE:
         raise InvalidEnvelope(f"{len(payload)} bytes")
     try:
@@ -111,12 +116,12 @@ def decode(payload: bytes, topic: Topic) -> Envelope:
         raise InvalidEnvelope("not an envelope of this version")
     node, epoch, number = (fields.get(name) for name in ("node", "epoch", "number"))
     if not isinstance(node, str) or not _is_count(epoch) or not _is_count(number):
-        raise InvalidEnvelope("no mark")
+        raise InvalidEnvelope("node, epoch or number is missing or of the wrong type")
     skip, group, channels = fields.get("skip"), fields.get("group"), fields.get("channels", [])
     if not (skip is None or isinstance(skip, str)) or not (group is None or _is_count(group)):
         raise InvalidEnvelope("a field of the wrong type")
     if not isinstance(channels, list) or not all(isinstance(name, str) for name in channels):
-        raise InvalidEnvelope("channels that are none")
+        raise InvalidEnvelope("channels that are not a list of strings")
     if (group is None) != (not channels) or (channels and topic.kind != CHANNEL):
         raise InvalidEnvelope("channels without a group")
     return Envelope(Mark(node, epoch, number), _packet(fields, topic), skip, group, tuple(channels))
@@ -136,8 +141,8 @@ def _packet(fields: dict[str, Any], topic: Topic) -> Packet | None:
         attachments = [base64.b64decode(item, validate=True) for item in encoded]
     except (TypeError, ValueError):
         raise InvalidEnvelope("attachments that are not base64") from None
-    # An event, of this topic's namespace: nothing else may reach a client from here, as its session
-    # would be closed by one character.
+    # Only events of the topic's namespace may reach a client: one malformed character would close
+    # its session.
     head = event_head("/" if topic.kind == SESSION else topic.namespace, len(attachments))
     packet = text.encode()
     if not packet.startswith(head + b"["):

@@ -1,4 +1,4 @@
-"""The log of a connection to Redis that was lost and came back."""
+"""Log lines about a lost and restored connection to Redis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger("webpy_socketio")
 class Outage:
     """Logs the loss of a connection once, and its return at the same level.
 
-    `effect` says what does not work meanwhile; the log line about the loss ends with it.
+    `effect` describes what does not work meanwhile; it is the second half of the log line.
     """
 
     def __init__(self, effect: str) -> None:
@@ -23,14 +23,14 @@ class Outage:
         self._began: float | None = None
 
     def begin(self, error: BackplaneError) -> None:
-        """Log the loss; further failed attempts to connect are not logged."""
+        """Log the loss, unless it is logged already."""
         if self._began is None:
             self._began = time.monotonic()
             logger.warning("%s; %s", error, self._effect)
 
-    def end(self, where: str, consequence: str) -> None:
-        """Log the return, with the address, the duration and what is missing now."""
+    def end(self, address: str, consequence: str) -> None:
+        """Log the return with the address, the duration and the consequence."""
         if self._began is not None:
             seconds = time.monotonic() - self._began
             self._began = None
-            logger.warning("reconnected to %s after %.1f s; %s", where, seconds, consequence)
+            logger.warning("reconnected to %s after %.1f s; %s", address, seconds, consequence)

@@ -1,4 +1,4 @@
-"""What this process publishes: one greenlet, one connection, one queue with a limit."""
+"""Publisher: a bounded queue, one greenlet and one connection to Redis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import gevent
 import gevent.event
 
 from webpy_socketio.backplane import Warnings, counts
-from webpy_socketio.backplane.connection import Connector, RedisConnection, pauses
+from webpy_socketio.backplane.connection import Connector, RedisConnection, reconnect_delays
 from webpy_socketio.backplane.envelope import Mark, encode
 from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.backplane.sequence import SequenceCounter
@@ -23,19 +23,18 @@ __all__ = ["OutgoingMessage", "Publisher"]
 
 logger = logging.getLogger("webpy_socketio")
 
-#: What may wait for Redis. Beyond it is dropped: in memory it would be kept for people who will not
-#: miss it any more.
+#: Messages and bytes in the queue. Further messages are dropped.
 MAX_WAITING = 16_384
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 
-#: What is written at once, before the answers are read.
+#: Messages and bytes in one write, before the replies are read.
 BATCH = 128
 BATCH_BYTES = 512 * 1024
 
-#: Seconds for Redis to answer a PUBLISH.
+#: Seconds for Redis to reply to a PUBLISH.
 ANSWER_TIMEOUT = 5.0
 
-#: Seconds after which an idle connection is tried.
+#: Seconds without messages before a PING.
 PING_INTERVAL = 10.0
 
 
@@ -49,8 +48,8 @@ class OutgoingMessage:
     skip: str | None = None
     group: int | None = None
     channels: tuple[str, ...] = ()
-    #: Who waits for how many processes it went to.
-    answer: gevent.event.AsyncResult | None = None
+    #: Receives the number of processes that got the message.
+    result: gevent.event.AsyncResult | None = None
 
     @property
     def size(self) -> int:
@@ -58,167 +57,173 @@ class OutgoingMessage:
 
 
 class Publisher:
-    """Sends parcels in the order they come. For the thread of the hub."""
+    """Publishes messages in the order of `put`; for the hub's thread only."""
 
-    def __init__(self, url: str, prefix: str, numbering: SequenceCounter) -> None:
-        #: Whether there is a connection, as far as is known.
+    def __init__(self, url: str, prefix: str, sequence: SequenceCounter) -> None:
+        #: Whether the last attempt to connect succeeded.
         self.connected = False
-        #: Set when it is known whether there is one.
-        self.tried = gevent.event.Event()
-        #: Why there is none.
-        self.trouble: BackplaneError | None = None
-        self._dialer = Connector(url)
+        #: Set after the first attempt to connect.
+        self.attempted = gevent.event.Event()
+        #: Reason why there is no connection.
+        self.error: BackplaneError | None = None
+        self._connector = Connector(url)
         self._prefix = prefix
-        self._numbering = numbering
+        self._sequence = sequence
         self._queue: deque[OutgoingMessage] = deque()
         self._bytes = 0
         self._wake = gevent.event.Event()
         self._stopping = False
-        #: Topics of which a number was used and may have got lost.
-        self._lost: dict[Topic, None] = {}
+        #: Topics on which a sequence number was used whose message may be lost.
+        self._lost_topics: dict[Topic, None] = {}
         self._warnings = Warnings()
-        self._outage = Outage("messages to other processes wait until it answers, or are dropped")
-        #: Since the last connection was opened.
+        self._outage = Outage(
+            "messages to other processes are queued, and dropped when the queue is full"
+        )
+        #: Messages dropped since the connection was opened.
         self._dropped = 0
         self._greenlet = gevent.spawn(self._run)
 
-    def put(self, parcel: OutgoingMessage) -> None:
-        """Send it when it is its turn; dropped when too much waits already."""
-        if len(self._queue) >= MAX_WAITING or self._bytes + parcel.size > MAX_WAITING_BYTES:
-            self._drop(parcel, BackplaneError("too much waits to be published"))
+    def put(self, outgoing: OutgoingMessage) -> None:
+        """Queue a message; drop it if the queue is full."""
+        if len(self._queue) >= MAX_WAITING or self._bytes + outgoing.size > MAX_WAITING_BYTES:
+            self._drop(outgoing, BackplaneError("the queue of messages to other processes is full"))
             return
-        self._queue.append(parcel)
-        self._bytes += parcel.size
+        self._queue.append(outgoing)
+        self._bytes += outgoing.size
         self._wake.set()
 
     def stop(self, timeout: float) -> None:
-        """Send what waits, and end."""
+        """Send queued messages for at most `timeout` seconds, then stop."""
         self._stopping = True
         self._wake.set()
         self._greenlet.join(timeout)
-        self._dialer.end(self._greenlet)
-        error = self.trouble or BackplaneError("the server stops")
+        self._connector.end(self._greenlet)
+        error = self.error or BackplaneError("the server is stopping")
         while self._queue:
             self._drop(self._queue.popleft(), error)
 
-    # -- how
+    # -- greenlet
 
     def _run(self) -> None:
-        pause = pauses()
+        delays = reconnect_delays()
         while not (self._stopping and not self._queue):
-            link = None
+            connection = None
             failed = True
             try:
-                link = self._dialer.open(ANSWER_TIMEOUT)
-                link.ping()
-                self.connected, self.trouble = True, None
-                self.tried.set()
+                connection = self._connector.open(ANSWER_TIMEOUT)
+                connection.ping()
+                self.connected, self.error = True, None
+                self.attempted.set()
                 self._outage.end(
-                    link.where, f"{self._dropped} messages to other processes were dropped"
+                    connection.address, f"{self._dropped} messages to other processes were dropped"
                 )
                 self._dropped = 0
-                pause = pauses()
-                self._serve(link)
+                delays = reconnect_delays()
+                self._serve(connection)
                 failed = False
             except BackplaneError as error:
-                if not self._dialer.ended:
+                if not self._connector.ended:
                     self._outage.begin(error)
-                self.connected, self.trouble = False, error
-                self.tried.set()
+                self.connected, self.error = False, error
+                self.attempted.set()
                 self._fail_waiting(error)
-            except Exception:  # a mistake of ours must not leave the process mute
-                logger.exception("what was to be published could not be")
+            except Exception:  # a bug must not stop the publisher
+                logger.exception("the publisher of the backplane failed; it reconnects")
             finally:
                 self.connected = False
-                if link is not None:
-                    link.close()
+                if connection is not None:
+                    connection.close()
             if failed:
                 if self._stopping:
                     return
-                gevent.sleep(next(pause))
+                gevent.sleep(next(delays))
 
-    def _serve(self, link: RedisConnection) -> None:
-        """Publish until the end; or until the connection was closed while nothing was under way."""
+    def _serve(self, connection: RedisConnection) -> None:
+        """Publish until `stop`, or until the connection was closed while idle."""
         while True:
-            batch = self._take()
+            batch = self._next_batch()
             if batch:
                 try:
-                    link.check()
+                    connection.check()
                 except BackplaneError:
-                    self._put_back(batch)  # nothing of it is sent yet: a new connection, at once
+                    self._put_back(batch)  # none was sent: reconnect and send them again
                     return
-                self._send(link, batch)
-            elif self._lost:
-                self._mark_losses()
+                self._send(connection, batch)
+            elif self._lost_topics:
+                self._publish_markers()
             elif self._stopping:
                 return
             else:
                 self._wake.clear()
                 if not self._wake.wait(PING_INTERVAL):
-                    link.ping()
+                    connection.ping()
 
-    def _take(self) -> list[OutgoingMessage]:
+    def _next_batch(self) -> list[OutgoingMessage]:
         batch: list[OutgoingMessage] = []
         size = 0
         while self._queue and len(batch) < BATCH and size < BATCH_BYTES:
-            parcel = self._queue.popleft()
-            size += parcel.size
-            batch.append(parcel)
+            outgoing = self._queue.popleft()
+            size += outgoing.size
+            batch.append(outgoing)
         self._bytes -= size
         return batch
 
     def _put_back(self, batch: list[OutgoingMessage]) -> None:
         self._queue.extendleft(reversed(batch))
-        self._bytes += sum(parcel.size for parcel in batch)
+        self._bytes += sum(outgoing.size for outgoing in batch)
 
-    def _send(self, link: RedisConnection, batch: list[OutgoingMessage]) -> None:
-        link.replies = []
+    def _send(self, connection: RedisConnection, batch: list[OutgoingMessage]) -> None:
+        connection.replies = []
         try:
-            results: list[Any] = list(link.publish([self._pack(parcel) for parcel in batch]))
+            results: list[Any] = list(
+                connection.publish([self._encode(outgoing) for outgoing in batch])
+            )
         except BaseException as error:
-            self._take_answers(batch, link.replies)
-            # At most once: what may have arrived is not sent again.
-            for parcel in batch[len(link.replies) :]:
-                self._drop(parcel, error)
+            self._set_results(batch, connection.replies)
+            # At most once: messages that may have arrived are not sent again.
+            for outgoing in batch[len(connection.replies) :]:
+                self._drop(outgoing, error)
             raise
-        self._take_answers(batch, results)
+        self._set_results(batch, results)
 
-    def _take_answers(self, batch: list[OutgoingMessage], results: list[Any]) -> None:
-        for parcel, result in zip(batch, results, strict=False):
+    def _set_results(self, batch: list[OutgoingMessage], results: list[Any]) -> None:
+        for outgoing, result in zip(batch, results, strict=False):
             if isinstance(result, BackplaneError):
-                if parcel.message is not None:  # a mark that is refused would be so for ever
-                    self._drop(parcel, result)
-            elif parcel.answer is not None:
-                parcel.answer.set(result)
+                if outgoing.message is not None:  # a rejected marker would be rejected again
+                    self._drop(outgoing, result)
+            elif outgoing.result is not None:
+                outgoing.result.set(result)
 
-    def _pack(self, parcel: OutgoingMessage) -> tuple[bytes, bytes]:
-        envelope = encode(parcel.mark, parcel.message, parcel.skip, parcel.group, parcel.channels)
-        return parcel.topic.address(self._prefix), envelope
+    def _encode(self, outgoing: OutgoingMessage) -> tuple[bytes, bytes]:
+        envelope = encode(
+            outgoing.mark, outgoing.message, outgoing.skip, outgoing.group, outgoing.channels
+        )
+        return outgoing.topic.address(self._prefix), envelope
 
-    def _mark_losses(self) -> None:
-        """Say on each topic which number has been reached, as no other message may follow soon."""
-        for topic in list(self._lost)[:BATCH]:
-            del self._lost[topic]
-            self.put(OutgoingMessage(topic, self._numbering.next(topic), None))
+    def _publish_markers(self) -> None:
+        """Publish the last sequence number of topics with losses; no message may follow soon."""
+        for topic in list(self._lost_topics)[:BATCH]:
+            del self._lost_topics[topic]
+            self.put(OutgoingMessage(topic, self._sequence.next(topic), None))
 
-    def _drop(self, parcel: OutgoingMessage, error: BaseException) -> None:
-        # A topic of which the numbers are forgotten needs no mark; the limit is the same.
-        if len(self._lost) < MAX_WAITING:
-            self._lost[parcel.topic] = None
-        if parcel.message is not None:
+    def _drop(self, outgoing: OutgoingMessage, error: BaseException) -> None:
+        # A topic whose sequence was discarded needs no marker; the limit is the same.
+        if len(self._lost_topics) < MAX_WAITING:
+            self._lost_topics[outgoing.topic] = None
+        if outgoing.message is not None:
             counts["dropped"] += 1
             self._dropped += 1
-            self._warnings.warn("a message did not get to other processes: %s", str(error))
-        if parcel.answer is not None:
-            parcel.answer.set_exception(
+            self._warnings.warn("a message to other processes was dropped: %s", str(error))
+        if outgoing.result is not None:
+            outgoing.result.set_exception(
                 error if isinstance(error, BackplaneError) else BackplaneError("interrupted")
             )
 
     def _fail_waiting(self, error: BackplaneError) -> None:
-        """Whoever waits for an answer gets one now; the others' messages wait on."""
-        waiting = [parcel for parcel in self._queue if parcel.answer is not None]
+        """Raise the error in waiting callers; messages without a caller stay in the queue."""
+        waiting = [outgoing for outgoing in self._queue if outgoing.result is not None]
         if waiting:
-            self._queue = deque(parcel for parcel in self._queue if parcel.answer is None)
-            self._bytes = sum(parcel.size for parcel in self._queue)
-            for parcel in waiting:
-                self._drop(parcel, error)
+            self._queue = deque(outgoing for outgoing in self._queue if outgoing.result is None)
+            self._bytes = sum(outgoing.size for outgoing in self._queue)
+            for outgoing in waiting:
+                self._drop(outgoing, error)

@@ -1,8 +1,8 @@
-"""The way through Redis: for a process with sockets, and for one without.
+"""Redis backplane, for processes with sockets and for those without.
 
-Topics are Redis's channels (PUBLISH and SUBSCRIBE), and nothing is stored: who is not there misses
-it, as in one process. At most once, in order for each process that sends; what may be missing is
-told by `webpy_socketio.backplane.gap`.
+A topic is a channel of Redis Pub/Sub. Redis stores nothing: a process that is not connected misses
+messages. Delivery is at most once, in order for each sending process.
+`webpy_socketio.backplane.gap` reports messages that may be missing.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from webpy_socketio.exceptions import BackplaneError
 
 __all__ = ["RedisBackplane", "RedisConnection", "RedisSender"]
 
-#: Seconds that something of ours waits for Redis, at most.
+#: Seconds that a caller waits for Redis.
 TIMEOUT = 1.0
 
 
 class RedisBackplane:
-    """The backplane of a process with sockets (`webpy_socketio.backplane.Backplane`).
+    """Backplane of a process with sockets (`webpy_socketio.backplane.Backplane`).
 
-    `deliver` is called with what others send, in the thread of the hub, and must not wait. Redis may
-    be away when this begins, as at any later time.
+    `deliver` is called in the hub's thread with each message of another process, and must not
+    block. Redis may be unreachable at the start or at any later time.
     """
 
     def __init__(self, url: str, prefix: str, deliver: Callable[[Topic, Envelope], None]) -> None:
-        self._numbering = SequenceCounter()
-        self._publisher = Publisher(url, prefix, self._numbering)
-        self._subscriber = Subscriber(url, prefix, self._numbering.node, deliver)
+        self._sequence = SequenceCounter()
+        self._publisher = Publisher(url, prefix, self._sequence)
+        self._subscriber = Subscriber(url, prefix, self._sequence.node, deliver)
         deadline = time.monotonic() + TIMEOUT
         for part in (self._publisher, self._subscriber):
-            part.tried.wait(max(0.0, deadline - time.monotonic()))
+            part.attempted.wait(max(0.0, deadline - time.monotonic()))
 
     def subscribe(self, *topics: Topic) -> None:
         for topic in topics:
@@ -62,29 +62,29 @@ class RedisBackplane:
         group: int | None = None
         channels: tuple[str, ...] = ()
         if len(topics) > 1:
-            group = self._numbering.next_group()
+            group = self._sequence.next_group()
             channels = tuple(topic.name for topic in topics)
         for topic in topics:
-            mark = self._numbering.next(topic)
+            mark = self._sequence.next(topic)
             self._publisher.put(OutgoingMessage(topic, mark, message, skip, group, channels))
 
     def publish_and_count(self, message: Message, topic: Topic) -> bool:
-        if gevent.getcurrent() is gevent.get_hub():  # where nothing can wait for the answer
+        if gevent.getcurrent() is gevent.get_hub():  # the hub cannot wait for the reply
             self.publish(message, topic)
             return True
         publisher, subscriber = self._publisher, self._subscriber
-        subscriber.settle(topic)
+        subscriber.wait_until_settled(topic)
         if not publisher.connected:
-            raise publisher.trouble or BackplaneError("Redis has not answered yet")
-        ours = subscriber.is_subscribed(topic)
-        answer = gevent.event.AsyncResult()
-        publisher.put(OutgoingMessage(topic, self._numbering.next(topic), message, answer=answer))
+            raise publisher.error or BackplaneError("Redis has not replied yet")
+        own = subscriber.is_subscribed(topic)
+        result = gevent.event.AsyncResult()
+        publisher.put(OutgoingMessage(topic, self._sequence.next(topic), message, result=result))
         try:
-            count: int = answer.get(timeout=TIMEOUT)
+            count: int = result.get(timeout=TIMEOUT)
         except gevent.Timeout:
-            raise BackplaneError(f"Redis does not answer within {TIMEOUT} s") from None
-        # Redis counted us as well, if we listened all the time.
-        return count > (1 if ours and subscriber.is_subscribed(topic) else 0)
+            raise BackplaneError(f"Redis did not reply within {TIMEOUT} s") from None
+        # Redis counted this process as well if it was subscribed all the time.
+        return count > (1 if own and subscriber.is_subscribed(topic) else 0)
 
     def stop(self) -> None:
         self._publisher.stop(TIMEOUT)
@@ -92,47 +92,51 @@ class RedisBackplane:
 
 
 class RedisSender:
-    """The way out of a process without sockets: a worker, a cron job, a shell.
+    """Backplane of a process without sockets, such as a worker, a cron job or a shell.
 
-    For any thread, with or without gevent: each call waits for Redis, over one connection.
+    Thread-safe, with or without gevent. Each call waits for Redis; all share one connection.
     """
 
     def __init__(self, url: str, prefix: str) -> None:
         self._url = url
         self._prefix = prefix
         self._lock = threading.Lock()
-        self._begin()
+        self._reset()
 
     def publish_and_count(self, message: Message, topic: Topic) -> bool:
-        """Publish, and return whether anybody is there. Raises `BackplaneError`."""
+        """Publish, and return whether any process received the message.
+
+        Raises:
+            BackplaneError: Redis is unreachable or did not reply in time.
+        """
         with self._lock:
-            if self._pid != os.getpid():  # forked: the connection and the numbers are the parent's
-                self._begin()
-            link = self._open()
-            envelope = encode(self._numbering.next(topic), message)
-            (count,) = link.publish([(topic.address(self._prefix), envelope)])
+            if self._pid != os.getpid():  # forked: connection and sequence belong to the parent
+                self._reset()
+            connection = self._open()
+            envelope = encode(self._sequence.next(topic), message)
+            (count,) = connection.publish([(topic.address(self._prefix), envelope)])
         if isinstance(count, BackplaneError):
             raise count
         return count > 0
 
     def close(self) -> None:
-        """Close the connection; the next call opens one again."""
+        """Close the connection; the next call opens another one."""
         with self._lock:
-            if self._link is not None:
-                self._link.close()
+            if self._connection is not None:
+                self._connection.close()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._pid = os.getpid()
-        self._numbering = SequenceCounter()
-        self._link: Any = None
+        self._sequence = SequenceCounter()
+        self._connection: Any = None
 
     def _open(self) -> RedisConnection:
-        link: RedisConnection | None = self._link
-        if link is not None and not link.closed:
+        connection: RedisConnection | None = self._connection
+        if connection is not None and not connection.closed:
             try:
-                link.check()
-                return link
-            except BackplaneError:  # closed while nothing was sent: nothing is lost
+                connection.check()
+                return connection
+            except BackplaneError:  # closed while idle: no message was lost
                 pass
-        self._link = link = RedisConnection(self._url, ANSWER_TIMEOUT)
-        return link
+        self._connection = connection = RedisConnection(self._url, ANSWER_TIMEOUT)
+        return connection

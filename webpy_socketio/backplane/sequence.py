@@ -1,4 +1,4 @@
-"""Numbers on what is sent, and what they tell whoever receives it: pure data."""
+"""Sequence numbers of envelopes, and the detection of gaps and duplicates."""
 
 from __future__ import annotations
 
@@ -13,73 +13,73 @@ __all__ = ["Groups", "Positions", "SequenceCounter", "Verdict"]
 K = TypeVar("K")
 V = TypeVar("V")
 
-#: Topics of which a sender remembers the last number. Of one that is forgotten, with the topic that
-#: was used longest ago going first, a new row begins.
+#: Topics whose last number a sender keeps. The least recently used topic is discarded, and a new
+#: sequence starts when it is used again.
 MAX_TOPICS = 10_000
 
-#: Nodes of which a topic's receiver remembers the last number: each cron job is a node of its own.
+#: Nodes whose last number a receiver keeps for each topic; every cron job is a node.
 MAX_NODES = 256
 
 
 class SequenceCounter:
-    """The numbers of one process, topic by topic.
+    """Sequence numbers of one process, one sequence for each topic.
 
-    They go on when the connection to Redis is a new one: what was lost on the way is a gap in them.
+    The numbers continue after a reconnect, so that lost messages are visible as a gap.
     """
 
     def __init__(self) -> None:
-        #: Fresh for each start: a process that comes back begins new rows.
+        #: New for each start: a restarted process starts new sequences.
         self.node = secrets.token_hex(8)
         self._last: dict[Topic, tuple[int, int]] = {}
         self._epochs = 0
         self._groups = 0
 
     def next(self, topic: Topic) -> Mark:
-        """The mark of the next envelope on a topic."""
+        """Return the mark of the next envelope on a topic."""
         last = self._last.get(topic)
         if last is None:
             self._epochs += 1
             last = (self._epochs, 0)
         epoch, number = last
-        _keep(self._last, topic, (epoch, number + 1), MAX_TOPICS)
+        _remember(self._last, topic, (epoch, number + 1), MAX_TOPICS)
         return Mark(self.node, epoch, number + 1)
 
     def next_group(self) -> int:
-        """The number of the next broadcast that goes to several topics."""
+        """Return the number of the next broadcast that is published on several topics."""
         self._groups += 1
         return self._groups
 
 
 class Verdict(NamedTuple):
-    """What an envelope's mark tells."""
+    """Result of checking an envelope's sequence number."""
 
-    #: Whether it has not been here before.
+    #: Whether the envelope is not a duplicate.
     fresh: bool
-    #: Whether others should have come before it.
+    #: Whether envelopes before it are missing.
     gap: bool = False
-    #: How many; None if nobody can tell.
+    #: Number of missing envelopes; None if unknown.
     missed: int | None = 0
 
 
 class Positions:
-    """How far a receiver is in the rows of one topic."""
+    """Last received sequence numbers of one topic, by node."""
 
     __slots__ = ("_last",)
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[int, int]] = {}
 
-    def judge(self, envelope: Envelope) -> Verdict:
-        """Take the next envelope."""
+    def check(self, envelope: Envelope) -> Verdict:
+        """Check the next envelope, and store its number."""
         node, epoch, number = envelope.mark
         last = self._last.get(node)
         if last is not None and (epoch, number) <= last:
-            _keep(self._last, node, last, MAX_NODES)
+            _remember(self._last, node, last, MAX_NODES)
             return Verdict(False)
-        _keep(self._last, node, (epoch, number), MAX_NODES)
+        _remember(self._last, node, (epoch, number), MAX_NODES)
         if last is None:
-            # The first of this node that is heard here; one without a packet is sent because of a
-            # loss, and nobody can tell if that was before we began to listen.
+            # The first envelope received from this node. One without a packet reports a loss, which
+            # may have happened before the subscription.
             lost = envelope.packet is None
             return Verdict(True, lost, None if lost else 0)
         missed = number - 1 - (last[1] if epoch == last[0] else 0)
@@ -87,7 +87,7 @@ class Positions:
 
 
 class Groups:
-    """Which broadcasts that go to several topics have been here: one copy each."""
+    """Detects further copies of a broadcast that was published on several topics."""
 
     __slots__ = ("_last",)
 
@@ -95,18 +95,18 @@ class Groups:
         self._last: dict[str, int] = {}
 
     def is_new(self, envelope: Envelope) -> bool:
-        """Whether it comes for the first time."""
+        """Return whether the broadcast is received for the first time."""
         if envelope.group is None:
             return True
-        # A process sends one after the other: the last number of each is enough.
+        # Group numbers of a process increase: the last one is enough.
         node = envelope.mark.node
         last = self._last.get(node, 0)
-        _keep(self._last, node, max(last, envelope.group), MAX_NODES)
+        _remember(self._last, node, max(last, envelope.group), MAX_NODES)
         return envelope.group > last
 
 
-def _keep(memory: dict[K, V], key: K, value: V, limit: int) -> None:
-    """Remember as the newest; the one that was used longest ago goes when there are too many."""
+def _remember(memory: dict[K, V], key: K, value: V, limit: int) -> None:
+    """Store as the most recent entry, and discard the oldest one above `limit`."""
     memory.pop(key, None)
     if len(memory) >= limit:
         del memory[next(iter(memory))]

@@ -1,4 +1,4 @@
-"""What this process listens to: one connection, a greenlet that reads and one that writes."""
+"""Subscriber: one connection to Redis, with one greenlet that reads and one that writes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import gevent
 import gevent.event
 
 from webpy_socketio.backplane import Warnings, counts, send_gap
-from webpy_socketio.backplane.connection import Connector, RedisConnection, pauses
-from webpy_socketio.backplane.envelope import Envelope, InvalidEnvelope, beginning, decode
+from webpy_socketio.backplane.connection import Connector, RedisConnection, reconnect_delays
+from webpy_socketio.backplane.envelope import Envelope, InvalidEnvelope, decode, envelope_prefix
 from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.backplane.sequence import Groups, Positions
 from webpy_socketio.backplane.topics import Topic
@@ -21,270 +21,280 @@ __all__ = ["Subscriber"]
 
 logger = logging.getLogger("webpy_socketio")
 
-#: Seconds between two PINGs, and without a byte before the connection counts as dead: the network
-#: may forget it without telling anybody.
+#: Seconds between two PINGs, and seconds without a byte after which the connection is dead. A
+#: network may drop an idle connection without notice.
 PING_INTERVAL = 10.0
 READ_TIMEOUT = 15.0
 
-#: Seconds that a subscription is waited for.
+#: Seconds to wait for Redis to confirm a subscription.
 CONFIRM_TIMEOUT = 1.0
 
-#: Messages after which others have their turn: what is there already is not waited for.
+#: Messages read before other greenlets run: reading data that is already there does not yield.
 BATCH_SIZE = 64
 
-_ABSENT, _ASKED, _THERE, _LEAVING = "absent", "asked", "there", "leaving"
+_UNSUBSCRIBED, _SUBSCRIBING, _SUBSCRIBED, _UNSUBSCRIBING = (
+    "unsubscribed",
+    "subscribing",
+    "subscribed",
+    "unsubscribing",
+)
 
-#: The PING behind all SUBSCRIBEs of a new connection; its answer comes when they are in force.
-_RENEWED = b"renewed"
+#: PING sent after the SUBSCRIBE commands of a new connection. Its reply shows that they are in
+#: force.
+_RESUBSCRIBED = b"resubscribed"
 
 
 class _Subscription:
-    """One topic. At most one command about it is under way; what is wanted then may change."""
+    """Subscription to one topic, with at most one pending command."""
 
-    __slots__ = ("address", "holders", "late", "positions", "settled", "state", "topic")
+    __slots__ = ("address", "changed", "positions", "references", "state", "topic", "unconfirmed")
 
     def __init__(self, topic: Topic, address: bytes) -> None:
         self.topic = topic
         self.address = address
-        #: How many want it.
-        self.holders = 0
-        self.state = _ABSENT
-        #: Whether somebody was told to be subscribed before it was so.
-        self.late = False
-        self.settled: gevent.event.Event | None = None
+        #: Number of references.
+        self.references = 0
+        self.state = _UNSUBSCRIBED
+        #: Whether `wait` returned before Redis had confirmed the subscription.
+        self.unconfirmed = False
+        self.changed: gevent.event.Event | None = None
         self.positions = Positions()
 
-    def settle(self, state: str) -> None:
-        """It is so now; tell who waits."""
+    def set_state(self, state: str) -> None:
+        """Store the state and wake the greenlets that wait for it."""
         self.state = state
-        if self.settled is not None:
-            self.settled.set()
-            self.settled = None
+        if self.changed is not None:
+            self.changed.set()
+            self.changed = None
 
 
 class Subscriber:
-    """Holds topics, and passes on what others say on them. For the thread of the hub."""
+    """Subscribes to topics and delivers their messages; for the hub's thread only."""
 
     def __init__(
         self, url: str, prefix: str, node: str, deliver: Callable[[Topic, Envelope], None]
     ) -> None:
-        #: Set when it is known whether there is a connection.
-        self.tried = gevent.event.Event()
-        self._dialer = Connector(url)
+        #: Set after the first attempt to connect.
+        self.attempted = gevent.event.Event()
+        self._connector = Connector(url)
         self._prefix = prefix
-        self._own = beginning(node)
+        self._own_prefix = envelope_prefix(node)
         self._deliver = deliver
         self._topics: dict[Topic, _Subscription] = {}
         self._by_address: dict[bytes, _Subscription] = {}
         self._dirty: dict[_Subscription, None] = {}
         self._wake = gevent.event.Event()
         self._connected = False
-        #: Whether Redis let somebody wait in vain; until it answers again, nobody else waits.
-        self._slow = False
-        #: Whether something may have been missed while there was no connection.
-        self._outage = False
+        #: Set when waiting for Redis timed out: no further caller waits until it replies again.
+        self._unresponsive = False
+        #: Whether messages may have been missed while there was no connection.
+        self._missed = False
         self._groups = Groups()
         self._warnings = Warnings()
-        self._log = Outage("messages of other processes are missed until it answers")
+        self._outage_log = Outage("messages of other processes are missed")
         self._greenlet = gevent.spawn(self._run)
 
     def subscribe(self, topic: Topic) -> None:
-        """Somebody wants it."""
+        """Add a reference to a topic."""
         subscription = self._topics.get(topic)
         if subscription is None:
             subscription = _Subscription(topic, topic.address(self._prefix))
             self._topics[topic] = self._by_address[subscription.address] = subscription
-        subscription.holders += 1
-        if subscription.holders == 1:
-            self._change(subscription)
+        subscription.references += 1
+        if subscription.references == 1:
+            self._request_change(subscription)
 
     def unsubscribe(self, topic: Topic) -> None:
-        """Somebody wants it no more."""
+        """Remove a reference to a topic."""
         subscription = self._topics[topic]
-        subscription.holders -= 1
-        if not subscription.holders:
+        subscription.references -= 1
+        if not subscription.references:
             if self._connected:
-                self._change(subscription)
+                self._request_change(subscription)
             else:
-                self._forget(subscription)
+                self._remove(subscription)
 
     def wait(self, topic: Topic) -> None:
-        """Return once it is confirmed; soon in any case, and at once if there is nobody to wait for."""
+        """Wait up to `CONFIRM_TIMEOUT` until Redis confirms; return at once if disconnected."""
         subscription = self._topics[topic]
-        if not self._settle(subscription, _THERE):
-            subscription.late = True
+        if not self._wait_for_state(subscription, _SUBSCRIBED):
+            subscription.unconfirmed = True
 
-    def settle(self, topic: Topic) -> None:
-        """Return once it is as it is wanted; soon in any case."""
+    def wait_until_settled(self, topic: Topic) -> None:
+        """Wait until the state of a topic is the requested one, for `CONFIRM_TIMEOUT` at most."""
         subscription = self._topics.get(topic)
         if subscription is not None:
-            self._settle(subscription, _THERE if subscription.holders else _ABSENT)
+            self._wait_for_state(
+                subscription, _SUBSCRIBED if subscription.references else _UNSUBSCRIBED
+            )
 
     def is_subscribed(self, topic: Topic) -> bool:
-        """Whether a message to a topic comes to us too."""
+        """Return whether messages on the topic reach this process."""
         subscription = self._topics.get(topic)
-        return subscription is not None and subscription.state is _THERE
+        return subscription is not None and subscription.state is _SUBSCRIBED
 
     def stop(self) -> None:
-        """End."""
-        self._dialer.end(self._greenlet)
+        """Stop the greenlets and close the connection."""
+        self._connector.end(self._greenlet)
 
-    # -- what is wanted
+    # -- requested subscriptions
 
-    def _change(self, subscription: _Subscription) -> None:
+    def _request_change(self, subscription: _Subscription) -> None:
         self._dirty[subscription] = None
         self._wake.set()
 
-    def _settle(self, subscription: _Subscription, state: str) -> bool:
+    def _wait_for_state(self, subscription: _Subscription, state: str) -> bool:
         if subscription.state is state:
             return True
         on_hub = gevent.getcurrent() is gevent.get_hub()
-        if not self._connected or self._slow or on_hub:
+        if not self._connected or self._unresponsive or on_hub:
             return False
         with gevent.Timeout(CONFIRM_TIMEOUT, False):
             while self._connected and subscription.state is not state:
-                if subscription.settled is None:
-                    subscription.settled = gevent.event.Event()
-                subscription.settled.wait()
+                if subscription.changed is None:
+                    subscription.changed = gevent.event.Event()
+                subscription.changed.wait()
             return subscription.state is state
-        self._slow = True
+        self._unresponsive = True
         return False
 
-    def _forget(self, subscription: _Subscription) -> None:
+    def _remove(self, subscription: _Subscription) -> None:
         del self._topics[subscription.topic]
         del self._by_address[subscription.address]
         self._dirty.pop(subscription, None)
 
-    # -- the connection
+    # -- connection
 
     def _run(self) -> None:
-        pause = pauses()
-        while not self._dialer.ended:
-            link = writer = None
+        delays = reconnect_delays()
+        while not self._connector.ended:
+            connection = writer = None
             try:
-                link = self._dialer.open(READ_TIMEOUT)
-                pause = pauses()
-                self._begin()
-                self.tried.set()
-                writer = gevent.spawn(self._write, link)
-                self._read(link)
+                connection = self._connector.open(READ_TIMEOUT)
+                delays = reconnect_delays()
+                self._on_connected()
+                self.attempted.set()
+                writer = gevent.spawn(self._write, connection)
+                self._read(connection)
             except BackplaneError as error:
-                if not self._dialer.ended:
-                    self._log.begin(error)
-            except Exception:  # a mistake of ours must not leave the process deaf
-                logger.exception("what other processes say could not be read")
+                if not self._connector.ended:
+                    self._outage_log.begin(error)
+            except Exception:  # a bug must not stop the subscriber
+                logger.exception("the subscriber of the backplane failed; it reconnects")
             finally:
-                if link is not None:
-                    link.close()
+                if connection is not None:
+                    connection.close()
                 if writer is not None:
                     writer.kill()
-                self._end()
-            self.tried.set()
-            if not self._dialer.ended:
-                gevent.sleep(next(pause))
+                self._on_disconnected()
+            self.attempted.set()
+            if not self._connector.ended:
+                gevent.sleep(next(delays))
 
-    def _begin(self) -> None:
-        self._connected, self._slow = True, False
-        self._outage = bool(self._topics)
+    def _on_connected(self) -> None:
+        self._connected, self._unresponsive = True, False
+        self._missed = bool(self._topics)
         self._dirty = dict.fromkeys(self._topics.values())
 
-    def _end(self) -> None:
+    def _on_disconnected(self) -> None:
         self._connected = False
         self._groups = Groups()
         for subscription in list(self._topics.values()):
             subscription.positions = Positions()
-            subscription.settle(_ABSENT)
-            if not subscription.holders:
-                self._forget(subscription)
+            subscription.set_state(_UNSUBSCRIBED)
+            if not subscription.references:
+                self._remove(subscription)
         self._dirty.clear()
 
-    def _write(self, link: RedisConnection) -> None:
+    def _write(self, connection: RedisConnection) -> None:
         try:
-            self._send_changes(link)
-            link.send("PING", _RENEWED)
+            self._send_changes(connection)
+            connection.send("PING", _RESUBSCRIBED)
             while True:
                 if self._wake.wait(PING_INTERVAL):
-                    self._send_changes(link)
-                elif not link.has_data():
-                    # Sending on a connection that Redis has closed would discard unread data.
-                    link.send("PING")
+                    self._send_changes(connection)
+                elif not connection.has_data():
+                    # Writing to a connection that Redis has closed would discard unread data.
+                    connection.send("PING")
         except BackplaneError:
-            pass  # the reader takes what has arrived, fails then, and logs it
+            pass  # the reader drains the connection, fails and logs the error
 
-    def _send_changes(self, link: RedisConnection) -> None:
+    def _send_changes(self, connection: RedisConnection) -> None:
         self._wake.clear()
         dirty, self._dirty = self._dirty, {}
         wanted: list[bytes] = []
         unwanted: list[bytes] = []
         for subscription in dirty:
-            if subscription.holders and subscription.state is _ABSENT:
-                subscription.state = _ASKED
+            if subscription.references and subscription.state is _UNSUBSCRIBED:
+                subscription.state = _SUBSCRIBING
                 wanted.append(subscription.address)
-            elif not subscription.holders and subscription.state is _THERE:
-                subscription.state = _LEAVING
+            elif not subscription.references and subscription.state is _SUBSCRIBED:
+                subscription.state = _UNSUBSCRIBING
                 unwanted.append(subscription.address)
-            elif not subscription.holders and subscription.state is _ABSENT:
-                self._forget(subscription)  # it was wanted for less than a moment
-        link.unsubscribe(unwanted)
-        link.subscribe(wanted)
+            elif not subscription.references and subscription.state is _UNSUBSCRIBED:
+                self._remove(subscription)  # unsubscribed before the command was sent
+        connection.unsubscribe(unwanted)
+        connection.subscribe(wanted)
 
-    # -- what comes
+    # -- received data
 
-    def _read(self, link: RedisConnection) -> None:
-        portion = 0
+    def _read(self, connection: RedisConnection) -> None:
+        count = 0
         while True:
-            reply = link.read()
+            reply = connection.read()
             kind = reply[0] if isinstance(reply, list) else None
             if kind == b"message":
-                self._receive(reply[1], reply[2])
-                portion += 1
-                if portion % BATCH_SIZE == 0:
+                self._on_message(reply[1], reply[2])
+                count += 1
+                if count % BATCH_SIZE == 0:
                     gevent.sleep(0)
             elif kind == b"subscribe" or kind == b"unsubscribe":
-                self._confirmed(reply[1], _THERE if kind == b"subscribe" else _ABSENT)
-            elif reply in (_RENEWED, [b"pong", _RENEWED]):
-                self._renewed(link.where)
+                self._on_confirmed(reply[1], _SUBSCRIBED if kind == b"subscribe" else _UNSUBSCRIBED)
+            elif reply in (_RESUBSCRIBED, [b"pong", _RESUBSCRIBED]):
+                self._on_resubscribed(connection.address)
 
-    def _renewed(self, where: str) -> None:
-        """All subscriptions of a new connection are in force."""
-        if self._outage:
-            self._log.end(where, "an unknown number of messages of other processes may be missing")
+    def _on_resubscribed(self, address: str) -> None:
+        """Report that all subscriptions of a new connection are in force."""
+        if self._missed:
+            self._outage_log.end(
+                address, "an unknown number of messages of other processes may be missing"
+            )
             send_gap(self)
-            self._outage = False
+            self._missed = False
         else:
-            self._log.end(where, "nothing was missed, as no socket was connected")
+            self._outage_log.end(address, "nothing was missed, as no socket was connected")
 
-    def _confirmed(self, address: bytes, state: str) -> None:
-        self._slow = False
+    def _on_confirmed(self, address: bytes, state: str) -> None:
+        self._unresponsive = False
         subscription = self._by_address[address]
-        subscription.settle(state)
-        if state is _THERE and subscription.late:
-            subscription.late = False
-            if not self._outage:
+        subscription.set_state(state)
+        if state is _SUBSCRIBED and subscription.unconfirmed:
+            subscription.unconfirmed = False
+            if not self._missed:
                 send_gap(self, topic=subscription.topic)
-        if state is _ABSENT:
+        if state is _UNSUBSCRIBED:
             subscription.positions = Positions()
-            if not subscription.holders:
-                self._forget(subscription)
-        if bool(subscription.holders) != (state is _THERE):
-            self._change(subscription)
+            if not subscription.references:
+                self._remove(subscription)
+        if bool(subscription.references) != (state is _SUBSCRIBED):
+            self._request_change(subscription)
 
-    def _receive(self, address: bytes, payload: Any) -> None:
+    def _on_message(self, address: bytes, payload: Any) -> None:
         subscription = self._by_address.get(address)
-        if subscription is None or payload.startswith(self._own):
+        if subscription is None or payload.startswith(self._own_prefix):
             return
         topic = subscription.topic
         try:
             envelope = decode(payload, topic)
         except InvalidEnvelope as error:
             counts["ignored"] += 1
-            self._warnings.warn("ignored what came on %r: %s", address, str(error))
+            self._warnings.warn("ignored an invalid message on topic %r: %s", address, str(error))
             return
-        verdict = subscription.positions.judge(envelope)
+        verdict = subscription.positions.check(envelope)
         if verdict.gap:
             send_gap(self, envelope.mark.node, verdict.missed, topic)
         if verdict.fresh and envelope.packet is not None and self._groups.is_new(envelope):
             try:
                 self._deliver(topic, envelope)
-            except Exception:  # one message must not end all others
-                logger.exception("a message of another process could not be delivered")
+            except Exception:  # a message that fails must not stop the others
+                logger.exception("delivering a message of another process failed")

@@ -1,4 +1,4 @@
-"""What other processes listen to: everybody of a namespace, a channel, one session."""
+"""Topics of Redis Pub/Sub: a namespace, a channel or a session."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from typing import Final, NamedTuple
 
 __all__ = ["CHANNEL", "NAMESPACE", "SESSION", "VERSION", "Topic"]
 
-#: Of names and envelopes; processes of different versions do not hear each other.
+#: Version of topic names and envelopes. Processes of different versions do not exchange messages.
 VERSION: Final = 1
 
 NAMESPACE, CHANNEL, SESSION = "all", "channel", "session"
 
 
 class Topic(NamedTuple):
-    """Whom a message is for. Make one with `everybody`, `channel` or `session`."""
+    """Recipients of a message; made by `namespace_topic`, `channel` or `session`."""
 
     kind: str
-    #: Empty for a session, of which the sender does not know where it is.
+    #: Empty for a session, as the sender does not know its namespace.
     namespace: str
-    #: The channel, or the session id.
+    #: Name of the channel, or session id.
     name: str
 
     @classmethod
     def namespace_topic(cls, namespace: str) -> Topic:
-        """All sockets of a namespace."""
+        """Return the topic of all sockets in a namespace."""
         return cls(NAMESPACE, namespace, "")
 
     @classmethod
     def channel(cls, namespace: str, name: str) -> Topic:
-        """All subscribers of a channel."""
+        """Return the topic of all subscribers of a channel."""
         return cls(CHANNEL, namespace, name)
 
     @classmethod
     def session(cls, session_id: str) -> Topic:
-        """One socket."""
+        """Return the topic of one socket."""
         return cls(SESSION, "", session_id)
 
     def address(self, prefix: str) -> bytes:
-        """Its name in Redis.
+        """Return the name of the topic in Redis.
 
-        Clients choose the names of channels, so the name comes last, and the kind stands before it:
-        whatever is in the name, another kind or namespace (which has no comma) cannot be reached.
+        Clients choose channel names, so the name comes last, after the kind and the namespace
+        (which cannot contain a comma). No channel name can address another kind or namespace.
         """
         text = f"{prefix}:{VERSION}:{self.kind}:{self.namespace},{self.name}"
-        # A session id may be any text that a caller has; a surrogate is nobody's.
+        # A caller may pass any text as a session id; lone surrogates match no session.
         return text.encode("utf-8", "surrogatepass")

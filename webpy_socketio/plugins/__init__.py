@@ -1,15 +1,18 @@
-"""Plugins: modules named in ``SOCKETIO_PLUGINS``, which receive signals as anybody can.
+"""Bundled plugins. A plugin is a module named in ``SOCKETIO_PLUGINS`` that receives signals.
 
-A plugin is a module with a function ``install(settings)``, called when a server starts, and
-``uninstall()``, called when it has stopped; or with neither, if importing it is enough because it
-only decorates handlers. One with a function ``namespaces(settings)`` brings namespaces of its own, each
-with an application as the engine describes it (`webpy_socketio.engine.Application`); it is called when
-a server is made, for each server. The bundled ones use public names only, and none is named by the core:
+A plugin module may define any of these functions; one that only decorates handlers needs none:
+
+- ``install(settings)`` is called when a server starts.
+- ``uninstall()`` is called after it has stopped.
+- ``namespaces(settings)`` is called for each server when it is created, and returns further
+  namespaces, each with an application of the engine (`webpy_socketio.engine.Application`).
+
+The bundled plugins use public names only, and the core refers to none of them:
 
 - `webpy_socketio.plugins.admin`
 - `webpy_socketio.plugins.message_logger`
-- `webpy_socketio.plugins.presence`
 - `webpy_socketio.plugins.metrics`
+- `webpy_socketio.plugins.presence`
 - `webpy_socketio.plugins.rate_limit`
 """
 

@@ -1,9 +1,10 @@
-"""Logs what clients send, a line each, with the standard `logging` logger ``webpy_socketio.message``.
+"""Message logger: writes one line for each message to the logger ``webpy_socketio.message``.
 
-``SOCKETIO_MESSAGE_LOG_FORMAT`` is a %-format for a dictionary: all keys of the handshake's environ
-and ``TIME``, ``TYPE`` ("message", "subscribe", "unsubscribe", or a custom event's name) and
-``MESSAGE``. A key that this request lacks prints ``-``; ``None`` for the format turns the log off.
-Records have level INFO: nothing is formatted unless somebody listens to that.
+``SOCKETIO_MESSAGE_LOG_FORMAT`` is a %-format for a dictionary with all keys of the handshake's
+environ and three more: ``TIME``, ``TYPE`` ("message", "subscribe", "unsubscribe" or the name of a
+custom event) and ``MESSAGE``. A missing key is formatted as ``-``. None disables the log.
+
+Records have level INFO. Nothing is formatted if the logger is not enabled for it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ __all__ = ["install", "uninstall"]
 
 logger = logging.getLogger("webpy_socketio.message")
 
-#: Characters of a message that are logged.
+#: Maximum characters of a logged message; the rest is cut.
 MAX_LENGTH = 1000
 
 _format: str | None = None
 
 
 class _Values:
-    """The dictionary of a format: what is known of one message."""
+    """Mapping for the format: values of one message, then the environ."""
 
     def __init__(self, environ: dict[str, Any], own: dict[str, Any]) -> None:
         self._environ = environ
@@ -36,21 +37,28 @@ class _Values:
         return self._environ.get(key, "-") if value is None else value
 
     def __repr__(self) -> str:
-        raise TypeError("a % without a name")  # %s would print this object in every line
+        raise TypeError("a % without a name")  # %s would format this object
 
 
 def install(settings: Any) -> None:
-    """Connect to the signals. Raises `SettingsError` for a format that cannot be formatted."""
+    """Connect to the signals.
+
+    Args:
+        settings: Settings of the server; ``message_log_format`` is used.
+
+    Raises:
+        SettingsError: ``SOCKETIO_MESSAGE_LOG_FORMAT`` is not a valid format.
+    """
     global _format
     _format = settings.message_log_format
     if _format is None:
         return
     try:
-        _format % _Values({}, {})  # every value is text: only a format that takes text will do
+        _format % _Values({}, {})  # all values are strings: %d is rejected, too
     except (TypeError, ValueError) as error:
         raise SettingsError(
-            f"SOCKETIO_MESSAGE_LOG_FORMAT is {_format!r}, which cannot be formatted: {error}; "
-            "it takes %(NAME)s for each value, and %% for a percent sign"
+            f"SOCKETIO_MESSAGE_LOG_FORMAT is {_format!r}, which is not a valid format: {error}; "
+            "use %(NAME)s for values and %% for a percent sign"
         ) from None
     signals.message.connect(_message)
     signals.subscribe.connect(_subscribe)
@@ -58,7 +66,7 @@ def install(settings: Any) -> None:
 
 
 def uninstall() -> None:
-    """Disconnect again."""
+    """Disconnect from the signals."""
     signals.message.disconnect(_message)
     signals.subscribe.disconnect(_subscribe)
     signals.unsubscribe.disconnect(_unsubscribe)
@@ -94,7 +102,7 @@ def _shorten(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """What a client sends is not to look like a line of its own, or to steer a terminal."""
+    """Escape control characters, so that a message cannot forge log lines or control a terminal."""
     if text.isprintable():
         return text
     return "".join(

@@ -137,7 +137,7 @@ def redis(patient: CheckContext) -> Iterator[Finding]:
             remedy = "allow this user INFO (ACL SETUSER ... +info) to have it examined"
             yield warning("redis", f"it is there, but {reply}", remedy)
             return
-    yield from _version(link.where, _fields(server))
+    yield from _version(link.address, _fields(server))
     yield from _memory(_fields(memory))
 
 

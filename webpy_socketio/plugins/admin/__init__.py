@@ -1,18 +1,18 @@
-"""The official Socket.IO Admin UI can connect, and sees what happens; off unless it is named.
+"""Server side of the official Socket.IO Admin UI.
 
-Name it in ``SOCKETIO_PLUGINS``, and give it credentials; without them the server does not start::
+Add the plugin to ``SOCKETIO_PLUGINS`` and set credentials; without them the server does not start::
 
     SOCKETIO_PLUGINS = ["webpy_socketio.plugins.message_logger", "webpy_socketio.plugins.admin"]
     SOCKETIO_ADMIN_USERNAME = "admin"
-    SOCKETIO_ADMIN_PASSWORD = "$scrypt$ln=14,r=8,p=5$..."      # what hash_password returned
+    SOCKETIO_ADMIN_PASSWORD = "$scrypt$ln=14,r=8,p=5$..."      # returned by hash_password()
 
-It brings the namespace ``/admin``, whose clients are its own: no handler of yours hears of them. The
-UI sees the sockets of this process, their channels (as "rooms"), namespaces and events. It cannot
-change anything, unless ``SOCKETIO_ADMIN_READONLY`` is False; with ``SOCKETIO_ADMIN_MODE = "production"``
-it sees numbers only.
+The plugin adds the namespace ``/admin``. Its clients are separate: application handlers are not
+called for them. The UI shows the sockets of this process, their channels (as "rooms"), namespaces
+and events. It is read-only unless ``SOCKETIO_ADMIN_READONLY`` is False. With ``SOCKETIO_ADMIN_MODE
+= "production"`` it shows statistics only.
 
-The protocol is that of the npm package @socket.io/admin-ui (0.5.1), whose server side is the reference.
-Its lines in the log go to ``webpy_socketio.admin``.
+The protocol is that of the npm package @socket.io/admin-ui (0.5.1) and its reference server. Log
+lines are written to the logger ``webpy_socketio.admin``.
 """
 
 from __future__ import annotations
@@ -26,16 +26,24 @@ from webpy_socketio.plugins.admin.serializers import client_of
 
 __all__ = ["NAMESPACE", "hash_password", "install", "namespaces", "uninstall"]
 
-#: The one that the UI asks for.
+#: Namespace that the UI connects to.
 NAMESPACE = "/admin"
 
 
 def namespaces(settings: Any) -> dict[str, AdminNamespace]:
-    """The namespace for one server. Raises `SettingsError` without credentials."""
+    """Return the admin namespace for one server.
+
+    Args:
+        settings: Settings of the server.
+
+    Raises:
+        SettingsError: ``SOCKETIO_ADMIN_USERNAME`` or ``SOCKETIO_ADMIN_PASSWORD`` is missing.
+    """
     if not settings.admin_username or not settings.admin_password:
         raise SettingsError(
-            "webpy_socketio.plugins.admin needs SOCKETIO_ADMIN_USERNAME and SOCKETIO_ADMIN_PASSWORD, "
-            "which is a password's hash. This asks for the password, and shows its hash:\n\n"
+            "webpy_socketio.plugins.admin needs SOCKETIO_ADMIN_USERNAME and "
+            "SOCKETIO_ADMIN_PASSWORD, "
+            "the hash of a password. This command asks for a password and prints its hash:\n\n"
             '    python -c "from getpass import getpass; '
             "from webpy_socketio.plugins.admin import hash_password; "
             'print(hash_password(getpass()))"\n'
@@ -44,14 +52,18 @@ def namespaces(settings: Any) -> dict[str, AdminNamespace]:
 
 
 def install(settings: Any) -> None:
-    """Note from now on when clients come: all that is done while nobody watches."""
-    signals.connect.connect(_note)
+    """Start recording when clients connect; all other receivers wait for the first admin.
+
+    Args:
+        settings: Settings of the server.
+    """
+    signals.connect.connect(_record_client)
 
 
 def uninstall() -> None:
-    """End."""
-    signals.connect.disconnect(_note)
+    """Stop recording when clients connect."""
+    signals.connect.disconnect(_record_client)
 
 
-def _note(sender: Any, request: dict[str, Any], **extra: Any) -> None:
+def _record_client(sender: Any, request: dict[str, Any], **extra: Any) -> None:
     client_of(request)

@@ -1,4 +1,4 @@
-"""Who may in: the password, what a wrong one costs, and the session ids that spare one to type it."""
+"""Authentication of admins: password check, login throttling and session ids."""
 
 from __future__ import annotations
 
@@ -17,87 +17,96 @@ from webpy_socketio.plugins.admin.passwords import MAX_PASSWORD, PasswordHash
 
 __all__ = ["Authenticator", "LoginThrottle", "Sessions"]
 
-#: What the UI knows as the reason to show its form again.
+#: Error message for which the UI shows its login form again.
 INVALID = "invalid credentials"
 
-#: Tries that fail within a minute: of one address, and of all of them.
-TRIES_OF_ONE, TRIES_OF_ALL, TRIES_SECONDS = 5, 20, 60.0
+#: Failed logins within `FAILURE_WINDOW` seconds: for one address, and in total. Further ones are
+#: rejected.
+MAX_FAILURES_PER_ADDRESS, MAX_FAILURES, FAILURE_WINDOW = 5, 20, 60.0
 
-#: A session id is good for a day, as the reference's are in Redis; the oldest beyond these is not.
+#: Lifetime of a session id in seconds, as in the reference server with Redis. The oldest session
+#: ends when there are more than `MAX_SESSIONS`.
 SESSION_SECONDS, MAX_SESSIONS = 86_400.0, 256
 
 
 class LoginThrottle:
-    """Failed tries of the last minute, bounded: of one address and of all together."""
+    """Bounded log of recent failed logins, for each address and in total."""
 
     def __init__(self) -> None:
         self._failed: deque[tuple[float, str]] = deque()
 
     def begin(self, address: str, now: float) -> tuple[float, str]:
-        """Count a try as failed until it is forgiven. Raises `Refused` for one too many."""
-        while self._failed and self._failed[0][0] <= now - TRIES_SECONDS:
+        """Count a login as failed until `remove` is called.
+
+        Raises:
+            Refused: Too many logins have failed.
+        """
+        while self._failed and self._failed[0][0] <= now - FAILURE_WINDOW:
             self._failed.popleft()
         own = sum(other == address for _, other in self._failed)
-        if own >= TRIES_OF_ONE or len(self._failed) >= TRIES_OF_ALL:
-            raise Refused(f"too many failed tries: wait {TRIES_SECONDS:.0f} seconds")
+        if own >= MAX_FAILURES_PER_ADDRESS or len(self._failed) >= MAX_FAILURES:
+            raise Refused(f"too many failed logins: try again in {FAILURE_WINDOW:.0f} seconds")
         mark = (now, address)
         self._failed.append(mark)
         return mark
 
-    def forgive(self, mark: tuple[float, str]) -> None:
-        """It was right."""
+    def remove(self, mark: tuple[float, str]) -> None:
+        """Remove a login that succeeded."""
         if mark in self._failed:
             self._failed.remove(mark)
 
 
 class Sessions:
-    """The session ids that were given out; of each only a digest is kept."""
+    """Valid session ids; only their digests are stored."""
 
     def __init__(self) -> None:
-        self._until: dict[bytes, float] = {}
+        self._expiry: dict[bytes, float] = {}
 
     def __len__(self) -> int:
-        return len(self._until)
+        return len(self._expiry)
 
     def issue(self, now: float) -> str:
-        """A new one."""
-        if len(self._until) >= MAX_SESSIONS:
-            del self._until[next(iter(self._until))]
+        """Return a new session id."""
+        if len(self._expiry) >= MAX_SESSIONS:
+            del self._expiry[next(iter(self._expiry))]
         session = secrets.token_urlsafe(24)
-        self._until[_digest(session)] = now + SESSION_SECONDS
+        self._expiry[_digest(session)] = now + SESSION_SECONDS
         return session
 
-    def knows(self, session: str, now: float) -> bool:
-        """Whether it is one of ours, and still good."""
-        # A digest is looked up: how long that takes says nothing about the ids.
+    def is_valid(self, session: str, now: float) -> bool:
+        """Return whether a session id was issued and has not expired."""
+        # Looking up a digest leaks no timing information about session ids.
         digest = _digest(session)
-        until = self._until.get(digest)
-        if until is not None and until <= now:
-            del self._until[digest]
+        expires = self._expiry.get(digest)
+        if expires is not None and expires <= now:
+            del self._expiry[digest]
             return False
-        return until is not None
+        return expires is not None
 
 
 class Authenticator:
-    """The door's: a user name, a password's hash, the tries and the sessions of one server."""
+    """Checks the credentials of one server's admins."""
 
     def __init__(self, username: str, password: str, clock: Callable[[], float]) -> None:
         self._username = username.encode()
         self._password = PasswordHash.parse(password)
         self._clock = clock
-        self._tries = LoginThrottle()
+        self._throttle = LoginThrottle()
         self.sessions = Sessions()
-        # One at a time: each takes 16 MiB and a core.
-        self._one = gevent.lock.BoundedSemaphore(1)
+        # One at a time: each hash uses 16 MiB and one CPU core.
+        self._hashing = gevent.lock.BoundedSemaphore(1)
 
-    def open(self, auth: Any, address: str) -> str | None:
-        """Let somebody in: a new session id, or None for who has one. Raises `Refused`.
+    def authenticate(self, auth: Any, address: str) -> str | None:
+        """Check credentials, and return a new session id, or None for a valid session id.
 
-        May wait: for the hash, which is computed in a thread.
+        Blocks while the password is hashed in a thread.
+
+        Raises:
+            Refused: The credentials are invalid, or too many logins have failed.
         """
         auth = auth if isinstance(auth, dict) else {}
         session = auth.get("sessionId")
-        if isinstance(session, str) and self.sessions.knows(session, self._clock()):
+        if isinstance(session, str) and self.sessions.is_valid(session, self._clock()):
             return None
         username, password = auth.get("username"), auth.get("password")
         if (
@@ -106,17 +115,15 @@ class Authenticator:
             or len(username) > MAX_PASSWORD
             or not 1 <= len(password) <= MAX_PASSWORD
         ):
-            raise Refused(
-                INVALID
-            )  # nothing was tried: the UI asks like this when a session is over
-        mark = self._tries.begin(address, self._clock())
-        with self._one:
-            right = gevent.get_hub().threadpool.apply(self._password.fits, (password,))
-        # Both are looked at, whichever is wrong: the time it takes does not tell.
-        right &= hmac.compare_digest(username.encode(), self._username)
-        if not right:
+            raise Refused(INVALID)  # not counted: the UI sends this when a session has expired
+        mark = self._throttle.begin(address, self._clock())
+        with self._hashing:
+            is_correct = gevent.get_hub().threadpool.apply(self._password.verify, (password,))
+        # Both are compared in any case, so that the duration does not reveal which one is wrong.
+        is_correct &= hmac.compare_digest(username.encode(), self._username)
+        if not is_correct:
             raise Refused(INVALID)
-        self._tries.forgive(mark)
+        self._throttle.remove(mark)
         return self.sessions.issue(self._clock())
 
 

@@ -1,4 +1,4 @@
-"""The namespace /admin: who comes in, what they are told, what they ask."""
+"""Namespace ``/admin``: connections and commands of admins."""
 
 from __future__ import annotations
 
@@ -17,74 +17,81 @@ logger = logging.getLogger("webpy_socketio.admin")
 
 
 class Connection(Admin, Protocol):
-    """One of the engine's, as far as it is needed here."""
+    """Connection of the engine; the part that this plugin uses."""
 
-    #: What the client sent along.
+    #: Authentication data sent by the client.
     auth: Any
-    #: Its ``environ`` is the handshake's.
+    #: Engine.IO session; its ``environ`` is that of the handshake.
     session: Any
 
     def accept(self) -> bool:
-        """Let it in; False if it has gone."""
+        """Accept the connection; return False if the client has disconnected."""
 
     def acknowledge(self, number: int, args: tuple[Any, ...]) -> None:
-        """Answer a command that asked for it."""
+        """Send the acknowledgement of a command."""
 
 
-#: Seconds between two log lines of one kind.
+#: Seconds between two log lines with the same text.
 LOG_INTERVAL = 60.0
 
 
 class AdminNamespace:
-    """The application of the namespace; one for each server."""
+    """Application of the namespace for one server."""
 
     def __init__(self, settings: Any) -> None:
-        self._lock = Authenticator(settings.admin_username, settings.admin_password, time.monotonic)
+        self._authenticator = Authenticator(
+            settings.admin_username, settings.admin_password, time.monotonic
+        )
         verbose = settings.admin_mode == "development"
         names = tuple(settings.namespaces)
         self._log_due: dict[str, float] = {}
-        self._watch = Reporter(names, verbose, settings.outbox_bytes)
-        self._desk = Commands(names, settings.admin_readonly)
-        self._features = [*self._desk.features, "AGGREGATED_EVENTS"]
+        self._reporter = Reporter(names, verbose, settings.outbox_bytes)
+        self._commands = Commands(names, settings.admin_readonly)
+        self._features = [*self._commands.features, "AGGREGATED_EVENTS"]
         if verbose:
             self._features.append("ALL_EVENTS")
 
     def connect(self, connection: Connection) -> None:
-        """Look at the credentials, which are kept no longer than that."""
+        """Check the credentials, without keeping them, and send the first state."""
         auth, connection.auth = connection.auth, None
         try:
-            session = self._lock.open(auth, _address(connection))
+            session = self._authenticator.authenticate(auth, _address(connection))
         except Refused as refusal:
-            self._log(logging.WARNING, "%s was not let in: %s", connection, refusal)
+            self._log(
+                logging.WARNING,
+                "the login of an admin from %s was rejected: %s",
+                connection,
+                refusal,
+            )
             raise
         if not connection.accept():
             return
-        logger.info("an admin from %s is here", _address(connection))
+        logger.info("an admin from %s connected", _address(connection))
         if session is not None:
             connection.emit("session", session)
         connection.emit("config", {"supportedFeatures": self._features})
-        self._watch.add(connection)
+        self._reporter.add(connection)
 
     def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
-        answer = self._desk.perform(f"an admin from {_address(connection)}", name, args)
+        answer = self._commands.execute(f"an admin from {_address(connection)}", name, args)
         if ack is not None:
             connection.acknowledge(ack, (answer,))
 
     def closing(self, connection: Connection) -> None:
-        self._watch.remove(connection)
+        self._reporter.remove(connection)
 
     def disconnected(self, connection: Connection, reason: str) -> None:
-        logger.info("an admin from %s is gone: %s", _address(connection), reason)
+        logger.info("an admin from %s disconnected: %s", _address(connection), reason)
 
     def failed(self, connection: Connection, error: ProtocolError) -> None:
-        self._log(logging.INFO, "an admin from %s broke a rule: %s", connection, error)
+        self._log(logging.INFO, "an admin from %s violated the protocol: %s", connection, error)
 
-    def _log(self, level: int, text: str, connection: Connection, why: Exception) -> None:
-        """Log a line, at most once a minute of each kind."""
+    def _log(self, level: int, text: str, connection: Connection, reason: Exception) -> None:
+        """Log a line, at most once per `LOG_INTERVAL` for each text."""
         now = time.monotonic()
         if now >= self._log_due.get(text, now):
             self._log_due[text] = now + LOG_INTERVAL
-            logger.log(level, text, _address(connection), str(why))
+            logger.log(level, text, _address(connection), str(reason))
 
 
 def _address(connection: Connection) -> str:

@@ -1,4 +1,4 @@
-"""What an admin is shown of a socket or an event: enough to know it by, no secrets, never much."""
+"""Serialization of sockets and events for admins, with limits and without secrets."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from webpy_socketio import Socket
 
 __all__ = ["client_of", "describe_event", "describe_socket", "now"]
 
-#: Under this key of the handshake's environ is what the plugin knows of the client.
+#: Key in the handshake's environ under which the plugin stores its `Client`.
 _CLIENT = "webpy_socketio.admin"
 
 HIDDEN = "(hidden)"
 
-#: Headers that are shown. A list of those to hide would not have the next proxy's.
+#: Headers shown to admins. An allowlist, as proxies may add other headers with secrets.
 _HEADERS = (
     *("ACCEPT_ENCODING", "ACCEPT_LANGUAGE", "CONNECTION", "FORWARDED", "HOST", "ORIGIN"),
     *("SEC_WEBSOCKET_EXTENSIONS", "SEC_WEBSOCKET_VERSION", "UPGRADE", "USER_AGENT", "VIA"),
     *("X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_FORWARDED_PROTO", "X_REAL_IP"),
 )
 
-#: The same for the query, of whose other parameters only the names are.
+#: Query parameters whose values are shown; of others only the names.
 _QUERY = ("EIO", "transport")
 
-#: Names in a message, and of events, whose values are not shown.
+#: Names of events and keys whose values are hidden.
 _SECRET = re.compile(
     r"pass(word|wd|phrase|code)|secret|token|cookie|session|credential|(api|private).?key|csrf|jwt"
     r"|\bauth\b|authori[sz]|authenti",
     re.IGNORECASE,
 )
 
-#: Characters of a value, values and characters of an event, and how deep.
+#: Limits: characters of a value; values and characters of an event; nesting depth.
 _MAX_TEXT, _MAX_VALUES, _MAX_CHARACTERS, _MAX_DEPTH = 200, 100, 2000, 6
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client: the sockets of one session, one for each namespace, are the same one's."""
+    """An Engine.IO session, shared by its sockets in several namespaces."""
 
-    #: A name for it. (The reference shows a part of its secret session id.)
+    #: Random name. (The reference server shows part of the secret session id.)
     label: str = field(default_factory=lambda: secrets.token_hex(6))
-    #: Seconds since the epoch.
-    since: float = field(default_factory=time.time)
+    #: Time of the connection, in seconds since the epoch.
+    connected_at: float = field(default_factory=time.time)
 
 
 def client_of(request: dict[str, Any]) -> Client:
-    """Who sent a handshake; known from the first call on."""
+    """Return the client that sent a handshake; created by the first call."""
     client = request.get(_CLIENT)
     if not isinstance(client, Client):
         client = request[_CLIENT] = Client()
@@ -60,12 +60,12 @@ def client_of(request: dict[str, Any]) -> Client:
 
 
 def now() -> str:
-    """A timestamp, as JavaScript writes it."""
+    """Return the current time in the format of JavaScript's ``toISOString()``."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def describe_socket(socket: Socket) -> dict[str, Any]:
-    """A socket as the UI wants it; neither its context nor its auth is in it."""
+    """Return the UI's representation of a socket, without its context and auth."""
     request = socket.request
     client = client_of(request)
     return {
@@ -85,9 +85,9 @@ def describe_socket(socket: Socket) -> dict[str, Any]:
                 _cut(name): _cut(value) if name in _QUERY else HIDDEN
                 for name, value in _query(request.get("QUERY_STRING", ""))
             },
-            "issued": round(client.since * 1000),
+            "issued": round(client.connected_at * 1000),
             "secure": request.get("wsgi.url_scheme") == "https",
-            "time": time.ctime(client.since),
+            "time": time.ctime(client.connected_at),
             "url": _cut(request.get("PATH_INFO", "")),
             "xdomain": "HTTP_ORIGIN" in request,
         },
@@ -96,14 +96,14 @@ def describe_socket(socket: Socket) -> dict[str, Any]:
 
 
 def describe_event(event: str, args: Sequence[Any]) -> list[Any]:
-    """An event's name and its arguments; cut, and without what is called like a secret."""
+    """Return an event's name and arguments, shortened and without secrets."""
     if _SECRET.search(event):
         return [_cut(event), *[HIDDEN] * min(len(args), 10)]
-    return [_cut(event), *_Sketch().items(args, 0)]
+    return [_cut(event), *_Copier().items(args, 0)]
 
 
-class _Sketch:
-    """A copy of a value that may be large, as long as there is room."""
+class _Copier:
+    """Copies a value until the limits are reached."""
 
     def __init__(self) -> None:
         self._values = _MAX_VALUES
@@ -126,7 +126,7 @@ class _Sketch:
     def items(self, values: Sequence[Any], depth: int) -> list[Any]:
         copies: list[Any] = []
         for value in values:
-            if self._full:
+            if self._is_full:
                 copies.append(f"... ({len(values) - len(copies)} more)")
                 break
             copies.append(self.value(value, depth))
@@ -137,14 +137,14 @@ class _Sketch:
             return "(bytes)"
         copy: dict[str, Any] = {}
         for key, item in value.items():
-            if self._full:
+            if self._is_full:
                 copy["..."] = f"{len(value) - len(copy)} more"
                 break
             copy[self._text(key)] = HIDDEN if _SECRET.search(key) else self.value(item, depth)
         return copy
 
     @property
-    def _full(self) -> bool:
+    def _is_full(self) -> bool:
         return self._values <= 0 or self._characters <= 0
 
     def _text(self, text: str) -> str:

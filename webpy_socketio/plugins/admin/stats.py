@@ -1,4 +1,4 @@
-"""Numbers: who is there, and what was counted since the last time."""
+"""Statistics of the Admin UI: connected clients, and counters of the last interval."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["EventStats"]
 
 
 class EventStats:
-    """What the UI is told every two seconds as "server_stats"."""
+    """Content of the event "server_stats", which is sent every two seconds."""
 
     def __init__(self, namespaces: Sequence[str]) -> None:
-        self._names = namespaces
+        self._namespaces = namespaces
         self._began = time.monotonic()
         self._counts: Counter[tuple[str, str | None]] = Counter()
 
@@ -27,11 +27,11 @@ class EventStats:
         return len(self._counts)
 
     def add(self, kind: str, count: int = 1, detail: str | None = None) -> None:
-        """Count something, under the reference's name for it."""
+        """Increase a counter, named as in the reference server."""
         self._counts[kind, detail] += count
 
     def received(self, event: str, args: list[Any]) -> None:
-        """Count an event of a client; in about how many bytes it came, as the engine counts none."""
+        """Count a received event, and its approximate size, which the engine does not report."""
         text = json.dumps(
             [event, *args], ensure_ascii=False, default=lambda value: "x" * len(value)
         )
@@ -39,18 +39,18 @@ class EventStats:
         self.add("bytesIn", len(text))
 
     def clear(self) -> None:
-        """Begin to count anew."""
+        """Reset the counters."""
         self._counts.clear()
 
     def describe(self, sockets: Iterable[Socket]) -> dict[str, Any]:
-        """The message, with what was counted and who is there now; a microsecond a socket."""
-        spaces: Counter[str] = Counter(dict.fromkeys(self._names, 0))
+        """Return the content of the event; takes about 1 µs for each socket."""
+        counts: Counter[str] = Counter(dict.fromkeys(self._namespaces, 0))
         clients: dict[int, str] = {}
         for socket in sockets:
-            spaces[socket.namespace] += 1
+            counts[socket.namespace] += 1
             clients[id(socket.request)] = socket.transport
         host = socket_module.gethostname()
-        moment = time.time_ns() // 1_000_000_000 * 1000
+        timestamp = time.time_ns() // 1_000_000_000 * 1000
         return {
             "serverId": f"{host}#{os.getpid()}",
             "hostname": host,
@@ -59,8 +59,8 @@ class EventStats:
             "clientsCount": len(clients),
             "pollingClientsCount": sum(kind == "polling" for kind in clients.values()),
             "aggregatedEvents": [
-                {"timestamp": moment, "type": kind, "subType": detail, "count": count}
+                {"timestamp": timestamp, "type": kind, "subType": detail, "count": count}
                 for (kind, detail), count in self._counts.items()
             ],
-            "namespaces": [{"name": name, "socketsCount": count} for name, count in spaces.items()],
+            "namespaces": [{"name": name, "socketsCount": count} for name, count in counts.items()],
         }

@@ -1,13 +1,15 @@
-"""Metrics for Prometheus: connections, messages and bytes both ways, what stages took, what went wrong.
+"""Prometheus metrics: connections, messages, bytes, handler durations and errors.
 
-Switched on by naming it in ``SOCKETIO_PLUGINS``; needs ``pip install "webpy_socketio[metrics]"``. They are
-put into ``prometheus_client.REGISTRY``, or into ``SOCKETIO_METRICS_REGISTRY``, and shown wherever that
-is shown; with ``SOCKETIO_METRICS_PORT`` on a port of their own, by default for this machine only.
+Add the plugin to ``SOCKETIO_PLUGINS``; it needs ``pip install "webpy_socketio[metrics]"``. The
+metrics are registered in ``prometheus_client.REGISTRY``, or in ``SOCKETIO_METRICS_REGISTRY``. With
+``SOCKETIO_METRICS_PORT`` they are also served on a separate port, by default on the loopback
+interface only.
 
-Labels have names that handlers have: of an event by which it is registered, of a channel the pattern that
-it matches. What clients make up is "other", so that nobody can make more series than there are handlers.
+Labels are names of handlers: an event's label is its registered name, a channel's label is the
+pattern that it matches. Names chosen by clients are labelled "other", so that clients cannot create
+new time series.
 
-Each process counts for itself, and is scraped for itself.
+Each process counts its own events and must be scraped separately.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ __all__ = ["install", "port", "uninstall"]
 
 
 class _Metrics:
-    """The plugin, while it is switched on."""
+    """State of the plugin while it is installed."""
 
     def __init__(self, settings: Any) -> None:
         exposition = _import()
         self.endpoint: Any = None
-        self._tally = Recorder()
-        self._collector = exposition.Collector(self._tally)
+        self._recorder = Recorder()
+        self._collector = exposition.Collector(self._recorder)
         self._registry = settings.metrics_registry
         if self._registry is None:
             self._registry = exposition.default_registry()
@@ -38,17 +40,17 @@ class _Metrics:
             except BaseException:
                 self._registry.unregister(self._collector)
                 raise
-        self._tally.install()
+        self._recorder.install()
 
     def close(self) -> None:
-        self._tally.uninstall()
+        self._recorder.uninstall()
         self._registry.unregister(self._collector)
         if self.endpoint is not None:
             self.endpoint.close()
 
 
 def _import() -> Any:
-    """The module that knows prometheus_client; only now, to say how it is installed."""
+    """Import the module that needs prometheus_client."""
     try:
         from webpy_socketio.plugins.metrics import exposition
     except ImportError as error:
@@ -63,16 +65,21 @@ _metrics: _Metrics | None = None
 
 
 def install(settings: Any) -> None:
-    """Begin at zero; called when the server starts.
+    """Start counting at zero; called when the server starts.
 
-    Raises `ConfigurationError` if prometheus_client is not there, or the port cannot be had.
+    Args:
+        settings: Settings of the server.
+
+    Raises:
+        ConfigurationError: prometheus_client is not installed.
+        ListenError: The address of the endpoint is not available.
     """
     global _metrics
     _metrics = _Metrics(settings)
 
 
 def uninstall() -> None:
-    """End; called when the server has stopped."""
+    """Stop counting and close the endpoint; called after the server has stopped."""
     global _metrics
     if _metrics is not None:
         _metrics.close()
@@ -80,5 +87,5 @@ def uninstall() -> None:
 
 
 def port() -> int | None:
-    """The port on which they are shown, if there is one: to be asked if the setting says 0."""
+    """Return the port of the endpoint, or None without one; for a configured port of 0."""
     return None if _metrics is None or _metrics.endpoint is None else _metrics.endpoint.port

@@ -1,4 +1,4 @@
-"""The numbers in prometheus_client's words, and the endpoint that shows them; only this knows it."""
+"""Collector and HTTP endpoint for Prometheus; the only module that imports prometheus_client."""
 
 from __future__ import annotations
 
@@ -22,83 +22,92 @@ __all__ = ["Collector", "Endpoint", "default_registry"]
 
 logger = logging.getLogger("webpy_socketio")
 
-#: The bounds as they are written, and the one above all.
+#: Upper bounds in the text format, and the one of the last bucket.
 _BOUNDS = [*map(str, BUCKETS), "+Inf"]
 
 _PREFIX = "webpy_socketio_"
 
 
 def default_registry() -> Any:
-    """Where everything of a process is, unless somebody wants otherwise."""
+    """Return the default registry of the process."""
     return prometheus_client.REGISTRY
 
 
 class Collector:
-    """What a registry asks at a scrape."""
+    """Converts the recorded numbers to metrics when the registry is scraped."""
 
-    def __init__(self, tally: Recorder) -> None:
-        self._tally = tally
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
 
     def collect(self) -> Iterator[Any]:
-        """All families of metrics, as they are now."""
+        """Yield all metric families with their current values."""
         yield from self._gauges()
         yield from self._counters()
         yield self._durations()
 
     def _gauges(self) -> Iterator[Any]:
         now = get_stats()
-        yield _gauge("sessions", "Engine.IO sessions that are open.", "transport", now.sessions)
-        yield _gauge("sockets", "Sockets that are connected.", "namespace", now.sockets)
-        yield _gauge("channels", "Channels that somebody is in.", "namespace", now.channels)
-        yield _gauge("memberships", "Members of all channels.", "namespace", now.memberships)
+        yield _gauge("sessions", "Open Engine.IO sessions.", "transport", now.sessions)
+        yield _gauge("sockets", "Connected sockets.", "namespace", now.sockets)
+        yield _gauge(
+            "channels", "Channels with at least one subscriber.", "namespace", now.channels
+        )
+        yield _gauge("memberships", "Subscriptions of all channels.", "namespace", now.memberships)
         yield GaugeMetricFamily(
-            _PREFIX + "outbox_bytes", "Bytes that wait to be written.", now.outbox_bytes
+            _PREFIX + "outbox_bytes", "Bytes queued in outboxes.", now.outbox_bytes
         )
         yield _counter(
-            "backplane_problems", "Between processes: see backplane.counts.", "kind", now.backplane
+            "backplane_problems",
+            "Events of webpy_socketio.backplane.counts.",
+            "kind",
+            now.backplane,
         )
 
     def _counters(self) -> Iterator[Any]:
-        tally = self._tally
-        yield _counter("connections", "Accepted.", "namespace", tally.connections)
-        yield _counter("disconnects", "Connections that ended.", "reason", tally.disconnects)
+        recorder = self._recorder
+        yield _counter("connections", "Accepted connections.", "namespace", recorder.connections)
+        yield _counter("disconnects", "Ended connections.", "reason", recorder.disconnects)
         messages = CounterMetricFamily(
-            _PREFIX + "messages", "Messages of clients.", labels=("event", "channel")
+            _PREFIX + "messages", "Received messages.", labels=("event", "channel")
         )
-        for labels, count in list(tally.messages.items()):
+        for labels, count in list(recorder.messages.items()):
             messages.add_metric(labels, count)
         yield messages
         yield CounterMetricFamily(
-            _PREFIX + "received_bytes", "Of these messages; of text, characters.", tally.received
+            _PREFIX + "received_bytes",
+            "Size of received messages: characters of text, bytes of attachments.",
+            recorder.received,
         )
         yield _counter(
-            "sent_messages", "Events to clients, one for each recipient.", "namespace", tally.sent
+            "sent_messages", "Sent events, counted for each recipient.", "namespace", recorder.sent
         )
         yield CounterMetricFamily(
-            _PREFIX + "sent_bytes", "Of these, in WebSocket frames.", tally.sent_bytes
+            _PREFIX + "sent_bytes", "Size of sent events as WebSocket frames.", recorder.sent_bytes
         )
-        yield _counter("subscriptions", "Begun.", "channel", tally.subscriptions)
-        yield _counter("unsubscriptions", "Ended.", "channel", tally.unsubscriptions)
-        yield _counter("refused", "Denied by a gate.", "gate", tally.refused)
+        yield _counter("subscriptions", "Subscriptions started.", "channel", recorder.subscriptions)
+        yield _counter(
+            "unsubscriptions", "Subscriptions ended.", "channel", recorder.unsubscriptions
+        )
+        yield _counter("refused", "Rejections by gates.", "gate", recorder.refused)
         errors = CounterMetricFamily(
-            _PREFIX + "errors", "Error events.", labels=("fault", "exception")
+            _PREFIX + "errors", "Errors of handlers and clients.", labels=("fault", "exception")
         )
-        for labels, count in list(tally.errors.items()):
+        for labels, count in list(recorder.errors.items()):
             errors.add_metric(labels, count)
         yield errors
 
     def _durations(self) -> Any:
         family = HistogramMetricFamily(
             _PREFIX + "handler_seconds",
-            "What all receivers of a signal took, waiting included.",
+            "Duration of all receivers of a signal, including waits.",
             labels=("stage", "event"),
         )
-        for labels, histogram in list(self._tally.durations.items()):
-            family.add_metric(labels, *_of(histogram))
+        for labels, histogram in list(self._recorder.durations.items()):
+            family.add_metric(labels, *_buckets_of(histogram))
         return family
 
 
-def _of(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+def _buckets_of(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
     counts = itertools.accumulate(histogram.counts)
     return list(zip(_BOUNDS, counts, strict=True)), histogram.seconds
 
@@ -119,9 +128,9 @@ def _fill(family: Any, values: Mapping[str, int]) -> Any:
 
 
 class Endpoint:
-    """A server of its own, for Prometheus only: no page, no session and no proxy is in its way.
+    """HTTP server for scrapes only, without pages, sessions and proxies.
 
-    Raises `ListenError` if the address cannot be had.
+    Raises `ListenError` if the address is not available.
     """
 
     def __init__(self, settings: Any, registry: Any) -> None:
@@ -132,15 +141,15 @@ class Endpoint:
             )
         except OSError as error:
             raise ListenError(
-                f"cannot show metrics on {host}:{port}: {error.strerror or error}; change "
-                "SOCKETIO_METRICS_PORT or SOCKETIO_METRICS_HOST: each process needs an address of its own"
+                f"cannot listen for metrics on {host}:{port}: {error.strerror or error}; change "
+                "SOCKETIO_METRICS_PORT or SOCKETIO_METRICS_HOST: each process needs its own address"
             ) from error
         show = prometheus_client.make_wsgi_app(registry)
         self._server = HTTPServer(listener, show, settings, log=None, error_log=logger)
         self._server.start()
-        #: The port it listens on.
+        #: Port of the listener.
         self.port: int = self._server.server_port
 
     def close(self) -> None:
-        """Listen no more; who is being answered is not waited for."""
+        """Close the listener without waiting for pending responses."""
         self._server.stop(timeout=0)

@@ -1,4 +1,4 @@
-"""Which names become labels: those of handlers, never those that clients make up."""
+"""Labels of events and channels: names of handlers, never names chosen by clients."""
 
 from __future__ import annotations
 
@@ -8,48 +8,50 @@ from webpy_socketio import registered_handlers
 
 __all__ = ["MAX_LABELS", "OTHER", "Labels"]
 
-#: What stands for all names that are nobody's.
+#: Label of all names without a handler.
 OTHER = "other"
 
-#: Events that have a label of their own, and patterns: handlers may be made in a loop, too.
+#: Maximum number of labels for events, and for patterns: an application may create handlers in a
+#: loop.
 MAX_LABELS = 100
 
-#: Channels of which the labels are remembered. Clients choose the names, so not all.
-_REMEMBERED = 1024
+#: Channels whose labels are cached. Clients choose the names, so the cache is bounded.
+_CACHE_SIZE = 1024
 
 
 class Labels:
-    """What events and channels are called in metrics.
+    """Maps events and channels to labels.
 
-    An event by its name, if a handler waits for it. A channel by the first pattern of a handler, of
-    whichever stage, that it matches. What had a label once keeps it, though its handler may go.
+    The label of an event is its name if a handler is registered for it. The label of a channel is
+    the first matching pattern of a handler for any stage. A label remains when its handler is
+    removed.
     """
 
     def __init__(self) -> None:
         self._handlers: tuple[Any, ...] = ()
         self._events = {"message"}
         self._patterns: dict[str, Any] = {}
-        self._remembered: dict[str, str] = {}
+        self._cache: dict[str, str] = {}
 
-    def of(self, event: str, channel: str | None) -> tuple[str, str]:
-        """The labels of an event and of the channel it is addressed to; of no channel that is ""."""
+    def labels_of(self, event: str, channel: str | None) -> tuple[str, str]:
+        """Return the labels of an event and of its channel; "" without a channel."""
         handlers = registered_handlers()
         if handlers is not self._handlers:
             self._handlers = handlers
-            self._learn()
+            self._update()
         if event not in self._events:
-            event = OTHER  # clients choose the names: none of theirs is kept
+            event = OTHER  # clients choose the names: not stored
         if channel is None:
             return event, ""
-        label = self._remembered.get(channel)
+        label = self._cache.get(channel)
         if label is None:
-            if len(self._remembered) >= _REMEMBERED:
-                self._remembered.clear()
-            label = self._remembered[channel] = self._of_channel(channel)
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.clear()
+            label = self._cache[channel] = self._of_channel(channel)
         return event, label
 
-    def _learn(self) -> None:
-        self._remembered.clear()
+    def _update(self) -> None:
+        self._cache.clear()
         for handler in self._handlers:
             if handler.event is not None and len(self._events) < MAX_LABELS:
                 self._events.add(handler.event)

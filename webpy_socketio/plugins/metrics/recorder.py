@@ -1,4 +1,4 @@
-"""What has happened so far: plain numbers, which cost little to raise and are read at a scrape."""
+"""Recorder: plain counters, cheap to increase and read when Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from webpy_socketio.plugins.metrics.labels import MAX_LABELS, OTHER, Labels
 
 __all__ = ["BUCKETS", "Histogram", "Recorder"]
 
-#: Upper bounds of the buckets, in seconds: what only computes is done within the first ones, what asks
-#: a database within the middle ones.
+#: Upper bounds of the buckets in seconds. Handlers that only compute fall into the first ones,
+#: handlers that query a database into the middle ones.
 BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01),
     *(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
@@ -20,96 +20,98 @@ BUCKETS = (
 
 
 class Histogram:
-    """How often something took how long."""
+    """Distribution of durations."""
 
     __slots__ = ("counts", "seconds")
 
     def __init__(self) -> None:
-        #: How many are within each bound of `BUCKETS` and not within a smaller one; then the rest.
+        #: Number of durations in each bucket of `BUCKETS`, and above the last.
         self.counts = [0] * (len(BUCKETS) + 1)
-        #: All of it together.
+        #: Sum of all durations.
         self.seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Add one duration."""
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.seconds += seconds
 
 
 class Recorder:
-    """The numbers by their labels, from `install` on."""
+    """Counters by label, updated while installed."""
 
     def __init__(self) -> None:
-        #: Connections that were accepted, by namespace.
+        #: Accepted connections, by namespace.
         self.connections: Counter[str] = Counter()
-        #: Those that are over, by reason.
+        #: Ended connections, by reason.
         self.disconnects: Counter[str] = Counter()
-        #: Messages that came, by event and channel.
+        #: Received messages, by event and channel.
         self.messages: Counter[tuple[str, str]] = Counter()
-        #: Their size: characters of text, bytes of attachments.
+        #: Size of these messages: characters of text, bytes of attachments.
         self.received = 0
-        #: Events of ours, one for each client that one went to, by namespace.
+        #: Sent events, counted for each recipient, by namespace.
         self.sent: Counter[str] = Counter()
-        #: Their size in bytes, as WebSockets have them.
+        #: Size of these events in bytes, as WebSocket frames.
         self.sent_bytes = 0
-        #: By channel; what the end of a connection ends is an unsubscription too.
+        #: By channel; a disconnect ends all subscriptions of the socket.
         self.subscriptions: Counter[str] = Counter()
         self.unsubscriptions: Counter[str] = Counter()
-        #: What gates denied, by their names.
+        #: Rejections by gates, by stage.
         self.refused: Counter[str] = Counter(connecting=0, receiving=0, subscribing=0)
-        #: By whose fault it is, "client" or "handler", and the exception's class.
+        #: Errors by origin, "client" or "handler", and class of the exception.
         self.errors: Counter[tuple[str, str]] = Counter()
-        #: What the receivers of a signal took, by stage and event.
+        #: Durations of all receivers of a signal, by stage and event.
         self.durations: dict[tuple[str, str], Histogram] = {}
         self._labels = Labels()
 
     def install(self) -> None:
-        """Begin."""
-        signals.handled.connect(self._handled)
-        signals.error.connect(self._error)
-        signals.sent.connect(self._sent)
+        """Connect to the signals."""
+        signals.handled.connect(self._on_handled)
+        signals.error.connect(self._on_error)
+        signals.sent.connect(self._on_sent)
 
     def uninstall(self) -> None:
-        """End; the numbers stay."""
-        signals.handled.disconnect(self._handled)
-        signals.error.disconnect(self._error)
-        signals.sent.disconnect(self._sent)
+        """Disconnect from the signals; the counters keep their values."""
+        signals.handled.disconnect(self._on_handled)
+        signals.error.disconnect(self._on_error)
+        signals.sent.disconnect(self._on_sent)
 
-    def _handled(
-        self, sender: Socket, stage: str, seconds: float, refused: str | None, **own: Any
+    def _on_handled(
+        self, sender: Socket, stage: str, seconds: float, refused: str | None, **values: Any
     ) -> None:
         event = ""
         if stage == "message":
-            event = self._count_message(sender, own)
+            event = self._count_message(sender, values)
         elif refused is not None:
             self.refused[stage] += 1
-            if stage == "receiving":  # its handlers never run
-                self._count_message(sender, own)
+            if stage == "receiving":  # its handlers are not called
+                self._count_message(sender, values)
         elif stage == "subscribe":
-            self.subscriptions[self._labels.of("", own["channel"])[1]] += 1
+            self.subscriptions[self._labels.labels_of("", values["channel"])[1]] += 1
         elif stage == "unsubscribe":
-            self.unsubscriptions[self._labels.of("", own["channel"])[1]] += 1
+            self.unsubscriptions[self._labels.labels_of("", values["channel"])[1]] += 1
         elif stage == "connect":
             self.connections[sender.namespace] += 1
         elif stage == "disconnect":
-            self.disconnects[own["reason"]] += 1
+            self.disconnects[values["reason"]] += 1
         histogram = self.durations.get((stage, event))
         if histogram is None:
             histogram = self.durations[stage, event] = Histogram()
         histogram.add(seconds)
 
-    def _count_message(self, socket: Socket, own: dict[str, Any]) -> str:
-        labels = self._labels.of(own["event"], own["channel"])
+    def _count_message(self, socket: Socket, values: dict[str, Any]) -> str:
+        labels = self._labels.labels_of(values["event"], values["channel"])
         self.messages[labels] += 1
         self.received += socket.message_size
         return labels[0]
 
-    def _sent(self, sender: str, sockets: list[Socket], size: int, **extra: Any) -> None:
-        # In the middle of sending, once for all recipients: nothing is read, nobody is looked at.
+    def _on_sent(self, sender: str, sockets: list[Socket], size: int, **extra: Any) -> None:
+        # Runs while sending, once for all recipients: must not inspect the message or the sockets.
         self.sent[sender] += len(sockets)
         self.sent_bytes += size * len(sockets)
 
-    def _error(self, sender: Any, exception: BaseException, by_client: bool, **extra: Any) -> None:
+    def _on_error(
+        self, sender: Any, exception: BaseException, by_client: bool, **extra: Any
+    ) -> None:
         labels = ("client" if by_client else "handler", type(exception).__name__)
         if labels not in self.errors and len(self.errors) >= MAX_LABELS:
             labels = (labels[0], OTHER)

@@ -1,4 +1,4 @@
-"""Whether Redis may throw away what presence keeps in it: for ``webpy-socketio doctor``."""
+"""Check for ``webpy-socketio doctor``: whether Redis may evict the keys of presence."""
 
 from __future__ import annotations
 
@@ -9,31 +9,36 @@ from webpy_socketio import BackplaneError, connect_redis
 
 __all__ = ["examine"]
 
-#: Seconds for Redis's answer.
+#: Seconds for Redis to reply.
 _TIMEOUT = 3.0
 
 _POLICY = b"maxmemory_policy:"
 
 
 def examine(settings: Any) -> Iterator[tuple[str, str, str]]:
-    """A finding, as ``(level, text, remedy)``; none where presence is kept in memory."""
+    """Yield findings as ``(level, text, remedy)``; none without a backplane.
+
+    Args:
+        settings: Settings of the server.
+    """
     if settings.backplane is None:
         return
     try:
-        link = connect_redis(settings.backplane, _TIMEOUT)
-        (info,) = link.execute(("INFO", "memory"))
-        link.close()
+        redis = connect_redis(settings.backplane, _TIMEOUT)
+        (info,) = redis.execute(("INFO", "memory"))
+        redis.close()
     except BackplaneError:
-        return  # whoever examines Redis itself says so
+        return  # reported by the check of Redis itself
     if isinstance(info, BackplaneError):
         return
     found = [line[len(_POLICY) :] for line in info.splitlines() if line.startswith(_POLICY)]
     policy = found[0].decode() if found else "unknown"
     if policy == "noeviction":
-        yield "ok", "Redis throws nothing away (noeviction)", ""
+        yield "ok", "Redis does not evict keys (maxmemory-policy noeviction)", ""
     else:
         yield (
             "problem",
-            f"Redis's maxmemory-policy is {policy}: when it is full, people vanish who are there",
-            "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf",
+            f"Redis's maxmemory-policy is {policy}: when it is full, it evicts presence keys and "
+            "members disappear",
+            "run CONFIG SET maxmemory-policy noeviction, and set it in redis.conf",
         )

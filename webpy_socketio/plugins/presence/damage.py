@@ -1,4 +1,4 @@
-"""The log of what presence cannot read in Redis."""
+"""Log lines about invalid values in Redis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["log_damage"]
 
 logger = logging.getLogger("webpy_socketio")
 
-#: Seconds between two log lines about one key, and keys that are remembered.
+#: Seconds between two log lines about a key, and maximum number of keys with a recent log line.
 INTERVAL = 60.0
 MAX_KEYS = 256
 
@@ -17,7 +17,7 @@ _due: dict[str, float] = {}
 
 
 def log_damage(key: str, what: str) -> None:
-    """Log that a value was skipped or removed; once a minute for each key."""
+    """Log that a value was skipped or removed, at most once per `INTERVAL` for each key."""
     now = time.monotonic()
     if _due.get(key, now) > now:
         return
@@ -26,7 +26,7 @@ def log_damage(key: str, what: str) -> None:
         del _due[next(iter(_due))]
     _due[key] = now + INTERVAL
     logger.warning(
-        "presence: %s in Redis at %.200r was skipped or removed; what is missing is written again "
+        "presence: %s in Redis at %.200r was skipped or removed; missing entries are restored "
         "within a minute. If this repeats, another program uses these keys: change its keys, or "
         "SOCKETIO_BACKPLANE_PREFIX",
         what,

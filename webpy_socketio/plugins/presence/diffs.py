@@ -1,9 +1,12 @@
-"""What clients are told about presence: a state when they subscribe, then numbered diffs.
+"""Events sent to clients: a state when they subscribe, then numbered diffs.
 
-``presence_state`` has ``channel``, ``epoch``, ``rev``, ``count`` and ``members``; ``presence_diff``
-has ``channel``, ``epoch``, ``since``, ``rev``, ``count``, ``joins``, ``updates`` and ``leaves``. A
-diff builds on the revision ``since``: a client that does not have that one, or knows another
-epoch, asks for the state again. In a crowd, members and diffs are left out and the count remains.
+``presence_state`` contains ``channel``, ``epoch``, ``rev``, ``count`` and ``members``.
+``presence_diff`` contains ``channel``, ``epoch``, ``since``, ``rev``, ``count``, ``joins``,
+``updates`` and ``leaves``.
+
+A diff is based on the revision ``since``. A client with another revision or epoch must request the
+state by sending ``presence_state``. With more than 200 members, the events contain the count only,
+without members and diffs.
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ __all__ = ["CROWD", "DiffBroadcaster", "describe"]
 
 logger = logging.getLogger("webpy_socketio")
 
-#: Seconds in which changes are gathered into one diff: a hundred people who come at once are one
-#: message to each, not a hundred.
+#: Seconds in which changes are combined into one diff, so that many simultaneous joins result in
+#: one event for each subscriber.
 INTERVAL = 0.1
 
-#: Members above which clients are told a count only.
+#: Number of members above which events contain the count only.
 CROWD = 200
 
 
@@ -35,23 +38,23 @@ class _Batch:
     since: int
     epoch: str
     rev: int = 0
-    #: For each key that changed: what it was at `since`, and what it is now.
+    #: For each changed key: its metas at `since` and its current ones.
     keys: dict[str, tuple[Metas, Metas]] = field(default_factory=dict)
 
 
 class DiffBroadcaster:
-    """Gathers changes and tells them the subscribers of their channel that are in this process."""
+    """Combines changes and sends them to the subscribers in this process."""
 
     def __init__(
-        self, state: Callable[[Channel], State | None], owe: Callable[[Channel], None]
+        self, state: Callable[[Channel], State | None], request_reset: Callable[[Channel], None]
     ) -> None:
         self._state = state
-        self._owe = owe
+        self._request_reset = request_reset
         self._batches: dict[Channel, _Batch] = {}
         self._timer: Any = None
 
     def add(self, change: Change) -> None:
-        """A change, to be told soon."""
+        """Add a change to the next diff."""
         batch = self._batches.get(change.channel)
         if batch is None:
             batch = self._batches[change.channel] = _Batch(change.rev - 1, change.epoch)
@@ -61,15 +64,15 @@ class DiffBroadcaster:
         if self._timer is None:
             self._timer = call_later(INTERVAL, gevent.spawn, self._flush)
 
-    def renew(self, channel: Channel) -> None:
-        """Tell the whole state; what was to be told before counts no more."""
+    def send_state(self, channel: Channel) -> None:
+        """Send the whole state, and discard pending changes."""
         self._batches.pop(channel, None)
         state = self._state(channel)
         if state is not None:
-            self._tell("presence_state", channel, describe(channel[1], state))
+            self._notify("presence_state", channel, describe(channel[1], state))
 
     def close(self) -> None:
-        """Tell nothing more."""
+        """Discard pending changes."""
         if self._timer is not None:
             self._timer.close()
             self._timer = None
@@ -80,8 +83,8 @@ class DiffBroadcaster:
         batches, self._batches = self._batches, {}
         for channel, batch in batches.items():
             state = self._state(channel)
-            if state is None:  # everybody left, or the whole state follows
-                self._owe(channel)
+            if state is None:  # no subscribers are left, or a whole state will follow
+                self._request_reset(channel)
                 continue
             diff: dict[str, Any] = {
                 "channel": channel[1],
@@ -92,25 +95,25 @@ class DiffBroadcaster:
             }
             if diff["count"] <= CROWD:
                 diff.update(_sort(batch))
-            self._tell("presence_diff", channel, diff)
+            self._notify("presence_diff", channel, diff)
 
-    def _tell(self, event: str, channel: Channel, what: dict[str, Any]) -> None:
+    def _notify(self, event: str, channel: Channel, what: dict[str, Any]) -> None:
         namespace, name = channel
         try:
-            # Every process tells its own: each hears of every change.
+            # Every process receives every change and sends it to its own sockets.
             emit(event, what, channel=name, namespace=namespace, local=True)
-        except NoSocket:  # everybody left
+        except NoSocket:  # no subscribers are left
             pass
-        except CallerError:  # too large for an outbox; what is told elsewhere is not
-            logger.exception("presence in %r cannot be told", name)
+        except CallerError:  # too large for an outbox; other channels must be sent
+            logger.exception("presence of channel %r cannot be sent", name)
 
 
 def _sort(batch: _Batch) -> dict[str, dict[str, Metas]]:
     diff: dict[str, dict[str, Metas]] = {"joins": {}, "updates": {}, "leaves": {}}
     for key, (before, after) in batch.keys.items():
         if not after:
-            # Told even of one that came and went within the batch: whoever got a state in between
-            # knows it.
+            # Also for a key that joined and left within the batch: a client may have received a
+            # state in between.
             diff["leaves"][key] = before
         else:
             diff["updates" if before else "joins"][key] = after
@@ -118,13 +121,13 @@ def _sort(batch: _Batch) -> dict[str, dict[str, Metas]]:
 
 
 def describe(channel: str, state: State) -> dict[str, Any]:
-    """A state as clients get it."""
-    told: dict[str, Any] = {
+    """Return a state in the form sent to clients."""
+    payload: dict[str, Any] = {
         "channel": channel,
         "epoch": state.epoch,
         "rev": state.rev,
         "count": len(state.members),
     }
     if len(state.members) <= CROWD:
-        told["members"] = state.members
-    return told
+        payload["members"] = state.members
+    return payload

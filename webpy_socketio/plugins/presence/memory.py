@@ -1,4 +1,4 @@
-"""Presence of one process, kept in its memory."""
+"""Presence of a single process, stored in memory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["MemoryStore"]
 
 
 @dataclass
-class _Room:
+class _Channel:
     rev: int
     #: Key and meta of each connection, in the order of joining.
     connections: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     #: Connections of each key.
     keys: dict[str, dict[str, None]] = field(default_factory=dict)
-    #: Timers of connections that have gone, but not yet for good.
+    #: Timers of connections in their grace period.
     leaving: dict[str, Any] = field(default_factory=dict)
 
     def metas(self, key: str) -> Metas:
@@ -38,103 +38,102 @@ class _Room:
 
 
 class MemoryStore:
-    """The store of a process that is alone."""
+    """Store of a single process."""
 
     lasting = False
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        #: Tells one life of this store from the next: revisions begin anew with it.
+        #: New for each store, as revisions start again.
         self.epoch = secrets.token_hex(8)
-        self._rooms: dict[Channel, _Room] = {}
-        #: No room that is made begins below this: a channel that was empty for a while does not
-        #: give a revision twice.
+        self._channels: dict[Channel, _Channel] = {}
+        #: Lowest revision for new entries: a channel that was empty must not use a revision twice.
         self._floor = 0
 
     def join(self, channel: Channel, connection: str, key: str, meta: dict[str, Any]) -> None:
-        room = self._rooms.get(channel)
-        if room is None:
-            room = self._rooms[channel] = _Room(self._floor)
-        known = room.connections.get(connection)
+        entry = self._channels.get(channel)
+        if entry is None:
+            entry = self._channels[channel] = _Channel(self._floor)
+        known = entry.connections.get(connection)
         if known == (key, meta):
-            self._stay(room, connection)
+            self._cancel_leave(entry, connection)
             return
         if known is not None and known[0] != key:
-            self._remove(channel, room, connection)
-        before = room.metas(key)
-        self._stay(room, connection)
-        if connection not in room.connections:
-            for other in list(room.keys.get(key, ())):
-                if other in room.leaving:  # it is this one, come back
-                    self._stay(room, other)
-                    room.drop(other)
+            self._remove(channel, entry, connection)
+        before = entry.metas(key)
+        self._cancel_leave(entry, connection)
+        if connection not in entry.connections:
+            for other in list(entry.keys.get(key, ())):
+                if other in entry.leaving:  # the same client has reconnected
+                    self._cancel_leave(entry, other)
+                    entry.drop(other)
                     break
-        room.put(connection, key, meta)
-        self._tell(channel, room, key, before)
-        self._rooms[channel] = room
+        entry.put(connection, key, meta)
+        self._notify(channel, entry, key, before)
+        self._channels[channel] = entry
 
     def leave(self, channel: Channel, connection: str, grace: float) -> None:
-        room = self._rooms.get(channel)
-        if room is None or connection not in room.connections or connection in room.leaving:
+        entry = self._channels.get(channel)
+        if entry is None or connection not in entry.connections or connection in entry.leaving:
             return
         if grace > 0:
-            room.leaving[connection] = call_later(grace, self._remove, channel, room, connection)
+            entry.leaving[connection] = call_later(grace, self._remove, channel, entry, connection)
         else:
-            self._remove(channel, room, connection)
+            self._remove(channel, entry, connection)
 
-    def knows(self, channel: Channel, connection: str) -> bool:
-        room = self._rooms.get(channel)
-        return room is not None and connection in room.connections
+    def is_present(self, channel: Channel, connection: str) -> bool:
+        entry = self._channels.get(channel)
+        return entry is not None and connection in entry.connections
 
     def watch(self, channel: Channel, connection: str) -> None:
-        pass  # everything is known here
+        pass  # the state is always known
 
-    def owe(self, channel: Channel) -> None:
+    def request_reset(self, channel: Channel) -> None:
         pass
 
     def unwatch(self, channel: Channel, connection: str) -> None:
         pass
 
-    def ask(self, channel: Channel) -> State:
+    def fetch(self, channel: Channel) -> State:
         return self.state(channel)
 
     def counts(self, channels: Sequence[Channel]) -> list[int]:
-        rooms = map(self._rooms.get, channels)
-        return [0 if room is None else len(room.keys) for room in rooms]
+        entries = map(self._channels.get, channels)
+        return [0 if entry is None else len(entry.keys) for entry in entries]
 
     def state(self, channel: Channel) -> State:
-        room = self._rooms.get(channel)
-        if room is None:
+        entry = self._channels.get(channel)
+        if entry is None:
             return State(self.epoch, self._floor, {})
-        return State(self.epoch, room.rev, {key: room.metas(key) for key in room.keys})
+        return State(self.epoch, entry.rev, {key: entry.metas(key) for key in entry.keys})
 
     def close(self) -> None:
-        for room in self._rooms.values():
-            for connection in list(room.leaving):
-                self._stay(room, connection)
-        self._rooms.clear()
+        for entry in self._channels.values():
+            for connection in list(entry.leaving):
+                self._cancel_leave(entry, connection)
+        self._channels.clear()
 
-    def _stay(self, room: _Room, connection: str) -> None:
-        timer = room.leaving.pop(connection, None)
+    def _cancel_leave(self, entry: _Channel, connection: str) -> None:
+        timer = entry.leaving.pop(connection, None)
         if timer is not None:
             timer.stop()
             timer.close()
 
-    def _remove(self, channel: Channel, room: _Room, connection: str) -> None:
-        self._stay(room, connection)
-        key, _ = room.connections[connection]
-        before = room.metas(key)
-        room.drop(connection)
-        if not room.connections:
-            del self._rooms[channel]
-        self._tell(channel, room, key, before)
+    def _remove(self, channel: Channel, entry: _Channel, connection: str) -> None:
+        self._cancel_leave(entry, connection)
+        key, _ = entry.connections[connection]
+        before = entry.metas(key)
+        entry.drop(connection)
+        if not entry.connections:
+            del self._channels[channel]
+        self._notify(channel, entry, key, before)
 
-    def _tell(self, channel: Channel, room: _Room, key: str, before: Metas) -> None:
-        after = room.metas(key)
+    def _notify(self, channel: Channel, entry: _Channel, key: str, before: Metas) -> None:
+        after = entry.metas(key)
         if after == before:
             return
-        room.rev += 1
-        self._floor = max(self._floor, room.rev)
-        change = Change(channel, self.epoch, room.rev, key, before, after)
+        entry.rev += 1
+        self._floor = max(self._floor, entry.rev)
+        change = Change(channel, self.epoch, entry.rev, key, before, after)
         self._listener.on_change(change)
         self._listener.on_local_change(change)

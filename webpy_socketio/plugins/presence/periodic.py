@@ -1,4 +1,4 @@
-"""What a node does again and again, and how often."""
+"""Periodic tasks of a node, and their intervals."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ __all__ = ["Intervals", "PeriodicTask"]
 
 @dataclass(frozen=True)
 class Intervals:
-    """Seconds between two renewals, of a lease, between two sweeps (at most) and two comparisons."""
+    """Intervals in seconds between heartbeats, sweeps (at most) and comparisons."""
 
     heartbeat: float = 5.0
+    #: Duration of a lease.
     lease: float = 15.0
     sweep: float = 1.0
     reconcile: float = 60.0
-    #: After Redis lost data: how long surviving processes have to register again. Reconnecting takes
-    #: three seconds at most.
+    #: Time for surviving processes to register again after Redis lost data. Reconnecting takes at
+    #: most three seconds.
     settle: float = 5.0
 
     def longest(self, grace: float) -> float:
-        """Until everybody knows that a process was killed."""
+        """Return the maximum seconds until the death of a process is reported."""
         return self.lease + self.sweep + grace
 
 
 class PeriodicTask:
-    """What is done again and again."""
+    """A task that runs periodically."""
 
     def __init__(self, seconds: Callable[[], float], run: Callable[[Any], bool | None]) -> None:
         self.due = 0.0
         self._seconds = seconds
         self._run = run
 
-    def run(self, link: Any) -> None:
-        """Do it; at once again, after what else there is to do, if it says that it is not done."""
+    def run(self, redis: Any) -> None:
+        """Run the task; it is due again at once if it returns True (more to do)."""
         now = time.monotonic()
-        self.due = now if self._run(link) else now + self._seconds()
+        self.due = now if self._run(redis) else now + self._seconds()

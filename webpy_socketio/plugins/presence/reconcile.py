@@ -1,4 +1,4 @@
-"""What Redis holds of a node, compared with what the node wants it to hold."""
+"""Comparison of a node's entries in Redis with its local presence."""
 
 from __future__ import annotations
 
@@ -9,77 +9,79 @@ from typing import Any
 
 from webpy_socketio import BackplaneError
 from webpy_socketio.plugins.presence.damage import log_damage
-from webpy_socketio.plugins.presence.scripts import Names, channel_of, text_of
+from webpy_socketio.plugins.presence.scripts import Names, decode_channel, encode_channel
 from webpy_socketio.plugins.presence.store import Channel
 
-__all__ = ["Held", "Item", "extra", "missing"]
+__all__ = ["Item", "LocalEntry", "extra", "missing"]
 
-#: Entries that are read at once.
+#: Entries read at once.
 BATCH_SIZE = 500
 
-#: A connection in a channel.
+#: A channel and a connection in it.
 Item = tuple[Channel, str]
 
 
 @dataclass(slots=True, eq=False)
-class Held:
-    """A connection of this process: its key, its meta as JSON."""
+class LocalEntry:
+    """Key and meta (as JSON) of a connection of this process."""
 
     key: str
     meta: str
-    #: Whether Redis has it, as far as is known.
+    #: Whether Redis has confirmed the entry.
     joined: bool = False
-    #: Whether it is to be joined again without a signal, as it was there all the time.
+    #: Whether to send no signal when it joins again, as it has been present all the time.
     quiet: bool = False
 
 
-def missing(link: Any, names: Names, node: str, here: Mapping[Item, Held]) -> Iterator[Item]:
-    """Yield what is not in Redis as it is to be there; reads it in portions."""
+def missing(
+    redis: Any, names: Names, node: str, local: Mapping[Item, LocalEntry]
+) -> Iterator[Item]:
+    """Yield items that are missing or outdated in Redis; reads in batches."""
     channels: defaultdict[Channel, list[str]] = defaultdict(list)
-    for channel, connection in here:
+    for channel, connection in local:
         channels[channel].append(connection)
     for channel, connections in channels.items():
-        where = text_of(channel)
+        name_of_channel = encode_channel(channel)
         for start in range(0, len(connections), BATCH_SIZE):
-            portion = connections[start : start + BATCH_SIZE]
-            keys = [held.key if (held := here.get((channel, name))) else "" for name in portion]
-            answers = link.execute(
-                ("HMGET", names.of("connections", where), *portion),
-                ("HMGET", names.of("keys", where), *keys),
+            batch = connections[start : start + BATCH_SIZE]
+            keys = [entry.key if (entry := local.get((channel, name))) else "" for name in batch]
+            answers = redis.execute(
+                ("HMGET", names.of("connections", name_of_channel), *batch),
+                ("HMGET", names.of("keys", name_of_channel), *keys),
             )
-            # In place of one of them is a key of the wrong type, which joining replaces.
+            # An error replaces a key of the wrong type; joining replaces the key.
             values, lists = (
-                [None] * len(portion) if isinstance(answer, BackplaneError) else answer
+                [None] * len(batch) if isinstance(answer, BackplaneError) else answer
                 for answer in answers
             )
-            for connection, value, listed in zip(portion, values, lists, strict=True):
-                held = here.get((channel, connection))
-                if held is None:
+            for connection, value, listed in zip(batch, values, lists, strict=True):
+                entry = local.get((channel, connection))
+                if entry is None:
                     continue
-                wanted = f"{node}\n0\n{held.meta}\n{held.key}".encode()
+                wanted = f"{node}\n0\n{entry.meta}\n{entry.key}".encode()
                 if value == wanted and connection.encode() in (listed or b"").split(b"\n"):
-                    held.quiet = False
+                    entry.quiet = False
                 else:
                     yield channel, connection
 
 
-def extra(link: Any, names: Names, node: str) -> Iterator[Item]:
-    """Yield all that Redis has registered for a node; reads it in portions."""
+def extra(redis: Any, names: Names, node: str) -> Iterator[Item]:
+    """Yield all items that Redis has registered for a node; reads in batches."""
     cursor: Any = 0
     while True:
         key = names.of("node", node)
-        (answer,) = link.execute(("SSCAN", key, cursor, "COUNT", BATCH_SIZE))
-        if isinstance(answer, BackplaneError):  # of the wrong type, which the next join replaces
+        (answer,) = redis.execute(("SSCAN", key, cursor, "COUNT", BATCH_SIZE))
+        if isinstance(answer, BackplaneError):  # wrong type: the next join replaces the key
             log_damage(key, f"a value ({answer})")
-            link.execute(("DEL", key))
+            redis.execute(("DEL", key))
             return
         cursor, items = answer
         for item in items:
             try:
                 connection, channel = item.split(b"\n")
-                yield channel_of(channel), connection.decode()
+                yield decode_channel(channel), connection.decode()
             except ValueError:
                 log_damage(key, f"a member such as {item[:80]!r}")
-                link.execute(("SREM", key, item))
+                redis.execute(("SREM", key, item))
         if int(cursor) == 0:
             return

@@ -1,8 +1,8 @@
-"""Presence of several processes, kept in Redis.
+"""Presence of several processes, stored in Redis.
 
-What a process does to presence goes through its `Node`, one thing after the other; what it tells its
-clients comes in by its `Ear`, which hears the changes of everybody, its own among them, on the topics of
-the channels that somebody here is subscribed to.
+A `Tracker` executes the changes of this process in order. A `PubSub` receives the changes of all
+processes, including its own, for the channels with subscribers in this process. Clients are
+notified of the received changes only.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from webpy_socketio import BackplaneError, call_later, connect_redis
 from webpy_socketio.plugins.presence.damage import log_damage
 from webpy_socketio.plugins.presence.periodic import Intervals
 from webpy_socketio.plugins.presence.pubsub import PubSub
-from webpy_socketio.plugins.presence.reconcile import Held, Item, extra, missing
+from webpy_socketio.plugins.presence.reconcile import Item, LocalEntry, extra, missing
 from webpy_socketio.plugins.presence.replica import Replica, Verdict
 from webpy_socketio.plugins.presence.scripts import (
     Answer,
     Call,
     Names,
     Reading,
-    changes_of,
-    channel_of,
+    decode_channel,
+    encode_channel,
     parse_change,
+    parse_changes,
     parse_state,
     run_call,
-    text_of,
 )
 from webpy_socketio.plugins.presence.store import Change, Channel, Listener, State
 from webpy_socketio.plugins.presence.tracker import (
@@ -41,70 +41,70 @@ from webpy_socketio.plugins.presence.tracker import (
     TIMEOUT,
     Task,
     Tracker,
-    identity_of,
+    parse_info,
 )
 
 __all__ = ["PresenceReader", "RedisStore"]
 
 logger = logging.getLogger("webpy_socketio")
 
-#: Changes that may wait for slow receivers of signals.
+#: Maximum number of changes that wait for slow signal receivers; older ones are dropped.
 MAX_PENDING = 16_384
 
-#: Channels that one script counts; Lua has a limit of some thousand arguments.
-COUNTED = 1_000
+#: Channels counted by one script call; Lua limits the number of arguments to some thousands.
+COUNT_BATCH = 1_000
 
-#: Damaged keys and connections that are removed at once.
-REPAIRED = 500
+#: Damaged keys and connections removed at once.
+REPAIR_BATCH = 500
 
 T = TypeVar("T")
 
 
 class RedisStore:
-    """The store of one of several processes. Redis may be away when it begins, as at any later time."""
+    """Store of one of several processes; Redis may be unreachable at any time."""
 
     lasting = True
 
     def __init__(
-        self, url: str, prefix: str, listener: Listener, grace: float, times: Intervals
+        self, url: str, prefix: str, listener: Listener, grace: float, intervals: Intervals
     ) -> None:
         self._listener = listener
         self._names = Names(prefix)
-        self._times = times
-        #: What this process wants to be in Redis.
-        self._here: dict[Item, Held] = {}
+        self._intervals = intervals
+        #: Connections of this process that should be registered in Redis.
+        self._local: dict[Item, LocalEntry] = {}
         self._watchers: dict[Channel, set[str]] = {}
         self._replicas: dict[Channel, Replica] = {}
         self._pending: deque[Change] = deque()
-        self._teller: Any = None
-        #: Whether some were left out since it had nothing to do.
-        self._slow = False
-        #: Channels that are read again when Redis is complete.
+        self._notifier: Any = None
+        #: Whether changes were dropped since the queue was last empty.
+        self._dropping = False
+        #: Channels to read again after processes had time to register.
         self._unsettled: set[Channel] = set()
         self._settling: Any = None
-        self._here_topic = self._names.here().encode()
-        self.node = Tracker(url, self._names, times, grace, self)
-        self._ear = PubSub(url, self._apply, self._ready, self._lose)
+        self._control_topic = self._names.control_topic().encode()
+        self.tracker = Tracker(url, self._names, intervals, grace, self)
+        self._pubsub = PubSub(url, self._apply, self._on_subscribed, self._on_disconnected)
 
     def join(self, channel: Channel, connection: str, key: str, meta: dict[str, Any]) -> None:
-        # Sorted, as scripts tell by the text whether something changed.
-        held = Held(key, json.dumps(meta, ensure_ascii=False, sort_keys=True))
-        self._here[channel, connection] = held
-        self.node.put(self._join((channel, connection), held))
+        # Sorted, as scripts compare the text to detect changes.
+        entry = LocalEntry(key, json.dumps(meta, ensure_ascii=False, sort_keys=True))
+        self._local[channel, connection] = entry
+        self.tracker.put(self._join((channel, connection), entry))
 
     def leave(self, channel: Channel, connection: str, grace: float) -> None:
-        if self._here.pop((channel, connection), None) is not None:
-            self.node.put(self._leave((channel, connection), grace))
+        if self._local.pop((channel, connection), None) is not None:
+            self.tracker.put(self._leave((channel, connection), grace))
 
-    def knows(self, channel: Channel, connection: str) -> bool:
-        return (channel, connection) in self._here
+    def is_present(self, channel: Channel, connection: str) -> bool:
+        return (channel, connection) in self._local
 
     def watch(self, channel: Channel, connection: str) -> None:
         watchers = self._watchers.setdefault(channel, set())
         watchers.add(connection)
         if channel not in self._replicas:
             self._replicas[channel] = Replica()
-            self._ear.subscribe(self._topic(channel))
+            self._pubsub.subscribe(self._topic(channel))
 
     def unwatch(self, channel: Channel, connection: str) -> None:
         watchers = self._watchers.get(channel)
@@ -113,23 +113,23 @@ class RedisStore:
         watchers.discard(connection)
         if not watchers:
             del self._watchers[channel], self._replicas[channel]
-            self._ear.unsubscribe(self._topic(channel))
+            self._pubsub.unsubscribe(self._topic(channel))
 
     def state(self, channel: Channel) -> State | None:
         replica = self._replicas.get(channel)
         return replica.state if replica is not None and replica.current else None
 
-    def owe(self, channel: Channel) -> None:
+    def request_reset(self, channel: Channel) -> None:
         if channel in self._replicas:
-            self._replicas[channel].owed = True
+            self._replicas[channel].reset_requested = True
 
-    def ask(self, channel: Channel) -> State:
-        deadline = time.monotonic() + self._times.settle + TIMEOUT
+    def fetch(self, channel: Channel) -> State:
+        deadline = time.monotonic() + self._intervals.settle + TIMEOUT
         while True:
-            reading = self._parse(channel, self.node.ask(self._names.read(channel)))
+            reading = self._parse(channel, self.tracker.fetch(self._names.read(channel)))
             replica = self._replicas.get(channel)
             if reading.unsettled and replica is not None and replica.known:
-                # What was known last, and who has registered since.
+                # The last known state, and members registered since.
                 members = {**reading.state.members, **replica.members}
                 return State(replica.epoch, replica.rev, members)
             if not reading.unsettled:
@@ -138,10 +138,10 @@ class RedisStore:
 
     def counts(self, channels: Sequence[Channel]) -> list[int]:
         counts: list[int] = []
-        for portion, call in _counting(self._names, channels):
-            answer = self.node.ask(call)
-            if _is_unsettled(answer):
-                counts += [len(self.ask(channel).members) for channel in portion]
+        for batch, call in _count_calls(self._names, channels):
+            answer = self.tracker.fetch(call)
+            if _is_incomplete(answer):
+                counts += [len(self.fetch(channel).members) for channel in batch]
             else:
                 counts += answer
         return counts
@@ -149,89 +149,89 @@ class RedisStore:
     def close(self) -> None:
         if self._settling is not None:
             self._settling.close()
-        self.node.stop()
-        self._ear.stop()
-        if self._teller is not None:
-            self._teller.join(TIMEOUT)
-            self._teller.kill()
+        self.tracker.stop()
+        self._pubsub.stop()
+        if self._notifier is not None:
+            self._notifier.join(TIMEOUT)
+            self._notifier.kill()
 
-    # -- what is to be done in Redis
+    # -- changes in Redis
 
-    def _join(self, item: Item, held: Held) -> Task:
+    def _join(self, item: Item, entry: LocalEntry) -> Task:
         channel, connection = item
 
         def done(answer: Answer) -> None:
-            quiet, held.quiet, held.joined = held.quiet, False, True
+            quiet, entry.quiet, entry.joined = entry.quiet, False, True
             if not quiet:
-                self.on_local_change(changes_of(answer))
+                self.on_local_change(parse_changes(answer))
 
         return Task(
             "join",
-            lambda node: self._names.join(node, channel, connection, held.key, held.meta),
+            lambda node: self._names.join(node, channel, connection, entry.key, entry.meta),
             done,
         )
 
     def _leave(self, item: Item, grace: float) -> Task:
         call = self._names.leave(*item, grace)
         return Task(
-            "leave", lambda node: call, lambda answer: self.on_local_change(changes_of(answer))
+            "leave", lambda node: call, lambda answer: self.on_local_change(parse_changes(answer))
         )
 
-    def joins(self) -> Iterable[Task]:
-        return [self._join(item, held) for item, held in self._here.items()]
+    def join_tasks(self) -> Iterable[Task]:
+        return [self._join(item, entry) for item, entry in self._local.items()]
 
-    def begun(self) -> None:
-        self._ear.subscribe(self._here_topic)
+    def on_connected(self) -> None:
+        self._pubsub.subscribe(self._control_topic)
 
     def on_rejoined(self) -> None:
-        # Redis forgot them; nobody came.
-        for held in self._here.values():
-            held.quiet = held.joined
+        # Redis has lost the entries: no member has joined.
+        for entry in self._local.values():
+            entry.quiet = entry.joined
 
-    def reconcile(self, link: Any, node: str) -> None:
-        for item in missing(link, self._names, node, self._here):
-            held = self._here.get(item)
-            if held is not None:
-                self.node.put(self._join(item, held))
-        registered = set(extra(link, self._names, node))
-        for item in registered - self._here.keys():
-            self.node.put(self._leave(item, 0.0))
-        for item, held in list(self._here.items()):
-            if held.joined and item not in registered:
-                self.node.put(self._join(item, held))
+    def reconcile(self, redis: Any, node: str) -> None:
+        for item in missing(redis, self._names, node, self._local):
+            entry = self._local.get(item)
+            if entry is not None:
+                self.tracker.put(self._join(item, entry))
+        registered = set(extra(redis, self._names, node))
+        for item in registered - self._local.keys():
+            self.tracker.put(self._leave(item, 0.0))
+        for item, entry in list(self._local.items()):
+            if entry.joined and item not in registered:
+                self.tracker.put(self._join(item, entry))
         for channel in list(self._replicas):
             self._read(channel)
 
     def on_local_change(self, changes: list[Change]) -> None:
-        """Tell what this process changed, from a greenlet of its own: receivers may wait."""
+        """Signal changes of this process from a separate greenlet, as receivers may block."""
         self._pending.extend(changes)
         while len(self._pending) > MAX_PENDING:
             self._pending.popleft()
-            if not self._slow:
-                logger.warning("presence signals are left out: their receivers are too slow")
-            self._slow = True
-        if self._pending and not self._teller:
-            self._teller = gevent.spawn(self._tell)
+            if not self._dropping:
+                logger.warning("presence signals are dropped: their receivers are too slow")
+            self._dropping = True
+        if self._pending and not self._notifier:
+            self._notifier = gevent.spawn(self._notify)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         while self._pending:
             self._listener.on_local_change(self._pending.popleft())
-        self._slow = False
+        self._dropping = False
 
-    # -- what is heard of it
+    # -- received changes
 
     def _topic(self, channel: Channel) -> bytes:
-        return self._names.of("diffs", text_of(channel)).encode()
+        return self._names.of("diffs", encode_channel(channel)).encode()
 
     def _channel(self, topic: bytes) -> Channel:
-        return channel_of(topic[len(self._names.of("diffs", "")) :])
+        return decode_channel(topic[len(self._names.of("diffs", "")) :])
 
-    def _lose(self) -> None:
+    def _on_disconnected(self) -> None:
         for replica in self._replicas.values():
             replica.invalidate()
 
-    def _ready(self, topic: bytes) -> None:
-        if topic == self._here_topic:
+    def _on_subscribed(self, topic: bytes) -> None:
+        if topic == self._control_topic:
             return
         channel = self._channel(topic)
         replica = self._replicas.get(channel)
@@ -240,8 +240,8 @@ class RedisStore:
             self._read(channel)
 
     def _apply(self, topic: bytes, diff: bytes) -> None:
-        if topic == self._here_topic:
-            self.node.compare_soon()
+        if topic == self._control_topic:
+            self.tracker.compare_soon()
             return
         channel = self._channel(topic)
         replica = self._replicas.get(channel)
@@ -250,7 +250,7 @@ class RedisStore:
         try:
             change = parse_change(channel, diff)
         except ValueError as error:
-            # If it stood in the place of a change, the next one shows the gap.
+            # If it replaced a change, the next change reveals the gap.
             log_damage(topic.decode(errors="replace"), f"a published message ({error})")
             return
         verdict = replica.apply(change)
@@ -259,47 +259,47 @@ class RedisStore:
         elif verdict is Verdict.GAP:
             self._read(channel)
 
-    def _read(self, channel: Channel, whole: bool = False) -> None:
+    def _read(self, channel: Channel, full: bool = False) -> None:
         replica = self._replicas[channel]
-        place = ("", 0) if whole else (replica.epoch, replica.rev)
-        call = self._names.read(channel, place)
-        self.node.put(
-            Task("ask", lambda node: call, lambda answer: self._caught_up(channel, replica, answer))
+        position = ("", 0) if full else (replica.epoch, replica.rev)
+        call = self._names.read(channel, position)
+        self.tracker.put(
+            Task("read", lambda node: call, lambda answer: self._on_read(channel, replica, answer))
         )
 
-    def _caught_up(self, channel: Channel, replica: Replica, answer: Answer) -> None:
+    def _on_read(self, channel: Channel, replica: Replica, answer: Answer) -> None:
         missed: list[Change] = []
-        renewed = len(answer) == 5
-        if renewed:
+        replaced = len(answer) == 5
+        if replaced:
             reading = self._parse(channel, answer)
             if reading.unsettled:
                 replica.invalidate()
                 self._read_later(channel, reading.unsettled)
                 return
-            renewed = replica.replace(reading.state)
+            replaced = replica.replace(reading.state)
         else:
             try:
                 missed = [parse_change(channel, diff) for diff in answer[2]]
             except ValueError as error:
                 log_damage(self._topic(channel).decode(), f"an entry of the stream ({error})")
                 if self._replicas.get(channel) is replica:
-                    self._read(channel, whole=True)
+                    self._read(channel, full=True)
                 return
         if self._replicas.get(channel) is not replica:
-            return  # nobody here is subscribed any more
-        renewed = renewed or not replica.known or replica.owed
-        news, gap = replica.sync(missed)
-        replica.owed = renewed and gap
-        if renewed and not gap:
+            return  # no subscribers are left
+        replaced = replaced or not replica.known or replica.reset_requested
+        applied, gap = replica.sync(missed)
+        replica.reset_requested = replaced and gap
+        if replaced and not gap:
             self._listener.on_reset(channel)
-        elif not renewed:
-            for change in news:
+        elif not replaced:
+            for change in applied:
                 self._listener.on_change(change)
         if gap:
             self._read(channel)
 
     def _read_later(self, channel: Channel, seconds: float) -> None:
-        """Read a channel again when all processes had time to register."""
+        """Schedule another read after all processes had time to register."""
         self._unsettled.add(channel)
         if self._settling is None:
             self._settling = call_later(seconds, self._read_unsettled)
@@ -312,79 +312,79 @@ class RedisStore:
 
     def _parse(self, channel: Channel, answer: Answer) -> Reading:
         reading = parse_state(answer, gevent.sleep)
-        if damaged := reading.damaged[:REPAIRED]:
-            where = text_of(channel)
-            log_damage(
-                self._names.of("connections", where), f"a member such as {damaged[0][:80]!r}"
-            )
+        if damaged := reading.damaged[:REPAIR_BATCH]:
+            name = encode_channel(channel)
+            log_damage(self._names.of("connections", name), f"a member such as {damaged[0][:80]!r}")
             call = self._names.repair(channel, damaged)
-            self.node.put(Task("ask", lambda node: call, lambda answer: None))
+            self.tracker.put(Task("read", lambda node: call, lambda answer: None))
         return reading
 
 
 class PresenceReader:
-    """Presence for a process that has no server: each call opens a connection, and closes it again."""
+    """Reader for processes without a server; each call opens and closes a connection."""
 
     def __init__(self, url: str, prefix: str, grace: float) -> None:
         self._url = url
         self._names = Names(prefix)
         self._grace = grace
 
-    def ask(self, channel: Channel) -> State:
-        return self._complete(lambda link: self._read(link, channel))
+    def fetch(self, channel: Channel) -> State:
+        return self._read_complete(lambda redis: self._read(redis, channel))
 
     def counts(self, channels: Sequence[Channel]) -> list[int]:
-        def count(link: Any) -> tuple[list[int], float]:
+        def count(redis: Any) -> tuple[list[int], float]:
             counts: list[int] = []
-            for _, call in _counting(self._names, channels):
-                answer = run_call(link, call)
-                if _is_unsettled(answer):
+            for _, call in _count_calls(self._names, channels):
+                answer = run_call(redis, call)
+                if _is_incomplete(answer):
                     return [], answer[1] / 1000
                 counts += answer
             return counts, 0.0
 
-        return self._complete(count)
+        return self._read_complete(count)
 
-    def _read(self, link: Any, channel: Channel) -> tuple[State, float]:
-        reading = parse_state(run_call(link, self._names.read(channel)))
+    def _read(self, redis: Any, channel: Channel) -> tuple[State, float]:
+        reading = parse_state(run_call(redis, self._names.read(channel)))
         return reading.state, reading.unsettled
 
-    def _complete(self, read: Callable[[Any], tuple[T, float]]) -> T:
-        """Read until the answer is complete."""
-        times = Intervals()
-        deadline = time.monotonic() + times.settle + TIMEOUT
-        link = connect_redis(self._url, READ_TIMEOUT)
+    def _read_complete(self, read: Callable[[Any], tuple[T, float]]) -> T:
+        """Read until the result is complete."""
+        intervals = Intervals()
+        deadline = time.monotonic() + intervals.settle + TIMEOUT
+        redis = connect_redis(self._url, READ_TIMEOUT)
         try:
-            (info,) = link.execute(("INFO", "server"))
+            (info,) = redis.execute(("INFO", "server"))
             if not isinstance(info, BackplaneError):
-                run, uptime = identity_of(info)
-                cold = max(0.0, times.settle - uptime)
-                run_call(link, self._names.begin(run, "", times.settle, cold))
+                run, uptime = parse_info(info)
+                cold = max(0.0, intervals.settle - uptime)
+                run_call(redis, self._names.begin(run, "", intervals.settle, cold))
             more = 1
-            while more:  # nobody else may be there who lets the dead go
-                sweep = self._names.sweep("stranger", self._grace, times.heartbeat, BATCH_SIZE)
-                more, *_ = run_call(link, sweep)
+            while more:  # possibly no other process removes dead nodes
+                sweep = self._names.sweep("reader", self._grace, intervals.heartbeat, BATCH_SIZE)
+                more, *_ = run_call(redis, sweep)
             while True:
-                answer, unsettled = read(link)
+                answer, unsettled = read(redis)
                 if not unsettled:
                     return answer
                 time.sleep(_pause(unsettled, deadline))
         finally:
-            link.close()
+            redis.close()
 
 
 def _pause(unsettled: float, deadline: float) -> float:
-    """Seconds until Redis is asked again; raises `BackplaneError` if that is too late."""
+    """Return the seconds until the next attempt; raise `BackplaneError` beyond the deadline."""
     if time.monotonic() + unsettled > deadline:
-        raise BackplaneError("Redis has lost data, and not all processes have registered again")
+        raise BackplaneError(
+            "Redis has lost data, and other processes have not registered again yet"
+        )
     return unsettled
 
 
-def _is_unsettled(answer: Answer) -> bool:
+def _is_incomplete(answer: Answer) -> bool:
     return bool(answer[:1] == [b"unsettled"])
 
 
-def _counting(names: Names, channels: Sequence[Channel]) -> Iterator[tuple[list[Channel], Call]]:
-    for begin in range(0, len(channels), COUNTED):
-        portion = list(channels[begin : begin + COUNTED])
-        yield portion, names.count(portion)
+def _count_calls(names: Names, channels: Sequence[Channel]) -> Iterator[tuple[list[Channel], Call]]:
+    for begin in range(0, len(channels), COUNT_BATCH):
+        batch = list(channels[begin : begin + COUNT_BATCH])
+        yield batch, names.count(batch)

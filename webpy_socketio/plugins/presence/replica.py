@@ -1,4 +1,4 @@
-"""What a process knows of a channel that others change too: pure data."""
+"""Local copy of a channel's state, updated by published changes; without I/O."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from webpy_socketio.plugins.presence.store import Change, Metas, State
 
 __all__ = ["Replica", "Verdict"]
 
-#: Changes that may wait for a state; of more the state is asked for again.
+#: Maximum number of changes buffered while the state is read; beyond it, it is read again.
 MAX_WAITING = 1024
 
 
 class Verdict(enum.Enum):
-    """What a change that was heard is."""
+    """Result of applying a change."""
 
-    APPLIED = "the next one"
-    DUPLICATE = "known already"
-    BUFFERED = "kept until the state is known"
-    GAP = "others are missing: ask for the state"
+    APPLIED = "the next change"
+    DUPLICATE = "already applied"
+    BUFFERED = "buffered until the state is read"
+    GAP = "changes are missing: read the state"
 
 
 class Replica:
-    """A channel's state and, until that is known, the changes that were heard meanwhile."""
+    """A channel's state, and the changes received while it is being read."""
 
     def __init__(self) -> None:
         self.epoch = ""
         self.rev = 0
         self.members: dict[str, Metas] = {}
-        #: Whether nothing is missing, as far as anybody can tell; and whether that was ever so.
+        #: Whether the state is complete, as far as known; and whether it has ever been.
         self.current = False
         self.known = False
-        #: Whether a subscriber waits to be sent the state.
-        self.owed = False
+        #: Whether a subscriber waits for the state.
+        self.reset_requested = False
         self._waiting: list[Change] = []
         self._too_many = False
 
@@ -43,13 +43,13 @@ class Replica:
         return State(self.epoch, self.rev, self.members)
 
     def invalidate(self) -> None:
-        """Changes may be missing from now on: until a state is asked for and comes, nothing counts."""
+        """Mark the state as incomplete: changes may be missing until it is read again."""
         self.current = False
         self._waiting.clear()
         self._too_many = False
 
     def apply(self, change: Change) -> Verdict:
-        """A change that was published."""
+        """Apply a published change, or buffer it while the state is incomplete."""
         if not self.current:
             if len(self._waiting) < MAX_WAITING:
                 self._waiting.append(change)
@@ -59,7 +59,7 @@ class Replica:
         if change.epoch == self.epoch and change.rev <= self.rev:
             return Verdict.DUPLICATE
         if change.epoch != self.epoch or change.rev != self.rev + 1:
-            # What comes from now on is after the state that is going to be asked for, or in it.
+            # Later changes are contained in the state that will be read, or follow it.
             self.invalidate()
             return Verdict.GAP
         self.rev = change.rev
@@ -70,27 +70,28 @@ class Replica:
         return Verdict.APPLIED
 
     def replace(self, state: State) -> bool:
-        """The state came; returns whether it is another one than was known."""
+        """Store a state that was read; return whether it replaced the current one."""
         if self.current and state.epoch == self.epoch and state.rev <= self.rev:
-            return False  # it was asked for before what has been heard since
+            return False  # older than the changes applied since
         self.epoch, self.rev, self.members = state.epoch, state.rev, state.members
         return True
 
     def sync(self, missed: Iterable[Change]) -> tuple[list[Change], bool]:
-        """Go on from here: with what was missed, and with what was heard meanwhile.
+        """Apply missed and buffered changes after a read.
 
-        Returns the news, and whether there is still a gap.
+        Returns:
+            The changes applied, and whether further changes are missing.
         """
         waiting, self._waiting = self._waiting, []
         gap, self._too_many = self._too_many, False
         self.current = self.known = True
-        news: list[Change] = []
+        applied: list[Change] = []
         for change in (*missed, *waiting):
             verdict = self.apply(change)
             if verdict is Verdict.GAP:
-                return news, True
+                return applied, True
             if verdict is Verdict.APPLIED:
-                news.append(change)
+                applied.append(change)
         if gap:
             self.invalidate()
-        return news, gap
+        return applied, gap

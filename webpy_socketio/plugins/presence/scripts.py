@@ -1,4 +1,4 @@
-"""What Redis does for us at one stroke: the scripts in ``lua/``, how they are called, what they answer."""
+"""Lua scripts of presence: their calls, and parsers for their results."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ __all__ = [
     "Answer",
     "Call",
     "Names",
-    "Place",
+    "Position",
     "Reading",
-    "changes_of",
-    "channel_of",
-    "loading",
+    "decode_channel",
+    "encode_channel",
+    "load_commands",
     "parse_change",
+    "parse_changes",
     "parse_state",
-    "result_of",
     "run_call",
-    "text_of",
+    "unwrap_result",
 ]
 
 _FOLDER = Path(__file__).parent / "lua"
 _COMMON = (_FOLDER / "channel.lua").read_text(encoding="utf-8")
 
-#: A command for Redis.
-Words = tuple[Any, ...]
+#: A Redis command.
+Command = tuple[Any, ...]
 
-#: Where a replica is: epoch and revision.
-Place = tuple[str, int]
+#: Epoch and revision of a replica.
+Position = tuple[str, int]
 
 Answer = Any
 
-#: Bytes of a value in Redis that is read: more than any key with its meta has.
+#: Maximum bytes of a value read from Redis; larger than any key with its meta.
 MAX_VALUE = 200_000
 
-#: Seconds after which it is checked that one that has left is really going to be removed.
+#: Seconds after its due time at which a leaving connection counts as damaged.
 OVERDUE = 60.0
 
-#: Bytes of a published change: a key may have many connections.
+#: Maximum bytes of a published change: a key may have many connections.
 MAX_DIFF = 16_000_000
 
 
 class _Script:
-    """A script: known to Redis by its digest, if it has seen it."""
+    """A script with its SHA-1 digest, by which Redis caches it."""
 
     def __init__(self, noun: str) -> None:
         text = _COMMON + (_FOLDER / f"{noun}.lua").read_text(encoding="utf-8")
@@ -73,42 +73,42 @@ class Call:
     base: str
     arguments: tuple[Any, ...]
 
-    def words(self, whole: bool = False) -> Words:
-        """As a command: by the script's digest or, where Redis does not know that, its `whole` text."""
-        beginning = ("EVAL", self.script.text) if whole else ("EVALSHA", self.script.digest)
+    def command(self, with_source: bool = False) -> Command:
+        """Return an EVALSHA command, or EVAL with the source if it is not cached."""
+        beginning = ("EVAL", self.script.text) if with_source else ("EVALSHA", self.script.digest)
         return (*beginning, 1, self.base, *self.arguments)
 
 
 class Names:
-    """Names of presence's own in Redis, and the calls that know them. Times are in seconds."""
+    """Names of keys and topics, and calls of the scripts. Times are in seconds."""
 
     def __init__(self, prefix: str) -> None:
         self.base = f"{prefix}:1:presence"
 
     def of(self, noun: str, what: str) -> str:
-        """The name of a key or topic; ``lua/channel.lua`` has the list."""
+        """Return the name of a key or topic; they are listed in ``lua/channel.lua``."""
         return f"{self.base}:{noun}:{what}"
 
-    def here(self) -> str:
-        """The topic that each process subscribes to."""
+    def control_topic(self) -> str:
+        """Return the topic to which every process subscribes."""
         return f"{self.base}:here"
 
     def join(self, node: str, channel: Channel, connection: str, key: str, meta: str) -> Call:
-        where = text_of(channel)
-        return self._call("connection", "join", node, where, connection, key, meta, _fresh())
+        name = encode_channel(channel)
+        return self._call("connection", "join", node, name, connection, key, meta, _fresh())
 
     def leave(self, channel: Channel, connection: str, grace: float) -> Call:
-        where = text_of(channel)
-        return self._call("connection", "leave", where, connection, _ms(grace), _fresh())
+        name = encode_channel(channel)
+        return self._call("connection", "leave", name, connection, _ms(grace), _fresh())
 
-    def read(self, channel: Channel, place: Place = ("", 0)) -> Call:
-        return self._call("state", "read", text_of(channel), *place, _fresh())
+    def read(self, channel: Channel, position: Position = ("", 0)) -> Call:
+        return self._call("state", "read", encode_channel(channel), *position, _fresh())
 
     def count(self, channels: Iterable[Channel]) -> Call:
-        return self._call("state", "count", *map(text_of, channels))
+        return self._call("state", "count", *map(encode_channel, channels))
 
     def repair(self, channel: Channel, items: Iterable[bytes]) -> Call:
-        return self._call("state", "repair", text_of(channel), *items)
+        return self._call("state", "repair", encode_channel(channel), *items)
 
     def begin(self, run: str, remembered: str, settle: float, cold: float) -> Call:
         return self._call("node", "begin", run, _fresh(), remembered, _ms(settle), _ms(cold))
@@ -122,30 +122,34 @@ class Names:
     def finish(self, node: str) -> Call:
         return self._call("node", "finish", node)
 
-    def sweep(self, node: str, grace: float, claim: float, portion: int) -> Call:
-        return self._call("node", "sweep", node, _ms(grace), _ms(claim), portion, _fresh())
+    def sweep(self, node: str, grace: float, claim: float, batch: int) -> Call:
+        return self._call("node", "sweep", node, _ms(grace), _ms(claim), batch, _fresh())
 
     def _call(self, noun: str, *arguments: Any) -> Call:
         return Call(_SCRIPTS[noun], self.base, arguments)
 
 
-def loading() -> Iterable[Words]:
-    """The commands that make Redis know the scripts."""
+def load_commands() -> Iterable[Command]:
+    """Return the commands that load the scripts."""
     return [("SCRIPT", "LOAD", script.text) for script in _SCRIPTS.values()]
 
 
-def run_call(link: Any, call: Call) -> Answer:
-    """Make one call now, and return its answer; raises `BackplaneError`."""
-    (answer,) = link.execute(call.words())
-    if isinstance(answer, BackplaneError):  # NOSCRIPT, most likely
-        (answer,) = link.execute(call.words(whole=True))
+def run_call(redis: Any, call: Call) -> Answer:
+    """Call a script and return its result.
+
+    Raises:
+        BackplaneError: The connection or the script failed.
+    """
+    (answer,) = redis.execute(call.command())
+    if isinstance(answer, BackplaneError):  # most likely NOSCRIPT
+        (answer,) = redis.execute(call.command(with_source=True))
     if isinstance(answer, BackplaneError):
         raise answer
-    return result_of(answer)
+    return unwrap_result(answer)
 
 
-def result_of(answer: Answer) -> Answer:
-    """What a script returned; keys that it found damaged are logged."""
+def unwrap_result(answer: Answer) -> Answer:
+    """Return the result of a script, after logging the keys that it found damaged."""
     if isinstance(answer, list) and answer[:1] == [b"damaged"]:
         for key in answer[2]:
             log_damage(key.decode(errors="replace"), "a value of the wrong type or form")
@@ -153,13 +157,17 @@ def result_of(answer: Answer) -> Answer:
     return answer
 
 
-def text_of(channel: Channel) -> str:
-    """A channel's name in Redis; a namespace has no comma."""
+def encode_channel(channel: Channel) -> str:
+    """Return the name of a channel in Redis; a namespace contains no comma."""
     return ",".join(channel)
 
 
 def parse_change(channel: Channel, diff: bytes) -> Change:
-    """Read a change as it was published; raises `ValueError` for anything else."""
+    """Parse a published change.
+
+    Raises:
+        ValueError: The message is malformed.
+    """
     if len(diff) > MAX_DIFF:
         raise ValueError(f"{len(diff)} bytes")
     fields = orjson.loads(diff)
@@ -178,30 +186,30 @@ def _metas(fields: dict[str, Any], name: str) -> Metas:
     return metas
 
 
-def changes_of(answer: Answer) -> list[Change]:
-    """The changes that a script has made."""
+def parse_changes(answer: Answer) -> list[Change]:
+    """Return the changes made by a script."""
     changes = []
-    for where, diff in zip(answer[::2], answer[1::2], strict=True):
+    for name, diff in zip(answer[::2], answer[1::2], strict=True):
         try:
-            changes.append(parse_change(channel_of(where), diff))
+            changes.append(parse_change(decode_channel(name), diff))
         except ValueError as error:
-            log_damage(where.decode(errors="replace"), f"a change ({error})")
+            log_damage(name.decode(errors="replace"), f"a change ({error})")
     return changes
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A whole state as it is in Redis."""
+    """A channel's whole state as read from Redis."""
 
     state: State
-    #: Seconds after which it is complete, as processes register again; 0: it is.
+    #: Seconds until all processes had time to register again; 0 if the state is complete.
     unsettled: float
-    #: Keys and connections that cannot be read, and those that should have left long ago.
+    #: Keys and connections that are malformed or long overdue.
     damaged: list[bytes]
 
 
 def parse_state(answer: Answer, pause: Any = None) -> Reading:
-    """Read a whole state; `pause` is called now and then, as a large one takes a while."""
+    """Parse a whole state; `pause` is called regularly, as a large state takes long."""
     epoch, rev, keys, connections, unsettled = answer
     found: dict[bytes, tuple[bytes, dict[str, Any]]] = {}
     damaged: list[bytes] = []
@@ -246,8 +254,8 @@ def _pairs(flat: list[bytes]) -> Iterable[tuple[bytes, bytes]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
-def channel_of(text: bytes) -> Channel:
-    """The channel of that name in Redis."""
+def decode_channel(text: bytes) -> Channel:
+    """Return the channel with this name in Redis."""
     namespace, _, name = text.decode().partition(",")
     return namespace, name
 

@@ -1,8 +1,7 @@
-"""Where presence is kept: what its stores have in common.
+"""Interfaces of presence stores: `MemoryStore` for one process, `RedisStore` for several.
 
-Every change of a channel has the next revision; a store tells each one, in order, with the
-revision and what changed. It is kept in memory (`MemoryStore`) or, where there are several processes,
-in Redis (`RedisStore`).
+Every change of a channel has the next revision. A store reports each change in order, with its
+revision and the metas before and after.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ from typing import Any, Protocol
 
 __all__ = ["Change", "Channel", "Listener", "Metas", "State", "Store"]
 
-#: A namespace and a channel in it.
+#: Namespace and name of a channel.
 Channel = tuple[str, str]
 
-#: What is told about a key: one dict for each of its connections, in the order of joining.
+#: Metadata of a key: one dict for each connection, in the order of joining.
 Metas = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class State:
-    """Who is in a channel, and at which revision of it."""
+    """Members of a channel at a revision."""
 
     epoch: str
     rev: int
@@ -31,11 +30,11 @@ class State:
 
 @dataclass(frozen=True)
 class Change:
-    """One change of one key: it came if `before` is empty, and went if `after` is."""
+    """Change of one key: `before` is empty if it joined, `after` is empty if it left."""
 
     channel: Channel
     epoch: str
-    #: The revision that this change made; it builds on the one before.
+    #: Revision created by this change; based on the previous one.
     rev: int
     key: str
     before: Metas
@@ -43,53 +42,57 @@ class Change:
 
 
 class Listener(Protocol):
-    """Whom a store tells, in the thread of the hub; nothing here may wait, but for `made`."""
+    """Receives the changes of a store in the hub's thread; only `on_local_change` may block."""
 
     def on_local_change(self, change: Change) -> None:
-        """A change that this process made: of all processes the only one that is told so.
+        """Handle a change made by this process; reported in no other process.
 
-        A shared store calls it from a greenlet of its own.
+        Shared stores call it from a separate greenlet.
         """
 
     def on_change(self, change: Change) -> None:
-        """The next change of a channel that is watched, whoever made it."""
+        """Handle the next change of a watched channel, made by any process."""
 
     def on_reset(self, channel: Channel) -> None:
-        """The state of a channel that is watched is known now, or is another one than was told."""
+        """Handle a state of a watched channel that is newly known or not based on the last one."""
 
 
 class Store(Protocol):
-    """What presence asks of a store, in the thread of the hub. Only `ask` and `counts` may wait."""
+    """A store; for the hub's thread only. Only `fetch` and `counts` may block."""
 
-    #: Whether it outlives the process: who is sent away because the server stops may come back.
+    #: Whether the store outlives the process, so that clients may return after a shutdown.
     lasting: bool
 
     def join(self, channel: Channel, connection: str, key: str, meta: dict[str, Any]) -> None:
-        """A connection is there under `key`; or its key or meta is another one now."""
+        """Add a connection under `key`, or change its key or meta."""
 
     def leave(self, channel: Channel, connection: str, grace: float) -> None:
-        """A connection has gone; it counts as there for `grace` seconds, or until its key is back."""
+        """Remove a connection after `grace` seconds, unless its key returns before."""
 
-    def knows(self, channel: Channel, connection: str) -> bool:
-        """Whether a connection of this process is there."""
+    def is_present(self, channel: Channel, connection: str) -> bool:
+        """Return whether a connection of this process is present."""
 
     def watch(self, channel: Channel, connection: str) -> None:
-        """A connection of this process is to be told of a channel's changes."""
+        """Report changes of a channel to the listener, for a connection of this process."""
 
     def unwatch(self, channel: Channel, connection: str) -> None:
-        """It is not any more."""
+        """Stop reporting changes of a channel for a connection."""
 
     def state(self, channel: Channel) -> State | None:
-        """Who is in a channel that is watched; None: not known, or perhaps incomplete, just now."""
+        """Return the state of a watched channel, or None if it may be incomplete."""
 
-    def owe(self, channel: Channel) -> None:
-        """Call `Listener.renewed` once the state of a channel that is watched is known."""
+    def request_reset(self, channel: Channel) -> None:
+        """Call `Listener.on_reset` once the state of a watched channel is known."""
 
-    def ask(self, channel: Channel) -> State:
-        """Who is there, all that this process did before included. Raises `BackplaneError`."""
+    def fetch(self, channel: Channel) -> State:
+        """Return the state after all previous changes of this process.
+
+        Raises:
+            BackplaneError: Redis did not reply in time.
+        """
 
     def counts(self, channels: Sequence[Channel]) -> list[int]:
-        """How many keys are in each, asked at once; otherwise as `ask`."""
+        """Return the number of keys in each channel; otherwise like `fetch`."""
 
     def close(self) -> None:
-        """End, without telling."""
+        """Close the store without reporting changes."""

@@ -1,4 +1,4 @@
-"""This process in Redis: a lease that is renewed, a queue of what is to be done there, and the sweep."""
+"""Tracker: this process as a node in Redis, with a lease, a task queue and the sweep."""
 
 from __future__ import annotations
 
@@ -15,233 +15,238 @@ import gevent
 import gevent.event
 
 from webpy_socketio import BackplaneError, Outage, WrongContext
-from webpy_socketio.plugins.presence.dialer import Connector
+from webpy_socketio.plugins.presence.connector import Connector
 from webpy_socketio.plugins.presence.periodic import Intervals, PeriodicTask
 from webpy_socketio.plugins.presence.scripts import (
     Answer,
     Call,
     Names,
-    changes_of,
-    loading,
-    result_of,
+    load_commands,
+    parse_changes,
     run_call,
+    unwrap_result,
 )
 from webpy_socketio.plugins.presence.store import Change
 
-__all__ = ["Owner", "Task", "Tracker", "identity_of"]
+__all__ = ["Owner", "Task", "Tracker", "parse_info"]
 
 logger = logging.getLogger("webpy_socketio")
 
-#: Seconds that somebody waits for Redis, at most; and without a byte before it counts as away.
+#: Seconds that a caller waits for Redis; and seconds without a byte after which it is unreachable.
 TIMEOUT = 1.0
 READ_TIMEOUT = 5.0
 
-#: Tasks that may wait while Redis is away. Beyond it all are dropped: what there is to be done is found
-#: out anew when it is back, by comparing.
+#: Maximum number of tasks queued during an outage. Beyond it all are dropped, and the next
+#: comparison finds the differences.
 MAX_WAITING = 16_384
 
-#: Tasks that are sent at once, and connections of a dead node that one script takes over.
+#: Tasks sent at once, and connections of a dead node that one script call takes over.
 BATCH = 128
 BATCH_SIZE = 100
 
 
 @dataclass(slots=True)
 class Task:
-    """One thing to be done in Redis."""
+    """A queued script call."""
 
-    kind: Literal["join", "leave", "ask"]
-    #: The call, for a node of that name: it may be another one before it is this task's turn.
+    kind: Literal["join", "leave", "read"]
+    #: Returns the call for a node id, which may change while the task is queued.
     call: Callable[[str], Call]
     done: Callable[[Answer], None]
-    #: Who waits for it.
+    #: Set for a caller that waits for the result.
     waiting: gevent.event.AsyncResult | None = None
 
 
 class Owner(Protocol):
-    """Whose node it is: what is to be in Redis."""
+    """The store that uses a tracker."""
 
-    def joins(self) -> Iterable[Task]:
-        """Everybody of this process, to be joined again."""
+    def join_tasks(self) -> Iterable[Task]:
+        """Return tasks that join all connections of this process again."""
 
-    def begun(self) -> None:
-        """The first connection to Redis is ready."""
+    def on_connected(self) -> None:
+        """Handle the first connection to Redis."""
 
     def on_rejoined(self) -> None:
-        """Redis lives another life: it may have forgotten what it knew."""
+        """Handle a restart of Redis, which may have lost data."""
 
-    def reconcile(self, link: Any, node: str) -> None:
-        """Compare what is in Redis with what is to be there, and put what has to be done."""
+    def reconcile(self, redis: Any, node: str) -> None:
+        """Compare the entries in Redis with local presence, and queue corrections."""
 
     def on_local_change(self, changes: list[Change]) -> None:
-        """Changes that this process has made."""
+        """Handle changes made by this process."""
 
 
 class Tracker:
-    """One connection, and a greenlet that does one thing after the other. For the thread of the hub."""
+    """Executes tasks in order, with one connection and one greenlet; for the hub's thread only."""
 
     def __init__(
-        self, url: str, names: Names, times: Intervals, grace: float, owner: Owner
+        self, url: str, names: Names, intervals: Intervals, grace: float, owner: Owner
     ) -> None:
-        #: Fresh for each start, and after each lease that was lost: the token that fences us off.
+        #: Node id: new for each start and after each lost lease, as a fencing token.
         self.id = _new_id()
-        #: Why nothing can be asked; None if it can.
-        self.trouble: BackplaneError | None = BackplaneError("Redis has not answered yet")
-        self._tried = gevent.event.Event()
-        self._dialer = Connector(url, READ_TIMEOUT)
+        #: Reason why calls fail; None while connected.
+        self.error: BackplaneError | None = BackplaneError("Redis has not replied yet")
+        self._attempted = gevent.event.Event()
+        self._connector = Connector(url, READ_TIMEOUT)
         self._names = names
-        self._times = times
+        self._intervals = intervals
         self._grace = grace
         self._owner = owner
-        self._outage = Outage("changes of presence in this process wait until it answers")
-        self._entered = False
+        self._outage = Outage("changes of presence in this process are queued")
+        self._registered = False
         self._run_id = ""
         self._cold = 0.0
         self._life: bytes | None = None
         self._tasks: deque[Task] = deque()
         self._wake = gevent.event.Event()
         self._stopping = False
-        self._renewal = PeriodicTask(lambda: times.heartbeat, self._renew)
+        self._renewal = PeriodicTask(lambda: intervals.heartbeat, self._renew)
         self._sweeping = PeriodicTask(self._pause, self._sweep)
-        self._comparing = PeriodicTask(lambda: times.reconcile, self._compare)
-        self._chores = (self._renewal, self._sweeping, self._comparing)
+        self._comparing = PeriodicTask(lambda: intervals.reconcile, self._compare)
+        self._periodic_tasks = (self._renewal, self._sweeping, self._comparing)
         self._greenlet = gevent.spawn(self._run)
 
     def put(self, task: Task) -> None:
-        """Do it when it is its turn."""
+        """Queue a task."""
         if len(self._tasks) >= MAX_WAITING:
             logger.warning(
-                "presence: Redis is away for so long that all is compared when it is back"
+                "presence: the task queue is full; all entries are compared after the outage"
             )
-            self._fail_waiting(BackplaneError("too much waits to be done"))
+            self._fail_waiting(BackplaneError("the task queue of presence is full"))
             self._tasks.clear()
             self._comparing.due = 0.0
         self._tasks.append(task)
         self._wake.set()
 
-    def ask(self, call: Call) -> Answer:
-        """Make a call, after all that was put before, and wait for the answer.
+    def fetch(self, call: Call) -> Answer:
+        """Execute a call after all queued tasks, and return its result; blocks.
 
-        Raises `BackplaneError` if there is none within a second.
+        Raises:
+            BackplaneError: Redis did not reply within a second.
         """
         if gevent.getcurrent() is gevent.get_hub():
-            raise WrongContext("presence is asked of Redis: call this from a greenlet, not the hub")
-        self._tried.wait(TIMEOUT)
-        if self.trouble is not None:
-            raise self.trouble
+            raise WrongContext(
+                "presence is read from Redis: call this from a greenlet, not from the hub"
+            )
+        self._attempted.wait(TIMEOUT)
+        if self.error is not None:
+            raise self.error
         waiting = gevent.event.AsyncResult()
-        self.put(Task("ask", lambda node: call, waiting.set, waiting))
+        self.put(Task("read", lambda node: call, waiting.set, waiting))
         try:
             return waiting.get(timeout=TIMEOUT)
         except gevent.Timeout:
-            raise BackplaneError(f"Redis does not answer within {TIMEOUT} s") from None
+            raise BackplaneError(f"Redis did not reply within {TIMEOUT} s") from None
 
     def compare_soon(self) -> None:
-        """Compare within a heartbeat, as something in Redis was damaged."""
-        due = time.monotonic() + self._times.heartbeat
+        """Schedule a comparison within one heartbeat, as a value in Redis was damaged."""
+        due = time.monotonic() + self._intervals.heartbeat
         self._comparing.due = min(self._comparing.due, due)
         self._wake.set()
 
     def stop(self) -> None:
-        """Do what waits, for a second at most, and end the lease."""
+        """Execute queued tasks for at most one second, and end the lease."""
         self._stopping = True
         self._wake.set()
         self._greenlet.join(TIMEOUT)
-        self._dialer.end(self._greenlet)
+        self._connector.end(self._greenlet)
 
-    # -- the connection
+    # -- connection
 
     def _run(self) -> None:
         while True:
-            link = None
+            redis = None
             try:
-                link = self._dialer.open()
-                self._begin(link)
-                self.trouble = None
-                self._tried.set()
-                self._outage.end(link.where, f"{len(self._tasks)} changes of presence waited")
-                self._serve(link)
+                redis = self._connector.open()
+                self._begin(redis)
+                self.error = None
+                self._attempted.set()
+                self._outage.end(
+                    redis.address, f"{len(self._tasks)} changes of presence were queued"
+                )
+                self._serve(redis)
                 return
             except BackplaneError as error:
                 self._outage.begin(error)
-                self.trouble = error
+                self.error = error
                 self._fail_waiting(error)
-            except Exception as error:  # a mistake of ours must not end presence
-                logger.exception("presence cannot be kept in Redis")
-                self.trouble = BackplaneError(f"presence cannot be kept in Redis: {error}")
-                self._fail_waiting(self.trouble)
+            except Exception as error:  # a bug must not stop presence
+                logger.exception("updating presence in Redis failed; it reconnects")
+                self.error = BackplaneError(f"updating presence in Redis failed: {error}")
+                self._fail_waiting(self.error)
             finally:
-                if link is not None:
-                    link.close()
-            self._tried.set()
+                if redis is not None:
+                    redis.close()
+            self._attempted.set()
             if self._stopping:
                 return
             gevent.sleep(self._pause())
 
-    def _begin(self, link: Any) -> None:
-        (info, *_) = link.execute(("INFO", "server"), *loading())
+    def _begin(self, redis: Any) -> None:
+        (info, *_) = redis.execute(("INFO", "server"), *load_commands())
         if isinstance(info, BackplaneError):
             raise info
-        self._run_id, uptime = identity_of(info)
-        self._cold = max(0.0, self._times.settle - uptime)
-        self._live(link)
-        self._renew(link)
+        self._run_id, uptime = parse_info(info)
+        self._cold = max(0.0, self._intervals.settle - uptime)
+        self._check_life(redis)
+        self._renew(redis)
         self._comparing.due = 0.0
 
-    def _live(self, link: Any) -> None:
+    def _check_life(self, redis: Any) -> None:
         remembered = (self._life or b"").decode(errors="replace")
-        begin = self._names.begin(self._run_id, remembered, self._times.settle, self._cold)
-        life = run_call(link, begin)
+        begin = self._names.begin(self._run_id, remembered, self._intervals.settle, self._cold)
+        life = run_call(redis, begin)
         if self._life is None:
-            self._owner.begun()
+            self._owner.on_connected()
         elif self._life != life:
             self._owner.on_rejoined()
         self._life = life
 
-    def _serve(self, link: Any) -> None:
+    def _serve(self, redis: Any) -> None:
         while True:
             now = time.monotonic()
-            for chore in self._chores:
-                # What waits is newer than what is compared.
-                if chore.due <= now and not (chore is self._comparing and self._tasks):
-                    chore.run(link)
+            for periodic in self._periodic_tasks:
+                # Queued tasks are newer than the state that would be compared.
+                if periodic.due <= now and not (periodic is self._comparing and self._tasks):
+                    periodic.run(redis)
             if self._tasks:
-                self._send(link)
+                self._send(redis)
             elif self._stopping:
-                run_call(link, self._names.finish(self.id))
+                run_call(redis, self._names.finish(self.id))
                 return
             else:
                 self._wake.clear()
-                due = min(chore.due for chore in self._chores)
+                due = min(periodic.due for periodic in self._periodic_tasks)
                 self._wake.wait(max(0.0, due - time.monotonic()))
 
     def _pause(self) -> float:
-        """Seconds, with jitter: not everybody at once."""
-        return random.uniform(self._times.sweep / 2, self._times.sweep)
+        """Return seconds with jitter, so that processes do not run simultaneously."""
+        return random.uniform(self._intervals.sweep / 2, self._intervals.sweep)
 
     # -- tasks
 
-    def _send(self, link: Any) -> None:
+    def _send(self, redis: Any) -> None:
         batch = deque(self._tasks.popleft() for _ in range(min(BATCH, len(self._tasks))))
         fenced = False
         try:
-            answers = link.execute(*(task.call(self.id).words() for task in batch))
+            answers = redis.execute(*(task.call(self.id).command() for task in batch))
             for answer in answers:
-                if isinstance(answer, BackplaneError):  # Redis does not know the script any more
-                    answer = self._repeat(link, batch[0])
+                if isinstance(answer, BackplaneError):  # Redis has not cached the script
+                    answer = self._send_source(redis, batch[0])
                 task = batch.popleft()
-                answer = result_of(answer)
+                answer = unwrap_result(answer)
                 if answer == b"fenced":
                     fenced = True
                 elif answer is not None:
                     task.done(answer)
         finally:
-            # Whatever was done of these, doing it again changes nothing.
+            # Scripts are idempotent: repeating a task that was executed changes nothing.
             self._tasks.extendleft(reversed(batch))
         if fenced:
-            self._enter(link)
+            self._register(redis)
 
-    def _repeat(self, link: Any, task: Task) -> Answer:
-        (answer,) = link.execute(task.call(self.id).words(whole=True))
+    def _send_source(self, redis: Any, task: Task) -> Answer:
+        (answer,) = redis.execute(task.call(self.id).command(with_source=True))
         if not isinstance(answer, BackplaneError):
             return answer
         logger.error("presence: %s", str(answer))
@@ -250,7 +255,7 @@ class Tracker:
         return None
 
     def _fail_waiting(self, error: BackplaneError) -> None:
-        """Whoever waits for an answer gets one now; the other tasks wait on."""
+        """Raise the error in waiting callers; other tasks stay queued."""
         tasks, self._tasks = self._tasks, deque()
         for task in tasks:
             if task.waiting is None:
@@ -258,49 +263,52 @@ class Tracker:
             else:
                 task.waiting.set_exception(error)
 
-    # -- chores
+    # -- periodic tasks
 
-    def _renew(self, link: Any) -> None:
-        if not self._entered or not run_call(link, self._names.renew(self.id, self._times.lease)):
-            self._enter(link)
+    def _renew(self, redis: Any) -> None:
+        if not self._registered or not run_call(
+            redis, self._names.renew(self.id, self._intervals.lease)
+        ):
+            self._register(redis)
 
-    def _enter(self, link: Any) -> None:
-        """Begin, or begin again: others may have taken over what we had."""
-        if self._entered:
+    def _register(self, redis: Any) -> None:
+        """Register the node, with a new id if another node may have taken over its connections."""
+        if self._registered:
             logger.warning(
-                "presence: the lease of this process is over (it stood still, or Redis was away for "
-                "too long or has forgotten it); its sockets are joined again"
+                "presence: the lease of this process has expired (it was suspended, or Redis was "
+                "unreachable or lost data); its sockets are joined again"
             )
             self.id = _new_id()
-            self._live(link)
-        run_call(link, self._names.enter(self.id, self._times.lease))
-        if not self._entered:
-            self._entered = True
+            self._check_life(redis)
+        run_call(redis, self._names.enter(self.id, self._intervals.lease))
+        if not self._registered:
+            self._registered = True
             return
-        # What was left is left before that; it may have been joined again.
+        # Queued leaves come first, as the same connection may have joined again.
         left = [task for task in self._tasks if task.kind == "leave"]
-        asked = [task for task in self._tasks if task.kind == "ask"]
-        self._tasks = deque([*left, *self._owner.joins(), *asked])
+        asked = [task for task in self._tasks if task.kind == "read"]
+        self._tasks = deque([*left, *self._owner.join_tasks(), *asked])
 
-    def _sweep(self, link: Any) -> bool:
-        claim = self._times.heartbeat
+    def _sweep(self, redis: Any) -> bool:
+        claim = self._intervals.heartbeat
         sweep = self._names.sweep(self.id, self._grace, claim, BATCH_SIZE)
-        more, changes, known = run_call(link, sweep)
-        self._owner.on_local_change(changes_of(changes))
-        if not known:  # Redis was emptied, perhaps: the others wait for what this process has there
-            self._enter(link)
+        more, changes, known = run_call(redis, sweep)
+        self._owner.on_local_change(parse_changes(changes))
+        if not known:
+            # Redis may have been emptied: other processes wait for this one to register again.
+            self._register(redis)
         return bool(more)
 
-    def _compare(self, link: Any) -> None:
-        self._owner.reconcile(link, self.id)
+    def _compare(self, redis: Any) -> None:
+        self._owner.reconcile(redis, self.id)
 
 
 def _new_id() -> str:
     return secrets.token_hex(8)
 
 
-def identity_of(info: bytes) -> tuple[str, float]:
-    """What Redis calls this run of its process, and for how many seconds it has lasted."""
+def parse_info(info: bytes) -> tuple[str, float]:
+    """Return Redis's run id and its uptime in seconds, from INFO."""
     fields = dict(line.partition(":")[::2] for line in info.decode(errors="replace").splitlines())
     uptime = fields.get("uptime_in_seconds", "")
     return fields.get("run_id", ""), float(uptime) if uptime.isdecimal() else 0.0

@@ -1,19 +1,25 @@
-"""Refuses what comes too often: messages, subscriptions, attempts to connect, packets of any kind.
+"""Rate limits for messages, subscriptions, connection attempts and packets of clients.
 
-Switched on by naming it in ``SOCKETIO_PLUGINS``. Each limit is a pair, ``(rate, burst)``: a bucket of
-``burst`` tokens, into which ``rate`` tokens a second fall; each message takes one. A client has its own
-buckets in each namespace, which it keeps when it leaves the namespace and joins it again; joining again
-takes a token as a message does. So has a key, whatever ``SOCKETIO_RATE_LIMIT_KEY(request, socket, context)``
-says: an address, a user, a tenant. Its sockets share them. A key of None has no limits but those of its sockets.
+Add the plugin to ``SOCKETIO_PLUGINS``. A limit is a pair ``(rate, burst)``: a token bucket that
+holds ``burst`` tokens and is refilled with ``rate`` tokens per second. Each message takes one
+token.
 
-What is refused runs no handler. Who asked for an acknowledgement gets ``{"error": "rate limit"}``; the
-client gets an event ``rate_limit`` with ``what`` ("messages" or "subscriptions"), ``refused`` (how many
-since it was told last) and ``retry`` (after how many seconds there is a token again): the first at once,
-further ones once a second at most. Who is refused too often in spite of that is disconnected.
+A client has its own buckets in each namespace. It keeps them when it leaves the namespace and joins
+it again, and each further join takes a token of the message limit. The sockets of a key, the result
+of ``SOCKETIO_RATE_LIMIT_KEY(request, socket, context)``, share further buckets: of an address, a
+user or a tenant. A key of None has no shared limit.
 
-Packets that reach no handler, such as pongs and acknowledgements, are counted against
-``SOCKETIO_RATE_LIMIT_PACKETS``; a client that exceeds it is closed. Only what clients do is counted: not the
-subscriptions that the server makes.
+Handlers are not called for rejected messages. The acknowledgement of a rejected message is
+``{"error": "rate limit"}``. The client also receives an event ``rate_limit``, at once for the first
+rejection and then at most once per second, with these fields:
+
+- ``what``: "messages" or "subscriptions";
+- ``refused``: number of rejections since the last event;
+- ``retry``: seconds until a token is available.
+
+A client that exceeds ``SOCKETIO_RATE_LIMIT_REFUSALS`` is disconnected. Packets that reach no
+handler, such as pongs and acknowledgements, count against ``SOCKETIO_RATE_LIMIT_PACKETS``; a client
+that exceeds it is closed. Subscriptions made by the server do not count.
 """
 
 from __future__ import annotations
@@ -31,27 +37,27 @@ __all__ = ["install", "uninstall"]
 
 logger = logging.getLogger("webpy_socketio")
 
-#: What a client is told: the text of a refusal.
+#: Reason of a rejection, as sent to the client.
 REASON = "rate limit"
 
-#: Seconds between two log lines of one kind.
+#: Seconds between two log lines with the same text.
 LOG_INTERVAL = 60.0
 
-#: Characters of a key that is kept as it is.
+#: Maximum characters of a key; longer ones are replaced by their digest.
 MAX_KEY = 64
 
 
-#: Under this key of the handshake's environ is what the plugin knows of the client.
+#: Key in the handshake's environ under which the plugin stores its `_Client`.
 _CLIENT = "webpy_socketio.rate_limit"
 
 
 class _Client:
-    """One Engine.IO session, as a key of buckets."""
+    """An Engine.IO session, used as a key of buckets."""
 
     __slots__ = ("joined",)
 
     def __init__(self) -> None:
-        #: Namespaces that it has asked for, of those that exist.
+        #: Existing namespaces that the client has tried to join.
         self.joined: set[str] = set()
 
 
@@ -63,12 +69,12 @@ def _client_of(request: dict[str, Any]) -> _Client:
 
 
 class _Limits:
-    """The plugin, while it is switched on."""
+    """State of the plugin while it is installed."""
 
     def __init__(self, settings: Any) -> None:
         self._key: Callable[..., Hashable] | None = settings.rate_limit_key
         self._keys: dict[Socket, Hashable] = {}
-        self._notices = Notifier()
+        self._notifier = Notifier()
         self._log_due: dict[str, float] = {}
         self._buckets: list[Buckets] = []
         make = self._make
@@ -83,25 +89,25 @@ class _Limits:
             self._key_subscriptions = make(settings.rate_limit_key_subscriptions)
             self._key_connections = make(settings.rate_limit_key_connections)
         self._receivers: dict[signals.Stage, Callable[..., Any]] = {
-            signals.error: self._error,
-            signals.finish: self._finish,
+            signals.error: self._on_error,
+            signals.finish: self._on_finish,
         }
         if self._key_connections is not None or self._messages is not None:
-            self._receivers[signals.connecting] = self._connecting
+            self._receivers[signals.connecting] = self._on_connecting
         if self._packets is not None:
-            self._receivers[signals.packet] = self._packet
+            self._receivers[signals.packet] = self._on_packet
         if self._messages is not None or self._key_messages is not None:
-            self._receivers[signals.receiving] = self._receiving
+            self._receivers[signals.receiving] = self._on_receiving
         if self._subscriptions is not None or self._key_subscriptions is not None:
-            self._receivers[signals.subscribing] = self._subscribing
+            self._receivers[signals.subscribing] = self._on_subscribing
         for stage, receiver in self._receivers.items():
-            # First: what another gate would ask a database is not asked for what is refused.
+            # First: other gates may query a database, which is not needed for a rejected message.
             stage.connect(receiver, first=True)
 
     def close(self) -> None:
         for stage, receiver in self._receivers.items():
             stage.disconnect(receiver)
-        self._notices.close()
+        self._notifier.close()
         for buckets in self._buckets:
             buckets.close()
 
@@ -112,15 +118,15 @@ class _Limits:
         self._buckets.append(buckets)
         return buckets
 
-    # -- the gates
+    # -- gates
 
-    def _connecting(
+    def _on_connecting(
         self, sender: Any, request: Any, socket: Socket, context: Any, **extra: Any
     ) -> None:
-        self._rejoin(_client_of(request), socket.namespace)
+        self._count_rejoin(_client_of(request), socket.namespace)
         if self._key is None or self._key_connections is None:
             return
-        # Not the key that its messages will have: nobody has said yet who this is.
+        # Not stored as the key of its messages: the user is not authenticated yet.
         key = _shorten(self._key(request, socket, context))
         if key is None:
             return
@@ -129,8 +135,8 @@ class _Limits:
             raise Refused(REASON)
         self._key_connections.take(key, now)
 
-    def _rejoin(self, client: _Client, namespace: str) -> None:
-        """Count a client that comes to a namespace again: its handlers run, as for a message."""
+    def _count_rejoin(self, client: _Client, namespace: str) -> None:
+        """Count a client that joins a namespace again like a message, as handlers are called."""
         if namespace not in client.joined:
             client.joined.add(namespace)
         elif self._messages is not None:
@@ -139,14 +145,16 @@ class _Limits:
                 raise Refused(REASON)
             self._messages.take((client, namespace), now)
 
-    def _receiving(self, sender: Any, socket: Socket, **extra: Any) -> None:
-        self._pass(socket, "messages", self._messages, self._key_messages)
+    def _on_receiving(self, sender: Any, socket: Socket, **extra: Any) -> None:
+        self._check(socket, "messages", self._messages, self._key_messages)
 
-    def _subscribing(self, sender: Any, socket: Socket, by_client: bool, **extra: Any) -> None:
+    def _on_subscribing(self, sender: Any, socket: Socket, by_client: bool, **extra: Any) -> None:
         if by_client:
-            self._pass(socket, "subscriptions", self._subscriptions, self._key_subscriptions)
+            self._check(socket, "subscriptions", self._subscriptions, self._key_subscriptions)
 
-    def _pass(self, socket: Socket, what: str, own: Buckets | None, shared: Buckets | None) -> None:
+    def _check(
+        self, socket: Socket, limit_name: str, own: Buckets | None, shared: Buckets | None
+    ) -> None:
         now = monotonic()
         key = None if shared is None else self._key_of(socket)
         bucket = (_client_of(socket.request), socket.namespace)
@@ -154,8 +162,8 @@ class _Limits:
         if shared is not None and key is not None:
             wait = max(wait, shared.wait(key, now))
         if wait:
-            self._notices.add(socket, what, now + wait)
-            self._offended(socket, now)
+            self._notifier.add(socket, limit_name, now + wait)
+            self._count_refusal(socket, now)
             raise Refused(REASON)
         if own is not None:
             own.take(bucket, now)
@@ -163,7 +171,7 @@ class _Limits:
             shared.take(key, now)
 
     def _key_of(self, socket: Socket) -> Hashable:
-        """Its key; asked again as long as there is none, as a handler may still find out who it is."""
+        """Return the key of a socket; not cached while None, as handlers may set the user later."""
         key = self._keys.get(socket)
         if key is None and self._key is not None:
             key = _shorten(self._key(socket.request, socket, socket.context))
@@ -171,51 +179,51 @@ class _Limits:
                 self._keys[socket] = key
         return key
 
-    # -- who does not stop
+    # -- repeated violations
 
-    def _error(self, sender: Any, socket: Socket, by_client: bool, **extra: Any) -> None:
-        """A broken rule costs as much as a refusal, and passes no gate."""
+    def _on_error(self, sender: Any, socket: Socket, by_client: bool, **extra: Any) -> None:
+        """Count a protocol error like a rejection: it passes no gate."""
         if by_client and socket.connected:
-            self._offended(socket, monotonic())
+            self._count_refusal(socket, monotonic())
 
-    def _offended(self, socket: Socket, now: float) -> None:
+    def _count_refusal(self, socket: Socket, now: float) -> None:
         if self._refusals is None:
             return
         client = _client_of(socket.request)
         if self._refusals.wait(client, now):
-            self._log("%s is disconnected: it exceeds SOCKETIO_RATE_LIMIT_REFUSALS", str(socket))
+            self._log("%s is disconnected: it exceeded SOCKETIO_RATE_LIMIT_REFUSALS", str(socket))
             socket.disconnect()
         else:
             self._refusals.take(client, now)
 
-    def _packet(self, sender: Any, request: dict[str, Any], **extra: Any) -> None:
+    def _on_packet(self, sender: Any, request: dict[str, Any], **extra: Any) -> None:
         if self._packets is None:
             return
         client, now = _client_of(request), monotonic()
         if self._packets.wait(client, now):
             self._log(
-                "a client at %s is disconnected: it exceeds SOCKETIO_RATE_LIMIT_PACKETS",
+                "a client at %s is disconnected: it exceeded SOCKETIO_RATE_LIMIT_PACKETS",
                 request.get("REMOTE_ADDR", "-"),
             )
             sender.close("forced close", 1008, REASON)
         else:
             self._packets.take(client, now)
 
-    def _log(self, text: str, who: str) -> None:
-        """Log a line, at most once a minute of each kind."""
+    def _log(self, text: str, client: str) -> None:
+        """Log a line, at most once per `LOG_INTERVAL` for each text."""
         now = monotonic()
         if now >= self._log_due.get(text, now):
             self._log_due[text] = now + LOG_INTERVAL
-            logger.info(text, who)
+            logger.info(text, client)
 
-    def _finish(self, sender: Any, socket: Socket, **extra: Any) -> None:
+    def _on_finish(self, sender: Any, socket: Socket, **extra: Any) -> None:
         self._keys.pop(socket, None)
-        self._notices.forget(socket)
-        # Its buckets stay until they are full: the client may come to the namespace again.
+        self._notifier.remove(socket)
+        # The buckets remain until they are full: the client may join the namespace again.
 
 
 def _shorten(key: Hashable) -> Hashable:
-    """Replace long text by its digest: a key may be a header, which clients choose."""
+    """Replace long text by its digest: a key may be a header that the client chose."""
     if isinstance(key, tuple):
         return tuple(map(_shorten, key))
     if isinstance(key, (str, bytes)) and len(key) > MAX_KEY:
@@ -228,13 +236,17 @@ _limits: _Limits | None = None
 
 
 def install(settings: Any) -> None:
-    """Begin; called when the server starts."""
+    """Connect to the signals; called when the server starts.
+
+    Args:
+        settings: Settings of the server; the limits are read once.
+    """
     global _limits
     _limits = _Limits(settings)
 
 
 def uninstall() -> None:
-    """End; called when the server has stopped."""
+    """Disconnect from the signals; called after the server has stopped."""
     global _limits
     if _limits is not None:
         _limits.close()

@@ -1,36 +1,36 @@
--- A channel: who is in it, and its numbered changes. Stands in front of each of the other scripts.
+-- Functions on channels: members and numbered changes. Prepended to each of the other scripts.
 --
--- All names begin with KEYS[1]; ARGV[1] is what to do. Of each channel ("<namespace>,<name>") there are
+-- KEYS[1] is the prefix of all keys; ARGV[1] is the command. Keys of each channel ("<namespace>,<name>"):
 --
---   connections:<channel>   hash: connection -> node, due, meta, key; due is when it leaves, 0: it stays
---   keys:<channel>          hash: key -> its connections, in the order of joining
---   position:<channel>      hash: epoch, rev, and the life of Redis in which the epoch began
---   diffs:<channel>         stream: the last changes, by revision; and the topic they are published on
+--   connections:<channel>   hash: connection -> node, due, meta, key; due is the time of its removal, or 0
+--   keys:<channel>          hash: key -> its connections in the order of joining
+--   position:<channel>      hash: epoch, rev, and the run of Redis in which the epoch started
+--   diffs:<channel>         stream of the last changes, by revision; also the topic on which they are published
 --
--- and of all of them
+-- Keys shared by all channels:
 --
---   life                    which life of Redis this is, another one after a restart: "<run>:<random>:<until>".
---                           Until then other processes may not have registered again; 0: it has no such time
---   here                    a topic that each process subscribes to, so that they can be counted; a message
---                           asks them to compare
---   nodes                   sorted set: node -> when its lease ends
---   node:<node>             set: what it registered
---   claim:<node>            who takes a dead node's connections over, until it expires
---   leaving                 sorted set: who has gone, but not yet for good -> due
+--   life                    run of Redis, "<run id>:<random>:<until>"; replaced after a restart. Before the time
+--                           `until`, processes may not have registered again; 0 without such a period
+--   here                    topic to which each process subscribes, so that processes can be counted; a
+--                           message requests a comparison
+--   nodes                   sorted set: node -> end of its lease
+--   node:<node>             set of its entries
+--   claim:<node>            node that takes over the connections of a dead node; expires
+--   leaving                 sorted set: connections in their grace period -> due
 --
--- Times are milliseconds of Redis's own clock. Lists are separated by line feeds, which are in no
--- connection's and no channel's name. Redis 5 and 6 can be told to replicate scripts, not their effects; then
--- nothing may be written after asking for the time.
+-- Times are in milliseconds of the clock of Redis. Lists are separated by line feeds, which no name of a
+-- connection or channel contains. Redis 5 and 6 may be configured to replicate scripts instead of their
+-- effects, and then reject writes after TIME.
 
 if redis.replicate_commands then redis.replicate_commands() end
 
 local STREAM_LENGTH = 256
-local EMPTY_SECONDS = 3600  -- a channel that nobody is in any more is forgotten after this
+local EMPTY_SECONDS = 3600  -- expiry of the keys of an empty channel
 
--- Milliseconds after which to look again if Redis was emptied and no process has noticed it yet.
+-- Milliseconds before the next attempt if Redis was emptied and no process has registered yet.
 local EMPTIED = 1000
 
--- More than any process asks for.
+-- Upper limit of the settling period; larger values are invalid.
 local MAX_SETTLING = 60000
 
 local clock = redis.call('TIME')
@@ -38,8 +38,8 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local changes = {}
 local damaged = {}
 
--- Note a damaged key. What is known of its channel is wrong then: a new epoch has everybody read it again.
-local function spoil(key)
+-- Record a damaged key. A new epoch makes all processes read the channel again.
+local function mark_damaged(key)
   damaged[#damaged + 1] = key
   local noun, channel = string.match(string.sub(key, #KEYS[1] + 2), '^(%w+):(.*)$')
   if noun == 'connections' or noun == 'keys' then
@@ -47,23 +47,23 @@ local function spoil(key)
   end
 end
 
--- Run a command. A key of the wrong type is removed: its owners register again when they compare.
+-- Execute a command. A key of the wrong type is removed; comparisons restore its entries.
 local function call(command, key, ...)
   local answer = redis.pcall(command, key, ...)
   if type(answer) ~= 'table' or not answer.err then return answer end
   if not string.find(answer.err, 'WRONGTYPE', 1, true) then return error(answer.err) end
-  spoil(key)
+  mark_damaged(key)
   redis.call('DEL', key)
   return redis.call(command, key, ...)
 end
 
 local function name(noun, of) return KEYS[1] .. ':' .. noun .. (of and ':' .. of or '') end
 
-local function whole(number) return string.format('%.0f', number) end
+local function format_integer(number) return string.format('%.0f', number) end
 
 local function split(item) return string.match(item, '^([^\n]*)\n(.*)$') end
 
--- Milliseconds until all processes had time to register again what Redis lost; 0 if they had.
+-- Milliseconds until all processes had time to register again after a loss of data; 0 if they had.
 local function unsettled()
   local life = call('GET', name('life'))
   if not life then return EMPTIED end
@@ -71,7 +71,7 @@ local function unsettled()
   return left > 0 and left <= MAX_SETTLING and left or 0
 end
 
-local function alive(node)
+local function has_lease(node)
   local lease = call('ZSCORE', name('nodes'), node)
   return lease and tonumber(lease) > now
 end
@@ -81,7 +81,7 @@ local function read(channel, connection)
   if not value then return nil end
   local node, due, meta, key = string.match(value, '^([^\n]*)\n(%d+)\n({[^\n]*})\n(.*)$')
   if not node or #due > 15 then
-    spoil(name('connections', channel))
+    mark_damaged(name('connections', channel))
     call('HDEL', name('connections', channel), connection)
     return nil
   end
@@ -89,7 +89,7 @@ local function read(channel, connection)
 end
 
 local function write(channel, connection, it)
-  local value = table.concat({it.node, whole(it.due), it.meta, it.key}, '\n')
+  local value = table.concat({it.node, format_integer(it.due), it.meta, it.key}, '\n')
   call('HSET', name('connections', channel), connection, value)
 end
 
@@ -117,32 +117,33 @@ local function metas(channel, connections)
   return '[' .. table.concat(found, ',') .. ']'
 end
 
--- Epoch and revision. What Redis remembers after a restart may be older than what was told before it: so
--- that no revision is given twice, a new epoch begins then.
-local function position(channel, fresh)
+-- Epoch and revision. After a restart, Redis may have lost the last changes. A new epoch prevents that
+-- revisions are used twice.
+local function position(channel, new_epoch)
   local found = call('HMGET', name('position', channel), 'epoch', 'rev', 'life')
   local life = call('GET', name('life')) or ''
   local rev = found[2] and string.match(found[2], '^%d+$') and #found[2] <= 15 and tonumber(found[2])
-  local sound = found[1] and rev and string.match(found[1], '^%w+$') and #found[1] <= 64
-  if sound and found[3] == life then return found[1], rev end
-  if found[1] and not sound then spoil(name('position', channel)) end
+  local is_valid = found[1] and rev and string.match(found[1], '^%w+$') and #found[1] <= 64
+  if is_valid and found[3] == life then return found[1], rev end
+  if found[1] and not is_valid then mark_damaged(name('position', channel)) end
   redis.call('DEL', name('diffs', channel))
-  call('HMSET', name('position', channel), 'epoch', fresh, 'rev', whole(rev or 0), 'life', life)
-  return fresh, rev or 0
+  call('HMSET', name('position', channel), 'epoch', new_epoch, 'rev', format_integer(rev or 0), 'life', life)
+  return new_epoch, rev or 0
 end
 
--- Number a change and publish it. The key's list is the new one already.
-local function tell(channel, key, before, after, fresh)
+-- Number and publish a change. The list of the key must be updated before.
+local function publish_change(channel, key, before, after, new_epoch)
   if before == after then return end
   local keys = call('HLEN', name('keys', channel))
-  local epoch = position(channel, fresh)
+  local epoch = position(channel, new_epoch)
   local rev = call('HINCRBY', name('position', channel), 'rev', 1)
-  local diff = '{"epoch":"' .. epoch .. '","rev":' .. whole(rev) .. ',"key":' .. cjson.encode(key)
+  local diff = '{"epoch":"' .. epoch .. '","rev":' .. format_integer(rev) .. ',"key":' .. cjson.encode(key)
     .. ',"before":' .. before .. ',"after":' .. after .. '}'
-  local stream = {'XADD', name('diffs', channel), 'MAXLEN', '~', STREAM_LENGTH, whole(rev) .. '-0', 'diff', diff}
+  local id = format_integer(rev) .. '-0'
+  local stream = {'XADD', name('diffs', channel), 'MAXLEN', '~', STREAM_LENGTH, id, 'diff', diff}
   local added = redis.pcall(unpack(stream))
-  if type(added) == 'table' and added.err then  -- of the wrong type, or with a later entry
-    spoil(name('diffs', channel))
+  if type(added) == 'table' and added.err then  -- wrong type, or a later entry exists
+    mark_damaged(name('diffs', channel))
     redis.call('DEL', name('diffs', channel))
     redis.call(unpack(stream))
   end
@@ -158,38 +159,38 @@ local function tell(channel, key, before, after, fresh)
   changes[#changes + 1] = diff
 end
 
--- Forget that a connection is registered, and that it is leaving.
-local function strike(channel, connection, it)
+-- Remove a connection from its node and from the leaving set.
+local function unregister(channel, connection, it)
   call('SREM', name('node', it.node), connection .. '\n' .. channel)
   if it.due > 0 then call('ZREM', name('leaving'), connection .. '\n' .. channel) end
 end
 
 local function drop(channel, connection, it)
-  strike(channel, connection, it)
+  unregister(channel, connection, it)
   call('HDEL', name('connections', channel), connection)
 end
 
-local function remove(channel, connection, it, fresh)
+local function remove(channel, connection, it, new_epoch)
   local before = list(channel, it.key)
-  local told = metas(channel, before)
+  local before_metas = metas(channel, before)
   local after = {}
   for _, other in ipairs(before) do
     if other ~= connection then after[#after + 1] = other end
   end
   drop(channel, connection, it)
   set_list(channel, it.key, after)
-  tell(channel, it.key, told, metas(channel, after), fresh)
+  publish_change(channel, it.key, before_metas, metas(channel, after), new_epoch)
 end
 
--- It counts as there until `due`.
-local function depart(channel, connection, it, due)
-  strike(channel, connection, it)
+-- Keep a connection until `due`.
+local function start_leaving(channel, connection, it, due)
+  unregister(channel, connection, it)
   it.due = due
   write(channel, connection, it)
-  call('ZADD', name('leaving'), whole(due), connection .. '\n' .. channel)
+  call('ZADD', name('leaving'), format_integer(due), connection .. '\n' .. channel)
 end
 
--- What the command returned; and which keys were damaged, if any were.
+-- Result of the command, with the damaged keys if there are any.
 local function answer(result)
   if #damaged == 0 then return result end
   redis.call('PUBLISH', name('here'), 'compare')

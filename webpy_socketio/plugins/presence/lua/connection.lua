@@ -1,19 +1,19 @@
--- A connection: it joins a channel and leaves it. What is so already changes nothing.
+-- Commands on connections: join and leave. Both are idempotent.
 --
---   join <node> <channel> <connection> <key> <meta> <epoch>    'fenced' if the node's lease is over
+--   join <node> <channel> <connection> <key> <meta> <epoch>    returns 'fenced' if the node's lease has expired
 --   leave <channel> <connection> <grace> <epoch>
 --
--- `epoch` is what a new one is to be called. Returns the changes: channel, diff, channel, diff ...
+-- `epoch` is the name of a new epoch, if one starts. Returns the changes: channel, diff, channel, diff ...
 
 local commands = {}
 
-local function index(connections, connection)
+local function index_of(connections, connection)
   for i, other in ipairs(connections) do
     if other == connection then return i end
   end
 end
 
--- One that is leaving is a new one of the same key, come back.
+-- A leaving connection of the same key is replaced: its client has reconnected.
 local function drop_leaving(channel, connections)
   for i, other in ipairs(connections) do
     local it = read(channel, other)
@@ -25,34 +25,34 @@ local function drop_leaving(channel, connections)
   end
 end
 
-function commands.join(node, channel, connection, key, meta, fresh)
-  if not alive(node) then return 'fenced' end
+function commands.join(node, channel, connection, key, meta, new_epoch)
+  if not has_lease(node) then return 'fenced' end
   local it = read(channel, connection)
   if it and it.key ~= key then
-    remove(channel, connection, it, fresh)
+    remove(channel, connection, it, new_epoch)
     it = nil
   end
   local connections = list(channel, key)
   local before = metas(channel, connections)
-  if it then strike(channel, connection, it) end
-  if not index(connections, connection) then
+  if it then unregister(channel, connection, it) end
+  if not index_of(connections, connection) then
     if not it then drop_leaving(channel, connections) end
     connections[#connections + 1] = connection
     set_list(channel, key, connections)
   end
   write(channel, connection, {node = node, due = 0, meta = meta, key = key})
   call('SADD', name('node', node), connection .. '\n' .. channel)
-  tell(channel, key, before, metas(channel, connections), fresh)
+  publish_change(channel, key, before, metas(channel, connections), new_epoch)
   return changes
 end
 
-function commands.leave(channel, connection, grace, fresh)
+function commands.leave(channel, connection, grace, new_epoch)
   local it = read(channel, connection)
   if not it or it.due > 0 then return changes end
   if tonumber(grace) > 0 then
-    depart(channel, connection, it, now + grace)
+    start_leaving(channel, connection, it, now + grace)
   else
-    remove(channel, connection, it, fresh)
+    remove(channel, connection, it, new_epoch)
   end
   return changes
 end
