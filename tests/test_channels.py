@@ -45,16 +45,16 @@ class TestMembership:
             for channel in ("3", "1", "2"):
                 channels.add(member, channel)
         assert list(channels.members("1")) == ["c", "a", "b"]
-        assert list(channels.held("a")) == ["3", "1", "2"]
+        assert list(channels.channels_of("a")) == ["3", "1", "2"]
 
     def test_reading_makes_nothing(self) -> None:
         channels: Channels[str] = Channels()
         for number in range(1000):
             assert not channels.members(f"unknown {number}")
-            assert not channels.held(f"unknown {number}")
+            assert not channels.channels_of(f"unknown {number}")
             channels.remove("nobody", f"unknown {number}")
-            channels.hide(f"unknown {number}")
-            channels.forget(f"unknown {number}")
+            channels.remove_member(f"unknown {number}")
+            channels.forget_member(f"unknown {number}")
         assert not channels._members
         assert not channels._held
 
@@ -72,12 +72,12 @@ class TestMembership:
         channels.add("ann", "room")
         channels.add("ann", "hall")
         channels.add("bob", "room")
-        channels.hide("ann")
+        channels.remove_member("ann")
         assert list(channels.members("room")) == ["bob"]
         assert not channels.members("hall")
-        assert list(channels.held("ann")) == ["room", "hall"]
-        channels.forget("ann")
-        assert not channels.held("ann")
+        assert list(channels.channels_of("ann")) == ["room", "hall"]
+        channels.forget_member("ann")
+        assert not channels.channels_of("ann")
         assert len(channels) == 1
 
     def test_against_a_plain_model(self) -> None:
@@ -95,10 +95,10 @@ class TestMembership:
                     assert channels.remove(member, channel) is (pair in model)
                     model.discard(pair)
                 case _:
-                    channels.hide(member)
-                    channels.forget(member)
+                    channels.remove_member(member)
+                    channels.forget_member(member)
                     model = {pair for pair in model if pair[0] != member}
-            assert set(channels.held(member)) == {c for m, c in model if m == member}
+            assert set(channels.channels_of(member)) == {c for m, c in model if m == member}
             assert set(channels.members(channel)) == {m for m, c in model if c == channel}
         assert len(channels) == len({channel for _, channel in model})
 
@@ -214,7 +214,7 @@ class TestLimit:
         assert answer["ok"] is False
         assert "128" in answer["error"]
         told(answer["error"])
-        assert client.call("__subscribe__", "room-5") == OK  # held already
+        assert client.call("__subscribe__", "room-5") == OK  # channels_of already
         with pytest.raises(ChannelError, match="128"):
             socket_of(client).subscribe("one more")
         client.call("__unsubscribe__", "room-5")
@@ -331,7 +331,7 @@ class TestAddressed:
         ((answer),) = client.call("__channel__", *args)
         assert answer == {
             "ok": False,
-            "error": "a message to a channel that the socket is not subscribed to",
+            "error": "the client sent a message to a channel that it is not subscribed to",
         }
         assert [name for name, _ in stages][4:] == ["error"]
         client.barrier()

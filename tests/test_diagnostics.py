@@ -395,7 +395,7 @@ class TestRequests:
     @pytest.mark.parametrize(
         "path", ["/socket.io/?EIO=4&transport=polling", "/chat/?EIO=4&transport=polling"]
     )
-    @quoted("a client asked for Socket.IO at …, and it is at … here")
+    @quoted("a client requested Socket.IO at …, but this server has it at …")
     def test_another_path(
         self, path: str, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -411,7 +411,7 @@ class TestRequests:
     ) -> None:
         assert visit(site.port, "/socket.io?EIO=4&transport=polling").status == 404
         (text,) = log()
-        assert "at '/socket.io', and it is at /socket.io/ here" in text
+        assert "at '/socket.io', but this server has it at /socket.io/" in text
 
     def test_what_looks_for_other_things_is_not_mentioned(
         self, site: Site, log: Callable[[], list[str]]
@@ -862,12 +862,12 @@ class TestDecorators:
         told(text)
         assert pattern == "(" or '"^(one|two)$"' in text
 
-    @quoted("a socket is in no channel while it connects")
+    @quoted("a connecting socket has no channels yet")
     def test_a_pattern_for_connecting(self, told: Told) -> None:
         decorator: Any = on_connect
         told(wrong(decorator(channel="x"), lambda request, socket, context: None))
 
-    @quoted("@on_event needs the event's name")
+    @quoted("@on_event requires the name of the event")
     def test_an_event_without_a_name(self, told: Told) -> None:
         told(wrong(on_event, handler))
         with pytest.raises(TypeError, match="'name'"):
@@ -882,7 +882,7 @@ class TestDecorators:
             ("__subscribe__", "@on_subscribe"),
         ],
     )
-    @quoted("no client can send this event")
+    @quoted("clients cannot send this event")
     def test_an_event_that_is_a_stage(self, name: str, remedy: str, told: Told) -> None:
         text = wrong(on_event, name)
         told(text)
@@ -905,7 +905,7 @@ class TestTwins:
         exec(compile(source, "chat.py", "exec"), {"on_message": on_message})
         (text,) = log()
         told(text)
-        assert "talk (chat.py:4) takes the place of talk (chat.py:1)" in text
+        assert "talk (chat.py:4) replaces talk (chat.py:1)" in text
 
     def test_one_function_that_is_made_for_each_channel(
         self, log: Callable[[], list[str]], site: Site
@@ -1074,7 +1074,7 @@ class TestReceivers:
         assert "not allowed" in str(client.receive())
         told(str(stages[-1][1]))
 
-    @quoted("the words of a Refused cannot be sent")
+    @quoted("the text of a Refused cannot be sent")
     def test_a_gate_whose_words_cannot_be_sent(
         self, site: Site, stages: Journal, told: Told
     ) -> None:
@@ -1209,7 +1209,7 @@ class TestSending:
         assert site.connect().call("message") == [{"error": "internal error"}]
         assert "in value['secret'], set is" in str(stages[-1][1])
 
-    @quoted("an acknowledgement, as … returned it, failed")
+    @quoted("encoding the acknowledgement returned by … failed")
     def test_whose_answer_it_is(
         self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -1223,7 +1223,7 @@ class TestSending:
         (text,) = (each for each in log() if "failed" in each)
         told(text)
         line = tags.__code__.co_firstlineno
-        assert re.search(rf"as \S*\.tags \(test_diagnostics\.py:{line}\) returned it", text)
+        assert re.search(rf"returned by \S*\.tags \(test_diagnostics\.py:{line}\) failed", text)
         assert "handler" not in text
         assert "_message" not in text
 
@@ -1253,7 +1253,7 @@ class TestSending:
                 way(name)
         told(str(caught.value))
 
-    @quoted("a channel's name is text, not …")
+    @quoted("a channel name must be text, not …")
     def test_arguments_that_are_swapped(self, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         socket.subscribe("room")
@@ -1263,7 +1263,7 @@ class TestSending:
                 way("room", wrong)
         told(str(caught.value))
 
-    @quoted("send() takes a session id first, which is text, not …")
+    @quoted("the session id of send() must be text, not …")
     def test_a_socket_where_its_id_belongs(self, site: Site, told: Told) -> None:
         client = site.connect()
         socket: Any = socket_of(client)

@@ -589,7 +589,7 @@ class TestUnspeakable:
             (record,) = caplog.records
             assert record.levelname == "ERROR"
             assert record.getMessage().startswith("a refusal failed for <Socket ")
-            assert "the words of a Refused cannot be sent" in caplog.text
+            assert "the text of a Refused cannot be sent" in caplog.text
             assert "let it have a short text" in caplog.text
             assert "in a_gate" in caplog.text  # with its file and line
             assert [name for name, _ in stages].count("error") == 1

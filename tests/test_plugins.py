@@ -99,7 +99,7 @@ class TestLoading:
         server.stop()  # which would wait for the first one
         assert importlib.import_module("first_plugin").calls[-1] == ("uninstall",)
         (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
-        assert record.getMessage() == "the plugin 'broken_plugin' cannot be switched off"
+        assert record.getMessage() == "uninstalling the plugin 'broken_plugin' failed"
         assert "the disk is full" in caplog.text
 
     def test_one_without_install_only_decorates(

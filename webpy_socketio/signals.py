@@ -35,7 +35,7 @@ one raises stops no other: it becomes an ``error`` event. At a gate it denies wh
 that is connected with ``first=True`` runs before all that are there already.
 
 One more signal, `handled`, is about the others. It is sent when a stage's receivers have run or a gate
-was asked, if anybody listens, with the stage's own keywords and ``stage`` (its name), ``seconds`` (that
+was asked, if anybody accepts_event, with the stage's own keywords and ``stage`` (its name), ``seconds`` (that
 the receivers took, waiting included), ``failures`` (how many raised), and ``refused`` (what a gate's no
 said; otherwise None). It is not sent for ``error``.
 
@@ -69,8 +69,8 @@ from webpy_socketio import loggers
 from webpy_socketio.bus.introspection import (
     NEVER_RUN,
     check_plain,
-    described,
-    is_ours,
+    describe,
+    is_bundled,
     takes_keywords,
 )
 from webpy_socketio.bus.receivers import FilteredReceiver, OrderedSignal
@@ -137,7 +137,7 @@ class Stage(OrderedSignal):
             if wrong is None and self._keywords:
                 wrong = takes_keywords(receiver, self._keywords)
             if wrong is not None:
-                raise EventError(f"signals.{self.name}.connect: {described(receiver)} {wrong}")
+                raise EventError(f"signals.{self.name}.connect: {describe(receiver)} {wrong}")
         return super().connect(receiver, sender, weak, first=first)
 
     def __repr__(self) -> str:
@@ -162,9 +162,12 @@ class _Messages(Stage):
         receivers: list[Any] = [
             each
             for each in self.receivers_for(self.ANY)
-            if isinstance(each, FilteredReceiver) or not is_ours(each)
+            if isinstance(each, FilteredReceiver) or not is_bundled(each)
         ]
-        if any(not isinstance(each, FilteredReceiver) or each.listens(event) for each in receivers):
+        if any(
+            not isinstance(each, FilteredReceiver) or each.accepts_event(event)
+            for each in receivers
+        ):
             return
         names = {each.event for each in receivers}
         near = difflib.get_close_matches(event, names, 1)
@@ -275,7 +278,7 @@ def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
                 values.append(value)
         except BaseException as exception:  # noqa: BLE001 - GreenletExit and Timeout too
             failures += 1
-            what = f"a receiver of {stage.name!r}, {described(receiver)},"
+            what = f"a receiver of {stage.name!r}, {describe(receiver)},"
             if isinstance(exception, Refused):
                 what += (
                     f" in which nothing is refused ({_GATE_OF.get(stage, 'gates')} can do that),"
@@ -315,7 +318,7 @@ def _run_gate(gate: Stage, socket: Socket, keywords: dict[str, Any]) -> None:
         except Refused:
             raise
         except BaseException as exception:  # noqa: BLE001 - see emit
-            report_error(socket, exception, f"a receiver of {gate.name!r}, {described(receiver)},")
+            report_error(socket, exception, f"a receiver of {gate.name!r}, {describe(receiver)},")
             raise Refused("not allowed") from None  # what went wrong is not for the client
 
 
@@ -335,7 +338,7 @@ def _send_handled(
         try:
             receiver(socket, **keywords)
         except BaseException as exception:  # noqa: BLE001 - see emit
-            report_error(socket, exception, f"a receiver of 'handled', {described(receiver)},")
+            report_error(socket, exception, f"a receiver of 'handled', {describe(receiver)},")
 
 
 def send_robust(signal: Stage, sender: Any, **keywords: Any) -> None:
@@ -344,7 +347,7 @@ def send_robust(signal: Stage, sender: Any, **keywords: Any) -> None:
         try:
             receiver(sender, **keywords)
         except Exception:
-            logger.exception("a receiver of %r, %s, failed", signal.name, described(receiver))
+            logger.exception("a receiver of %r, %s, failed", signal.name, describe(receiver))
 
 
 def report_error(socket: Socket, exception: BaseException, what: str | None = None) -> None:
@@ -377,7 +380,7 @@ def report_error(socket: Socket, exception: BaseException, what: str | None = No
             else:
                 take(socket, keywords)
         except BaseException as again:
-            logger.error("a receiver of 'error', %s, failed", described(receiver), exc_info=again)
+            logger.error("a receiver of 'error', %s, failed", describe(receiver), exc_info=again)
             _reraise_control_exception(again)
     _reraise_control_exception(exception)
 

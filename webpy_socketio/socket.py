@@ -148,7 +148,7 @@ class Socket:
     @property
     def channels(self) -> tuple[str, ...]:
         """The channels it holds, in the order of subscribing."""
-        return tuple(self._namespace.channels.held(self))
+        return tuple(self._namespace.channels.channels_of(self))
 
     @property
     def notices(self) -> ThrottledLog:
@@ -299,7 +299,7 @@ class Socket:
             self._connection.check_begun()
             return False
         channels = self._namespace.channels
-        if channel in channels.held(self):
+        if channel in channels.channels_of(self):
             begun()
             return False
         self._check_channel_limit()
@@ -346,13 +346,13 @@ class Socket:
         # The gate may have waited: the client may have gone meanwhile, or been quicker.
         if not self.connected:
             return False
-        if channel not in self._namespace.channels.held(self):
+        if channel not in self._namespace.channels.channels_of(self):
             self._check_channel_limit()
         return True
 
     def _check_channel_limit(self) -> None:
         limit = self._limits.max_channels
-        if len(self._namespace.channels.held(self)) >= limit:
+        if len(self._namespace.channels.channels_of(self)) >= limit:
             raise ChannelError(
                 f"channel limit reached: a socket may subscribe to {limit} channels "
                 "(SOCKETIO_MAX_CHANNELS)"
@@ -369,7 +369,7 @@ class Socket:
         registry.call_soon(self._deliver_channel, encoded, channel, skip)
 
     def _deliver_channel(self, message: Message, channel: str | None, skip: Socket | None) -> None:
-        names = self._namespace.channels.held(self) if channel is None else (channel,)
+        names = self._namespace.channels.channels_of(self) if channel is None else (channel,)
         also = self if skip is None and self.connected else None
         self._namespace.broadcast_channels(message, names, skip, also)
 

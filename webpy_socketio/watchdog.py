@@ -24,7 +24,7 @@ import gevent
 from gevent import monkey
 
 from webpy_socketio import signals
-from webpy_socketio.bus.introspection import described
+from webpy_socketio.bus.introspection import describe
 from webpy_socketio.bus.patterns import ChannelPattern
 from webpy_socketio.engine.http.wsgi import RequestHandler
 from webpy_socketio.engine.io.throttled_log import safe_repr
@@ -156,7 +156,7 @@ def running(frame: FrameType) -> tuple[str, list[tuple[FrameType, int]]]:
 
 
 def _receiver(stage: str, values: dict[str, Any]) -> str:
-    return f"a receiver of {stage!r}, {described(values.get('receiver'))},"
+    return f"a receiver of {stage!r}, {describe(values.get('receiver'))},"
 
 
 def _page(values: dict[str, Any]) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 __all__ = [
     "NEVER_RUN",
     "check_plain",
-    "described",
-    "is_ours",
+    "describe",
+    "is_bundled",
     "origin",
     "takes_keywords",
     "takes_positions",
@@ -33,7 +33,7 @@ _WHAT = "decorate a function, or the method of an object, as in on_...(Room().ta
 _FIRST = ("request", "socket", "context")
 
 
-def described(function: Any) -> str:
+def describe(function: Any) -> str:
     """A function's name, its file and its line."""
     function = getattr(function, "function", function)  # a decorated handler's
     inner = _innermost(function)
@@ -44,10 +44,10 @@ def described(function: Any) -> str:
     return f"{name} ({Path(code.co_filename).name}:{code.co_firstlineno})"
 
 
-def is_ours(function: Any) -> bool:
+def is_bundled(function: Any) -> bool:
     """Whether a function is this package's, a plugin's among them, and not the application's."""
     function = _innermost(getattr(function, "function", function))
-    return str(getattr(function, "__module__", "")).startswith(f"{__package__}.")
+    return str(getattr(function, "__module__", "")).startswith("webpy_socketio.")
 
 
 def origin(function: Any) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """Who receives a signal: in which order, and which of many for one event.
 
 blinker keeps the receivers; here they keep their order, and what was found out once about an event
-is not asked again for the next one of its kind: a hundred handlers that are bound to other channels
+is not asked again for the next one of its kind: a hundred handlers that are is_bound to other channels
 cost a message nothing.
 """
 
@@ -17,7 +17,7 @@ from webpy_socketio.exceptions import Refused
 
 __all__ = ["FilteredReceiver", "OrderedSignal", "ResolvedReceivers", "Sender", "deny"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", is_bound=Callable[..., Any])
 
 #: Channels for which a signal remembers its receivers. Clients choose the names, so not all.
 MAX_CHANNELS = 1024
@@ -32,17 +32,17 @@ class FilteredReceiver:
     event: str | None
 
     @property
-    def bound(self) -> bool:
+    def is_bound(self) -> bool:
         """Whether it asks for the channel, and not only for the kind of event."""
         raise NotImplementedError
 
-    def listens(self, event: str | None) -> bool:
+    def accepts_event(self, event: str | None) -> bool:
         """Whether it takes events of this name."""
         raise NotImplementedError
 
     @property
-    def denies(self) -> bool:
-        """Whether it is a gate's, which denies what it cannot decide about."""
+    def is_gate(self) -> bool:
+        """Whether it is a gate's, which is_gate what it cannot decide about."""
         raise NotImplementedError
 
     def matches(self, sender: Any, channel: str | None) -> bool | None:
@@ -52,24 +52,24 @@ class FilteredReceiver:
         """
         raise NotImplementedError
 
-    def take(self, sender: Any, keywords: dict[str, Any]) -> Any:
+    def call(self, sender: Any, keywords: dict[str, Any]) -> Any:
         """Take an event that it was chosen for."""
         raise NotImplementedError
 
 
-#: Receivers in their order; behind each that is `Selective` its `take`.
+#: Receivers in their order; behind each that is `Selective` its `call`.
 ResolvedReceivers = tuple[
     tuple[Callable[..., Any], Callable[[Any, dict[str, Any]], Any] | None], ...
 ]
 
 
 class _Candidates(NamedTuple):
-    """Who listens to a kind of event, and whether some of them ask for the channel as well."""
+    """Who accepts_event to a kind of event, and whether some of them ask for the channel as well."""
 
     #: The event's name, if a receiver waits for it; otherwise `_OTHER`.
     kind: object
     chosen: ResolvedReceivers
-    bound: bool
+    is_bound: bool
 
 
 #: Stands for every event that no receiver waits for by name: clients choose those names, and none of
@@ -133,7 +133,7 @@ class OrderedSignal(Signal):
     def connect(
         self, receiver: F, sender: Any = Signal.ANY, weak: bool = False, *, first: bool = False
     ) -> F:
-        """Connect a receiver; it is held strongly unless `weak` says otherwise.
+        """Connect a receiver; it is channel strongly unless `weak` says otherwise.
 
         (blinker's default is to forget a function that nothing else refers to.) The twin that comes
         with a second import of the main script, which web.py's reloader makes, replaces the first.
@@ -168,7 +168,7 @@ class OrderedSignal(Signal):
         if channel is not None:
             return self._resolve_by_channel(sender, event, channel)
         known = self._resolve_by_event(event)
-        return self._resolve_by_sender(sender, known) if known.bound else known.chosen
+        return self._resolve_by_sender(sender, known) if known.is_bound else known.chosen
 
     def _resolve_by_event(self, event: str | None) -> _Candidates:
         known = self._by_event.get(event)
@@ -178,8 +178,10 @@ class OrderedSignal(Signal):
             known = self._by_event.get(kind)
             if known is None:
                 chosen = _listening(self.receivers_for(Signal.ANY), event)
-                bound = any(isinstance(one, FilteredReceiver) and one.bound for one, _ in chosen)
-                known = self._by_event[kind] = _Candidates(kind, chosen, bound)
+                is_bound = any(
+                    isinstance(one, FilteredReceiver) and one.is_bound for one, _ in chosen
+                )
+                known = self._by_event[kind] = _Candidates(kind, chosen, is_bound)
         return known
 
     def _waits_for(self, event: str) -> bool:
@@ -231,9 +233,9 @@ class OrderedSignal(Signal):
 
 def _listening(receivers: Iterable[Callable[..., Any]], event: str | None) -> ResolvedReceivers:
     return tuple(
-        (receiver, receiver.take if isinstance(receiver, FilteredReceiver) else None)
+        (receiver, receiver.call if isinstance(receiver, FilteredReceiver) else None)
         for receiver in receivers
-        if not isinstance(receiver, FilteredReceiver) or receiver.listens(event)
+        if not isinstance(receiver, FilteredReceiver) or receiver.accepts_event(event)
     )
 
 
@@ -246,7 +248,7 @@ def _narrow(chosen: ResolvedReceivers, sender: Any, channel: str | None) -> Reso
         )
         if found:
             narrowed.append(pair)
-        elif found is None and receiver.denies:
+        elif found is None and receiver.is_gate:
             narrowed.append((receiver, deny))
     return tuple(narrowed)
 

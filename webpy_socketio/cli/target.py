@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import web
 
-from webpy_socketio.bus.introspection import described, takes_positions
+from webpy_socketio.bus.introspection import describe, takes_positions
 from webpy_socketio.cli.importer import import_module
 from webpy_socketio.config.settings import configure
 from webpy_socketio.exceptions import ConfigurationError
@@ -98,7 +98,7 @@ def wsgi(application: Any) -> Any:
     wrong = takes_positions(application, ("environ", "start_response"))
     if wrong is not None:
         raise ConfigurationError(
-            f"{described(application)} is no WSGI application: it {wrong}; "
+            f"{describe(application)} is no WSGI application: it {wrong}; "
             "name what web.application(urls, globals()) returned"
         )
     return application
