@@ -157,7 +157,7 @@ class TestStarting:
             SocketIOServer(("127.0.0.1", 0), app)
         told(str(caught.value))
 
-    @quoted("the application has to be app.wsgifunc(), called, not app.wsgifunc")
+    @quoted("the application must be app.wsgifunc(), not app.wsgifunc")
     def test_without_the_parentheses(self, app: Any, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc)
@@ -178,7 +178,7 @@ class TestStarting:
         "address", [("127.0.0.1", "8000"), ("127.0.0.1", 80_000), ("127.0.0.1", None)]
     )
     @leaves_a_socket
-    @quoted("cannot listen on …, which is no address")
+    @quoted("cannot listen on …, which is not an address")
     def test_an_address_that_is_none(self, address: Any, app: Any, told: Told) -> None:
         server = SocketIOServer(address, app.wsgifunc(), plugins=[])
         with pytest.raises(ListenError) as caught:
@@ -247,7 +247,7 @@ class TestStarting:
         told(str(caught.value))
 
     @pytest.mark.parametrize("when", ["started", "serving"])
-    @quoted("…: set after the server was made, which does not see it")
+    @quoted("…: set after the server was created, so it has no effect")
     def test_a_setting_that_comes_too_late(
         self, when: str, app: Any, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -741,7 +741,7 @@ class TestArguments:
             in text
         )
 
-    @quoted("decorate a function, or the method of an object")
+    @quoted("decorate a function, or a bound method")
     def test_a_method_that_has_no_object_yet(self, told: Told) -> None:
         told(wrong(on_message, Callables.method))
 
@@ -818,7 +818,7 @@ class TestFunctionsThatWouldNotRun:
         told(wrong(register, function))
 
     @every_way
-    @quoted("is a class, and would only be made")
+    @quoted("is a class and would only be instantiated")
     def test_classes(self, register: Any, told: Told) -> None:
         class Chat:
             def __init__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
@@ -829,7 +829,7 @@ class TestFunctionsThatWouldNotRun:
         assert "on_...(Room().talk)" in text
 
     @every_way
-    @quoted("is a generator, as it has a yield")
+    @quoted("is a generator function (it contains yield)")
     def test_generators(self, register: Any, told: Told) -> None:
         told(wrong(register, generator))
 
@@ -1014,7 +1014,7 @@ class TestReceivers:
             (on_unsubscribe, "gates"),
         ],
     )
-    @quoted("in which nothing is refused (… can do that)")
+    @quoted("which is not a gate and cannot reject (use …)")
     def test_a_refusal_where_nothing_is_refused(
         self, register: Any, gate: str, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -1245,7 +1245,7 @@ class TestSending:
             told(str(caught.value))
 
     @pytest.mark.parametrize("name", [{"text": "hello"}, None, 5, ["x"]])
-    @quoted("an event's name comes first and is text, not …")
+    @quoted("the name of an event must be text, not …")
     def test_an_event_without_a_name(self, name: Any, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         for way in (socket.emit, socket.call, emit):

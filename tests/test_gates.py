@@ -133,7 +133,7 @@ class TestConnecting:
         client.send("40")
         assert client.receive() == '44{"message":"not allowed"}'
         (error,) = (value for name, value in stages if name == "error")
-        assert str(error) == 'a gate returned False, where it raises Refused("why") to deny'
+        assert str(error) == 'a gate returned False; raise Refused("reason") to reject'
 
     def test_one_namespace_may_be_refused_and_another_not(self, serve: Callable[..., Site]) -> None:
         @on_connecting
@@ -588,7 +588,7 @@ class TestUnspeakable:
         def check() -> None:
             (record,) = caplog.records
             assert record.levelname == "ERROR"
-            assert record.getMessage().startswith("a refusal failed for <Socket ")
+            assert record.getMessage().startswith("sending a refusal failed for <Socket ")
             assert "the text of a Refused cannot be sent" in caplog.text
             assert "let it have a short text" in caplog.text
             assert "in a_gate" in caplog.text  # with its file and line

@@ -80,7 +80,7 @@ def here(function: Any) -> str:
 
 @pytest.mark.patience(60)
 class TestWarning:
-    @pytest.mark.quoted("nobody was served for … s")
+    @pytest.mark.quoted("no client was served for … s")
     def test_it_names_the_handler_and_the_line(
         self, site: Site, warnings: Warnings, told: Told
     ) -> None:
@@ -203,7 +203,7 @@ class TestQuiet:
         assert watchdog is not None
         marks = set()
         while len(marks) < 7:  # longer than what would be a block
-            marks.add(watchdog._mark)
+            marks.add(watchdog._last_turn)
             gevent.sleep(watchdog._period / 2)
         go.set()
         assert client.receive() == "431[]"
@@ -232,24 +232,24 @@ class TestQuiet:
 
 
 class TestAwake:
-    """Times are (mark, now, CPU time of the process); the period is 1 s."""
+    """Times are (last_turn, now, CPU time of the process); the period is 1 s."""
 
-    def look(self, *times: tuple[float, float, float]) -> list[float]:
-        awake = StallTimer(1.0)
-        awake._since = awake._seen = awake._worked = 0.0
-        return [awake.look(*each) for each in times]
+    def update(self, *times: tuple[float, float, float]) -> list[float]:
+        stall_timer = StallTimer(1.0)
+        stall_timer._since = stall_timer._checked = stall_timer._cpu_time = 0.0
+        return [stall_timer.update(*each) for each in times]
 
     def test_a_mark_that_moves(self) -> None:
-        assert self.look((1, 1, 0), (2, 2, 0), (3, 3.5, 0)) == [0, 0, 0.5]
+        assert self.update((1, 1, 0), (2, 2, 0), (3, 3.5, 0)) == [0, 0, 0.5]
 
     def test_a_mark_that_stands(self) -> None:
-        assert self.look((1, 1, 0), (1, 2, 0), (1, 3, 0)) == [0, 1, 2]
+        assert self.update((1, 1, 0), (1, 2, 0), (1, 3, 0)) == [0, 1, 2]
 
     def test_a_process_that_was_stopped(self) -> None:
-        assert self.look((1, 1, 0), (1, 3600, 0.1), (1, 3601, 0.1)) == [0, 0, 1]
+        assert self.update((1, 1, 0), (1, 3600, 0.1), (1, 3601, 0.1)) == [0, 0, 1]
 
     def test_pythons_lock_was_held(self) -> None:
-        assert self.look((1, 1, 0), (1, 11, 9.8)) == [0, 10]
+        assert self.update((1, 1, 0), (1, 11, 9.8)) == [0, 10]
 
 
 PROGRAM = """
@@ -318,6 +318,6 @@ class TestProcess:
     def test_a_forked_child_has_one_of_its_own(self, tmp_path: Path) -> None:
         done = run(PROGRAM + FORKED, tmp_path)
         assert done.returncode == 0, done.stderr
-        told = [line for line in done.stdout.splitlines() if "nobody was served" in line]
-        assert [line.split()[0] for line in told] == ["False", "True"]
-        assert all("blocks (" in line for line in told)
+        logged = [line for line in done.stdout.splitlines() if "no client was served" in line]
+        assert [line.split()[0] for line in logged] == ["False", "True"]
+        assert all("blocks (" in line for line in logged)

@@ -15,12 +15,10 @@ class Acknowledgement:
     """The deferred acknowledgement of one event; call it once to send the answer.
 
     Returned by `Socket.withhold_acknowledgement`. Safe to call from any greenlet and any thread,
-    during
-    the handler or after it.
+    during the handler or after it.
 
     A call has no effect if the client did not request an acknowledgement, if the connection is
-    closed,
-    or if a handler of the event raised: the client has then received an error.
+    closed, or if a handler of the event raised: the client has then received an error.
     """
 
     __slots__ = ("_claims", "_connection", "_failed", "_number")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from webpy_socketio.backplane.connection import RedisConnection
 
 __all__ = [
-    "reset_after_fork",
     "configured",
     "connect_redis",
     "is_forked",
@@ -26,6 +25,7 @@ __all__ = [
     "limits",
     "limits_of",
     "publish_and_count",
+    "reset_after_fork",
     "serving",
 ]
 
@@ -47,8 +47,7 @@ def configured() -> Settings:
     """Return the settings that a server created now without keywords would have.
 
     For processes without a server, such as cron jobs and shells. The ``install`` function of a
-    plugin
-    receives the settings of its server.
+    plugin receives the settings of its server.
 
     Raises:
         SettingsError: A setting has an unknown name or an invalid value.
@@ -63,8 +62,7 @@ def connect_redis(url: str, timeout: float) -> RedisConnection:
 
     ``connection.execute(*commands)`` returns one reply for each command.
     ``connection.subscribe(topics)``, ``connection.unsubscribe(topics)`` and ``connection.read()``
-    are
-    for Pub/Sub, ``connection.send(*words)`` for other commands without a reply, and
+    are for Pub/Sub, ``connection.send(*words)`` for other commands without a reply, and
     ``connection.close()`` closes it. Each raises `BackplaneError` after the connection has closed.
 
     Args:

@@ -44,7 +44,7 @@ class Dispatcher:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        #: Throttled log of protocol violations by clients.
+        #: Throttled log of invalid data from clients.
         self.notices = ThrottledLog(current_clock())
         self._open: set[Socket] = set()
         self._idle = gevent.event.Event()

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from webpy_socketio import signals
-from webpy_socketio.bus.introspection import check_plain, describe, origin, takes_positions
+from webpy_socketio.bus.introspection import check_plain, check_positional, describe, origin
 from webpy_socketio.bus.patterns import ChannelPattern, compile_channel
 from webpy_socketio.bus.receivers import FilteredReceiver, deny
 from webpy_socketio.exceptions import EventError
@@ -199,7 +199,7 @@ on_unsubscribe: ChannelDecorator = _Decorator(
 )
 on_error: ExceptionDecorator = _Decorator(
     signals.error,
-    "(request, socket, context, exception): a handler raised, or the client violated the protocol.",
+    "(request, socket, context, exception): a handler raised, or the client sent invalid data.",
 )
 on_disconnect: SocketDecorator = _Decorator(
     signals.disconnect, "(request, socket, context): the connection has closed."
@@ -309,7 +309,7 @@ def _register(
             "use @on_subscribe(channel=…)"
         )
     pattern = compile_channel(channel, used, name)
-    wrong = check_plain(function) or takes_positions(function, *_arguments(stage, event))
+    wrong = check_plain(function) or check_positional(function, *_arguments(stage, event))
     if wrong is not None:
         raise EventError(f"{used}: {describe(function)} {wrong}")
     handler = Handler(function, stage, pattern, event)

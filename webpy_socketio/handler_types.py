@@ -1,8 +1,7 @@
 """Types of the decorators and handlers, for type checkers.
 
 At run time, `events` inspects the functions themselves. A decorator returns its function unchanged,
-so
-the type variables keep the type; their bounds define which functions are accepted. One class for
+so the type variables keep the type; their bounds define which functions are accepted. One class for
 each signature, because a bound cannot be a parameter.
 """
 
@@ -78,7 +77,9 @@ class SocketDecorator(Protocol):
     @overload
     def __call__(self, function: _SocketHandler, /) -> _SocketHandler: ...
     @overload
-    def __call__(self, *, channel: Pattern | None = None) -> Callable[[_SocketHandler], _SocketHandler]: ...
+    def __call__(
+        self, *, channel: Pattern | None = None
+    ) -> Callable[[_SocketHandler], _SocketHandler]: ...
 
 
 class MessageDecorator(Protocol):
@@ -87,7 +88,9 @@ class MessageDecorator(Protocol):
     @overload
     def __call__(self, function: _MessageHandler, /) -> _MessageHandler: ...
     @overload
-    def __call__(self, *, channel: Pattern | None = None) -> Callable[[_MessageHandler], _MessageHandler]: ...
+    def __call__(
+        self, *, channel: Pattern | None = None
+    ) -> Callable[[_MessageHandler], _MessageHandler]: ...
 
 
 class ReceivingDecorator(Protocol):
@@ -118,7 +121,9 @@ class ChannelDecorator(Protocol):
     @overload
     def __call__(self, function: _ChannelHandler, /) -> _ChannelHandler: ...
     @overload
-    def __call__(self, *, channel: Pattern | None = None) -> Callable[[_ChannelHandler], _ChannelHandler]: ...
+    def __call__(
+        self, *, channel: Pattern | None = None
+    ) -> Callable[[_ChannelHandler], _ChannelHandler]: ...
 
 
 class ExceptionDecorator(Protocol):

@@ -22,11 +22,9 @@ def enable() -> bool:
     """Enable the loggers of the package if a configuration disabled them.
 
     `logging.config.dictConfig` and `fileConfig` disable every existing logger that they do not
-    name,
-    unless ``disable_existing_loggers`` is False. Tracebacks of handlers would be lost. A single
-    disabled logger below ``webpy_socketio`` stays disabled. To silence the package, set the level
-    of
-    its logger.
+    name, unless ``disable_existing_loggers`` is False. Tracebacks of handlers would be lost. A
+    single disabled logger below ``webpy_socketio`` stays disabled. To silence the package, set the
+    level of its logger.
 
     Returns:
         Whether the loggers were disabled.

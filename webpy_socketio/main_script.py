@@ -23,8 +23,7 @@ def imported_again() -> bool:
     """Return whether the reloader of web.py is importing the main script a second time.
 
     The script runs as ``__main__`` and is imported under its own name from there. Only the first
-    run
-    must start a server.
+    run must start a server.
     """
     main = getattr(sys.modules["__main__"], "__file__", None)
     return main is not None and any(
@@ -46,8 +45,7 @@ def check_guards(uses_socketio: Callable[[Any], bool]) -> None:
     """Make web.py's server raise `SettingsError` where it would block an import.
 
     ``app.run()`` without a ``__main__`` guard serves during an import by web.py's reloader,
-    gunicorn or
-    a test. That import never ends, and requests wait for it.
+    gunicorn or a test. That import never ends, and requests wait for it.
 
     Args:
         uses_socketio: Return whether the URLs of an application include Socket.IO. Other

@@ -1,8 +1,7 @@
 """Isolate the namespaces of plugins from the application.
 
 No signals are sent for clients of such a namespace, so no handlers, gates or other plugins are
-called.
-The clients are in no channel and receive no broadcasts. The plugin implements
+called. The clients are in no channel and receive no broadcasts. The plugin implements
 `webpy_socketio.engine.Application`.
 """
 

@@ -64,7 +64,9 @@ class Namespace:
         if outboxes:
             outboxes[0].flusher.broadcast(message, outboxes)
             if signals.sent.receivers:
-                send_sent_signal(self.name, message, [socket for socket in sockets if socket is not skip])
+                send_sent_signal(
+                    self.name, message, [socket for socket in sockets if socket is not skip]
+                )
 
     def broadcast(self, message: Message, skip: Socket | None = None, local: bool = False) -> None:
         """Send an encoded message to all sockets, in other processes too unless `local`."""

@@ -114,7 +114,9 @@ class SocketIOServer(EngineServer):
         self._sources = settings_module.snapshot(web.config)
         resource = resource.strip("/")
         if not resource:
-            raise SettingsError('resource is empty; it must be the path of Socket.IO, such as "socket.io"')
+            raise SettingsError(
+                'resource is empty; it must be the path of Socket.IO, such as "socket.io"'
+            )
         add_resource(resource)
         self._plugins = PluginManager(settings.plugins)
         self._limits = cluster.limits_of(settings)
@@ -134,7 +136,9 @@ class SocketIOServer(EngineServer):
             super().__init__(listener, engine, application, peers, **keywords)
         except OSError as error:  # ssl.SSLError is one
             files = (keywords.get("certfile"), keywords.get("keyfile"))
-            raise SettingsError(f"TLS cannot be enabled with certfile and keyfile {files}: {error}") from error
+            raise SettingsError(
+                f"TLS cannot be enabled with certfile and keyfile {files}: {error}"
+            ) from error
         self.environ[RESOURCE_KEY] = resource  # for socketio_scripts()
         self.environ[ORIGINS_KEY] = engine.origins
 
@@ -306,7 +310,9 @@ class SocketIOServer(EngineServer):
             remaining = self._dispatcher.interrupt()
             if self._dispatcher.wait(0.1):
                 return
-        logger.error("%d connections cannot be closed: their handlers ignore GreenletExit", remaining)
+        logger.error(
+            "%d connections cannot be closed: their handlers ignore GreenletExit", remaining
+        )
 
 
 def engine_config(settings: settings_module.Settings, prefix: str = "") -> EngineConfig:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import web
 
-from webpy_socketio.bus.introspection import describe, takes_positions
+from webpy_socketio.bus.introspection import check_positional, describe
 from webpy_socketio.cli.importer import import_module
 from webpy_socketio.config.settings import configure
 from webpy_socketio.exceptions import ConfigurationError
@@ -95,7 +95,7 @@ def wsgi(application: Any) -> Any:
             f"what was named is of type {type(application).__name__}, where a web.application belongs: "
             "name what web.application(urls, globals()) returned"
         )
-    wrong = takes_positions(application, ("environ", "start_response"))
+    wrong = check_positional(application, ("environ", "start_response"))
     if wrong is not None:
         raise ConfigurationError(
             f"{describe(application)} is no WSGI application: it {wrong}; "
