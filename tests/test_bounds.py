@@ -53,7 +53,7 @@ def growth() -> Iterator[Callable[[], int]]:
 
 @pytest.mark.patience(60)
 @pytest.mark.parametrize("namespace", ["", "/chat,"])
-def test_event_names_of_a_megabyte_are_not_remembered(
+def test_long_event_names_are_not_cached(
     namespace: str, serve: Callable[..., Site], growth: Callable[[], int]
 ) -> None:
     on_message(handler)
@@ -76,7 +76,7 @@ def test_event_names_of_a_megabyte_are_not_remembered(
 
 
 @pytest.mark.patience(60)
-def test_refused_names_of_channels_are_not_remembered(
+def test_rejected_channel_names_are_not_cached(
     serve: Callable[..., Site], growth: Callable[[], int]
 ) -> None:
     on_subscribing(channel="^room-")(handler)
@@ -94,7 +94,7 @@ def test_refused_names_of_channels_are_not_remembered(
     assert growth() - before < GROWTH
 
 
-def test_labels_of_metrics_are_those_of_handlers(growth: Callable[[], int]) -> None:
+def test_metric_labels_are_limited_to_those_of_handlers(growth: Callable[[], int]) -> None:
     on_event("news")(handler)
     labels = metrics.labels.Labels()
     assert labels.of("news", None) == ("news", "")
@@ -103,7 +103,7 @@ def test_labels_of_metrics_are_those_of_handlers(growth: Callable[[], int]) -> N
     assert growth() < GROWTH
 
 
-def test_names_of_headers_are_remembered_only_if_short(serve: Callable[..., Site]) -> None:
+def test_header_names_are_cached_only_if_short(serve: Callable[..., Site]) -> None:
     site = serve()
     http_handler._make_cgi_name.cache_clear()
     for number in range(20):
@@ -112,7 +112,7 @@ def test_names_of_headers_are_remembered_only_if_short(serve: Callable[..., Site
     assert 1 <= http_handler._make_cgi_name.cache_info().currsize < 10
 
 
-def test_keys_of_rate_limits_are_short() -> None:
+def test_rate_limit_keys_are_short() -> None:
     long = "x" * 8000
     assert rate_limit._shorten("alice") == "alice"
     assert rate_limit._shorten(("alice", 1)) == ("alice", 1)

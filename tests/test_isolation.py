@@ -42,7 +42,7 @@ class Connection(sqlite3.Connection):
     """One that can have weak references, which tell whether it is kept."""
 
 
-class Shop:
+class Database:
     """A database, and what its connections look like from outside."""
 
     def __init__(self, path: Path) -> None:
@@ -87,13 +87,13 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path / "shop.db")
+def shop(tmp_path: Path) -> Database:
+    return Database(tmp_path / "shop.db")
 
 
 class TestDatabase:
     def test_connections_of_handlers_at_the_same_time_are_released(
-        self, site: Site, shop: Shop
+        self, site: Site, shop: Database
     ) -> None:
         go = gevent.event.Event()
 
@@ -123,7 +123,7 @@ class TestDatabase:
         ids=lambda decorator: decorator.__name__,
     )
     def test_transaction_left_open_by_a_handler_is_rolled_back(
-        self, site: Site, shop: Shop, stages: Journal, decorator: Any, fails: bool
+        self, site: Site, shop: Database, stages: Journal, decorator: Any, fails: bool
     ) -> None:
         kept: list[BaseException] = []
 
@@ -161,27 +161,27 @@ class TestDatabase:
         assert bool(kept) >= fails * (decorator is not on_error)
 
     def test_transaction_left_open_in_another_greenlet_is_rolled_back(
-        self, site: Site, shop: Shop
+        self, site: Site, shop: Database
     ) -> None:
         on_subscribing(lambda request, socket, context, channel: shop.begin())
         client = site.connect()
         assert socket_of(client).subscribe("room")
         shop.check_unlocked()
 
-    def test_transaction_left_open_by_a_timer_is_rolled_back(self, shop: Shop) -> None:
+    def test_transaction_left_open_by_a_timer_is_rolled_back(self, shop: Database) -> None:
         call_later(0, shop.begin)
         eventually(lambda: shop.used)
         shop.check_unlocked()
 
     def test_transaction_left_open_is_logged(
-        self, site: Site, shop: Shop, caplog: pytest.LogCaptureFixture
+        self, site: Site, shop: Database, caplog: pytest.LogCaptureFixture
     ) -> None:
         on_message(lambda request, socket, context, message: (shop.begin(), "done")[1])
         assert site.connect().call("message", 1) == ["done"]
         eventually(lambda: caplog.records)
         assert "with db.transaction()" in caplog.records[0].getMessage()
 
-    def test_committed_transaction_stays(self, site: Site, shop: Shop) -> None:
+    def test_committed_transaction_stays(self, site: Site, shop: Database) -> None:
         @on_message
         def sell(request: Any, socket: Any, context: Any, message: Any) -> str:
             with shop.database.transaction():
@@ -358,7 +358,7 @@ class TestContextVariables:
         assert journal.wait(len) == ["unset"]
 
 
-def test_gate_that_refuses_releases_too(site: Site, shop: Shop) -> None:
+def test_gate_raising_refused_releases_connections(site: Site, shop: Database) -> None:
     @on_subscribing
     def refuse(request: Any, socket: Any, context: Any, channel: str) -> None:
         shop.begin()

@@ -100,7 +100,7 @@ def test_mistake_is_logged_once_a_minute_at_every_level(
     assert len(lines) <= 3, lines
 
 
-def test_lines_left_out_are_counted_by_kind(caplog: pytest.LogCaptureFixture) -> None:
+def test_omitted_lines_are_counted_by_kind(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     notices = ThrottledLog(Clock())
     for number in range(_MAX_KINDS * 3):

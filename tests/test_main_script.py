@@ -87,14 +87,14 @@ if __name__ == "__main__":
         assert status == 0, output
         return output.count("job")
 
-    def test_job_at_top_level_runs_twice(self, tmp_path: Path) -> None:
+    def test_job_at_module_level_runs_twice(self, tmp_path: Path) -> None:
         assert self.count(tmp_path, DEBUG + self.JOB, "pass") == 2
 
     def test_job_of_a_plugin_runs_once(self, tmp_path: Path) -> None:
         assert self.count(tmp_path, DEBUG, self.JOB) == 1
 
 
-class TestImport:
+class TestImportByOtherPrograms:
     """Another program imports the module: a test, gunicorn."""
 
     def test_run_of_an_application_with_socketio_urls_fails(self, tmp_path: Path) -> None:

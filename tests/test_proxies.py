@@ -41,13 +41,13 @@ class Redirect:
         raise web.seeother("/there")
 
 
-class Look:
+class RequestInfo:
     def GET(self) -> str:
         ctx = web.ctx
         return f"{ctx.home} {ctx.protocol} {ctx.host} {ctx.ip} {ctx.env['webpy_socketio.peer']}"
 
 
-PAGES = ("/redirect", "Redirect", "/look", "Look")
+PAGES = ("/redirect", "Redirect", "/look", "RequestInfo")
 
 
 class TestPages:
@@ -94,7 +94,7 @@ class TestHandlers:
         address = "203.0.113.9"
         assert journal == [(address, address, "https://chat.example", f"from {address}>")]
 
-    def test_rate_limit_by_address_tells_clients_of_a_proxy_apart(self, site: Site) -> None:
+    def test_rate_limit_by_address_distinguishes_clients_of_a_proxy(self, site: Site) -> None:
         site.connect(X_Forwarded_For="203.0.113.1")
         site.connect(X_Forwarded_For="203.0.113.2")
         late = site.websocket(X_Forwarded_For="6.6.6.6, 203.0.113.1")
@@ -111,7 +111,7 @@ class TestHandlers:
         assert line.startswith("203.0.113.9 - - [")
 
 
-class TestOrigin:
+class TestOrigins:
     """Of the pages that connect, by long-polling and by WebSocket."""
 
     @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ class TestOrigin:
             ({"Forwarded": "proto=https;host=evil, for=203.0.113.9"}, "https://evil", 403),
         ],
     )
-    def test_origin_is_compared_with_what_the_proxy_says(
+    def test_origin_is_compared_with_the_forwarded_host(
         self, headers: dict[str, str], origin: str, status: int, serve: Serve
     ) -> None:
         site = serve(trusted_proxies=["127.0.0.1"])

@@ -81,7 +81,7 @@ def here(function: Any) -> str:
 @pytest.mark.patience(60)
 class TestWarning:
     @pytest.mark.quoted("no client was served for … s")
-    def test_it_names_the_handler_and_the_line(
+    def test_warning_names_the_handler_and_the_line(
         self, site: Site, warnings: Warnings, told: Told
     ) -> None:
         @on_message
@@ -97,7 +97,7 @@ class TestWarning:
         assert "    warnings.block()  # a line of its own\n" in text
         assert text.count("\n") < 15
 
-    def test_a_gates_receiver(self, site: Site, warnings: Warnings) -> None:
+    def test_warning_names_a_gate_receiver(self, site: Site, warnings: Warnings) -> None:
         @on_connecting
         def careless(request: Any, socket: Any, context: Any) -> None:
             warnings.block()
@@ -107,7 +107,7 @@ class TestWarning:
             warnings.texts
         )
 
-    def test_a_plain_receiver(self, site: Site, warnings: Warnings) -> None:
+    def test_warning_names_a_receiver(self, site: Site, warnings: Warnings) -> None:
         def careless(sender: Any, **extra: Any) -> None:
             warnings.block()
 
@@ -115,7 +115,7 @@ class TestWarning:
         site.connect().barrier()
         assert f"'connect', {careless.__qualname__} {here(careless)}," in "".join(warnings.texts)
 
-    def test_a_receiver_of_errors(self, site: Site, warnings: Warnings) -> None:
+    def test_warning_names_an_error_receiver(self, site: Site, warnings: Warnings) -> None:
         @on_error
         def careless(request: Any, socket: Any, context: Any, exception: Any) -> None:
             warnings.block()
@@ -123,7 +123,7 @@ class TestWarning:
         site.connect().call("__channel__", "nowhere", 1)
         assert f"'error', {careless.__qualname__} {here(careless)}," in "".join(warnings.texts)
 
-    def test_the_innermost_of_two(self, site: Site, warnings: Warnings) -> None:
+    def test_warning_names_the_innermost_receiver(self, site: Site, warnings: Warnings) -> None:
         @on_message
         def outer(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.subscribe("room")
@@ -137,7 +137,7 @@ class TestWarning:
         assert f"a receiver of 'subscribe', {inner.__qualname__}" in text
         assert outer.__qualname__ not in text
 
-    def test_a_page(self, serve: Callable[..., Site], warnings: Warnings) -> None:
+    def test_warning_names_a_page(self, serve: Callable[..., Site], warnings: Warnings) -> None:
         class Page:
             def GET(self, name: str) -> str:
                 warnings.block()
@@ -149,7 +149,7 @@ class TestWarning:
         assert "as the page GET '/page/slow%22' blocks" in text
         assert "secret" not in text
 
-    def test_something_else(self, site: Site, warnings: Warnings) -> None:
+    def test_warning_names_other_code(self, site: Site, warnings: Warnings) -> None:
         def nobodys() -> None:
             warnings.block()
 
@@ -158,7 +158,7 @@ class TestWarning:
         assert "as block (" in text
         assert "in nobodys\n" in text
 
-    def test_one_that_computes(self, site: Site, warnings: Warnings) -> None:
+    def test_warning_is_logged_for_computations(self, site: Site, warnings: Warnings) -> None:
         @on_message
         def computes(request: Any, socket: Any, context: Any, message: Any) -> None:
             while not warnings.texts:
@@ -167,7 +167,7 @@ class TestWarning:
         site.connect().call("message")
         assert computes.__qualname__ in "".join(warnings.texts)
 
-    def test_not_more_than_one_a_minute(
+    def test_warning_is_logged_once_a_minute(
         self, warnings: Warnings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         one, other = Watchdog(1.0), Watchdog(1.0)  # two servers of one loop
@@ -184,8 +184,8 @@ class TestWarning:
 
 
 @pytest.mark.patience(60)
-class TestQuiet:
-    def test_a_handler_that_waits_as_it_should(
+class TestNoWarning:
+    def test_handler_waiting_in_gevent_is_not_logged(
         self, serve: Callable[..., Site], warnings: Warnings
     ) -> None:
         begun, go = gevent.event.Event(), gevent.event.Event()
@@ -210,10 +210,12 @@ class TestQuiet:
         assert warnings.texts == []
 
     @pytest.mark.parametrize("seconds", [None, 0])
-    def test_switched_off(self, seconds: Any, serve: Callable[..., Site]) -> None:
+    def test_block_warning_none_starts_no_watchdog(
+        self, seconds: Any, serve: Callable[..., Site]
+    ) -> None:
         assert serve(block_warning=seconds).server._watchdog is None
 
-    def test_its_thread_ends_with_the_server(self, site: Site) -> None:
+    def test_thread_ends_when_the_server_stops(self, site: Site) -> None:
         watchdog = site.server._watchdog
         assert watchdog is not None
         while watchdog.thread not in sys._current_frames():
@@ -223,7 +225,7 @@ class TestQuiet:
             gevent.sleep(0.01)
         watchdog.stop()  # again
 
-    def test_before_the_loop_has_turned_nothing_is_watched(
+    def test_block_before_the_first_iteration_is_not_logged(
         self, serve: Callable[..., Site]
     ) -> None:
         site = serve(block_warning=0.1)
@@ -231,7 +233,7 @@ class TestQuiet:
         assert site.server._watchdog.thread is None
 
 
-class TestAwake:
+class TestStallTimer:
     """Times are (last_turn, now, CPU time of the process); the period is 1 s."""
 
     def update(self, *times: tuple[float, float, float]) -> list[float]:
@@ -239,16 +241,16 @@ class TestAwake:
         stall_timer._since = stall_timer._checked = stall_timer._cpu_time = 0.0
         return [stall_timer.update(*each) for each in times]
 
-    def test_a_mark_that_moves(self) -> None:
+    def test_stall_timer_with_moving_time_returns_the_remainder(self) -> None:
         assert self.update((1, 1, 0), (2, 2, 0), (3, 3.5, 0)) == [0, 0, 0.5]
 
-    def test_a_mark_that_stands(self) -> None:
+    def test_stall_timer_with_standing_time_returns_the_duration(self) -> None:
         assert self.update((1, 1, 0), (1, 2, 0), (1, 3, 0)) == [0, 1, 2]
 
-    def test_a_process_that_was_stopped(self) -> None:
+    def test_stall_timer_excludes_time_of_a_stopped_process(self) -> None:
         assert self.update((1, 1, 0), (1, 3600, 0.1), (1, 3601, 0.1)) == [0, 0, 1]
 
-    def test_pythons_lock_was_held(self) -> None:
+    def test_stall_timer_includes_time_with_the_gil_held(self) -> None:
         assert self.update((1, 1, 0), (1, 11, 9.8)) == [0, 10]
 
 
@@ -311,11 +313,11 @@ def run(source: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.patience(90)
 class TestProcess:
-    def test_it_keeps_no_program_alive(self, tmp_path: Path) -> None:
+    def test_watchdog_does_not_keep_the_program_running(self, tmp_path: Path) -> None:
         done = run(PROGRAM, tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
-    def test_a_forked_child_has_one_of_its_own(self, tmp_path: Path) -> None:
+    def test_forked_child_has_its_own_watchdog(self, tmp_path: Path) -> None:
         done = run(PROGRAM + FORKED, tmp_path)
         assert done.returncode == 0, done.stderr
         logged = [line for line in done.stdout.splitlines() if "no client was served" in line]

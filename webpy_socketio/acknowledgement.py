@@ -59,7 +59,7 @@ class Acknowledgement:
 
     @property
     def given(self) -> bool:
-        """Whether the event was acknowledged: by a call, or with an error because a handler raised."""
+        """Whether the event was acknowledged, by a call or because a handler raised."""
         return not self._claims
 
     def fail(self, answer: Any) -> None:

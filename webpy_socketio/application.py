@@ -35,9 +35,8 @@ _APPLICATION = "webpy_socketio.application"
 _HEADERS = "webpy_socketio.headers"
 
 _WRONG_SERVER = (
-    "Socket.IO needs its own server: start the application with "
-    'SocketIOServer(("127.0.0.1", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
-    "WSGI server"
+    'Socket.IO needs its own server: start the application with SocketIOServer(("127.0.0.1", '
+    "8000), app.wsgifunc()).serve_forever(), not with app.run() or another WSGI server"
 )
 
 _NO_MARK = (
@@ -273,12 +272,13 @@ class WebDispatcher(Dispatcher):
         release()
 
     def run_in_context(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
-        """Call `function` with the handshake's `web.ctx`; return its result or raise its exception."""
+        """Call `function` with the `web.ctx` of the handshake; return or raise its result."""
         if socket.web_context is None or web.ctx.__dict__.get("env") is socket.request:
             return function(*args)
         if gevent.getcurrent() is gevent.get_hub():
             raise WrongContext(
-                "handlers may wait, which is not possible on the hub of gevent: call this from a greenlet"
+                "handlers may wait, which is not possible on the hub of gevent: call this from a "
+                "greenlet"
             )
         # In a new greenlet: the current one may be serving a page, with its own web.ctx and
         # session.

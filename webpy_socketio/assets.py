@@ -71,7 +71,7 @@ class Asset:
 
 
 class Html(str):
-    """Text that is HTML already; template engines that support ``__html__`` do not escape it again."""
+    """Text that is HTML; template engines that support ``__html__`` do not escape it again."""
 
     __slots__ = ()
 

@@ -100,8 +100,8 @@ def join(settings: Settings) -> None:
     address = (settings.backplane, settings.backplane_prefix)
     if _State.servers and address != _State.address:
         raise ConfigurationError(
-            "another server of this process uses a different SOCKETIO_BACKPLANE; servers of one process "
-            "share their clients and must use the same backplane"
+            "another server of this process uses a different SOCKETIO_BACKPLANE; servers of one "
+            "process share their clients and must use the same backplane"
         )
     if not _State.servers and settings.backplane is not None:
         registry.backplane = _import().RedisBackplane(*address, registry.receive)

@@ -40,7 +40,7 @@ def packet_received(session: Session) -> None:
 
 
 class Dispatcher:
-    """Creates a `Socket` for each connection of a server and sends a signal for each of its events."""
+    """Creates a `Socket` for each connection of a server and sends signals for its events."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -175,7 +175,7 @@ class Dispatcher:
             return
         try:
             connection.acknowledge(ack, answer)
-        except Exception as error:  # noqa: BLE001 - the value cannot be encoded, or raises when it is
+        except Exception as error:  # noqa: BLE001 - encoding may raise anything
             signals.report_error(socket, error, _describe_source(socket, name, channel))
             connection.acknowledge(ack, (FAILED,))
 
@@ -233,8 +233,9 @@ class Dispatcher:
 
 
 def _is_denied(socket: Socket, connection: Connection, ack: int | None, **keywords: Any) -> bool:
-    """Run the `receiving` gate; return whether it rejected the message, after acknowledging with the
-    reason.
+    """Run the `receiving` gate and return whether it rejected the message.
+
+    A rejection is sent as acknowledgement, if the client requested one.
     """
     try:
         signals.check_gate(_receiving, socket, **keywords)
@@ -254,8 +255,8 @@ def _send_refusal(socket: Socket, refusal: Refused, send_reason: Callable[[str],
         send_reason(str(refusal) or "refused")
     except Exception as error:  # noqa: BLE001 - str() of it may raise anything
         encode_error = EncodeError(
-            f'the text of a Refused cannot be sent to the client, which receives "refused": {error}; '
-            "the traceback above shows where it was raised: use a short text"
+            'the text of a Refused cannot be sent to the client, which receives "refused": '
+            f"{error}; the traceback above shows where it was raised: use a short text"
         )
         encode_error.__cause__ = refusal  # its traceback shows the raising line
         signals.report_error(socket, encode_error, "sending a refusal")
@@ -263,7 +264,7 @@ def _send_refusal(socket: Socket, refusal: Refused, send_reason: Callable[[str],
 
 
 def _describe_source(socket: Socket, name: str, channel: str | None) -> str:
-    """Describe an acknowledgement that cannot be encoded, with the handlers that may have returned it."""
+    """Describe an acknowledgement that cannot be encoded, with the handlers that returned it."""
     resolved = signals.message.resolve(socket, name, channel)
     names = [describe(receiver) for receiver, _ in resolved if not is_bundled(receiver)]
     return f"encoding the acknowledgement returned by {' or '.join(names)}"

@@ -186,10 +186,10 @@ def _explain_no_server() -> str:
         return ""
     if cluster.is_forked():
         return (
-            ": this process was forked from a server and cannot use the connections of its parent; to reach "
-            "those clients, set SOCKETIO_BACKPLANE"
+            ": this process was forked from a server and cannot use the connections of its "
+            "parent; to reach those clients, set SOCKETIO_BACKPLANE"
         )
     return (
-        ": no SocketIOServer runs in this process; to reach the clients of another process, set the "
-        "same SOCKETIO_BACKPLANE in both"
+        ": no SocketIOServer runs in this process; to reach the clients of another process, set "
+        "the same SOCKETIO_BACKPLANE in both"
     )

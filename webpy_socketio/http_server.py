@@ -1,4 +1,4 @@
-"""`HTTPServer`: serve a WSGI application on a separate port, with the limits of `SocketIOServer`."""
+"""Serve a WSGI application on a separate port, with the limits of `SocketIOServer`."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def enable() -> bool:
         found.disabled = False
     logger.warning(
         "the logging configuration disabled the logger webpy_socketio, so that tracebacks of "
-        "handlers would be lost; it was enabled again. Set disable_existing_loggers to False in the "
-        "configuration"
+        "handlers would be lost; it was enabled again. Set disable_existing_loggers to False in "
+        "the configuration"
     )
     return True
 

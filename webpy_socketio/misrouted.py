@@ -28,21 +28,22 @@ def log_misrouted(environ: dict[str, Any], code: int, path: str, notices: Thrott
     if code == 404 and requested.startswith(path) and not reached:
         notices.throttled(
             "no urls",
-            f"the application answered 404 to a request for {safe_repr(requested)}: its urls lack socketio_urls. "
-            'Add them before the application is made: urls = ("/", "index") + socketio_urls',
+            f"the application answered 404 to a request for {safe_repr(requested)}: its urls lack "
+            'socketio_urls. Add them before the application is made: urls = ("/", "index") + '
+            "socketio_urls",
         )
     elif code == 404 and requested != path and _speaks_engineio(environ):
         notices.throttled(
             "wrong path",
-            f"a client requested Socket.IO at {safe_repr(requested)}, but this server has it at {path}: use "
-            f'io({{path: "{path}"}}) in the client, or SocketIOServer(..., resource="...")'
-            + _explain_prefix(requested, path),
+            f"a client requested Socket.IO at {safe_repr(requested)}, but this server has it at "
+            f'{path}: use io({{path: "{path}"}}) in the client, or SocketIOServer(..., '
+            'resource="...")' + _explain_prefix(requested, path),
         )
     elif code < 300 and requested == path and not reached and _speaks_engineio(environ):
         notices.throttled(
             "hidden urls",
-            f"a page of the application answered a request for {path}: an earlier pattern of its urls "
-            'matches it. Put socketio_urls in front: urls = socketio_urls + ("/(.*)", "page")',
+            f"a page of the application answered a request for {path}: an earlier pattern of its "
+            'urls matches it. Put socketio_urls in front: urls = socketio_urls + ("/(.*)", "page")',
         )
 
 

@@ -64,14 +64,15 @@ class PluginManager:
             for name, application in _namespaces_of(module, settings).items():
                 if name in found or name in settings.namespaces:
                     raise PluginError(
-                        f"the plugin {module.__name__!r} provides the namespace {name!r}, which exists "
-                        "already: remove it from SOCKETIO_NAMESPACES, or remove one of the plugins"
+                        f"the plugin {module.__name__!r} provides the namespace {name!r}, which "
+                        "exists already: remove it from SOCKETIO_NAMESPACES, or remove one of the "
+                        "plugins"
                     )
                 found[name] = IsolatedApplication(name, application)
         return found
 
     def uninstall(self) -> None:
-        """Uninstall all plugins in reverse order; failures are logged and do not stop the others."""
+        """Uninstall all plugins in reverse order; failures are logged."""
         while self._installed:
             module = self._installed.pop()
             _users[module] -= 1

@@ -59,7 +59,10 @@ class Namespace:
         self.channels: Channels[Socket] = Channels()
 
     def deliver(self, message: Message, sockets: Collection[Socket], skip: Socket | None) -> None:
-        """Send an encoded message to sockets of this process; does not wait, so the set cannot change."""
+        """Send an encoded message to sockets of this process.
+
+        Does not wait, so `sockets` cannot change in the meantime.
+        """
         outboxes = [socket.outbox for socket in sockets if socket is not skip]
         if outboxes:
             outboxes[0].flusher.broadcast(message, outboxes)
@@ -180,7 +183,7 @@ class SocketRegistry:
             self._loop.run_callback_threadsafe(function, *args)
 
     def run_on_hub(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call `function`, which may wait, in the thread of the sockets; return or raise its result."""
+        """Call `function`, which may wait, in the thread of the sockets; return its result."""
         if self.on_hub_thread:
             return function(*args)
         done = _allocate_lock()
@@ -319,9 +322,9 @@ class ForkedRegistry(SocketRegistry):
 
 
 _FORKED_ERROR = (
-    "this process was forked from a server: sockets and plugins belong to the server, and cannot be "
-    "used here. Return the result to the server, or set SOCKETIO_BACKPLANE and call broadcast(), "
-    "broadcast_channel() or send()"
+    "this process was forked from a server: sockets and plugins belong to the server, and cannot "
+    "be used here. Return the result to the server, or set SOCKETIO_BACKPLANE and call "
+    "broadcast(), broadcast_channel() or send()"
 )
 
 

@@ -164,8 +164,8 @@ class SocketIOServer(EngineServer):
             raise listen_error(error, self.address) from error
         except (TypeError, OverflowError) as error:
             raise ListenError(
-                f"cannot listen on {self.address!r}, which is not an address: {error}; use a host and a "
-                'port from 0 to 65535, such as ("127.0.0.1", 8000)'
+                f"cannot listen on {self.address!r}, which is not an address: {error}; use a host "
+                'and a port from 0 to 65535, such as ("127.0.0.1", 8000)'
             ) from error
         joined = False
         try:

@@ -420,8 +420,8 @@ def _check_has_run(value: Any) -> None:
         if hasattr(value, "close"):
             value.close()  # suppresses the warning that it never ran
         raise TypeError(
-            "a receiver returned a coroutine or a generator, which is never run: gevent needs a plain "
-            "function that has finished its work when it returns"
+            "a receiver returned a coroutine or a generator, which is never run: gevent needs a "
+            "plain function that has finished its work when it returns"
         )
 
 

@@ -234,8 +234,9 @@ class Socket:
         """
         if not (self.in_message and self.handling):
             raise WrongContext(
-                "withhold_acknowledgement() must be called in a handler of a message or custom event, in "
-                "the greenlet of the handler; pass the returned object to other greenlets and threads"
+                "withhold_acknowledgement() must be called in a handler of a message or custom "
+                "event, in the greenlet of the handler; pass the returned object to other "
+                "greenlets and threads"
             )
         if not isinstance(self.answering, Acknowledgement):
             self.answering = Acknowledgement(self._connection, self.answering)
@@ -345,13 +346,13 @@ class Socket:
     # -- for the dispatcher
 
     def subscribe_for_client(self, channel: Any, on_subscribed: Callable[[], None]) -> bool:
-        """Subscribe; `on_subscribed` is called as soon as the socket is a member, before any message."""
+        """Subscribe; call `on_subscribed` as soon as the socket is a member, before any message."""
         return self._subscribe(channel, on_subscribed, by_client=True)
 
     def unsubscribe_for_client(
         self, channel: Any, on_unsubscribed: Callable[[], None] = _do_nothing
     ) -> bool:
-        """Unsubscribe; `on_unsubscribed` is called before the handlers of `unsubscribe`."""
+        """Unsubscribe; call `on_unsubscribed` before the handlers of `unsubscribe`."""
         check_name(channel, self._limits.max_channel_length)
         # A closed connection keeps its list of channels only for its last handlers.
         changed = self.connected and self._namespace.leave(self, channel)

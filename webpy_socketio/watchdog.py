@@ -113,9 +113,10 @@ class Watchdog:
         Watchdog._due = now + _LOG_INTERVAL
         what, stack = describe_running(frame)
         logger.warning(
-            "no client was served for %.1f s, because %s blocks the event loop. Only calls patched by "
-            "gevent may wait (time.sleep, sockets, subprocesses); run computations and blocking C libraries "
-            "in a thread: gevent.get_hub().threadpool.apply(function, args). Stack of the blocking call:\n%s",
+            "no client was served for %.1f s, because %s blocks the event loop. Only calls that "
+            "gevent has patched may wait (time.sleep, sockets, subprocesses); run computations and "
+            "blocking C libraries in a thread: gevent.get_hub().threadpool.apply(function, args). "
+            "Stack of the blocking call:\n%s",
             seconds,
             what,
             "".join(traceback.StackSummary.extract(reversed(stack)).format()).rstrip(),
@@ -123,7 +124,7 @@ class Watchdog:
 
 
 class StallTimer:
-    """Measures for how long the loop has not run, excluding time when the whole process was stopped.
+    """Measures how long the loop has not run, except while the whole process was stopped.
 
     A suspended process or machine is not the fault of a handler, nor is a system so busy that the
     watchdog thread was late too. If the process used CPU time meanwhile, some code held the GIL and

@@ -65,11 +65,14 @@ def check_plain(function: Any) -> str | None:
     if isinstance(function, type):
         return f"is a class and would only be instantiated: {_METHOD_HINT}"
     # Wrapped functions are not inspected: the wrapper may run them in its own way.
-    for one in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - the function itself is needed
+    for one in (function, getattr(type(function), "__call__", None)):  # noqa: B004
         if inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one):
             return "is a coroutine function, which is never awaited: gevent needs a plain def"
         if inspect.isgeneratorfunction(one):
-            return "is a generator function (it contains yield) and would never run: use return, or socket.send"
+            return (
+                "is a generator function (it contains yield) and would never run: use return, or "
+                "socket.send"
+            )
     return None
 
 

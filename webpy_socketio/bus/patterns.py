@@ -41,8 +41,9 @@ class ChannelPattern:
         self.match = functools.lru_cache(REMEMBERED_MATCHES)(self._match)
         if not self._matcher.is_bounded:
             logger.warning(
-                "%s: the time of a match cannot be limited, because the package regex does not accept "
-                "this pattern; a channel name may block the server. Avoid [: in sets, and simplify it",
+                "%s: the time of a match cannot be limited, because the package regex does not "
+                "accept this pattern; a channel name may block the server. Avoid [: in sets, and "
+                "simplify it",
                 description,
             )
 
@@ -66,8 +67,8 @@ class ChannelPattern:
             return
         self._due = now + LOG_INTERVAL
         logger.warning(
-            "%s: matching a channel of %d characters %s %d ms; when a pattern times out, handlers are "
-            "skipped and gates reject. Avoid repetitions inside repetitions, or reduce "
+            "%s: matching a channel of %d characters %s %d ms; when a pattern times out, handlers "
+            "are skipped and gates reject. Avoid repetitions inside repetitions, or reduce "
             "SOCKETIO_MAX_CHANNEL_LENGTH",
             self.description,
             len(channel),
@@ -91,7 +92,7 @@ def compile_channel(channel: Pattern | None, used: str, name: str) -> ChannelPat
         raise EventError(f"{description}: not a regular expression: {error}") from None
     if not isinstance(pattern, re.Pattern) or not isinstance(pattern.pattern, str):
         raise EventError(
-            f"{description}: not a regular expression: use text or a compiled pattern; for several channels "
-            '"^(one|two)$"'
+            f"{description}: not a regular expression: use text or a compiled pattern; for "
+            'several channels "^(one|two)$"'
         )
     return ChannelPattern(pattern, description)
