@@ -1,4 +1,4 @@
-"""Acknowledgements, both ways: a handler's return value, and what a client answers."""
+"""Acknowledgements in both directions: return values of handlers, and `Socket.call`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class TestReturnValues:
         client = site.connect()
         client.send('421["unknown"]')
         client.send('422["bound"]')
-        client.barrier()  # which comes next, and nothing before it
+        client.barrier()  # the acknowledgement is the next packet
 
     def test_event_observed_by_plugins_only_is_not_acknowledged(
         self, serve: Callable[..., Site]
@@ -192,7 +192,7 @@ class TestFailures:
         self, site: Site, stages: Journal
     ) -> None:
         class Unbound:
-            """As a proxy is of something that is not there now."""
+            """An object that raises on every attribute access, like an unbound proxy."""
 
             def __getattribute__(self, name: str) -> Any:
                 raise RuntimeError(SECRET)
@@ -229,11 +229,11 @@ class TestFailures:
 
 
 class TestDeferredAcknowledgements:
-    """`Socket.withhold_acknowledgement`: the answer comes later, once, from anywhere."""
+    """`Socket.withhold_acknowledgement`: acknowledge later, once, from anywhere."""
 
     @pytest.fixture
     def withheld(self) -> Journal:
-        """The acknowledgements that the handler of "later" withheld."""
+        """The deferred acknowledgements of the handler of "later"."""
         withheld = Journal()
 
         @on_event("later")
@@ -363,7 +363,7 @@ class TestDeferredAcknowledgements:
         acknowledge = withheld.wait(len)[0]
         client.send("41")
         stages.wait_for(("finish", "client namespace disconnect"))
-        client.send("40")  # the same namespace, and another connection
+        client.send("40")  # another connection to the same namespace
         client.receive()
         acknowledge("too late")
         client.barrier()
@@ -488,7 +488,7 @@ class TestCalls:
             socket.call("question", timeout=0.01)
         client.receive()
         client.send('430["too late"]')
-        client.barrier()  # and the late answer harms nobody
+        client.barrier()  # the late acknowledgement is ignored
 
     def test_call_within_gevent_timeout_raises_that_timeout(self, site: Site) -> None:
         socket = socket_of(site.connect())

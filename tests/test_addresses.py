@@ -1,4 +1,4 @@
-"""The address that a server logs, and how addresses are written."""
+"""Addresses: their format, and the address that a server logs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a program: ``start(listener, before=, keywords=)`` returns its process."""
+    """Start a program with ``start(listener, before=, keywords=)``; return its process."""
     processes: list[Process] = []
 
     def begin(listener: str, before: str = "", keywords: str = "") -> Process:
@@ -71,7 +71,7 @@ def stop(process: Process) -> None:
 
 
 def until_answered(port: int) -> None:
-    """Wait until a server answers on this port: its signal handlers are set then."""
+    """Wait until a server responds on this port; its signal handlers are then installed."""
     while True:
         with contextlib.suppress(ConnectionRefusedError):
             connection = http.client.HTTPConnection("127.0.0.1", port)

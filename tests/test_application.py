@@ -1,4 +1,4 @@
-"""Inside a web.py application: its urls, its `web.ctx`, its sessions and its processors."""
+"""The web.py integration: URLs, `web.ctx`, sessions and processors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
 
 
 class Response:
-    """A response, read to its end."""
+    """A complete response."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self.status = response.status
@@ -52,7 +52,7 @@ class Response:
 
     @property
     def cookie(self) -> str:
-        """The cookies it sets, as a browser would send them."""
+        """The ``Cookie`` header that a browser would send after this response."""
         cookies = self.headers.get_all("Set-Cookie") or []
         return "; ".join(cookie.partition(";")[0] for cookie in cookies)
 
@@ -68,7 +68,7 @@ def visit(port: int, path: str, method: str = "GET", **headers: str) -> Response
 
 
 def visit_websocket(port: int, **headers: str) -> Response:
-    """A WebSocket's handshake, for the headers of its answer."""
+    """Open a WebSocket and return its handshake response, for the headers."""
     return visit(
         port,
         "/socket.io/?EIO=4&transport=websocket",
@@ -282,7 +282,7 @@ class TestScripts:
             answer = visit(site.port, f"/socket.io/{CLIENT}", **headers)
             assert answer.status == 200
             assert "Access-Control-Allow-Origin" not in answer.headers
-            assert "Origin" in answer.headers.get_all("Vary")  # for caches, on every response
+            assert "Origin" in answer.headers.get_all("Vary")  # required for caches
 
     def test_script_with_cors_headers_of_a_processor_has_no_duplicates(
         self, serve: Callable[..., Site]
@@ -429,7 +429,7 @@ Sites = tuple[Site, Any]
 
 @pytest.fixture
 def shop(serve: Callable[..., Site], tmp_path: pathlib.Path) -> Sites:
-    """A site with a web.py session on disk, and pages that write and read it."""
+    """A site with web.py sessions on disk, and pages that write and read them."""
 
     class Put:
         def GET(self, name: str, value: str) -> str:
@@ -567,7 +567,7 @@ class TestSessions:
         on_connect(lambda request, socket, context: session.page)
         cookie = visit(site.port, "/put/page/hello").cookie
         (file,) = tmp_path.iterdir()
-        client = site.websocket(Cookie=cookie)  # the handshake is a request that web.py saves after
+        client = site.websocket(Cookie=cookie)  # web.py saves the session after the handshake
         os.utime(file, (1, 1))
         client.connect()
         client.barrier()
@@ -640,8 +640,8 @@ class TestSessions:
         while not session.transport.waiting:  # type: ignore[union-attr]
             gevent.idle()
         visit(site.port, "/put/page/new", Cookie=cookie)
-        registry.find(client.id).send("answer the poll")  # type: ignore[union-attr]
-        assert poll.get() == ['42["message","answer the poll"]']
+        registry.find(client.id).send("end of the poll")  # type: ignore[union-attr]
+        assert poll.get() == ['42["message","end of the poll"]']
         assert shown(site, cookie)["page"] == "new"
 
     def test_session_started_by_the_handshake_is_loaded_in_connect(self, shop: Sites) -> None:

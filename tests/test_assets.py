@@ -1,4 +1,4 @@
-"""The scripts and the HTML that loads them."""
+"""The client scripts, and the HTML that loads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server remembers of its clients' words has a bound that no client decides about."""
+"""Caches whose keys are chosen by clients are limited."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webpy_socketio.plugins import metrics, rate_limit
 from . import raw
 from .conftest import Site
 
-#: Bytes by which the process may grow for 60 events of 1 MB: less than one of them.
+#: Maximum growth of the process in bytes for 60 events of 1 MB: less than one event.
 GROWTH = 500_000
 
 PLUGINS = [
@@ -30,7 +30,7 @@ def handler(*args: Any) -> None:
 
 
 def barrier(client: raw.WebSocket, namespace: str) -> None:
-    """Wait until every event that the client sent is handled, the last one a long one."""
+    """Wait until all events of the client have been handled, the last one with a long name."""
     client.send(f'42{namespace}["{"x" * 900_000}"]')
     client.send(f'42{namespace}7["__unsubscribe__","barrier"]')
     assert client.receive() == f'43{namespace}7[{{"ok":true}}]'
@@ -38,7 +38,7 @@ def barrier(client: raw.WebSocket, namespace: str) -> None:
 
 @pytest.fixture
 def growth() -> Iterator[Callable[[], int]]:
-    """Bytes that Python objects take more than when the test began."""
+    """Return the growth of memory used by Python objects since the start of the test, in bytes."""
     tracemalloc.start()
     gc.collect()
     before = tracemalloc.get_traced_memory()[0]

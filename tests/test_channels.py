@@ -1,4 +1,4 @@
-"""Channels: who is in which, what they may be called, and what their subscribers get."""
+"""Channels: membership, names and delivery."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OK = [{"ok": True}]
 
 
 class TestMembership:
-    """The pure data."""
+    """`Channels`, without sockets."""
 
     def test_add_and_remove_return_whether_anything_changed(self) -> None:
         channels: Channels[str] = Channels()
@@ -159,7 +159,7 @@ class TestNames:
             assert "name" in answer["error"]
         assert registry.find(client.id).channels == ()  # type: ignore[union-attr]
         assert client.call("__subscribe__", "good") == OK
-        # The client broke a rule, and that is what "error" is for.
+        # Invalid data of a client is sent as "error".
         assert [name for name, _ in stages] == [
             *("connecting", "connect", "error", "error", "subscribing", "subscribe")
         ]
@@ -218,7 +218,7 @@ class TestChannelLimit:
         assert answer["ok"] is False
         assert "128" in answer["error"]
         told(answer["error"])
-        assert client.call("__subscribe__", "room-5") == OK  # channels_of already
+        assert client.call("__subscribe__", "room-5") == OK  # a member already
         with pytest.raises(ChannelError, match="128"):
             socket_of(client).subscribe("one more")
         client.call("__unsubscribe__", "room-5")

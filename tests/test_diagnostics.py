@@ -164,7 +164,7 @@ class TestStarting:
         told(str(caught.value))
 
     @leaves_a_socket
-    @quoted("cannot listen on …; another program listens there")
+    @quoted("cannot listen on …; another program is listening there")
     def test_a_port_that_is_taken(self, app: Any, told: Told) -> None:
         with stdlib_socket.create_server(("127.0.0.1", 0)) as taken:
             server = SocketIOServer(taken.getsockname(), app.wsgifunc(), plugins=[])
@@ -379,7 +379,7 @@ class TestRequests:
         told: Told,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(application, "_notices", ThrottledLog(current_clock()))
+        monkeypatch.setattr(application, "_throttled_log", ThrottledLog(current_clock()))
         server = gevent.pywsgi.WSGIServer(("127.0.0.1", 0), app.wsgifunc(), log=None)
         server.start()
         try:
@@ -851,7 +851,7 @@ class TestFunctionsThatWouldNotRun:
 
 
 class TestDecorators:
-    @quoted("a pattern is given by name")
+    @quoted("pass a pattern as keyword")
     def test_a_pattern_by_position(self, told: Told) -> None:
         told(wrong(on_message, "^room-"))
 
@@ -892,13 +892,13 @@ class TestDecorators:
         from webpy_socketio.engine.socketio.packets import RESERVED_EVENTS as THEIRS
         from webpy_socketio.socket import RESERVED_EVENTS as OURS
 
-        assert set(events._OTHERS) == THEIRS | OURS
+        assert set(events._RESERVED) == THEIRS | OURS
 
 
 class TestTwins:
     """Two handlers of one name in one file: the second one takes the first one's place."""
 
-    @quoted("…: give each a name of its own, or one of them never runs")
+    @quoted("…: give each handler a different name")
     def test_two_functions(self, log: Callable[[], list[str]], told: Told) -> None:
         twin = "@on_message(channel='^{}')\ndef talk(*args): ...\n"
         source = f"{twin.format('a')}\n{twin.format('b')}"
@@ -1011,7 +1011,7 @@ class TestReceivers:
             (on_connect, "on_connecting"),
             (on_message, "on_receiving"),
             (on_subscribe, "on_subscribing"),
-            (on_unsubscribe, "gates"),
+            (on_unsubscribe, "a gate"),
         ],
     )
     @quoted("which is not a gate and cannot reject (use …)")
@@ -1028,7 +1028,7 @@ class TestReceivers:
         client.call("__unsubscribe__", "room")
         (text,) = (each for each in log() if "refuse" in each)
         told(text)
-        assert f"({gate} can do that), failed" in text
+        assert f"(use {gate}), failed" in text
 
     @pytest.mark.parametrize(
         "use",

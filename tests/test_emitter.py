@@ -1,4 +1,4 @@
-"""Sending from anywhere: no socket at hand, another greenlet, another thread."""
+"""Functions that send from anywhere: pages, greenlets and threads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .conftest import Journal, Site, gets, socket_of
 
 
 def in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a native thread, which gevent did not patch away."""
+    """Call a function in a native thread, not patched by gevent."""
     return gevent.get_hub().threadpool.spawn(function, *args).get()
 
 
@@ -116,7 +116,7 @@ class TestDelivery:
         for word in ("one", "two", "three"):
             assert client.receive() == f'42/chat,["message","{word}"]'
         with pytest.raises(NoSocket):
-            broadcast_channel("nobody", "room")
+            broadcast_channel("four", "room")
         gets(client)
 
     def test_broadcast_in_a_page_reaches_the_sockets(self, serve: Callable[..., Site]) -> None:
@@ -125,8 +125,8 @@ class TestDelivery:
                 try:
                     broadcast_channel("from a page", "room")
                 except NoSocket as error:
-                    return f"nobody: {error}"
-                return "told"
+                    return f"no socket: {error}"
+                return "sent"
 
         site = serve(("/page", "page"), {"page": Page})
 
@@ -139,9 +139,9 @@ class TestDelivery:
                 connection.close()
 
         client = site.connect()
-        assert visit().startswith("nobody: ")
+        assert visit().startswith("no socket: ")
         client.call("__subscribe__", "room")
-        assert visit() == "told"
+        assert visit() == "sent"
         gets(client, "from a page")
 
 
@@ -222,7 +222,7 @@ class TestSockets:
         assert len(run(sockets)) == 3
         assert run(sockets, "/nowhere") == []
         one.send("41")
-        one.send('42/chat,1["barrier"]')
+        one.send('42/chat,1["__unsubscribe__","barrier"]')
         one.receive()
         assert id_in_main not in [socket.session_id for socket in run(sockets)]
 
@@ -258,7 +258,7 @@ class TestErrors:
 
 
 class TestThreads:
-    """Whatever a socket can do, from a thread that has no part in gevent's loop."""
+    """Methods of a socket, called from a native thread."""
 
     def test_send_in_a_thread_arrives(self, site: Site) -> None:
         first, second = site.connect(), site.connect()
@@ -407,5 +407,5 @@ class TestWebContext:
         connection.request("GET", "/page")
         assert connection.getresponse().read() == b"/page"
         connection.close()
-        # And the handler had the handshake's, although a page subscribed the socket.
+        # The handler had the `web.ctx` of the handshake, although a page subscribed the socket.
         gets(client, "hello", "/socket.io/")

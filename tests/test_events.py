@@ -1,4 +1,4 @@
-"""The decorators: which events a handler gets, and with which arguments."""
+"""The decorators: which events a handler receives, and with which arguments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site
 
-#: Each decorator, the name of its stage, and the arguments of its handlers.
+#: Decorator, name of its stage, and arguments of its handlers.
 DECORATORS: dict[Any, tuple[str, ...]] = {
     on_connecting: ("request", "socket", "context"),
     on_connect: ("request", "socket", "context"),
@@ -54,7 +54,7 @@ every_bindable = pytest.mark.parametrize("decorator", BINDABLE, ids=lambda each:
 
 
 def live(site: Site, *channels: str) -> None:
-    """A life in which every stage comes, in `channels`."""
+    """Open and close a connection that passes all stages, with `channels`."""
     client = site.connect()
     for channel in channels:
         client.call("__subscribe__", channel)
@@ -136,7 +136,7 @@ class TestArguments:
         client = site.connect()
         assert client.call("add", 1, 2) == [3]
         assert client.call("none") == ["no arguments"]
-        assert client.call("add", 1) == [{"error": "internal error"}]  # it takes two
+        assert client.call("add", 1) == [{"error": "internal error"}]  # the handler requires two
 
 
 class TestDecorators:
@@ -156,7 +156,7 @@ class TestDecorators:
     @every_bindable
     def test_decorator_with_channel_returns_the_function(self, decorator: Any) -> None:
         def handler(*args: Any) -> None:
-            """Nothing to do."""
+            """Do nothing."""
 
         assert decorator(channel="^room-")(handler) is handler
         assert on_event("x", channel="^room-")(handler) is handler
@@ -201,7 +201,7 @@ class TestDecorators:
             def __call__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
                 journal.append("object")
 
-        on_message(Room().message)  # held strongly: nothing else refers to it
+        on_message(Room().message)  # strongly referenced by the signal only
         on_message(Room())
         site.connect().emit_and_wait("message", 1)
         assert journal == ["method", "object"]
@@ -392,7 +392,7 @@ class TestBoundHandlers:
 
 
 def named_handler(*args: Any) -> None:
-    """A handler whose name errors tell."""
+    """A handler whose name appears in errors."""
 
 
 class TestErrors:
@@ -401,7 +401,7 @@ class TestErrors:
         with pytest.raises(EventError, match="named_handler") as caught:
             decorator(channel="^room-")(named_handler)
         assert f"@{decorator.__name__}(channel=" in str(caught.value)
-        assert "on_subscribe" in str(caught.value)  # what to do instead
+        assert "on_subscribe" in str(caught.value)  # the remedy
 
     @every_bindable
     @pytest.mark.parametrize("pattern", ["(", "*", "[a", 5, b"bytes", ["list"]])
@@ -414,7 +414,7 @@ class TestErrors:
     @every_decorator
     def test_coroutine_function_raises_event_error(self, decorator: Any) -> None:
         async def coroutine(*args: Any) -> None:
-            """Nobody would await it."""
+            """Do nothing."""
 
         with pytest.raises(
             EventError, match=r"coroutine \(test_events.py:\d+\) is a coroutine function"
@@ -486,7 +486,7 @@ class TestReimports:
     def test_main_script_imported_by_name_registers_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site
     ) -> None:
-        # What web.py's reloader does: the script runs as __main__, and is imported once more.
+        # Like the reloader of web.py: the script runs as __main__ and is imported once more.
         path = tmp_path / "main_app.py"
         path.write_text(MODULE)
         self.load(path, "__main__")
@@ -566,7 +566,7 @@ class TestOff:
 
 
 class TestRegisteredHandlers:
-    """What is registered can be asked for: a plugin's labels are made of it."""
+    """`registered_handlers`, which plugins use for labels."""
 
     def test_registered_handlers_are_in_order_with_stage_event_and_pattern(self) -> None:
         def handler(*args: Any) -> None: ...

@@ -1,4 +1,4 @@
-"""The gates: who may connect, and who may subscribe to what."""
+"""Gates: accept or reject connections, messages and subscriptions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TestConnectingGate:
         client = site.websocket()
         client.send('40{"token":"wrong"}')
         assert client.receive() == '44{"message":"wrong token"}'
-        client.connect('{"token":"right"}')  # in the same session
+        client.connect('{"token":"right"}')  # same session
         assert client.event() == ["message", "Ann"]
 
     def test_gate_raising_another_exception_rejects_connection_without_details(
@@ -361,7 +361,7 @@ class TestSubscribingGate:
 class TestReceivingGate:
     @pytest.fixture
     def handled(self) -> Journal:
-        """What came through to the handlers."""
+        """Messages that reached the handlers."""
         journal = Journal()
 
         @on_message
@@ -387,7 +387,7 @@ class TestReceivingGate:
         client = site.connect()
         assert client.call("message", "HELLO") == [{"error": "no shouting"}]
         assert client.call("message", "hello") == ["handled"]
-        client.emit("message", "HELLO")  # without an acknowledgement
+        client.emit("message", "HELLO")  # no acknowledgement requested
         assert client.call("message", "after it") == ["handled"]
         assert handled == ["hello", "after it"]
 
@@ -540,7 +540,7 @@ class TestReceivingGate:
         client.send(b"x" * 1000)
         assert client.receive() == '432[{"error":"too large"}]'
         text = '421["message","x"]'
-        assert sizes[0] == len(text) - 1  # without the 4 of Engine.IO
+        assert sizes[0] == len(text) - 1  # without the Engine.IO packet type
         assert sizes[2] == len('51-2["message",{"_placeholder":true,"num":0}]') + 1000
 
 
@@ -585,13 +585,13 @@ class TestByClientKeyword:
 
 
 class Unprintable:
-    """Something whose text cannot be had."""
+    """An object whose text cannot be created."""
 
     def __str__(self) -> str:
         raise LookupError("no text")
 
 
-#: What a gate may say by mistake. The last one is larger than the outbox of `TestUnencodableRefusals`.
+#: Reasons that cannot be sent. The last one exceeds the outbox of `TestUnencodableRefusals`.
 UNSPEAKABLE = [
     pytest.param("caf\ud800", id="surrogate"),
     pytest.param(Unprintable(), id="no text"),
@@ -601,7 +601,7 @@ UNSPEAKABLE = [
 
 @pytest.mark.parametrize("words", UNSPEAKABLE)
 class TestUnencodableRefusals:
-    """Words that cannot be sent: the client is refused at once without any, and the log says whose."""
+    """Reasons that cannot be encoded: the client receives a generic one, the log names the gate."""
 
     @pytest.fixture
     def site(self, serve: Callable[..., Site]) -> Site:
@@ -614,8 +614,8 @@ class TestUnencodableRefusals:
             assert record.levelname == "ERROR"
             assert record.getMessage().startswith("sending a refusal failed for <Socket ")
             assert "the text of a Refused cannot be sent" in caplog.text
-            assert "let it have a short text" in caplog.text
-            assert "in a_gate" in caplog.text  # with its file and line
+            assert "use a short text" in caplog.text
+            assert "in a_gate" in caplog.text  # with file and line
             assert [name for name, _ in stages].count("error") == 1
             caplog.clear()
 
@@ -633,7 +633,7 @@ class TestUnencodableRefusals:
         client.send("40")
         assert client.receive() == '44{"message":"refused"}'
         blamed()
-        client.connect('{"token":1}')  # in the same session
+        client.connect('{"token":1}')  # same session
 
     def test_unencodable_refusal_rejects_message_with_generic_reason(
         self, words: Any, site: Site, blamed: Callable[[], None]

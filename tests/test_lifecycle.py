@@ -1,4 +1,4 @@
-"""The stages of a connection's life: in order, once each, however it ends."""
+"""The stages of a connection: in order, once each, for every kind of disconnect."""
 
 from __future__ import annotations
 
@@ -230,9 +230,7 @@ class TestConnecting:
         client.send("40")
         passed.wait_for("waiting")
         client.send("41")
-        client.send(
-            "40"
-        )  # ... and comes again, which is another connection, and waits for its turn
+        client.send("40")  # connects again: another connection, queued behind the first
         (session,) = site.server.engine.sessions.values()
         while not len(session.data.inbox("/")):
             gevent.sleep(0.001)
@@ -266,7 +264,7 @@ class TestConnecting:
         assert len(asked) == 1
         go.set()
         client.connect()
-        assert len(asked) == 2  # of those who had left already nobody was asked
+        assert len(asked) == 2  # gates do not run for connections that have closed
 
     def test_connect_is_sent_before_messages_sent_at_once(
         self, site: Site, stages: Journal
@@ -368,13 +366,13 @@ def _give_up(client: Any, site: Site, socket: Any) -> None:
 
 Trigger = tuple[Callable[[Any, Site, Any], Any], str]
 
-#: After these a client can still say something.
+#: Disconnects after which the client can still send.
 SAID: dict[str, Trigger] = {
     "packet 41": (lambda client, site, socket: client.send("41"), "client namespace disconnect"),
     "engine packet 1": (lambda client, site, socket: client.send("1"), "transport close"),
     "bad packet": (lambda client, site, socket: client.send("4abc"), "parse error"),
 }
-#: After these it cannot.
+#: Disconnects after which it cannot.
 LAST_WORDS: dict[str, Trigger] = {
     "close frame": (lambda client, site, socket: client.close(), "transport close"),
     "FIN": (lambda client, site, socket: client.vanish(), "transport close"),
@@ -424,7 +422,7 @@ class TestDisconnects:
         socket = registry.find(client.id)
         for name in (first, second):
             ENDINGS[name][0](client, site, socket)
-        # What the server does is done; what a client sends it has still to read.
+        # Actions of the server take effect at once; packets of the client are read later.
         winner = second if first not in SERVER and second in SERVER else first
         reason = ENDINGS[winner][1]
         stages.wait(lambda stages: any(name == "finish" for name, _ in stages))
@@ -591,7 +589,7 @@ class TestExceptions:
         client = site.connect()
         client.emit("message", "hello")
         assert client.event() == ["message", "still here"]
-        client.barrier()  # the connection lives, and handles what follows
+        client.barrier()  # the connection still handles events
         assert [value for name, value in stages if name == "error"] == [error]
 
     def test_recursion_error_is_sent_as_error(self, site: Site, stages: Journal) -> None:

@@ -1,4 +1,4 @@
-"""Matching with a time limit gives the standard library's answers."""
+"""Matching with a time limit returns the results of the standard library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from webpy_socketio.bus.matcher import BUDGET, SPENT_LIMIT, TIME_LIMIT, Budget, Matcher
 
-#: Expressions of all kinds that handlers may use; most are matched by the package ``regex``.
+#: Expressions that handlers may use; most are matched by the package ``regex``.
 EXPRESSIONS = [
     "^room-",
     r"^room-\d+$",

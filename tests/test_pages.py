@@ -18,10 +18,10 @@ from .engine.conftest import Http
 
 @pytest.fixture
 def get(serve: Callable[..., Site]) -> Callable[..., Any]:
-    """Serve a function as a page and return an answer: ``get(function, version)``.
+    """Serve a function as a page and return the response bytes: ``get(function, version)``.
 
-    A second page is requested behind it on the same connection: all that comes until the server
-    closes is the answer.
+    A second page is requested on the same connection; everything until the server closes is
+    returned.
     """
 
     def request(function: Callable[[], Any], version: str = "1.1", method: str = "GET") -> bytes:

@@ -1,4 +1,4 @@
-"""Handlers' patterns against names that clients choose: bounded work, and a word about slow ones."""
+"""Channel patterns and names chosen by clients: limited work, and warnings about slow patterns."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def handler(*args: Any) -> None:
 
 
 def pattern() -> ChannelPattern:
-    """A pattern that runs out of time for `SLOW_NAME`."""
+    """A pattern that times out for `SLOW_NAME`."""
     made = compile_channel(CATASTROPHE, "@on_receiving", "gate")
     assert made is not None
     return made
 
 
 def pattern_of(function: Callable[..., Any]) -> Any:
-    """The pattern that a function is bound by."""
+    """Return the channel pattern of a function."""
     ((registered, (bound,)),) = (
         item for item in events._registered.values() if item[0] is function
     )
@@ -45,13 +45,13 @@ def pattern_of(function: Callable[..., Any]) -> Any:
 
 
 def matches(function: Callable[..., Any]) -> int:
-    """How often the regular expression of a function's pattern was really run."""
+    """Count the matches of the regular expression of a function's pattern."""
     return int(pattern_of(function).match.cache_info().misses)
 
 
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What was said about patterns so far."""
+    """Return the warnings about patterns so far."""
 
     def read() -> list[str]:
         records = [record for record in caplog.records if record.name == patterns.__name__]

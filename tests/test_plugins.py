@@ -1,4 +1,4 @@
-"""Plugins: found by name, switched on when a server starts, and off when it has stopped."""
+"""Plugins: imported by name, installed when a server starts, uninstalled when it stops."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def answer(request, socket, context, message):
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """Write a module that can be imported; forgotten afterwards."""
+    """Write a module that can be imported; it is removed afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
     names: list[str] = []
 
@@ -187,7 +187,7 @@ class TestErrors:
         server = SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["shop_plugin", "broken_plugin"])
         with pytest.raises(PluginError, match=r"broken_plugin.*the database"):
             server.start()
-        # The one that was on already is off again.
+        # The plugin that was installed before is uninstalled.
         assert importlib.import_module("shop_plugin").calls[-1] == ("uninstall",)
         assert not server.started
 
@@ -240,7 +240,7 @@ def namespaces(settings):
 
 
 class TestNamespaces:
-    """A plugin may bring namespaces, whose clients are its own."""
+    """Namespaces of plugins, whose clients are separate from those of the application."""
 
     @pytest.fixture
     def site(self, write: Write, serve: Callable[..., Site]) -> Site:
@@ -260,7 +260,7 @@ class TestNamespaces:
         assert client.receive() == '42/room,["echo","here"]'
         assert client.receive() == '43/room,1["done"]'
         client.send("41/room,")
-        client.send("40")  # behind it: when this is answered, that is told
+        client.send("40")  # handled after it
         client.receive()
         client.barrier()
         assert told == [
@@ -274,7 +274,7 @@ class TestNamespaces:
 
     def test_plugin_namespace_handler_has_no_web_ctx_of_others(self, site: Site, told: Any) -> None:
         visitor = site.connect(Cookie="session=1")
-        visitor.barrier()  # in a greenlet that is used again
+        visitor.barrier()  # runs in a reused greenlet
         client = site.websocket()
         client.connect(namespace="/room,")
         assert told == [("web", {})]
@@ -319,7 +319,7 @@ class TestBundled:
     def test_bundled_plugins_have_the_documented_functions(self, plugin: Any) -> None:
         assert callable(plugin.install)
         assert callable(plugin.uninstall)
-        plugin.uninstall()  # though it is not on
+        plugin.uninstall()  # without install
         assert f"`{plugin.__name__}`" in (plugins.__doc__ or "")
 
 

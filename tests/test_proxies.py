@@ -1,4 +1,4 @@
-"""Behind proxies: pages, handlers and logs see the client; nginx on TCP and on a Unix socket."""
+"""Servers behind proxies: pages, handlers and logs see the client. nginx on TCP and Unix sockets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .test_application import HANDSHAKE, visit
 
 Serve = Callable[..., Site]
 
-#: What nginx sends, as in README.rst.
+#: Headers that nginx sends with the configuration in README.rst.
 NGINX = {
     "Host": "chat.example",
     "X_Forwarded_Proto": "https",
@@ -112,7 +112,7 @@ class TestHandlers:
 
 
 class TestOrigins:
-    """Of the pages that connect, by long-polling and by WebSocket."""
+    """Origins of pages that connect by polling and by WebSocket."""
 
     @pytest.mark.parametrize(
         ("headers", "origin", "status"),
@@ -155,7 +155,7 @@ def log_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 class TestRefusals:
-    """The log line of a refused origin names the values that were used."""
+    """The log line of a rejected origin names the compared values."""
 
     @pytest.mark.parametrize(
         ("headers", "source"),
@@ -221,7 +221,7 @@ class unix_server:  # noqa: N801 - used like a function
 
 
 def ask_unix(path: Path, target: str, **headers: str) -> int:
-    """Return the status of a request as nginx sends it to a Unix socket."""
+    """Return the status of a request in the form that nginx sends to a Unix socket."""
     connection = http.client.HTTPConnection("chat.example")
     connection.sock = stdlib_socket.socket(stdlib_socket.AF_UNIX)
     try:
@@ -248,7 +248,7 @@ class TestNginx:
         folder = tmp_path / "nginx"
         folder.mkdir()
         if request.param == "unix":
-            # nginx's workers are another user's, who may not enter pytest's folders.
+            # Workers of nginx run as another user, without access to the folders of pytest.
             with tempfile.TemporaryDirectory() as public:
                 Path(public).chmod(0o755)
                 path = Path(public) / "chat.sock"

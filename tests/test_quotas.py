@@ -1,4 +1,4 @@
-"""Limits of what one address, and all clients together, may hold at once."""
+"""Limits for each address, and for all clients together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
 
 
 def ask(site: Site, address: str = "", path: str = HANDSHAKE) -> tuple[int, str]:
-    """Ask for a page or a session; behind a trusted proxy, for a client at `address`."""
+    """Request a page or a session; behind a trusted proxy, for a client at `address`."""
     connection = http.client.HTTPConnection("127.0.0.1", site.port)
     try:
         connection.request("GET", path, headers={"X-Forwarded-For": address} if address else {})
@@ -34,7 +34,7 @@ def ask(site: Site, address: str = "", path: str = HANDSHAKE) -> tuple[int, str]
 
 
 def dial(site: Site, source: str = "127.0.0.1") -> socket.socket:
-    """Open a connection of another of this machine's addresses, and leave it idle."""
+    """Open an idle connection from another address of this machine."""
     sock = socket.create_connection(("127.0.0.1", site.port), source_address=(source, 0))
     raw.OPENED.append(sock)
     return sock
@@ -141,7 +141,7 @@ class TestConnections:
 
 
 class Upload:
-    """A page that keeps a request's body until the test lets it go."""
+    """A page that keeps the body of a request until the test continues."""
 
     may_go_on = gevent.event.Event()
 

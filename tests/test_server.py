@@ -1,4 +1,4 @@
-"""`SocketIOServer`: how it is made, how it listens, and how it stops."""
+"""`SocketIOServer`: constructor, listening and shutdown."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ class TestConstructor:
         assert server.engine.path == "/rt/"
 
 
-#: gevent leaves a socket that could not be bound to the garbage collector.
+#: gevent leaves a socket that cannot be bound to the garbage collector.
 leaves_a_socket = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 class TestListening:
     def test_many_simultaneous_connections_wait_in_the_backlog(self, site: Site) -> None:
-        """Beyond gevent's 128 the kernel would not answer, and each tries again after a second."""
+        """Beyond gevent's backlog of 128, the kernel drops connections, which retry after one second."""
         site.server.stop_accepting()
         there = crowd(site.port)
         site.server.start_accepting()
@@ -167,7 +167,7 @@ class TestListening:
             self.start(("127.0.0.1", site.port), wsgi)
         text = str(caught.value)
         assert f"127.0.0.1:{site.port}" in text
-        assert "another program listens there" in text
+        assert "another program is listening there" in text
         assert "SOCKETIO_PORT" in text
         assert isinstance(caught.value, OSError)
         del caught
@@ -199,7 +199,7 @@ class TestListening:
     def test_access_log_contains_requests(self, serve: Callable[..., Site]) -> None:
         log = io.StringIO()
         site = serve(log=log)
-        site.connect().call("message")
+        site.connect().barrier()
         site.polling()
         site.server.stop()
         lines = log.getvalue().splitlines()
@@ -224,14 +224,14 @@ class TestListening:
             assert response.status == 404
             response.read()
         connection.close()
-        assert site.connect().call("message") == []
+        site.connect().barrier()
         (record,) = [each for each in caplog.records if "access log" in each.getMessage()]
         assert str(error) in record.getMessage()
 
     def test_log_none_disables_the_access_log(
         self, site: Site, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        site.connect().call("message")
+        site.connect().barrier()
         site.polling()
         site.server.stop()
         assert capfd.readouterr() == ("", "")
@@ -245,7 +245,7 @@ class TestStopping:
         while not site.server.engine.sessions[polling.sid].transport.waiting:  # type: ignore[union-attr]
             gevent.idle()
         site.server.stop()
-        with pytest.raises(Closed) as caught:  # with no Socket.IO disconnect before
+        with pytest.raises(Closed) as caught:  # no Socket.IO disconnect packet
             websocket.receive()
         assert caught.value.code == 1001
         assert poll.get() == ["1"]
@@ -360,7 +360,7 @@ class TestTLS:
             site.server.stop()
             gone.wait(len)
             client.wait()
-            client.eio.ws.shutdown()  # which it leaves open when the server closes first
+            client.eio.ws.shutdown()  # not closed by the client library
         assert stages[-1] == ("finish", "server shutting down")
 
 
@@ -392,7 +392,7 @@ say("end")
 
 
 class Program:
-    """A Python program in a process of its own; it is waited for, and killed if need be."""
+    """A Python program in a subprocess, which is waited for and killed if necessary."""
 
     def __init__(self, path: Path, source: str) -> None:
         path.write_text(source)
@@ -410,7 +410,7 @@ class Program:
         return self.popen.stdout.readline().rstrip("\n")
 
     def end(self) -> tuple[int, str, str]:
-        """Its exit status, and what else it wrote."""
+        """Return the exit status and the remaining output."""
         out, errors = self.popen.communicate("\n")
         return self.popen.returncode, out, errors
 
@@ -462,7 +462,7 @@ class TestSignals:
     ) -> None:
         program = run(SERVER.replace("DEBUG", "False") + "sys.stdin.readline()\nsay('done')\n")
         client = WebSocket(int(program.line().split()[1]))
-        client.connect()  # so it serves by now
+        client.connect()  # the server is running
         program.popen.send_signal(signal.SIGTERM)
         assert [program.line(), program.line()] == [f"finish {client.id}", "end"]
         program.popen.send_signal(number)
@@ -470,14 +470,14 @@ class TestSignals:
         assert (status, out, errors) == (0, "done\n", "")
 
     def test_main_script_imported_twice_serves_once(self, run: Callable[[str], Program]) -> None:
-        # As web.py's reloader does while web.config.debug is on, which is its default.
+        # Like the reloader of web.py with web.config.debug, which is the default.
         program = run(SERVER.replace("DEBUG", "True"))
         assert [program.line(), program.line()] == ["port 0", "end"]  # from the second import
         port = int(program.line().split()[1])
         client = WebSocket(port)
         client.connect()
         client.call("message", "hello")
-        assert program.line() == "message hello"  # and the handlers are there once
+        assert program.line() == "message hello"  # handlers are registered once
         program.popen.send_signal(signal.SIGTERM)
         status, out, errors = program.end()
         assert (status, out) == (0, f"finish {client.id}\nend\n"), errors

@@ -1,4 +1,4 @@
-"""The stages as blinker signals: order, isolation, keywords, and who receives."""
+"""The stages as blinker signals: order, isolation, keywords and receivers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .conftest import Journal, Site, socket_of
 
 
 class Sender:
-    """As much of a socket as a signal needs."""
+    """The attributes of a socket that signals use."""
 
     def __init__(self) -> None:
         self.request: dict[str, Any] = {"PATH_INFO": "/"}
@@ -310,7 +310,7 @@ class TestReceivers:
         assert journal == ["hello"]
 
 
-#: What every stage carries beside request, socket and context.
+#: Keywords of each stage, in addition to request, socket and context.
 KEYWORDS: dict[str, set[str]] = {
     "connecting": {"auth"},
     "connect": {"auth"},
@@ -326,7 +326,7 @@ KEYWORDS: dict[str, set[str]] = {
 
 
 class TestSentSignal:
-    """Not a stage: what goes to clients of this process."""
+    """`sent`: events sent to clients of this process."""
 
     @pytest.fixture
     def sent(self) -> Journal:
@@ -487,7 +487,7 @@ class TestKeywords:
 
 
 class TestHandledSignal:
-    """What is told about the stages: how long their receivers took, and what gates said."""
+    """`handled`: the duration of receivers and the result of gates."""
 
     @pytest.fixture
     def told(self) -> list[dict[str, Any]]:

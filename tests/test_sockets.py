@@ -1,4 +1,4 @@
-"""What handlers hold: every method and attribute of a socket, seen by real clients."""
+"""The methods and attributes of a socket, observed by real clients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .raw import Closed, WebSocket
 
 
 class Trio:
-    """Three clients: two in the room, the first of them in the hall too, and one in neither."""
+    """Three clients: two in the room, the first also in the hall, and one in neither."""
 
     def __init__(self, site: Site) -> None:
         self.ann, self.bob, self.eve = (site.connect() for _ in range(3))
@@ -72,8 +72,8 @@ class TestSending:
     def test_broadcast_channel_without_channel_uses_all_channels_of_the_socket(
         self, trio: Trio
     ) -> None:
-        socket_of(trio.bob).subscribe("hall")  # in both, and yet one copy
-        socket_of(trio.eve).subscribe("attic")  # the sender is not there
+        socket_of(trio.bob).subscribe("hall")  # in both channels, receives one copy
+        socket_of(trio.eve).subscribe("attic")  # the sender is not a member
         trio.socket.broadcast_channel("hello")
         trio.get(ann=0, bob=1, eve=0)
 
@@ -401,7 +401,7 @@ class TestDisconnect:
 
         client = site.polling()
         client.connect()
-        client.send(*(f'42["message",{number}]' for number in range(3)))  # all of them at once
+        client.send(*(f'42["message",{number}]' for number in range(3)))  # in one write
         stages.wait_for(("finish", "server namespace disconnect"))
         assert [value for name, value in stages if name == "message"] == [0]
 

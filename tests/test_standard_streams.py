@@ -75,7 +75,7 @@ Start = Callable[..., tuple[subprocess.Popen[bytes], int]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a server with these redirections; returns its process and its port."""
+    """Start a server with these redirections; return its process and port."""
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     with contextlib.ExitStack() as stack:
@@ -100,7 +100,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def visit(port: int) -> None:
-    """Assert that pages and sockets are served, whatever they print."""
+    """Assert that pages and sockets are served, even if they print."""
     for path, status in [
         ("/page", 200),
         ("/failing", 500),

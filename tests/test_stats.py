@@ -1,4 +1,4 @@
-"""How many of everything there are in a process."""
+"""Counts of sessions, sockets and channels in a process."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TestStats:
         polling.connect()
         client = site.connect()
         assert get_stats().outbox_bytes == 0
-        socket_of(client).broadcast("x" * 1000)  # nobody polls
+        socket_of(client).broadcast("x" * 1000)  # no poll is open
         gevent.idle()
         assert 1000 < get_stats().outbox_bytes < 1100
 
@@ -78,7 +78,7 @@ class TestStats:
         counted_in: list[int] = []
 
         class Watched:
-            """An engine that tells who looks at it."""
+            """An engine that records the thread that reads its sessions."""
 
             @property
             def sessions(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class TestStats:
         pool = gevent.threadpool.ThreadPool(1)
         assert pool.apply(get_stats).sockets["/"] == 1
         pool.kill()
-        assert counted_in == [get_ident()]  # where the sockets live, whoever asks
+        assert counted_in == [get_ident()]  # the thread of the sockets
         assert client.id
 
     def test_stats_include_backplane_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What blocks the loop is named in the log; what waits as it should is not."""
+"""Code that blocks the event loop is named in the log; code that waits in gevent is not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from webpy_socketio.watchdog import StallTimer, Watchdog
 from .conftest import Site
 from .test_application import visit
 
-#: The system's own: to acquire it stops the thread, and gevent's loop with it.
+#: A native lock: acquiring it blocks the thread, including the event loop.
 allocate_lock = monkey.get_original("_thread", "allocate_lock")
 get_ident = monkey.get_original("_thread", "get_ident")
 
@@ -33,7 +33,7 @@ Told = Callable[[str], None]
 
 
 class Warnings(logging.Handler):
-    """What the watchdog says, from its own thread; whoever blocks is let go by it."""
+    """Records warnings in the thread of the watchdog, and then unblocks the event loop."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -46,7 +46,7 @@ class Warnings(logging.Handler):
         self._lock.release()
 
     def block(self) -> None:
-        """Block the loop until there is a warning."""
+        """Block the event loop until a warning is logged."""
         assert self._lock.acquire(True, 30), "never warned"
 
 
@@ -70,7 +70,7 @@ def watched(
 ) -> Site:
     site = serve(urls, {} if fvars is None else fvars, block_warning=0.1)
     while site.server._watchdog is None or site.server._watchdog.thread is None:
-        gevent.idle()  # until the first turn
+        gevent.idle()  # until the first iteration
     return site
 
 
@@ -86,7 +86,7 @@ class TestWarning:
     ) -> None:
         @on_message
         def careless(request: Any, socket: Any, context: Any, message: Any) -> str:
-            warnings.block()  # a line of its own
+            warnings.block()  # on a separate line
             return "done"
 
         assert site.connect().call("message", 1) == ["done"]
@@ -94,7 +94,7 @@ class TestWarning:
         told(text)
         assert f"a receiver of 'message', {careless.__qualname__} {here(careless)}, blocks" in text
         assert "threadpool.apply(function, args)" in text
-        assert "    warnings.block()  # a line of its own\n" in text
+        assert "    warnings.block()  # on a separate line\n" in text
         assert text.count("\n") < 15
 
     def test_warning_names_a_gate_receiver(self, site: Site, warnings: Warnings) -> None:
@@ -146,7 +146,7 @@ class TestWarning:
         site = watched(serve, warnings, ("/page/(.*)", "page"), {"page": Page})
         assert visit(site.port, "/page/slow%22?secret=1").body == b"at last"
         (text,) = warnings.texts
-        assert "as the page GET '/page/slow%22' blocks" in text
+        assert "because the page GET '/page/slow%22' blocks" in text
         assert "secret" not in text
 
     def test_warning_names_other_code(self, site: Site, warnings: Warnings) -> None:
@@ -155,7 +155,7 @@ class TestWarning:
 
         gevent.spawn(nobodys).join()
         (text,) = warnings.texts
-        assert "as block (" in text
+        assert "because block (" in text
         assert "in nobodys\n" in text
 
     def test_warning_is_logged_for_computations(self, site: Site, warnings: Warnings) -> None:
@@ -202,7 +202,7 @@ class TestNoWarning:
         watchdog = site.server._watchdog
         assert watchdog is not None
         marks = set()
-        while len(marks) < 7:  # longer than what would be a block
+        while len(marks) < 7:  # longer than the limit
             marks.add(watchdog._last_turn)
             gevent.sleep(watchdog._period / 2)
         go.set()
@@ -219,11 +219,11 @@ class TestNoWarning:
         watchdog = site.server._watchdog
         assert watchdog is not None
         while watchdog.thread not in sys._current_frames():
-            gevent.sleep(0.01)  # it is still to begin
+            gevent.sleep(0.01)  # wait for the thread to start
         site.server.stop()
         while watchdog.thread in sys._current_frames():
             gevent.sleep(0.01)
-        watchdog.stop()  # again
+        watchdog.stop()  # a second time
 
     def test_block_before_the_first_iteration_is_not_logged(
         self, serve: Callable[..., Site]
@@ -234,7 +234,7 @@ class TestNoWarning:
 
 
 class TestStallTimer:
-    """Times are (last_turn, now, CPU time of the process); the period is 1 s."""
+    """Arguments are (last turn, now, CPU time of the process); the period is 1 s."""
 
     def update(self, *times: tuple[float, float, float]) -> list[float]:
         stall_timer = StallTimer(1.0)

@@ -24,7 +24,7 @@ class Channels(Generic[T]):
 
     def __init__(self) -> None:
         self._members: dict[str, dict[T, None]] = {}
-        self._channels: dict[T, dict[str, None]] = {}
+        self._held: dict[T, dict[str, None]] = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -39,11 +39,11 @@ class Channels(Generic[T]):
 
     def channels_of(self, member: T) -> Collection[str]:
         """Return the channels of `member` in the order of joining."""
-        return self._channels.get(member, _EMPTY)
+        return self._held.get(member, _EMPTY)
 
     def add(self, member: T, channel: str) -> bool:
         """Add `member` to `channel`; return False if it is a member already."""
-        channels = self._channels.setdefault(member, {})
+        channels = self._held.setdefault(member, {})
         if channel in channels:
             return False
         channels[channel] = None
@@ -52,12 +52,12 @@ class Channels(Generic[T]):
 
     def remove(self, member: T, channel: str) -> bool:
         """Remove `member` from `channel`; return False if it is not a member."""
-        channels = self._channels.get(member)
+        channels = self._held.get(member)
         if channels is None or channel not in channels:
             return False
         del channels[channel]
         if not channels:
-            del self._channels[member]
+            del self._held[member]
         self._remove_from(channel, member)
         return True
 
@@ -72,7 +72,7 @@ class Channels(Generic[T]):
 
     def forget_member(self, member: T) -> None:
         """Discard the list of channels of a removed `member`."""
-        self._channels.pop(member, None)
+        self._held.pop(member, None)
 
     def _remove_from(self, channel: str, member: T) -> None:
         members = self._members.get(channel)

@@ -4,8 +4,7 @@ All functions raise `NoSocket` if there is no recipient, and `EncodeError` if th
 encoded. After a function has returned, the message is queued for every recipient.
 
 With ``SOCKETIO_BACKPLANE``, recipients are the sockets of all processes, and processes without a
-server may call these functions. Redis is asked for recipients only if this process has none;
-`BackplaneError` is raised if Redis does not answer.
+server may call these functions. Redis is queried for recipients only if this process has none.
 """
 
 from __future__ import annotations
@@ -75,8 +74,8 @@ def emit(
     ``SOCKETIO_BACKPLANE`` is set.
 
     Args:
-        event: Name of the event. The names "__subscribe__", "__unsubscribe__" and "__channel__"
-            are reserved.
+        event: Name of the event. Names of the client library ("connect", "disconnect", …) and of
+            this package ("__subscribe__", …) are reserved.
         *args: JSON-serializable values; ``bytes`` are sent as binary attachments.
         channel: Send to the subscribers of this channel only.
         namespace: Socket.IO namespace.
