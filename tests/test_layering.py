@@ -166,7 +166,7 @@ PLUGINS = [name for name in MODULES if layer(name) == "plugins"]
 
 
 def engine_layer(name: str) -> str:
-    """Return the layer of a module of the engine: its folder, or its own name beside the folders."""
+    """Return the layer of a module of the engine: its folder, or its name outside folders."""
     return name.split(".")[1]
 
 

@@ -1,4 +1,4 @@
-"""Servers behind proxies: pages, handlers and logs see the client. nginx on TCP and Unix sockets."""
+"""Servers behind proxies, nginx among them: pages, handlers and logs see the client."""
 
 from __future__ import annotations
 

@@ -103,9 +103,8 @@ class SocketIOView:
         if mark is None:
             return _explain_no_mark()
         resource = mark.request.get(RESOURCE_KEY, "socket.io")
-        if (
-            web.ctx.env["PATH_INFO"] != f"/{resource}/"
-        ):  # the pattern matches the resources of all servers
+        # The pattern matches the resources of all servers.
+        if web.ctx.env["PATH_INFO"] != f"/{resource}/":
             raise web.notfound(f"Socket.IO is at /{resource}/ on this server.\n")
         web.ctx.env[_APPLICATION] = web.ctx.app_stack[0]
         web.ctx.env[_HEADERS] = web.ctx.headers

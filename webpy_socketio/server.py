@@ -246,6 +246,8 @@ class SocketIOServer(EngineServer):
         are closed gradually, within ``SOCKETIO_DRAIN_TIME``. Requests and handlers then have
         `timeout` seconds to finish, before GreenletExit is raised in the handlers.
 
+        In a handler, the method returns at once; the server stops in another greenlet.
+
         Args:
             timeout: Seconds that requests and handlers have to finish. Default: `stop_timeout`.
         """

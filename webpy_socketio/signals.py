@@ -48,17 +48,16 @@ Three more signals are not stages. Without receivers they cost nothing.
     that raised) and ``refused`` (the reason if a gate rejected, otherwise None).
 
 ``sent``
-    For each event sent to clients of this process. The sender is the name of the namespace.
-    Keywords:
-    ``sockets`` (list of recipients), ``size`` (bytes on the wire for one of them) and ``read``
-    (function that returns the event's name and arguments as a list). Receivers must not wait.
+    For each event sent to clients of this process. The sender is the name of the namespace. Has
+    the keywords ``sockets`` (list of recipients), ``size`` (bytes on the wire for one of them) and
+    ``read`` (function that returns the event's name and arguments as a list). Receivers must not
+    wait.
 
 ``packet``
     For each packet of a client that does not reach a handler: pong, acknowledgement, CONNECT,
     DISCONNECT, WebSocket ping, or a packet of a namespace that the client is not connected to. The
-    sender is the Engine.IO session; ``close(reason)`` closes it. Keyword: ``request``. Receivers
-    must
-    not wait.
+    sender is the Engine.IO session; its ``close(reason)`` closes it. Has the keyword ``request``.
+    Receivers must not wait.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@
 
   if (typeof io === "undefined" || !io.Manager) {
     throw new Error(
-      "webpy_socketio.js needs the Socket.IO client 4: load socket.io.min.js before it, as socketio_scripts() does"
+      "webpy_socketio.js needs the Socket.IO client 4: " +
+        "load socket.io.min.js before it, as socketio_scripts() does"
     );
   }
   const Stock = io.Socket;
@@ -119,7 +120,8 @@
       if (subscription) {
         this.subscriptions.delete(channel);
         subscription.request = null;
-        for (const resolve of subscription.resolvers.splice(0)) resolve({ ok: false, error: "unsubscribed" });
+        const answer = { ok: false, error: "unsubscribed" };
+        for (const resolve of subscription.resolvers.splice(0)) resolve(answer);
       }
       const presence = this.presences.get(channel);
       if (presence) presence.clear();
@@ -145,9 +147,9 @@
     }
 
     /**
-     * Put subscriptions in front of the packets that are sent on the next connection: a message to a
-     * channel must not arrive before the subscription. (A "connect" listener would run too late: the
-     * client flushes its buffer before the event.)
+     * Put subscriptions in front of the packets that are sent on the next connection: a message to
+     * a channel must not arrive before the subscription. (A "connect" listener would run too late:
+     * the client flushes its buffer before the event.)
      */
     requeueSubscriptions() {
       const socket = this.socket;
@@ -185,7 +187,7 @@
    *   count     number of keys, also for channels that are too large for the server to list members
    *   on("change", ({joins, updates, leaves}) => ...), off("change", listener), onchange(listener)
    *
-   * After a disconnect, the members are kept until the next state, so that the page does not flicker.
+   * After a disconnect, the members are kept until the next state, to avoid flicker.
    */
   class Presence {
     constructor(socket, channel) {
@@ -202,7 +204,9 @@
     }
 
     on(event, listener) {
-      if (event !== "change") throw new TypeError(`a presence supports the event "change", not "${event}"`);
+      if (event !== "change") {
+        throw new TypeError(`a presence supports the event "change", not "${event}"`);
+      }
       this._listeners.add(listener);
       return this;
     }
@@ -238,7 +242,8 @@
       if (epoch === this._epoch && rev <= this._revision) return; // included in the current state
       // A diff was missed, or members are listed again after counts only. A diff that starts before
       // the current revision is not a gap: it contains complete lists.
-      if (epoch !== this._epoch || since > this._revision || (joins && !this._listed)) return this.requestState();
+      const isGap = epoch !== this._epoch || since > this._revision;
+      if (isGap || (joins && !this._listed)) return this.requestState();
       this._revision = rev;
       if (!joins) return this._replace(undefined, count);
       const members = new Map(this.members);
@@ -263,8 +268,10 @@
     /** Without members (counts only), no joins and leaves are reported. */
     _replace(members, count = members ? members.size : 0) {
       const compared = members && this._listed;
-      const change = compared ? differences(this.members, members) : { joins: {}, updates: {}, leaves: {} };
-      const same = compared && count === this.count && !Object.values(change).some((part) => Object.keys(part).length);
+      const nothing = { joins: {}, updates: {}, leaves: {} };
+      const change = compared ? differences(this.members, members) : nothing;
+      const isEmpty = !Object.values(change).some((part) => Object.keys(part).length);
+      const same = compared && count === this.count && isEmpty;
       this._listed = members !== undefined;
       this.members = members || new Map();
       this.count = count;
@@ -313,8 +320,8 @@
 
   Object.defineProperty(Stock.prototype, "channels", {
     get() {
-      const confirmed = [...channels(this).subscriptions].filter(([, subscription]) => subscription.confirmed);
-      return confirmed.map(([channel]) => channel);
+      const entries = [...channels(this).subscriptions];
+      return entries.filter(([, { confirmed }]) => confirmed).map(([channel]) => channel);
     },
   });
 
@@ -364,15 +371,27 @@
           'io("/name") is a namespace, io({path: "/name"}) the path of the server\'s resource'
       );
     } else if (request.status === 404 && path !== PATH) {
-      logOnce(`the server has no Socket.IO at ${path}, but the server of this page has it at ${PATH}: io({path: "${PATH}"})`);
+      logOnce(
+        `the server has no Socket.IO at ${path}, but the server of this page has it at ${PATH}: ` +
+          `io({path: "${PATH}"})`
+      );
     } else if (request.status === 404) {
-      logOnce(`the server has no Socket.IO at ${path}: add socketio_urls to its urls, or use its resource as path`);
+      logOnce(
+        `the server has no Socket.IO at ${path}: ` +
+          "add socketio_urls to its urls, or use its resource as path"
+      );
     } else if (request.status === 403) {
-      logOnce(`the server rejected this page (403)${errorText(request)}; the log of the server names the setting to change`);
+      logOnce(
+        `the server rejected this page (403)${errorText(request)}; ` +
+          "the log of the server names the setting to change"
+      );
     } else if (request.status === 400 || request.status === 500) {
       logOnce(`the server responded with ${request.status}${errorText(request)}`);
     } else if (error.code === "parser error" || error.message === "server error") {
-      logOnce(`the response at ${path} is not Socket.IO: an earlier pattern of the application's urls may match`);
+      logOnce(
+        `the response at ${path} is not Socket.IO: ` +
+          "an earlier pattern of the application's urls may match"
+      );
     } else if (typeof location !== "undefined" && location.protocol === "https:" && /^(http|ws):/.test(uri)) {
       logOnce(`a page loaded over https cannot connect to ${uri}: use https, or io() without an address`);
     }
@@ -408,7 +427,8 @@
     if (uri instanceof io.Manager) return new Stock(uri, options, ...rest);
     if (uri && typeof uri === "object") return Socket(undefined, uri);
     // autoConnect is an option of the Manager, which must not be shared with sockets of io().
-    return warnUnconnected(io(uri || undefined, { path: PATH, ...options, autoConnect: false, forceNew: true }));
+    const settings = { path: PATH, ...options, autoConnect: false, forceNew: true };
+    return warnUnconnected(io(uri || undefined, settings));
   }
   Socket.prototype = Stock.prototype; // for instanceof
   io.Socket = Socket;
