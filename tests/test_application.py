@@ -143,7 +143,9 @@ class TestUrls:
         assert second.connect().id
         assert visit(first.port, "/two/?EIO=4&transport=polling").status == 404
 
-    def test_page_environ_contains_the_resource(self, serve: Callable[..., Site]) -> None:
+    def test_scripts_in_a_page_use_the_resource_of_the_server(
+        self, serve: Callable[..., Site]
+    ) -> None:
         class Index:
             def GET(self) -> str:
                 return webpy_socketio.socketio_scripts()

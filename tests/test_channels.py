@@ -52,7 +52,7 @@ class TestMembership:
         for number in range(1000):
             assert not channels.members(f"unknown {number}")
             assert not channels.channels_of(f"unknown {number}")
-            channels.remove("nobody", f"unknown {number}")
+            channels.remove("other", f"unknown {number}")
             channels.remove_member(f"unknown {number}")
             channels.forget_member(f"unknown {number}")
         assert not channels._members
@@ -285,14 +285,14 @@ class TestSubscribe:
     def test_unsubscribe_is_acknowledged_after_messages_of_the_channel(self, site: Site) -> None:
         @on_unsubscribe
         def farewell(request: Any, socket: Any, context: Any, channel: str) -> None:
-            socket.broadcast_channel("somebody left", channel)
+            socket.broadcast_channel("a member left", channel)
 
         client, other = site.connect(), site.connect()
         for each in (client, other):
             each.call("__subscribe__", "room")
         client.emit("__unsubscribe__", "room", ack=1)
         assert client.receive() == '431[{"ok":true}]'
-        assert other.event() == ["message", "somebody left"]
+        assert other.event() == ["message", "a member left"]
         client.barrier()
 
     def test_subscribe_without_acknowledgement_takes_effect(self, site: Site) -> None:

@@ -31,7 +31,7 @@ class TestConnectingGate:
         self, site: Site, stages: Journal
     ) -> None:
         @on_connecting
-        def nobody(request: Any, socket: Any, context: Any) -> None:
+        def reject(request: Any, socket: Any, context: Any) -> None:
             raise Refused("members only: žádný vstup")
 
         client = site.websocket()
@@ -44,7 +44,7 @@ class TestConnectingGate:
 
     def test_gate_raising_refused_without_text_sends_generic_reason(self, site: Site) -> None:
         @on_connecting
-        def nobody(request: Any, socket: Any, context: Any) -> None:
+        def reject(request: Any, socket: Any, context: Any) -> None:
             raise Refused
 
         client = site.websocket()
@@ -53,7 +53,7 @@ class TestConnectingGate:
 
     def test_gate_raising_refused_over_polling_sends_connect_error(self, site: Site) -> None:
         @on_connecting
-        def nobody(request: Any, socket: Any, context: Any) -> None:
+        def reject(request: Any, socket: Any, context: Any) -> None:
             raise Refused("no")
 
         client = site.polling()
@@ -206,7 +206,7 @@ class TestSubscribingGate:
         self, site: Site, stages: Journal
     ) -> None:
         @on_subscribing
-        def nobody(request: Any, socket: Any, context: Any, channel: str) -> None:
+        def reject(request: Any, socket: Any, context: Any, channel: str) -> None:
             assert channel not in socket.channels
             raise Refused(f"{channel} is private")
 

@@ -81,7 +81,7 @@ class TestStageOrder:
         @on_finish(channel="^room-")
         def finished(request: Any, socket: Any, context: Any) -> None:
             journal.append(("finish", socket.channels))
-            socket.send("nobody hears")
+            socket.send("too late")
 
         client = site.connect()
         client.call("__subscribe__", "room-1")
@@ -121,8 +121,8 @@ class TestStageOrder:
         client.call("__subscribe__", "a")
         client.call("__unsubscribe__", "a")
         client.call("__subscribe__", "a")
-        told = [stage for stage in stages if stage[0] in ("subscribe", "unsubscribe")]
-        assert told == [("subscribe", "a"), ("unsubscribe", "a"), ("subscribe", "a")]
+        changes = [stage for stage in stages if stage[0] in ("subscribe", "unsubscribe")]
+        assert changes == [("subscribe", "a"), ("unsubscribe", "a"), ("subscribe", "a")]
 
     def test_socket_is_a_member_when_subscribe_is_sent(self, site: Site, journal: Journal) -> None:
         @on_subscribe
@@ -292,7 +292,7 @@ class TestConnecting:
         @on_connect
         def wait(request: Any, socket: Any, context: Any) -> None:
             go.wait()
-            socket.send("to nobody")
+            socket.send("without recipients")
             assert socket.subscribe("late") is False
 
         client = site.connect()
@@ -474,7 +474,7 @@ class TestDisconnects:
         stages.wait_for(("finish", "slow reader"))
         assert stages.count(("disconnect", "slow reader")) == 1
 
-    def test_socket_receives_nothing_once_disconnect_is_sent(
+    def test_socket_is_removed_before_disconnect_is_sent(
         self, site: Site, journal: Journal
     ) -> None:
         go = gevent.event.Event()

@@ -124,7 +124,7 @@ class TestMatchCounts:
 
 class TestCacheSizes:
     def test_cached_names_of_a_pattern_are_limited(self) -> None:
-        pattern = ChannelPattern(re.compile("^1"), "somebody")
+        pattern = ChannelPattern(re.compile("^1"), "a handler")
         answers = [pattern.match(str(number)) for number in range(10 * REMEMBERED_MATCHES)]
         assert answers == [str(number).startswith("1") for number in range(len(answers))]
         assert pattern.match.cache_info().currsize == REMEMBERED_MATCHES

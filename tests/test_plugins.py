@@ -207,11 +207,11 @@ import web
 
 from webpy_socketio import Refused
 
-told = []
+calls = []
 
 class Room:
     def connect(self, connection):
-        told.append(("web", dict(web.ctx.__dict__)))
+        calls.append(("web", dict(web.ctx.__dict__)))
         if connection.auth == {"name": "Eve"}:
             raise Refused("not you")
         if connection.auth == {"name": "Bug"}:
@@ -219,20 +219,20 @@ class Room:
         connection.accept()
 
     def event(self, connection, name, args, ack):
-        told.append((name, args))
+        calls.append((name, args))
         if name == "bug":
             raise KeyError("the details")
         connection.emit("echo", *args)
         connection.acknowledge(ack, ("done",))
 
     def closing(self, connection):
-        told.append("closing")
+        calls.append("closing")
 
     def disconnected(self, connection, reason):
-        told.append(reason)
+        calls.append(reason)
 
     def failed(self, connection, error):
-        told.append("failed")
+        calls.append("failed")
 
 def namespaces(settings):
     return {settings.message_log_format: Room()}
@@ -248,11 +248,11 @@ class TestNamespaces:
         return serve(plugins=["room_plugin"], message_log_format="/room")
 
     @pytest.fixture
-    def told(self, site: Site) -> Any:
-        return importlib.import_module("room_plugin").told
+    def calls(self, site: Site) -> Any:
+        return importlib.import_module("room_plugin").calls
 
     def test_plugin_namespace_events_reach_the_plugin_only(
-        self, site: Site, told: Any, stages: Journal
+        self, site: Site, calls: Any, stages: Journal
     ) -> None:
         client = site.websocket()
         client.connect(namespace="/room,")
@@ -263,7 +263,7 @@ class TestNamespaces:
         client.send("40")  # handled after it
         client.receive()
         client.barrier()
-        assert told == [
+        assert calls == [
             ("web", {}),
             ("__subscribe__", ["here"]),
             "closing",
@@ -272,12 +272,14 @@ class TestNamespaces:
         assert {name for name, _ in stages} == {"connecting", "connect"}
         assert [socket.namespace for socket in sockets()] == ["/"]
 
-    def test_plugin_namespace_handler_has_no_web_ctx_of_others(self, site: Site, told: Any) -> None:
+    def test_plugin_namespace_handler_has_no_web_ctx_of_others(
+        self, site: Site, calls: Any
+    ) -> None:
         visitor = site.connect(Cookie="session=1")
         visitor.barrier()  # runs in a reused greenlet
         client = site.websocket()
         client.connect(namespace="/room,")
-        assert told == [("web", {})]
+        assert calls == [("web", {})]
 
     def test_plugin_namespace_rejects_with_reason_and_hides_exceptions(
         self, site: Site, caplog: pytest.LogCaptureFixture

@@ -95,7 +95,7 @@ class TestSending:
         trio.get(ann=1, bob=1, eve=1)
 
     def test_broadcast_without_recipients_is_not_an_error(self, trio: Trio) -> None:
-        trio.socket.broadcast_channel("hello", "nobody is here")
+        trio.socket.broadcast_channel("hello", "empty")
         socket_of(trio.eve).broadcast_channel("hello")
         trio.get(ann=0, bob=0, eve=0)
 

@@ -150,13 +150,13 @@ class TestWarning:
         assert "secret" not in text
 
     def test_warning_names_other_code(self, site: Site, warnings: Warnings) -> None:
-        def nobodys() -> None:
+        def background() -> None:
             warnings.block()
 
-        gevent.spawn(nobodys).join()
+        gevent.spawn(background).join()
         (text,) = warnings.texts
         assert "because block (" in text
-        assert "in nobodys\n" in text
+        assert "in background\n" in text
 
     def test_warning_is_logged_for_computations(self, site: Site, warnings: Warnings) -> None:
         @on_message
