@@ -157,14 +157,14 @@ class TestStarting:
             SocketIOServer(("127.0.0.1", 0), app)
         told(str(caught.value))
 
-    @quoted("the application has to be app.wsgifunc(), called, not app.wsgifunc")
+    @quoted("the application must be app.wsgifunc(), not app.wsgifunc")
     def test_without_the_parentheses(self, app: Any, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc)
         told(str(caught.value))
 
     @leaves_a_socket
-    @quoted("cannot listen on …; another program listens there")
+    @quoted("cannot listen on …; another program is listening there")
     def test_a_port_that_is_taken(self, app: Any, told: Told) -> None:
         with stdlib_socket.create_server(("127.0.0.1", 0)) as taken:
             server = SocketIOServer(taken.getsockname(), app.wsgifunc(), plugins=[])
@@ -178,7 +178,7 @@ class TestStarting:
         "address", [("127.0.0.1", "8000"), ("127.0.0.1", 80_000), ("127.0.0.1", None)]
     )
     @leaves_a_socket
-    @quoted("cannot listen on …, which is no address")
+    @quoted("cannot listen on …, which is not an address")
     def test_an_address_that_is_none(self, address: Any, app: Any, told: Told) -> None:
         server = SocketIOServer(address, app.wsgifunc(), plugins=[])
         with pytest.raises(ListenError) as caught:
@@ -247,7 +247,7 @@ class TestStarting:
         told(str(caught.value))
 
     @pytest.mark.parametrize("when", ["started", "serving"])
-    @quoted("…: set after the server was made, which does not see it")
+    @quoted("…: set after the server was created, so it has no effect")
     def test_a_setting_that_comes_too_late(
         self, when: str, app: Any, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -379,7 +379,7 @@ class TestRequests:
         told: Told,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(application, "_notices", ThrottledLog(current_clock()))
+        monkeypatch.setattr(application, "_throttled_log", ThrottledLog(current_clock()))
         server = gevent.pywsgi.WSGIServer(("127.0.0.1", 0), app.wsgifunc(), log=None)
         server.start()
         try:
@@ -395,7 +395,7 @@ class TestRequests:
     @pytest.mark.parametrize(
         "path", ["/socket.io/?EIO=4&transport=polling", "/chat/?EIO=4&transport=polling"]
     )
-    @quoted("a client asked for Socket.IO at …, and it is at … here")
+    @quoted("a client requested Socket.IO at …, but this server has it at …")
     def test_another_path(
         self, path: str, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -411,7 +411,7 @@ class TestRequests:
     ) -> None:
         assert visit(site.port, "/socket.io?EIO=4&transport=polling").status == 404
         (text,) = log()
-        assert "at '/socket.io', and it is at /socket.io/ here" in text
+        assert "at '/socket.io', but this server has it at /socket.io/" in text
 
     def test_what_looks_for_other_things_is_not_mentioned(
         self, site: Site, log: Callable[[], list[str]]
@@ -741,7 +741,7 @@ class TestArguments:
             in text
         )
 
-    @quoted("decorate a function, or the method of an object")
+    @quoted("decorate a function, or a bound method")
     def test_a_method_that_has_no_object_yet(self, told: Told) -> None:
         told(wrong(on_message, Callables.method))
 
@@ -818,7 +818,7 @@ class TestFunctionsThatWouldNotRun:
         told(wrong(register, function))
 
     @every_way
-    @quoted("is a class, and would only be made")
+    @quoted("is a class and would only be instantiated")
     def test_classes(self, register: Any, told: Told) -> None:
         class Chat:
             def __init__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
@@ -829,7 +829,7 @@ class TestFunctionsThatWouldNotRun:
         assert "on_...(Room().talk)" in text
 
     @every_way
-    @quoted("is a generator, as it has a yield")
+    @quoted("is a generator function (it contains yield)")
     def test_generators(self, register: Any, told: Told) -> None:
         told(wrong(register, generator))
 
@@ -851,7 +851,7 @@ class TestFunctionsThatWouldNotRun:
 
 
 class TestDecorators:
-    @quoted("a pattern is given by name")
+    @quoted("pass a pattern as keyword")
     def test_a_pattern_by_position(self, told: Told) -> None:
         told(wrong(on_message, "^room-"))
 
@@ -862,12 +862,12 @@ class TestDecorators:
         told(text)
         assert pattern == "(" or '"^(one|two)$"' in text
 
-    @quoted("a socket is in no channel while it connects")
+    @quoted("a connecting socket has no channels yet")
     def test_a_pattern_for_connecting(self, told: Told) -> None:
         decorator: Any = on_connect
         told(wrong(decorator(channel="x"), lambda request, socket, context: None))
 
-    @quoted("@on_event needs the event's name")
+    @quoted("@on_event requires the name of the event")
     def test_an_event_without_a_name(self, told: Told) -> None:
         told(wrong(on_event, handler))
         with pytest.raises(TypeError, match="'name'"):
@@ -882,7 +882,7 @@ class TestDecorators:
             ("__subscribe__", "@on_subscribe"),
         ],
     )
-    @quoted("no client can send this event")
+    @quoted("clients cannot send this event")
     def test_an_event_that_is_a_stage(self, name: str, remedy: str, told: Told) -> None:
         text = wrong(on_event, name)
         told(text)
@@ -892,20 +892,20 @@ class TestDecorators:
         from webpy_socketio.engine.socketio.packets import RESERVED_EVENTS as THEIRS
         from webpy_socketio.socket import RESERVED_EVENTS as OURS
 
-        assert set(events._OTHERS) == THEIRS | OURS
+        assert set(events._RESERVED) == THEIRS | OURS
 
 
 class TestTwins:
     """Two handlers of one name in one file: the second one takes the first one's place."""
 
-    @quoted("…: give each a name of its own, or one of them never runs")
+    @quoted("…: give each handler a different name")
     def test_two_functions(self, log: Callable[[], list[str]], told: Told) -> None:
         twin = "@on_message(channel='^{}')\ndef talk(*args): ...\n"
         source = f"{twin.format('a')}\n{twin.format('b')}"
         exec(compile(source, "chat.py", "exec"), {"on_message": on_message})
         (text,) = log()
         told(text)
-        assert "talk (chat.py:4) takes the place of talk (chat.py:1)" in text
+        assert "talk (chat.py:4) replaces talk (chat.py:1)" in text
 
     def test_one_function_that_is_made_for_each_channel(
         self, log: Callable[[], list[str]], site: Site
@@ -1011,10 +1011,10 @@ class TestReceivers:
             (on_connect, "on_connecting"),
             (on_message, "on_receiving"),
             (on_subscribe, "on_subscribing"),
-            (on_unsubscribe, "gates"),
+            (on_unsubscribe, "a gate"),
         ],
     )
-    @quoted("in which nothing is refused (… can do that)")
+    @quoted("which is not a gate and cannot reject (use …)")
     def test_a_refusal_where_nothing_is_refused(
         self, register: Any, gate: str, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -1028,7 +1028,7 @@ class TestReceivers:
         client.call("__unsubscribe__", "room")
         (text,) = (each for each in log() if "refuse" in each)
         told(text)
-        assert f"({gate} can do that), failed" in text
+        assert f"(use {gate}), failed" in text
 
     @pytest.mark.parametrize(
         "use",
@@ -1074,7 +1074,7 @@ class TestReceivers:
         assert "not allowed" in str(client.receive())
         told(str(stages[-1][1]))
 
-    @quoted("the words of a Refused cannot be sent")
+    @quoted("the text of a Refused cannot be sent")
     def test_a_gate_whose_words_cannot_be_sent(
         self, site: Site, stages: Journal, told: Told
     ) -> None:
@@ -1209,7 +1209,7 @@ class TestSending:
         assert site.connect().call("message") == [{"error": "internal error"}]
         assert "in value['secret'], set is" in str(stages[-1][1])
 
-    @quoted("an acknowledgement, as … returned it, failed")
+    @quoted("encoding the acknowledgement returned by … failed")
     def test_whose_answer_it_is(
         self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -1223,7 +1223,7 @@ class TestSending:
         (text,) = (each for each in log() if "failed" in each)
         told(text)
         line = tags.__code__.co_firstlineno
-        assert re.search(rf"as \S*\.tags \(test_diagnostics\.py:{line}\) returned it", text)
+        assert re.search(rf"returned by \S*\.tags \(test_diagnostics\.py:{line}\) failed", text)
         assert "handler" not in text
         assert "_message" not in text
 
@@ -1245,7 +1245,7 @@ class TestSending:
             told(str(caught.value))
 
     @pytest.mark.parametrize("name", [{"text": "hello"}, None, 5, ["x"]])
-    @quoted("an event's name comes first and is text, not …")
+    @quoted("the name of an event must be text, not …")
     def test_an_event_without_a_name(self, name: Any, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         for way in (socket.emit, socket.call, emit):
@@ -1253,7 +1253,7 @@ class TestSending:
                 way(name)
         told(str(caught.value))
 
-    @quoted("a channel's name is text, not …")
+    @quoted("a channel name must be text, not …")
     def test_arguments_that_are_swapped(self, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         socket.subscribe("room")
@@ -1263,7 +1263,7 @@ class TestSending:
                 way("room", wrong)
         told(str(caught.value))
 
-    @quoted("send() takes a session id first, which is text, not …")
+    @quoted("the session id of send() must be text, not …")
     def test_a_socket_where_its_id_belongs(self, site: Site, told: Told) -> None:
         client = site.connect()
         socket: Any = socket_of(client)

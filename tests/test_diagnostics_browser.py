@@ -117,20 +117,22 @@ ONCE = "reconnection: false"
 
 
 class TestConsole:
-    @quoted("the server has no Socket.IO at …; the one of this page has it at …")
+    @quoted("the server has no Socket.IO at …, but the server of this page has it at …")
     def test_another_path_than_the_pages(self, window: Window, told: Told) -> None:
         window.open("all")
         text = window.says(f"io({{ {ONCE} }}); 0")
         told(text)
-        assert text.endswith('at /socket.io; the one of this page has it at /rt: io({path: "/rt"})')
+        assert text.endswith(
+            'at /socket.io, but the server of this page has it at /rt: io({path: "/rt"})'
+        )
 
-    @quoted("the server has no Socket.IO at …: are socketio_urls in its urls")
+    @quoted("the server has no Socket.IO at …: add socketio_urls to its urls")
     def test_a_server_without_socketio(self, window: Window, told: Told) -> None:
         window.open("all")
         window.page.route("**/rt/?*", lambda route: route.fulfill(status=404, body="not found"))
         told(window.says(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
 
-    @quoted("what answers at … is not Socket.IO")
+    @quoted("the response at … is not Socket.IO")
     def test_a_page_that_answers_instead(self, window: Window, told: Told) -> None:
         window.open("all")
         told(window.says(f"io({{path: '/page/x', {ONCE} }}); 0"))
@@ -142,7 +144,7 @@ class TestConsole:
         told(text)
         assert 'no namespace "/unknown"' in text
 
-    @quoted("the server refuses this page (403)")
+    @quoted("the server rejected this page (403)")
     def test_another_origin(self, window: Window, server: ServerProcess, told: Told) -> None:
         window.open("all")
         window.page.route(
@@ -155,7 +157,10 @@ class TestConsole:
         )
         text = window.says(f"new io.Socket({{ {ONCE} }}).connect(); 0")
         told(text)
-        assert "Forbidden: this origin is not allowed; its log says what to set" in text
+        assert (
+            "Forbidden: this origin is not allowed; the log of the server names the setting to change"
+            in text
+        )
         assert "rejected Origin 'https://chat.example' (expected" in server.errors
 
     @quoted("Socket.IO needs its own server")
@@ -164,7 +169,7 @@ class TestConsole:
         window.page.goto(f"http://127.0.0.1:{port}/page/all")
         told(window.says(f"io({{ {ONCE} }}); 0"))
 
-    @quoted("a page from https may not connect to …")
+    @quoted("a page loaded over https cannot connect to …")
     def test_mixed_content(self, window: Window, told: Told) -> None:
         # A page from https, by way of the browser: what it asks for is taken from our server.
         window.page.route(
@@ -178,12 +183,12 @@ class TestConsole:
         window.page.goto("https://page.example/page/all")
         told(window.says(f"io('http://chat.example', {{ {ONCE} }}); 0"))
 
-    @quoted("the page's Content-Security-Policy forbids the connection")
+    @quoted("the Content-Security-Policy of the page blocks the connection")
     def test_a_policy(self, window: Window, told: Told) -> None:
         window.open("policy")
         told(window.says(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
 
-    @quoted("what was sent or subscribed waits for the connection: call connect()")
+    @quoted("packets are queued until the socket connects: call connect()")
     @pytest.mark.parametrize("what", ["send('hello')", "subscribe('room-1')"])
     def test_connect_forgotten(self, what: str, window: Window, told: Told) -> None:
         window.page.clock.install()

@@ -44,7 +44,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def described(built: Path) -> set[str]:
+def describe(built: Path) -> set[str]:
     """The name of everything that the reference describes: ``py:class webpy_socketio.Socket``."""
     inventory = (built / "html" / "objects.inv").read_bytes().split(b"\n", 4)[4]
     lines = zlib.decompress(inventory).decode().splitlines()
@@ -179,37 +179,37 @@ class TestPages:
 
 class TestReference:
     @pytest.mark.parametrize("name", sorted(webpy_socketio.__all__))
-    def test_every_public_name(self, name: str, described: set[str]) -> None:
-        assert f"webpy_socketio.{name}" in described
+    def test_every_public_name(self, name: str, describe: set[str]) -> None:
+        assert f"webpy_socketio.{name}" in describe
 
-    def test_every_setting(self, described: set[str]) -> None:
+    def test_every_setting(self, describe: set[str]) -> None:
         for setting in SETTINGS:
-            assert f"SOCKETIO_{setting.name}" in described
+            assert f"SOCKETIO_{setting.name}" in describe
 
-    def test_every_stage(self, described: set[str]) -> None:
+    def test_every_stage(self, describe: set[str]) -> None:
         for stage in signals.STAGES:
-            assert f"webpy_socketio.signals.{stage.name}" in described
-            assert f"webpy_socketio.on_{stage.name}" in described
+            assert f"webpy_socketio.signals.{stage.name}" in describe
+            assert f"webpy_socketio.on_{stage.name}" in describe
 
-    def test_every_signal(self, described: set[str]) -> None:
-        assert {f"webpy_socketio.signals.{name}" for name in signals.__all__} <= described
+    def test_every_signal(self, describe: set[str]) -> None:
+        assert {f"webpy_socketio.signals.{name}" for name in signals.__all__} <= describe
 
-    def test_the_testing_kit(self, described: set[str]) -> None:
-        assert {f"webpy_socketio.testing.{name}" for name in testing.__all__} <= described
+    def test_the_testing_kit(self, describe: set[str]) -> None:
+        assert {f"webpy_socketio.testing.{name}" for name in testing.__all__} <= describe
 
-    def test_every_plugin(self, described: set[str]) -> None:
+    def test_every_plugin(self, describe: set[str]) -> None:
         bundled = list(pkgutil.iter_modules(plugins.__path__, f"{plugins.__name__}."))
         assert len(bundled) > 1
         for module in (importlib.import_module(found.name) for found in bundled):
             names = set(module.__all__) - {"install", "uninstall"}
-            assert {module.__name__, *(f"{module.__name__}.{name}" for name in names)} <= described
+            assert {module.__name__, *(f"{module.__name__}.{name}" for name in names)} <= describe
 
-    def test_what_a_socket_can_do(self, described: set[str]) -> None:
+    def test_what_a_socket_can_do(self, describe: set[str]) -> None:
         section = (ROOT / "README.rst").read_text(encoding="utf-8")
         told = set(re.findall(r"``socket\.([a-z_]+)", section)) & set(dir(Socket))
         assert len(told) > 12
         for name in told:
-            assert f"webpy_socketio.Socket.{name}" in described
+            assert f"webpy_socketio.Socket.{name}" in describe
 
 
 #: What stands in the tables for something that the reader has.
