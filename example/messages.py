@@ -1,7 +1,7 @@
-"""What was said, kept in SQLite: the last messages of each room.
+"""The messages, stored in SQLite: the last ones of each room.
 
-A room's messages are numbered from 1 on, without a gap. A page that was away asks for what follows
-the last number it has, and one that gets a number too high knows that it missed something.
+The messages of a room are numbered from 1 without gaps. A page that reconnects requests the messages
+after its last number. A page that receives a number out of sequence knows that it missed a message.
 """
 
 import sqlite3
@@ -11,11 +11,11 @@ from rooms import database
 
 LENGTH = 2000
 KEPT = 1000  # of each room
-ANSWERED = 100  # at once
+ANSWERED = 100  # messages per request
 
 
 def create():
-    """Make the table, unless it is there."""
+    """Create the table if it does not exist."""
     database.query(
         "CREATE TABLE IF NOT EXISTS message (room TEXT, id INTEGER, who TEXT, name TEXT, text TEXT, "
         "time REAL, token TEXT, PRIMARY KEY (room, id), UNIQUE (room, who, token))"
@@ -23,7 +23,7 @@ def create():
 
 
 def keep(room, who, name, text, token):
-    """Keep a message and return it; None if this browser has sent the same `token` before."""
+    """Store a message and return it, or None if this browser has sent the same `token` before."""
     now = time.time()
     try:
         with database.transaction():
@@ -42,7 +42,7 @@ def keep(room, who, name, text, token):
 
 
 def since(room, number):
-    """Return the messages of a room that follow this number; if they are many, the last of them."""
+    """Return the messages of a room after this number, the last 100 at most."""
     if not isinstance(number, int) or not 0 <= number < 2**53:
         number = 0
     found = database.select(
@@ -56,5 +56,5 @@ def since(room, number):
 
 
 def public(said):
-    """Return a message as clients get it."""
+    """Return a message as clients receive it."""
     return {"kind": "said", **{key: said[key] for key in ("id", "who", "name", "text", "time")}}

@@ -95,8 +95,8 @@ class TestEnds:
 MODULES = {
     "serves": (
         APP.replace('if __name__ == "__main__":\n    ', ""),
-        "serves.py:7: the module starts a server while it is imported; put that line, and whatever "
-        'else is only for `python` to run, under `if __name__ == "__main__":`',
+        "serves.py:7: the module starts a server while it is imported; move that line, "
+        'and everything else that only `python` should run, under `if __name__ == "__main__":`',
     ),
     "starts": (
         APP.replace('if __name__ == "__main__":\n    ', "").replace("serve_forever", "start"),
@@ -133,7 +133,7 @@ MODULES = {
     ),
     "needs": ("import nothere\n", "needs.py:1: the module cannot be imported: ModuleNotFoundError"),
     "syntax": ("def x(:\n", "syntax.py:1: the module cannot be imported: SyntaxError"),
-    "exits": ("import sys\nsys.exit()\n", "exits.py:2: the module ends the program"),
+    "exits": ("import sys\nsys.exit()\n", "exits.py:2: the module exits the program"),
     "event": (
         "from webpy_socketio import on_connect\n"
         "@on_connect(channel='x')\n"
@@ -143,7 +143,10 @@ MODULES = {
         "@on_connect(channel=…) on hello: a socket is in no channel",
     ),
     "words": ("import sys\nassert sys.argv == [''], sys.argv\n", "the module 'words' has no 'app'"),
-    "site": ("app = 1\n", "'site' is a module of Python's or of a package: rename site.py"),
+    "site": (
+        "app = 1\n",
+        "'site' is the name of a module of Python or of a package: rename site.py",
+    ),
 }
 
 #: How many tracebacks that makes; a syntax error has none.
@@ -163,7 +166,7 @@ TARGETS = {
 
 #: What is named, what it is written as, and what is said.
 WRONG = {
-    "number": ("number = 5", "of type int, where a web.application belongs"),
+    "number": ("number = 5", "expected a web.application, not an object of type int"),
     "make": (
         "def make(): ...",
         "make (wrong.py:1) is no WSGI application: it takes (), and is called with (environ, start_resp",

@@ -332,8 +332,8 @@ def test_who_comes_together_is_told_together(windows):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("Admin", "That name is kept for the chat itself."),
-        ("System\N{ZERO WIDTH SPACE} message", "That name is kept for the chat itself."),
+        ("Admin", "That name is reserved."),
+        ("System\N{ZERO WIDTH SPACE} message", "That name is reserved."),
         (
             "\N{CYRILLIC CAPITAL LETTER A}nn",
             "That name mixes alphabets whose letters look alike.",
@@ -508,11 +508,15 @@ def test_a_private_message_to_somebody_who_has_just_left_is_told_and_kept(window
     while "unsubscribe" not in chat.process.next_line():
         pass
     say(ann, "Are you there?")
-    expect(ann.locator("#say-error")).to_have_text("They have just left: nobody got your message.")
+    expect(ann.locator("#say-error")).to_have_text(
+        "They have just left; your message was not delivered."
+    )
     expect(message_box(ann)).to_have_value("Are you there?")
     expect(people(ann)).to_have_text(["Ann"])
     say(ann, "And now?")
-    expect(ann.locator("#say-error")).to_have_text("They have just left: nobody got your message.")
+    expect(ann.locator("#say-error")).to_have_text(
+        "They have just left; your message was not delivered."
+    )
     ann.get_by_role("button", name="To all").click()
     say(ann, "Fine")
     expect(messages(ann)).to_have_text(["Fine"])

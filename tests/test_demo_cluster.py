@@ -107,12 +107,12 @@ def test_while_redis_is_away_nothing_is_made_up(sites, redis):
     say(ann, "Talking goes on")
     expect(messages(ann)).to_have_text(["Talking goes on"])
     rooms = one.open("/")
-    expect(rooms.get_by_text("Nobody can tell who is where just now.")).to_be_visible()
+    expect(rooms.get_by_text("The number of users is currently unavailable.")).to_be_visible()
     expect(rooms.get_by_role("link", name="Lobby")).not_to_contain_text("here")
     bob.get_by_label("Your name").fill("Ann")
     bob.keyboard.press("Enter")
     expect(bob.locator("#join-error")).to_have_text(
-        "Nobody can tell who is here just now. Try again soon."
+        "The list of users is unavailable. Try again soon."
     )
     redis.start()
     while bob.locator("#join-error").text_content() != "That name is in use here.":

@@ -77,7 +77,7 @@ def test_who_is_offline_misses_nothing_and_loses_nothing(windows):
         expect(messages(page)).to_have_text(["one"])
 
     ann.context.set_offline(True)
-    expect(ann.get_by_role("status")).to_have_text("You are offline. What you write is sent later.")
+    expect(ann.get_by_role("status")).to_have_text("You are offline. Your messages are sent later.")
     expect(ann.get_by_role("button", name="Try now")).to_be_hidden()
     cleo.context.set_offline(True)
     expect(state(cleo)).to_have_attribute("data-state", "offline")

@@ -83,7 +83,7 @@ class TestHealth:
     def test_without_an_application_the_machine_is_looked_at(self, tmp_path: Path) -> None:
         done = run("doctor", "--port", "0", cwd=tmp_path)
         assert done.status == 0
-        assert "For an application, name it: webpy-socketio doctor module:name" in done.out
+        assert "To check an application: webpy-socketio doctor module:name" in done.out
         assert "urls" not in done.out
 
 
@@ -132,11 +132,11 @@ FOUND = [
     ("warning", "settings", "SOCKETIO_HOST is '127.0.0.2' in web.config, but '127.0.0.1'", "once"),
     ("ok", "settings", "SOCKETIO_OUTBOX_BYTES = 2000, from configure()", ""),
     ("ok", "settings", "SOCKETIO_BACKPLANE = ..., from web.config", ""),
-    ("warning", "settings", "SOCKETIO_MAX_MESSAGE_SIZE is above SOCKETIO_OUTBOX_BYTES", "raise"),
-    ("warning", "settings", "SOCKETIO_PRESENCE_GRACE do nothing", "plugins.presence"),
-    ("warning", "origins", "any page may connect", "SOCKETIO_ALLOWED_ORIGINS"),
-    ("warning", "origins", "the others in it mean nothing", "leave out"),
-    ("warning", "proxies", "trusts every address", "name the addresses"),
+    ("warning", "settings", "SOCKETIO_MAX_MESSAGE_SIZE exceeds SOCKETIO_OUTBOX_BYTES", "raise"),
+    ("warning", "settings", "SOCKETIO_PRESENCE_GRACE have no effect", "plugins.presence"),
+    ("warning", "origins", "pages of every origin may connect", "SOCKETIO_ALLOWED_ORIGINS"),
+    ("warning", "origins", "its other entries have no effect", "remove"),
+    ("warning", "proxies", "trusts every address", "list the addresses"),
     ("problem", "plugins", "did you mean 'webpy_socketio.plugins.message_logger'?", "correct"),
     ("problem", "plugins", "'shouting' cannot be installed: ValueError('too loud')", "correct"),
     ("problem", "plugins", "odd: examine() failed: NameError", "correct the plugin"),
@@ -179,12 +179,10 @@ class TestApplication:
         )
         assert report.has("problem", "patching", "`python chat.py` does not patch", "first line of")
         assert report.has("problem", "urls", "'/(.*)' comes before socketio_urls", "in front of")
-        assert report.has(
-            "warning", "debug", "was still on when the application was made", "before"
-        )
-        assert report.has("warning", "proxies", "only it can reach SOCKETIO_HOST", '"127.0.0.1"')
+        assert report.has("warning", "debug", "was on when the application was created", "before")
+        assert report.has("warning", "proxies", "but SOCKETIO_HOST", '"127.0.0.1"')
         assert report.has("ok", "hosts", "chat.example, 127.0.0.1")
-        assert report.has("warning", "origins", "pages without an origin", 'leave "null" out')
+        assert report.has("warning", "origins", "pages without an origin", 'remove "null"')
         assert report.has("problem", "plugins", "odd: the moon is full", "wait")
         assert report.has("warning", "plugins", "odd: of a level")
 
@@ -196,7 +194,7 @@ class TestApplication:
 
     def test_one_that_fails_is_told_with_its_traceback_once(self, tmp_path: Path) -> None:
         report = explain(tmp_path, "import web\n1 / 0\n")
-        assert report.has("problem", "application", "chat.py:2", "correct this first")
+        assert report.has("problem", "application", "chat.py:2", "fix this first")
         (tmp_path / "chat.py").write_text("1 / 0\n")
         done = run("doctor", "chat", "--port", "0", cwd=tmp_path)
         assert done.status == 1
@@ -208,9 +206,14 @@ class TestApplication:
         [
             (
                 "app = ()\n",
-                ("problem", "application", "type tuple, where a web.application belongs", ""),
+                (
+                    "problem",
+                    "application",
+                    "expected a web.application, not an object of type tuple",
+                    "",
+                ),
             ),
-            ("def app(environ, start): ...\n", ("warning", "urls", "app is no web.application")),
+            ("def app(environ, start): ...\n", ("warning", "urls", "app is not a web.application")),
             (
                 APP.replace('__name__ == "__main__"', "True"),
                 ("problem", "application", "starts a server while it is imported", "this first"),
@@ -240,9 +243,9 @@ class TestKeywords:
         assert report.has(
             "warning",
             "settings",
-            "chat.py:8: SocketIOServer is given backplane, ping_interval: this counts for "
-            "`python chat.py` only, not for `webpy-socketio serve`, gunicorn, or what is looked at here",
-            "put SOCKETIO_BACKPLANE, SOCKETIO_PING_INTERVAL into web.config",
+            "chat.py:8: SocketIOServer is passed backplane, ping_interval: this applies to "
+            "`python chat.py` only, not to `webpy-socketio serve`, gunicorn or these checks",
+            "move SOCKETIO_BACKPLANE, SOCKETIO_PING_INTERVAL to web.config",
         )
         assert report.status == 0
         assert "secret" not in json.dumps(report.findings)
@@ -263,14 +266,14 @@ class TestKeywords:
         report = self.given(tmp_path, "namespaces=NAMES, max_channels=1 + x, **OPTIONS")
         assert report.status == 0
         assert report.has(
-            "warning", "settings", "is given max_channels, namespaces, **OPTIONS:", "MAX_CHANNELS"
+            "warning", "settings", "is passed max_channels, namespaces, **OPTIONS:", "MAX_CHANNELS"
         )
 
     def test_a_certificate(self, tmp_path: Path) -> None:
         keywords = "certfile='no.crt', keyfile='no.key'"
         report = self.given(tmp_path, keywords)
         assert report.has(
-            "warning", "tls", "chat.py:8: its certificate is not looked", "--certfile"
+            "warning", "tls", "chat.py:8: the certificate is not checked", "--certfile"
         )
         assert report.levels("settings") == ["ok"]
         report = self.given(tmp_path, keywords, "--certfile", "no.crt")
@@ -313,7 +316,7 @@ class TestMachine:
     def test_too_few_files(self, tmp_path: Path) -> None:
         few = ("sh", "-c", 'ulimit -Sn 300; exec "$@"', "sh")
         report = examine(tmp_path, before=few)
-        assert report.has("warning", "open files", "300 are allowed", "LimitNOFILE=20100")
+        assert report.has("warning", "open files", "the limit is 300", "LimitNOFILE=20100")
         assert report.status == 0
 
     @pytest.mark.parametrize("found", ["nothing", "an older one"])
@@ -326,7 +329,7 @@ class TestMachine:
             expected = ("socket.io.min.js is missing", "")
         else:
             client.write_text("/*! Socket.IO v2.5.0 */")
-            expected = ("socket.io.min.js 2.5.0 does not speak", "install again")
+            expected = ("socket.io.min.js 2.5.0 does not implement", "reinstall")
         assert examine(tmp_path).has("problem", "client", *expected)
 
 
@@ -342,7 +345,9 @@ class TestAddress:
 
     def test_one_of_ours_is_there(self, site: Site, tmp_path: Path) -> None:
         report = examine(tmp_path, "--port", str(site.port))
-        assert report.has("warning", "address", "a server of this kind runs", "stop it first")
+        assert report.has(
+            "warning", "address", "a webpy_socketio server already runs", "stop it first"
+        )
         assert not site.server.engine.sessions
 
     def test_an_address_of_another_machine(self, tmp_path: Path) -> None:
@@ -359,28 +364,28 @@ class TestTLS:
         arguments = type("Arguments", (), {})()
         arguments.certfile = certificate and str(certificate)
         arguments.keyfile = key and str(key)
-        patient: Any = type("Patient", (), {"arguments": arguments})()
-        return [(one.level, one.text, one.remedy) for one in external.tls(patient)]
+        context: Any = type("Context", (), {"arguments": arguments})()
+        return [(one.level, one.text, one.remedy) for one in external.tls(context)]
 
     def test_good(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=40)
         key.chmod(0o600)
-        assert self.look(certificate, key) == [("ok", f"{certificate}, good for 40 days", "")]
+        assert self.look(certificate, key) == [("ok", f"{certificate}, valid for 40 days", "")]
         assert self.look(None, None) == []
 
     def test_readable_by_everybody_and_near_its_end(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=3)
         key.chmod(0o644)
         assert self.look(certificate, key) == [
-            ("warning", f"everybody on this machine can read {key}", f"chmod 640 {key}"),
-            ("warning", f"{certificate} ends in 3 days", "have it renewed"),
+            ("warning", f"every user of this machine can read {key}", f"chmod 640 {key}"),
+            ("warning", f"{certificate} expires in 3 days", "renew it"),
         ]
 
     def test_expired(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=-1)
         key.chmod(0o600)
         ((level, text, remedy),) = self.look(certificate, key)
-        assert (level, remedy) == ("problem", "have it renewed")
+        assert (level, remedy) == ("problem", "renew it")
         assert "expired" in text
 
     def test_files_that_do_not_fit(self, tmp_path: Path) -> None:
@@ -388,7 +393,7 @@ class TestTLS:
         certificate, _ = make_certificate(tmp_path)
         _, key = make_certificate(tmp_path / "other")
         ((level, text, remedy),) = self.look(certificate, key)
-        assert (level, "cannot be used" in text, "belongs to it" in remedy) == (
+        assert (level, "cannot be used" in text, "private key" in remedy) == (
             "problem",
             True,
             True,
@@ -402,7 +407,7 @@ class TestTLS:
     def test_from_outside(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=40)
         report = examine(tmp_path, "--certfile", str(certificate), "--keyfile", str(key))
-        assert report.has("ok", "tls", "good for 40 days")
+        assert report.has("ok", "tls", "valid for 40 days")
 
 
 class TestRedis:
@@ -431,14 +436,16 @@ class TestRedis:
         redis.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         redis.ask("CONFIG", "SET", "maxmemory", "1")
         report = explain(tmp_path, self.source(redis))
-        assert report.has("warning", "redis", "what does not fit any more is refused", "maxmemory")
+        assert report.has(
+            "warning", "redis", "Redis rejects writes that exceed the limit", "maxmemory"
+        )
         policy = "maxmemory-policy is allkeys-lru"
         assert report.has("problem", "plugins", policy, "CONFIG SET maxmemory-policy noeviction")
 
     def test_a_user_who_may_not_ask(self, redis: RedisServer, tmp_path: Path) -> None:
         redis.ask("ACL", "SETUSER", "default", "-info")
         report = explain(tmp_path, self.source(redis))
-        assert report.has("warning", "redis", "it is there, but", "+info")
+        assert report.has("warning", "redis", "reachable, but", "+info")
 
     def test_versions(self) -> None:
         def look(version: str) -> str:

@@ -234,7 +234,7 @@ def test_a_system_message_to_nobody_says_so_and_keeps_the_text(visitor):
     for room in ("", "lobby"):
         status, _, text, _ = visitor.post("/sysmsg", text="Is <anyone> there?", room=room)
         assert status == 200
-        assert "Nobody is there" in text
+        assert "No user is connected" in text
         assert "Is &lt;anyone&gt; there?</textarea>" in text
 
 
@@ -445,7 +445,7 @@ def test_there_is_space_for_so_many_rooms(tmp_path):
     )
     assert told == [
         "one-more ['lobby', 'kaffeeküche', '談話室', 'admins', 'one-more']",
-        "There are 5 rooms, and no space for more.",
+        "There are 5 rooms already, which is the limit.",
     ]
 
 

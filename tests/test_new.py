@@ -121,9 +121,7 @@ class TestRefusals:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         assert main(["new", "--", name]) == 1
-        assert (
-            "is not a name for an application: it begins with a letter" in capsys.readouterr().err
-        )
+        assert "is not a valid application name: use a letter" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
 
     def test_a_folder_with_something_in_it(self, tmp_path: Path) -> None:
@@ -131,7 +129,8 @@ class TestRefusals:
         done = run("new", "chat", "--dir", ".", cwd=tmp_path)
         assert (done.status, done.out) == (1, "")
         assert (
-            "the folder . is not empty (.hidden is in it), and nothing is overwritten" in done.err
+            "the folder . is not empty (it contains .hidden), and nothing is overwritten"
+            in done.err
         )
         assert files(tmp_path) == {".hidden"}
 
@@ -142,7 +141,7 @@ class TestRefusals:
         assert main(["new", "chat", "--dir", "file"]) == 1
         assert "file is a file: choose another name" in capsys.readouterr().err
         assert main(["new", "chat", "--dir", "link"]) == 1
-        assert "link is a link to nowhere" in capsys.readouterr().err
+        assert "link is a broken symbolic link" in capsys.readouterr().err
         assert main(["new", "chat", "--dir", "file/below"]) == 1
         assert "file/below cannot be written" in capsys.readouterr().err
         assert files(tmp_path) == {"file"}

@@ -80,7 +80,7 @@ class TestText:
         assert (done.status, done.err) == (0, "")
         lines = done.out.splitlines()
         assert max(map(len, lines)) <= 80
-        assert lines[:3] == ["urls", "  /                index", "  /socket.io/(.*)  Socket.IO"]
+        assert lines[:3] == ["URLs", "  /                index", "  /socket.io/(.*)  Socket.IO"]
         stages = [line for line in lines[3:] if not line.startswith(" ")]
         gates = [stage.name for stage in signals.GATES]
         assert stages == [
@@ -128,7 +128,7 @@ class TestJson:
             ("/(.*)", False),
             ("/socket.io/(.*)", True),
         ]
-        assert "! '/(.*)' comes first" in run("routes", "chat", cwd=folder).out
+        assert "! '/(.*)' comes before socketio_urls" in run("routes", "chat", cwd=folder).out
 
 
 class TestOutside:

@@ -273,7 +273,7 @@ class TestRules:
         with TestServer(application(), max_channels=1) as server:
             ann = server.connect()
             ann.subscribe("one")
-            with pytest.raises(Refused, match="at most 1 channels"):
+            with pytest.raises(Refused, match="may subscribe to 1 channels"):
                 ann.subscribe("two")
             with pytest.raises(Refused, match="1 to 255"):
                 ann.subscribe("")
@@ -492,7 +492,7 @@ class TestErrors:
             assert ann.call("message", 1) == {"error": "internal error"}
             ann.send(2)
         assert [error.args for error in errors] == [(1,), (2,)]
-        with pytest.raises(AssertionError, match="no handler raised"), server.errors():
+        with pytest.raises(AssertionError, match="expected a handler to raise"), server.errors():
             ann.emit("other")
 
     @pytest.mark.parametrize("silence", ["disable", "logger", "level"])
@@ -678,7 +678,7 @@ class TestWaiting:
                 gevent.sleep(0)
 
         server = TestServer(application(), timeout=0.02).start()
-        with pytest.raises(StillRunning, match="in a circle"):
+        with pytest.raises(StillRunning, match="repeats endlessly"):
             server.connect().send("x")
         running = False
         server.stop()
@@ -859,7 +859,7 @@ class TestIsolation:
     def test_it_has_to_be_started(self) -> None:
         server = TestServer(application())
         server.stop()
-        with pytest.raises(AssertionError, match="does not run"):
+        with pytest.raises(AssertionError, match="is not running"):
             server.connect()
 
     def test_no_port_and_no_descriptor(self) -> None:
@@ -1109,7 +1109,7 @@ class TestFrameworks:
     def test_on_another_loop(self, tmp_path: Path) -> None:
         (tmp_path / "test_shout.py").write_text(SAMPLE)
         done = self.run(tmp_path, "test_shout.py", GEVENT_LOOP="libuv")
-        assert "take GEVENT_LOOP out of the environment" in done.stderr
+        assert "unset GEVENT_LOOP" in done.stderr
 
     def test_patched_too_late(self, tmp_path: Path) -> None:
         (tmp_path / "test_shout.py").write_text(SAMPLE.partition("\n")[2])

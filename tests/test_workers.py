@@ -336,7 +336,7 @@ class TestDeath:
         assert other in after
         assert after != before
         one_in_each(two, 2, lambda: load_clients.WebSocket(two.port))
-        assert "was ended by SIGKILL" in two.errors
+        assert "was killed by SIGKILL" in two.errors
 
     def test_a_session_of_a_worker_that_died_is_unknown(self, two: Served) -> None:
         there = one_in_each(two, 2, lambda: load_clients.Polling(two.port))
@@ -607,7 +607,7 @@ class TestStarting:
             (tmp_path / "deadly").touch()
             victim = page(served.port)
             os.kill(victim, signal.SIGKILL)
-            while "another worker follows in 2 s" not in served.errors:
+            while "the worker is replaced in 2 s" not in served.errors:
                 assert page(served.port)
                 gevent.sleep(0.05)
             assert "ended with status 7" in served.errors
