@@ -82,7 +82,7 @@ def packet(data: str) -> Callable[[WebSocket | Polling], None]:
     return lambda client: client.send(data)
 
 
-def bytes_and(data: bytes, reset: bool) -> Callable[[WebSocket], None]:
+def send_bytes(data: bytes, reset: bool) -> Callable[[WebSocket], None]:
     def end(client: WebSocket) -> None:
         if data:
             client.wire.write(data)
@@ -123,8 +123,8 @@ WEBSOCKET_ENDS: list[Callable[[WebSocket], None]] = [
     packet("1"),  # Engine.IO's close
     packet("41"),  # Socket.IO's disconnect
     packet("42{}"),  # nonsense
-    *[bytes_and(data, reset) for data in (b"", HALF_A_FRAME) for reset in (False, True)],
-    bytes_and(b"\xff" * 10, False),
+    *[send_bytes(data, reset) for data in (b"", HALF_A_FRAME) for reset in (False, True)],
+    send_bytes(b"\xff" * 10, False),
 ]
 
 POLLING_ENDS: list[Callable[[Polling], None]] = [
@@ -153,10 +153,10 @@ class Visitor:
         client = transport(self._port)
         client.heard = lambda event: None
         for _ in range(dice.randrange(6)):
-            self._do_something(client)
+            self._act(client)
         if isinstance(client, Polling) and dice.random() < 0.4:
             client = client.upgrade()
-            self._do_something(client)
+            self._act(client)
         with contextlib.suppress(Gone):  # the end may be there before the answer to a POST
             if isinstance(client, WebSocket):
                 dice.choice(WEBSOCKET_ENDS)(client)
@@ -164,7 +164,7 @@ class Visitor:
                 dice.choice(POLLING_ENDS)(client)
         client.closed.wait()
 
-    def _do_something(self, client: WebSocket | Polling) -> None:
+    def _act(self, client: WebSocket | Polling) -> None:
         dice = self._dice
         channel = f"room-{dice.randrange(CHANNELS)}"
         deed = dice.randrange(5)
@@ -190,7 +190,7 @@ class Soak:
     def round(self, seconds: float) -> None:
         """Let visitors come for so long, and wait until all have gone."""
         end = time.monotonic() + seconds
-        visitors = [gevent.spawn(self._come_and_go, end) for _ in range(VISITORS)]
+        visitors = [gevent.spawn(self._visit, end) for _ in range(VISITORS)]
         with gevent.Timeout(seconds + TIMEOUT, AssertionError("visitors who would not go")):
             gevent.joinall(visitors, raise_error=True)
         close_all()
@@ -200,7 +200,7 @@ class Soak:
         with gevent.Timeout(TIMEOUT, AssertionError("something is left behind")):
             return self._server.settle(before)
 
-    def _come_and_go(self, end: float) -> None:
+    def _visit(self, end: float) -> None:
         while time.monotonic() < end:
             self.visits += 1
             try:

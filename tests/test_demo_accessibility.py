@@ -27,7 +27,7 @@ AXE = Path(__file__).parent / "js" / "node_modules" / "axe-core" / "axe.min.js"
 every_scheme = pytest.mark.parametrize("scheme", ["light", "dark"])
 
 
-def test_the_keyboard_is_enough(windows):
+def test_chat_is_usable_by_keyboard(windows):
     ann = windows.open()
     expect(ann.get_by_label("Your name")).to_be_focused()
     ann.keyboard.type("Ann")
@@ -44,7 +44,7 @@ def test_the_keyboard_is_enough(windows):
 
 
 @every_scheme
-def test_pages_fit_a_small_phone_by_day_and_by_night(windows, scheme):
+def test_pages_fit_a_small_phone(windows, scheme):
     phone = {"viewport": {"width": 320, "height": 560}, "color_scheme": scheme}
     room = windows.open(name="W" * 40, **phone)
     say(room, "x" * 2000)
@@ -76,7 +76,7 @@ def test_room_fits_a_phone(windows):
 
 
 @pytest.mark.parametrize("resizes", [True, False], ids=["page resized", "page covered"])
-def test_input_stays_above_the_keyboard_of_a_phone(windows, resizes):
+def test_input_stays_above_the_on_screen_keyboard(windows, resizes):
     """Some browsers make the page smaller for the keyboard, others cover its lower half."""
     ann, bob = windows.open(name="Ann", **PHONE), windows.open(name="Bob", **PHONE)
     for number in range(8):
@@ -103,7 +103,7 @@ def test_input_stays_above_the_keyboard_of_a_phone(windows, resizes):
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 320)])
-def test_axe_finds_nothing(windows, scheme, width):
+def test_axe_finds_no_violations(windows, scheme, width):
     if not AXE.exists():
         pytest.skip("axe-core is not installed: run npm ci in tests/js (make test does)")
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 700}}
@@ -163,7 +163,7 @@ FOCUSED = r"""() => {
 }"""
 
 
-def test_everything_is_reached_by_tab_and_shows_it(windows):
+def test_tab_reaches_every_control_with_visible_focus(windows):
     windows.open(name="Bob")
     ann = windows.open("/login")
     sign_in(ann)
@@ -184,7 +184,7 @@ def test_everything_is_reached_by_tab_and_shows_it(windows):
     ]
 
 
-def test_somebody_is_written_to_by_keyboard(windows):
+def test_private_message_is_sent_by_keyboard(windows):
     ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
     expect(ann.get_by_role("listitem")).to_have_count(2)
     for _ in range(2):
@@ -203,7 +203,7 @@ def test_somebody_is_written_to_by_keyboard(windows):
     expect(bob.locator(".private .text")).to_have_text(["psst"])
 
 
-def test_the_focus_is_not_lost_with_somebody_who_leaves(windows):
+def test_focus_moves_to_input_when_focused_user_leaves(windows):
     ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
     button = ann.get_by_role("button", name="Private message to Bob")
     button.focus()
@@ -212,7 +212,7 @@ def test_the_focus_is_not_lost_with_somebody_who_leaves(windows):
     expect(message_box(ann)).to_be_focused()
 
 
-def test_the_skip_link_leads_past_what_every_page_begins_with(windows):
+def test_skip_link_leads_to_the_content(windows):
     page = windows.open("/")
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUSED)[:2] == ["Skip to the content", "solid"]
@@ -221,7 +221,7 @@ def test_the_skip_link_leads_past_what_every_page_begins_with(windows):
     expect(page.get_by_role("link", name="Lobby")).to_be_focused()
 
 
-def test_what_a_screen_reader_is_told(windows):
+def test_live_regions_announce_messages_and_state(windows):
     ann = windows.open(name="Ann")
     bob = windows.open(name="Bob")
     expect(log(ann)).to_contain_text("Bob joined")
@@ -256,7 +256,7 @@ def test_what_a_screen_reader_is_told(windows):
 
 
 @pytest.mark.parametrize(("motion", "animation"), [("reduce", "none"), ("no-preference", "appear")])
-def test_nothing_moves_for_who_wants_that(windows, motion, animation):
+def test_reduced_motion_disables_animations(windows, motion, animation):
     ann = windows.open(name="Ann", reduced_motion=motion)
     say(ann, "Hello")
     expect(ann.locator(".message")).to_have_css("animation-name", animation)

@@ -43,7 +43,7 @@ def sites(tmp_path, redis, chromium):
         chat.stop()
 
 
-def test_people_of_two_processes_are_together(sites):
+def test_users_of_two_processes_share_rooms(sites):
     one, other = sites
     ann, bob = one.open("/login"), other.open(name="Bob")
     sign_in(ann)
@@ -89,7 +89,7 @@ def test_people_of_two_processes_are_together(sites):
     expect(second.locator(".system .text")).to_have_text(["To everybody"])
 
 
-def test_what_redis_did_not_bring_is_fetched(sites, redis, tmp_path):
+def test_messages_missed_by_redis_are_fetched(sites, redis, tmp_path):
     bob = sites[1].open(name="Bob")
     say(bob, "Hello")
     expect(messages(bob)).to_have_text(["Hello"])
@@ -100,7 +100,7 @@ def test_what_redis_did_not_bring_is_fetched(sites, redis, tmp_path):
     expect(messages(bob)).to_have_text(["Hello", "Where is everybody?"])
 
 
-def test_while_redis_is_away_nothing_is_made_up(sites, redis):
+def test_presence_is_unavailable_without_redis(sites, redis):
     one, other = sites
     ann, bob = one.open(name="Ann"), other.open()
     redis.stop()

@@ -31,7 +31,7 @@ def site(chromium, chat, tmp_path):
         windows.close()
 
 
-def test_people_chat_over_websocket(site):
+def test_users_exchange_messages_over_websocket(site):
     ann = site.open("/", ignore_https_errors=True)
     with ann.expect_websocket() as opened:
         ann.goto("/room/lobby")

@@ -63,8 +63,8 @@ def explain(folder: Path, source: str, *words: str) -> Report:
     return examine(folder, *words)
 
 
-class TestHealth:
-    def test_a_good_application_has_no_problem(self, tmp_path: Path) -> None:
+class TestReport:
+    def test_correct_application_has_no_findings(self, tmp_path: Path) -> None:
         (tmp_path / "chat.py").write_text(APP)
         before = sorted(tmp_path.iterdir())
         enough = ("sh", "-c", 'ulimit -n 2000; exec "$@"', "sh")
@@ -80,7 +80,7 @@ class TestHealth:
         }
         assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
 
-    def test_without_an_application_the_machine_is_looked_at(self, tmp_path: Path) -> None:
+    def test_environment_is_checked_without_an_application(self, tmp_path: Path) -> None:
         done = run("doctor", "--port", "0", cwd=tmp_path)
         assert done.status == 0
         assert "To check an application: webpy-socketio doctor module:name" in done.out
@@ -145,8 +145,8 @@ FOUND = [
 
 
 @pytest.fixture(scope="module")
-def sick(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    folder = tmp_path_factory.mktemp("sick")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = tmp_path_factory.mktemp("faulty")
     (folder / "shouting.py").write_text(SHOUTING)
     (folder / "odd.py").write_text(ODD)
     return explain(folder, SICK)
@@ -154,16 +154,16 @@ def sick(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 class TestApplication:
     @pytest.mark.parametrize("finding", FOUND, ids=lambda finding: finding[2][:30])
-    def test_each_fault_is_found_with_its_remedy(
-        self, finding: tuple[str, str, str, str], sick: Report
+    def test_fault_is_found_with_its_remedy(
+        self, finding: tuple[str, str, str, str], faulty: Report
     ) -> None:
-        assert sick.status == 1
-        assert sick.has(*finding), sick.findings
+        assert faulty.status == 1
+        assert faulty.has(*finding), faulty.findings
 
-    def test_no_secret_is_shown(self, sick: Report) -> None:
-        assert "secret" not in json.dumps(sick.findings) + sick.err
+    def test_report_contains_no_secret(self, faulty: Report) -> None:
+        assert "secret" not in json.dumps(faulty.findings) + faulty.err
 
-    def test_a_second_program_with_other_faults(self, tmp_path: Path) -> None:
+    def test_faults_of_a_second_program_are_found(self, tmp_path: Path) -> None:
         source = (
             APP.partition("\n")[2]
             .replace("web.config.debug = False\n", "")
@@ -187,12 +187,12 @@ class TestApplication:
         assert report.has("warning", "plugins", "odd: of a level")
 
     @pytest.mark.parametrize("trusted", ["['unix']", "['unix', '10.0.0.1']"])
-    def test_proxy_on_a_unix_socket_is_no_fault(self, trusted: str, tmp_path: Path) -> None:
+    def test_proxy_on_a_unix_socket_is_accepted(self, trusted: str, tmp_path: Path) -> None:
         report = explain(tmp_path, APP + f"web.config.SOCKETIO_TRUSTED_PROXIES = {trusted}\n")
         assert report.has("ok", "proxies", "unix")
         assert not report.has("warning", "proxies", "")
 
-    def test_one_that_fails_is_told_with_its_traceback_once(self, tmp_path: Path) -> None:
+    def test_failing_application_is_reported_with_one_traceback(self, tmp_path: Path) -> None:
         report = explain(tmp_path, "import web\n1 / 0\n")
         assert report.has("problem", "application", "chat.py:2", "fix this first")
         (tmp_path / "chat.py").write_text("1 / 0\n")
@@ -221,7 +221,7 @@ class TestApplication:
         ],
         ids=["no application", "WSGI", "serves"],
     )
-    def test_what_is_no_application(
+    def test_object_that_is_no_application_is_a_problem(
         self, source: str, finding: tuple[str, ...], tmp_path: Path
     ) -> None:
         assert explain(tmp_path, source).has(*finding)
@@ -238,7 +238,7 @@ class TestKeywords:
         assert SERVER in APP
         return explain(folder, APP.replace(SERVER, f"{SERVER}, {keywords}"), *words)
 
-    def test_settings_that_only_the_program_has(self, tmp_path: Path) -> None:
+    def test_settings_as_keywords_are_a_warning(self, tmp_path: Path) -> None:
         report = self.given(tmp_path, "ping_interval=10, backplane='redis://:secret@r', log=None")
         assert report.has(
             "warning",
@@ -250,7 +250,7 @@ class TestKeywords:
         assert report.status == 0
         assert "secret" not in json.dumps(report.findings)
 
-    def test_wrong_ones(self, tmp_path: Path) -> None:
+    def test_invalid_keywords_are_problems(self, tmp_path: Path) -> None:
         report = self.given(tmp_path, "ping_intervall=10, port='http', backplane='secret'")
         for text in (
             "SocketIOServer() takes no keyword 'ping_intervall'; did you mean ping_interval?",
@@ -262,14 +262,14 @@ class TestKeywords:
             )
         assert "secret" not in json.dumps(report.findings)
 
-    def test_what_only_runs_can_tell(self, tmp_path: Path) -> None:
+    def test_keywords_known_only_at_run_time_are_skipped(self, tmp_path: Path) -> None:
         report = self.given(tmp_path, "namespaces=NAMES, max_channels=1 + x, **OPTIONS")
         assert report.status == 0
         assert report.has(
             "warning", "settings", "is passed max_channels, namespaces, **OPTIONS:", "MAX_CHANNELS"
         )
 
-    def test_a_certificate(self, tmp_path: Path) -> None:
+    def test_unchecked_certificate_is_a_warning(self, tmp_path: Path) -> None:
         keywords = "certfile='no.crt', keyfile='no.key'"
         report = self.given(tmp_path, keywords)
         assert report.has(
@@ -279,13 +279,13 @@ class TestKeywords:
         report = self.given(tmp_path, keywords, "--certfile", "no.crt")
         assert report.levels("tls") == ["problem"]
 
-    def test_there_is_nothing_to_say_of_others(self, tmp_path: Path) -> None:
+    def test_other_keywords_are_not_mentioned(self, tmp_path: Path) -> None:
         report = self.given(tmp_path, "resource='chat', log=None, backlog=5")
         assert report.levels("settings") == ["ok"]
 
 
-class TestMachine:
-    def test_versions_and_loop(self, tmp_path: Path) -> None:
+class TestEnvironment:
+    def test_outdated_versions_and_libuv_are_found(self, tmp_path: Path) -> None:
         for name in ("orjson-3.10.9", "gevent-24.1", "blinker-1.7"):
             folder = tmp_path / f"{name}.dist-info"
             folder.mkdir()
@@ -300,12 +300,12 @@ class TestMachine:
         assert report.has("ok", "versions", f"Python {sys.version_info.major}.")
         assert report.has("warning", "loop", "libuv", "GEVENT_LOOP")
 
-    def test_every_dependency_is_looked_at(self, tmp_path: Path) -> None:
-        told = {one["text"].partition(" ")[0] for one in examine(tmp_path).findings}
-        assert {"web.py", "gevent", "blinker", "Mako", "websockets", "orjson"} <= told
-        assert "redis" not in told
+    def test_every_dependency_is_checked(self, tmp_path: Path) -> None:
+        names = {one["text"].partition(" ")[0] for one in examine(tmp_path).findings}
+        assert {"web.py", "gevent", "blinker", "Mako", "websockets", "orjson"} <= names
+        assert "redis" not in names
 
-    def test_a_python_that_is_not_known_is_told(self) -> None:
+    def test_untested_python_is_a_warning(self) -> None:
         classifiers = [
             "Programming Language :: Python :: 3.8",
             "Programming Language :: Python :: 3",
@@ -313,14 +313,14 @@ class TestMachine:
         finding = environment._python(classifiers)
         assert (finding.level, finding.remedy) == ("warning", "use 3.8 to 3.8")
 
-    def test_too_few_files(self, tmp_path: Path) -> None:
+    def test_low_limit_of_open_files_is_a_warning(self, tmp_path: Path) -> None:
         few = ("sh", "-c", 'ulimit -Sn 300; exec "$@"', "sh")
         report = examine(tmp_path, before=few)
         assert report.has("warning", "open files", "the limit is 300", "LimitNOFILE=20100")
         assert report.status == 0
 
     @pytest.mark.parametrize("found", ["nothing", "an older one"])
-    def test_the_client(self, found: str, tmp_path: Path) -> None:
+    def test_missing_or_outdated_client_is_a_problem(self, found: str, tmp_path: Path) -> None:
         package = tmp_path / "webpy_socketio"
         shutil.copytree(Path(webpy_socketio.__file__).parent, package)
         client = package / "static" / "socket.io.min.js"
@@ -334,7 +334,7 @@ class TestMachine:
 
 
 class TestAddress:
-    def test_another_program_is_there(self, tmp_path: Path) -> None:
+    def test_address_of_another_program_is_a_problem(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             server.close()
@@ -343,14 +343,14 @@ class TestAddress:
             report = examine(tmp_path, "--port", str(port))
         assert report.has("problem", "address", "another program listens there: stop it")
 
-    def test_one_of_ours_is_there(self, site: Site, tmp_path: Path) -> None:
+    def test_address_of_a_running_server_is_a_warning(self, site: Site, tmp_path: Path) -> None:
         report = examine(tmp_path, "--port", str(site.port))
         assert report.has(
             "warning", "address", "a webpy_socketio server already runs", "stop it first"
         )
         assert not site.server.engine.sessions
 
-    def test_an_address_of_another_machine(self, tmp_path: Path) -> None:
+    def test_address_of_another_machine_is_a_problem(self, tmp_path: Path) -> None:
         report = examine(tmp_path, "--host", "192.0.2.1")
         assert report.has(
             "problem", "address", "is not one of this machine's: change SOCKETIO_HOST"
@@ -367,13 +367,13 @@ class TestTLS:
         context: Any = type("Context", (), {"arguments": arguments})()
         return [(one.level, one.text, one.remedy) for one in external.tls(context)]
 
-    def test_good(self, tmp_path: Path) -> None:
+    def test_valid_certificate_is_ok(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=40)
         key.chmod(0o600)
         assert self.look(certificate, key) == [("ok", f"{certificate}, valid for 40 days", "")]
         assert self.look(None, None) == []
 
-    def test_readable_by_everybody_and_near_its_end(self, tmp_path: Path) -> None:
+    def test_readable_key_and_expiring_certificate_are_warnings(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=3)
         key.chmod(0o644)
         assert self.look(certificate, key) == [
@@ -381,14 +381,14 @@ class TestTLS:
             ("warning", f"{certificate} expires in 3 days", "renew it"),
         ]
 
-    def test_expired(self, tmp_path: Path) -> None:
+    def test_expired_certificate_is_a_problem(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=-1)
         key.chmod(0o600)
         ((level, text, remedy),) = self.look(certificate, key)
         assert (level, remedy) == ("problem", "renew it")
         assert "expired" in text
 
-    def test_files_that_do_not_fit(self, tmp_path: Path) -> None:
+    def test_mismatched_or_missing_files_are_problems(self, tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()
         certificate, _ = make_certificate(tmp_path)
         _, key = make_certificate(tmp_path / "other")
@@ -404,7 +404,7 @@ class TestTLS:
         ]
         assert self.look(None, key)[0][2] == "add --certfile"
 
-    def test_from_outside(self, tmp_path: Path) -> None:
+    def test_certificate_options_are_checked(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=40)
         report = examine(tmp_path, "--certfile", str(certificate), "--keyfile", str(key))
         assert report.has("ok", "tls", "valid for 40 days")
@@ -424,7 +424,7 @@ class TestRedis:
         more = {"SOCKETIO_BACKPLANE": redis.url, "SOCKETIO_PLUGINS": plugins}
         return f"{APP}configure({more})\n"
 
-    def test_good(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_suitable_redis_is_ok(self, redis: RedisServer, tmp_path: Path) -> None:
         report = explain(tmp_path, self.source(redis))
         assert report.levels("redis") == ["ok", "ok"]
         assert report.has("ok", "plugins", "presence: Redis throws nothing away (noeviction)")
@@ -432,7 +432,7 @@ class TestRedis:
         assert redis.ask("DBSIZE") == 0  # nothing was left there
         assert redis.topics() == set()
 
-    def test_full_and_forgetful(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_full_or_evicting_redis_is_found(self, redis: RedisServer, tmp_path: Path) -> None:
         redis.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         redis.ask("CONFIG", "SET", "maxmemory", "1")
         report = explain(tmp_path, self.source(redis))
@@ -442,12 +442,12 @@ class TestRedis:
         policy = "maxmemory-policy is allkeys-lru"
         assert report.has("problem", "plugins", policy, "CONFIG SET maxmemory-policy noeviction")
 
-    def test_a_user_who_may_not_ask(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_redis_user_without_info_is_a_warning(self, redis: RedisServer, tmp_path: Path) -> None:
         redis.ask("ACL", "SETUSER", "default", "-info")
         report = explain(tmp_path, self.source(redis))
         assert report.has("warning", "redis", "reachable, but", "+info")
 
-    def test_versions(self) -> None:
+    def test_redis_before_version_5_is_a_problem(self) -> None:
         def look(version: str) -> str:
             return next(external._version("Redis", {"redis_version": version})).level
 

@@ -174,7 +174,7 @@ def sockets_of(pid: int) -> set[str]:
 
 class TestChild:
     @pytest.mark.parametrize("kind", [load_clients.WebSocket, load_clients.Polling])
-    def test_messages_are_handled_by_the_server_while_a_child_lives(
+    def test_server_handles_messages_while_a_child_runs(
         self, server: ServerProcess, child: int, kind: Any
     ) -> None:
         clients = [kind(server.port) for _ in range(4)]
@@ -182,9 +182,7 @@ class TestChild:
         assert pids == {server.process.popen.pid}
         assert server.errors == ""
 
-    def test_connections_made_before_the_child_are_not_served_by_it(
-        self, server: ServerProcess
-    ) -> None:
+    def test_child_does_not_serve_existing_connections(self, server: ServerProcess) -> None:
         clients = [kind(server.port) for kind in (load_clients.WebSocket, load_clients.Polling) * 3]
         (child,) = clients[0].call("start")
         for _ in range(50):
@@ -213,7 +211,7 @@ class TestChild:
             socket.create_connection(("127.0.0.1", server.port))
         assert Path(f"/proc/{child}").exists()
 
-    def test_handler_waiting_at_the_fork_goes_on_in_the_server_only(
+    def test_handler_waiting_during_fork_continues_in_the_server_only(
         self, server: ServerProcess
     ) -> None:
         sleeper = load_clients.WebSocket(server.port)

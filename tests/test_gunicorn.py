@@ -90,9 +90,11 @@ def fails(tmp_path: Path, *options: str, **env: str) -> str:
     return found.stderr
 
 
-class TestOne:
+class TestSingleWorker:
     @pytest.mark.parametrize("transports", TRANSPORTS)
-    def test_pages_sockets_and_its_end(self, start: Start, transports: str) -> None:
+    def test_gunicorn_serves_pages_and_sockets_until_stopped(
+        self, start: Start, transports: str
+    ) -> None:
         served = start()
         assert page(served.port) in children(served)
         client = Client(TRANSPORTS[transports])
@@ -106,7 +108,7 @@ class TestOne:
         assert "Traceback" not in served.errors
         assert not list(Path("/tmp").glob(f"webpy_socketio-*/{served.process.popen.pid}"))
 
-    def test_the_access_log_is_gunicorns(self, start: Start, tmp_path: Path) -> None:
+    def test_access_log_is_written_by_gunicorn(self, start: Start, tmp_path: Path) -> None:
         log = tmp_path / "access.log"
         options = ["--access-logfile", str(log), "--access-logformat", "%(m)s %(r)s %(s)s %(b)s"]
         served = start(*options)
@@ -124,8 +126,8 @@ class TestOne:
         assert "Traceback" not in served.errors
 
 
-class TestSeveral:
-    def test_they_are_one(self, start: Start, redis: RedisServer) -> None:
+class TestWorkers:
+    def test_workers_share_sessions_and_channels(self, start: Start, redis: RedisServer) -> None:
         served = start("-w", "2", BACKPLANE=redis.url)
         clients = one_in_each(served, 2, lambda: load_clients.Polling(served.port))
         first, second = clients.values()
@@ -138,7 +140,7 @@ class TestSeveral:
         served.stop()
         assert "Traceback" not in served.errors
 
-    def test_hup_refuses_nobody(self, start: Start, redis: RedisServer) -> None:
+    def test_hup_rejects_no_request(self, start: Start, redis: RedisServer) -> None:
         served = start("-w", "2", BACKPLANE=redis.url)
         page(served.port)
         while len(children(served)) < 2:
@@ -153,9 +155,7 @@ class TestSeveral:
             visitor.stop()
         assert page(served.port) not in before
 
-    def test_the_master_hears_of_a_worker_that_hangs(
-        self, start: Start, redis: RedisServer
-    ) -> None:
+    def test_master_replaces_blocked_worker(self, start: Start, redis: RedisServer) -> None:
         """And only of such a one: the heart beats though nothing happens."""
         source = module_source(BODY) + (
             "\n@on_event('hang')\n"
@@ -173,7 +173,7 @@ class TestSeveral:
         assert served.errors.count("WORKER TIMEOUT") == 1
         one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))  # and it is replaced
 
-    def test_they_need_a_backplane(self, tmp_path: Path) -> None:
+    def test_workers_without_backplane_are_rejected(self, tmp_path: Path) -> None:
         assert "2 workers need SOCKETIO_BACKPLANE" in fails(tmp_path, "-w", "2")
 
 
@@ -213,7 +213,9 @@ class TestUnixSocket:
         finally:
             connection.close()
 
-    def test_page_sees_the_client_that_the_proxy_names(self, start: Start, tmp_path: Path) -> None:
+    def test_page_sees_client_address_of_the_proxy_header(
+        self, start: Start, tmp_path: Path
+    ) -> None:
         path, log = tmp_path / "chat.sock", tmp_path / "access.log"
         served = start(
             *("-b", f"unix:{path}", "--access-logfile", str(log), "--access-logformat", "%(h)s"),
@@ -239,7 +241,7 @@ class TestUnixSocket:
         assert log.read_text().split() == ["203.0.113.9", "203.0.113.9", "127.0.0.1", "unix"]
         assert "Traceback" not in served.errors
 
-    def test_session_is_served_by_whichever_worker_accepts(
+    def test_session_is_reached_from_every_worker(
         self, start: Start, redis: RedisServer, tmp_path: Path
     ) -> None:
         path = tmp_path / "chat.sock"
@@ -258,17 +260,17 @@ class TestUnixSocket:
 
 
 class TestPatching:
-    def test_an_application_loaded_by_the_master_is_refused(self, tmp_path: Path) -> None:
+    def test_preload_app_without_patching_is_rejected(self, tmp_path: Path) -> None:
         assert "preload_app imports the application before" in fails(tmp_path, "--preload")
 
-    def test_but_not_if_the_master_is_patched(self, start: Start, tmp_path: Path) -> None:
+    def test_preload_app_in_patched_master_is_accepted(self, start: Start, tmp_path: Path) -> None:
         configuration = tmp_path / "gunicorn.conf.py"
         configuration.write_text("from gevent import monkey\nmonkey.patch_all()\n")
         served = start("--preload", "-c", str(configuration))
         client = load_clients.WebSocket(served.port)
         assert client.call("echo", 1) == [1]
 
-    def test_visitors_do_not_share_a_web_ctx(self, start: Start) -> None:
+    def test_web_ctx_is_local_to_each_request(self, start: Start) -> None:
         source = module_source(BODY) + (
             "\nclass Pid:\n"
             "    def GET(self):\n"

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.patience(120), pytest.mark.torture]
 
 @pytest.mark.usefixtures("_many_descriptors")
 class TestStorm:
-    def test_thousands_come_hear_a_message_and_go_in_every_way(self, start: Start) -> None:
+    def test_thousands_of_clients_connect_receive_and_disconnect(self, start: Start) -> None:
         server = start()
         before = server.warm_up()
         clients = together(lambda number: WebSocket(server.port), MANY)
@@ -61,7 +61,7 @@ class TestStorm:
             "server namespace disconnect": MANY // 5,
         }
 
-    def test_a_thousand_polls_wait_and_are_answered(self, start: Start) -> None:
+    def test_thousand_pending_polls_are_answered(self, start: Start) -> None:
         server = start()
         before = server.warm_up()
         clients = together(lambda number: Polling(server.port), POLLS)
@@ -80,7 +80,7 @@ class TestStorm:
 
 
 class TestHandshakeFlood:
-    def test_sessions_that_are_never_used_go_with_the_ping_deadline(self, start: Start) -> None:
+    def test_unused_sessions_end_at_the_ping_deadline(self, start: Start) -> None:
         server = start(ping_interval=0.5, ping_timeout=0.5)
         before = server.warm_up()
 
@@ -93,7 +93,7 @@ class TestHandshakeFlood:
         server.settle(before)
         assert server.counts()["connects"] == 2, "nobody heard of the others"
 
-    def test_beyond_the_cap_they_are_turned_away(self, start: Start) -> None:
+    def test_sessions_beyond_the_limit_are_rejected(self, start: Start) -> None:
         server = start(max_sessions=100)
 
         def shake(number: int) -> int:
@@ -109,7 +109,7 @@ class TestHandshakeFlood:
 
 
 class TestBackPressure:
-    def test_who_stops_reading_is_closed_and_the_others_get_everything(self, start: Start) -> None:
+    def test_client_that_stops_reading_is_closed_and_others_receive_all(self, start: Start) -> None:
         cap, size, batch, total = 1_000_000, 1000, 200, 20_000
         server = start(outbox_bytes=cap)
         before = server.warm_up()
@@ -164,7 +164,7 @@ class TestInboundFlood:
 
         return gevent.spawn(send)
 
-    def test_reading_stops_and_goes_on_when_the_handlers_do(self, start: Start) -> None:
+    def test_reading_pauses_and_resumes_with_the_handlers(self, start: Start) -> None:
         total = 100_000
         server = start(**self.OPTIONS)
         before = server.warm_up()
@@ -192,7 +192,7 @@ class TestInboundFlood:
         server.settle(before)
         assert server.end()["reasons"] == {"transport close": 4}
 
-    def test_a_post_is_held_back_too(self, start: Start) -> None:
+    def test_post_is_paused_as_well(self, start: Start) -> None:
         server = start(**self.OPTIONS)
         before = server.warm_up()
         other = WebSocket(server.port)
@@ -217,7 +217,7 @@ class TestInboundFlood:
 @pytest.mark.usefixtures("_many_descriptors")
 class TestStopping:
     @pytest.mark.parametrize("times", [1, 2], ids=["SIGTERM", "a second SIGTERM"])
-    def test_everybody_is_told_and_every_finish_is_sent(self, times: int, start: Start) -> None:
+    def test_stop_notifies_clients_and_sends_every_finish(self, times: int, start: Start) -> None:
         server = start()
         clients = together(lambda number: WebSocket(server.port), MANY)
         polls = together(lambda number: Polling(server.port), POLLS)

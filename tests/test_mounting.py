@@ -123,10 +123,10 @@ class Mounted:
     def make(self) -> web.application:
         urls = ("/", Index, "/where", Where, *socketio_urls)
         app = web.application(urls, {}, autoreload=False)
-        app.add_processor(self._see)
+        app.add_processor(self._record)
         return app
 
-    def _see(self, handler: Callable[[], Any]) -> Any:
+    def _record(self, handler: Callable[[], Any]) -> Any:
         self.seen.append(f"{web.ctx.method} {web.ctx.homepath}{web.ctx.path}")
         return handler()
 
@@ -270,7 +270,7 @@ class TestWrappers:
         assert mounted.seen == ["GET /team/where"]
 
     @pytest.mark.parametrize("path", ["/team/", "/team/socket.io/?EIO=4&transport=polling"])
-    def test_environ_does_not_refer_to_itself_after_the_request(
+    def test_environ_has_no_reference_cycle_after_the_request(
         self, mount: Mount, path: str
     ) -> None:
         """Only the garbage collector would free it."""
@@ -290,10 +290,8 @@ class TestWrappers:
             assert MARK not in environ
 
 
-class TestTwo:
-    def test_two_applications_below_one_server_have_clients_of_their_own(
-        self, mount: Mount
-    ) -> None:
+class TestSeveralApplications:
+    def test_two_applications_below_one_server_have_separate_clients(self, mount: Mount) -> None:
         other: list[Mounted] = []
 
         def dispatching(application: Wsgi) -> Wsgi:
@@ -331,7 +329,7 @@ class TestPrefix:
         assert path == "/where"
         assert 'src="/team/socket.io/socket.io.min.js' in mounted.get(sent + "/")
 
-    def test_path_that_only_begins_like_the_prefix_is_kept(self, mount: Mount) -> None:
+    def test_path_that_starts_with_the_prefix_text_is_kept(self, mount: Mount) -> None:
         mounted = mount(path_prefix="/where"[:4])
         assert json.loads(mounted.get("/where"))[1] == "/where"
 

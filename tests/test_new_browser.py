@@ -45,14 +45,14 @@ def port(tmp_path: Path, monkeypatch: Any) -> Iterator[int]:
         process.kill()
 
 
-def test_two_windows_hear_each_other(port: int) -> None:
-    said: list[str] = []
+def test_starter_exchanges_messages_between_windows(port: int) -> None:
+    console: list[str] = []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         pages = [browser.new_context().new_page() for _ in range(2)]
         for page in pages:
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on("console", lambda message: console.append(message.text))
+            page.on("pageerror", lambda error: console.append(str(error)))
             page.goto(f"http://127.0.0.1:{port}/")
             expect(page.locator("#state")).to_have_text("Connected.")
             # Until it has answered, and so until the subscription before it has: an error, which is told.
@@ -65,4 +65,4 @@ def test_two_windows_hear_each_other(port: int) -> None:
             expect(page.locator("#log li")).to_have_text(["<b>hello</b>"])
         expect(pages[0].locator("#text")).to_have_value("")
         browser.close()
-    assert [text for text in said if not re.search("favicon|404", text)] == []
+    assert [text for text in console if not re.search("favicon|404", text)] == []

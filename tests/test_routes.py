@@ -75,7 +75,7 @@ def shown(folder: Path, *words: str) -> Any:
 
 
 class TestText:
-    def test_it_is_aligned_and_fits_80_columns(self, folder: Path) -> None:
+    def test_text_is_aligned_and_fits_80_columns(self, folder: Path) -> None:
         done = run("routes", "chat:app", cwd=folder)
         assert (done.status, done.err) == (0, "")
         lines = done.out.splitlines()
@@ -96,7 +96,7 @@ class TestText:
 
 
 class TestJson:
-    def test_receivers_come_in_their_order_with_all_that_is_known(self, folder: Path) -> None:
+    def test_json_lists_receivers_in_order_with_details(self, folder: Path) -> None:
         report = shown(folder)
         assert [one["stage"] for one in report["stages"]] == [one.name for one in signals.STAGES]
         stages = {one["stage"]: one for one in report["stages"]}
@@ -119,7 +119,7 @@ class TestJson:
         names = [one["name"] for one in stages["message"]["receivers"]]
         assert names == ["talk", "join", "leave", "Counter.count", "_Presence._tell_state"]
 
-    def test_urls_that_keep_socketio_from_its_requests_are_told(self, folder: Path) -> None:
+    def test_shadowing_url_pattern_is_reported(self, folder: Path) -> None:
         program = (folder / "chat.py").read_text()
         (folder / "chat.py").write_text(program.replace('("/", "index")', '("/(.*)", "index")'))
         report = shown(folder)
@@ -131,8 +131,8 @@ class TestJson:
         assert "! '/(.*)' comes before socketio_urls" in run("routes", "chat", cwd=folder).out
 
 
-class TestOutside:
-    def test_nothing_happens_there(self, folder: Path) -> None:
+class TestIsolation:
+    def test_routes_has_no_effect_outside_the_process(self, folder: Path) -> None:
         redis = RedisServer(folder).start()
         try:
             more = (
@@ -148,13 +148,13 @@ class TestOutside:
             redis.stop()
         assert (folder / "journal").read_text() == "on None\noff\n"
 
-    def test_a_plugin_that_is_not_there_is_told(self, folder: Path) -> None:
+    def test_missing_plugin_is_reported(self, folder: Path) -> None:
         (folder / "mine.py").unlink()
         done = run("routes", "chat", cwd=folder)
         assert (done.status, done.out) == (1, "")
         assert "SOCKETIO_PLUGINS names 'mine', which cannot be imported" in done.err
 
 
-def test_every_gate_says_so_in_its_docstring() -> None:
-    told = [stage for stage in signals.STAGES if str(stage.__doc__).startswith("A gate")]
-    assert told == list(signals.GATES)
+def test_docstrings_of_gates_say_so() -> None:
+    gates = [stage for stage in signals.STAGES if str(stage.__doc__).startswith("A gate")]
+    assert gates == list(signals.GATES)

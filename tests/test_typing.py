@@ -17,7 +17,7 @@ SAMPLES = Path("tests", "typing")
 PYRIGHT = Path("tests", "js", "node_modules", "pyright", "index.js")
 
 #: The lines of each sample that a checker complains about.
-Complaints = dict[str, set[int]]
+Errors = dict[str, set[int]]
 
 
 def run(*command: str) -> str:
@@ -26,14 +26,14 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def mypy() -> Complaints:
+def mypy() -> Errors:
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed")
     told = run(
         *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"),
         *("--follow-imports=silent", "--hide-error-context", str(SAMPLES)),
     )
-    found: Complaints = {}
+    found: Errors = {}
     for line in told.splitlines():
         place = re.match(r"(.*?):(\d+): (error|note): ", line)
         assert place is not None, line
@@ -42,7 +42,7 @@ def mypy() -> Complaints:
     return found
 
 
-def pyright() -> Complaints:
+def pyright() -> Errors:
     node = shutil.which("node")
     if node is None or not (ROOT / PYRIGHT).is_file():
         pytest.skip("pyright is not installed: run npm ci in tests/js (make test does)")
@@ -55,7 +55,7 @@ def pyright() -> Complaints:
     )
     # None of them would be read as no complaint.
     assert told["summary"]["filesAnalyzed"] == len(list((ROOT / SAMPLES).glob("*.py")))
-    found: Complaints = {}
+    found: Errors = {}
     for each in told["generalDiagnostics"]:
         lines = found.setdefault(Path(each["file"]).name, set())
         lines.add(each["range"]["start"]["line"] + 1)
@@ -63,22 +63,22 @@ def pyright() -> Complaints:
 
 
 @pytest.fixture(scope="module", params=[mypy, pyright], ids=["mypy", "pyright"])
-def complaints(request: pytest.FixtureRequest) -> Complaints:
+def errors(request: pytest.FixtureRequest) -> Errors:
     """What a checker has to say, in its strict mode."""
-    found: Complaints = request.param()
+    found: Errors = request.param()
     return found
 
 
 @pytest.mark.patience(120)
 class TestSamples:
-    def test_good_handlers_pass(self, complaints: Complaints) -> None:
-        assert "good.py" not in complaints
+    def test_correct_handlers_have_no_errors(self, errors: Errors) -> None:
+        assert "good.py" not in errors
 
-    def test_each_mistake_is_found_and_nothing_else(self, complaints: Complaints) -> None:
+    def test_exactly_the_marked_mistakes_are_found(self, errors: Errors) -> None:
         lines = (ROOT / SAMPLES / "bad.py").read_text().splitlines()
         wrong = {number for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
-        assert complaints["bad.py"] == wrong
+        assert errors["bad.py"] == wrong
 
 
-def test_what_is_installed_says_that_it_is_typed() -> None:
+def test_installed_package_contains_py_typed() -> None:
     assert (ROOT / "webpy_socketio" / "py.typed").is_file()
