@@ -1,4 +1,4 @@
-"""The command line as such: its words, its statuses, and modules that cannot be imported."""
+"""The command line: its arguments, exit statuses, and modules that cannot be imported."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TestExit:
     def test_closed_pipe_ends_command_without_message(self, tmp_path: Path) -> None:
         (tmp_path / "chat.py").write_text(APP)
         reader, writer = os.pipe()
-        os.close(reader)  # as head, when it has read enough
+        os.close(reader)  # as head does after its last line
         with os.fdopen(writer, "wb") as stdout:
             done = subprocess.run(
                 command("routes", "chat:app"),
@@ -90,8 +90,7 @@ class TestExit:
         assert process.errors == ""
 
 
-#: A module, and what is message of it; each is given to `routes`, and never comes back as a traceback of
-#: ours.
+#: Sources of modules, and the messages about them. Tracebacks contain no frames of the package.
 MODULES = {
     "serves": (
         APP.replace('if __name__ == "__main__":\n    ', ""),
@@ -138,7 +137,7 @@ MODULES = {
         "from webpy_socketio import on_connect\n"
         "@on_connect(channel='x')\n"
         "def hello(request, socket, context): ...\n",
-        # Python 3.10 counts a decorator to the line of its function.
+        # Python 3.10 reports the line of the decorated function.
         f"event.py:{2 if sys.version_info >= (3, 11) else 3}: "
         "@on_connect(channel=…) on hello: a socket is in no channel",
     ),
@@ -149,10 +148,10 @@ MODULES = {
     ),
 }
 
-#: How many tracebacks that makes; a syntax error has none.
+#: Number of tracebacks; a syntax error has none.
 TRACEBACKS = {"raises": 1, "chained": 2, "needs": 1}
 
-#: What is written on a command line, beside a chat.py with `app`, and what is message of it.
+#: Targets on the command line, in a folder with a chat.py that defines `app`, and the messages.
 TARGETS = {
     "caht:app": "there is no module 'caht' here; did you mean chat?",
     "nothing": "there is no module 'nothing' here: name the application as module:name",
@@ -164,7 +163,7 @@ TARGETS = {
 }
 
 
-#: What is named, what it is written as, and what is message.
+#: Names that are no applications, their sources, and the messages.
 WRONG = {
     "number": ("number = 5", "expected a web.application, not an object of type int"),
     "make": (
@@ -207,7 +206,7 @@ wrapped = Middleware()
 class TestTargets:
     @pytest.fixture
     def here(self, tmp_path: Path, monkeypatch: Any) -> Iterator[Path]:
-        """The current folder, from which modules are imported and forgotten again."""
+        """The current folder; modules imported from it are removed afterwards."""
         monkeypatch.chdir(tmp_path)
         monkeypatch.syspath_prepend(str(tmp_path))
         known = set(sys.modules)

@@ -1,4 +1,4 @@
-"""The demo for everybody: by keyboard, with a screen reader, by night, on a small screen."""
+"""Accessibility of the demo: keyboard, screen reader, dark mode, small screens."""
 
 import re
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_room_fits_a_phone(windows):
 
 @pytest.mark.parametrize("resizes", [True, False], ids=["page resized", "page covered"])
 def test_input_stays_above_the_on_screen_keyboard(windows, resizes):
-    """Some browsers make the page smaller for the keyboard, others cover its lower half."""
+    """Some browsers shrink the page for the on-screen keyboard, others cover its lower half."""
     ann, bob = windows.open(name="Ann", **PHONE), windows.open(name="Bob", **PHONE)
     for number in range(8):
         say(bob, f"number {number}")
@@ -98,7 +98,7 @@ def test_input_stays_above_the_on_screen_keyboard(windows, resizes):
         box = part.bounding_box()
         assert box["y"] >= 0
         assert box["y"] + box["height"] <= left
-    expect(messages(ann).last).to_be_in_viewport(ratio=1)  # not hidden by the log's edge either
+    expect(messages(ann).last).to_be_in_viewport(ratio=1)  # and not hidden by the edge of the log
     assert ann.evaluate(FITS)
 
 
@@ -145,11 +145,11 @@ def test_axe_finds_no_violations(windows, scheme, width):
     ann.get_by_role("button", name="Send away Bob").click()
     expect(state(bob)).to_have_attribute("data-state", "stopped")
     check(bob)
-    windows.complaints.clear()  # the browser complains itself about 403 and 404
+    windows.complaints.clear()  # Chromium itself logs the 403 and 404
 
 
 def check(page):
-    """Let axe-core look at a page; whatever it finds is a fault."""
+    """Check a page with axe-core, which must find nothing."""
     if page.evaluate("typeof axe") == "undefined":
         page.evaluate(AXE.read_text(encoding="utf-8"))
     found = page.evaluate("axe.run().then((results) => results.violations)")
@@ -190,7 +190,7 @@ def test_private_message_is_sent_by_keyboard(windows):
     for _ in range(2):
         ann.keyboard.press("Shift+Tab")
     expect(ann.get_by_role("button", name="Private message to Bob")).to_be_focused()
-    windows.open(name="Abe")  # somebody who comes takes no focus away
+    windows.open(name="Abe")  # a joining user must not move the focus
     expect(ann.get_by_role("listitem")).to_have_count(3)
     expect(ann.get_by_role("button", name="Private message to Bob")).to_be_focused()
     ann.keyboard.press("Enter")
@@ -251,7 +251,7 @@ def test_live_regions_announce_messages_and_state(windows):
     live = ann.evaluate(
         "[...document.querySelectorAll('[role=log], [role=status], [role=alert], [aria-live]')].map(node => node.id)"
     )
-    # Neither the list of people nor typing notes nor the countdown: they would speak all the time.
+    # The list of users, typing notes and the countdown would interrupt too often.
     assert live == ["state", "log", "join-error", "say-error"]
 
 

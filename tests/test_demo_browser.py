@@ -1,4 +1,4 @@
-"""The demo in headless Chromium: people chat in real windows."""
+"""The demo in windows of headless Chromium."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_two_users_exchange_messages(windows):
         expect(people(page)).to_have_text(["Ann", "Bob"])
         expect(page.locator("#count")).to_have_text("2")
     expect(bob.locator("#people .self")).to_contain_text("Bob")
-    expect(log(bob)).to_have_text("You joined")  # Ann was there before: on the list, not in the log
+    expect(log(bob)).to_have_text("You joined")  # Ann joined before: listed, but not logged
 
     say(ann, "Hello Bob")
     say(bob, "Hello Ann")
@@ -136,7 +136,7 @@ def test_reload_keeps_the_name(windows):
     ann.reload()
     expect(message_box(ann)).to_be_focused()
     expect(people(ann)).to_have_text(["Ann", "Bob"])
-    expect(log(ann).locator("p").last).to_have_text("You joined")  # below what was said before
+    expect(log(ann).locator("p").last).to_have_text("You joined")  # below the history
     say(ann, "Still Ann")
     expect(messages(bob)).to_have_text(["Before", "Still Ann"])
     expect(log(bob)).not_to_contain_text("left")
@@ -203,7 +203,7 @@ def test_unusual_texts_and_names_arrive_unchanged(windows):
     for page in (ann, bob, fatima):
         assert messages(page).all_text_contents() == ODD_TEXTS
         assert page.locator("#room img, #room script").count() == 0
-        # A name in Arabic moves nothing of what stands beside it.
+        # An Arabic name does not change the direction of adjacent text.
         isolated = "nodes => nodes.map((node) => getComputedStyle(node).unicodeBidi)"
         assert set(page.locator(".name").evaluate_all(isolated)) == {"isolate"}
     arabic = messages(bob).nth(ODD_TEXTS.index("مرحبا، كيف حالك؟ (123)"))
@@ -228,7 +228,7 @@ def test_too_long_input_is_reported_and_kept(windows):
     say(ann, "short")
     expect(messages(ann)).to_have_text(["short"])
     expect(ann.locator("#say-error")).to_have_text("")
-    # Who goes on writing before the answer is there is not written over.
+    # Text entered before the answer arrives is kept.
     message_box(ann).evaluate(
         """field => {
             field.value = "m".repeat(2001);
@@ -291,7 +291,7 @@ def test_server_validates_input(windows):
 def test_missing_room_shows_no_chat(windows):
     page = windows.open("/room/nowhere")
     expect(page.get_by_role("heading")).to_have_text("Not Found")
-    windows.complaints.clear()  # the browser complains about the 404 itself
+    windows.complaints.clear()  # Chromium itself logs the 404
     page.get_by_role("link", name="All rooms").click()
     page.get_by_label("Name").fill("Nowhere <else>")
     page.get_by_role("button", name="Add").click()
@@ -299,7 +299,7 @@ def test_missing_room_shows_no_chat(windows):
     join(page, "Ann")
 
 
-# -- who is here
+# -- presence
 
 
 def test_list_of_users_counts_tabs(windows):
@@ -310,7 +310,7 @@ def test_list_of_users_counts_tabs(windows):
     expect(item).to_contain_text("2 tabs")
     second.close()
     expect(item).not_to_contain_text("tabs")
-    assert log(ann).inner_text().count("Bob") == 1  # joined: a tab more or less is not told
+    assert log(ann).inner_text().count("Bob") == 1  # further tabs are not logged
 
 
 def test_users_joining_together_are_logged_together(windows):
@@ -323,7 +323,7 @@ def test_users_joining_together_are_logged_together(windows):
         windows.open(name=name)
         expect(people(ann).last).to_have_text(name)
         ann.clock.run_for(200)
-    # She at once, as nobody was told just before; the others wait a second.
+    # The first one is logged at once, the others after a second.
     expect(log(ann).locator("p").last).to_have_text("Cleo joined")
     ann.clock.run_for(1_000)
     expect(log(ann).locator("p").last).to_have_text("Dora, Eve and Finn joined")
@@ -353,7 +353,7 @@ def test_confusable_names_are_rejected(windows, name, message):
 # -- typing notes
 
 
-#: How often somebody was told to be typing, as window.notes, on a connection of its own.
+#: Counts received typing notes as window.notes, on a separate connection.
 HEAR = """async () => {
     window.notes = 0;
     const socket = new io.Socket();
@@ -362,7 +362,7 @@ HEAR = """async () => {
     await socket.subscribe("room-lobby");
 }"""
 
-#: Put lines into the log, as somebody would see them who has been here for long.
+#: Fills the log with many lines.
 FILL = """async (count) => {
     const { addEvent } = await import("/static/log.js");
     for (let i = 0; i < count; i++) addEvent(["Bob"], `event ${i}`);
@@ -379,12 +379,12 @@ def test_typing_note_is_shown_until_text_is_sent_or_cleared(windows):
     expect(typing(bob)).to_have_text("Ann is typing…")
     message_box(cleo).press_sequentially("Me too")
     expect(typing(bob)).to_have_text("Ann and Cleo are typing…")
-    expect(typing(ann)).to_have_text("Cleo is typing…")  # not one's own
+    expect(typing(ann)).to_have_text("Cleo is typing…")  # not the own note
     ann.keyboard.press("Enter")
     expect(typing(bob)).to_have_text("Cleo is typing…")
     message_box(cleo).fill("")
     expect(typing(bob)).to_have_text("")
-    expect(messages(windows.open())).to_have_text(["Hel"])  # of all this nothing else is kept
+    expect(messages(windows.open())).to_have_text(["Hel"])  # notes are not stored
 
 
 def test_typing_note_expires_and_is_repeated(windows):
@@ -421,7 +421,7 @@ def test_frequent_typing_notes_are_throttled(windows):
         ann.evaluate("rogue.emitWithAck('message', 'a barrier')")
     ann.evaluate("rogue.disconnect()")
     expect(messages(bob)).to_have_count(2)
-    assert 0 < bob.evaluate("notes") < 20  # once a second, however slow this machine is
+    assert 0 < bob.evaluate("notes") < 20  # one per second, on any machine
 
 
 # -- the log
@@ -441,7 +441,7 @@ def test_log_does_not_scroll_while_older_lines_are_read(windows):
     assert ann.evaluate(top) == 0
     expect(messages(ann)).not_to_be_in_viewport()
     expect(messages(bob)).to_be_in_viewport()
-    say(ann, "Hello to you")  # one's own is shown wherever one was
+    say(ann, "Hello to you")  # own messages always scroll to the end
     expect(messages(ann).last).to_be_in_viewport()
 
 
@@ -462,7 +462,7 @@ def test_line_breaks_are_kept(windows):
 
 
 def test_enter_during_composition_sends_nothing(windows):
-    """Who writes Japanese or Chinese chooses characters with it."""
+    """Enter selects characters in Japanese and Chinese input methods."""
     ann = windows.open(name="Ann")
     message_box(ann).fill("kan")
     press = """(node, isComposing) => node.dispatchEvent(
@@ -502,7 +502,7 @@ def test_private_message_reaches_all_tabs_of_one_user_only(windows):
 def test_undeliverable_private_message_is_reported_and_kept(windows, chat):
     ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
     write_to(ann, "Bob")
-    # He vanishes: for a while he counts as here, but there is nobody to receive.
+    # After a lost connection, presence still lists him, but no message can reach him.
     bob.context.close()
     windows.contexts.remove(bob.context)
     while "unsubscribe" not in chat.process.next_line():
@@ -567,7 +567,7 @@ def test_admin_sends_user_away(windows):
     second = windows.open(name="Bob", context=bob.context)
     expect(cleo.get_by_role("button", name="Send away")).to_have_count(0)
 
-    # Admins have no button for each other; whoever is one has no way round it either.
+    # Admins have no button for other admins, and the server rejects the event.
     admin.evaluate(ROGUE.replace("Bob", "Ann"))
     answer = admin.evaluate(
         'rogue.emitWithAck("send away", document.getElementById("room").dataset.who)'
@@ -656,7 +656,7 @@ def test_links_in_private_and_system_messages_are_links(windows):
         expect(link).to_have_attribute("rel", "noopener noreferrer")
 
 
-#: The text of `clock` at five past nine in the morning.
+#: Evaluates `clock` for 9:05 in the morning.
 FIVE_PAST_NINE = """async () => {
     const { clock } = await import("/static/parts.js");
     return clock(new Date(2026, 0, 2, 9, 5) / 1000).textContent.replaceAll("\\u202f", " ");
@@ -677,7 +677,7 @@ def log_texts(page):
 
 
 def test_joined_line_precedes_the_first_message(windows):
-    """Also if others have joined a moment ago, so that the log gathers who comes next."""
+    """Even if joining users are gathered at the moment."""
     ann = windows.open(name="Ann", clock=True)
     stop_clock(ann)
     for name in ("Bob", "Cleo", "Dora"):
@@ -691,7 +691,7 @@ def test_joined_line_precedes_the_first_message(windows):
     ]
 
 
-#: Let `presence_diff` events come after messages, as they may from another process.
+#: Delays `presence_diff` events after messages, as may happen with another process.
 DELAY_PRESENCE = """() => {
     window.delayed = [];
     const onevent = io.Socket.prototype.onevent;
@@ -735,7 +735,7 @@ def test_old_messages_precede_joined_line(windows):
     assert log_texts(ann) == ["Before", "You joined"]
 
 
-# -- hints and pages that are closed
+# -- hints, rejected and disabled pages
 
 
 def test_hint_about_private_messages_is_shown_while_others_are_here(windows):

@@ -1,4 +1,4 @@
-"""The demo's connection: told openly; what is written or said meanwhile is neither lost nor doubled."""
+"""The demo during interruptions: its state is shown, and messages arrive exactly once."""
 
 import re
 
@@ -117,7 +117,7 @@ def test_message_repeated_after_lost_answer_is_stored_once(windows, private):
     for page in (ann, bob):
         expect(messages(page)).to_have_text(["once"])
     ann.context.set_offline(True)
-    expect(waiting(ann)).to_have_text(["once"])  # as far as this page knows
+    expect(waiting(ann)).to_have_text(["once"])  # the page has no answer yet
     ann.evaluate("() => { io.Socket.prototype.onack = onack; }")
     listen(ann)
     ann.context.set_offline(False)
@@ -157,7 +157,7 @@ def test_history_is_shown_and_not_announced(windows):
     late.context.close()
     windows.contexts.remove(late.context)
 
-    # A room's page as it comes is no live region; it is one once it shows what was said.
+    # The log becomes a live region once the history is shown.
     slow = windows.open(java_script_enabled=False)
     expect(log(slow)).to_have_attribute("aria-live", "off")
     expect(log(ann)).to_have_attribute("aria-live", "polite")
@@ -169,7 +169,9 @@ def test_reconnection_is_shown_and_can_be_triggered(windows, chat):
     chat.stop()
     expect(state(ann)).to_have_attribute("data-state", "waiting")
     expect(ann.locator(".connection")).to_contain_text("Connection lost. Reconnecting in 1 s")
-    expect(ann.get_by_role("status")).to_have_text("Connection lost. Reconnecting")  # no countdown
+    expect(ann.get_by_role("status")).to_have_text(
+        "Connection lost. Reconnecting"
+    )  # without the countdown
     ann.get_by_role("button", name="Try now").click()
     ann.clock.resume()
     expect(ann.locator(".connection")).to_contain_text(
@@ -181,5 +183,5 @@ def test_reconnection_is_shown_and_can_be_triggered(windows, chat):
     ann.keyboard.press("Enter")
     expect(ann.get_by_role("status")).to_have_text("Connected")
     expect(ann.get_by_role("button", name="Try now")).to_be_hidden()
-    expect(message_box(ann)).to_be_focused()  # not lost with the button
+    expect(message_box(ann)).to_be_focused()  # when the button is hidden
     expect(messages(ann)).to_have_text(["Anybody?"])

@@ -1,4 +1,4 @@
-"""``doctor``: what it finds, and that it changes nothing."""
+"""``doctor``: its findings, and that it has no side effects."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.patience(90)
 
 
 class Report(NamedTuple):
-    """What doctor found."""
+    """The report of doctor."""
 
     status: int
     findings: list[dict[str, str]]
     err: str
 
     def has(self, level: str, subject: str, text: str, remedy: str = "") -> bool:
-        """Whether there is a finding with these words in it."""
+        """Return whether there is a finding that contains these texts."""
         return any(
             (one["level"], one["subject"]) == (level, subject)
             and text in one["text"]
@@ -44,7 +44,7 @@ class Report(NamedTuple):
 
 
 def examine(folder: Path, *words: str, before: tuple[str, ...] = (), **env: str) -> Report:
-    """The report on a folder's chat.py, if it has one; on a port that is free."""
+    """Run doctor on a folder's chat.py, if there is one, with a free port."""
     target = ["chat:app"] if (folder / "chat.py").exists() else []
     port = [] if "--port" in words else ["--port", "0"]
     done = run("doctor", *target, "--json", *port, *words, cwd=folder, before=before, **env)
@@ -87,7 +87,7 @@ class TestReport:
         assert "urls" not in done.out
 
 
-#: A program with everything wrong that can be wrong at once.
+#: A program with as many faults as possible.
 SICK = """\
 import web
 from gevent import monkey; monkey.patch_all()
@@ -227,12 +227,12 @@ class TestApplication:
         assert explain(tmp_path, source).has(*finding)
 
 
-#: How an application of its own starts its server.
+#: The call that starts the server of `APP`.
 SERVER = "SocketIOServer(None, app.wsgifunc()"
 
 
 class TestKeywords:
-    """Of ``SocketIOServer(...)`` in the application's file, which is not called here."""
+    """Keywords of ``SocketIOServer(...)`` in the application's file, which is only parsed."""
 
     def given(self, folder: Path, keywords: str, *words: str) -> Report:
         assert SERVER in APP
@@ -338,7 +338,7 @@ class TestAddress:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             server.close()
-        with socket.socket() as bound:  # it listens not, so that nobody waits for an answer
+        with socket.socket() as bound:  # bound, but not listening: connections are refused
             bound.bind(("127.0.0.1", port))
             report = examine(tmp_path, "--port", str(port))
         assert report.has("problem", "address", "another program listens there: stop it")
@@ -358,7 +358,7 @@ class TestAddress:
 
 
 class TestTLS:
-    """In this process: the certificates are made here, and the handshake is in memory anyway."""
+    """The check of the certificate, called in this process."""
 
     def look(self, certificate: Path | None, key: Path | None) -> list[tuple[str, str, str]]:
         arguments = type("Arguments", (), {})()
@@ -429,7 +429,7 @@ class TestRedis:
         assert report.levels("redis") == ["ok", "ok"]
         assert report.has("ok", "plugins", "presence: Redis throws nothing away (noeviction)")
         assert report.has("ok", "versions", "redis ")
-        assert redis.ask("DBSIZE") == 0  # nothing was left there
+        assert redis.ask("DBSIZE") == 0  # the check leaves no keys
         assert redis.topics() == set()
 
     def test_full_or_evicting_redis_is_found(self, redis: RedisServer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The demo's pages, over HTTP, from the real example/main_app.py in a process of its own."""
+"""The demo's pages over HTTP, served by example/main_app.py in a new process."""
 
 import contextlib
 import http.cookiejar
@@ -27,7 +27,7 @@ PASSWORD = "let me in"
 
 
 class Chat:
-    """The demo, run as a user runs it, with a folder of its own. Restarted, it keeps its port."""
+    """The demo as a process with its own data folder. A restart keeps the port."""
 
     def __init__(self, folder, **env):
         self.folder = folder
@@ -51,7 +51,7 @@ class Chat:
         self.port = int(address.rstrip("/"))
 
     def stop(self):
-        """Stop it as a service manager does: it ends by itself, with status 0 and no message."""
+        """Stop it as a service manager does: it must exit with status 0 and empty stderr."""
         if self.process.popen.returncode is not None:
             return
         self.process.popen.send_signal(signal.SIGTERM)
@@ -63,7 +63,7 @@ class Chat:
 
 
 class Visitor:
-    """A browser without JavaScript: it keeps cookies and fills forms."""
+    """A browser without JavaScript, with cookies and forms."""
 
     def __init__(self, url):
         self.url = url
@@ -72,7 +72,7 @@ class Visitor:
         self.opener = urllib.request.build_opener(processor)
 
     def get(self, path, data=None, headers=None):
-        """Return (status, headers, text, address); redirects are followed."""
+        """Send a request and follow redirects; return status, headers, text and URL."""
         request = urllib.request.Request(self.url + path, data, headers or {})
         try:
             response = self.opener.open(request, timeout=20)
@@ -82,13 +82,13 @@ class Visitor:
             return response.status, response.headers, response.read().decode(), response.url
 
     def post(self, page, path=None, **fields):
-        """Send the form of a page, with the token that the page holds."""
+        """Submit the form of a page with the page's token."""
         token = re.search(r'name="csrf" value="([^"]+)"', self.get(page)[2])[1]
         return self.get(path or page, urllib.parse.urlencode({"csrf": token, **fields}).encode())
 
 
 def example(folder, program):
-    """Run a few lines among the example's modules, and return what they say, line by line."""
+    """Run a program with the example's modules, and return the lines that it prints."""
     beginning = (
         "from gevent import monkey; monkey.patch_all()\nimport sys\n"
         "def say(*words): sys.stdout.write(' '.join(map(str, words)) + '\\n')\n"
@@ -349,7 +349,7 @@ def test_login_changes_session_id_and_logout_ends_session(chat, visitor):
     visitor.post("/", path="/logout")
     assert "Sign out" not in visitor.get("/")[2]
     store = {path.name for path in (chat.folder / "data" / "sessions").iterdir()}
-    assert not store & {before, inside}  # nor is either kept
+    assert not store & {before, inside}  # both sessions are deleted
     for known in (before, inside):
         text = Visitor(chat.url).get("/", headers={"Cookie": f"chat_session={known}"})[2]
         assert "Sign out" not in text
@@ -384,7 +384,7 @@ def test_internal_error_page_has_no_details(tmp_path):
 
 
 def test_lost_connection_keeps_presence_for_three_seconds(tmp_path):
-    """So that others see nothing of a page that is reloaded, or of a tunnel."""
+    """Other users must not notice reloads and short interruptions."""
     told = example(
         tmp_path,
         """
@@ -407,7 +407,7 @@ def test_lost_connection_keeps_presence_for_three_seconds(tmp_path):
 
 
 def test_closed_connections_are_removed(tmp_path):
-    """A chat that runs for months must not remember every browser that ever came."""
+    """Memory must not grow with the number of past visitors."""
     told = example(
         tmp_path,
         """
@@ -542,7 +542,7 @@ def test_rooms_and_sessions_survive_restart(tmp_path):
 
 
 def test_cluster_demo_shares_rooms_and_sessions(tmp_path):
-    """`make cluster-demo`: rooms, pages and sessions are the same on both; it ends as one."""
+    """`make cluster-demo`: both workers share rooms, pages and sessions, and stop together."""
     if not (shutil.which("redis-server") or shutil.which("valkey-server")):
         pytest.skip("there is no redis-server on this machine")
     env = {"PORT": "0", "CHAT_DATA": str(tmp_path / "data")}

@@ -1,4 +1,4 @@
-"""Processes that handlers start: they serve none of the server's clients."""
+"""Processes started by handlers do not serve clients of the server."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def server(start: Start) -> ServerProcess:
 
 @pytest.fixture
 def child(server: ServerProcess) -> Iterator[int]:
-    """A child that a handler started."""
+    """A child process started by a handler."""
     (pid,) = load_clients.WebSocket(server.port).call("start")
     yield pid
     if Path(f"/proc/{pid}").exists():
@@ -221,7 +221,7 @@ class TestChild:
         assert server.wait_for("woke") == str(server.process.popen.pid)
         os.kill(child, signal.SIGKILL)
         sleeper.goodbye()
-        while True:  # the next lines, of the child's as well if there were any
+        while True:  # read all further lines, which must not come from the child
             name, _, pid = server.process.next_line().partition(" ")
             assert pid == str(server.process.popen.pid)
             if name == "gone":
@@ -264,7 +264,7 @@ class TestChild:
         server.process.popen.terminate()
         assert client.closed.get() == 1001
         assert Path(f"/proc/{child}").exists()
-        os.kill(child, signal.SIGKILL)  # multiprocessing waits at the end for what it started
+        os.kill(child, signal.SIGKILL)  # multiprocessing would wait for its children at exit
         assert server.process.popen.wait() == 0
         until_gone(child)
 

@@ -1,4 +1,4 @@
-"""gunicorn with our worker class: a real gunicorn, from outside."""
+"""gunicorn with the worker class, as a real process."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ pytest.importorskip("gunicorn", reason="gunicorn is not installed")
 
 pytestmark = pytest.mark.patience(60)
 
-#: What gunicorn can call.
+#: A WSGI application for gunicorn.
 WSGI = "\nwsgi = application.wsgifunc()\n"
 
 WORKER = "webpy_socketio.gunicorn.Worker"
 
 
 class Gunicorn(Served):
-    """It says on stderr where it listens."""
+    """A gunicorn process, which prints its address on stderr."""
 
     def ready(self) -> None:
         while not (found := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", self.errors)):
@@ -60,7 +60,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def start(*options: str, source: str = module_source(BODY), **env: str) -> Gunicorn:
         (tmp_path / "site_of_ours.py").write_text(source + WSGI, encoding="utf-8")
         command = ["gunicorn", "-k", WORKER, "-b", "127.0.0.1:0", *options]
-        # Its control socket is in the home of whoever starts it.
+        # gunicorn's control socket is in HOME.
         env = {"HOME": str(tmp_path), **env}
         served = Gunicorn([*command, "site_of_ours:wsgi"], tmp_path, env)
         started.append(served)
@@ -156,7 +156,7 @@ class TestWorkers:
         assert page(served.port) not in before
 
     def test_master_replaces_blocked_worker(self, start: Start, redis: RedisServer) -> None:
-        """And only of such a one: the heart beats though nothing happens."""
+        """An idle worker keeps sending heartbeats, and is not replaced."""
         source = module_source(BODY) + (
             "\n@on_event('hang')\n"
             "def hang(request, socket, context):\n"
@@ -171,13 +171,13 @@ class TestWorkers:
         assert other in children(served)
         assert idle.call("echo", 1) == [1]
         assert served.errors.count("WORKER TIMEOUT") == 1
-        one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))  # and it is replaced
+        one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))  # after its replacement
 
     def test_workers_without_backplane_are_rejected(self, tmp_path: Path) -> None:
         assert "2 workers need SOCKETIO_BACKPLANE" in fails(tmp_path, "-w", "2")
 
 
-#: An application that says what it sees of a client, for the proxy on a Unix socket.
+#: An application that returns the client's address, behind a proxy on a Unix socket.
 BEHIND_UNIX = (
     module_source(BODY + 'OPTIONS["trusted_proxies"] = ["unix"]\n')
     + """
@@ -192,7 +192,7 @@ class Pid:
 
 
 class TestUnixSocket:
-    """``-b unix:...``, with a proxy in front."""
+    """``-b unix:...`` behind a proxy."""
 
     HEADERS: ClassVar[dict[str, str]] = {
         "Host": "chat.example",
@@ -201,7 +201,7 @@ class TestUnixSocket:
     }
 
     def ask(self, path: Path, method: str, target: str, body: bytes | None = None) -> Any:
-        """Send a request as the proxy does; return the response and its body."""
+        """Send a request as a proxy; return the response and its body."""
         connection = http.client.HTTPConnection("chat.example")
         connection.sock = socket.socket(socket.AF_UNIX)
         try:
@@ -226,7 +226,7 @@ class TestUnixSocket:
         ]
         response, _ = self.ask(path, "GET", "/pid?redirect=1")
         assert response.headers["Location"] == "https://chat.example/there"
-        # A peer on TCP is not trusted: the headers change nothing.
+        # TCP peers are not trusted: their headers are ignored.
         connection = http.client.HTTPConnection("127.0.0.1", served.port)
         connection.request("GET", "/pid", headers=self.HEADERS)
         assert connection.getresponse().read().decode().split()[:3] == [

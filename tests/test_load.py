@@ -1,6 +1,6 @@
-"""Many clients at once, clients that take or give too much, and an end in the middle of it.
+"""Thousands of clients, slow readers, floods, and a stop under load.
 
-The server is a process of its own, the clients are greenlets; both are in `tests.swarm`.
+The server is a separate process and the clients are greenlets; see `load_clients`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TestStorm:
         clients = together(lambda number: WebSocket(server.port), MANY)
         full = server.counts()
         assert (full["sessions"], full["sockets"]) == (MANY, MANY)
-        # Five of them wait for themselves; the others cost no greenlet.
+        # Only five of them need a greenlet.
         assert full["greenlets"] <= before["greenlets"] + 5
 
         heard = [gevent.event.Event() for _ in clients]
@@ -91,7 +91,7 @@ class TestHandshakeFlood:
 
         assert len(set(together(shake, MANY))) == MANY
         server.settle(before)
-        assert server.counts()["connects"] == 2, "nobody heard of the others"
+        assert server.counts()["connects"] == 2, "sessions without a namespace must not connect"
 
     def test_sessions_beyond_the_limit_are_rejected(self, start: Start) -> None:
         server = start(max_sessions=100)
@@ -121,7 +121,7 @@ class TestBackPressure:
 
         def reader(number: int) -> Callable[[list[Any]], None]:
             def hear(event: list[Any]) -> None:
-                # The next one, whole: none is lost, doubled, overtaken or cut.
+                # Messages arrive complete, once and in order.
                 assert event == ["message", f"{counted[number]} ".ljust(size, "x")]
                 counted[number] += 1
                 arrived.set()
@@ -142,7 +142,7 @@ class TestBackPressure:
         assert found["reasons"] == {"transport close": 2, "slow reader": 1}
         assert 0 < largest <= cap
         assert counted == [total] * len(clients)
-        # The 20 MB that it did not take, or a copy for each of the others, would show.
+        # A copy of the 20 MB for the slow client, or for each other client, would exceed this.
         assert found["memory"] - before["memory"] < 20 * size * 1000
         for client in clients:
             client.goodbye()
@@ -151,7 +151,7 @@ class TestBackPressure:
 
 
 class TestInboundFlood:
-    #: Much shorter than what the flood takes: who is not read cannot be heard to be alive.
+    #: Shorter than the flood: pongs of a paused client are not read.
     OPTIONS = {"ping_interval": 0.3, "ping_timeout": 2.0, "inbox_events": 100}  # noqa: RUF012
 
     @staticmethod
@@ -160,7 +160,7 @@ class TestInboundFlood:
             for number in range(count):
                 client.emit("slow", number, "x" * 200)
                 if number % 100 == 0:
-                    gevent.sleep(0)  # a pong is to have its turn
+                    gevent.sleep(0)  # let a pong be sent
 
         return gevent.spawn(send)
 
@@ -172,11 +172,11 @@ class TestInboundFlood:
         client = WebSocket(server.port)
         sending = self.flood(client, total)
         server.eventually(lambda counts: counts["queued"] >= 99)
-        # Longer than the interval and the timeout together; it is pinged as before, and so is it.
+        # Longer than interval and timeout together; pings continue.
         pings = other.pings
         found = server.eventually(lambda counts: other.pings >= pings + 9)
         assert not sending.ready(), "the kernel's buffers are full, and TCP holds it back"
-        # What is read at once is handled at once: 64 KB, of more than 200 bytes each.
+        # One read of 64 KB contains messages of more than 200 bytes each.
         assert found["queued"] <= 100 + 65_536 // 200
         assert found["sessions"] == 2
         assert found["memory"] - before["memory"] < 20_000_000
@@ -184,7 +184,7 @@ class TestInboundFlood:
         assert other.call("echo", "meanwhile") == ["meanwhile"]
         server.open_gate()
         sending.get()
-        # In order, after all of them: not one is lost, the handler has seen to that.
+        # Acknowledged after all messages: none is lost.
         assert client.call("slow", total) == [total]
         assert server.counts()["handled"] == total + 1
         client.goodbye()
@@ -224,7 +224,7 @@ class TestStopping:
         server.eventually(lambda counts: counts["waiting"] == POLLS)
         assert clients[0].call("gated") == [True]
         server.process.popen.send_signal(signal.SIGTERM)
-        server.wait_for("WAITING")  # a handler of the first one that was told
+        server.wait_for("WAITING")  # printed by the handler of the first closed client
         for _ in range(times - 1):
             server.process.popen.send_signal(signal.SIGTERM)
         server.open_gate()

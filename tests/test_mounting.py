@@ -56,7 +56,7 @@ def rebuilding(application: Wsgi) -> Wsgi:
 
 
 def generating(application: Wsgi) -> Wsgi:
-    """Call the application when the server asks for the first piece of the body."""
+    """Call the application on the first iteration of the body."""
 
     def wrapper(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         yield from application(move(dict(environ)), start_response)
@@ -65,7 +65,7 @@ def generating(application: Wsgi) -> Wsgi:
 
 
 def threaded(application: Wsgi) -> Wsgi:
-    """Call the application in a thread of its own, with a copy of the environ."""
+    """Call the application in a new thread, with a copy of the environ."""
     return in_thread(application, dict)
 
 
@@ -158,7 +158,7 @@ def _echo() -> None:
 
 
 def talk(port: int, path: str, seen: list[str] | None = None) -> None:
-    """Connect, send and upgrade; the application must see the handshakes only.
+    """Connect, send and upgrade; the application must receive the handshakes only.
 
     `seen` are the requests that its processors saw.
     """
@@ -244,7 +244,7 @@ class TestWrappers:
             assert "environ.copy()" in text
 
     def test_request_made_within_another_request_is_not_taken_over(self, mount: Mount) -> None:
-        """Not even one with the same query: its path differs."""
+        """Requests with the same query differ by their path."""
 
         def calling(application: Wsgi) -> Wsgi:
             def wrapper(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -273,7 +273,7 @@ class TestWrappers:
     def test_environ_has_no_reference_cycle_after_the_request(
         self, mount: Mount, path: str
     ) -> None:
-        """Only the garbage collector would free it."""
+        """A reference cycle would be freed by the garbage collector only."""
         environs: list[dict[str, Any]] = []
 
         def keeping(application: Wsgi) -> Wsgi:
@@ -413,7 +413,7 @@ class TestWorkers:
                 websocket = raw.WebSocket(served.port, "/team/socket.io/")
                 websocket.connect()
                 pids.add(websocket.call("pid")[0])
-                # The session's processors run once more when a namespace is connected to.
+                # Processors run again when a namespace is connected.
                 (seen,) = websocket.call("seen")
                 assert set(seen) == {"GET /team/socket.io/"}
             assert pids == children(served)

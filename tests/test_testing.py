@@ -1,4 +1,4 @@
-"""The testing kit: a user's test is short, sees everything, and sees what production would do."""
+"""webpy_socketio.testing: events, errors, timers and equality with the real server."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ class TestAcknowledgements:
 
 
 class TestRejections:
-    """A no is told with its reason."""
+    """Rejections are raised with their reason."""
 
     def test_gate_of_connections_rejects_connect(self, server: TestServer) -> None:
         @on_connecting
@@ -352,7 +352,7 @@ class Slow:
 
 @pytest.fixture
 def pages(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setitem(web.config, "debug", False)  # its error pages leave files open
+    monkeypatch.setitem(web.config, "debug", False)  # web.py's error pages leave files open
     app = application(SESSION_PAGES, Login=Login, Slow=Slow, Fails=Fails, Bye=Bye)
     session = web.session.Session(app, web.session.ShelfStore({}))
     app.add_processor(web.loadhook(lambda: setattr(web.ctx, "session", session)))
@@ -445,7 +445,7 @@ class TestPages:
 
 
 class TestErrors:
-    """Nothing that a handler raises is overlooked."""
+    """All errors of handlers are raised in the test."""
 
     def test_handler_error_is_raised_by_its_cause(self, server: TestServer) -> None:
         @on_message
@@ -461,7 +461,7 @@ class TestErrors:
             assert "fail" in raised.value.__notes__[0]
         with pytest.raises(ZeroDivisionError, match="second"):
             ann.call("message", "second")
-        ann.subscribe("room")  # told once
+        ann.subscribe("room")  # raised only once
 
     @pytest.mark.parametrize("decorator", [on_connecting, on_connect, on_disconnect, on_finish])
     def test_handler_error_is_raised_in_every_stage(self, decorator: Any) -> None:
@@ -619,7 +619,7 @@ class TestErrors:
 
 
 class TestIdle:
-    """Handlers may wait: for the test, or for the outside world."""
+    """Handlers may wait for the test, or for timers, sockets and threads."""
 
     def test_handler_waiting_for_the_test_is_left_waiting(self, server: TestServer) -> None:
         event = gevent.event.Event()
@@ -833,7 +833,7 @@ class TestIsolation:
             with pytest.raises(Exception, match="not switched on"):
                 presence.count("room")
             left = [stage for stage in signals.STAGES if stage.receivers]
-            assert left == [signals.message]  # the user's own
+            assert left == [signals.message]  # a receiver of the test
 
     def test_concurrent_servers_have_separate_clients(self) -> None:
         with TestServer(application()) as one, TestServer(application()) as two:
@@ -854,7 +854,7 @@ class TestIsolation:
             TestServer(application(), ping_intervall=1).start()
         with pytest.raises(Exception, match="cannot be imported"):
             TestServer(application(), plugins=["nowhere"]).start()
-        call_later(1000, print).close()  # and time is real again
+        call_later(1000, print).close()  # time is real again
 
     def test_client_without_start_fails(self) -> None:
         server = TestServer(application())
@@ -866,7 +866,7 @@ class TestIsolation:
         def descriptors() -> int:
             return len(list(Path("/proc/self/fd").iterdir()))
 
-        with contextlib.suppress(FileNotFoundError):  # not on every system
+        with contextlib.suppress(FileNotFoundError):  # not available on every system
             before = descriptors()
             with TestServer(application()) as server:
                 server.connect()
@@ -875,7 +875,7 @@ class TestIsolation:
 
 
 class Scenario:
-    """One scenario, told twice: what arrives, and which stages are signalled."""
+    """A scenario that is run twice; records received events and sent signals."""
 
     def __init__(self) -> None:
         self.told = Journal()
@@ -967,7 +967,7 @@ class Scenario:
         return told
 
     def ended(self, number: int) -> str:
-        """Wait until a socket's end was told."""
+        """Wait for the finish of a socket."""
         self.told.wait(
             lambda told: any(
                 item[0] == number and item[1] == "finish" for item in told if len(item) == 3
@@ -977,7 +977,7 @@ class Scenario:
 
 
 class PortClient:
-    """A client of the real server on a real port, with the words of the testing kit's."""
+    """A client of the real server on a port, with the interface of the test kit's client."""
 
     def __init__(self, site: Site, auth: Any = None, cookies: Any = None) -> None:
         cookie = "; ".join(f"{name}={value}" for name, value in (cookies or {}).items())
@@ -1076,7 +1076,7 @@ if __name__ == "__main__":
 
 @pytest.mark.patience(60)
 class TestFrameworks:
-    """A user's own test file, run as users run them."""
+    """Test files of users in several frameworks."""
 
     def run(self, folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

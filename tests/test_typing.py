@@ -1,4 +1,4 @@
-"""A type checker finds in a user's handlers what is wrong with them, and nothing else."""
+"""Type checkers report exactly the mistakes in users' handlers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = Path("tests", "typing")
 PYRIGHT = Path("tests", "js", "node_modules", "pyright", "index.js")
 
-#: The lines of each sample that a checker complains about.
+#: Line numbers with errors, by file name.
 Errors = dict[str, set[int]]
 
 
@@ -29,12 +29,12 @@ def run(*command: str) -> str:
 def mypy() -> Errors:
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed")
-    told = run(
+    output = run(
         *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"),
         *("--follow-imports=silent", "--hide-error-context", str(SAMPLES)),
     )
     found: Errors = {}
-    for line in told.splitlines():
+    for line in output.splitlines():
         place = re.match(r"(.*?):(\d+): (error|note): ", line)
         assert place is not None, line
         if place[3] == "error":
@@ -46,17 +46,17 @@ def pyright() -> Errors:
     node = shutil.which("node")
     if node is None or not (ROOT / PYRIGHT).is_file():
         pytest.skip("pyright is not installed: run npm ci in tests/js (make test does)")
-    # How strict it is, and where the package is, says pyrightconfig.json beside the samples.
-    told = json.loads(
+    # pyrightconfig.json sets strictness and import paths.
+    output = json.loads(
         run(
             *(node, str(PYRIGHT), "--project", str(SAMPLES), "--outputjson"),
             *("--pythonpath", sys.executable),
         )
     )
-    # None of them would be read as no complaint.
-    assert told["summary"]["filesAnalyzed"] == len(list((ROOT / SAMPLES).glob("*.py")))
+    # Without analyzed files there would be no errors either.
+    assert output["summary"]["filesAnalyzed"] == len(list((ROOT / SAMPLES).glob("*.py")))
     found: Errors = {}
-    for each in told["generalDiagnostics"]:
+    for each in output["generalDiagnostics"]:
         lines = found.setdefault(Path(each["file"]).name, set())
         lines.add(each["range"]["start"]["line"] + 1)
     return found
@@ -64,7 +64,7 @@ def pyright() -> Errors:
 
 @pytest.fixture(scope="module", params=[mypy, pyright], ids=["mypy", "pyright"])
 def errors(request: pytest.FixtureRequest) -> Errors:
-    """What a checker has to say, in its strict mode."""
+    """The errors of a checker in strict mode."""
     found: Errors = request.param()
     return found
 

@@ -1,6 +1,6 @@
-"""Several workers on one port: real processes, a real Redis, stock clients.
+"""Several workers on one port: real processes, a real Redis, standard clients.
 
-Which worker accepts a connection is the kernel's choice: what has to hold, holds whichever it is.
+The kernel chooses the worker that accepts a connection; the tests must pass for every choice.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def serving(
     folder: Path, *options: str, source: str = module_source(BODY), **env: str
 ) -> Iterator[Served]:
-    """``serve site:application`` with these options; it is to say nothing on stderr."""
+    """Run ``serve site:application`` with these options; stderr must stay empty."""
     (folder / "site_of_ours.py").write_text(source, encoding="utf-8")
     command = ["webpy_socketio", "serve", "site_of_ours:application", "--port", "0"]
     served = Served([*command, "--quiet", *options], folder, env)
@@ -110,7 +110,7 @@ def workers(
     redis: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Served]:
-    """So many workers, for several tests."""
+    """The requested number of workers, shared by several tests."""
     folder = tmp_path_factory.mktemp("workers")
     env = {"BACKPLANE": redis.url}
     with serving(folder, "--workers", str(request.param), **env) as served:
@@ -121,7 +121,7 @@ def workers(
 
 @pytest.fixture
 def two(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
-    """Two workers, to which a test may do what it likes."""
+    """Two workers for one test, which may stop them."""
     env = {"BACKPLANE": redis.url, "PLUGINS": "webpy_socketio.plugins.presence"}
     with serving(tmp_path, "--workers", "2", **env) as served:
         yield served
@@ -129,7 +129,7 @@ def two(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
 
 
 def page(port: int) -> int:
-    """The pid of the worker that a new connection comes to."""
+    """Return the pid of the worker that accepts a new connection."""
     connection = raw.http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/pid")
     answer = int(connection.getresponse().read())
@@ -138,7 +138,7 @@ def page(port: int) -> int:
 
 
 def one_in_each(served: Served, count: int, make: Callable[[], Any]) -> dict[int, Any]:
-    """A client in each worker, by its pid: as many are made as it takes."""
+    """Create clients until each worker has one; return one per worker, by pid."""
     found: dict[int, Any] = {}
     while len(found) < count:
         client = make()
@@ -193,13 +193,13 @@ class TestClients:
         load_clients.close_all()
 
     def test_upgrade_loses_no_messages(self, workers: Served) -> None:
-        """Polling's requests, and the WebSocket's, come to whichever worker accepts them."""
+        """Any worker may accept the requests of polling and of the WebSocket."""
         for _ in range(20):
             polling = load_clients.Polling(workers.port)
             polling.emit("message", "before")
             websocket = polling.upgrade()
             assert websocket.call("echo", "after") == ["after"]
-            # Of others' messages some may be there too, from the clients of other rounds.
+            # Messages of clients of other rounds may have arrived as well.
             assert ["message", "before"] in websocket.events
         load_clients.close_all()
 
@@ -221,7 +221,7 @@ class TestClients:
 
 @pytest.fixture(scope="module")
 def js_workers(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Two workers with the application of `test_js_client`."""
+    """Run two workers with the application of `test_js_client`."""
     body = APPLICATION_BODY + '\nOPTIONS["backplane"] = os.environ["BACKPLANE"]\n'
     folder = tmp_path_factory.mktemp("js")
     env = {"BACKPLANE": redis.url}
@@ -304,14 +304,14 @@ class TestStopping:
         clients = load_clients.together(lambda number: load_clients.WebSocket(two.port), 2000)
         polls = load_clients.together(lambda number: load_clients.Polling(two.port), 500)
         two.stop()  # with status 0
-        told = collections.Counter(client.closed.get() for client in (*clients, *polls))
-        assert told == {1001: 2000, "1": 500}
+        reasons = collections.Counter(client.closed.get() for client in (*clients, *polls))
+        assert reasons == {1001: 2000, "1": 500}
         assert two.errors == ""
 
 
 class TestCrash:
     def test_killed_worker_is_replaced(self, two: Served) -> None:
-        """Replaced; its clients come back; the others notice nothing; its presence goes."""
+        """Its clients reconnect, other clients are unaffected, and its presence is removed."""
         before = children(two)
         stock = Client(["polling"], reconnection=True, reconnection_delay=0.05)
         stock.io.connect(two.url, transports=["polling"])
@@ -330,7 +330,7 @@ class TestCrash:
         assert stock.io.call("echo", "back", timeout=30) == "back"
         stock.close()
         with pytest.raises(load_clients.Gone):
-            stranded.call("echo", "stranded")  # nobody knows this session any more
+            stranded.call("echo", "stranded")  # the session is lost
         while len(kept.call("members")[0]) > 1:
             gevent.sleep(0.05)
         while len(after := children(two)) < 2 or victim in after:
@@ -355,7 +355,7 @@ class TestCrash:
             connection.close()
 
     def test_workers_end_with_their_supervisor(self, two: Served) -> None:
-        """Nobody is left behind."""
+        """No worker keeps running."""
         pids = children(two)
         client = load_clients.WebSocket(two.port)
         two.signal(signal.SIGKILL)
@@ -364,7 +364,7 @@ class TestCrash:
 
 
 class Visitor:
-    """Somebody who asks for pages on one connection as fast as it goes, and makes new sessions."""
+    """A client that requests pages and opens sessions on one connection as fast as possible."""
 
     def __init__(self, port: int) -> None:
         self.pids: set[int] = set()
@@ -390,7 +390,7 @@ class Visitor:
             sid = json.loads(body[1:])["sid"]
             wire.request("POST", f"transport=polling&sid={sid}", body=b"1")
             status, body = wire.response()
-            if status != 200:  # its worker told it to go, before it could say goodbye
+            if status != 200:  # its worker closed it before its own close
                 assert json.loads(body)["code"] == 1
             self.count += 1
             gevent.sleep(0.01)
@@ -412,11 +412,11 @@ class Visitor:
 
 class TestRestart:
     def test_restart_under_traffic_rejects_no_request(self, two: Served) -> None:
-        """No request is startup_error, and what is sent to a channel is missed only by who is away."""
+        """No request is rejected, and only disconnected clients miss messages of a channel."""
         before = children(two)
         visitors = [Visitor(two.port) for _ in range(4)]
-        # Not over long-polling: told by a close packet, this client does not come back, as the one
-        # for JavaScript does (below).
+        # Not over long-polling: after a close packet the Python client does not reconnect, unlike
+        # the JavaScript client (below).
         stock = [
             Client(TRANSPORTS[name], reconnection=True, reconnection_delay=0.05)
             for name in ("websocket", "upgrade")
@@ -426,44 +426,44 @@ class TestRestart:
         for received, client in zip(connections, stock, strict=True):
 
             def connected(client: Client = client, received: list[list[Any]] = received) -> None:
-                # Subscribed when this is answered: from there on nothing is missed.
+                # After this acknowledgement, no message may be missed.
                 client.io.call("__subscribe__", "room", timeout=30)
                 received.append([])
                 websockets.append(client.io.eio.ws)
 
-            def said(number: int, received: list[list[Any]] = received) -> None:
+            def on_message(number: int, received: list[list[Any]] = received) -> None:
                 if received:
                     received[-1].append(number)
 
             client.io.on("connect", connected)
-            client.io.on("message", said)
+            client.io.on("message", on_message)
             client.io.connect(two.url, transports=client.transports)
-        speaking = True
-        said_so_far = [0]
+        sending = True
+        sent_count = [0]
 
-        def speak() -> None:
-            speaker = load_clients.WebSocket(two.port)
-            while speaking:
+        def send() -> None:
+            client = load_clients.WebSocket(two.port)
+            while sending:
                 try:
-                    assert speaker.call("say", said_so_far[0]) is not None
-                    said_so_far[0] += 1
+                    assert client.call("say", sent_count[0]) is not None
+                    sent_count[0] += 1
                 except load_clients.Gone:
-                    speaker = load_clients.WebSocket(two.port)
+                    client = load_clients.WebSocket(two.port)
                 gevent.sleep(0.005)
 
-        speaking_greenlet = gevent.spawn(speak)
+        sender = gevent.spawn(send)
         two.signal(signal.SIGHUP)
         while before & children(two) or len(children(two)) != 2:
             gevent.sleep(0.02)
         for received, client in zip(connections, stock, strict=True):
-            while len(received) < 2 or len(received[-1]) < 5:  # come back, and hearing again
+            while len(received) < 2 or len(received[-1]) < 5:  # reconnected, and receiving again
                 gevent.sleep(0.02)
             del client
-        speaking = False
-        speaking_greenlet.get()
+        sending = False
+        sender.get()
         for visitor in visitors:
             visitor.stop()
-            assert visitor.pids & children(two), "it went on with those who followed"
+            assert visitor.pids & children(two), "the visitor continued with the new workers"
         for received in connections:
             for numbers in received:
                 assert numbers == sorted(set(numbers)), "in order, and once"
@@ -502,7 +502,7 @@ class TestRestart:
 
 
 def startup_error(folder: Path, *options: str, source: str | None = None, **env: str) -> str:
-    """What ``serve`` says when it cannot; it ends with the status 1."""
+    """Return the message of ``serve`` when it fails with exit status 1."""
     (folder / "site_of_ours.py").write_text(source or module_source(BODY), encoding="utf-8")
     found = subprocess.run(
         [sys.executable, "-m", "webpy_socketio", "serve", "site_of_ours:application", *options],
@@ -523,8 +523,8 @@ class TestStartup:
     ) -> None:
         env = {"BACKPLANE": redis.url, "PLUGINS": "webpy_socketio.plugins.presence"}
         with serving(tmp_path, "--workers", "2", **env) as served:
-            said = [served.process.next_line().strip() for _ in range(3)]
-            assert said == ["plugins: presence", "workers: 2", "Ctrl-C stops it"]
+            text = [served.process.next_line().strip() for _ in range(3)]
+            assert text == ["plugins: presence", "workers: 2", "Ctrl-C stops it"]
             served.signal(signal.SIGINT)
             assert served.process.wait() == 0
         assert served.errors == ""
@@ -560,10 +560,10 @@ class TestStartup:
     ) -> None:
         if source is not None and source.startswith("web."):
             source = f"{module_source(BODY)}{source}\n"
-        said = startup_error(tmp_path, "--workers", "4", source=source)
-        assert said.count(failure) == 1
-        assert said.count("Traceback") <= 1
-        assert "no worker could be started" in said
+        text = startup_error(tmp_path, "--workers", "4", source=source)
+        assert text.count(failure) == 1
+        assert text.count("Traceback") <= 1
+        assert "no worker could be started" in text
 
     def test_warning_at_start_is_logged_once(self, redis: RedisServer, tmp_path: Path) -> None:
         source = module_source(BODY) + (
@@ -583,16 +583,16 @@ class TestStartup:
         assert "--workers 2 needs SOCKETIO_BACKPLANE" in startup_error(tmp_path, "--workers", "2")
 
     def test_missing_module_is_reported(self, tmp_path: Path) -> None:
-        said = startup_error(tmp_path, "--workers", "2", source="import nothing_of_this_name")
-        assert "nothing_of_this_name" in said
-        assert "no worker could be started" in said
+        text = startup_error(tmp_path, "--workers", "2", source="import nothing_of_this_name")
+        assert "nothing_of_this_name" in text
+        assert "no worker could be started" in text
 
     def test_address_in_use_is_reported(self, redis: RedisServer, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
-            said = startup_error(tmp_path, "--workers", "2", "--port", port, BACKPLANE=redis.url)
-        assert "another program listens there" in said
-        assert "Traceback" not in said
+            text = startup_error(tmp_path, "--workers", "2", "--port", port, BACKPLANE=redis.url)
+        assert "another program listens there" in text
+        assert "Traceback" not in text
 
     @pytest.mark.parametrize("options", [["--workers", "0"], ["--keyfile", "key.pem"]])
     def test_invalid_options_are_rejected(self, tmp_path: Path, options: list[str]) -> None:
@@ -601,7 +601,7 @@ class TestStartup:
     def test_repeatedly_ending_worker_is_replaced_with_growing_delay(
         self, redis: RedisServer, tmp_path: Path
     ) -> None:
-        """It is replaced less and less often, and the others serve."""
+        """The delays between replacements grow, and the other workers serve."""
         source = module_source(BODY) + (
             "\nimport pathlib, gevent\n"
             "def dies():\n"
@@ -683,19 +683,19 @@ class TestReload:
 
     @staticmethod
     def until(served: Served, word: str) -> None:
-        """The page says so; it is there all the while."""
+        """Wait until the page has this text; it must be served all the time."""
         while True:
             connection = raw.http.client.HTTPConnection("127.0.0.1", served.port)
             connection.request("GET", "/pid")
-            said = connection.getresponse().read().decode()
+            text = connection.getresponse().read().decode()
             connection.close()
-            if said == word:
+            if text == word:
                 return
             gevent.sleep(0.05)
 
 
 def folder_of(pid: int) -> Path:
-    """The folder of the hand-off sockets of a worker, which is in its command line."""
+    """Return the folder of a worker's hand-off sockets, from its command line."""
     words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     return Path(words[words.index("--as-worker") + 1].split(":", 2)[2])
 
@@ -725,7 +725,7 @@ class TestHandOffSockets:
             assert not folder.exists()
 
     def test_sockets_are_bound_under_their_final_names(self, two: Served) -> None:
-        """Cleaners keep a socket whose name the kernel lists."""
+        """Cleaners of temporary files keep sockets that the kernel lists under their names."""
         folder = folder_of(next(iter(children(two))))
         bound = Path("/proc/net/unix").read_text()
         sockets = [path for path in folder.iterdir() if path.is_socket()]
@@ -754,7 +754,7 @@ class TestHandOffSockets:
 
 
 class RawClient:
-    """Long-polling, on a new connection for each request."""
+    """A long-polling client that opens a connection for each request."""
 
     def __init__(self, port: int) -> None:
         self._polling = raw.Polling(port)
@@ -813,14 +813,14 @@ def block(request, socket, context):
         assert "is replaced" not in served.errors
 
     def test_suspended_processes_are_not_replaced(self, redis: RedisServer, tmp_path: Path) -> None:
-        """As a machine that sleeps: all of them stand still, and go on."""
+        """All processes stop and continue, as after a suspension of the machine."""
         env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "4"}
         with serving(tmp_path, "--workers", "2", **env) as served:
             before = children(served)
             pids = [served.process.popen.pid, *before]
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
-            gevent.sleep(6)  # more than the timeout: what is tested is a length of time
+            gevent.sleep(6)  # longer than the timeout, whose duration is tested
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
             assert {page(served.port) for _ in range(20)} <= before
@@ -873,7 +873,7 @@ class TestStreams:
 
 
 class SilentSupervisor:
-    """A supervisor without output; what `children` looks at."""
+    """A supervisor without output, as an argument for `children`."""
 
     def __init__(self, popen: Any, port: int) -> None:
         self.process = self
@@ -881,7 +881,7 @@ class SilentSupervisor:
         self._port = port
 
     def page(self) -> int:
-        """The pid of a worker, as soon as one serves."""
+        """Return the pid of a worker once one serves."""
         while True:
             assert self.popen.poll() is None
             with contextlib.suppress(OSError, raw.http.client.HTTPException):
