@@ -37,7 +37,7 @@ log = logging.getLogger("chat")
 
 
 def answered(handler):
-    """Acknowledge with {"ok": True, …}, or with the text of a ValueError that the handler raises."""
+    """Acknowledge with {"ok": True, …}, or with the text of a ValueError of the handler."""
 
     @functools.wraps(handler)
     def answer(*args):

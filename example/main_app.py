@@ -48,8 +48,8 @@ urls = (
 urls += socketio_urls
 
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
@@ -240,7 +240,7 @@ class Logout:
 
 
 class Static:
-    """A file of static/. The pattern in `urls` allows plain names only, so none leaves the folder."""
+    """A file of static/. The pattern in `urls` allows plain names in this folder only."""
 
     def GET(self, name, kind):
         session.send_cookie = False  # the same for all visitors: no session needed

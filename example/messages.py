@@ -1,7 +1,7 @@
 """The messages, stored in SQLite: the last ones of each room.
 
-The messages of a room are numbered from 1 without gaps. A page that reconnects requests the messages
-after its last number. A page that receives a number out of sequence knows that it missed a message.
+The messages of a room are numbered from 1 without gaps. A page that reconnects requests the
+messages after its last number. A number out of sequence shows a page that it missed a message.
 """
 
 import sqlite3
@@ -17,8 +17,8 @@ ANSWERED = 100  # messages per request
 def create():
     """Create the table if it does not exist."""
     database.query(
-        "CREATE TABLE IF NOT EXISTS message (room TEXT, id INTEGER, who TEXT, name TEXT, text TEXT, "
-        "time REAL, token TEXT, PRIMARY KEY (room, id), UNIQUE (room, who, token))"
+        "CREATE TABLE IF NOT EXISTS message (room TEXT, id INTEGER, who TEXT, name TEXT, "
+        "text TEXT, time REAL, token TEXT, PRIMARY KEY (room, id), UNIQUE (room, who, token))"
     )
 
 

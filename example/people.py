@@ -27,7 +27,7 @@ def create():
 
 
 def take_name(socket, room, name, who, admin):
-    """Track a user in a room under a name, and return it; ValueError has the reason of a rejection."""
+    """Track a user in a room under a name, and return it; ValueError: the name is rejected."""
     name = checked(name, "A name", NAME_LENGTH)
     if fold(name) in RESERVED:
         raise ValueError("That name is reserved.")

@@ -1,8 +1,8 @@
 """The rooms, stored in SQLite.
 
 web.py opens a connection for each greenlet, and commits after each statement. Greenlets switch on
-network I/O only, and there is none in between: no greenlet waits for the lock of another one. Another
-process may wait for the duration of a statement.
+network I/O only, and there is none in between: no greenlet waits for the lock of another one.
+Another process may wait for the duration of a statement.
 """
 
 import sqlite3

@@ -127,7 +127,8 @@ MODULES = {
     ),
     "chained": (
         "from importlib import import_module as load\n"
-        "try:\n    load('nothere')\nexcept ImportError as error:\n    raise RuntimeError('so') from error\n",
+        "try:\n    load('nothere')\nexcept ImportError as error:\n"
+        "    raise RuntimeError('so') from error\n",
         "chained.py:5: the module cannot be imported: RuntimeError: so",
     ),
     "needs": ("import nothere\n", "needs.py:1: the module cannot be imported: ModuleNotFoundError"),
@@ -168,7 +169,7 @@ WRONG = {
     "number": ("number = 5", "expected a web.application, not an object of type int"),
     "make": (
         "def make(): ...",
-        "make (wrong.py:1) is no WSGI application: it takes (), and is called with (environ, start_resp",
+        "make (wrong.py:1) is no WSGI application: it takes (), and is called with (environ, start",
     ),
     "Page": (
         "class Page:\n    def GET(self): ...",

@@ -58,7 +58,7 @@ def test_starter_exchanges_messages_between_windows(port: int) -> None:
             # The answer to this invalid message also proves that the subscription is complete.
             page.fill("#text", " ")
             page.click("button")
-            expect(page.locator("#state")).to_have_text("Say something.")
+            expect(page.locator("#state")).to_have_text("Enter a message.")
         pages[0].fill("#text", "<b>hello</b>")
         pages[0].click("button")
         for page in pages:

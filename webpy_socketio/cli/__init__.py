@@ -41,7 +41,7 @@ sys.exit(status)
 """
 
 #: Modules that a file in the current folder would hide.
-_TAKEN = (
+_RESERVED_NAMES = (
     *("web", "gevent", "blinker", "mako", "websockets", "orjson", "redis", "regex"),
     "webpy_socketio",
 )
@@ -63,7 +63,7 @@ class Command(Protocol):
 
 def start() -> NoReturn:
     """Restart as a process that patches first, with the same interpreter options."""
-    hiding = [f"{name}.py" for name in _TAKEN if Path(f"{name}.py").exists()]
+    hiding = [f"{name}.py" for name in _RESERVED_NAMES if Path(f"{name}.py").exists()]
     if hiding:
         sys.stderr.write(
             f"webpy-socketio: {hiding[0]} in this folder hides the package of that name: "

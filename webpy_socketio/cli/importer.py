@@ -61,15 +61,15 @@ def import_module(name: str) -> ModuleType:
 @contextmanager
 def refusing_servers() -> Iterator[None]:
     """Raise `ImportFailed` if a module that is imported in this context listens on a port."""
-    with _no_server() as places:
+    with _reject_listeners() as places:
         try:
             yield
-        except (Exception, SystemExit, _Listens):
+        except (Exception, SystemExit, _ListenRejected):
             if places:
-                raise _serves(places) from None
+                raise _server_error(places) from None
             raise
     if places:  # the module caught the exception, or one of its greenlets raised it
-        raise _serves(places)
+        raise _server_error(places)
 
 
 def shorten(path: str) -> str:
@@ -82,7 +82,7 @@ def shorten(path: str) -> str:
 
 
 @contextmanager
-def _no_server() -> Iterator[list[str]]:
+def _reject_listeners() -> Iterator[list[str]]:
     """Make every TCP server of the process fail to listen; yields the places that tried to.
 
     gevent has replaced ``socket.socket``, so this covers the servers of every library.
@@ -94,7 +94,7 @@ def _no_server() -> Iterator[list[str]]:
     def refuse(sock: Any, frame: FrameType | None) -> None:
         places.append(_statement(frame))
         sock.close()
-        raise _Listens
+        raise _ListenRejected
 
     def bind_no_port(self: Any, address: Any) -> Any:
         tcp = self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM
@@ -112,11 +112,11 @@ def _no_server() -> Iterator[list[str]]:
         del kind.bind, kind.listen
 
 
-class _Listens(GreenletExit):
+class _ListenRejected(GreenletExit):
     """Raised by ``listen``: not caught by ``except Exception``, and not printed for a greenlet."""
 
 
-def _serves(places: list[str]) -> ImportFailed:
+def _server_error(places: list[str]) -> ImportFailed:
     return ImportFailed(
         f"{places[0]}: the module starts a server while it is imported; move that line, "
         'and everything else that only `python` should run, under `if __name__ == "__main__":`'

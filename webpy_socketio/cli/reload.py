@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["Sources", "behind", "loaded"]
+__all__ = ["Sources", "involved", "loaded"]
 
 
 def loaded() -> list[str]:
@@ -18,7 +18,7 @@ def loaded() -> list[str]:
     return _own(file for file in files if file is not None)
 
 
-def behind(error: BaseException) -> list[str]:
+def involved(error: BaseException) -> list[str]:
     """Return the files that a failed import involves, and their folders.
 
     A missing module may be created in one of the folders.

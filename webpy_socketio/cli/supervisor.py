@@ -139,18 +139,18 @@ class Supervisor:
         self._has_served = False
         self._stopping = False
         #: Set when the supervisor should stop.
-        self._over = gevent.event.Event()
+        self._stop_event = gevent.event.Event()
         #: Set to retry workers that could not be started.
-        self._again = gevent.event.Event()
+        self._retry_event = gevent.event.Event()
         self._restarting = False
-        self._restart_asked = False
+        self._restart_requested = False
 
     def run(self) -> int:
         """Start the workers, and return once all have ended."""
         watchers = [
             gevent.signal_handler(signal.SIGINT, self._stop),
             gevent.signal_handler(signal.SIGTERM, self._stop),
-            gevent.signal_handler(signal.SIGHUP, self._ask_restart),
+            gevent.signal_handler(signal.SIGHUP, self._request_restart),
         ]
         greenlets = []
         try:
@@ -160,7 +160,7 @@ class Supervisor:
             greenlets.append(gevent.spawn(self._watch))
             if self._arguments.reload:
                 greenlets.append(gevent.spawn(self._watch_sources))
-            self._over.wait()
+            self._stop_event.wait()
             return self._finish()
         finally:
             gevent.killall(greenlets)
@@ -238,14 +238,14 @@ class Supervisor:
                     if not self._arguments.reload:
                         self._fail("no worker could be started; the cause is printed above")
                         return
-                    self._again.wait()  # until a source file changes
+                    self._retry_event.wait()  # until a source file changes
                     pause = 0.0
                 elif worker.serving.is_set() and time.monotonic() - worker.started > _STABLE_TIME:
                     pause = 0.0
                 else:
                     pause = min(pause * 2 or _MIN_DELAY, _MAX_DELAY)
                     _print(f"the worker is replaced in {pause:g} s")
-                    self._again.wait(pause)
+                    self._retry_event.wait(pause)
             if self._stopping:
                 return
             if self._slots[slot] is worker:
@@ -253,7 +253,7 @@ class Supervisor:
                     self._slots[slot] = self._spawn(slot)
                 except OSError as error:  # out of processes, memory or descriptors
                     _print(f"no worker can be started: {error.strerror or error}")
-                    self._again.wait(_RETRY_INTERVAL)
+                    self._retry_event.wait(_RETRY_INTERVAL)
                     continue
             worker = self._slots[slot]
 
@@ -302,20 +302,20 @@ class Supervisor:
 
     # -- all workers
 
-    def _ask_restart(self) -> None:
-        self._restart_asked = True
+    def _request_restart(self) -> None:
+        self._restart_requested = True
         if not self._restarting and not self._stopping:
             self._restarting = True
             gevent.spawn(self._restart)
 
     def _restart(self) -> None:
         try:
-            while self._restart_asked:
-                self._restart_asked = False
+            while self._restart_requested:
+                self._restart_requested = False
                 # Workers that wait for a retry are started at once.
                 self._printed.clear()
-                self._again.set()
-                self._again.clear()
+                self._retry_event.set()
+                self._retry_event.clear()
                 for slot, old in enumerate(list(self._slots)):
                     if self._stopping or not self._replace(slot, old):
                         break
@@ -358,7 +358,7 @@ class Supervisor:
             changed = self._sources.changed()
             if changed is not None:
                 _print(f"{changed} has changed")
-                self._ask_restart()
+                self._request_restart()
 
     # -- stop
 
@@ -369,8 +369,8 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stopping = True
-        self._over.set()
-        self._again.set()
+        self._stop_event.set()
+        self._retry_event.set()
         for worker in list(self._alive):
             worker.signal(signal.SIGTERM)  # a second SIGTERM makes them stop at once
 

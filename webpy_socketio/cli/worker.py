@@ -66,7 +66,7 @@ def _start(
         settings = app_factory.settings_of(arguments)
     except BaseException as error:
         if arguments.reload:
-            control.send(files=[*reload.loaded(), *reload.behind(error)])
+            control.send(files=[*reload.loaded(), *reload.involved(error)])
         raise
     if arguments.workers > 1 and settings.backplane is None:
         raise ConfigurationError(

@@ -26,7 +26,7 @@ _OTHER_FILES = 100
 Version = tuple[int, ...]
 
 
-class _Bad(NamedTuple):
+class _KnownDefect(NamedTuple):
     """Versions of a package with a known defect that the requirements accept."""
 
     package: str
@@ -37,10 +37,14 @@ class _Bad(NamedTuple):
     text: str
 
 
-_BAD = [
+_KNOWN_DEFECTS = [
     # gevent issue 2119
-    _Bad("gevent", (25, 8), (3, 13, 4), "fork() fails with it on this Python: subprocesses too"),
-    _Bad("orjson", (3, 11, 6), (), "sending deeply nested data crashes it (CVE-2025-67221)"),
+    _KnownDefect(
+        "gevent", (25, 8), (3, 13, 4), "fork() fails with it on this Python: subprocesses too"
+    ),
+    _KnownDefect(
+        "orjson", (3, 11, 6), (), "sending deeply nested data crashes it (CVE-2025-67221)"
+    ),
 ]
 
 
@@ -80,11 +84,15 @@ def _version(name: str, least: str) -> Finding:
         return problem("versions", f"{name} is not installed", remedy)
     if _parse(version) < _parse(least):
         return problem("versions", f"{name} {version} is older than {least}", remedy)
-    for bad in _BAD:
-        if bad.package == name and _parse(version) < bad.until and sys.version_info >= bad.python:
-            good = ".".join(map(str, bad.until))
+    for defect in _KNOWN_DEFECTS:
+        if (
+            defect.package == name
+            and _parse(version) < defect.until
+            and sys.version_info >= defect.python
+        ):
+            good = ".".join(map(str, defect.until))
             remedy = f'pip install "{name}>={good}"'
-            return warning("versions", f"{name} {version}: {bad.text}", remedy)
+            return warning("versions", f"{name} {version}: {defect.text}", remedy)
     return ok("versions", f"{name} {version}")
 
 

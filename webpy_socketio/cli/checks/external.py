@@ -22,10 +22,10 @@ __all__ = ["address", "redis", "tls"]
 _TIMEOUT = 3.0
 
 #: Days of validity below which a certificate is reported.
-_DAYS = 14
+_EXPIRY_WARNING_DAYS = 14
 
 #: Fraction of Redis's memory limit above which its use is reported.
-_FULL = 0.8
+_MEMORY_THRESHOLD = 0.8
 
 
 def address(context: CheckContext) -> Iterator[Finding]:
@@ -89,7 +89,7 @@ def tls(context: CheckContext) -> Iterator[Finding]:
     except ssl.SSLError as error:
         yield problem("tls", f"{certificate}: {error}", "renew it")
         return
-    if days < _DAYS:
+    if days < _EXPIRY_WARNING_DAYS:
         yield warning("tls", f"{certificate} expires in {days:.0f} days", "renew it")
     else:
         yield ok("tls", f"{certificate}, valid for {days:.0f} days")
@@ -159,7 +159,7 @@ def _memory(info: dict[str, str]) -> Iterator[Finding]:
     shown = f"{used / 2**20:.0f} MiB in use"
     if not most:
         yield ok("redis", f"{shown}, without a limit")
-    elif used > most * _FULL:
+    elif used > most * _MEMORY_THRESHOLD:
         yield warning(
             "redis",
             f"{shown} of {most / 2**20:.0f}: Redis rejects writes that exceed the limit",
