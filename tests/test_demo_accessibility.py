@@ -145,7 +145,7 @@ def test_axe_finds_no_violations(windows, scheme, width):
     ann.get_by_role("button", name="Send away Bob").click()
     expect(state(bob)).to_have_attribute("data-state", "stopped")
     check(bob)
-    windows.complaints.clear()  # Chromium itself logs the 403 and 404
+    windows.errors.clear()  # Chromium itself logs the 403 and 404
 
 
 def check(page):
@@ -249,7 +249,8 @@ def test_live_regions_announce_messages_and_state(windows):
         """
     )
     live = ann.evaluate(
-        "[...document.querySelectorAll('[role=log], [role=status], [role=alert], [aria-live]')].map(node => node.id)"
+        "[...document.querySelectorAll('[role=log], [role=status], [role=alert], [aria-live]')]"
+        ".map(node => node.id)"
     )
     # The list of users, typing notes and the countdown would interrupt too often.
     assert live == ["state", "log", "join-error", "say-error"]

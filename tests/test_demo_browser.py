@@ -110,7 +110,8 @@ def test_system_message_reaches_one_room_or_all(windows):
     sneak.evaluate(
         """async () => {
             const csrf = document.querySelector("[name=csrf]").value;
-            await fetch("/sysmsg", {method: "POST", body: new URLSearchParams({csrf, text: "Sneaky", room: ""})});
+            const body = new URLSearchParams({csrf, text: "Sneaky", room: ""});
+            await fetch("/sysmsg", {method: "POST", body});
         }"""
     )
     form = windows.open("/sysmsg")
@@ -291,7 +292,7 @@ def test_server_validates_input(windows):
 def test_missing_room_shows_no_chat(windows):
     page = windows.open("/room/nowhere")
     expect(page.get_by_role("heading")).to_have_text("Not Found")
-    windows.complaints.clear()  # Chromium itself logs the 404
+    windows.errors.clear()  # Chromium itself logs the 404
     page.get_by_role("link", name="All rooms").click()
     page.get_by_label("Name").fill("Nowhere <else>")
     page.get_by_role("button", name="Add").click()
@@ -466,7 +467,8 @@ def test_enter_during_composition_sends_nothing(windows):
     ann = windows.open(name="Ann")
     message_box(ann).fill("kan")
     press = """(node, isComposing) => node.dispatchEvent(
-        new KeyboardEvent("keydown", {key: "Enter", isComposing, bubbles: true, cancelable: true}))"""
+        new KeyboardEvent(
+            "keydown", {key: "Enter", isComposing, bubbles: true, cancelable: true}))"""
     message_box(ann).evaluate(press, True)
     expect(message_box(ann)).to_have_value("kan")
     message_box(ann).evaluate(press, False)
@@ -541,7 +543,8 @@ def test_admins_room_shows_reason_and_login(windows):
         """async () => {
             const socket = new io.Socket();
             socket.connect();
-            const answers = [await socket.subscribe("admin-admins"), await socket.subscribe("room-admins")];
+            const answers = [
+                await socket.subscribe("admin-admins"), await socket.subscribe("room-admins")];
             answers.push(await socket.emitWithAck("history", 0) ?? null);
             await socket.subscribe("room-lobby");
             answers.push(await socket.emitWithAck("history", 0));

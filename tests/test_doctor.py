@@ -88,7 +88,7 @@ class TestReport:
 
 
 #: A program with as many faults as possible.
-SICK = """\
+FAULTY = """\
 import web
 from gevent import monkey; monkey.patch_all()
 from webpy_socketio import configure
@@ -123,7 +123,7 @@ def install(settings):
     raise ValueError("too loud")
 """
 
-FOUND = [
+EXPECTED = [
     ("problem", "patching", "chat.py:1 imports web before line 2 patches", "move this to the top"),
     ("problem", "urls", "socketio_urls is not in the application's urls", "urls += socketio_urls"),
     ("warning", "debug", "web.config.debug is on", "web.config.debug = False"),
@@ -149,11 +149,11 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("faulty")
     (folder / "shouting.py").write_text(SHOUTING)
     (folder / "odd.py").write_text(ODD)
-    return explain(folder, SICK)
+    return explain(folder, FAULTY)
 
 
 class TestApplication:
-    @pytest.mark.parametrize("finding", FOUND, ids=lambda finding: finding[2][:30])
+    @pytest.mark.parametrize("finding", EXPECTED, ids=lambda finding: finding[2][:30])
     def test_fault_is_found_with_its_remedy(
         self, finding: tuple[str, str, str, str], faulty: Report
     ) -> None:
@@ -234,12 +234,12 @@ SERVER = "SocketIOServer(None, app.wsgifunc()"
 class TestKeywords:
     """Keywords of ``SocketIOServer(...)`` in the application's file, which is only parsed."""
 
-    def given(self, folder: Path, keywords: str, *words: str) -> Report:
+    def report(self, folder: Path, keywords: str, *words: str) -> Report:
         assert SERVER in APP
         return explain(folder, APP.replace(SERVER, f"{SERVER}, {keywords}"), *words)
 
     def test_settings_as_keywords_are_a_warning(self, tmp_path: Path) -> None:
-        report = self.given(tmp_path, "ping_interval=10, backplane='redis://:secret@r', log=None")
+        report = self.report(tmp_path, "ping_interval=10, backplane='redis://:secret@r', log=None")
         assert report.has(
             "warning",
             "settings",
@@ -251,7 +251,7 @@ class TestKeywords:
         assert "secret" not in json.dumps(report.findings)
 
     def test_invalid_keywords_are_problems(self, tmp_path: Path) -> None:
-        report = self.given(tmp_path, "ping_intervall=10, port='http', backplane='secret'")
+        report = self.report(tmp_path, "ping_intervall=10, port='http', backplane='secret'")
         for text in (
             "SocketIOServer() takes no keyword 'ping_intervall'; did you mean ping_interval?",
             "SocketIOServer(): port is 'http', but has to be a whole number",
@@ -263,7 +263,7 @@ class TestKeywords:
         assert "secret" not in json.dumps(report.findings)
 
     def test_keywords_known_only_at_run_time_are_skipped(self, tmp_path: Path) -> None:
-        report = self.given(tmp_path, "namespaces=NAMES, max_channels=1 + x, **OPTIONS")
+        report = self.report(tmp_path, "namespaces=NAMES, max_channels=1 + x, **OPTIONS")
         assert report.status == 0
         assert report.has(
             "warning", "settings", "is passed max_channels, namespaces, **OPTIONS:", "MAX_CHANNELS"
@@ -271,16 +271,16 @@ class TestKeywords:
 
     def test_unchecked_certificate_is_a_warning(self, tmp_path: Path) -> None:
         keywords = "certfile='no.crt', keyfile='no.key'"
-        report = self.given(tmp_path, keywords)
+        report = self.report(tmp_path, keywords)
         assert report.has(
             "warning", "tls", "chat.py:8: the certificate is not checked", "--certfile"
         )
         assert report.levels("settings") == ["ok"]
-        report = self.given(tmp_path, keywords, "--certfile", "no.crt")
+        report = self.report(tmp_path, keywords, "--certfile", "no.crt")
         assert report.levels("tls") == ["problem"]
 
     def test_other_keywords_are_not_mentioned(self, tmp_path: Path) -> None:
-        report = self.given(tmp_path, "resource='chat', log=None, backlog=5")
+        report = self.report(tmp_path, "resource='chat', log=None, backlog=5")
         assert report.levels("settings") == ["ok"]
 
 

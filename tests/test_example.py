@@ -455,7 +455,9 @@ def test_room_is_found_by_its_own_channel_only(tmp_path):
         """
         import rooms
         rooms.create()
-        for channel in ("room-lobby", "admin-admins", "room-admins", "admin-lobby", "lobby", "room-"):
+        for channel in (
+            "room-lobby", "admin-admins", "room-admins", "admin-lobby", "lobby", "room-"
+        ):
             say(channel, rooms.at(channel) and rooms.at(channel).name)
         """,
     )
@@ -478,7 +480,8 @@ def test_messages_are_numbered_deduplicated_and_limited(tmp_path):
         say(messages.keep("one", "ann", "Ann", "f again", "token f"))
         say(messages.keep("one", "bob", "Bob", "g", "token f")["id"])
         say(messages.keep("other", "ann", "Ann", "h", "token f")["id"])
-        say(messages.keep("one", "ann", "Ann", "i", None)["id"], messages.keep("one", "ann", "Ann", "j", None)["id"])
+        first = messages.keep("one", "ann", "Ann", "i", None)["id"]
+        say(first, messages.keep("one", "ann", "Ann", "j", None)["id"])
         for number in (0, 7, 8, 9, -1, True, None, "8", 2 ** 70, float("nan")):
             say(*[said["text"] for said in messages.since("one", number)])
         from rooms import database

@@ -60,7 +60,7 @@ class Windows:
         self.chromium = chromium
         self.url = url
         self.contexts = []
-        self.complaints = []
+        self.errors = []
         #: Prefix of an error that the test may provoke.
         self.excused = None
 
@@ -68,7 +68,7 @@ class Windows:
         if context is None:
             context = self.chromium.new_context(base_url=self.url, **options)
             context.on("console", self._console)
-            context.on("weberror", lambda error: self.complaints.append(str(error.error)))
+            context.on("weberror", lambda error: self.errors.append(str(error.error)))
             self.contexts.append(context)
         page = context.new_page()
         if clock:  # a clock that the test controls
@@ -82,14 +82,14 @@ class Windows:
         """Close all windows; fail if there were console errors."""
         for context in self.contexts:
             context.close()
-        complaints = [text for text in self.complaints if not SERVER_AWAY.search(text)]
+        errors = [text for text in self.errors if not SERVER_AWAY.search(text)]
         if self.excused is not None:
-            complaints = [text for text in complaints if not text.startswith(self.excused)]
-        assert complaints == [], complaints
+            errors = [text for text in errors if not text.startswith(self.excused)]
+        assert errors == [], errors
 
     def _console(self, message):
         if message.type in {"error", "warning"}:
-            self.complaints.append(message.text)
+            self.errors.append(message.text)
 
 
 @pytest.fixture(name="windows")

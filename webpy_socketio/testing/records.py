@@ -17,7 +17,7 @@ class Record:
     def __init__(self, stage: str, sender: Any, keywords: dict[str, Any]) -> None:
         #: Name of the signal, such as "subscribe".
         self.stage = stage
-        #: The sender: for stages, the socket.
+        #: The sender; for stages, the socket.
         self.sender = sender
         #: All keywords; ``record.channel`` is ``record.keywords["channel"]``.
         self.keywords = keywords
