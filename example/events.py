@@ -126,9 +126,11 @@ def talk(request, socket, context, message):
     """Send a message to the room, including its sender."""
     check_joined(socket, context)
     text, token = read(message)
-    said = messages.keep(context["room"], context["who"], context["name"], text, token)
-    if said is not None:  # None: a repetition, because the page did not receive the acknowledgement
-        socket.send_and_broadcast_channel(said)
+    stored = messages.keep(context["room"], context["who"], context["name"], text, token)
+    if (
+        stored is not None
+    ):  # None: a repetition, because the page did not receive the acknowledgement
+        socket.send_and_broadcast_channel(stored)
 
 
 @on_event("history", channel=ROOM)

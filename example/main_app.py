@@ -78,13 +78,13 @@ class Sessions(web.session.DiskStore):
             super().cleanup(timeout)
 
 
-def begin():
+def initialize():
     """Fill a new session: `csrf` authenticates forms, `who` identifies the browser."""
     session.update(csrf=secrets.token_urlsafe(), who=secrets.token_hex(8), admin=False)
 
 
 store = Sessions(str(settings.DATA / "sessions"))
-session = web.session.Session(app, store, initializer=begin)
+session = web.session.Session(app, store, initializer=initialize)
 
 
 def prepare():

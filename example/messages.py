@@ -33,12 +33,12 @@ def keep(room, who, name, text, token):
                 "FROM message WHERE room = $room",
                 vars=locals(),
             )
-            said = database.select("message", where="rowid = last_insert_rowid()").first()
-            old = said.id - KEPT
+            row = database.select("message", where="rowid = last_insert_rowid()").first()
+            old = row.id - KEPT
             database.delete("message", where="room = $room AND id <= $old", vars=locals())
     except sqlite3.IntegrityError:
         return None
-    return public(said)
+    return public(row)
 
 
 def since(room, number):
@@ -52,9 +52,9 @@ def since(room, number):
         limit=ANSWERED,
         vars=locals(),
     )
-    return [public(said) for said in found][::-1]
+    return [public(row) for row in found][::-1]
 
 
-def public(said):
+def public(row):
     """Return a message as clients receive it."""
-    return {"kind": "said", **{key: said[key] for key in ("id", "who", "name", "text", "time")}}
+    return {"kind": "said", **{key: row[key] for key in ("id", "who", "name", "text", "time")}}

@@ -421,7 +421,7 @@ import gevent.event
 from tests.load_clients import counts
 from webpy_socketio import signals
 
-# Clients make mistakes here on purpose; what is said of them is tested elsewhere.
+# Clients violate the protocol on purpose; the log messages are tested elsewhere.
 logging.getLogger("webpy_socketio.engine.io.throttled_log").disabled = True
 
 OPTIONS = json.loads(os.environ["OPTIONS"])

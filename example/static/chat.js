@@ -135,8 +135,8 @@ function enter(name) {
   $("join").hidden = Boolean(me);
   $("say").hidden = $("leave").hidden = !me;
   if (Boolean(before) === Boolean(me)) return; // reconnected, or rejected again
-  if (me) people.begin();
-  else people.end();
+  if (me) people.startLogging();
+  else people.stopLogging();
   addEvent(null, me ? "joined" : "left");
   $(me ? "text" : "name").focus();
 }

@@ -73,12 +73,12 @@ export class People {
   }
 
   // Log joining and leaving users from now on, after this user has joined.
-  begin() {
+  startLogging() {
     this.#logged = this.#here();
     this.show();
   }
 
-  end() {
+  stopLogging() {
     this.#logged = null;
     this.show();
   }

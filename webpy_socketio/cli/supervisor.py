@@ -82,10 +82,10 @@ class Worker:
         self.is_aborted = False
         #: Set once it accepts connections or has ended.
         self.decided = gevent.event.Event()
-        ours, theirs = pair()
-        self.control = ControlChannel(ours)
-        descriptor = theirs.fileno()
-        with theirs:
+        own_end, worker_end = pair()
+        self.control = ControlChannel(own_end)
+        descriptor = worker_end.fileno()
+        with worker_end:
             self._process = subprocess.Popen(
                 patched([*sys.argv[1:], "--as-worker", f"{descriptor}:{name}:{slot}:{folder}"]),
                 pass_fds=[descriptor],
