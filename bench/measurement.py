@@ -1,4 +1,4 @@
-"""One measurement: a server started afresh on a core of its own, and the load on another."""
+"""One measurement: a new server on one core, and the load on another."""
 
 from __future__ import annotations
 
@@ -23,35 +23,39 @@ __all__ = [
     "measure_workers",
 ]
 
-#: What one measurement yields, by name: see `measure`.
+#: The figures of one measurement by name; see `measure`.
 Figures = dict[str, float]
 
-#: Seconds that a server has to begin to listen, and a whole measurement to end.
-STARTING = 30
-MEASURING = 180
+#: Seconds that a server may take to start, and a measurement to finish.
+START_TIMEOUT = 30
+TIMEOUT = 180
 
 
 class MeasurementError(Exception):
-    """A measurement failed; the text says how. There is no figure then."""
+    """A measurement failed, and yields no figures; the text names the cause."""
 
 
 def measure(
-    server: Sequence[str], arguments: Sequence[str], work: str, options: Mapping[str, float]
+    server: Sequence[str], arguments: Sequence[str], workload: str, options: Mapping[str, float]
 ) -> Figures:
-    """Run a work against a server; raises `MeasurementError`.
+    """Run a workload against a server.
 
-    Always there: ``units`` of work that were done, ``cpu`` (the server's, microseconds a unit),
-    ``rate`` (units a second) and ``busy`` (of the load's core, 0 to 1).
+    Returns:
+        At least ``units`` (of work done), ``cpu`` (of the server, microseconds per unit), ``rate``
+        (units per second) and ``busy`` (fraction of the time in which the load was busy).
+
+    Raises:
+        MeasurementError: The server or the load failed.
     """
     server_core, load_core = _cores()
     with _running([*server, "0", *arguments], {server_core}) as (port, pid):
-        return _load(work, port, pid, options, load_core)
+        return _load(workload, port, pid, options, load_core)
 
 
 def measure_relay(
-    server: Sequence[str], arguments: Sequence[str], work: str, options: Mapping[str, float]
+    server: Sequence[str], arguments: Sequence[str], workload: str, options: Mapping[str, float]
 ) -> Figures:
-    """The same of two processes and the Redis between them, whose url is the last argument.
+    """Run a workload against two processes and a Redis, whose URL is their last argument.
 
     All three share the cores that the load leaves; the CPU time is that of the two processes.
     """
@@ -59,15 +63,15 @@ def measure_relay(
         command = [*server, "0", *arguments, url]
         port, pid = stack.enter_context(_running(command, others))
         port2, pid2 = stack.enter_context(_running(command, others, "server2.log"))
-        return _load(work, port, pid, {**options, "port2": port2, "pid2": pid2}, load_core)
+        return _load(workload, port, pid, {**options, "port2": port2, "pid2": pid2}, load_core)
 
 
 def measure_workers(
-    server: Sequence[str], workers: int, work: str, options: Mapping[str, float]
+    server: Sequence[str], workers: int, workload: str, options: Mapping[str, float]
 ) -> Figures:
-    """The same of `ours.py` with so many workers on one port, by its command line.
+    """Run a workload against several workers of `ours.py` on one port.
 
-    They share the cores that the load leaves. The CPU time is the supervisor's, and means nothing.
+    They share the cores that the load leaves. The CPU time is the supervisor's, and meaningless.
     """
     interpreter, program = server
     with _redis() as (url, others, load_core):
@@ -76,12 +80,12 @@ def measure_workers(
         command += ["--host", "127.0.0.1", "--port", "0", "--quiet"]
         folder = Path(program).parent
         with _running(command, others, folder=folder, BENCH_REDIS=url) as (port, pid):
-            return _load(work, port, pid, options, load_core)
+            return _load(workload, port, pid, options, load_core)
 
 
 @contextlib.contextmanager
 def _redis() -> Iterator[tuple[str, set[int], int]]:
-    """Start a Redis; yields its url, the cores that the load leaves, and the load's."""
+    """Start Redis; yields its URL, the cores that the load leaves, and the load's core."""
     load_core = _cores()[1]
     others = os.sched_getaffinity(0) - {load_core} or {load_core}
     with contextlib.ExitStack() as stack:
@@ -92,9 +96,9 @@ def _redis() -> Iterator[tuple[str, set[int], int]]:
         yield url, others, load_core
 
 
-def _load(work: str, port: int, pid: int, options: Mapping[str, float], core: int) -> Figures:
-    words = [f"{name}={value:.9g}" for name, value in options.items()]
-    found = _ask([str(BUILD / "load"), work, str(port), str(pid), *words], {core})
+def _load(workload: str, port: int, pid: int, options: Mapping[str, float], core: int) -> Figures:
+    settings = [f"{name}={value:.9g}" for name, value in options.items()]
+    found = _run_json([str(BUILD / "load"), workload, str(port), str(pid), *settings], {core})
     found["cpu"] = found["server_cpu"] / found["units"] * 1e6
     found["rate"] = found["units"] / found["wall"]
     found["busy"] = found["load_cpu"] / found["wall"]
@@ -103,24 +107,24 @@ def _load(work: str, port: int, pid: int, options: Mapping[str, float], core: in
 
 def measure_inside(program: str) -> Figures:
     """Run a program that measures the package in its own process."""
-    return _ask([sys.executable, str(HERE / program)], {_cores()[0]})
+    return _run_json([sys.executable, str(HERE / program)], {_cores()[0]})
 
 
 def _cores() -> tuple[int, int]:
-    """A core for the server, and one for the load: the same only where there is no other."""
+    """Return a core for the server and one for the load; the same if there is only one."""
     cores = sorted(os.sched_getaffinity(0))
     return cores[-1], cores[0]
 
 
-def _ask(command: Sequence[str], cores: set[int]) -> Figures:
+def _run_json(command: Sequence[str], cores: set[int]) -> Figures:
     with _pinned(cores):
         program = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     try:
-        out, errors = program.communicate(timeout=MEASURING)
+        out, errors = program.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise MeasurementError(f"not done within {MEASURING} s") from None
+        raise MeasurementError(f"not finished within {TIMEOUT} s") from None
     finally:
         program.kill()
         program.wait()
@@ -138,7 +142,10 @@ def _running(
     folder: Path | None = None,
     **environment: str,
 ) -> Iterator[tuple[int, int]]:
-    """Run a server; yields its port, with which the first line that it prints ends, and its process id."""
+    """Run a server; yields its port and process ID.
+
+    The first line that it prints must end with the port.
+    """
     log = BUILD / name
     with log.open("wb") as errors, _pinned(cores):
         server = subprocess.Popen(
@@ -150,24 +157,24 @@ def _running(
         )
     assert server.stdout is not None
     try:
-        readable, _, _ = select.select([server.stdout], [], [], STARTING)
+        readable, _, _ = select.select([server.stdout], [], [], START_TIMEOUT)
         line = server.stdout.readline() if readable else b""
         port = line.strip(b"/\n").rpartition(b":")[2]
         if not port.isdigit():
-            raise MeasurementError(f"the server does not start:{_end_of(log)}")
+            raise MeasurementError(f"the server does not start:{_tail(log)}")
         try:
             yield int(port), server.pid
         except MeasurementError as error:
-            raise MeasurementError(f"{error}{_end_of(log)}") from None
+            raise MeasurementError(f"{error}{_tail(log)}") from None
     finally:
-        server.kill()  # thousands of farewells are not measured
+        server.kill()  # a graceful stop is not measured
         server.wait()
         server.stdout.close()
 
 
 @contextlib.contextmanager
 def _pinned(cores: set[int]) -> Iterator[None]:
-    """What is started within stays on these cores, as do its threads: both are inherited."""
+    """Pin processes that are started in this context, and their threads, to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -176,6 +183,6 @@ def _pinned(cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _end_of(log: Path) -> str:
+def _tail(log: Path) -> str:
     text = log.read_text(encoding="utf-8", errors="replace").strip()
     return f"\n{text[-500:]}" if text else ""

@@ -1,10 +1,9 @@
-"""What signals and bound handlers cost, measured inside one process; prints JSON, microseconds.
+"""Measure the cost of signals and bound handlers in one process; prints microseconds as JSON.
 
-There is a real server with one real client, and the signals are sent as the server sends them; only
-the wire is left out.
+A real server has one real client. Signals are sent as the server sends them, without the network.
 """
 
-# ruff: noqa: E402 - gevent patches before anything is imported
+# ruff: noqa: E402 - gevent patches before other imports
 
 from gevent import monkey
 
@@ -33,10 +32,10 @@ from webpy_socketio import (
 
 web.config.debug = False
 
-#: How often something is done for one timing, and how many timings the median is of.
+#: Repetitions per timing, and timings of which the median is taken.
 TIMES, TIMINGS = 5000, 9
 
-#: Channels that the socket holds; each has a handler bound to it.
+#: Channels of the socket, each with a bound handler.
 CHANNELS = [f"room-{number}" for number in range(100)]
 
 arrived = AsyncResult()
@@ -48,7 +47,7 @@ def _came(request: Any, socket: Any, context: Any) -> None:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Print the measurements."""
     application = web.application(socketio_urls, globals())
     server = SocketIOServer(("127.0.0.1", 0), application.wsgifunc(), log=None)
     server.start()
@@ -61,22 +60,22 @@ def main() -> None:
 
 
 def _connect(url: str) -> Socket:
-    """Connect a client by long-polling, and return the server's end of it."""
+    """Connect a client over long-polling, and return the server's socket."""
 
-    def ask(query: str = "", body: bytes | None = None) -> bytes:
+    def request(query: str = "", body: bytes | None = None) -> bytes:
         address = f"{url}?EIO=4&transport=polling{query}"
         with urllib.request.urlopen(address, body) as answer:
             text: bytes = answer.read()
         return text
 
-    sid = json.loads(ask()[1:])["sid"]
-    ask(f"&sid={sid}", b"40")
+    sid = json.loads(request()[1:])["sid"]
+    request(f"&sid={sid}", b"40")
     socket: Socket = arrived.get(timeout=10)
     return socket
 
 
 def _emit(socket: Socket) -> float:
-    """A signal with three receivers."""
+    """Time a signal with three receivers."""
     off(_came)
     receivers = [_receiver() for _ in range(3)]
     for receiver in receivers:
@@ -85,7 +84,7 @@ def _emit(socket: Socket) -> float:
 
 
 def _handlers(socket: Socket) -> dict[str, float]:
-    """Messages of a socket that holds all the channels, with a handler bound to each."""
+    """Time messages of a socket in all channels, with a handler bound to each."""
     for channel in CHANNELS:
         on_message(channel=f"^{channel}$")(_handler(channel))
         socket.subscribe(channel)
@@ -109,12 +108,12 @@ def _handler(channel: str) -> Callable[..., None]:
     def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
         pass
 
-    handler.__qualname__ = f"handler_of_{channel}"  # two of one name are one handler
+    handler.__qualname__ = f"handler_of_{channel}"  # handlers of the same name replace each other
     return handler
 
 
 def _microseconds(function: Callable[[], object]) -> float:
-    """The CPU time of one call, the loop around it included."""
+    """Return the CPU time of one call, including the loop."""
     timings = []
     for _ in range(TIMINGS):
         began = time.thread_time()

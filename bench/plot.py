@@ -1,4 +1,4 @@
-"""The table as one picture: how many times better than each peer, and the goals, as SVG."""
+"""A chart of the table as SVG: ratios to each server, and the goals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from server_list import CONTESTANTS
+from server_list import SERVERS
 from table import Line
 
 __all__ = ["plot"]
@@ -14,14 +14,14 @@ __all__ = ["plot"]
 COLOURS = {"gevent": "#c44e52", "uvicorn": "#dd8452", "node": "#4c9a4c", "c": "#444444"}
 LABELS, WIDTH, STEP, TOP = 380, 960, 22, 56
 
-#: Ratios at the ends of the scale, at least; beyond, it grows with what is shown.
+#: Minimum range of the scale; larger ratios extend it.
 LEAST, MOST = 0.5, 20.0
 
 
 def plot(lines: Sequence[Line]) -> str:
-    """Return the picture: a line for each row that has a ratio, on a logarithmic scale.
+    """Return the chart: a line for each row that has a ratio, on a logarithmic scale.
 
-    A rate is left out: it says by the clock what the row before it says by the server's CPU time.
+    Rates are omitted: they show by wall-clock time what the preceding row shows by CPU time.
     """
     shown = [
         line
@@ -54,15 +54,15 @@ class _Scale:
 
 def _legend() -> Iterable[str]:
     yield (
-        '<text x="10" y="20" font-weight="bold">How many times better than each peer</text>'
-        '<text x="10" y="38" fill="#666">○ what is to be reached</text>'
+        '<text x="10" y="20" font-weight="bold">How many times better than each server</text>'
+        '<text x="10" y="38" fill="#666">○ goal</text>'
     )
     x = LABELS
-    for contestant in CONTESTANTS:
-        if contestant.name in COLOURS:
-            yield f'<circle cx="{x}" cy="16" r="5" fill="{COLOURS[contestant.name]}"/>'
-            yield f'<text x="{x + 9}" y="20">{escape(contestant.title)}</text>'
-            x += 24 + 6 * len(contestant.title)
+    for server in SERVERS:
+        if server.name in COLOURS:
+            yield f'<circle cx="{x}" cy="16" r="5" fill="{COLOURS[server.name]}"/>'
+            yield f'<text x="{x + 9}" y="20">{escape(server.title)}</text>'
+            x += 24 + 6 * len(server.title)
 
 
 def _grid(scale: _Scale, height: int) -> Iterable[str]:
@@ -76,12 +76,12 @@ def _grid(scale: _Scale, height: int) -> Iterable[str]:
 def _row(line: Line, y: float, scale: _Scale) -> Iterable[str]:
     title = escape(f"{line.title}, {line.unit}")
     yield f'<text x="{LABELS - 10}" y="{y + 4:.1f}" text-anchor="end" font-size="11">{title}</text>'
-    for server, colour in COLOURS.items():
-        cell = line.cells.get(server)
+    for name, colour in COLOURS.items():
+        cell = line.cells.get(name)
         if cell is not None and cell.ratio:
             yield f'<circle cx="{scale(cell.ratio):.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"/>'
-        if server in line.goals:
-            x = scale(line.goals[server])
+        if name in line.goals:
+            x = scale(line.goals[name])
             yield (
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6.5" fill="none" stroke="{colour}" '
                 'stroke-width="1.5"/>'

@@ -1,10 +1,10 @@
-"""What the plugins metrics and rate_limit cost a message, measured inside one process; prints JSON.
+"""Measure the cost of the plugins metrics and rate_limit per message; prints JSON.
 
-Microseconds of CPU time from the event to the end of its handler; only the wire and JSON are left out. Not
-a part of ``make bench``.
+Microseconds of CPU time in one process from the event to the end of its handler, without the
+network and JSON. Not part of ``make bench``.
 """
 
-# ruff: noqa: E402 - gevent patches before anything is imported
+# ruff: noqa: E402 - gevent patches before other imports
 
 from gevent import monkey
 
@@ -24,20 +24,20 @@ from webpy_socketio.events import off, on_receiving
 
 web.config.debug = False
 
-#: How often something is done for one timing; of so many timings in each of so many rounds the
-#: shortest counts: the machine is shared, and whatever disturbs it only makes them longer.
+#: Repetitions per timing, timings per round, and rounds. The minimum counts: the machine is shared,
+#: and disturbances only make timings longer.
 TIMES, TIMINGS, ROUNDS = 500, 40, 5
 
 METRICS = "webpy_socketio.plugins.metrics"
 RATE_LIMIT = "webpy_socketio.plugins.rate_limit"
 
-#: Limits that are not reached, and one that is at once.
-PLENTY: dict[str, Any] = {
+#: Limits that are never reached, and one that is reached at once.
+HIGH_LIMITS: dict[str, Any] = {
     "plugins": [RATE_LIMIT],
     "rate_limit_messages": (1_000_000, 1_000_000),
     "rate_limit_key_messages": (1_000_000, 1_000_000),
 }
-LITTLE = {**PLENTY, "rate_limit_messages": (0.001, 1), "rate_limit_refusals": None}
+LOW_LIMIT = {**HIGH_LIMITS, "rate_limit_messages": (0.001, 1), "rate_limit_refusals": None}
 
 
 def _key(request: Any, socket: Any, context: Any) -> Any:
@@ -47,10 +47,10 @@ def _key(request: Any, socket: Any, context: Any) -> Any:
 SERVERS: dict[str, dict[str, Any]] = {
     "none": {"plugins": []},
     "metrics": {"plugins": [METRICS]},
-    "rate_limit": PLENTY,
-    "rate_limit, by a key too": {**PLENTY, "rate_limit_key": _key},
-    "rate_limit, refused": LITTLE,
-    "both": {**PLENTY, "plugins": [METRICS, RATE_LIMIT]},
+    "rate_limit": HIGH_LIMITS,
+    "rate_limit, by a key too": {**HIGH_LIMITS, "rate_limit_key": _key},
+    "rate_limit, rejected": LOW_LIMIT,
+    "both": {**HIGH_LIMITS, "plugins": [METRICS, RATE_LIMIT]},
 }
 
 arrived: AsyncResult = AsyncResult()
@@ -67,13 +67,13 @@ def _handler(request: Any, socket: Any, context: Any, message: Any) -> None:
 
 
 def main() -> None:
-    """Measure, and print."""
-    best = dict.fromkeys([*SERVERS, "a gate of one's own"], float("inf"))
+    """Print the measurements."""
+    best = dict.fromkeys([*SERVERS, "a custom gate"], float("inf"))
     for _ in range(ROUNDS):
         for name, settings in SERVERS.items():
             best[name] = min(best[name], _measure(settings))
         on_receiving(_gate)
-        best["a gate of one's own"] = min(best["a gate of one's own"], _measure({"plugins": []}))
+        best["a custom gate"] = min(best["a custom gate"], _measure({"plugins": []}))
         off(_gate)
     sys.stdout.write(json.dumps({name: round(figure, 2) for name, figure in best.items()}) + "\n")
 
@@ -101,18 +101,18 @@ def _measure(settings: dict[str, Any]) -> float:
 
 
 def _connect(url: str) -> Socket:
-    """Connect a client by long-polling, and return the server's end of it."""
+    """Connect a client over long-polling, and return the server's socket."""
     global arrived
     arrived = AsyncResult()
 
-    def ask(query: str = "", body: bytes | None = None) -> bytes:
+    def request(query: str = "", body: bytes | None = None) -> bytes:
         address = f"{url}?EIO=4&transport=polling{query}"
         with urllib.request.urlopen(address, body) as answer:
             text: bytes = answer.read()
         return text
 
-    sid = json.loads(ask()[1:])["sid"]
-    ask(f"&sid={sid}", b"40")
+    sid = json.loads(request()[1:])["sid"]
+    request(f"&sid={sid}", b"40")
     socket: Socket = arrived.get(timeout=10)
     return socket
 

@@ -1,10 +1,10 @@
-"""What presence in Redis costs with 10,000 members in one channel; prints JSON.
+"""Measure presence in Redis with 10,000 members in one channel; prints JSON.
 
-The store alone, without sockets: what is measured is the process that keeps and hears of it, and Redis,
-started for it on another core. Microseconds a member, the process's CPU time and by the clock.
+The store alone, without sockets, and a Redis on another core. Microseconds per member: CPU time of
+the process, and wall-clock time.
 """
 
-# ruff: noqa: E402 - gevent patches before anything is imported
+# ruff: noqa: E402 - gevent patches before other imports
 
 from gevent import monkey
 
@@ -28,12 +28,12 @@ from webpy_socketio.plugins.presence.store import Change, Channel, State
 
 MEMBERS = 10_000
 
-#: Seconds for which nothing happens: two heartbeats.
-REST = 10.0
+#: Seconds without changes: two heartbeats.
+IDLE_TIME = 10.0
 
 ROOM = ("/", "room")
 
-#: What Redis counts as commands and only reads, or does no more than run a script.
+#: Commands in Redis's statistics that only read, or run a script.
 READS = {
     *("evalsha", "time", "get", "exists", "zscore", "zrangebyscore", "hmget", "hgetall", "hlen"),
     *("sscan", "xrange", "info", "ping", "subscribe", "config|resetstat"),
@@ -41,7 +41,7 @@ READS = {
 
 
 class _Node:
-    """A store, and what it is told."""
+    """A store and its listener."""
 
     def __init__(self, url: str) -> None:
         self._moved = gevent.event.Event()
@@ -63,7 +63,7 @@ class _Node:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Print the measurements."""
     here = os.sched_getaffinity(0)
     others = set(range(os.cpu_count() or 1)) - here
     try:
@@ -81,7 +81,7 @@ def _measure(url: str) -> dict[str, float]:
     with _measuring("join", figures):
         for number in range(MEMBERS):
             node.store.join(ROOM, str(number), f"key {number}", {"name": f"Member {number}"})
-            if number % 100 == 99:  # handlers of one turn
+            if number % 100 == 99:  # the handlers of one event-loop iteration
                 gevent.sleep(0)
         node.wait(lambda state: len(state.members) == MEMBERS)
     other = _Node(url)
@@ -90,7 +90,7 @@ def _measure(url: str) -> dict[str, float]:
     other.wait(lambda state: len(state.members) == MEMBERS)
     figures["state"] = time.perf_counter() - began
     other.store.close()
-    figures.update(_rest(url))
+    figures.update(_measure_idle(url))
     with _measuring("leave", figures):
         for number in range(MEMBERS):
             node.store.leave(ROOM, str(number), 0.0)
@@ -101,11 +101,11 @@ def _measure(url: str) -> dict[str, float]:
     return figures
 
 
-def _rest(url: str) -> dict[str, float]:
+def _measure_idle(url: str) -> dict[str, float]:
     link = connect_redis(url, 5.0)
     link.execute(("CONFIG", "RESETSTAT"))
     began = time.process_time()
-    gevent.sleep(REST)
+    gevent.sleep(IDLE_TIME)
     used = time.process_time() - began
     (answer,) = link.execute(("INFO", "commandstats"))
     link.close()
@@ -115,7 +115,7 @@ def _rest(url: str) -> dict[str, float]:
             name, _, rest = line.removeprefix("cmdstat_").partition(":calls=")
             calls[name] = int(rest.partition(",")[0])
     writes = sum(count for name, count in calls.items() if name not in READS)
-    return {"writes": writes / REST, "rest_cpu": used / REST}
+    return {"writes": writes / IDLE_TIME, "rest_cpu": used / IDLE_TIME}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The table as text, as reStructuredText and as JSON."""
+"""The table as text, reStructuredText and JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from server_list import CONTESTANTS
+from server_list import SERVERS
 from table import Cell, Line, Results
 
 __all__ = ["Report"]
@@ -14,17 +14,17 @@ __all__ = ["Report"]
 
 @dataclass
 class Report:
-    """All that one run has to say."""
+    """The results of one run."""
 
     lines: Sequence[Line]
     results: Results
-    #: What it was measured on and with: pairs of what and which.
+    #: Machine, versions and command.
     about: Mapping[str, str]
-    #: What could not be measured, and why.
+    #: What could not be measured, with the causes.
     failures: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """As a terminal shows it."""
+        """Return the table for a terminal."""
         rows = [self._header(), *map(self._row, self.lines)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
@@ -32,7 +32,7 @@ class Report:
         return "\n".join([*table, "", *self._notes()]) + "\n"
 
     def rst(self) -> str:
-        """As a page shows it."""
+        """Return the table for a documentation page."""
         out = [".. list-table::", "   :header-rows: 1", ""]
         for row in [self._header(), *map(self._row, self.lines)]:
             out += [
@@ -41,7 +41,7 @@ class Report:
         return "\n".join([*out, "", *(f"- {note}" for note in self._notes() if note)]) + "\n"
 
     def json(self) -> str:
-        """As a program reads it: the table, and every figure of every round."""
+        """Return the table and every figure of every round, for programs."""
         return (
             json.dumps(
                 {
@@ -58,10 +58,10 @@ class Report:
 
     def _servers(self) -> list[str]:
         present = {server for line in self.lines for server in line.cells}
-        return [one.name for one in CONTESTANTS if one.name in present]
+        return [one.name for one in SERVERS if one.name in present]
 
     def _header(self) -> list[str]:
-        return ["work", "unit", *self._servers(), "goal", "met", "load"]
+        return ["workload", "unit", *self._servers(), "goal", "met", "load"]
 
     def _row(self, line: Line) -> list[str]:
         cells = [_shown(line.cells.get(server)) for server in self._servers()]
@@ -71,12 +71,12 @@ class Report:
 
     def _notes(self) -> list[str]:
         names = ", ".join(
-            f"{one.name}: {one.title}" for one in CONTESTANTS if one.name in self._servers()
+            f"{one.name}: {one.title}" for one in SERVERS if one.name in self._servers()
         )
         return [
             "median [minimum..maximum], and how many times better ours is: ×2 is half the cost, "
             "or twice the rate",
-            "load: the busiest that the load's core was; at 100 % a rate would be the load's own",
+            "load: the highest utilization of the load's core; near 100 % it limits the rate",
             names,
             "",
             *(f"{what}: {which}" for what, which in self.about.items()),
@@ -93,7 +93,7 @@ def _shown(cell: Cell | None) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits that mean something."""
+    """Return the number with three significant digits."""
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.{3 - len(str(int(value)))}f}"

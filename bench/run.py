@@ -1,6 +1,6 @@
-"""Measure this package and its peers side by side, and print one table. See README.rst.
+"""Measure this package and other servers side by side, and print a table. See README.rst.
 
-Installs the peers and compiles the C programs first, if that has not been done.
+Installs the servers and compiles the C programs on the first run.
 """
 
 from __future__ import annotations
@@ -25,83 +25,86 @@ from measurement import (
 )
 from plot import plot
 from report import Report
-from server_list import CONTESTANTS, Entrant, enter
+from server_list import SERVERS, ReadyServer, prepare
 from table import lines
-from workloads import WORKS, Work
+from workloads import WORKLOADS, Workload
 
-#: Seconds for which a work is done before it is measured, and for which it is measured.
+#: Seconds of warming up, and of the measurement.
 TIMES = {"warming": 1.0, "seconds": 1.0}
 QUICK_TIMES = {"warming": 0.3, "seconds": 0.3}
 
-_BEGAN = time.monotonic()
+_START = time.monotonic()
 
 
 def main() -> int:
-    """Run from the command line; returns the exit status: 0 if all could be measured."""
+    """Run from the command line; returns the exit status: 0 if all workloads were measured."""
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, _exit)
     try:
         build_c()
     except SetupError as error:
         return _fail(str(error))
-    entrants, missing = enter(arguments.servers)
-    for name, why in missing.items():
-        _tell(f"{name} takes no part: {why}")
-    race = _Race(entrants, arguments)
+    ready, missing = prepare(arguments.servers)
+    for name, cause in missing.items():
+        _log(f"{name} is not measured: {cause}")
+    run = _Run(ready, arguments)
     for name in arguments.only:
-        race.run(WORKS[name])
+        run.measure(WORKLOADS[name])
     report = Report(
-        list(lines(race.results)),
-        race.results,
-        _about(entrants, arguments.quick),
-        # What more there is to say was said when it happened, and is this machine's own matter.
-        {what: why.partition("\n")[0] for what, why in {**missing, **race.failures}.items()},
+        list(lines(run.results)),
+        run.results,
+        _about(ready, arguments.quick),
+        # Further lines were logged when the failure happened, and depend on this machine.
+        {what: cause.partition("\n")[0] for what, cause in {**missing, **run.failures}.items()},
     )
-    whole = set(arguments.only) == set(WORKS) and not arguments.quick and arguments.rounds is None
-    _write(report, arguments.results, "bench" if whole else "partial")
+    complete = (
+        set(arguments.only) == set(WORKLOADS) and not arguments.quick and arguments.rounds is None
+    )
+    _write(report, arguments.results, "bench" if complete else "partial")
     sys.stdout.write(report.text())
     return 1 if report.failures else 0
 
 
-class _Race:
-    """The rounds of a work, in which the servers take turns: what disturbs one disturbs all."""
+class _Run:
+    """The rounds of workloads; the servers take turns, so that disturbances affect all of them."""
 
-    def __init__(self, entrants: dict[str, Entrant], arguments: argparse.Namespace) -> None:
-        self._entrants = entrants
+    def __init__(self, ready: dict[str, ReadyServer], arguments: argparse.Namespace) -> None:
+        self._ready = ready
         self._arguments = arguments
         self.results: dict[str, dict[str, list[Figures]]] = {}
         self.failures: dict[str, str] = {}
 
-    def run(self, work: Work) -> None:
-        results = self.results[work.name] = {
-            name: [] for name in self._entrants if name in work.servers
+    def measure(self, workload: Workload) -> None:
+        results = self.results[workload.name] = {
+            name: [] for name in self._ready if name in workload.servers
         }
         given, quick = self._arguments.rounds, self._arguments.quick
-        rounds = given or (1 if quick else work.rounds)
+        rounds = given or (1 if quick else workload.rounds)
         for number in range(rounds):
             for name, found in results.items():
-                if f"{work.name}, {name}" not in self.failures:
-                    _tell(f"{work.name}: {name}, round {number + 1} of {rounds}")
-                    self._measure(work, name, found)
+                if f"{workload.name}, {name}" not in self.failures:
+                    _log(f"{workload.name}: {name}, round {number + 1} of {rounds}")
+                    self._measure(workload, name, found)
 
-    def _measure(self, work: Work, name: str, found: list[Figures]) -> None:
+    def _measure(self, workload: Workload, name: str, found: list[Figures]) -> None:
         quick = self._arguments.quick
-        options = {**TIMES, **work.options}
+        options = {**TIMES, **workload.options}
         if quick:
-            options.update({**QUICK_TIMES, **work.quick})
+            options.update({**QUICK_TIMES, **workload.quick})
+        handlers = [str(workload.handlers)]
         try:
-            command = self._entrants[name].command
-            if work.relayed:
-                found.append(measure_relay(command, [str(work.handlers)], work.load, options))
-            elif work.workers:
-                found.append(measure_workers(command, work.workers, work.load, options))
-            elif work.load:
-                found.append(measure(command, [str(work.handlers)], work.load, options))
+            command = self._ready[name].command
+            if workload.relayed:
+                found.append(measure_relay(command, handlers, workload.load, options))
+            elif workload.workers:
+                found.append(measure_workers(command, workload.workers, workload.load, options))
+            elif workload.load:
+                found.append(measure(command, handlers, workload.load, options))
             else:
-                found.append(measure_inside(f"{work.name}.py"))
+                found.append(measure_inside(f"{workload.name}.py"))
         except MeasurementError as error:
-            self.failures[f"{work.name}, {name}"] = str(error)
-            _tell(f"{work.name}: {name} failed: {error}")
+            self.failures[f"{workload.name}, {name}"] = str(error)
+            _log(f"{workload.name}: {name} failed: {error}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -116,30 +119,32 @@ def _arguments() -> argparse.Namespace:
 
         return some
 
-    workloads, servers = list(WORKS), [one.name for one in CONTESTANTS]
+    workloads, servers = list(WORKLOADS), [one.name for one in SERVERS]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", type=names(workloads), default=workloads, metavar="WORK,...",
+    parser.add_argument("--only", type=names(workloads), default=workloads, metavar="WORKLOAD,...",
                         help=f"of {', '.join(workloads)}")  # fmt: skip
     parser.add_argument("--servers", type=names(servers), default=servers, metavar="SERVER,...",
                         help=f"of {', '.join(servers)}")  # fmt: skip
-    parser.add_argument("--rounds", type=int, metavar="N", help="instead of each work's own number")
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="rounds of each workload, instead of its default"
+    )
     parser.add_argument("--quick", action="store_true",
-                        help="a glance: one short round, small crowds")  # fmt: skip
+                        help="one short round with fewer clients")  # fmt: skip
     parser.add_argument("--results", type=Path, default=HERE / "results", metavar="FOLDER",
-                        help="where the table is written to")  # fmt: skip
+                        help="folder of the results")  # fmt: skip
     return parser.parse_args()
 
 
-def _about(entrants: dict[str, Entrant], quick: bool) -> dict[str, str]:
+def _about(ready: dict[str, ReadyServer], quick: bool) -> dict[str, str]:
     command = " ".join(["python bench/run.py", *sys.argv[1:]])
     return {
-        **({"quick": "short rounds, and smaller crowds than the rows say"} if quick else {}),
+        **({"quick": "short rounds, and fewer clients than the titles say"} if quick else {}),
         "command": command,
-        "took": f"{(time.monotonic() - _BEGAN) / 60:.1f} minutes",
+        "took": f"{(time.monotonic() - _START) / 60:.1f} minutes",
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()} "
         f"{platform.release().partition('-')[0]}",
         "Python": platform.python_version(),
-        **{name: entrant.versions for name, entrant in entrants.items()},
+        **{name: server.versions for name, server in ready.items()},
     }
 
 
@@ -161,19 +166,19 @@ def _write(report: Report, folder: Path, name: str) -> None:
         (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8")
 
 
-def _tell(text: str) -> None:
-    """Say what goes on, with the minutes and seconds since the start."""
-    minutes, seconds = divmod(int(time.monotonic() - _BEGAN), 60)
+def _log(text: str) -> None:
+    """Log progress, with the time since the start."""
+    minutes, seconds = divmod(int(time.monotonic() - _START), 60)
     sys.stderr.write(f"{minutes:2}:{seconds:02} {text}\n")
 
 
-def _end(number: int, frame: object) -> None:
-    """End in good order, so that no server stays behind."""
+def _exit(number: int, frame: object) -> None:
+    """Exit through `SystemExit`, so that servers are stopped."""
     sys.exit(128 + number)
 
 
 def _fail(text: str) -> int:
-    _tell(text)
+    _log(text)
     return 1
 
 

@@ -1,4 +1,4 @@
-"""The table: what was measured, as rows of medians, ranges, ratios and goals."""
+"""The table: the measurements as rows of medians, ranges, ratios and goals."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from measurement import Figures
-from workloads import GROWTHS, WORKS, Growth, Row
+from workloads import GROWTHS, WORKLOADS, Growth, Row
 
 __all__ = ["Cell", "Line", "Results", "lines"]
 
 OURS = "ours"
 
-#: For each work and server, the figures of each round.
+#: The figures of each round, by workload and server.
 Results = Mapping[str, Mapping[str, Sequence[Figures]]]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One server's figure over the rounds, and how many times better ours is (None: unknown)."""
+    """A server's figure over the rounds, and the ratio to ours (None: unknown)."""
 
     median: float
     low: float
@@ -35,20 +35,20 @@ class Line:
     unit: str
     cells: dict[str, Cell] = field(default_factory=dict)
     goal: str = ""
-    #: Whether the goal is met; None if there is none, or nothing to tell it by.
+    #: Whether the goal is met; None without a goal, or without measurements to compare.
     met: bool | None = None
-    #: For each peer, the ratio that is to be reached.
+    #: The ratio to reach for each server.
     goals: Mapping[str, float] = field(default_factory=dict)
-    #: The busiest that the load's core was in these runs, those of a ceiling apart, 0 to 1.
+    #: The highest utilization of the load's core in these runs, without ceilings, 0 to 1.
     busy: float | None = None
 
 
 def lines(results: Results) -> Iterator[Line]:
-    """Yield the rows of all works that were measured, in their order; then how costs grow."""
-    for name, work in WORKS.items():
+    """Yield the rows of all measured workloads in order, then the growth of costs."""
+    for name, workload in WORKLOADS.items():
         if measured := {server: found for server, found in results.get(name, {}).items() if found}:
-            for row in work.rows:
-                yield _line(row, measured, work.ceilings)
+            for row in workload.rows:
+                yield _line(row, measured, workload.ceilings)
     for growth in GROWTHS:
         line = _growth(growth, results)
         if line.cells:
@@ -89,16 +89,16 @@ def _growth(growth: Growth, results: Results) -> Line:
 
 
 def _judge(line: Line, limit: float | None) -> None:
-    """Say the goal, and whether what was measured meets it: all of it, or it is not met."""
-    said, verdicts = [], []
+    """Set the goal of a row, and whether all parts of it are met."""
+    parts, verdicts = [], []
     for server, factor in line.goals.items():
-        said.append(f"{factor:g} × {server}")
+        parts.append(f"{factor:g} × {server}")
         cell = line.cells.get(server)
         if cell is not None and cell.ratio is not None:
             verdicts.append(cell.ratio >= factor)
     if limit is not None:
-        said.append(f"≤ {limit:g}")
+        parts.append(f"≤ {limit:g}")
         if OURS in line.cells:
             verdicts.append(line.cells[OURS].median <= limit)
-    line.goal = ", ".join(said)
-    line.met = None if len(verdicts) < len(said) or not said else all(verdicts)
+    line.goal = ", ".join(parts)
+    line.met = None if len(verdicts) < len(parts) or not parts else all(verdicts)

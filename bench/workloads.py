@@ -1,7 +1,7 @@
-"""What is measured, and what is to be reached.
+"""The workloads, and the goals of their figures.
 
-A `Work` is one run of the load against one server; it gives one `Row` of the table or several. A
-`Growth` compares two works that differ in size only.
+A `Workload` is one run of the load against one server, with one or more `Row`s in the table. A
+`Growth` compares two workloads that differ in size only.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["GROWTHS", "WORKS", "Growth", "Row", "Work"]
+__all__ = ["GROWTHS", "WORKLOADS", "Growth", "Row", "Workload"]
 
-#: Descriptors that the load and the servers need besides those of the clients.
+#: Descriptors of the load and the servers besides those of the clients.
 SPARE = 100
 
-#: The largest crowd, if the machine lets a program have so many descriptors.
+#: The largest number of clients, if the limit of descriptors allows it.
 LARGEST = min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE)
 
-#: The cores that the load leaves to several processes.
+#: The cores that the load leaves to the servers.
 CORES = f"{spare} cores" if (spare := len(os.sched_getaffinity(0)) - 1) > 1 else "1 core"
 
 PEERS = ("gevent", "uvicorn", "node")
@@ -27,58 +27,58 @@ PEERS = ("gevent", "uvicorn", "node")
 
 @dataclass(frozen=True)
 class Row:
-    """A figure of a work, as the table shows it."""
+    """A figure of a workload in the table."""
 
     title: str
     figure: str
     unit: str
-    #: The figure is multiplied by this to be shown.
+    #: Factor between the figure and the shown value.
     scale: float = 1
     more_is_better: bool = False
-    #: For each peer, how many times better than it is to be reached.
+    #: The ratio to reach for each server.
     goals: Mapping[str, float] = field(default_factory=dict)
-    #: What is not to be passed, in the row's unit.
+    #: Upper limit, in the row's unit.
     limit: float | None = None
 
 
 @dataclass(frozen=True)
-class Work:
-    """A run of the load: which work, its options, against whom, how often, and its rows."""
+class Workload:
+    """A run of the load: its options, servers, rounds and rows."""
 
     name: str
     load: str
     options: Mapping[str, float]
     rows: tuple[Row, ...]
     servers: tuple[str, ...] = ("ours", *PEERS)
-    #: Servers that answer with fixed strings here: they show what the load can do, and are no peers.
+    #: Servers that answer with fixed strings here: upper bounds, excluded from comparisons.
     ceilings: tuple[str, ...] = ()
     rounds: int = 3
-    #: How many event handlers the servers have.
+    #: Number of event handlers of the servers.
     handlers: int = 1
-    #: Whether two processes do it, with a Redis between them.
+    #: Whether two processes with a Redis between them are measured.
     relayed: bool = False
-    #: How many processes share the port; none: the server is one process, and knows of no others.
+    #: Number of workers that share the port; 0: a single process without a supervisor.
     workers: int = 0
-    #: Options of --quick: the same in small.
+    #: Options with --quick.
     quick: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Growth:
-    """How many times the figure of `small` that of `large` is."""
+    """The ratio of the figure of `large` to that of `small`."""
 
     title: str
     small: str
     large: str
     figure: str = "cpu"
-    #: What is not to be passed; "the same" leaves room for noise.
+    #: Upper limit of the ratio; a constant cost allows for noise.
     limit: float | None = None
 
 
 def _rated(
     title: str, unit: str, units: str, goals: Mapping[str, float] | None = None
 ) -> tuple[Row, Row]:
-    """The two views of a work: the server's CPU time a unit, and units a second."""
+    """Return the two rows of a workload: CPU time per unit, and units per second."""
     return (
         Row(title, "cpu", f"µs a {unit}", goals=goals or {}),
         Row(title, "rate", f"{units}/s", more_is_better=True, goals=goals or {}),
@@ -91,11 +91,11 @@ def _cpu(title: str, unit: str) -> tuple[Row]:
 
 _ALL = ("ours", *PEERS, "c")
 
-#: For work of few but large units: what compiles itself as it runs needs thousands of them to be warm.
+#: For workloads of few large units: just-in-time compilers need thousands of units to warm up.
 _LONG = {"warming": 2.0, "seconds": 1.5}
 
-_WORKS = [
-    Work(
+_WORKLOADS = [
+    Workload(
         "broadcast",
         "broadcast",
         {"clients": 500},
@@ -107,7 +107,7 @@ _WORKS = [
         ),
         _ALL,
     ),
-    Work(
+    Workload(
         "bursts",
         "broadcast",
         {"clients": 500, "per_turn": 10},
@@ -119,7 +119,7 @@ _WORKS = [
         ),
         _ALL,
     ),
-    Work(
+    Workload(
         "ack",
         "echo",
         {"clients": 50},
@@ -132,7 +132,7 @@ _WORKS = [
         _ALL,
         ceilings=("c",),
     ),
-    Work(
+    Workload(
         "connects",
         "connects",
         {"clients": 50, **_LONG},
@@ -140,7 +140,7 @@ _WORKS = [
         _ALL,
         ceilings=("c",),
     ),
-    Work(
+    Workload(
         "pairs",
         "pairs",
         {"clients": 50},
@@ -148,7 +148,7 @@ _WORKS = [
         _ALL,
         ceilings=("c",),
     ),
-    Work(
+    Workload(
         "large",
         "broadcast",
         {"clients": 500, "size": 65_536},
@@ -156,21 +156,21 @@ _WORKS = [
         _ALL,
         rounds=2,
     ),
-    Work(
+    Workload(
         "polling-messages",
         "polling-messages",
         {"clients": 50, **_LONG},
         _rated("message with acknowledgement, long-polling", "message", "messages"),
         rounds=2,
     ),
-    Work(
+    Workload(
         "polling-handshakes",
         "polling-handshakes",
         {"clients": 50, **_LONG},
         _rated("connection made and closed, long-polling", "connection", "connections"),
         rounds=2,
     ),
-    Work(
+    Workload(
         "idle",
         "idle",
         {"clients": 10_000},
@@ -184,19 +184,19 @@ _WORKS = [
         rounds=1,
         quick={"clients": 2000, "ticks": 2},
     ),
-    Work(
+    Workload(
         "disconnect-1000",
         "disconnects",
         {"clients": 1000},
         _cpu("disconnect, of 1,000 clients", "client"),
         rounds=2,
     ),
-    Work(
+    Workload(
         "disconnect-20000",
         "disconnects",
         {"clients": LARGEST},
         _cpu(f"disconnect, of {LARGEST:,} clients", "client"),
-        # uvicorn's would be the same manager as gevent's, and two minutes more of opening.
+        # uvicorn uses the same manager as gevent, and would take two more minutes to open.
         ("ours", "gevent", "node"),
         rounds=1,
         quick={"clients": 3000},
@@ -205,11 +205,11 @@ _WORKS = [
 
 _SIZES = (100, 1000, 10_000)
 
-#: For those of which there are many.
+#: For numerous workloads.
 _SHORT = {"warming": 0.7, "seconds": 0.7}
 
-_WORKS += [
-    Work(
+_WORKLOADS += [
+    Workload(
         f"connections-{size}",
         "echo",
         {"clients": 50, "others": size - 50, **_SHORT},
@@ -219,8 +219,8 @@ _WORKS += [
     )
     for size in _SIZES
 ]
-_WORKS += [
-    Work(
+_WORKLOADS += [
+    Workload(
         f"channels-{size}",
         "echo",
         {"clients": 100, "channels": size // 100, **_SHORT},
@@ -229,8 +229,8 @@ _WORKS += [
     )
     for size in _SIZES
 ]
-_WORKS += [
-    Work(
+_WORKLOADS += [
+    Workload(
         f"handlers-{size}",
         "echo",
         {"clients": 50, **_SHORT},
@@ -240,10 +240,10 @@ _WORKS += [
     )
     for size in (1, *_SIZES)
 ]
-_WORKS.append(
-    Work(
+_WORKLOADS.append(
+    Workload(
         "micro",
-        "",  # no load: the program measures itself
+        "",  # no load: the program runs its own measurement
         {},
         (
             Row("emit of a signal with three receivers", "emit", "µs", limit=3),
@@ -254,8 +254,8 @@ _WORKS.append(
         rounds=5,
     )
 )
-_WORKS.append(
-    Work(
+_WORKLOADS.append(
+    Workload(
         "relay",
         "relay",
         {"clients": 1},
@@ -273,8 +273,8 @@ _WORKS.append(
         quick={"samples": 100},
     )
 )
-_WORKS += [
-    Work(
+_WORKLOADS += [
+    Workload(
         f"workers-{workers}",
         "echo",
         {"clients": 200},
@@ -284,8 +284,8 @@ _WORKS += [
     )
     for workers, title in ((1, "1 worker"), (2, "2 workers"))
 ]
-_WORKS.append(
-    Work(
+_WORKLOADS.append(
+    Workload(
         "presence",
         "",
         {},
@@ -309,8 +309,8 @@ _WORKS.append(
     )
 )
 
-#: All of them, by name, in the order of the table.
-WORKS = {work.name: work for work in _WORKS}
+#: By name, in the order of the table.
+WORKLOADS = {workload.name: workload for workload in _WORKLOADS}
 
 GROWTHS = (
     Growth(

@@ -1,4 +1,4 @@
-"""The PEP 517 build backend: setuptools', which finds the browser's client in place."""
+"""The PEP 517 build backend: setuptools with the bundled Socket.IO client."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Settings = dict[str, Any] | None
 
 
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
-    """What to install before `build_wheel`."""
+    """Return the requirements of `build_wheel`."""
     return _requires(build_meta.get_requires_for_build_wheel(config_settings))
 
 
 def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
-    """What to install before `build_sdist`."""
+    """Return the requirements of `build_sdist`."""
     return _requires(build_meta.get_requires_for_build_sdist(config_settings))
 
 
 def get_requires_for_build_editable(config_settings: Settings = None) -> list[str]:
-    """What to install before `build_editable`."""
+    """Return the requirements of `build_editable`."""
     return _requires(build_meta.get_requires_for_build_editable(config_settings))
 
 
@@ -33,14 +33,14 @@ def build_wheel(
     config_settings: Settings = None,
     metadata_directory: str | None = None,
 ) -> str:
-    """Build a wheel that carries the client."""
+    """Build a wheel that contains the client."""
     client_bundle.ensure()
     name: str = build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
     return name
 
 
 def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
-    """Build an sdist that carries the client: who builds from it needs no npm."""
+    """Build an sdist that contains the client, so that building from it does not need npm."""
     client_bundle.ensure()
     name: str = build_meta.build_sdist(sdist_directory, config_settings)
     return name
@@ -51,7 +51,7 @@ def build_editable(
     config_settings: Settings = None,
     metadata_directory: str | None = None,
 ) -> str:
-    """Install in place; the client is put into the source tree, where git ignores it."""
+    """Install in place, with the client in the source tree, where git ignores it."""
     client_bundle.ensure()
     name: str = build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
     return name

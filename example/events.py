@@ -1,6 +1,6 @@
-"""The chat itself: what happens when a browser connects, enters a room, joins and talks.
+"""The chat: what happens when a browser connects, enters a room, joins and talks.
 
-Importing this module connects its functions. Those with `channel=` run for sockets that are in a room.
+Importing this module connects its handlers. Those with `channel=` run for sockets in a room.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ from webpy_socketio.backplane import gap
 from webpy_socketio.plugins import presence
 
 ROOM = "^(room|admin)-"
-TYPING_PAUSE = 1.0  # seconds; a tab that tells sooner that it is still typing is not passed on
+TYPING_INTERVAL = 1.0  # seconds: more frequent typing notes of a tab are not forwarded
 
 log = logging.getLogger("chat")
 
 
 def answered(handler):
-    """Answer the page: {"ok": True, …}, or what is wrong, which a handler says with a ValueError."""
+    """Acknowledge with {"ok": True, …}, or with the text of a ValueError of the handler."""
 
     @functools.wraps(handler)
     def answer(*args):
@@ -46,17 +46,17 @@ def answered(handler):
         except ValueError as error:
             return {"ok": False, "error": str(error)}
         except BackplaneError:  # with several processes, presence is kept in Redis
-            return {"ok": False, "error": "Nobody can tell who is here just now. Try again soon."}
+            return {"ok": False, "error": "The list of users is unavailable. Try again soon."}
 
     return answer
 
 
-# -- coming and going
+# -- connections
 
 
 @on_connecting
 def not_sent_away(request, socket, context):
-    """A gate: its reason is shown by the page."""
+    """Gate. The page shows the reason of a rejection."""
     seconds = people.seconds_away(web.ctx.session.who)
     if seconds:
         raise Refused(f"An admin has sent you away. You may come back in {seconds} s.")
@@ -64,7 +64,7 @@ def not_sent_away(request, socket, context):
 
 @on_connect
 def remember(request, socket, context):
-    """Remember whose browser this is: `connect` runs where web.py's session can be read."""
+    """Store the user of this socket: web.py's session is available in `connect`."""
     session = web.ctx.session
     context.update(who=session.who, admin=session.get("admin", False))
     people.sockets.setdefault(session.who, set()).add(socket)
@@ -80,7 +80,7 @@ def forget(request, socket, context):
 
 @on_subscribing
 def rooms_only(request, socket, context, channel):
-    """The gate of all channels: one room that exists."""
+    """Gate of all channels: sockets may subscribe to one existing room."""
     if rooms.at(channel) is None:
         raise Refused("There is no such room.")
     if socket.channels:
@@ -89,21 +89,21 @@ def rooms_only(request, socket, context, channel):
 
 @on_subscribing(channel="^admin-")
 def admins_only(request, socket, context, channel):
-    """One gate more for the admins' room: all that match have to pass."""
+    """Second gate of the admins' room: all matching gates must accept."""
     if not context["admin"]:
         raise Refused("Only admins may enter this room.")
 
 
 @on_subscribe(channel=ROOM)
 def enter(request, socket, context, channel):
-    """In the room, and without a name so far: free to look, not yet to talk."""
+    """Reset the state of a socket that entered a room; it has no name yet, and only reads."""
     context.update(room=channel, name=None, typing=False, typed=0.0)
 
 
 @on_event("join", channel=ROOM)
 @answered
 def join(request, socket, context, name):
-    """Take a name. Other tabs of one browser may share it; so may its ghost after a lost connection."""
+    """Take a name. Tabs of one browser share it, also with the socket of a lost connection."""
     who, admin = context["who"], context["admin"]
     context["name"] = people.take_name(socket, context["room"], name, who, admin)
     return {"name": context["name"]}
@@ -112,35 +112,37 @@ def join(request, socket, context, name):
 @on_event("leave", channel=ROOM)
 @answered
 def leave(request, socket, context):
-    """Give the name back, and go on looking."""
+    """Release the name; the socket keeps reading."""
     context["name"] = None
     presence.untrack(socket, context["room"])
 
 
-# -- talking
+# -- messages
 
 
 @on_message(channel=ROOM)
 @answered
 def talk(request, socket, context, message):
-    """Send what somebody said to everybody in the room, the sender included."""
+    """Send a message to the room, including its sender."""
     check_joined(socket, context)
     text, token = read(message)
-    said = messages.keep(context["room"], context["who"], context["name"], text, token)
-    if said is not None:  # otherwise it was said before, and the page did not get the answer
-        socket.send_and_broadcast_channel(said)
+    stored = messages.keep(context["room"], context["who"], context["name"], text, token)
+    if (
+        stored is not None
+    ):  # None: a repetition, because the page did not receive the acknowledgement
+        socket.send_and_broadcast_channel(stored)
 
 
 @on_event("history", channel=ROOM)
 @answered
 def history(request, socket, context, number):
-    """What was said after the message of this number. Who is not in the room never gets here."""
+    """Return the messages after this number; requires a subscription to the room."""
     return {"messages": messages.since(context["room"], number)}
 
 
 @gap.connect
 def missed(sender, **extra):
-    """Of several processes, this one may have missed what others sent: let its pages ask for it."""
+    """Ask the pages of this process to fetch messages: it may have missed those of others."""
     with contextlib.suppress(NoSocket):
         emit("missed", local=True)
 
@@ -148,7 +150,7 @@ def missed(sender, **extra):
 @on_event("private", channel=ROOM)
 @answered
 def private(request, socket, context, to, message):
-    """Send to all tabs of one person, and to those of the sender; it is not kept."""
+    """Send to all tabs of one user and to those of the sender, without storing the message."""
     check_joined(socket, context)
     text, token = read(message)
     theirs = people.tabs(context["room"], to)
@@ -157,24 +159,24 @@ def private(request, socket, context, to, message):
     note = {"kind": "private", "name": context["name"], "who": context["who"], "text": text}
     note.update(to=theirs[0]["name"] if theirs else None, token=token, time=time.time())
     if not people.send_to(theirs, note):
-        raise ValueError("They have just left: nobody got your message.")
+        raise ValueError("They have just left; your message was not delivered.")
     people.send_to(people.tabs(context["room"], context["who"]), note)
 
 
 @on_event("typing", channel=ROOM)
 def typing(request, socket, context, on):
-    """Tell the room that somebody writes, or not any more; who missed it missed nothing."""
+    """Notify the room that a user starts or stops typing; lost notes do no harm."""
     now, on = time.monotonic(), bool(on)
-    known = on == context["typing"] and (not on or now < context["typed"] + TYPING_PAUSE)
+    known = on == context["typing"] and (not on or now < context["typed"] + TYPING_INTERVAL)
     if context["name"] is None or known:
         return
     context.update(typing=on, typed=now)
-    with contextlib.suppress(NoSocket):  # this one may be gone by now
+    with contextlib.suppress(NoSocket):  # the sender may have disconnected
         emit("typing", context["name"], context["who"], on, channel=context["room"])
 
 
 def check_joined(socket, context):
-    if people.seconds_away(context["who"]):  # sent away in another process, and did not go
+    if people.seconds_away(context["who"]):  # sent away in another process, still connected
         socket.disconnect()
         raise ValueError("An admin has sent you away.")
     if context["name"] is None:
@@ -182,7 +184,7 @@ def check_joined(socket, context):
 
 
 def read(message):
-    """Return the text and the token of what a page sent; without a token it may be said twice."""
+    """Return the text and the token of a message; without a token it may be stored twice."""
     fields = message if isinstance(message, dict) else {"text": message}
     text = checked(fields.get("text"), "A message", messages.LENGTH, lines=True)
     token = fields.get("token")
@@ -195,7 +197,7 @@ def read(message):
 @on_event("send away", channel=ROOM)
 @answered
 def send_away(request, socket, context, who):
-    """Disconnect a person, everywhere, for a minute."""
+    """Disconnect a user in all processes, for a minute."""
     if not context["admin"]:
         raise ValueError("Only admins may do that.")
     theirs = people.tabs(context["room"], who)
@@ -209,7 +211,7 @@ def send_away(request, socket, context, who):
 
 @presence.joined.connect
 def log_joined(sender, channel, metas, **extra):
-    """Presence has signals of its own; receivers leave to `extra` what they do not need."""
+    """Log with presence's own signals; receivers ignore unused keywords with `extra`."""
     log.info("%s joined %s", metas[0]["name"], channel)
 
 

@@ -1,11 +1,11 @@
-"""A chat on web.py and webpy_socketio: the pages. Run it: `python example/main_app.py`.
+"""A chat on web.py and webpy_socketio: its pages. Run it: `python example/main_app.py`.
 
-What happens between the people in a room is in events.py.
+The messages of a room are handled in events.py.
 """
 
 from gevent import monkey
 
-monkey.patch_all()  # before web.py is imported: its web.ctx then belongs to the greenlet
+monkey.patch_all()  # before web.py is imported, so that its web.ctx is local to each greenlet
 
 import contextlib
 import hashlib
@@ -48,8 +48,8 @@ urls = (
 urls += socketio_urls
 
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
@@ -71,24 +71,24 @@ for module in (rooms, messages, people):
 
 
 class Sessions(web.session.DiskStore):
-    """Sessions in files, which the processes of one machine share."""
+    """Sessions in files, shared by the processes of one machine."""
 
     def cleanup(self, timeout):
         with contextlib.suppress(FileNotFoundError):  # another process cleans up too
             super().cleanup(timeout)
 
 
-def begin():
-    """Fill a new session: `csrf` proves that a form is ours, `who` tells browsers apart."""
+def initialize():
+    """Fill a new session: `csrf` authenticates forms, `who` identifies the browser."""
     session.update(csrf=secrets.token_urlsafe(), who=secrets.token_hex(8), admin=False)
 
 
 store = Sessions(str(settings.DATA / "sessions"))
-session = web.session.Session(app, store, initializer=begin)
+session = web.session.Session(app, store, initializer=initialize)
 
 
 def prepare():
-    """Before every request: the session for events.py, and the headers for the browser."""
+    """Store the session for events.py and set the headers, before every request."""
     web.ctx.session = session
     for name, value in HEADERS.items():
         web.header(name, value)
@@ -110,7 +110,7 @@ def page(template, **values):
 
 
 def problem(status, text):
-    """An error to raise, with a page of ours."""
+    """Return an HTTP error with a page of the site."""
     return web.HTTPError(status, {}, page("problem", heading=status.partition(" ")[2], text=text))
 
 
@@ -119,12 +119,12 @@ app.internalerror = lambda: problem("500 Internal Server Error", "That went wron
 
 
 def posted(**defaults):
-    """Return the fields of a form that was sent; one that is not from a page of ours is refused."""
+    """Return the fields of a submitted form; reject a form without the session's token."""
     try:
         form = web.input(_method="post", csrf="", **defaults)
         token = form.csrf.encode()
-    except (ValueError, AttributeError):  # not UTF-8, or a file where a text belongs
-        raise problem("400 Bad Request", "This is not a form that can be read.") from None
+    except (ValueError, AttributeError):  # not UTF-8, or a file in place of text
+        raise problem("400 Bad Request", "This form cannot be read.") from None
     if not hmac.compare_digest(token, session.csrf.encode()):
         text = "The form is too old, or cookies are off. Go back, reload the page, send it again."
         raise problem("403 Forbidden", text)
@@ -138,7 +138,7 @@ class Rooms:
         channels = {rooms.channel_of(room): room for room in rooms.everything()}
         try:
             counts = presence.counts(channels)
-        except BackplaneError:  # Redis is away; what it said before may not be true any more
+        except BackplaneError:  # Redis is unreachable; earlier counts may be outdated
             counts = {}
         counted = [(room, counts.get(channel)) for channel, room in channels.items()]
         return page("rooms", rooms=counted, typed=typed, error=error, admins=rooms.ADMINS)
@@ -154,7 +154,7 @@ class Rooms:
 
 
 class Room:
-    """The page of one room; events.py and chat.js do the rest."""
+    """The page of a room; events.py and chat.js implement it."""
 
     def GET(self, slug):
         room = rooms.find(slug)
@@ -172,7 +172,7 @@ class Room:
 
 
 class SystemMessage:
-    """A form for admins that sends to one room or to all, from outside any connection."""
+    """A form for admins that sends to one room or to all rooms, outside any connection."""
 
     def GET(self, **shown):
         if not is_admin():
@@ -187,9 +187,11 @@ class SystemMessage:
         try:
             self.send(checked(form.text, "A message", messages.LENGTH, lines=True), form.room)
         except NoSocket:
-            return self.GET(typed=form.text, chosen=form.room, error="Nobody is there to read it.")
+            return self.GET(
+                typed=form.text, chosen=form.room, error="No user is connected to read it."
+            )
         except BackplaneError:
-            error = "Nobody is there in this process, and the others cannot be asked."
+            error = "No user is connected to this process, and the others cannot be reached."
             return self.GET(typed=form.text, chosen=form.room, error=error)
         except ValueError as error:
             web.ctx.status = "400 Bad Request"
@@ -207,7 +209,7 @@ class SystemMessage:
 
 
 class Login:
-    """The way to be an admin: a password, which the session remembers."""
+    """The sign-in of admins: a password; the session stores the result."""
 
     WAYS = {"sysmsg": "/sysmsg", rooms.ADMINS: f"/room/{rooms.ADMINS}"}  # noqa: RUF012
 
@@ -221,14 +223,14 @@ class Login:
         if not hmac.compare_digest(str(form.password).encode(), settings.PASSWORD.encode()):
             web.ctx.status = "403 Forbidden"
             return self.GET(form.to, "That is not the password.")
-        # Another id from now on: one that somebody else has learnt, or planted, is worth nothing.
+        # Change the session ID, so that a stolen or planted one is worthless (session fixation).
         del store[session.session_id]
         session.update(session_id=secrets.token_hex(20), csrf=secrets.token_urlsafe(), admin=True)
         raise web.seeother(self.WAYS.get(form.to, "/"))
 
 
 class Logout:
-    """Forget the session. What its connections were allowed to was settled when they were made."""
+    """Delete the session, and close its connections, whose rights do not change otherwise."""
 
     def POST(self):
         posted()
@@ -238,16 +240,16 @@ class Logout:
 
 
 class Static:
-    """A file of static/. The pattern in `urls` lets plain names through, so none leads elsewhere."""
+    """A file of static/. The pattern in `urls` allows plain names in this folder only."""
 
     def GET(self, name, kind):
-        session.send_cookie = False  # the same for everybody: no session to begin or to save
+        session.send_cookie = False  # the same for all visitors: no session needed
         try:
             body = (settings.HERE / "static" / f"{name}.{kind}").read_bytes()
         except FileNotFoundError:
             raise app.notfound() from None
         web.header("Content-Type", f"{STATIC_TYPES[kind]}; charset=utf-8")
-        web.header("Cache-Control", "no-cache")  # keep it, but ask each time whether it has changed
+        web.header("Cache-Control", "no-cache")  # store it, but revalidate each time
         web.modified(etag=hashlib.sha256(body).hexdigest()[:16])
         return body
 

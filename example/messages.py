@@ -1,7 +1,7 @@
-"""What was said, kept in SQLite: the last messages of each room.
+"""The messages, stored in SQLite: the last ones of each room.
 
-A room's messages are numbered from 1 on, without a gap. A page that was away asks for what follows
-the last number it has, and one that gets a number too high knows that it missed something.
+The messages of a room are numbered from 1 without gaps. A page that reconnects requests the
+messages after its last number. A number out of sequence shows a page that it missed a message.
 """
 
 import sqlite3
@@ -11,19 +11,19 @@ from rooms import database
 
 LENGTH = 2000
 KEPT = 1000  # of each room
-ANSWERED = 100  # at once
+ANSWERED = 100  # messages per request
 
 
 def create():
-    """Make the table, unless it is there."""
+    """Create the table if it does not exist."""
     database.query(
-        "CREATE TABLE IF NOT EXISTS message (room TEXT, id INTEGER, who TEXT, name TEXT, text TEXT, "
-        "time REAL, token TEXT, PRIMARY KEY (room, id), UNIQUE (room, who, token))"
+        "CREATE TABLE IF NOT EXISTS message (room TEXT, id INTEGER, who TEXT, name TEXT, "
+        "text TEXT, time REAL, token TEXT, PRIMARY KEY (room, id), UNIQUE (room, who, token))"
     )
 
 
 def keep(room, who, name, text, token):
-    """Keep a message and return it; None if this browser has sent the same `token` before."""
+    """Store a message and return it, or None if this browser has sent the same `token` before."""
     now = time.time()
     try:
         with database.transaction():
@@ -33,16 +33,16 @@ def keep(room, who, name, text, token):
                 "FROM message WHERE room = $room",
                 vars=locals(),
             )
-            said = database.select("message", where="rowid = last_insert_rowid()").first()
-            old = said.id - KEPT
+            row = database.select("message", where="rowid = last_insert_rowid()").first()
+            old = row.id - KEPT
             database.delete("message", where="room = $room AND id <= $old", vars=locals())
     except sqlite3.IntegrityError:
         return None
-    return public(said)
+    return public(row)
 
 
 def since(room, number):
-    """Return the messages of a room that follow this number; if they are many, the last of them."""
+    """Return the messages of a room after this number, the last 100 at most."""
     if not isinstance(number, int) or not 0 <= number < 2**53:
         number = 0
     found = database.select(
@@ -52,9 +52,9 @@ def since(room, number):
         limit=ANSWERED,
         vars=locals(),
     )
-    return [public(said) for said in found][::-1]
+    return [public(row) for row in found][::-1]
 
 
-def public(said):
-    """Return a message as clients get it."""
-    return {"kind": "said", **{key: said[key] for key in ("id", "who", "name", "text", "time")}}
+def public(row):
+    """Return a message as clients receive it."""
+    return {"kind": "said", **{key: row[key] for key in ("id", "who", "name", "text", "time")}}

@@ -1,7 +1,7 @@
-"""The people: their names, their connections, and who was sent away.
+"""The users: their names, their connections, and who was sent away.
 
-A person is a browser: `who` is its session's public name. A name belongs to whoever has it first, in
-one room, for as long as one of their tabs is there.
+A user is a browser: `who` is the public name of its session. A name belongs to the first user who
+takes it, in one room, while one of the user's tabs is in the room.
 """
 
 import contextlib
@@ -16,21 +16,21 @@ from webpy_socketio.plugins import presence
 
 NAME_LENGTH = 40
 RESERVED = {"admin", "admins", "system", "system message", "you"}
-AWAY = 60  # seconds for which an admin sends somebody away
+AWAY = 60  # seconds for which a user is sent away
 
 sockets = {}  # who -> the connections in this process
 
 
 def create():
-    """Make the table, unless it is there."""
+    """Create the table if it does not exist."""
     database.query("CREATE TABLE IF NOT EXISTS away (who TEXT PRIMARY KEY, until REAL NOT NULL)")
 
 
 def take_name(socket, room, name, who, admin):
-    """Let somebody be in a room under a name, and return it; ValueError says why not."""
+    """Track a user in a room under a name, and return it; ValueError: the name is rejected."""
     name = checked(name, "A name", NAME_LENGTH)
     if fold(name) in RESERVED:
-        raise ValueError("That name is kept for the chat itself.")
+        raise ValueError("That name is reserved.")
     if mixes_alphabets(name):
         raise ValueError("That name mixes alphabets whose letters look alike.")
     key = fold(name)
@@ -39,37 +39,37 @@ def take_name(socket, room, name, who, admin):
         presence.track(socket, room, key, meta)
         if holder(room, key) == who:
             return name
-        # Two came at the same moment, in two processes: the other one was first.
+        # Two processes accepted the name at the same moment, and the other one was first.
         presence.untrack(socket, room)
     raise ValueError("That name is in use here.")
 
 
 def holder(room, key):
-    """Return who has a name in a room, or None."""
+    """Return the user who has a name in a room, or None."""
     metas = presence.members(room).get(key)
     return metas[0]["who"] if metas else None
 
 
 def tabs(room, who):
-    """Return what presence knows of each tab that a person has in a room."""
+    """Return the presence meta of each tab that a user has in a room."""
     found = presence.members(room).values()
     return [meta for metas in found for meta in metas if meta["who"] == who]
 
 
 def send_to(tabs, message):
-    """Send to each of these tabs, in whichever process it is; return whether anybody got it."""
+    """Send to each of these tabs, in any process; return whether one was reached."""
     reached = False
     for tab in tabs:
         try:
             send(tab["id"], message)
-        except NoSocket:  # closed a moment ago
+        except NoSocket:  # just closed
             continue
         reached = True
     return reached
 
 
 def send_away(who):
-    """End a person's connections, and let no new one in for a while."""
+    """Close a user's connections, and reject new ones for a while."""
     now = time.time()
     until = now + AWAY
     database.delete("away", where="until < $now", vars=locals())
@@ -78,13 +78,13 @@ def send_away(who):
 
 
 def seconds_away(who):
-    """Return for how many seconds a person is still to stay away."""
+    """Return the seconds until a user who was sent away may return."""
     row = database.select("away", where={"who": who}).first()
     return max(0, math.ceil(row.until - time.time())) if row else 0
 
 
 def disconnect(who, why):
-    """End a person's connections: those of other processes are told to go, and do it themselves."""
+    """Close a user's connections; pages connected to other processes are asked to disconnect."""
     with contextlib.suppress(NoSocket, BackplaneError):
         emit("goodbye", who, why)
     for socket in list(sockets.get(who, ())):

@@ -1,8 +1,8 @@
-"""The rooms, kept in SQLite.
+"""The rooms, stored in SQLite.
 
-web.py opens a connection for each greenlet, and commits after each statement. Greenlets switch at
-network I/O, and there is none between the two: no greenlet ever waits for another one's lock. Another
-process may have to, for as long as a statement takes.
+web.py opens a connection for each greenlet, and commits after each statement. Greenlets switch on
+network I/O only, and there is none in between: no greenlet waits for the lock of another one.
+Another process may wait for the duration of a statement.
 """
 
 import sqlite3
@@ -20,7 +20,7 @@ database = web.database(dbn="sqlite", db=str(settings.DATA / "chat.sqlite"))
 
 
 def create():
-    """Make the table, with a few rooms to start from, unless it is there."""
+    """Create the table with a few rooms, if it does not exist."""
     database.query("CREATE TABLE IF NOT EXISTS room (slug TEXT PRIMARY KEY, name TEXT NOT NULL)")
     if not everything():
         for name in STARTERS:
@@ -29,7 +29,7 @@ def create():
 
 
 def create_one(slug, name):
-    """Another process that starts at the same moment may be quicker."""
+    """Insert a room unless another process has just done so."""
     database.query("INSERT OR IGNORE INTO room (slug, name) VALUES ($slug, $name)", vars=locals())
 
 
@@ -44,15 +44,15 @@ def find(slug):
 
 
 def add(name):
-    """Add a room and return its slug; ValueError says what is wrong with the name."""
+    """Add a room and return its slug; ValueError has the reason of a rejection."""
     name = checked(name, "A room's name", NAME_LENGTH)
     if len(everything()) >= MOST_ROOMS:
-        raise ValueError(f"There are {MOST_ROOMS} rooms, and no space for more.")
+        raise ValueError(f"There are {MOST_ROOMS} rooms already, which is the limit.")
     slug, number = slugify(name), 1
     while True:
         try:
             database.insert("room", seqname=False, slug=slug, name=name)
-        except sqlite3.IntegrityError:  # taken: the next one is lobby-2, then lobby-3
+        except sqlite3.IntegrityError:  # taken: try lobby-2, lobby-3, …
             number += 1
             slug = f"{slugify(name)}-{number}"
         else:
@@ -60,11 +60,11 @@ def add(name):
 
 
 def channel_of(room):
-    """Return the channel in which the people of a room talk; gates tell by its beginning who may."""
+    """Return the channel of a room; gates recognize the admins' room by the prefix."""
     return f"{'admin' if room.slug == ADMINS else 'room'}-{room.slug}"
 
 
 def at(channel):
-    """Return the room whose channel this is, or None."""
+    """Return the room of a channel, or None."""
     room = find(channel.partition("-")[2])
     return room if room and channel_of(room) == channel else None

@@ -10,20 +10,20 @@ web.config.session_parameters.update(cookie_name="chat_session", samesite="Lax")
 
 HERE = Path(__file__).resolve().parent
 
-# The rooms and messages (SQLite), and the sessions.
+# The folder of the SQLite file and of the sessions.
 DATA = Path(os.environ.get("CHAT_DATA") or HERE / "data")
 
-# Who knows it is an admin. The demo's own is shown on the page that asks for it.
+# The admins' password. The default one is shown on the sign-in page.
 DEMO_PASSWORD = "let me in"
 PASSWORD = os.environ.get("CHAT_PASSWORD") or DEMO_PASSWORD
 
 SOCKETIO_HOST = "127.0.0.1"
 SOCKETIO_PORT = int(os.environ.get("PORT") or 8000)
 
-# Only this machine can connect to that address, so a proxy in front of the chat runs here too.
+# Only this machine can connect to that address, so a proxy in front of the chat runs here as well.
 SOCKETIO_TRUSTED_PROXIES = ["127.0.0.1"]
 
-# Several processes find each other by a Redis: "redis://127.0.0.1:6379". One needs none.
+# Several processes need a Redis: "redis://127.0.0.1:6379". A single one does not.
 SOCKETIO_BACKPLANE = os.environ.get("BACKPLANE") or None
 SOCKETIO_BACKPLANE_PREFIX = "chat"
 
@@ -34,8 +34,8 @@ SOCKETIO_PLUGINS = [
 
 
 def SOCKETIO_PRESENCE_KEY(request, socket, context):
-    """Opening a page counts for nothing (None): events.py tracks people when they give a name."""
+    """Do not track open pages (None): events.py tracks users once they have chosen a name."""
 
 
-# Seconds for which someone whose connection broke still counts as here.
+# Seconds until a user whose connection was lost counts as gone.
 SOCKETIO_PRESENCE_GRACE = 3

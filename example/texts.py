@@ -1,9 +1,9 @@
-"""Text that people type, in any script."""
+"""Normalization of text that users enter, in any script."""
 
 import re
 import unicodedata
 
-# What shows nothing, though Unicode does not call it a format character (Cf).
+# Invisible characters that Unicode does not classify as format characters (Cf).
 BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0100-\U000e01ef]"
@@ -14,7 +14,7 @@ ALIKE = {"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "CHEROKEE", "COPTIC"}
 
 
 def checked(text, what, most, lines=False):
-    """Return `text` tidied; ValueError says what is wrong with it, calling it `what` ("A name")."""
+    """Return `text` tidied; ValueError names the problem, with `what` as its subject ("A name")."""
     text = tidy(text, lines)
     if not fold(text):
         raise ValueError(f"{what} needs at least one character.")
@@ -24,9 +24,9 @@ def checked(text, what, most, lines=False):
 
 
 def tidy(text, lines=False):
-    """Return `text` without control characters, with single spaces; with `lines`, lines stay lines.
+    """Return `text` without control characters, with single spaces; `lines` keeps line breaks.
 
-    Whatever is not text (a client may send any JSON) becomes the empty string.
+    Values that are not text (a client may send any JSON) become the empty string.
     """
     if not isinstance(text, str):
         return ""
@@ -38,14 +38,14 @@ def tidy(text, lines=False):
 
 
 def fold(text):
-    """Return what texts that look alike share: `Ann`, `ANN`, one with invisible characters."""
+    """Return the common form of texts that look alike: `Ann`, `ANN`, with invisible characters."""
     text = unicodedata.normalize("NFKC", text).casefold()
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     return " ".join(BLANK.sub("", text).split())
 
 
 def mixes_alphabets(text):
-    """Tell whether letters of one alphabet may pass for another's: a Cyrillic `А` in `Аnn`."""
+    """Return whether letters of several similar alphabets occur: a Cyrillic `А` in `Аnn`."""
     alphabets = {unicodedata.name(c, "").partition(" ")[0] for c in text if c.isalpha()}
     return len(alphabets & ALIKE) > 1
 

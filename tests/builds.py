@@ -1,4 +1,4 @@
-"""Building the package, as somebody who releases it does."""
+"""Build the package as for a release."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def run(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str
 
 
 def copy_source(folder: Path) -> Path:
-    """A copy of the source tree; the client is in it, as `make` has installed the project."""
+    """Copy the source tree, including the client that `make` has installed."""
     tree = folder / "webpy_socketio"
     shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
     return tree
 
 
 def build(source: Path, folder: Path) -> Path:
-    """Make the sdist, and the wheel from that sdist, where there is no npm."""
+    """Build the sdist, and from it the wheel, without npm."""
     done = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), cwd=source)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it: a process of its own, in a folder of its own."""
+"""Run the command line in a new process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 __all__ = ["APP", "Done", "command", "run"]
 
-#: Seconds until a command that never ends fails its test.
+#: Seconds after which a command fails its test.
 TIMEOUT = 60
 
-#: A small application with everything in its place.
+#: A small correct application.
 APP = """\
 from gevent import monkey; monkey.patch_all()
 import web
@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 
 class Done(NamedTuple):
-    """What a command left behind."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -35,12 +35,12 @@ class Done(NamedTuple):
 
 
 def command(*words: str) -> list[str]:
-    """The command line, by the interpreter that runs the tests; its warnings are errors there too."""
+    """Return a command line of this interpreter, with warnings as errors."""
     return [sys.executable, "-W", "error", "-m", "webpy_socketio", *words]
 
 
 def run(*words: str, cwd: Path, before: tuple[str, ...] = (), **env: str) -> Done:
-    """Run a command to its end; `before` are words that are put in front of it."""
+    """Run a command until it ends; `before` is a prefix of its command line."""
     done = subprocess.run(
         [*before, *command(*words)],
         cwd=cwd,

@@ -1,8 +1,7 @@
-"""Clients by the thousand: Socket.IO over sockets, with a greenlet each and no library.
+"""Lightweight Socket.IO clients for load tests: a socket and a greenlet each.
 
-They speak the protocols correctly and no more than they have to: what they are for is to be many.
-For clients that break rules see `tests.raw`. And the server that they visit, a process of its own
-that tells what it holds (`CountedServer`).
+They implement the required subset of the protocols. For clients that violate the protocols see
+`raw`. `CountedServer` is a server process that reports its resources.
 """
 
 from __future__ import annotations
@@ -48,35 +47,35 @@ T = TypeVar("T")
 PATH = "/socket.io/?EIO=4"
 SEPARATOR = b"\x1e"
 
-#: Connections that are being opened at once; a server's backlog is not endless.
+#: Maximum of concurrently opened connections, because a server's backlog is limited.
 _AT_ONCE = 100
 
 
 def together(function: Callable[[int], T], count: int) -> list[T]:
-    """Call ``function(number)`` for so many numbers, in greenlets; returns what they return."""
+    """Call ``function(number)`` in `count` greenlets; return the results."""
     results: list[T] = Pool(_AT_ONCE).map(function, range(count))
     return results
 
 
 def close_all() -> None:
-    """Close every connection that is open still; whoever runs the tests calls it."""
+    """Close all open connections, at the end of a test."""
     while _open:
         _open.pop().close()
 
 
 class Gone(Exception):
-    """The server closed the connection; with the WebSocket's close code, where there is one."""
+    """The server closed the connection; with the WebSocket's close code, if there is one."""
 
 
 class _Wire:
-    """A TCP connection that is read by lines and lengths."""
+    """A TCP connection with buffered reads."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self._sock = socket.create_connection(("127.0.0.1", port))
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray()
-        # So that a pong never comes into the middle of a message that the kernel takes in pieces.
+        # Pongs must not interrupt a message that is written in several pieces.
         self._writing = RLock()
         _open.add(self)
 
@@ -133,18 +132,18 @@ _open: set[_Wire] = set()
 
 
 class _Client:
-    """What both transports have: packets in, packets out."""
+    """The common part of both transports."""
 
     def __init__(self) -> None:
-        #: The public Socket.IO id.
+        #: The public Socket.IO ID.
         self.id = ""
-        #: Events that came, each a list of name and arguments; `heard` may take them instead.
+        #: Received events, as lists of name and arguments; `heard` may be replaced by a callback.
         self.events: list[list[Any]] = []
         self.heard: Callable[[list[Any]], None] = self.events.append
-        #: How many pings came, and whether they are answered.
+        #: Number of received pings, and whether they are answered.
         self.pings = 0
         self.answering = True
-        #: Set when the connection is over, to the WebSocket close code or the last packet, if any.
+        #: Set at the end of the connection, to the WebSocket close code or the last packet.
         self.closed = gevent.event.AsyncResult()
         self._connected = gevent.event.AsyncResult()
         self._answers: dict[int, gevent.event.AsyncResult] = {}
@@ -167,7 +166,7 @@ class _Client:
         assert self.call("__subscribe__", channel) == [{"ok": True}]
 
     def stop_reading(self) -> None:
-        """Read nothing any more, and so answer no ping; the connection stays."""
+        """Stop reading, and thus answering pings, without closing the connection."""
         self._reader.kill()
 
     def _start(self) -> None:
@@ -199,7 +198,7 @@ class _Client:
 
 
 class WebSocket(_Client):
-    """A client over WebSocket, connected when it is made; with a `sid` it takes that session over."""
+    """A connected WebSocket client; with a `sid`, an upgrade of that session."""
 
     def __init__(self, port: int, sid: str = "") -> None:
         super().__init__()
@@ -228,13 +227,13 @@ class WebSocket(_Client):
         assert self._frame() == (1, b"3probe")
 
     def take_over(self, polling: Polling) -> None:
-        """The second half: what `polling` waited for comes here."""
+        """The second half: events of `polling` arrive here from now on."""
         self.id, self.events, self.heard = polling.id, polling.events, polling.heard
         self._answers = polling._answers
         self._reader = gevent.spawn(self._read)
 
     def goodbye(self) -> None:
-        """End as WebSockets do."""
+        """Close with a close frame."""
         self.wire.write(frame(struct.pack("!H", 1000), 8))
 
     def _read(self) -> None:
@@ -261,7 +260,7 @@ class WebSocket(_Client):
 
 
 def frame(data: bytes, opcode: int = 1) -> bytes:
-    """A client's frame. Its mask is zero, which is a mask too, and changes nothing."""
+    """Return a client's frame, with a mask of zero, which leaves the payload unchanged."""
     if len(data) < 126:
         head = struct.pack("!BB", 0x80 | opcode, 0x80 | len(data))
     else:
@@ -270,24 +269,24 @@ def frame(data: bytes, opcode: int = 1) -> bytes:
 
 
 class Polling(_Client):
-    """A client over long-polling: a GET that waits on one connection, POSTs on another."""
+    """A long-polling client: GETs on one connection, POSTs on another."""
 
     def __init__(self, port: int, connect: bool = True) -> None:
         super().__init__()
         self.port = port
         self.wire = _Wire(port)
         self._posts: _Wire | None = None
-        # A client posts once at a time.
+        # One POST at a time.
         self._posting = RLock()
         self._leaving = False
         self._successor: WebSocket | None = None
         self.wire.request("GET", "transport=polling")
-        #: Of the handshake's answer.
+        #: Headers of the handshake's response.
         self.status, body = self.wire.response()
         if connect and self.status != 200:
             self.wire.close()
             raise Gone(self.status)
-        #: The engine's secret id.
+        #: The secret session ID of Engine.IO.
         self.sid: str = json.loads(body[1:])["sid"] if self.status == 200 else ""
         if connect:
             self._start()
@@ -305,10 +304,10 @@ class Polling(_Client):
             posts.request("POST", self.query, body=packet.encode())
             if posts.response() != (200, b"ok"):
                 raise Gone
-        gevent.sleep(0)  # who waited meanwhile, a pong perhaps, is to have its turn
+        gevent.sleep(0)  # let waiting senders, such as a pong, continue
 
     def post_half(self) -> None:
-        """Send the first half of a POST, and no more."""
+        """Send only the first half of a POST."""
         with self._posting:
             self._post_wire().write(
                 f"POST {PATH}&{self.query} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
@@ -316,10 +315,10 @@ class Polling(_Client):
             )
 
     def upgrade(self) -> WebSocket:
-        """Go over to a WebSocket, which is returned; who still sends here sends there."""
+        """Upgrade to a WebSocket, and return it; later sends are forwarded to it."""
         websocket = WebSocket(self.port, self.sid)
         websocket.probe()
-        self._leaving = True  # when the GET that waits is answered
+        self._leaving = True  # once the pending GET is answered
         self._reader.join()
         with self._posting:
             websocket.send("5")
@@ -334,7 +333,7 @@ class Polling(_Client):
         return self._posts
 
     def vanish(self, reset: bool = False) -> None:
-        """Close both connections without a word."""
+        """Close both connections without a disconnect packet."""
         for wire in (self.wire, self._posts):
             if wire is not None:
                 wire.close(reset)
@@ -351,7 +350,7 @@ class Polling(_Client):
                     last = packet
                     self._take(packet)
                 if last == "1":
-                    with self._posting:  # if the goodbye was ours, its answer is still to come
+                    with self._posting:  # wait for the answer to a disconnect of this client
                         break
                 if self._leaving:
                     return
@@ -361,20 +360,20 @@ class Polling(_Client):
         self._over(last)
 
 
-# -- the server that they visit
+# -- the server
 
 Counts = dict[str, Any]
 
-#: What `counts` tells that has to be as before when everybody has gone.
+#: Counts that must return to their initial values once all clients have disconnected.
 HELD = ("sessions", "sockets", "channels", "greenlets", "watchers", "descriptors")
 
 
 def counts(server: Any) -> Counts:
-    """What the process holds because of `server` and its clients; bytes for memory."""
+    """Return the resources of the process, with memory in bytes."""
     from webpy_socketio.registry import registry
 
     gc.collect()
-    # Those that wait for work are kept on purpose, a bounded number of them.
+    # A bounded number of idle greenlets is kept on purpose.
     workers = len(server._socketio.workers._idle)
     alive = sum(isinstance(one, greenlet.greenlet) and not one.dead for one in gc.get_objects())
     spaces = registry.namespaces()
@@ -407,7 +406,7 @@ def _memory() -> int:
 
 
 def raise_descriptor_limit(count: int) -> bool:
-    """Let this process, and those it starts, open so many descriptors; False if it may not."""
+    """Raise the descriptor limit of this process and its children; return False if denied."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count:
         return False
@@ -422,7 +421,7 @@ import gevent.event
 from tests.load_clients import counts
 from webpy_socketio import signals
 
-# Clients make mistakes here on purpose; what is said of them is tested elsewhere.
+# Clients violate the protocol on purpose; the log messages are tested elsewhere.
 logging.getLogger("webpy_socketio.engine.io.throttled_log").disabled = True
 
 OPTIONS = json.loads(os.environ["OPTIONS"])
@@ -522,18 +521,18 @@ def numbers(request, socket, context):
 
 
 class CountedServer(ServerProcess):
-    """A server whose ``/counts`` tells `counts` and what its handlers were told.
+    """A server whose ``/counts`` returns `counts` and the number of calls of its handlers.
 
-    Its events: ``echo``; ``back``: a message, sent back as one; ``number``: the same, remembered
-    for ``numbers``, which returns them; ``publish`` first, count, size: broadcasts numbered messages; ``slow``:
-    waits for `open_gate`; ``gated``: the connection's ``finish`` is to wait for it; ``kick``: ends
-    the connection.
+    Its events: ``echo``; ``back``: returns a message as an event; ``number``: the same, and stores
+    it for ``numbers``, which returns them; ``publish`` first, count, size: broadcasts numbered
+    messages; ``slow``: waits for `open_gate`; ``gated``: ``finish`` waits for it; ``kick``:
+    disconnects the client.
     """
 
     def __init__(self, folder: Path, **options: Any) -> None:
         options.setdefault("plugins", [])
         options.setdefault("log", None)
-        # Thousands of clients at once may keep a small machine busy for a second.
+        # Thousands of clients may block a small machine for a second.
         options.setdefault("block_warning", None)
         super().__init__(
             application_source(BODY),
@@ -545,19 +544,19 @@ class CountedServer(ServerProcess):
         )
 
     def counts(self) -> Counts:
-        """What it holds, and what its handlers were told, at this moment."""
+        """Return the current counts."""
         with urllib.request.urlopen(f"{self.url}/counts") as answer:
             found: Counts = json.load(answer)
             return found
 
     def endings(self) -> list[list[str]]:
-        """Who ended: ``[stage, session id, reason]`` for each disconnect and finish, in order."""
+        """Return ``[stage, session id, reason]`` of each disconnect and finish, in order."""
         with urllib.request.urlopen(f"{self.url}/endings") as answer:
             found: list[list[str]] = json.load(answer)
             return found
 
     def warm_up(self) -> Counts:
-        """Have the first visitors: what a server loads once is there; returns its counts then."""
+        """Run first clients, so that one-time allocations are made; return the counts."""
         for client in (WebSocket(self.port), Polling(self.port)):
             client.send("1")
             client.closed.wait()
@@ -566,13 +565,13 @@ class CountedServer(ServerProcess):
         )
 
     def eventually(self, condition: Callable[[Counts], Any]) -> Counts:
-        """Wait until `condition` holds for the counts; a test's patience is the limit."""
+        """Wait until `condition` holds for the counts; the test's timeout is the limit."""
         while not condition(found := self.counts()):
             gevent.sleep(0.05)
         return found
 
     def settle(self, before: Counts) -> Counts:
-        """Wait until nothing is held beyond what was held `before`."""
+        """Wait until the counts are not above `before`."""
         left: Counts = {}
 
         def settled(now: Counts) -> bool:
@@ -586,11 +585,11 @@ class CountedServer(ServerProcess):
             raise AssertionError(f"more than before: {left}; stderr:\n{self.errors}") from error
 
     def open_gate(self) -> None:
-        """Let those handlers go on that wait."""
+        """Let waiting handlers continue."""
         self.process.popen.send_signal(signal.SIGUSR1)
 
     def end(self) -> Counts:
-        """Stop it; returns what its handlers were told over its whole life."""
+        """Stop the server, and return the counts of its whole lifetime."""
         self.stop()
         told: Counts = json.loads(self.wait_for("TOLD "))
         return told
@@ -602,7 +601,7 @@ Start = Callable[..., CountedServer]
 
 @contextlib.contextmanager
 def running(folder: Path, **options: Any) -> Iterator[CountedServer]:
-    """A server with these settings; whatever it goes through, it prints nothing."""
+    """Run a server with these settings; it must print nothing."""
     server = CountedServer(folder, **options)
     try:
         yield server

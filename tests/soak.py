@@ -1,9 +1,9 @@
-"""Visitors of every kind, for as long as one likes: ``python tests/soak.py --seconds 3600``.
+"""Soak test with random clients: ``python tests/soak.py --seconds 3600``.
 
-A server of its own is visited in rounds: clients connect, subscribe, publish, upgrade and vanish in
-every way they can, at random; then all is quiet, and every count has to be back where it was. At
-the end the memory has to be what it was after the first rounds. ``--seed`` repeats what was chosen
-(not the times at which it happened). The exit status is 0 if all is well.
+Clients of a server connect, subscribe, publish, upgrade and disconnect at random, in rounds. After
+each round, all counts of the server must return to their initial values. At the end, memory must
+be as after the first rounds. ``--seed`` repeats the choices, but not their timing. The exit status
+is 0 on success.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from tests.load_clients import (
     frame,
 )
 
-#: Seconds of coming and going in a round, visitors at once, and channels they share.
+#: Seconds of a round, concurrent clients, and channels.
 ROUND = 10.0
 VISITORS = 100
 CHANNELS = 20
 
-#: Bytes that memory may grow by between the second round and the last one.
+#: Bytes by which memory may grow between the second and the last round.
 GROWTH = 16 * 1024 * 1024
 
-#: Seconds within which everything has to be given back: the longest deadlines, and a slow machine.
+#: Seconds within which all resources must be released: the longest timeouts on a slow machine.
 TIMEOUT = 60.0
 
 OPTIONS = {
     "ping_interval": 1.0,
-    # Of the clients some fall silent or stop half-way on purpose; a busy machine, which may stand still
-    # for seconds in an hour, is not to be taken for one of them.
+    # Some clients stop responding on purpose. Long timeouts keep pauses of a busy machine from
+    # ending other clients.
     **dict.fromkeys(("ping_timeout", "upgrade_timeout", "connect_timeout", "write_timeout"), 8.0),
     **dict.fromkeys(("header_timeout", "body_timeout"), 8.0),
-    # Longer than a client rests between two POSTs: otherwise it would have to try again.
+    # Longer than a client's pause between two POSTs, which would otherwise need a retry.
     "idle_timeout": 20.0,
     "plugins": ["webpy_socketio.plugins.presence"],
     "presence_grace": 1.0,
@@ -66,11 +66,11 @@ def say(*words: object) -> None:
     sys.stdout.flush()
 
 
-# -- how a visitor goes
+# -- ways to disconnect
 
 
 def mute(client: WebSocket | Polling) -> None:
-    """Answer no ping any more: what a black hole looks like from the server."""
+    """Stop answering pings, as after a silent network failure."""
     client.answering = False
 
 
@@ -82,7 +82,7 @@ def packet(data: str) -> Callable[[WebSocket | Polling], None]:
     return lambda client: client.send(data)
 
 
-def bytes_and(data: bytes, reset: bool) -> Callable[[WebSocket], None]:
+def send_bytes(data: bytes, reset: bool) -> Callable[[WebSocket], None]:
     def end(client: WebSocket) -> None:
         if data:
             client.wire.write(data)
@@ -122,9 +122,9 @@ WEBSOCKET_ENDS: list[Callable[[WebSocket], None]] = [
     kicked,
     packet("1"),  # Engine.IO's close
     packet("41"),  # Socket.IO's disconnect
-    packet("42{}"),  # nonsense
-    *[bytes_and(data, reset) for data in (b"", HALF_A_FRAME) for reset in (False, True)],
-    bytes_and(b"\xff" * 10, False),
+    packet("42{}"),  # an invalid packet
+    *[send_bytes(data, reset) for data in (b"", HALF_A_FRAME) for reset in (False, True)],
+    send_bytes(b"\xff" * 10, False),
 ]
 
 POLLING_ENDS: list[Callable[[Polling], None]] = [
@@ -138,7 +138,7 @@ POLLING_ENDS: list[Callable[[Polling], None]] = [
 
 
 class Visitor:
-    """One client, from its coming to its going."""
+    """One client, from its connection to its end."""
 
     def __init__(self, port: int, dice: random.Random) -> None:
         self._port = port
@@ -146,25 +146,25 @@ class Visitor:
 
     def live(self) -> None:
         dice = self._dice
-        if dice.random() < 0.05:  # a handshake, and nothing more
+        if dice.random() < 0.05:  # a handshake only
             Polling(self._port, connect=False).vanish()
             return
         transport = WebSocket if dice.random() < 0.6 else Polling
         client = transport(self._port)
         client.heard = lambda event: None
         for _ in range(dice.randrange(6)):
-            self._do_something(client)
+            self._act(client)
         if isinstance(client, Polling) and dice.random() < 0.4:
             client = client.upgrade()
-            self._do_something(client)
-        with contextlib.suppress(Gone):  # the end may be there before the answer to a POST
+            self._act(client)
+        with contextlib.suppress(Gone):  # the connection may end before a POST is answered
             if isinstance(client, WebSocket):
                 dice.choice(WEBSOCKET_ENDS)(client)
             else:
                 dice.choice(POLLING_ENDS)(client)
         client.closed.wait()
 
-    def _do_something(self, client: WebSocket | Polling) -> None:
+    def _act(self, client: WebSocket | Polling) -> None:
         dice = self._dice
         channel = f"room-{dice.randrange(CHANNELS)}"
         deed = dice.randrange(5)
@@ -180,7 +180,7 @@ class Visitor:
 
 
 class Soak:
-    """The server and its visitors."""
+    """The server and its clients."""
 
     def __init__(self, server: CountedServer, dice: random.Random) -> None:
         self._server = server
@@ -188,19 +188,19 @@ class Soak:
         self.visits = 0
 
     def round(self, seconds: float) -> None:
-        """Let visitors come for so long, and wait until all have gone."""
+        """Run clients for this time, and wait until all have disconnected."""
         end = time.monotonic() + seconds
-        visitors = [gevent.spawn(self._come_and_go, end) for _ in range(VISITORS)]
+        visitors = [gevent.spawn(self._visit, end) for _ in range(VISITORS)]
         with gevent.Timeout(seconds + TIMEOUT, AssertionError("visitors who would not go")):
             gevent.joinall(visitors, raise_error=True)
         close_all()
 
     def settle(self, before: Counts) -> Counts:
-        """Wait until the server holds no more than `before`."""
+        """Wait until the counts are not above `before`."""
         with gevent.Timeout(TIMEOUT, AssertionError("something is left behind")):
             return self._server.settle(before)
 
-    def _come_and_go(self, end: float) -> None:
+    def _visit(self, end: float) -> None:
         while time.monotonic() < end:
             self.visits += 1
             try:
@@ -211,12 +211,12 @@ class Soak:
 
 
 def soak(seconds: float, seed: int, folder: Path) -> None:
-    """Raise AssertionError if anything is left behind."""
+    """Run the soak test; raises AssertionError if resources are not released."""
     server = CountedServer(folder, **OPTIONS)
     try:
         end = time.monotonic() + seconds
         soak = Soak(server, random.Random(seed))
-        soak.round(1.0)  # what is loaded once is there after it
+        soak.round(1.0)  # one-time allocations happen here
         before = server.eventually(lambda counts: not counts["sessions"] + counts["sockets"])
         memory: list[int] = []
         while time.monotonic() < end or len(memory) < 2:

@@ -1,4 +1,4 @@
-"""The command line as such: its words, its statuses, and modules that cannot be imported."""
+"""The command line: its arguments, exit statuses, and modules that cannot be imported."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ from .servers import Process
 pytestmark = pytest.mark.patience(90)
 
 
-class TestWords:
-    def test_the_version_is_told(self, tmp_path: Path) -> None:
+class TestArguments:
+    def test_version_option_prints_version(self, tmp_path: Path) -> None:
         done = run("--version", cwd=tmp_path)
         assert (done.status, done.err) == (0, "")
         assert done.out.startswith(f"webpy-socketio {webpy_socketio.__version__} (Python 3.")
 
-    def test_help_names_every_command(self, tmp_path: Path) -> None:
+    def test_help_lists_every_command(self, tmp_path: Path) -> None:
         done = run("--help", cwd=tmp_path)
         assert done.status == 0
         assert all(f"    {name} " in done.out for name in COMMANDS)
 
     @pytest.mark.parametrize("name", COMMANDS)
-    def test_a_commands_help_has_an_example(self, name: str, capsys: Any) -> None:
+    def test_command_help_has_an_example(self, name: str, capsys: Any) -> None:
         with pytest.raises(SystemExit) as end:
             main([name, "--help"])
         assert end.value.code == 0
         assert f"example: webpy-socketio {name} " in capsys.readouterr().out
 
-    def test_words_that_make_no_sense_are_status_2(self, tmp_path: Path) -> None:
+    def test_invalid_arguments_exit_with_status_2(self, tmp_path: Path) -> None:
         done = run("servee", cwd=tmp_path)
         assert done.status == 2
         assert done.err.startswith("usage: webpy-socketio ")
         assert "invalid choice: 'servee'" in done.err
         assert "Traceback" not in done.err
 
-    def test_the_installed_script_is_the_same(self, tmp_path: Path) -> None:
+    def test_installed_script_runs_the_command_line(self, tmp_path: Path) -> None:
         script = Path(sysconfig.get_path("scripts")) / "webpy-socketio"
         done = subprocess.run([script, "--version"], cwd=tmp_path, capture_output=True, check=False)
         assert done.returncode == 0
         assert done.stdout.startswith(b"webpy-socketio ")
 
-    def test_a_file_that_hides_a_package_is_named(self, tmp_path: Path) -> None:
+    def test_file_that_hides_a_package_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "web.py").write_text("raise SystemExit('the wrong one')\n")
         script = Path(sysconfig.get_path("scripts")) / "webpy-socketio"
         done = subprocess.run([script, "doctor"], cwd=tmp_path, capture_output=True, check=False)
@@ -62,11 +62,11 @@ class TestWords:
         assert b"web.py in this folder hides the package of that name: rename it" in done.stderr
 
 
-class TestEnds:
-    def test_whoever_reads_may_stop(self, tmp_path: Path) -> None:
+class TestExit:
+    def test_closed_pipe_ends_command_without_message(self, tmp_path: Path) -> None:
         (tmp_path / "chat.py").write_text(APP)
         reader, writer = os.pipe()
-        os.close(reader)  # as head, when it has read enough
+        os.close(reader)  # as head does after its last line
         with os.fdopen(writer, "wb") as stdout:
             done = subprocess.run(
                 command("routes", "chat:app"),
@@ -77,7 +77,7 @@ class TestEnds:
             )
         assert (done.returncode, done.stderr) == (141, b"")
 
-    def test_ctrl_c_is_quiet(self, tmp_path: Path) -> None:
+    def test_ctrl_c_ends_command_without_traceback(self, tmp_path: Path) -> None:
         slow = "import time\nprint('READY', flush=True)\ntime.sleep(600)\n"
         (tmp_path / "slow.py").write_text(slow)
         process = Process(command("routes", str(tmp_path / "slow.py")), tmp_path / "log")
@@ -90,13 +90,12 @@ class TestEnds:
         assert process.errors == ""
 
 
-#: A module, and what is said of it; each is given to `routes`, and never comes back as a traceback of
-#: ours.
+#: Sources of modules, and the messages about them. Tracebacks contain no frames of the package.
 MODULES = {
     "serves": (
         APP.replace('if __name__ == "__main__":\n    ', ""),
-        "serves.py:7: the module starts a server while it is imported; put that line, and whatever "
-        'else is only for `python` to run, under `if __name__ == "__main__":`',
+        "serves.py:7: the module starts a server while it is imported; move that line, "
+        'and everything else that only `python` should run, under `if __name__ == "__main__":`',
     ),
     "starts": (
         APP.replace('if __name__ == "__main__":\n    ', "").replace("serve_forever", "start"),
@@ -128,28 +127,32 @@ MODULES = {
     ),
     "chained": (
         "from importlib import import_module as load\n"
-        "try:\n    load('nothere')\nexcept ImportError as error:\n    raise RuntimeError('so') from error\n",
+        "try:\n    load('nothere')\nexcept ImportError as error:\n"
+        "    raise RuntimeError('so') from error\n",
         "chained.py:5: the module cannot be imported: RuntimeError: so",
     ),
     "needs": ("import nothere\n", "needs.py:1: the module cannot be imported: ModuleNotFoundError"),
     "syntax": ("def x(:\n", "syntax.py:1: the module cannot be imported: SyntaxError"),
-    "exits": ("import sys\nsys.exit()\n", "exits.py:2: the module ends the program"),
+    "exits": ("import sys\nsys.exit()\n", "exits.py:2: the module exits the program"),
     "event": (
         "from webpy_socketio import on_connect\n"
         "@on_connect(channel='x')\n"
         "def hello(request, socket, context): ...\n",
-        # Python 3.10 counts a decorator to the line of its function.
+        # Python 3.10 reports the line of the decorated function.
         f"event.py:{2 if sys.version_info >= (3, 11) else 3}: "
         "@on_connect(channel=…) on hello: a socket is in no channel",
     ),
     "words": ("import sys\nassert sys.argv == [''], sys.argv\n", "the module 'words' has no 'app'"),
-    "site": ("app = 1\n", "'site' is a module of Python's or of a package: rename site.py"),
+    "site": (
+        "app = 1\n",
+        "'site' is the name of a module of Python or of a package: rename site.py",
+    ),
 }
 
-#: How many tracebacks that makes; a syntax error has none.
+#: Number of tracebacks; a syntax error has none.
 TRACEBACKS = {"raises": 1, "chained": 2, "needs": 1}
 
-#: What is written on a command line, beside a chat.py with `app`, and what is said of it.
+#: Targets on the command line, in a folder with a chat.py that defines `app`, and the messages.
 TARGETS = {
     "caht:app": "there is no module 'caht' here; did you mean chat?",
     "nothing": "there is no module 'nothing' here: name the application as module:name",
@@ -161,12 +164,12 @@ TARGETS = {
 }
 
 
-#: What is named, what it is written as, and what is said.
+#: Names that are no applications, their sources, and the messages.
 WRONG = {
-    "number": ("number = 5", "of type int, where a web.application belongs"),
+    "number": ("number = 5", "expected a web.application, not an object of type int"),
     "make": (
         "def make(): ...",
-        "make (wrong.py:1) is no WSGI application: it takes (), and is called with (environ, start_resp",
+        "make (wrong.py:1) is no WSGI application: it takes (), and is called with (environ, start",
     ),
     "Page": (
         "class Page:\n    def GET(self): ...",
@@ -204,7 +207,7 @@ wrapped = Middleware()
 class TestTargets:
     @pytest.fixture
     def here(self, tmp_path: Path, monkeypatch: Any) -> Iterator[Path]:
-        """The current folder, from which modules are imported and forgotten again."""
+        """The current folder; modules imported from it are removed afterwards."""
         monkeypatch.chdir(tmp_path)
         monkeypatch.syspath_prepend(str(tmp_path))
         known = set(sys.modules)
@@ -213,27 +216,27 @@ class TestTargets:
             del sys.modules[name]
 
     @pytest.mark.parametrize("name", MODULES)
-    def test_a_module_that_fails_is_told_once(self, name: str, here: Path, capsys: Any) -> None:
-        source, said = MODULES[name]
+    def test_failing_module_is_reported_once(self, name: str, here: Path, capsys: Any) -> None:
+        source, message = MODULES[name]
         (here / f"{name}.py").write_text(source)
         assert main(["routes", f"{name}:app"]) == 1
         err = capsys.readouterr().err
-        assert err.startswith(f"webpy-socketio: {said}")
+        assert err.startswith(f"webpy-socketio: {message}")
         assert err.count("Traceback") == TRACEBACKS.get(name, 0)
         assert "webpy_socketio/cli" not in err
         assert "importlib" not in err
 
     @pytest.mark.parametrize("name", ["serves", "runs", "raises"])
-    def test_so_it_is_from_outside(self, name: str, tmp_path: Path) -> None:
-        source, said = MODULES[name]
+    def test_failing_module_is_reported_by_the_process(self, name: str, tmp_path: Path) -> None:
+        source, message = MODULES[name]
         (tmp_path / f"{name}.py").write_text(source)
         done = run("serve", f"{name}:app", cwd=tmp_path)
         assert done.status == 1
-        assert done.err.startswith(f"webpy-socketio: {said}")
+        assert done.err.startswith(f"webpy-socketio: {message}")
         assert done.err.count("Traceback") == TRACEBACKS.get(name, 0)
 
     @pytest.mark.parametrize("written", TARGETS)
-    def test_what_is_not_there_is_told_in_a_line(self, written: str, here: Path) -> None:
+    def test_missing_target_is_reported_in_one_line(self, written: str, here: Path) -> None:
         (here / "chat.py").write_text(APP)
         with pytest.raises(ConfigurationError) as raised:
             target.find(written)
@@ -241,27 +244,27 @@ class TestTargets:
         assert "\n" not in str(raised.value)
 
     @pytest.mark.parametrize("name", WRONG)
-    def test_what_is_no_application_is_not_served(self, name: str, here: Path) -> None:
+    def test_object_that_is_no_application_is_rejected(self, name: str, here: Path) -> None:
         (here / "wrong.py").write_text(WRONG[name][0])
         with pytest.raises(ConfigurationError) as raised:
             target.wsgi(target.load(f"wrong:{name}"))
         assert WRONG[name][1] in str(raised.value)
         assert "\n" not in str(raised.value)
 
-    def test_what_is_one(self, here: Path) -> None:
+    def test_wsgi_callables_are_accepted(self, here: Path) -> None:
         (here / "right.py").write_text(f"import functools\n{APP}{RIGHT}")
         for name in ("app", "function", "made", "Answer", "wrapped"):
             assert callable(target.wsgi(target.load(f"right:{name}")))
 
     @pytest.mark.parametrize("command", ["serve", "routes", "doctor"])
-    def test_urls_that_are_nested(self, command: str, here: Path, capsys: Any) -> None:
+    def test_nested_urls_are_rejected(self, command: str, here: Path, capsys: Any) -> None:
         (here / "nested.py").write_text(WRONG["nested"][0])
         assert main([command, "nested:nested"]) == 1
-        told = capsys.readouterr()
-        assert "urls = (...) + socketio_urls" in told.out + told.err
-        assert "Traceback" not in told.out + told.err
+        output = capsys.readouterr()
+        assert "urls = (...) + socketio_urls" in output.out + output.err
+        assert "Traceback" not in output.out + output.err
 
-    def test_a_file_is_a_target_too(self, tmp_path: Path) -> None:
+    def test_file_name_is_accepted_as_target(self, tmp_path: Path) -> None:
         folder = tmp_path / "site"
         folder.mkdir()
         (folder / "beside.py").write_text("")

@@ -1,4 +1,4 @@
-"""The demo for everybody: by keyboard, with a screen reader, by night, on a small screen."""
+"""Accessibility of the demo: keyboard, screen reader, dark mode, small screens."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ AXE = Path(__file__).parent / "js" / "node_modules" / "axe-core" / "axe.min.js"
 every_scheme = pytest.mark.parametrize("scheme", ["light", "dark"])
 
 
-def test_the_keyboard_is_enough(windows):
+def test_chat_is_usable_by_keyboard(windows):
     ann = windows.open()
     expect(ann.get_by_label("Your name")).to_be_focused()
     ann.keyboard.type("Ann")
@@ -44,7 +44,7 @@ def test_the_keyboard_is_enough(windows):
 
 
 @every_scheme
-def test_pages_fit_a_small_phone_by_day_and_by_night(windows, scheme):
+def test_pages_fit_a_small_phone(windows, scheme):
     phone = {"viewport": {"width": 320, "height": 560}, "color_scheme": scheme}
     room = windows.open(name="W" * 40, **phone)
     say(room, "x" * 2000)
@@ -76,8 +76,8 @@ def test_room_fits_a_phone(windows):
 
 
 @pytest.mark.parametrize("resizes", [True, False], ids=["page resized", "page covered"])
-def test_input_stays_above_the_keyboard_of_a_phone(windows, resizes):
-    """Some browsers make the page smaller for the keyboard, others cover its lower half."""
+def test_input_stays_above_the_on_screen_keyboard(windows, resizes):
+    """Some browsers shrink the page for the on-screen keyboard, others cover its lower half."""
     ann, bob = windows.open(name="Ann", **PHONE), windows.open(name="Bob", **PHONE)
     for number in range(8):
         say(bob, f"number {number}")
@@ -98,12 +98,12 @@ def test_input_stays_above_the_keyboard_of_a_phone(windows, resizes):
         box = part.bounding_box()
         assert box["y"] >= 0
         assert box["y"] + box["height"] <= left
-    expect(messages(ann).last).to_be_in_viewport(ratio=1)  # not hidden by the log's edge either
+    expect(messages(ann).last).to_be_in_viewport(ratio=1)  # and not hidden by the edge of the log
     assert ann.evaluate(FITS)
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 320)])
-def test_axe_finds_nothing(windows, scheme, width):
+def test_axe_finds_no_violations(windows, scheme, width):
     if not AXE.exists():
         pytest.skip("axe-core is not installed: run npm ci in tests/js (make test does)")
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 700}}
@@ -145,11 +145,11 @@ def test_axe_finds_nothing(windows, scheme, width):
     ann.get_by_role("button", name="Send away Bob").click()
     expect(state(bob)).to_have_attribute("data-state", "stopped")
     check(bob)
-    windows.complaints.clear()  # the browser complains itself about 403 and 404
+    windows.errors.clear()  # Chromium itself logs the 403 and 404
 
 
 def check(page):
-    """Let axe-core look at a page; whatever it finds is a fault."""
+    """Check a page with axe-core, which must find nothing."""
     if page.evaluate("typeof axe") == "undefined":
         page.evaluate(AXE.read_text(encoding="utf-8"))
     found = page.evaluate("axe.run().then((results) => results.violations)")
@@ -163,7 +163,7 @@ FOCUSED = r"""() => {
 }"""
 
 
-def test_everything_is_reached_by_tab_and_shows_it(windows):
+def test_tab_reaches_every_control_with_visible_focus(windows):
     windows.open(name="Bob")
     ann = windows.open("/login")
     sign_in(ann)
@@ -184,13 +184,13 @@ def test_everything_is_reached_by_tab_and_shows_it(windows):
     ]
 
 
-def test_somebody_is_written_to_by_keyboard(windows):
+def test_private_message_is_sent_by_keyboard(windows):
     ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
     expect(ann.get_by_role("listitem")).to_have_count(2)
     for _ in range(2):
         ann.keyboard.press("Shift+Tab")
     expect(ann.get_by_role("button", name="Private message to Bob")).to_be_focused()
-    windows.open(name="Abe")  # somebody who comes takes no focus away
+    windows.open(name="Abe")  # a joining user must not move the focus
     expect(ann.get_by_role("listitem")).to_have_count(3)
     expect(ann.get_by_role("button", name="Private message to Bob")).to_be_focused()
     ann.keyboard.press("Enter")
@@ -203,7 +203,7 @@ def test_somebody_is_written_to_by_keyboard(windows):
     expect(bob.locator(".private .text")).to_have_text(["psst"])
 
 
-def test_the_focus_is_not_lost_with_somebody_who_leaves(windows):
+def test_focus_moves_to_input_when_focused_user_leaves(windows):
     ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
     button = ann.get_by_role("button", name="Private message to Bob")
     button.focus()
@@ -212,7 +212,7 @@ def test_the_focus_is_not_lost_with_somebody_who_leaves(windows):
     expect(message_box(ann)).to_be_focused()
 
 
-def test_the_skip_link_leads_past_what_every_page_begins_with(windows):
+def test_skip_link_leads_to_the_content(windows):
     page = windows.open("/")
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUSED)[:2] == ["Skip to the content", "solid"]
@@ -221,7 +221,7 @@ def test_the_skip_link_leads_past_what_every_page_begins_with(windows):
     expect(page.get_by_role("link", name="Lobby")).to_be_focused()
 
 
-def test_what_a_screen_reader_is_told(windows):
+def test_live_regions_announce_messages_and_state(windows):
     ann = windows.open(name="Ann")
     bob = windows.open(name="Bob")
     expect(log(ann)).to_contain_text("Bob joined")
@@ -249,14 +249,15 @@ def test_what_a_screen_reader_is_told(windows):
         """
     )
     live = ann.evaluate(
-        "[...document.querySelectorAll('[role=log], [role=status], [role=alert], [aria-live]')].map(node => node.id)"
+        "[...document.querySelectorAll('[role=log], [role=status], [role=alert], [aria-live]')]"
+        ".map(node => node.id)"
     )
-    # Neither the list of people nor typing notes nor the countdown: they would speak all the time.
+    # The list of users, typing notes and the countdown would interrupt too often.
     assert live == ["state", "log", "join-error", "say-error"]
 
 
 @pytest.mark.parametrize(("motion", "animation"), [("reduce", "none"), ("no-preference", "appear")])
-def test_nothing_moves_for_who_wants_that(windows, motion, animation):
+def test_reduced_motion_disables_animations(windows, motion, animation):
     ann = windows.open(name="Ann", reduced_motion=motion)
     say(ann, "Hello")
     expect(ann.locator(".message")).to_have_css("animation-name", animation)

@@ -1,4 +1,4 @@
-"""The demo as two processes, with one Redis, one file of messages and one folder of sessions."""
+"""The demo as two processes that share Redis, the database and the sessions."""
 
 import pytest
 
@@ -25,14 +25,14 @@ from .windows import (
 @pytest.fixture
 def redis(tmp_path):
     server = RedisServer(tmp_path).start()
-    server.keep()  # who is here too, when it comes back
+    server.keep()  # including presence, after the restart
     yield server
     server.stop()
 
 
 @pytest.fixture
 def sites(tmp_path, redis, chromium):
-    """Windows on the one process, and on the other."""
+    """Windows on each of the two processes."""
     env = {"BACKPLANE": redis.url, "CHAT_DATA": str(tmp_path / "data")}
     chats = [Chat(tmp_path / name, **env) for name in ("one", "other")]
     sites = [Windows(chromium, chat.url) for chat in chats]
@@ -43,7 +43,7 @@ def sites(tmp_path, redis, chromium):
         chat.stop()
 
 
-def test_people_of_two_processes_are_together(sites):
+def test_users_of_two_processes_share_rooms(sites):
     one, other = sites
     ann, bob = one.open("/login"), other.open(name="Bob")
     sign_in(ann)
@@ -74,11 +74,11 @@ def test_people_of_two_processes_are_together(sites):
 
     other.excused = SENT_AWAY
     bob.evaluate(ROGUE)
-    # An admin is one in both, and sends somebody away from both.
+    # The admin's session is valid in both processes, and sending away affects both.
     ann.on("dialog", lambda dialog: dialog.accept())
     ann.get_by_role("button", name="Send away Bob").click()
     expect(bob.get_by_role("status")).to_have_text("An admin has sent you away.")
-    bob.evaluate("() => { rogue.emit('message', 'Ha'); }")  # which nobody gets, see below
+    bob.evaluate("() => { rogue.emit('message', 'Ha'); }")  # must not be received, see below
     bob.wait_for_function("() => !rogue.connected")
     expect(people(ann)).to_have_text(["Ann", "Cleo"])
     expect(messages(second)).to_have_text(["Hello", "Hello Bob"])
@@ -89,30 +89,30 @@ def test_people_of_two_processes_are_together(sites):
     expect(second.locator(".system .text")).to_have_text(["To everybody"])
 
 
-def test_what_redis_did_not_bring_is_fetched(sites, redis, tmp_path):
+def test_messages_missed_by_redis_are_fetched(sites, redis, tmp_path):
     bob = sites[1].open(name="Bob")
     say(bob, "Hello")
     expect(messages(bob)).to_have_text(["Hello"])
-    # Said by way of a process that does not reach this one; and nobody says anything after it.
+    # Sent by a process that is cut off, and no later message reveals the gap.
     keep = 'messages.keep("room-lobby", "eve", "Eve", "Where is everybody?", None)'
     example(tmp_path / "data", f"import messages; {keep}")
     redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
     expect(messages(bob)).to_have_text(["Hello", "Where is everybody?"])
 
 
-def test_while_redis_is_away_nothing_is_made_up(sites, redis):
+def test_presence_is_unavailable_without_redis(sites, redis):
     one, other = sites
     ann, bob = one.open(name="Ann"), other.open()
     redis.stop()
     say(ann, "Talking goes on")
     expect(messages(ann)).to_have_text(["Talking goes on"])
     rooms = one.open("/")
-    expect(rooms.get_by_text("Nobody can tell who is where just now.")).to_be_visible()
+    expect(rooms.get_by_text("The number of users is currently unavailable.")).to_be_visible()
     expect(rooms.get_by_role("link", name="Lobby")).not_to_contain_text("here")
     bob.get_by_label("Your name").fill("Ann")
     bob.keyboard.press("Enter")
     expect(bob.locator("#join-error")).to_have_text(
-        "Nobody can tell who is here just now. Try again soon."
+        "The list of users is unavailable. Try again soon."
     )
     redis.start()
     while bob.locator("#join-error").text_content() != "That name is in use here.":

@@ -1,4 +1,4 @@
-"""The demo's connection: told openly; what is written or said meanwhile is neither lost nor doubled."""
+"""The demo during interruptions: its state is shown, and messages arrive exactly once."""
 
 import re
 
@@ -24,7 +24,7 @@ from .windows import (
 )
 
 
-def test_after_a_restart_open_pages_come_back_by_themselves(windows, chat):
+def test_open_pages_reconnect_after_restart(windows, chat):
     ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
     looking = windows.open()
     expect(people(looking)).to_have_text(["Ann", "Bob"])
@@ -53,7 +53,7 @@ def test_after_a_restart_open_pages_come_back_by_themselves(windows, chat):
         expect(log(page)).not_to_contain_text("left")
 
 
-def test_a_name_taken_in_the_meantime_is_told_and_another_can_be_chosen(windows, chat):
+def test_name_taken_during_outage_can_be_changed(windows, chat):
     ann = windows.open(name="Ann")
     ann.context.route("**/socket.io/**", lambda route: route.abort())
     chat.stop()
@@ -70,14 +70,14 @@ def waiting(page):
     return page.get_by_role("list", name="Waiting to be sent").get_by_role("listitem")
 
 
-def test_who_is_offline_misses_nothing_and_loses_nothing(windows):
+def test_offline_page_loses_no_messages(windows):
     ann, bob, cleo = (windows.open(name=name) for name in ("Ann", "Bob", "Cleo"))
     say(ann, "one")
     for page in (ann, bob, cleo):
         expect(messages(page)).to_have_text(["one"])
 
     ann.context.set_offline(True)
-    expect(ann.get_by_role("status")).to_have_text("You are offline. What you write is sent later.")
+    expect(ann.get_by_role("status")).to_have_text("You are offline. Your messages are sent later.")
     expect(ann.get_by_role("button", name="Try now")).to_be_hidden()
     cleo.context.set_offline(True)
     expect(state(cleo)).to_have_attribute("data-state", "offline")
@@ -106,7 +106,7 @@ def test_who_is_offline_misses_nothing_and_loses_nothing(windows):
 
 
 @pytest.mark.parametrize("private", [False, True], ids=["to all", "private"])
-def test_what_is_sent_again_since_its_answer_was_lost_is_said_once(windows, private):
+def test_message_repeated_after_lost_answer_is_stored_once(windows, private):
     ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
     if private:
         write_to(ann, "Bob")
@@ -117,7 +117,7 @@ def test_what_is_sent_again_since_its_answer_was_lost_is_said_once(windows, priv
     for page in (ann, bob):
         expect(messages(page)).to_have_text(["once"])
     ann.context.set_offline(True)
-    expect(waiting(ann)).to_have_text(["once"])  # as far as this page knows
+    expect(waiting(ann)).to_have_text(["once"])  # the page has no answer yet
     ann.evaluate("() => { io.Socket.prototype.onack = onack; }")
     listen(ann)
     ann.context.set_offline(False)
@@ -129,7 +129,7 @@ def test_what_is_sent_again_since_its_answer_was_lost_is_said_once(windows, priv
     expect(ann.locator("#say-error")).to_have_text("")
 
 
-def test_a_message_that_does_not_arrive_is_noticed_and_fetched(windows):
+def test_missing_message_is_detected_and_fetched(windows):
     ann, bob = windows.open(name="Ann"), windows.open(name="Bob")
     bob.evaluate(
         """() => {
@@ -147,7 +147,7 @@ def test_a_message_that_does_not_arrive_is_noticed_and_fetched(windows):
     expect(messages(bob)).to_have_text(["lost", "found"])
 
 
-def test_what_was_said_before_is_there_and_not_read_out(windows):
+def test_history_is_shown_and_not_announced(windows):
     ann = windows.open(name="Ann")
     for number in range(3):
         say(ann, f"number {number}")
@@ -157,19 +157,21 @@ def test_what_was_said_before_is_there_and_not_read_out(windows):
     late.context.close()
     windows.contexts.remove(late.context)
 
-    # A room's page as it comes is no live region; it is one once it shows what was said.
+    # The log becomes a live region once the history is shown.
     slow = windows.open(java_script_enabled=False)
     expect(log(slow)).to_have_attribute("aria-live", "off")
     expect(log(ann)).to_have_attribute("aria-live", "polite")
 
 
-def test_the_way_back_is_shown_and_can_be_shortened(windows, chat):
+def test_reconnection_is_shown_and_can_be_triggered(windows, chat):
     ann = windows.open(name="Ann", clock=True)
     stop_clock(ann)
     chat.stop()
     expect(state(ann)).to_have_attribute("data-state", "waiting")
     expect(ann.locator(".connection")).to_contain_text("Connection lost. Reconnecting in 1 s")
-    expect(ann.get_by_role("status")).to_have_text("Connection lost. Reconnecting")  # no countdown
+    expect(ann.get_by_role("status")).to_have_text(
+        "Connection lost. Reconnecting"
+    )  # without the countdown
     ann.get_by_role("button", name="Try now").click()
     ann.clock.resume()
     expect(ann.locator(".connection")).to_contain_text(
@@ -181,5 +183,5 @@ def test_the_way_back_is_shown_and_can_be_shortened(windows, chat):
     ann.keyboard.press("Enter")
     expect(ann.get_by_role("status")).to_have_text("Connected")
     expect(ann.get_by_role("button", name="Try now")).to_be_hidden()
-    expect(message_box(ann)).to_be_focused()  # not lost with the button
+    expect(message_box(ann)).to_be_focused()  # when the button is hidden
     expect(messages(ann)).to_have_text(["Anybody?"])

@@ -1,4 +1,4 @@
-"""The demo in headless Chromium, behind a real nginx with the configuration of README.rst."""
+"""The demo in headless Chromium, behind nginx with the configuration of README.rst."""
 
 import pytest
 
@@ -22,7 +22,7 @@ from .windows import (
 
 @pytest.fixture
 def site(chromium, chat, tmp_path):
-    """Windows on the demo, by way of nginx and TLS."""
+    """Windows on the demo behind nginx with TLS."""
     folder = tmp_path / "nginx"
     folder.mkdir()
     with running_nginx(DIRECTIVES, {"127.0.0.1:8000": chat.port}, folder) as nginx:
@@ -31,7 +31,7 @@ def site(chromium, chat, tmp_path):
         windows.close()
 
 
-def test_people_chat_over_websocket(site):
+def test_users_exchange_messages_over_websocket(site):
     ann = site.open("/", ignore_https_errors=True)
     with ann.expect_websocket() as opened:
         ann.goto("/room/lobby")

@@ -1,4 +1,4 @@
-"""``doctor``: what it finds, and that it changes nothing."""
+"""``doctor``: its findings, and that it has no side effects."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.patience(90)
 
 
 class Report(NamedTuple):
-    """What doctor found."""
+    """The report of doctor."""
 
     status: int
     findings: list[dict[str, str]]
     err: str
 
     def has(self, level: str, subject: str, text: str, remedy: str = "") -> bool:
-        """Whether there is a finding with these words in it."""
+        """Return whether there is a finding that contains these texts."""
         return any(
             (one["level"], one["subject"]) == (level, subject)
             and text in one["text"]
@@ -44,7 +44,7 @@ class Report(NamedTuple):
 
 
 def examine(folder: Path, *words: str, before: tuple[str, ...] = (), **env: str) -> Report:
-    """The report on a folder's chat.py, if it has one; on a port that is free."""
+    """Run doctor on a folder's chat.py, if there is one, with a free port."""
     target = ["chat:app"] if (folder / "chat.py").exists() else []
     port = [] if "--port" in words else ["--port", "0"]
     done = run("doctor", *target, "--json", *port, *words, cwd=folder, before=before, **env)
@@ -63,8 +63,8 @@ def explain(folder: Path, source: str, *words: str) -> Report:
     return examine(folder, *words)
 
 
-class TestHealth:
-    def test_a_good_application_has_no_problem(self, tmp_path: Path) -> None:
+class TestReport:
+    def test_correct_application_has_no_findings(self, tmp_path: Path) -> None:
         (tmp_path / "chat.py").write_text(APP)
         before = sorted(tmp_path.iterdir())
         enough = ("sh", "-c", 'ulimit -n 2000; exec "$@"', "sh")
@@ -80,15 +80,15 @@ class TestHealth:
         }
         assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
 
-    def test_without_an_application_the_machine_is_looked_at(self, tmp_path: Path) -> None:
+    def test_environment_is_checked_without_an_application(self, tmp_path: Path) -> None:
         done = run("doctor", "--port", "0", cwd=tmp_path)
         assert done.status == 0
-        assert "For an application, name it: webpy-socketio doctor module:name" in done.out
+        assert "To check an application: webpy-socketio doctor module:name" in done.out
         assert "urls" not in done.out
 
 
-#: A program with everything wrong that can be wrong at once.
-SICK = """\
+#: A program with as many faults as possible.
+FAULTY = """\
 import web
 from gevent import monkey; monkey.patch_all()
 from webpy_socketio import configure
@@ -123,7 +123,7 @@ def install(settings):
     raise ValueError("too loud")
 """
 
-FOUND = [
+EXPECTED = [
     ("problem", "patching", "chat.py:1 imports web before line 2 patches", "move this to the top"),
     ("problem", "urls", "socketio_urls is not in the application's urls", "urls += socketio_urls"),
     ("warning", "debug", "web.config.debug is on", "web.config.debug = False"),
@@ -132,11 +132,11 @@ FOUND = [
     ("warning", "settings", "SOCKETIO_HOST is '127.0.0.2' in web.config, but '127.0.0.1'", "once"),
     ("ok", "settings", "SOCKETIO_OUTBOX_BYTES = 2000, from configure()", ""),
     ("ok", "settings", "SOCKETIO_BACKPLANE = ..., from web.config", ""),
-    ("warning", "settings", "SOCKETIO_MAX_MESSAGE_SIZE is above SOCKETIO_OUTBOX_BYTES", "raise"),
-    ("warning", "settings", "SOCKETIO_PRESENCE_GRACE do nothing", "plugins.presence"),
-    ("warning", "origins", "any page may connect", "SOCKETIO_ALLOWED_ORIGINS"),
-    ("warning", "origins", "the others in it mean nothing", "leave out"),
-    ("warning", "proxies", "trusts every address", "name the addresses"),
+    ("warning", "settings", "SOCKETIO_MAX_MESSAGE_SIZE exceeds SOCKETIO_OUTBOX_BYTES", "raise"),
+    ("warning", "settings", "SOCKETIO_PRESENCE_GRACE have no effect", "plugins.presence"),
+    ("warning", "origins", "pages of every origin may connect", "SOCKETIO_ALLOWED_ORIGINS"),
+    ("warning", "origins", "its other entries have no effect", "remove"),
+    ("warning", "proxies", "trusts every address", "list the addresses"),
     ("problem", "plugins", "did you mean 'webpy_socketio.plugins.message_logger'?", "correct"),
     ("problem", "plugins", "'shouting' cannot be installed: ValueError('too loud')", "correct"),
     ("problem", "plugins", "odd: examine() failed: NameError", "correct the plugin"),
@@ -145,25 +145,25 @@ FOUND = [
 
 
 @pytest.fixture(scope="module")
-def sick(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    folder = tmp_path_factory.mktemp("sick")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = tmp_path_factory.mktemp("faulty")
     (folder / "shouting.py").write_text(SHOUTING)
     (folder / "odd.py").write_text(ODD)
-    return explain(folder, SICK)
+    return explain(folder, FAULTY)
 
 
 class TestApplication:
-    @pytest.mark.parametrize("finding", FOUND, ids=lambda finding: finding[2][:30])
-    def test_each_fault_is_found_with_its_remedy(
-        self, finding: tuple[str, str, str, str], sick: Report
+    @pytest.mark.parametrize("finding", EXPECTED, ids=lambda finding: finding[2][:30])
+    def test_fault_is_found_with_its_remedy(
+        self, finding: tuple[str, str, str, str], faulty: Report
     ) -> None:
-        assert sick.status == 1
-        assert sick.has(*finding), sick.findings
+        assert faulty.status == 1
+        assert faulty.has(*finding), faulty.findings
 
-    def test_no_secret_is_shown(self, sick: Report) -> None:
-        assert "secret" not in json.dumps(sick.findings) + sick.err
+    def test_report_contains_no_secret(self, faulty: Report) -> None:
+        assert "secret" not in json.dumps(faulty.findings) + faulty.err
 
-    def test_a_second_program_with_other_faults(self, tmp_path: Path) -> None:
+    def test_faults_of_a_second_program_are_found(self, tmp_path: Path) -> None:
         source = (
             APP.partition("\n")[2]
             .replace("web.config.debug = False\n", "")
@@ -179,24 +179,22 @@ class TestApplication:
         )
         assert report.has("problem", "patching", "`python chat.py` does not patch", "first line of")
         assert report.has("problem", "urls", "'/(.*)' comes before socketio_urls", "in front of")
-        assert report.has(
-            "warning", "debug", "was still on when the application was made", "before"
-        )
-        assert report.has("warning", "proxies", "only it can reach SOCKETIO_HOST", '"127.0.0.1"')
+        assert report.has("warning", "debug", "was on when the application was created", "before")
+        assert report.has("warning", "proxies", "but SOCKETIO_HOST", '"127.0.0.1"')
         assert report.has("ok", "hosts", "chat.example, 127.0.0.1")
-        assert report.has("warning", "origins", "pages without an origin", 'leave "null" out')
+        assert report.has("warning", "origins", "pages without an origin", 'remove "null"')
         assert report.has("problem", "plugins", "odd: the moon is full", "wait")
         assert report.has("warning", "plugins", "odd: of a level")
 
     @pytest.mark.parametrize("trusted", ["['unix']", "['unix', '10.0.0.1']"])
-    def test_proxy_on_a_unix_socket_is_no_fault(self, trusted: str, tmp_path: Path) -> None:
+    def test_proxy_on_a_unix_socket_is_accepted(self, trusted: str, tmp_path: Path) -> None:
         report = explain(tmp_path, APP + f"web.config.SOCKETIO_TRUSTED_PROXIES = {trusted}\n")
         assert report.has("ok", "proxies", "unix")
         assert not report.has("warning", "proxies", "")
 
-    def test_one_that_fails_is_told_with_its_traceback_once(self, tmp_path: Path) -> None:
+    def test_failing_application_is_reported_with_one_traceback(self, tmp_path: Path) -> None:
         report = explain(tmp_path, "import web\n1 / 0\n")
-        assert report.has("problem", "application", "chat.py:2", "correct this first")
+        assert report.has("problem", "application", "chat.py:2", "fix this first")
         (tmp_path / "chat.py").write_text("1 / 0\n")
         done = run("doctor", "chat", "--port", "0", cwd=tmp_path)
         assert done.status == 1
@@ -208,9 +206,14 @@ class TestApplication:
         [
             (
                 "app = ()\n",
-                ("problem", "application", "type tuple, where a web.application belongs", ""),
+                (
+                    "problem",
+                    "application",
+                    "expected a web.application, not an object of type tuple",
+                    "",
+                ),
             ),
-            ("def app(environ, start): ...\n", ("warning", "urls", "app is no web.application")),
+            ("def app(environ, start): ...\n", ("warning", "urls", "app is not a web.application")),
             (
                 APP.replace('__name__ == "__main__"', "True"),
                 ("problem", "application", "starts a server while it is imported", "this first"),
@@ -218,37 +221,37 @@ class TestApplication:
         ],
         ids=["no application", "WSGI", "serves"],
     )
-    def test_what_is_no_application(
+    def test_object_that_is_no_application_is_a_problem(
         self, source: str, finding: tuple[str, ...], tmp_path: Path
     ) -> None:
         assert explain(tmp_path, source).has(*finding)
 
 
-#: How an application of its own starts its server.
+#: The call that starts the server of `APP`.
 SERVER = "SocketIOServer(None, app.wsgifunc()"
 
 
 class TestKeywords:
-    """Of ``SocketIOServer(...)`` in the application's file, which is not called here."""
+    """Keywords of ``SocketIOServer(...)`` in the application's file, which is only parsed."""
 
-    def given(self, folder: Path, keywords: str, *words: str) -> Report:
+    def report(self, folder: Path, keywords: str, *words: str) -> Report:
         assert SERVER in APP
         return explain(folder, APP.replace(SERVER, f"{SERVER}, {keywords}"), *words)
 
-    def test_settings_that_only_the_program_has(self, tmp_path: Path) -> None:
-        report = self.given(tmp_path, "ping_interval=10, backplane='redis://:secret@r', log=None")
+    def test_settings_as_keywords_are_a_warning(self, tmp_path: Path) -> None:
+        report = self.report(tmp_path, "ping_interval=10, backplane='redis://:secret@r', log=None")
         assert report.has(
             "warning",
             "settings",
-            "chat.py:8: SocketIOServer is given backplane, ping_interval: this counts for "
-            "`python chat.py` only, not for `webpy-socketio serve`, gunicorn, or what is looked at here",
-            "put SOCKETIO_BACKPLANE, SOCKETIO_PING_INTERVAL into web.config",
+            "chat.py:8: SocketIOServer is passed backplane, ping_interval: this applies to "
+            "`python chat.py` only, not to `webpy-socketio serve`, gunicorn or these checks",
+            "move SOCKETIO_BACKPLANE, SOCKETIO_PING_INTERVAL to web.config",
         )
         assert report.status == 0
         assert "secret" not in json.dumps(report.findings)
 
-    def test_wrong_ones(self, tmp_path: Path) -> None:
-        report = self.given(tmp_path, "ping_intervall=10, port='http', backplane='secret'")
+    def test_invalid_keywords_are_problems(self, tmp_path: Path) -> None:
+        report = self.report(tmp_path, "ping_intervall=10, port='http', backplane='secret'")
         for text in (
             "SocketIOServer() takes no keyword 'ping_intervall'; did you mean ping_interval?",
             "SocketIOServer(): port is 'http', but has to be a whole number",
@@ -259,30 +262,30 @@ class TestKeywords:
             )
         assert "secret" not in json.dumps(report.findings)
 
-    def test_what_only_runs_can_tell(self, tmp_path: Path) -> None:
-        report = self.given(tmp_path, "namespaces=NAMES, max_channels=1 + x, **OPTIONS")
+    def test_keywords_known_only_at_run_time_are_skipped(self, tmp_path: Path) -> None:
+        report = self.report(tmp_path, "namespaces=NAMES, max_channels=1 + x, **OPTIONS")
         assert report.status == 0
         assert report.has(
-            "warning", "settings", "is given max_channels, namespaces, **OPTIONS:", "MAX_CHANNELS"
+            "warning", "settings", "is passed max_channels, namespaces, **OPTIONS:", "MAX_CHANNELS"
         )
 
-    def test_a_certificate(self, tmp_path: Path) -> None:
+    def test_unchecked_certificate_is_a_warning(self, tmp_path: Path) -> None:
         keywords = "certfile='no.crt', keyfile='no.key'"
-        report = self.given(tmp_path, keywords)
+        report = self.report(tmp_path, keywords)
         assert report.has(
-            "warning", "tls", "chat.py:8: its certificate is not looked", "--certfile"
+            "warning", "tls", "chat.py:8: the certificate is not checked", "--certfile"
         )
         assert report.levels("settings") == ["ok"]
-        report = self.given(tmp_path, keywords, "--certfile", "no.crt")
+        report = self.report(tmp_path, keywords, "--certfile", "no.crt")
         assert report.levels("tls") == ["problem"]
 
-    def test_there_is_nothing_to_say_of_others(self, tmp_path: Path) -> None:
-        report = self.given(tmp_path, "resource='chat', log=None, backlog=5")
+    def test_other_keywords_are_not_mentioned(self, tmp_path: Path) -> None:
+        report = self.report(tmp_path, "resource='chat', log=None, backlog=5")
         assert report.levels("settings") == ["ok"]
 
 
-class TestMachine:
-    def test_versions_and_loop(self, tmp_path: Path) -> None:
+class TestEnvironment:
+    def test_outdated_versions_and_libuv_are_found(self, tmp_path: Path) -> None:
         for name in ("orjson-3.10.9", "gevent-24.1", "blinker-1.7"):
             folder = tmp_path / f"{name}.dist-info"
             folder.mkdir()
@@ -297,12 +300,12 @@ class TestMachine:
         assert report.has("ok", "versions", f"Python {sys.version_info.major}.")
         assert report.has("warning", "loop", "libuv", "GEVENT_LOOP")
 
-    def test_every_dependency_is_looked_at(self, tmp_path: Path) -> None:
-        told = {one["text"].partition(" ")[0] for one in examine(tmp_path).findings}
-        assert {"web.py", "gevent", "blinker", "Mako", "websockets", "orjson"} <= told
-        assert "redis" not in told
+    def test_every_dependency_is_checked(self, tmp_path: Path) -> None:
+        names = {one["text"].partition(" ")[0] for one in examine(tmp_path).findings}
+        assert {"web.py", "gevent", "blinker", "Mako", "websockets", "orjson"} <= names
+        assert "redis" not in names
 
-    def test_a_python_that_is_not_known_is_told(self) -> None:
+    def test_untested_python_is_a_warning(self) -> None:
         classifiers = [
             "Programming Language :: Python :: 3.8",
             "Programming Language :: Python :: 3",
@@ -310,14 +313,14 @@ class TestMachine:
         finding = environment._python(classifiers)
         assert (finding.level, finding.remedy) == ("warning", "use 3.8 to 3.8")
 
-    def test_too_few_files(self, tmp_path: Path) -> None:
+    def test_low_limit_of_open_files_is_a_warning(self, tmp_path: Path) -> None:
         few = ("sh", "-c", 'ulimit -Sn 300; exec "$@"', "sh")
         report = examine(tmp_path, before=few)
-        assert report.has("warning", "open files", "300 are allowed", "LimitNOFILE=20100")
+        assert report.has("warning", "open files", "the limit is 300", "LimitNOFILE=20100")
         assert report.status == 0
 
     @pytest.mark.parametrize("found", ["nothing", "an older one"])
-    def test_the_client(self, found: str, tmp_path: Path) -> None:
+    def test_missing_or_outdated_client_is_a_problem(self, found: str, tmp_path: Path) -> None:
         package = tmp_path / "webpy_socketio"
         shutil.copytree(Path(webpy_socketio.__file__).parent, package)
         client = package / "static" / "socket.io.min.js"
@@ -326,26 +329,28 @@ class TestMachine:
             expected = ("socket.io.min.js is missing", "")
         else:
             client.write_text("/*! Socket.IO v2.5.0 */")
-            expected = ("socket.io.min.js 2.5.0 does not speak", "install again")
+            expected = ("socket.io.min.js 2.5.0 does not implement", "reinstall")
         assert examine(tmp_path).has("problem", "client", *expected)
 
 
 class TestAddress:
-    def test_another_program_is_there(self, tmp_path: Path) -> None:
+    def test_address_of_another_program_is_a_problem(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             server.close()
-        with socket.socket() as bound:  # it listens not, so that nobody waits for an answer
+        with socket.socket() as bound:  # bound, but not listening: connections are refused
             bound.bind(("127.0.0.1", port))
             report = examine(tmp_path, "--port", str(port))
         assert report.has("problem", "address", "another program is listening there: stop it")
 
-    def test_one_of_ours_is_there(self, site: Site, tmp_path: Path) -> None:
+    def test_address_of_a_running_server_is_a_warning(self, site: Site, tmp_path: Path) -> None:
         report = examine(tmp_path, "--port", str(site.port))
-        assert report.has("warning", "address", "a server of this kind runs", "stop it first")
+        assert report.has(
+            "warning", "address", "a webpy_socketio server already runs", "stop it first"
+        )
         assert not site.server.engine.sessions
 
-    def test_an_address_of_another_machine(self, tmp_path: Path) -> None:
+    def test_address_of_another_machine_is_a_problem(self, tmp_path: Path) -> None:
         report = examine(tmp_path, "--host", "192.0.2.1")
         assert report.has(
             "problem", "address", "does not belong to this machine: change SOCKETIO_HOST"
@@ -353,42 +358,42 @@ class TestAddress:
 
 
 class TestTLS:
-    """In this process: the certificates are made here, and the handshake is in memory anyway."""
+    """The check of the certificate, called in this process."""
 
     def look(self, certificate: Path | None, key: Path | None) -> list[tuple[str, str, str]]:
         arguments = type("Arguments", (), {})()
         arguments.certfile = certificate and str(certificate)
         arguments.keyfile = key and str(key)
-        patient: Any = type("Patient", (), {"arguments": arguments})()
-        return [(one.level, one.text, one.remedy) for one in external.tls(patient)]
+        context: Any = type("Context", (), {"arguments": arguments})()
+        return [(one.level, one.text, one.remedy) for one in external.tls(context)]
 
-    def test_good(self, tmp_path: Path) -> None:
+    def test_valid_certificate_is_ok(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=40)
         key.chmod(0o600)
-        assert self.look(certificate, key) == [("ok", f"{certificate}, good for 40 days", "")]
+        assert self.look(certificate, key) == [("ok", f"{certificate}, valid for 40 days", "")]
         assert self.look(None, None) == []
 
-    def test_readable_by_everybody_and_near_its_end(self, tmp_path: Path) -> None:
+    def test_readable_key_and_expiring_certificate_are_warnings(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=3)
         key.chmod(0o644)
         assert self.look(certificate, key) == [
-            ("warning", f"everybody on this machine can read {key}", f"chmod 640 {key}"),
-            ("warning", f"{certificate} ends in 3 days", "have it renewed"),
+            ("warning", f"every user of this machine can read {key}", f"chmod 640 {key}"),
+            ("warning", f"{certificate} expires in 3 days", "renew it"),
         ]
 
-    def test_expired(self, tmp_path: Path) -> None:
+    def test_expired_certificate_is_a_problem(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=-1)
         key.chmod(0o600)
         ((level, text, remedy),) = self.look(certificate, key)
-        assert (level, remedy) == ("problem", "have it renewed")
+        assert (level, remedy) == ("problem", "renew it")
         assert "expired" in text
 
-    def test_files_that_do_not_fit(self, tmp_path: Path) -> None:
+    def test_mismatched_or_missing_files_are_problems(self, tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()
         certificate, _ = make_certificate(tmp_path)
         _, key = make_certificate(tmp_path / "other")
         ((level, text, remedy),) = self.look(certificate, key)
-        assert (level, "cannot be used" in text, "belongs to it" in remedy) == (
+        assert (level, "cannot be used" in text, "private key" in remedy) == (
             "problem",
             True,
             True,
@@ -399,10 +404,10 @@ class TestTLS:
         ]
         assert self.look(None, key)[0][2] == "add --certfile"
 
-    def test_from_outside(self, tmp_path: Path) -> None:
+    def test_certificate_options_are_checked(self, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path, days=40)
         report = examine(tmp_path, "--certfile", str(certificate), "--keyfile", str(key))
-        assert report.has("ok", "tls", "good for 40 days")
+        assert report.has("ok", "tls", "valid for 40 days")
 
 
 class TestRedis:
@@ -419,30 +424,32 @@ class TestRedis:
         more = {"SOCKETIO_BACKPLANE": redis.url, "SOCKETIO_PLUGINS": plugins}
         return f"{APP}configure({more})\n"
 
-    def test_good(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_suitable_redis_is_ok(self, redis: RedisServer, tmp_path: Path) -> None:
         report = explain(tmp_path, self.source(redis))
         assert report.levels("redis") == ["ok", "ok"]
         assert report.has(
             "ok", "plugins", "presence: Redis does not evict keys (maxmemory-policy noeviction)"
         )
         assert report.has("ok", "versions", "redis ")
-        assert redis.ask("DBSIZE") == 0  # nothing was left there
+        assert redis.ask("DBSIZE") == 0  # the check leaves no keys
         assert redis.topics() == set()
 
-    def test_full_and_forgetful(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_full_or_evicting_redis_is_found(self, redis: RedisServer, tmp_path: Path) -> None:
         redis.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         redis.ask("CONFIG", "SET", "maxmemory", "1")
         report = explain(tmp_path, self.source(redis))
-        assert report.has("warning", "redis", "what does not fit any more is refused", "maxmemory")
+        assert report.has(
+            "warning", "redis", "Redis rejects writes that exceed the limit", "maxmemory"
+        )
         policy = "maxmemory-policy is allkeys-lru"
         assert report.has("problem", "plugins", policy, "CONFIG SET maxmemory-policy noeviction")
 
-    def test_a_user_who_may_not_ask(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_redis_user_without_info_is_a_warning(self, redis: RedisServer, tmp_path: Path) -> None:
         redis.ask("ACL", "SETUSER", "default", "-info")
         report = explain(tmp_path, self.source(redis))
-        assert report.has("warning", "redis", "it is there, but", "+info")
+        assert report.has("warning", "redis", "reachable, but", "+info")
 
-    def test_versions(self) -> None:
+    def test_redis_before_version_5_is_a_problem(self) -> None:
         def look(version: str) -> str:
             return next(external._version("Redis", {"redis_version": version})).level
 

@@ -1,4 +1,4 @@
-"""The demo's pages, over HTTP, from the real example/main_app.py in a process of its own."""
+"""The demo's pages over HTTP, served by example/main_app.py in a new process."""
 
 import contextlib
 import http.cookiejar
@@ -27,7 +27,7 @@ PASSWORD = "let me in"
 
 
 class Chat:
-    """The demo, run as a user runs it, with a folder of its own. Restarted, it keeps its port."""
+    """The demo as a process with its own data folder. A restart keeps the port."""
 
     def __init__(self, folder, **env):
         self.folder = folder
@@ -51,7 +51,7 @@ class Chat:
         self.port = int(address.rstrip("/"))
 
     def stop(self):
-        """Stop it as a service manager does: it ends by itself, with status 0 and no complaint."""
+        """Stop it as a service manager does: it must exit with status 0 and empty stderr."""
         if self.process.popen.returncode is not None:
             return
         self.process.popen.send_signal(signal.SIGTERM)
@@ -63,7 +63,7 @@ class Chat:
 
 
 class Visitor:
-    """A browser without JavaScript: it keeps cookies and fills forms."""
+    """A browser without JavaScript, with cookies and forms."""
 
     def __init__(self, url):
         self.url = url
@@ -72,7 +72,7 @@ class Visitor:
         self.opener = urllib.request.build_opener(processor)
 
     def get(self, path, data=None, headers=None):
-        """Return (status, headers, text, address); redirects are followed."""
+        """Send a request and follow redirects; return status, headers, text and URL."""
         request = urllib.request.Request(self.url + path, data, headers or {})
         try:
             response = self.opener.open(request, timeout=20)
@@ -82,13 +82,13 @@ class Visitor:
             return response.status, response.headers, response.read().decode(), response.url
 
     def post(self, page, path=None, **fields):
-        """Send the form of a page, with the token that the page holds."""
+        """Submit the form of a page with the page's token."""
         token = re.search(r'name="csrf" value="([^"]+)"', self.get(page)[2])[1]
         return self.get(path or page, urllib.parse.urlencode({"csrf": token, **fields}).encode())
 
 
 def example(folder, program):
-    """Run a few lines among the example's modules, and return what they say, line by line."""
+    """Run a program with the example's modules, and return the lines that it prints."""
     beginning = (
         "from gevent import monkey; monkey.patch_all()\nimport sys\n"
         "def say(*words): sys.stdout.write(' '.join(map(str, words)) + '\\n')\n"
@@ -117,7 +117,7 @@ def visitor(chat):
     return Visitor(chat.url)
 
 
-def test_the_first_run_makes_a_few_rooms(visitor):
+def test_first_start_creates_rooms(visitor):
     status, headers, text, _ = visitor.get("/")
     assert status == 200
     assert headers["Content-Type"] == "text/html; charset=utf-8"
@@ -125,7 +125,7 @@ def test_the_first_run_makes_a_few_rooms(visitor):
         assert name in text
 
 
-def test_a_room_page_names_its_channel_and_brings_the_scripts(visitor):
+def test_room_page_has_channel_and_scripts(visitor):
     status, _, text, _ = visitor.get("/room/lobby")
     assert status == 200
     assert 'data-channel="room-lobby"' in text
@@ -151,7 +151,7 @@ def test_a_room_page_names_its_channel_and_brings_the_scripts(visitor):
         ("a" * 60, "a" * 60),
     ],
 )
-def test_a_room_with_a_name_in_any_script(visitor, name, slug):
+def test_room_name_may_use_any_script(visitor, name, slug):
     status, _, text, address = visitor.post("/", name=name)
     assert status == 200
     assert urllib.parse.unquote(address) == f"{visitor.url}/room/{slug}"
@@ -159,27 +159,27 @@ def test_a_room_with_a_name_in_any_script(visitor, name, slug):
     assert f'href="/room/{urllib.parse.quote(slug)}"' in visitor.get("/")[2]
 
 
-def test_rooms_of_one_name_get_numbers(visitor):
+def test_rooms_of_the_same_name_get_numbers(visitor):
     addresses = [visitor.post("/", name=name)[3] for name in ("Twins", "twins", " TWINS! ")]
     assert [a.rpartition("/")[2] for a in addresses] == ["twins", "twins-2", "twins-3"]
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"),
+    ("name", "message"),
     [
         ("", "needs at least one character"),
         (" \t\N{ZERO WIDTH SPACE} ", "needs at least one character"),
         ("b" * 61, "at most 60 characters; this one has 61"),
     ],
 )
-def test_a_bad_name_is_told_and_kept(visitor, name, complaint):
+def test_invalid_room_name_is_reported_and_kept(visitor, name, message):
     status, _, text, _ = visitor.post("/", name=name)
     assert status == 400
-    assert complaint in text
+    assert message in text
     assert f'value="{name.strip()}"' in text
 
 
-def test_names_are_escaped_wherever_they_stand(visitor):
+def test_names_are_escaped_in_html(visitor):
     name = "<script>alert('x')</script>\""
     _, _, _, address = visitor.post("/", name=name)
     visitor.post("/login", password=PASSWORD)
@@ -194,7 +194,7 @@ def test_names_are_escaped_wherever_they_stand(visitor):
 
 @pytest.mark.parametrize("path", ["/", "/sysmsg", "/login", "/logout"])
 @pytest.mark.parametrize("token", [{}, {"csrf": ""}, {"csrf": "wrong"}, {"csrf": "é"}])
-def test_a_form_without_its_token_is_refused(visitor, path, token):
+def test_form_without_valid_token_is_rejected(visitor, path, token):
     visitor.get("/")
     data = {**token, "name": "Sneaky", "text": "Sneaky", "password": PASSWORD}
     data = urllib.parse.urlencode(data).encode()
@@ -205,7 +205,7 @@ def test_a_form_without_its_token_is_refused(visitor, path, token):
     assert "Sign out" not in visitor.get("/")[2]
 
 
-def test_the_token_of_somebody_else_is_refused(chat, visitor):
+def test_token_of_another_session_is_rejected(chat, visitor):
     theirs = re.search(r'name="csrf" value="([^"]+)"', Visitor(chat.url).get("/")[2])[1]
     visitor.get("/")
     data = urllib.parse.urlencode({"csrf": theirs, "name": "Sneaky"}).encode()
@@ -223,40 +223,40 @@ def test_the_token_of_somebody_else_is_refused(chat, visitor):
         ),
     ],
 )
-def test_a_form_that_cannot_be_read(visitor, data, kind):
+def test_unreadable_form_is_rejected(visitor, data, kind):
     status, _, text, _ = visitor.get("/", data, {"Content-Type": kind})
     assert status in {400, 403}
     assert "All rooms" in text
 
 
-def test_a_system_message_to_nobody_says_so_and_keeps_the_text(visitor):
+def test_system_message_without_recipients_is_reported_and_kept(visitor):
     visitor.post("/login", password=PASSWORD)
     for room in ("", "lobby"):
         status, _, text, _ = visitor.post("/sysmsg", text="Is <anyone> there?", room=room)
         assert status == 200
-        assert "Nobody is there" in text
+        assert "No user is connected" in text
         assert "Is &lt;anyone&gt; there?</textarea>" in text
 
 
 @pytest.mark.parametrize(
-    ("fields", "complaint"),
+    ("fields", "message"),
     [
         ({"text": " ", "room": ""}, "needs at least one character"),
         ({"text": "x" * 2001, "room": ""}, "at most 2000 characters"),
         ({"text": "Hello", "room": "no-such-room"}, "There is no such room."),
     ],
 )
-def test_a_bad_system_message_is_told(visitor, fields, complaint):
+def test_invalid_system_message_is_reported(visitor, fields, message):
     visitor.post("/login", password=PASSWORD)
     status, _, text, _ = visitor.post("/sysmsg", **fields)
     assert status == 400
-    assert complaint in text
+    assert message in text
 
 
 @pytest.mark.parametrize(
     "path", ["/nowhere", "/room/nowhere", "/room/%ff", "/static/none.css", "/static/chat.py"]
 )
-def test_what_is_not_there_gets_a_page_that_leads_back(visitor, path):
+def test_missing_page_links_to_the_rooms(visitor, path):
     status, headers, text, _ = visitor.get(path)
     assert status == 404
     assert headers.get_all("Content-Type") == ["text/html; charset=utf-8"]
@@ -264,7 +264,7 @@ def test_what_is_not_there_gets_a_page_that_leads_back(visitor, path):
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/nowhere", "/static/chat.js"])
-def test_every_page_is_strict(visitor, path):
+def test_every_page_has_strict_headers(visitor, path):
     _, headers, text, _ = visitor.get(path)
     (policy,) = headers.get_all("Content-Security-Policy")
     assert "default-src 'none'" in policy
@@ -274,7 +274,7 @@ def test_every_page_is_strict(visitor, path):
     assert not re.search(r"<style|<[^>]+ style=|<[^>]+ on\w+=|<script(?![^>]* src=)", text)
 
 
-def test_the_session_cookie_is_for_this_site_and_not_for_scripts(visitor):
+def test_session_cookie_is_same_site_and_http_only(visitor):
     cookie = visitor.get("/")[1]["Set-Cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=Lax" in cookie
@@ -284,7 +284,7 @@ def test_the_session_cookie_is_for_this_site_and_not_for_scripts(visitor):
     ("name", "kind"),
     [("chat.css", "text/css"), ("chat.js", "text/javascript"), ("icon.svg", "image/svg+xml")],
 )
-def test_a_static_file_is_asked_for_again_and_not_sent_again(visitor, name, kind):
+def test_static_file_is_revalidated(visitor, name, kind):
     status, headers, text, _ = visitor.get(f"/static/{name}")
     assert status == 200
     assert text
@@ -306,7 +306,7 @@ def test_a_static_file_is_asked_for_again_and_not_sent_again(visitor, name, kind
         "/static/",
     ],
 )
-def test_nothing_outside_static_is_served(visitor, path):
+def test_files_outside_static_are_not_served(visitor, path):
     status, _, text, _ = visitor.get(path)
     assert status == 404
     assert "monkey" not in text
@@ -317,7 +317,7 @@ def cookie(visitor):
     return cookie.value
 
 
-def test_who_is_no_admin_is_led_to_the_login_and_back(visitor):
+def test_admin_page_redirects_to_login_and_back(visitor):
     assert visitor.get("/sysmsg")[3].endswith("/login?to=sysmsg")
     token = re.search(r'csrf" value="([^"]+)"', visitor.get("/login?to=sysmsg")[2])[1]
     data = urllib.parse.urlencode({"csrf": token, "text": "Sneaky", "room": ""}).encode()
@@ -327,19 +327,19 @@ def test_who_is_no_admin_is_led_to_the_login_and_back(visitor):
 
 
 @pytest.mark.parametrize("to", ["", "//evil.example", "https://evil.example/", "/sysmsg", "é"])
-def test_the_login_leads_nowhere_else(visitor, to):
+def test_login_redirects_to_known_pages_only(visitor, to):
     assert visitor.post("/login", password=PASSWORD, to=to)[3] == f"{visitor.url}/"
 
 
 @pytest.mark.parametrize("password", ["", "Let me in", "é", "x" * 10_000])
-def test_a_wrong_password_is_told(visitor, password):
+def test_wrong_password_is_rejected(visitor, password):
     status, _, text, _ = visitor.post("/login", password=password)
     assert status == 403
     assert "That is not the password." in text
     assert visitor.get("/sysmsg")[3].endswith("/login?to=sysmsg")
 
 
-def test_signing_in_is_another_session_id_and_signing_out_ends_it(chat, visitor):
+def test_login_changes_session_id_and_logout_ends_session(chat, visitor):
     visitor.get("/")
     before = cookie(visitor)
     visitor.post("/login", password=PASSWORD)
@@ -349,13 +349,13 @@ def test_signing_in_is_another_session_id_and_signing_out_ends_it(chat, visitor)
     visitor.post("/", path="/logout")
     assert "Sign out" not in visitor.get("/")[2]
     store = {path.name for path in (chat.folder / "data" / "sessions").iterdir()}
-    assert not store & {before, inside}  # nor is either kept
+    assert not store & {before, inside}  # both sessions are deleted
     for known in (before, inside):
         text = Visitor(chat.url).get("/", headers={"Cookie": f"chat_session={known}"})[2]
         assert "Sign out" not in text
 
 
-def test_the_demos_password_is_shown_until_another_one_is_set(visitor, tmp_path):
+def test_default_password_is_shown_until_changed(visitor, tmp_path):
     assert f"<code>{PASSWORD}</code>" in visitor.get("/login")[2]
     chat = Chat(tmp_path, CHAT_PASSWORD="another")
     try:
@@ -368,7 +368,7 @@ def test_the_demos_password_is_shown_until_another_one_is_set(visitor, tmp_path)
         chat.stop()
 
 
-def test_what_goes_wrong_here_is_told_without_how(tmp_path):
+def test_internal_error_page_has_no_details(tmp_path):
     chat = Chat(tmp_path)
     try:
         with contextlib.closing(sqlite3.connect(tmp_path / "data" / "chat.sqlite")) as database:
@@ -383,8 +383,8 @@ def test_what_goes_wrong_here_is_told_without_how(tmp_path):
         chat.process.kill()
 
 
-def test_who_is_lost_counts_as_here_for_three_seconds(tmp_path):
-    """So that others see nothing of a page that is reloaded, or of a tunnel."""
+def test_lost_connection_keeps_presence_for_three_seconds(tmp_path):
+    """Other users must not notice reloads and short interruptions."""
     told = example(
         tmp_path,
         """
@@ -406,8 +406,8 @@ def test_who_is_lost_counts_as_here_for_three_seconds(tmp_path):
     assert told == ["['ann']", "['ann']", "[]", "[]", "[]", "[]"]
 
 
-def test_who_has_gone_is_forgotten(tmp_path):
-    """A chat that runs for months must not remember every browser that ever came."""
+def test_closed_connections_are_removed(tmp_path):
+    """Memory must not grow with the number of past visitors."""
     told = example(
         tmp_path,
         """
@@ -428,7 +428,7 @@ def test_who_has_gone_is_forgotten(tmp_path):
     assert told == ["[1, 2]", "[1, 1]", "{}"]
 
 
-def test_there_is_space_for_so_many_rooms(tmp_path):
+def test_number_of_rooms_is_limited(tmp_path):
     told = example(
         tmp_path,
         """
@@ -445,17 +445,19 @@ def test_there_is_space_for_so_many_rooms(tmp_path):
     )
     assert told == [
         "one-more ['lobby', 'kaffeeküche', '談話室', 'admins', 'one-more']",
-        "There are 5 rooms, and no space for more.",
+        "There are 5 rooms already, which is the limit.",
     ]
 
 
-def test_only_a_rooms_own_channel_leads_to_it(tmp_path):
+def test_room_is_found_by_its_own_channel_only(tmp_path):
     told = example(
         tmp_path,
         """
         import rooms
         rooms.create()
-        for channel in ("room-lobby", "admin-admins", "room-admins", "admin-lobby", "lobby", "room-"):
+        for channel in (
+            "room-lobby", "admin-admins", "room-admins", "admin-lobby", "lobby", "room-"
+        ):
             say(channel, rooms.at(channel) and rooms.at(channel).name)
         """,
     )
@@ -466,7 +468,7 @@ def test_only_a_rooms_own_channel_leads_to_it(tmp_path):
     ]
 
 
-def test_messages_are_numbered_in_each_room_kept_once_and_the_last_of_them(tmp_path):
+def test_messages_are_numbered_deduplicated_and_limited(tmp_path):
     told = example(
         tmp_path,
         """
@@ -478,7 +480,8 @@ def test_messages_are_numbered_in_each_room_kept_once_and_the_last_of_them(tmp_p
         say(messages.keep("one", "ann", "Ann", "f again", "token f"))
         say(messages.keep("one", "bob", "Bob", "g", "token f")["id"])
         say(messages.keep("other", "ann", "Ann", "h", "token f")["id"])
-        say(messages.keep("one", "ann", "Ann", "i", None)["id"], messages.keep("one", "ann", "Ann", "j", None)["id"])
+        first = messages.keep("one", "ann", "Ann", "i", None)["id"]
+        say(first, messages.keep("one", "ann", "Ann", "j", None)["id"])
         for number in (0, 7, 8, 9, -1, True, None, "8", 2 ** 70, float("nan")):
             say(*[said["text"] for said in messages.since("one", number)])
         from rooms import database
@@ -502,13 +505,13 @@ def test_messages_are_numbered_in_each_room_kept_once_and_the_last_of_them(tmp_p
         ("Straße", "STRASSE"),
     ],
 )
-def test_names_that_look_alike_are_one(tmp_path, one, other):
+def test_similar_names_are_equal(tmp_path, one, other):
     assert example(
         tmp_path, f"import texts; say(texts.fold({one!r}) == texts.fold({other!r}))"
     ) == ["True"]
 
 
-def test_alphabets_that_look_alike_are_not_mixed(tmp_path):
+def test_mixed_alphabets_are_detected(tmp_path):
     names = {
         "Ann": False,
         "\N{CYRILLIC CAPITAL LETTER A}nn": True,
@@ -525,7 +528,7 @@ def test_alphabets_that_look_alike_are_not_mixed(tmp_path):
     assert told == [str(list(names.values()))]
 
 
-def test_rooms_and_sessions_outlive_a_restart(tmp_path):
+def test_rooms_and_sessions_survive_restart(tmp_path):
     chat = Chat(tmp_path)
     try:
         visitor = Visitor(chat.url)
@@ -541,8 +544,8 @@ def test_rooms_and_sessions_outlive_a_restart(tmp_path):
         chat.stop()
 
 
-def test_on_two_workers(tmp_path):
-    """`make cluster-demo`: rooms, pages and sessions are the same on both; it ends as one."""
+def test_cluster_demo_shares_rooms_and_sessions(tmp_path):
+    """`make cluster-demo`: both workers share rooms, pages and sessions, and stop together."""
     if not (shutil.which("redis-server") or shutil.which("valkey-server")):
         pytest.skip("there is no redis-server on this machine")
     env = {"PORT": "0", "CHAT_DATA": str(tmp_path / "data")}

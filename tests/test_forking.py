@@ -1,4 +1,4 @@
-"""Processes that handlers start: they serve none of the server's clients."""
+"""Processes started by handlers do not serve clients of the server."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def server(start: Start) -> ServerProcess:
 
 @pytest.fixture
 def child(server: ServerProcess) -> Iterator[int]:
-    """A child that a handler started."""
+    """A child process started by a handler."""
     (pid,) = load_clients.WebSocket(server.port).call("start")
     yield pid
     if Path(f"/proc/{pid}").exists():
@@ -174,7 +174,7 @@ def sockets_of(pid: int) -> set[str]:
 
 class TestChild:
     @pytest.mark.parametrize("kind", [load_clients.WebSocket, load_clients.Polling])
-    def test_messages_are_handled_by_the_server_while_a_child_lives(
+    def test_server_handles_messages_while_a_child_runs(
         self, server: ServerProcess, child: int, kind: Any
     ) -> None:
         clients = [kind(server.port) for _ in range(4)]
@@ -182,9 +182,7 @@ class TestChild:
         assert pids == {server.process.popen.pid}
         assert server.errors == ""
 
-    def test_connections_made_before_the_child_are_not_served_by_it(
-        self, server: ServerProcess
-    ) -> None:
+    def test_child_does_not_serve_existing_connections(self, server: ServerProcess) -> None:
         clients = [kind(server.port) for kind in (load_clients.WebSocket, load_clients.Polling) * 3]
         (child,) = clients[0].call("start")
         for _ in range(50):
@@ -213,7 +211,7 @@ class TestChild:
             socket.create_connection(("127.0.0.1", server.port))
         assert Path(f"/proc/{child}").exists()
 
-    def test_handler_waiting_at_the_fork_goes_on_in_the_server_only(
+    def test_handler_waiting_during_fork_continues_in_the_server_only(
         self, server: ServerProcess
     ) -> None:
         sleeper = load_clients.WebSocket(server.port)
@@ -223,7 +221,7 @@ class TestChild:
         assert server.wait_for("woke") == str(server.process.popen.pid)
         os.kill(child, signal.SIGKILL)
         sleeper.goodbye()
-        while True:  # the next lines, of the child's as well if there were any
+        while True:  # read all further lines, which must not come from the child
             name, _, pid = server.process.next_line().partition(" ")
             assert pid == str(server.process.popen.pid)
             if name == "gone":
@@ -266,7 +264,7 @@ class TestChild:
         server.process.popen.terminate()
         assert client.closed.get() == 1001
         assert Path(f"/proc/{child}").exists()
-        os.kill(child, signal.SIGKILL)  # multiprocessing waits at the end for what it started
+        os.kill(child, signal.SIGKILL)  # multiprocessing would wait for its children at exit
         assert server.process.popen.wait() == 0
         until_gone(child)
 

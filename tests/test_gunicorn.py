@@ -1,4 +1,4 @@
-"""gunicorn with our worker class: a real gunicorn, from outside."""
+"""gunicorn with the worker class, as a real process."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ pytest.importorskip("gunicorn", reason="gunicorn is not installed")
 
 pytestmark = pytest.mark.patience(60)
 
-#: What gunicorn can call.
+#: A WSGI application for gunicorn.
 WSGI = "\nwsgi = application.wsgifunc()\n"
 
 WORKER = "webpy_socketio.gunicorn.Worker"
 
 
 class Gunicorn(Served):
-    """It says on stderr where it listens."""
+    """A gunicorn process, which prints its address on stderr."""
 
     def ready(self) -> None:
         while not (found := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", self.errors)):
@@ -60,7 +60,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def start(*options: str, source: str = module_source(BODY), **env: str) -> Gunicorn:
         (tmp_path / "site_of_ours.py").write_text(source + WSGI, encoding="utf-8")
         command = ["gunicorn", "-k", WORKER, "-b", "127.0.0.1:0", *options]
-        # Its control socket is in the home of whoever starts it.
+        # gunicorn's control socket is in HOME.
         env = {"HOME": str(tmp_path), **env}
         served = Gunicorn([*command, "site_of_ours:wsgi"], tmp_path, env)
         started.append(served)
@@ -90,9 +90,11 @@ def fails(tmp_path: Path, *options: str, **env: str) -> str:
     return found.stderr
 
 
-class TestOne:
+class TestSingleWorker:
     @pytest.mark.parametrize("transports", TRANSPORTS)
-    def test_pages_sockets_and_its_end(self, start: Start, transports: str) -> None:
+    def test_gunicorn_serves_pages_and_sockets_until_stopped(
+        self, start: Start, transports: str
+    ) -> None:
         served = start()
         assert page(served.port) in children(served)
         client = Client(TRANSPORTS[transports])
@@ -106,7 +108,7 @@ class TestOne:
         assert "Traceback" not in served.errors
         assert not list(Path("/tmp").glob(f"webpy_socketio-*/{served.process.popen.pid}"))
 
-    def test_the_access_log_is_gunicorns(self, start: Start, tmp_path: Path) -> None:
+    def test_access_log_is_written_by_gunicorn(self, start: Start, tmp_path: Path) -> None:
         log = tmp_path / "access.log"
         options = ["--access-logfile", str(log), "--access-logformat", "%(m)s %(r)s %(s)s %(b)s"]
         served = start(*options)
@@ -124,8 +126,8 @@ class TestOne:
         assert "Traceback" not in served.errors
 
 
-class TestSeveral:
-    def test_they_are_one(self, start: Start, redis: RedisServer) -> None:
+class TestWorkers:
+    def test_workers_share_sessions_and_channels(self, start: Start, redis: RedisServer) -> None:
         served = start("-w", "2", BACKPLANE=redis.url)
         clients = one_in_each(served, 2, lambda: load_clients.Polling(served.port))
         first, second = clients.values()
@@ -138,7 +140,7 @@ class TestSeveral:
         served.stop()
         assert "Traceback" not in served.errors
 
-    def test_hup_refuses_nobody(self, start: Start, redis: RedisServer) -> None:
+    def test_hup_rejects_no_request(self, start: Start, redis: RedisServer) -> None:
         served = start("-w", "2", BACKPLANE=redis.url)
         page(served.port)
         while len(children(served)) < 2:
@@ -153,10 +155,8 @@ class TestSeveral:
             visitor.stop()
         assert page(served.port) not in before
 
-    def test_the_master_hears_of_a_worker_that_hangs(
-        self, start: Start, redis: RedisServer
-    ) -> None:
-        """And only of such a one: the heart beats though nothing happens."""
+    def test_master_replaces_blocked_worker(self, start: Start, redis: RedisServer) -> None:
+        """An idle worker keeps sending heartbeats, and is not replaced."""
         source = module_source(BODY) + (
             "\n@on_event('hang')\n"
             "def hang(request, socket, context):\n"
@@ -171,13 +171,13 @@ class TestSeveral:
         assert other in children(served)
         assert idle.call("echo", 1) == [1]
         assert served.errors.count("WORKER TIMEOUT") == 1
-        one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))  # and it is replaced
+        one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))  # after its replacement
 
-    def test_they_need_a_backplane(self, tmp_path: Path) -> None:
+    def test_workers_without_backplane_are_rejected(self, tmp_path: Path) -> None:
         assert "2 workers need SOCKETIO_BACKPLANE" in fails(tmp_path, "-w", "2")
 
 
-#: An application that says what it sees of a client, for the proxy on a Unix socket.
+#: An application that returns the client's address, behind a proxy on a Unix socket.
 BEHIND_UNIX = (
     module_source(BODY + 'OPTIONS["trusted_proxies"] = ["unix"]\n')
     + """
@@ -192,7 +192,7 @@ class Pid:
 
 
 class TestUnixSocket:
-    """``-b unix:...``, with a proxy in front."""
+    """``-b unix:...`` behind a proxy."""
 
     HEADERS: ClassVar[dict[str, str]] = {
         "Host": "chat.example",
@@ -201,7 +201,7 @@ class TestUnixSocket:
     }
 
     def ask(self, path: Path, method: str, target: str, body: bytes | None = None) -> Any:
-        """Send a request as the proxy does; return the response and its body."""
+        """Send a request as a proxy; return the response and its body."""
         connection = http.client.HTTPConnection("chat.example")
         connection.sock = socket.socket(socket.AF_UNIX)
         try:
@@ -213,7 +213,9 @@ class TestUnixSocket:
         finally:
             connection.close()
 
-    def test_page_sees_the_client_that_the_proxy_names(self, start: Start, tmp_path: Path) -> None:
+    def test_page_sees_client_address_of_the_proxy_header(
+        self, start: Start, tmp_path: Path
+    ) -> None:
         path, log = tmp_path / "chat.sock", tmp_path / "access.log"
         served = start(
             *("-b", f"unix:{path}", "--access-logfile", str(log), "--access-logformat", "%(h)s"),
@@ -224,7 +226,7 @@ class TestUnixSocket:
         ]
         response, _ = self.ask(path, "GET", "/pid?redirect=1")
         assert response.headers["Location"] == "https://chat.example/there"
-        # A peer on TCP is not trusted: the headers change nothing.
+        # TCP peers are not trusted: their headers are ignored.
         connection = http.client.HTTPConnection("127.0.0.1", served.port)
         connection.request("GET", "/pid", headers=self.HEADERS)
         assert connection.getresponse().read().decode().split()[:3] == [
@@ -239,7 +241,7 @@ class TestUnixSocket:
         assert log.read_text().split() == ["203.0.113.9", "203.0.113.9", "127.0.0.1", "unix"]
         assert "Traceback" not in served.errors
 
-    def test_session_is_served_by_whichever_worker_accepts(
+    def test_session_is_reached_from_every_worker(
         self, start: Start, redis: RedisServer, tmp_path: Path
     ) -> None:
         path = tmp_path / "chat.sock"
@@ -258,17 +260,17 @@ class TestUnixSocket:
 
 
 class TestPatching:
-    def test_an_application_loaded_by_the_master_is_refused(self, tmp_path: Path) -> None:
+    def test_preload_app_without_patching_is_rejected(self, tmp_path: Path) -> None:
         assert "preload_app imports the application before" in fails(tmp_path, "--preload")
 
-    def test_but_not_if_the_master_is_patched(self, start: Start, tmp_path: Path) -> None:
+    def test_preload_app_in_patched_master_is_accepted(self, start: Start, tmp_path: Path) -> None:
         configuration = tmp_path / "gunicorn.conf.py"
         configuration.write_text("from gevent import monkey\nmonkey.patch_all()\n")
         served = start("--preload", "-c", str(configuration))
         client = load_clients.WebSocket(served.port)
         assert client.call("echo", 1) == [1]
 
-    def test_visitors_do_not_share_a_web_ctx(self, start: Start) -> None:
+    def test_web_ctx_is_local_to_each_request(self, start: Start) -> None:
         source = module_source(BODY) + (
             "\nclass Pid:\n"
             "    def GET(self):\n"

@@ -1,6 +1,6 @@
-"""Many clients at once, clients that take or give too much, and an end in the middle of it.
+"""Thousands of clients, slow readers, floods, and a stop under load.
 
-The server is a process of its own, the clients are greenlets; both are in `tests.swarm`.
+The server is a separate process and the clients are greenlets; see `load_clients`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ pytestmark = [pytest.mark.patience(120), pytest.mark.torture]
 
 @pytest.mark.usefixtures("_many_descriptors")
 class TestStorm:
-    def test_thousands_come_hear_a_message_and_go_in_every_way(self, start: Start) -> None:
+    def test_thousands_of_clients_connect_receive_and_disconnect(self, start: Start) -> None:
         server = start()
         before = server.warm_up()
         clients = together(lambda number: WebSocket(server.port), MANY)
         full = server.counts()
         assert (full["sessions"], full["sockets"]) == (MANY, MANY)
-        # Five of them wait for themselves; the others cost no greenlet.
+        # Only five of them need a greenlet.
         assert full["greenlets"] <= before["greenlets"] + 5
 
         heard = [gevent.event.Event() for _ in clients]
@@ -61,7 +61,7 @@ class TestStorm:
             "server namespace disconnect": MANY // 5,
         }
 
-    def test_a_thousand_polls_wait_and_are_answered(self, start: Start) -> None:
+    def test_thousand_pending_polls_are_answered(self, start: Start) -> None:
         server = start()
         before = server.warm_up()
         clients = together(lambda number: Polling(server.port), POLLS)
@@ -80,7 +80,7 @@ class TestStorm:
 
 
 class TestHandshakeFlood:
-    def test_sessions_that_are_never_used_go_with_the_ping_deadline(self, start: Start) -> None:
+    def test_unused_sessions_end_at_the_ping_deadline(self, start: Start) -> None:
         server = start(ping_interval=0.5, ping_timeout=0.5)
         before = server.warm_up()
 
@@ -91,9 +91,9 @@ class TestHandshakeFlood:
 
         assert len(set(together(shake, MANY))) == MANY
         server.settle(before)
-        assert server.counts()["connects"] == 2, "nobody heard of the others"
+        assert server.counts()["connects"] == 2, "sessions without a namespace must not connect"
 
-    def test_beyond_the_cap_they_are_turned_away(self, start: Start) -> None:
+    def test_sessions_beyond_the_limit_are_rejected(self, start: Start) -> None:
         server = start(max_sessions=100)
 
         def shake(number: int) -> int:
@@ -109,7 +109,7 @@ class TestHandshakeFlood:
 
 
 class TestBackPressure:
-    def test_who_stops_reading_is_closed_and_the_others_get_everything(self, start: Start) -> None:
+    def test_client_that_stops_reading_is_closed_and_others_receive_all(self, start: Start) -> None:
         cap, size, batch, total = 1_000_000, 1000, 200, 20_000
         server = start(outbox_bytes=cap)
         before = server.warm_up()
@@ -121,7 +121,7 @@ class TestBackPressure:
 
         def reader(number: int) -> Callable[[list[Any]], None]:
             def hear(event: list[Any]) -> None:
-                # The next one, whole: none is lost, doubled, overtaken or cut.
+                # Messages arrive complete, once and in order.
                 assert event == ["message", f"{counted[number]} ".ljust(size, "x")]
                 counted[number] += 1
                 arrived.set()
@@ -142,7 +142,7 @@ class TestBackPressure:
         assert found["reasons"] == {"transport close": 2, "slow reader": 1}
         assert 0 < largest <= cap
         assert counted == [total] * len(clients)
-        # The 20 MB that it did not take, or a copy for each of the others, would show.
+        # A copy of the 20 MB for the slow client, or for each other client, would exceed this.
         assert found["memory"] - before["memory"] < 20 * size * 1000
         for client in clients:
             client.goodbye()
@@ -151,7 +151,7 @@ class TestBackPressure:
 
 
 class TestInboundFlood:
-    #: Much shorter than what the flood takes: who is not read cannot be heard to be alive.
+    #: Shorter than the flood: pongs of a paused client are not read.
     OPTIONS = {"ping_interval": 0.3, "ping_timeout": 2.0, "inbox_events": 100}  # noqa: RUF012
 
     @staticmethod
@@ -160,11 +160,11 @@ class TestInboundFlood:
             for number in range(count):
                 client.emit("slow", number, "x" * 200)
                 if number % 100 == 0:
-                    gevent.sleep(0)  # a pong is to have its turn
+                    gevent.sleep(0)  # let a pong be sent
 
         return gevent.spawn(send)
 
-    def test_reading_stops_and_goes_on_when_the_handlers_do(self, start: Start) -> None:
+    def test_reading_pauses_and_resumes_with_the_handlers(self, start: Start) -> None:
         total = 100_000
         server = start(**self.OPTIONS)
         before = server.warm_up()
@@ -172,11 +172,11 @@ class TestInboundFlood:
         client = WebSocket(server.port)
         sending = self.flood(client, total)
         server.eventually(lambda counts: counts["queued"] >= 99)
-        # Longer than the interval and the timeout together; it is pinged as before, and so is it.
+        # Longer than interval and timeout together; pings continue.
         pings = other.pings
         found = server.eventually(lambda counts: other.pings >= pings + 9)
         assert not sending.ready(), "the kernel's buffers are full, and TCP holds it back"
-        # What is read at once is handled at once: 64 KB, of more than 200 bytes each.
+        # One read of 64 KB contains messages of more than 200 bytes each.
         assert found["queued"] <= 100 + 65_536 // 200
         assert found["sessions"] == 2
         assert found["memory"] - before["memory"] < 20_000_000
@@ -184,7 +184,7 @@ class TestInboundFlood:
         assert other.call("echo", "meanwhile") == ["meanwhile"]
         server.open_gate()
         sending.get()
-        # In order, after all of them: not one is lost, the handler has seen to that.
+        # Acknowledged after all messages: none is lost.
         assert client.call("slow", total) == [total]
         assert server.counts()["handled"] == total + 1
         client.goodbye()
@@ -192,7 +192,7 @@ class TestInboundFlood:
         server.settle(before)
         assert server.end()["reasons"] == {"transport close": 4}
 
-    def test_a_post_is_held_back_too(self, start: Start) -> None:
+    def test_post_is_paused_as_well(self, start: Start) -> None:
         server = start(**self.OPTIONS)
         before = server.warm_up()
         other = WebSocket(server.port)
@@ -217,14 +217,14 @@ class TestInboundFlood:
 @pytest.mark.usefixtures("_many_descriptors")
 class TestStopping:
     @pytest.mark.parametrize("times", [1, 2], ids=["SIGTERM", "a second SIGTERM"])
-    def test_everybody_is_told_and_every_finish_is_sent(self, times: int, start: Start) -> None:
+    def test_stop_notifies_clients_and_sends_every_finish(self, times: int, start: Start) -> None:
         server = start()
         clients = together(lambda number: WebSocket(server.port), MANY)
         polls = together(lambda number: Polling(server.port), POLLS)
         server.eventually(lambda counts: counts["waiting"] == POLLS)
         assert clients[0].call("gated") == [True]
         server.process.popen.send_signal(signal.SIGTERM)
-        server.wait_for("WAITING")  # a handler of the first one that was told
+        server.wait_for("WAITING")  # printed by the handler of the first closed client
         for _ in range(times - 1):
             server.process.popen.send_signal(signal.SIGTERM)
         server.open_gate()

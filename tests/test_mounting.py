@@ -56,7 +56,7 @@ def rebuilding(application: Wsgi) -> Wsgi:
 
 
 def generating(application: Wsgi) -> Wsgi:
-    """Call the application when the server asks for the first piece of the body."""
+    """Call the application on the first iteration of the body."""
 
     def wrapper(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         yield from application(move(dict(environ)), start_response)
@@ -65,7 +65,7 @@ def generating(application: Wsgi) -> Wsgi:
 
 
 def threaded(application: Wsgi) -> Wsgi:
-    """Call the application in a thread of its own, with a copy of the environ."""
+    """Call the application in a new thread, with a copy of the environ."""
     return in_thread(application, dict)
 
 
@@ -123,10 +123,10 @@ class Mounted:
     def make(self) -> web.application:
         urls = ("/", Index, "/where", Where, *socketio_urls)
         app = web.application(urls, {}, autoreload=False)
-        app.add_processor(self._see)
+        app.add_processor(self._record)
         return app
 
-    def _see(self, handler: Callable[[], Any]) -> Any:
+    def _record(self, handler: Callable[[], Any]) -> Any:
         self.seen.append(f"{web.ctx.method} {web.ctx.homepath}{web.ctx.path}")
         return handler()
 
@@ -158,7 +158,7 @@ def _echo() -> None:
 
 
 def talk(port: int, path: str, seen: list[str] | None = None) -> None:
-    """Connect, send and upgrade; the application must see the handshakes only.
+    """Connect, send and upgrade; the application must receive the handshakes only.
 
     `seen` are the requests that its processors saw.
     """
@@ -244,7 +244,7 @@ class TestWrappers:
             assert "environ.copy()" in text
 
     def test_request_made_within_another_request_is_not_taken_over(self, mount: Mount) -> None:
-        """Not even one with the same query: its path differs."""
+        """Requests with the same query differ by their path."""
 
         def calling(application: Wsgi) -> Wsgi:
             def wrapper(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -270,10 +270,10 @@ class TestWrappers:
         assert mounted.seen == ["GET /team/where"]
 
     @pytest.mark.parametrize("path", ["/team/", "/team/socket.io/?EIO=4&transport=polling"])
-    def test_environ_does_not_refer_to_itself_after_the_request(
+    def test_environ_has_no_reference_cycle_after_the_request(
         self, mount: Mount, path: str
     ) -> None:
-        """Only the garbage collector would free it."""
+        """A reference cycle would be freed by the garbage collector only."""
         environs: list[dict[str, Any]] = []
 
         def keeping(application: Wsgi) -> Wsgi:
@@ -290,10 +290,8 @@ class TestWrappers:
             assert MARK not in environ
 
 
-class TestTwo:
-    def test_two_applications_below_one_server_have_clients_of_their_own(
-        self, mount: Mount
-    ) -> None:
+class TestSeveralApplications:
+    def test_two_applications_below_one_server_have_separate_clients(self, mount: Mount) -> None:
         other: list[Mounted] = []
 
         def dispatching(application: Wsgi) -> Wsgi:
@@ -331,7 +329,7 @@ class TestPrefix:
         assert path == "/where"
         assert 'src="/team/socket.io/socket.io.min.js' in mounted.get(sent + "/")
 
-    def test_path_that_only_begins_like_the_prefix_is_kept(self, mount: Mount) -> None:
+    def test_path_that_starts_with_the_prefix_text_is_kept(self, mount: Mount) -> None:
         mounted = mount(path_prefix="/where"[:4])
         assert json.loads(mounted.get("/where"))[1] == "/where"
 
@@ -415,7 +413,7 @@ class TestWorkers:
                 websocket = raw.WebSocket(served.port, "/team/socket.io/")
                 websocket.connect()
                 pids.add(websocket.call("pid")[0])
-                # The session's processors run once more when a namespace is connected to.
+                # Processors run again when a namespace is connected.
                 (seen,) = websocket.call("seen")
                 assert set(seen) == {"GET /team/socket.io/"}
             assert pids == children(served)

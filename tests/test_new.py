@@ -1,4 +1,4 @@
-"""``new``: the application that it begins works as it is."""
+"""``new``: the created application works without changes."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class TestStarter:
     def made(self, tmp_path: Path, monkeypatch: Any, capsys: Any) -> tuple[Path, Done]:
         monkeypatch.chdir(tmp_path)
         status = main(["new", "my-chat"])
-        told = capsys.readouterr()
-        return tmp_path / "my-chat", Done(status, told.out, told.err)
+        output = capsys.readouterr()
+        return tmp_path / "my-chat", Done(status, output.out, output.err)
 
-    def test_it_tells_what_it_made_and_what_to_do(self, made: tuple[Path, Done]) -> None:
+    def test_new_lists_files_and_next_steps(self, made: tuple[Path, Done]) -> None:
         folder, done = made
         assert (done.status, done.err) == (0, "")
         assert files(folder) == FILES
@@ -64,24 +64,24 @@ class TestStarter:
         for name in FILES:
             assert "{{" not in (folder / name).read_text()
 
-    def test_its_own_test_passes(self, made: tuple[Path, Done]) -> None:
+    def test_tests_of_the_starter_pass(self, made: tuple[Path, Done]) -> None:
         done = python(made[0], "-m", "pytest", "-q", "-p", "no:cacheprovider")
         assert "4 passed" in done.stdout, done.stdout + done.stderr
 
-    def test_doctor_finds_nothing(self, made: tuple[Path, Done]) -> None:
+    def test_doctor_has_no_findings(self, made: tuple[Path, Done]) -> None:
         enough = ("sh", "-c", 'ulimit -Sn 20200 2>/dev/null; exec "$@"', "sh")
         done = run("doctor", "app:app", "--port", "0", cwd=made[0], before=enough)
         assert done.status == 0
         bad = [line for line in done.out.splitlines() if line.startswith(("warning", "problem"))]
         assert [line for line in bad if "open files" not in line] == []
 
-    def test_routes_shows_its_handlers(self, made: tuple[Path, Done]) -> None:
+    def test_routes_lists_handlers_of_the_starter(self, made: tuple[Path, Done]) -> None:
         done = run("routes", "app.py", cwd=made[0])
         assert re.search(r"message\n  talk +channel '\^room-' +app\.py:\d+\n", done.out)
         assert re.search(r"subscribing \(gate\)\n  rooms_only +app\.py:\d+\n", done.out)
 
     @pytest.mark.parametrize("program", [["app.py"], ["-m", "webpy_socketio", "serve", "app:app"]])
-    def test_the_stock_python_client_talks_to_it(
+    def test_python_client_exchanges_messages_with_the_starter(
         self, program: list[str], made: tuple[Path, Done], tmp_path: Path, journal: Journal
     ) -> None:
         with socket.socket() as sock:
@@ -114,40 +114,41 @@ class TestStarter:
         assert status == 0
 
 
-class TestRefusals:
+class TestTarget:
     @pytest.mark.parametrize("name", ["", "1st", "a b", "a/b", "../x", "-x", "ünder", "x" * 65])
-    def test_a_name_that_is_none(
+    def test_invalid_name_is_rejected(
         self, name: str, tmp_path: Path, monkeypatch: Any, capsys: Any
     ) -> None:
         monkeypatch.chdir(tmp_path)
         assert main(["new", "--", name]) == 1
-        assert (
-            "is not a name for an application: it begins with a letter" in capsys.readouterr().err
-        )
+        assert "is not a valid application name: use a letter" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_folder_with_something_in_it(self, tmp_path: Path) -> None:
+    def test_folder_that_is_not_empty_is_rejected(self, tmp_path: Path) -> None:
         (tmp_path / ".hidden").write_text("mine")
         done = run("new", "chat", "--dir", ".", cwd=tmp_path)
         assert (done.status, done.out) == (1, "")
         assert (
-            "the folder . is not empty (.hidden is in it), and nothing is overwritten" in done.err
+            "the folder . is not empty (it contains .hidden), and nothing is overwritten"
+            in done.err
         )
         assert files(tmp_path) == {".hidden"}
 
-    def test_what_is_no_folder(self, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    def test_path_that_is_no_folder_is_rejected(
+        self, tmp_path: Path, monkeypatch: Any, capsys: Any
+    ) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "file").write_text("")
         (tmp_path / "link").symlink_to("nowhere")
         assert main(["new", "chat", "--dir", "file"]) == 1
         assert "file is a file: choose another name" in capsys.readouterr().err
         assert main(["new", "chat", "--dir", "link"]) == 1
-        assert "link is a link to nowhere" in capsys.readouterr().err
+        assert "link is a broken symbolic link" in capsys.readouterr().err
         assert main(["new", "chat", "--dir", "file/below"]) == 1
         assert "file/below cannot be written" in capsys.readouterr().err
         assert files(tmp_path) == {"file"}
 
-    def test_an_empty_folder_and_one_that_is_to_be_made(
+    def test_new_and_empty_folders_are_accepted(
         self, tmp_path: Path, monkeypatch: Any, capsys: Any
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -160,9 +161,7 @@ class TestRefusals:
         assert files(tmp_path / "empty") == FILES
         assert "  cd " not in capsys.readouterr().out
 
-    def test_what_cannot_be_finished_leaves_nothing(
-        self, tmp_path: Path, monkeypatch: Any, capsys: Any
-    ) -> None:
+    def test_failure_leaves_no_files(self, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
         starter = tmp_path / "starter"
         (starter / "static").mkdir(parents=True)
         (starter / "a.py-tpl").write_text("")
@@ -174,5 +173,5 @@ class TestRefusals:
         assert not (tmp_path / "x").exists()
 
 
-def test_every_file_of_the_starter_is_one_that_is_written() -> None:
+def test_starter_folder_contains_the_written_files() -> None:
     assert {name.removesuffix("-tpl") for name in files(STARTER)} == FILES

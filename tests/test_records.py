@@ -1,4 +1,4 @@
-"""What is logged is text: whoever keeps log records keeps no connection alive with them."""
+"""Log records contain text only, so that stored records keep no connection alive."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .conftest import Journal, Site, socket_of
 from .test_layering import MODULES
 
 
-def spoil_a_subscription(client: raw.WebSocket) -> None:
+def send_invalid_subscription(client: raw.WebSocket) -> None:
     assert client.call("__subscribe__", "")[0]["ok"] is False
     client.vanish()
 
 
-def spoil_a_channel(client: raw.WebSocket) -> None:
+def send_invalid_channel(client: raw.WebSocket) -> None:
     assert client.call("__channel__", "not mine", 1)[0]["ok"] is False
     client.vanish()
 
 
-def spoil_a_packet(client: raw.WebSocket) -> None:
+def send_invalid_packet(client: raw.WebSocket) -> None:
     client.send("4not a packet")
     client.wait_closed()
 
 
-def spoil_a_frame(client: raw.WebSocket) -> None:
+def send_invalid_frame(client: raw.WebSocket) -> None:
     client.send_raw(b"\xff\xff")
     client.wait_closed()
 
@@ -45,9 +45,16 @@ def reset(client: raw.WebSocket) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_a_subscription, spoil_a_channel, spoil_a_packet, spoil_a_frame, reset]
+    "spoil",
+    [
+        send_invalid_subscription,
+        send_invalid_channel,
+        send_invalid_packet,
+        send_invalid_frame,
+        reset,
+    ],
 )
-def test_a_broken_rule_keeps_no_connection(
+def test_logged_violation_keeps_no_connection_alive(
     spoil: Callable[[raw.WebSocket], None],
     site: Site,
     journal: Journal,
@@ -72,8 +79,8 @@ def test_a_broken_rule_keeps_no_connection(
     assert caplog.records
 
 
-def calls_of_loggers(name: str) -> Iterator[tuple[ast.Call, set[str]]]:
-    """Each call of a logger in a module, and the names that exceptions have there."""
+def logger_calls(name: str) -> Iterator[tuple[ast.Call, set[str]]]:
+    """Yield each call of a logger in a module, and the names bound to exceptions there."""
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     caught = {
         node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name
@@ -95,8 +102,8 @@ def calls_of_loggers(name: str) -> Iterator[tuple[ast.Call, set[str]]]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_record_has_an_exception_or_a_socket_among_its_arguments(name: str) -> None:
-    for call, names in calls_of_loggers(name):
+def test_log_arguments_are_no_exceptions_or_sockets(name: str) -> None:
+    for call, names in logger_calls(name):
         kept = {each.id for each in call.args if isinstance(each, ast.Name)} & names
-        # What is only seen while somebody debugs may wait for its text.
+        # DEBUG records may be formatted later.
         assert not kept or ast.unparse(call.func) == "logger.debug", ast.unparse(call)

@@ -1,4 +1,4 @@
-"""``routes``: who receives what, in which order, and where it is written."""
+"""``routes``: the receivers of each stage, their order and their places."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def shown(folder: Path, *words: str) -> Any:
 
 
 class TestText:
-    def test_it_is_aligned_and_fits_80_columns(self, folder: Path) -> None:
+    def test_text_is_aligned_and_fits_80_columns(self, folder: Path) -> None:
         done = run("routes", "chat:app", cwd=folder)
         assert (done.status, done.err) == (0, "")
         lines = done.out.splitlines()
         assert max(map(len, lines)) <= 80
-        assert lines[:3] == ["urls", "  /                index", "  /socket.io/(.*)  Socket.IO"]
+        assert lines[:3] == ["URLs", "  /                index", "  /socket.io/(.*)  Socket.IO"]
         stages = [line for line in lines[3:] if not line.startswith(" ")]
         gates = [stage.name for stage in signals.GATES]
         assert stages == [
@@ -90,13 +90,13 @@ class TestText:
         places = [line.index("handlers.py:") for line in lines if "  handlers.py:" in line[20:]]
         assert len(places) >= 3
         assert len({place for place in places if place > 40}) == 1
-        start = lines.index("  leave")  # too long for its columns: below each other
+        start = lines.index("  leave")  # too long for one line
         assert lines[start + 1].strip().startswith("event 'leave', channel 'a-pattern")
         assert lines[start + 2] == "      handlers.py:13"
 
 
 class TestJson:
-    def test_receivers_come_in_their_order_with_all_that_is_known(self, folder: Path) -> None:
+    def test_json_lists_receivers_in_order_with_details(self, folder: Path) -> None:
         report = shown(folder)
         assert [one["stage"] for one in report["stages"]] == [one.name for one in signals.STAGES]
         stages = {one["stage"]: one for one in report["stages"]}
@@ -119,7 +119,7 @@ class TestJson:
         names = [one["name"] for one in stages["message"]["receivers"]]
         assert names == ["talk", "join", "leave", "Counter.count", "_Presence._tell_state"]
 
-    def test_urls_that_keep_socketio_from_its_requests_are_told(self, folder: Path) -> None:
+    def test_shadowing_url_pattern_is_reported(self, folder: Path) -> None:
         program = (folder / "chat.py").read_text()
         (folder / "chat.py").write_text(program.replace('("/", "index")', '("/(.*)", "index")'))
         report = shown(folder)
@@ -128,11 +128,11 @@ class TestJson:
             ("/(.*)", False),
             ("/socket.io/(.*)", True),
         ]
-        assert "! '/(.*)' comes first" in run("routes", "chat", cwd=folder).out
+        assert "! '/(.*)' comes before socketio_urls" in run("routes", "chat", cwd=folder).out
 
 
-class TestOutside:
-    def test_nothing_happens_there(self, folder: Path) -> None:
+class TestIsolation:
+    def test_routes_has_no_effect_outside_the_process(self, folder: Path) -> None:
         redis = RedisServer(folder).start()
         try:
             more = (
@@ -142,19 +142,19 @@ class TestOutside:
                 program.write(more)
             report = shown(folder)
             assert any(one["receivers"] for one in report["stages"])
-            # One connection is the one that asks; nothing else has ever come.
+            # The connection of this command is the only one.
             assert redis.ask("INFO", "stats")["total_connections_received"] == 1
         finally:
             redis.stop()
         assert (folder / "journal").read_text() == "on None\noff\n"
 
-    def test_a_plugin_that_is_not_there_is_told(self, folder: Path) -> None:
+    def test_missing_plugin_is_reported(self, folder: Path) -> None:
         (folder / "mine.py").unlink()
         done = run("routes", "chat", cwd=folder)
         assert (done.status, done.out) == (1, "")
         assert "SOCKETIO_PLUGINS names 'mine', which cannot be imported" in done.err
 
 
-def test_every_gate_says_so_in_its_docstring() -> None:
-    told = [stage for stage in signals.STAGES if str(stage.__doc__).startswith("A gate")]
-    assert told == list(signals.GATES)
+def test_docstrings_of_gates_say_so() -> None:
+    gates = [stage for stage in signals.STAGES if str(stage.__doc__).startswith("A gate")]
+    assert gates == list(signals.GATES)

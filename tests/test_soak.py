@@ -1,4 +1,4 @@
-"""A short soak, as ``make soak`` does for an hour: every count comes back to where it was."""
+"""A short run of the soak test, whose counts must return to their initial values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOAK = Path(__file__).with_name("soak.py")
 
 @pytest.mark.torture
 @pytest.mark.patience(180)
-def test_nothing_is_left_behind() -> None:
+def test_short_soak_leaves_nothing_behind() -> None:
     run = subprocess.run(
         [sys.executable, str(SOAK), "--seconds", "30"],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The testing kit: a user's test is short, sees everything, and sees what production would do."""
+"""webpy_socketio.testing: events, errors, timers and equality with the real server."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def echo(request: Any, socket: Any, context: Any, message: Any) -> None:
 
 
 class TestMessages:
-    def test_what_is_sent_has_arrived(self, server: TestServer) -> None:
+    def test_sent_message_has_arrived(self, server: TestServer) -> None:
         @on_message(channel="^room-")
         def talk(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.broadcast_channel(message)
@@ -83,7 +83,7 @@ class TestMessages:
         assert bob.receive("message") == {"text": "hi", "blob": b"\0\1"}
         assert (ann.received(), bob.received(), eve.received()) == ([], [], [])
 
-    def test_all_of_it_in_order(self, server: TestServer) -> None:
+    def test_messages_arrive_in_order(self, server: TestServer) -> None:
         @on_message
         def many(request: Any, socket: Any, context: Any, count: int) -> None:
             for number in range(count):
@@ -107,14 +107,14 @@ class TestMessages:
         assert ann.received("message") == [1, 2]
         assert ann.received() == []
 
-    def test_a_large_message_travels_in_pieces(self, server: TestServer) -> None:
+    def test_large_message_arrives_in_pieces(self, server: TestServer) -> None:
         on_message(echo)
         text = "x" * 500_000
         ann = server.connect()
         ann.send(text)
         assert ann.receive("message") == text
 
-    def test_a_message_to_a_channel(self, server: TestServer) -> None:
+    def test_channel_message_reaches_subscribers(self, server: TestServer) -> None:
         heard: list[Any] = []
 
         @on_message(channel="room-2")
@@ -128,14 +128,14 @@ class TestMessages:
         ann.send("to two", channel="room-2")
         assert heard == ["to two"]
 
-    def test_out_of_band(self, server: TestServer) -> None:
+    def test_module_functions_reach_clients(self, server: TestServer) -> None:
         with pytest.raises(NoSocket):
             broadcast("nobody")
         ann = server.connect()
         broadcast("news")
         assert ann.receive("message") == "news"
 
-    def test_the_servers_side_of_a_client(self, server: TestServer) -> None:
+    def test_client_socket_is_the_servers_socket(self, server: TestServer) -> None:
         @on_connect
         def remember(request: Any, socket: Any, context: Any) -> None:
             context["name"] = socket.auth["name"]
@@ -150,7 +150,7 @@ class TestMessages:
         ann.unsubscribe("room-1")
         assert ann.socket.channels == ()
 
-    def test_namespaces(self) -> None:
+    def test_client_connects_to_namespaces(self) -> None:
         on_message(echo)
         with TestServer(application(), namespaces=["/", "/admin"]) as server:
             admin = server.connect("/admin")
@@ -162,7 +162,7 @@ class TestMessages:
 
 
 class TestAcknowledgements:
-    def test_of_the_client(self, server: TestServer) -> None:
+    def test_call_returns_the_handlers_result(self, server: TestServer) -> None:
         @on_event("add")
         def add(request: Any, socket: Any, context: Any, *numbers: int) -> Any:
             return sum(numbers), list(numbers)
@@ -172,7 +172,7 @@ class TestAcknowledgements:
         with pytest.raises(AssertionError, match="'unknown' was not acknowledged: no handler"):
             ann.call("unknown")
 
-    def test_answer_of_a_withheld_acknowledgement_comes_later(self, server: TestServer) -> None:
+    def test_withheld_acknowledgement_arrives_later(self, server: TestServer) -> None:
         withheld: list[Any] = []
 
         @on_event("later")
@@ -185,7 +185,7 @@ class TestAcknowledgements:
         assert answer.there
         assert answer.value == "done"
 
-    def test_of_the_server(self, server: TestServer) -> None:
+    def test_server_call_is_answered_by_the_client(self, server: TestServer) -> None:
         @on_message
         def ask(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.send(socket.call("question", message))
@@ -198,7 +198,7 @@ class TestAcknowledgements:
         ann.send(0)
         assert ann.received("message") == [b"always"]
 
-    def test_an_answer_may_come_later(self, server: TestServer) -> None:
+    def test_server_call_is_answered_later(self, server: TestServer) -> None:
         @on_message
         def ask(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return socket.call("question")
@@ -212,7 +212,7 @@ class TestAcknowledgements:
         ann.on("question", answer="late")
         assert answer.value == "late"
 
-    def test_its_timeout_is_virtual(self, server: TestServer) -> None:
+    def test_server_call_times_out_in_virtual_time(self, server: TestServer) -> None:
         @on_message
         def ask(request: Any, socket: Any, context: Any, message: Any) -> Any:
             try:
@@ -228,10 +228,10 @@ class TestAcknowledgements:
         assert answer.value == "no answer"
 
 
-class TestRules:
-    """A no is told with its reason."""
+class TestRejections:
+    """Rejections are raised with their reason."""
 
-    def test_a_gate_of_connections(self, server: TestServer) -> None:
+    def test_gate_of_connections_rejects_connect(self, server: TestServer) -> None:
         @on_connecting
         def members_only(request: Any, socket: Any, context: Any) -> None:
             if (socket.auth or {}).get("token") != "right":
@@ -241,7 +241,7 @@ class TestRules:
             server.connect()
         assert server.connect(auth={"token": "right"}).connected
 
-    def test_a_gate_of_subscriptions(self, server: TestServer) -> None:
+    def test_gate_of_subscriptions_rejects_subscribe(self, server: TestServer) -> None:
         @on_subscribing(channel="^staff-")
         def staff_only(request: Any, socket: Any, context: Any, channel: str) -> None:
             raise Refused("for staff only")
@@ -251,7 +251,7 @@ class TestRules:
             ann.subscribe("staff-room")
         assert ann.socket.channels == ()
 
-    def test_a_gate_of_messages(self, server: TestServer) -> None:
+    def test_gate_of_messages_rejects_message(self, server: TestServer) -> None:
         @on_receiving
         def polite(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
             if message == "rude":
@@ -269,16 +269,16 @@ class TestRules:
         ann.send("hello")
         assert heard == ["hello"]
 
-    def test_limits(self) -> None:
+    def test_channel_limits_reject_subscribe(self) -> None:
         with TestServer(application(), max_channels=1) as server:
             ann = server.connect()
             ann.subscribe("one")
-            with pytest.raises(Refused, match="at most 1 channels"):
+            with pytest.raises(Refused, match="may subscribe to 1 channels"):
                 ann.subscribe("two")
             with pytest.raises(Refused, match="1 to 255"):
                 ann.subscribe("")
 
-    def test_who_is_sent_away_at_once(self, server: TestServer) -> None:
+    def test_client_disconnected_on_connect_is_reported(self, server: TestServer) -> None:
         @on_connect
         def not_today(request: Any, socket: Any, context: Any) -> None:
             socket.send("come again")
@@ -289,13 +289,13 @@ class TestRules:
         assert (ann.connected, ann.reason) == (False, "io server disconnect")
         assert not ann.socket.connected
 
-    def test_another_origin(self, server: TestServer) -> None:
+    def test_foreign_origin_rejects_handshake(self, server: TestServer) -> None:
         with pytest.raises(HandshakeRefused, match="403 Forbidden") as refused:
             server.connect(headers={"Origin": "http://evil.example"})
         assert refused.value.response.json()["code"] == 4
         assert server.connect(headers={"Origin": "http://localhost"}).connected
 
-    def test_allowed_hosts_of_the_settings_do_not_refuse_the_tests_requests(self) -> None:
+    def test_allowed_hosts_of_the_settings_are_ignored(self) -> None:
         web.config.SOCKETIO_ALLOWED_HOSTS = ["chat.example"]
         with TestServer(application()) as server:
             assert server.connect().connected
@@ -305,7 +305,7 @@ class TestRules:
         ):
             server.connect()
 
-    def test_urls_were_forgotten(self) -> None:
+    def test_missing_urls_are_named(self) -> None:
         app = web.application((), {}, autoreload=False)
         with (
             TestServer(app) as server,
@@ -313,7 +313,7 @@ class TestRules:
         ):
             server.connect()
 
-    def test_who_breaks_a_rule_is_closed(self) -> None:
+    def test_protocol_violation_closes_the_client(self) -> None:
         with TestServer(application(), max_message_size=100) as server:
             ann = server.connect()
             with server.record(signals.disconnect) as sent:
@@ -352,7 +352,7 @@ class Slow:
 
 @pytest.fixture
 def pages(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setitem(web.config, "debug", False)  # its error pages leave files open
+    monkeypatch.setitem(web.config, "debug", False)  # web.py's error pages leave files open
     app = application(SESSION_PAGES, Login=Login, Slow=Slow, Fails=Fails, Bye=Bye)
     session = web.session.Session(app, web.session.ShelfStore({}))
     app.add_processor(web.loadhook(lambda: setattr(web.ctx, "session", session)))
@@ -360,7 +360,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class TestPages:
-    def test_a_session_of_a_page_is_the_sockets(self, pages: Any) -> None:
+    def test_page_session_is_shared_with_sockets(self, pages: Any) -> None:
         @on_connecting
         def logged_in(request: Any, socket: Any, context: Any) -> None:
             if web.ctx.session.get("name") is None:
@@ -378,7 +378,7 @@ class TestPages:
             with pytest.raises(Refused, match="log in first"):
                 server.connect()
 
-    def test_what_a_handshake_begins_is_kept(self, pages: Any) -> None:
+    def test_cookie_of_a_handshake_is_kept(self, pages: Any) -> None:
         @on_connect
         def name(request: Any, socket: Any, context: Any) -> None:
             web.ctx.session.name = "by socket"
@@ -387,7 +387,7 @@ class TestPages:
             client = server.connect(address="10.0.0.9")
             assert client.browser.get("/login").text == " 10.0.0.9 by socket"
 
-    def test_cookies_and_headers_reach_the_handlers(self, server: TestServer) -> None:
+    def test_cookies_and_headers_reach_handlers(self, server: TestServer) -> None:
         @on_connect
         def who(request: Any, socket: Any, context: Any) -> None:
             context.update(web.cookies(), agent=request["HTTP_USER_AGENT"], **web.input())
@@ -399,13 +399,13 @@ class TestPages:
         assert ann.socket.context["agent"] == "mine"
         assert ann.socket.context["theme"] == "dark"
 
-    def test_a_cookie_that_is_over_is_forgotten(self, pages: Any) -> None:
+    def test_expired_cookie_is_removed(self, pages: Any) -> None:
         with TestServer(pages) as server:
             ann = server.browser(cookies={"flavour": "sweet"})
             ann.get("/bye")
             assert "flavour" not in ann.cookies
 
-    def test_a_page_that_sends(self) -> None:
+    def test_page_sends_to_clients(self) -> None:
         class Announce:
             def POST(self) -> str:
                 broadcast(json.loads(web.data()))
@@ -416,18 +416,18 @@ class TestPages:
             assert server.post("/announce", json=["news"]).text == "sent"
             assert ann.receive("message") == ["news"]
 
-    def test_statuses_are_told(self, pages: Any) -> None:
+    def test_response_has_status_and_reason(self, pages: Any) -> None:
         with TestServer(pages) as server:
             assert server.get("/nowhere").status == 404
             assert server.get("/fails").status == 500
             assert server.browser().request("DELETE", "/login").status == 405
             assert server.get("/socket.io/?EIO=3&transport=polling").json()["code"] == 5
 
-    def test_a_page_that_never_answers_is_named(self, pages: Any) -> None:
+    def test_page_that_never_answers_is_named(self, pages: Any) -> None:
         with TestServer(pages) as server, pytest.raises(StillRunning, match=r"GET /slow.*GET, at"):
             server.get("/slow")
 
-    def test_any_wsgi_application(self) -> None:
+    def test_wsgi_application_is_accepted(self) -> None:
         inner = application().wsgifunc()
 
         def outer(environ: Any, start_response: Any) -> Any:
@@ -445,9 +445,9 @@ class TestPages:
 
 
 class TestErrors:
-    """Nothing that a handler raises is overlooked."""
+    """All errors of handlers are raised in the test."""
 
-    def test_it_is_raised_where_it_was_caused(self, server: TestServer) -> None:
+    def test_handler_error_is_raised_by_its_cause(self, server: TestServer) -> None:
         @on_message
         def fail(request: Any, socket: Any, context: Any, message: Any) -> None:
             raise ZeroDivisionError(message)
@@ -461,10 +461,10 @@ class TestErrors:
             assert "fail" in raised.value.__notes__[0]
         with pytest.raises(ZeroDivisionError, match="second"):
             ann.call("message", "second")
-        ann.subscribe("room")  # told once
+        ann.subscribe("room")  # raised only once
 
     @pytest.mark.parametrize("decorator", [on_connecting, on_connect, on_disconnect, on_finish])
-    def test_in_every_stage(self, decorator: Any) -> None:
+    def test_handler_error_is_raised_in_every_stage(self, decorator: Any) -> None:
         @decorator
         def fail(request: Any, socket: Any, context: Any) -> None:
             raise ZeroDivisionError
@@ -473,7 +473,7 @@ class TestErrors:
             server.connect()
         assert registry.namespace("/").sockets == {}
 
-    def test_in_an_error_handler_too(self, server: TestServer) -> None:
+    def test_error_of_an_error_handler_is_raised(self, server: TestServer) -> None:
         @on_error
         def fail(request: Any, socket: Any, context: Any, exception: Any) -> None:
             raise KeyError("mine")
@@ -482,7 +482,7 @@ class TestErrors:
             server.connect().call("__channel__", "not in it")
         assert [type(error) for error in errors] == [KeyError]
 
-    def test_expected_ones(self, server: TestServer) -> None:
+    def test_expected_errors_are_collected(self, server: TestServer) -> None:
         @on_message
         def fail(request: Any, socket: Any, context: Any, message: Any) -> None:
             raise ZeroDivisionError(message)
@@ -492,11 +492,11 @@ class TestErrors:
             assert ann.call("message", 1) == {"error": "internal error"}
             ann.send(2)
         assert [error.args for error in errors] == [(1,), (2,)]
-        with pytest.raises(AssertionError, match="no handler raised"), server.errors():
+        with pytest.raises(AssertionError, match="expected a handler to raise"), server.errors():
             ann.emit("other")
 
     @pytest.mark.parametrize("silence", ["disable", "logger", "level"])
-    def test_whatever_was_done_to_the_log(
+    def test_error_is_raised_when_logging_is_disabled(
         self, silence: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         @on_message
@@ -517,7 +517,7 @@ class TestErrors:
         assert (logger.manager.disable, logger.disabled, logger.level) == before
         logger._cache.clear()  # type: ignore[attr-defined]
 
-    def test_on_the_hub_too(self, server: TestServer) -> None:
+    def test_error_on_the_hub_is_raised(self, server: TestServer) -> None:
         def fail(*args: Any) -> None:
             raise ZeroDivisionError
 
@@ -533,7 +533,7 @@ class TestErrors:
         with pytest.raises(ZeroDivisionError):
             ann.send("x")
 
-    def test_the_end_of_the_test_is_nobodys_fault(self) -> None:
+    def test_waiting_handler_at_the_end_is_no_error(self) -> None:
         @on_message
         def ask(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.call("question")
@@ -541,7 +541,7 @@ class TestErrors:
         with TestServer(application()) as server:
             server.connect().send("x")
 
-    def test_a_greenlets_is_its_owners(self, server: TestServer) -> None:
+    def test_error_of_a_spawned_greenlet_is_only_a_hint(self, server: TestServer) -> None:
         def fail() -> None:
             raise ZeroDivisionError
 
@@ -557,14 +557,14 @@ class TestErrors:
         with pytest.raises(AssertionError, match=r"fail(.|\n)*ZeroDivisionError"):
             ann.receive("other")
 
-    def test_a_wsgi_applications(self) -> None:
+    def test_error_of_a_wsgi_application_is_raised(self) -> None:
         def broken(environ: Any, start_response: Any) -> Any:
             raise ZeroDivisionError
 
         with TestServer(broken) as server, pytest.raises(ZeroDivisionError):
             server.get("/")
 
-    def test_one_that_would_end_the_run_does_not(self, server: TestServer) -> None:
+    def test_base_exception_is_raised_as_assertion_error(self, server: TestServer) -> None:
         @on_message
         def fail(request: Any, socket: Any, context: Any, message: Any) -> None:
             raise gevent.Timeout
@@ -572,7 +572,7 @@ class TestErrors:
         with pytest.raises(AssertionError, match="fail"):
             server.connect().send("x")
 
-    def test_the_tests_own_failure_comes_first(self) -> None:
+    def test_failure_of_the_test_is_raised_first(self) -> None:
         @on_finish
         def fail(request: Any, socket: Any, context: Any) -> None:
             raise ZeroDivisionError
@@ -587,7 +587,7 @@ class TestErrors:
         if sys.version_info >= (3, 11):
             assert "ZeroDivisionError" in raised.value.__notes__[0]
 
-    def test_a_missing_event_tells_what_there_was(self, server: TestServer) -> None:
+    def test_missing_event_lists_received_events(self, server: TestServer) -> None:
         event = gevent.event.Event()
 
         @on_message
@@ -614,17 +614,17 @@ class TestErrors:
         assert "due in 25 s" in text
         event.set()
 
-    def test_nobody_sends_when_it_is_over(self, server: TestServer) -> None:
+    def test_send_after_disconnect_fails(self, server: TestServer) -> None:
         ann = server.connect()
         ann.disconnect()
         with pytest.raises(AssertionError, match="not connected: io client disconnect"):
             ann.send("x")
 
 
-class TestWaiting:
-    """Handlers may wait: for the test, or for the outside world."""
+class TestIdle:
+    """Handlers may wait for the test, or for timers, sockets and threads."""
 
-    def test_for_the_test(self, server: TestServer) -> None:
+    def test_handler_waiting_for_the_test_is_left_waiting(self, server: TestServer) -> None:
         event = gevent.event.Event()
 
         @on_message
@@ -640,7 +640,7 @@ class TestWaiting:
         event.set()
         assert ann.receive("message") == "done"
 
-    def test_for_a_timer(self, server: TestServer) -> None:
+    def test_handler_waiting_for_a_timer_is_awaited(self, server: TestServer) -> None:
         @on_message
         def wait(request: Any, socket: Any, context: Any, message: Any) -> None:
             gevent.sleep(0.01)
@@ -652,7 +652,7 @@ class TestWaiting:
         ann.send("x")
         assert ann.received("message") == ["slept", "back from a thread"]
 
-    def test_for_what_a_handler_left_behind(self, server: TestServer) -> None:
+    def test_greenlet_spawned_by_a_handler_is_awaited(self, server: TestServer) -> None:
         @on_message
         def spawn(request: Any, socket: Any, context: Any, message: Any) -> None:
             gevent.spawn_later(0.01, socket.send, "later")
@@ -661,7 +661,7 @@ class TestWaiting:
         ann.send("x")
         assert ann.receive("message") == "later"
 
-    def test_not_for_ever(self) -> None:
+    def test_handler_exceeding_the_timeout_is_named(self) -> None:
         @on_message
         def wait(request: Any, socket: Any, context: Any, message: Any) -> None:
             gevent.sleep(3600)
@@ -672,7 +672,7 @@ class TestWaiting:
             server.connect().send("x")
         assert registry.namespace("/").sockets == {}
 
-    def test_nor_for_a_circle(self) -> None:
+    def test_endless_loop_is_reported(self) -> None:
         running = True
 
         @on_message
@@ -681,12 +681,12 @@ class TestWaiting:
                 gevent.sleep(0)
 
         server = TestServer(application(), timeout=0.02).start()
-        with pytest.raises(StillRunning, match="in a circle"):
+        with pytest.raises(StillRunning, match="repeats endlessly"):
             server.connect().send("x")
         running = False
         server.stop()
 
-    def test_one_that_waits_at_the_end_is_ended(self, journal: Journal) -> None:
+    def test_waiting_handler_is_ended_at_the_end(self, journal: Journal) -> None:
         @on_message
         def wait(request: Any, socket: Any, context: Any, message: Any) -> None:
             try:
@@ -704,13 +704,13 @@ class TestWaiting:
 
 
 class TestTime:
-    def test_heartbeats_go_on_for_ever(self, server: TestServer) -> None:
+    def test_heartbeats_continue_in_virtual_time(self, server: TestServer) -> None:
         ann = server.connect()
         server.advance(100_000)
         assert ann.connected
         assert ann.socket.connected
 
-    def test_who_does_not_answer_is_gone(self, server: TestServer) -> None:
+    def test_client_without_pong_is_closed(self, server: TestServer) -> None:
         ann, bob = server.connect(), server.connect()
         ann.answer_pings = False
         with server.record(signals.disconnect) as sent:
@@ -720,7 +720,7 @@ class TestTime:
         assert [(record.socket, record.reason) for record in sent] == [(ann.socket, "ping timeout")]
         assert (ann.connected, bob.connected) == (False, True)
 
-    def test_who_vanishes_is_found_out(self) -> None:
+    def test_aborted_client_is_detected_by_ping_timeout(self) -> None:
         with TestServer(application(), ping_interval=5, ping_timeout=2) as server:
             ann = server.connect()
             ann.abort()
@@ -731,7 +731,7 @@ class TestTime:
                 server.advance(7)
             assert [record.reason for record in sent] == ["ping timeout"]
 
-    def test_timers_fall_due_in_order(self, server: TestServer, journal: Journal) -> None:
+    def test_timers_fire_in_order(self, server: TestServer, journal: Journal) -> None:
         call_later(3, journal.append, "c")
         call_later(1, journal.append, "a")
         call_later(1, lambda: call_later(1, journal.append, "b"))
@@ -741,14 +741,14 @@ class TestTime:
         server.advance(10)
         assert journal == ["a", "b", "c"]
 
-    def test_outside_it_is_real(self, journal: Journal) -> None:
+    def test_time_is_real_after_the_server_stops(self, journal: Journal) -> None:
         with TestServer(application()):
             call_later(0.001, journal.append, "virtual")
         call_later(0.001, journal.append, "real")
         journal.wait_for("real")
         assert journal == ["real"]
 
-    def test_presence_with_its_grace(self) -> None:
+    def test_presence_grace_uses_virtual_time(self) -> None:
         with TestServer(application(), plugins=[PRESENCE]) as server:
             ann, bob = server.connect(), server.connect()
             ann.subscribe("room")
@@ -766,7 +766,7 @@ class TestTime:
 
 
 class TestSignals:
-    def test_those_that_were_sent(self, server: TestServer) -> None:
+    def test_record_contains_sent_signals(self, server: TestServer) -> None:
         with server.record(signals.subscribe, signals.unsubscribe) as sent:
             ann = server.connect()
             ann.subscribe("room-1")
@@ -783,7 +783,7 @@ class TestSignals:
         ann.subscribe("room-2")
         assert len(sent) == 2
 
-    def test_all_stages(self, server: TestServer) -> None:
+    def test_record_defaults_to_all_stages(self, server: TestServer) -> None:
         with server.record() as sent:
             ann = server.connect()
             ann.send("x")
@@ -793,7 +793,7 @@ class TestSignals:
         ]
         assert sent[-1].reason == "transport close"
 
-    def test_any_signal(self, server: TestServer) -> None:
+    def test_record_accepts_any_signal(self, server: TestServer) -> None:
         mine = Signal("mine")
         with server.record(mine) as sent:
             mine.send("me", value=1)
@@ -803,7 +803,7 @@ class TestSignals:
 
 
 class TestIsolation:
-    def test_every_end_is_told(self) -> None:
+    def test_stop_sends_finish_of_every_client(self) -> None:
         seen: list[Any] = []
 
         @signals.finish.connect
@@ -824,7 +824,7 @@ class TestIsolation:
         assert not engine.sessions
         assert len(registry.namespace("/").channels) == 0
 
-    def test_one_after_another(self) -> None:
+    def test_consecutive_servers_are_independent(self) -> None:
         on_message(echo)
         for _ in range(3):
             with TestServer(application(), plugins=[PRESENCE]) as server:
@@ -836,9 +836,9 @@ class TestIsolation:
             with pytest.raises(Exception, match="not switched on"):
                 presence.count("room")
             left = [stage for stage in signals.STAGES if stage.receivers]
-            assert left == [signals.message]  # the user's own
+            assert left == [signals.message]  # a receiver of the test
 
-    def test_two_at_once(self) -> None:
+    def test_concurrent_servers_have_separate_clients(self) -> None:
         with TestServer(application()) as one, TestServer(application()) as two:
             ann, bob = one.connect(), two.connect()
             bob.answer_pings = False
@@ -847,29 +847,29 @@ class TestIsolation:
             two.advance(45)
             assert (ann.socket.connected, bob.socket.connected) == (True, False)
 
-    def test_nothing_of_redis_unless_it_is_asked_for(self) -> None:
+    def test_redis_is_not_used_by_default(self) -> None:
         configure({"SOCKETIO_BACKPLANE": "redis://nowhere.invalid:1"})
         with TestServer(application()):
             assert registry.backplane is None
 
-    def test_settings_are_checked_as_ever(self) -> None:
+    def test_invalid_settings_are_rejected(self) -> None:
         with pytest.raises(SettingsError, match="did you mean ping_interval"):
             TestServer(application(), ping_intervall=1).start()
         with pytest.raises(Exception, match="cannot be imported"):
             TestServer(application(), plugins=["nowhere"]).start()
-        call_later(1000, print).close()  # and time is real again
+        call_later(1000, print).close()  # time is real again
 
-    def test_it_has_to_be_started(self) -> None:
+    def test_client_without_start_fails(self) -> None:
         server = TestServer(application())
         server.stop()
-        with pytest.raises(AssertionError, match="does not run"):
+        with pytest.raises(AssertionError, match="is not running"):
             server.connect()
 
-    def test_no_port_and_no_descriptor(self) -> None:
+    def test_server_opens_no_port_or_descriptor(self) -> None:
         def descriptors() -> int:
             return len(list(Path("/proc/self/fd").iterdir()))
 
-        with contextlib.suppress(FileNotFoundError):  # not on every system
+        with contextlib.suppress(FileNotFoundError):  # not available on every system
             before = descriptors()
             with TestServer(application()) as server:
                 server.connect()
@@ -877,8 +877,8 @@ class TestIsolation:
                 assert descriptors() == before
 
 
-class World:
-    """One scenario, told twice: what arrives, and which stages are signalled."""
+class Scenario:
+    """A scenario that is run twice; records received events and sent signals."""
 
     def __init__(self) -> None:
         self.told = Journal()
@@ -970,7 +970,7 @@ class World:
         return told
 
     def ended(self, number: int) -> str:
-        """Wait until a socket's end was told."""
+        """Wait for the finish of a socket."""
         self.told.wait(
             lambda told: any(
                 item[0] == number and item[1] == "finish" for item in told if len(item) == 3
@@ -979,8 +979,8 @@ class World:
         return "ended"
 
 
-class OverPort:
-    """A client of the real server on a real port, with the words of the testing kit's."""
+class PortClient:
+    """A client of the real server on a port, with the interface of the test kit's client."""
 
     def __init__(self, site: Site, auth: Any = None, cookies: Any = None) -> None:
         cookie = "; ".join(f"{name}={value}" for name, value in (cookies or {}).items())
@@ -994,14 +994,14 @@ class OverPort:
     def call(self, event: str, *args: Any) -> Any:
         self.raw.emit(event, *args, ack=7)
         while not (packet := str(self.raw.receive())).startswith("437"):
-            self._take(packet)
+            self._handle_packet(packet)
         answer = json.loads(packet[3:])
         return answer[0] if len(answer) == 1 else answer or None
 
     def emit(self, event: str, *args: Any) -> None:
         self.raw.emit(event, *args)
         while (packet := str(self.raw.receive())) != "41":
-            self._take(packet)
+            self._handle_packet(packet)
 
     def received(self) -> list[Any]:
         if not self.events or self.events[-1][1] != "bye":
@@ -1009,7 +1009,7 @@ class OverPort:
         events, self.events = self.events, []
         return events
 
-    def _take(self, packet: str) -> None:
+    def _handle_packet(self, packet: str) -> None:
         event, *args = json.loads(packet[packet.index("[") :])
         self.events.append((event, args[0] if len(args) == 1 else args or None))
 
@@ -1020,18 +1020,20 @@ class OverPort:
         self.raw.close()
 
 
-class TestSameAsTheRealServer:
-    def test_the_same_arrives_and_the_same_is_signalled(self, serve: Callable[..., Site]) -> None:
+class TestRealServer:
+    def test_events_and_signals_equal_those_of_the_real_server(
+        self, serve: Callable[..., Site]
+    ) -> None:
         limits = {"max_channels": 2}
         site = serve(**limits)
-        real = World().play(lambda **keywords: OverPort(site, **keywords))
+        real = Scenario().play(lambda **keywords: PortClient(site, **keywords))
         for stage in signals.STAGES:
             stage._clear_state()
         with (
             TestServer(application(), **limits) as server,
             server.errors(),
         ):
-            ours = World().play(server.connect)
+            ours = Scenario().play(server.connect)
         assert len(real) > 60
         assert ours == real
 
@@ -1077,7 +1079,7 @@ if __name__ == "__main__":
 
 @pytest.mark.patience(60)
 class TestFrameworks:
-    """A user's own test file, run as users run them."""
+    """Test files of users in several frameworks."""
 
     def run(self, folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -1089,14 +1091,14 @@ class TestFrameworks:
             check=False,
         )
 
-    def test_unittest(self, tmp_path: Path) -> None:
+    def test_unittest_runs_tests_with_the_kit(self, tmp_path: Path) -> None:
         (tmp_path / "test_shout.py").write_text(SAMPLE)
         for command in (["-m", "unittest"], ["test_shout.py"]):
             done = self.run(tmp_path, *command)
             assert done.returncode == 0, done.stderr
             assert "OK (expected failures=1)" in done.stderr
 
-    def test_pytest(self, tmp_path: Path) -> None:
+    def test_pytest_runs_tests_with_the_kit(self, tmp_path: Path) -> None:
         (tmp_path / "conftest.py").write_text(
             "from gevent import monkey; monkey.patch_all()\n"
             "import pytest\nfrom webpy_socketio.testing import TestServer\n\n"
@@ -1109,12 +1111,12 @@ class TestFrameworks:
         done = self.run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
         assert "3 passed, 1 xfailed" in done.stdout, done.stdout + done.stderr
 
-    def test_on_another_loop(self, tmp_path: Path) -> None:
+    def test_libuv_is_rejected(self, tmp_path: Path) -> None:
         (tmp_path / "test_shout.py").write_text(SAMPLE)
         done = self.run(tmp_path, "test_shout.py", GEVENT_LOOP="libuv")
-        assert "take GEVENT_LOOP out of the environment" in done.stderr
+        assert "unset GEVENT_LOOP" in done.stderr
 
-    def test_patched_too_late(self, tmp_path: Path) -> None:
+    def test_late_patching_is_rejected(self, tmp_path: Path) -> None:
         (tmp_path / "test_shout.py").write_text(SAMPLE.partition("\n")[2])
         done = self.run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
         assert PatchingError.__name__ in done.stdout
@@ -1122,7 +1124,7 @@ class TestFrameworks:
         assert "__init__.py" in done.stdout
 
 
-def test_a_client_is_known_by_its_number(server: TestServer) -> None:
+def test_client_repr_contains_its_number(server: TestServer) -> None:
     ann, bob = server.connect(), server.connect()
     assert isinstance(ann, Client)
     assert [repr(ann), repr(bob)] == ["<Client 1, connected>", "<Client 2, connected>"]

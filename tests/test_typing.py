@@ -1,4 +1,4 @@
-"""A type checker finds in a user's handlers what is wrong with them, and nothing else."""
+"""Type checkers report exactly the mistakes in users' handlers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = Path("tests", "typing")
 PYRIGHT = Path("tests", "js", "node_modules", "pyright", "index.js")
 
-#: The lines of each sample that a checker complains about.
-Complaints = dict[str, set[int]]
+#: Line numbers with errors, by file name.
+Errors = dict[str, set[int]]
 
 
 def run(*command: str) -> str:
@@ -26,15 +26,15 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def mypy() -> Complaints:
+def mypy() -> Errors:
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed")
-    told = run(
+    output = run(
         *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"),
         *("--follow-imports=silent", "--hide-error-context", str(SAMPLES)),
     )
-    found: Complaints = {}
-    for line in told.splitlines():
+    found: Errors = {}
+    for line in output.splitlines():
         place = re.match(r"(.*?):(\d+): (error|note): ", line)
         assert place is not None, line
         if place[3] == "error":
@@ -42,43 +42,43 @@ def mypy() -> Complaints:
     return found
 
 
-def pyright() -> Complaints:
+def pyright() -> Errors:
     node = shutil.which("node")
     if node is None or not (ROOT / PYRIGHT).is_file():
         pytest.skip("pyright is not installed: run npm ci in tests/js (make test does)")
-    # How strict it is, and where the package is, says pyrightconfig.json beside the samples.
-    told = json.loads(
+    # pyrightconfig.json sets strictness and import paths.
+    output = json.loads(
         run(
             *(node, str(PYRIGHT), "--project", str(SAMPLES), "--outputjson"),
             *("--pythonpath", sys.executable),
         )
     )
-    # None of them would be read as no complaint.
-    assert told["summary"]["filesAnalyzed"] == len(list((ROOT / SAMPLES).glob("*.py")))
-    found: Complaints = {}
-    for each in told["generalDiagnostics"]:
+    # Without analyzed files there would be no errors either.
+    assert output["summary"]["filesAnalyzed"] == len(list((ROOT / SAMPLES).glob("*.py")))
+    found: Errors = {}
+    for each in output["generalDiagnostics"]:
         lines = found.setdefault(Path(each["file"]).name, set())
         lines.add(each["range"]["start"]["line"] + 1)
     return found
 
 
 @pytest.fixture(scope="module", params=[mypy, pyright], ids=["mypy", "pyright"])
-def complaints(request: pytest.FixtureRequest) -> Complaints:
-    """What a checker has to say, in its strict mode."""
-    found: Complaints = request.param()
+def errors(request: pytest.FixtureRequest) -> Errors:
+    """The errors of a checker in strict mode."""
+    found: Errors = request.param()
     return found
 
 
 @pytest.mark.patience(120)
 class TestSamples:
-    def test_good_handlers_pass(self, complaints: Complaints) -> None:
-        assert "good.py" not in complaints
+    def test_correct_handlers_have_no_errors(self, errors: Errors) -> None:
+        assert "good.py" not in errors
 
-    def test_each_mistake_is_found_and_nothing_else(self, complaints: Complaints) -> None:
+    def test_exactly_the_marked_mistakes_are_found(self, errors: Errors) -> None:
         lines = (ROOT / SAMPLES / "bad.py").read_text().splitlines()
         wrong = {number for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
-        assert complaints["bad.py"] == wrong
+        assert errors["bad.py"] == wrong
 
 
-def test_what_is_installed_says_that_it_is_typed() -> None:
+def test_installed_package_contains_py_typed() -> None:
     assert (ROOT / "webpy_socketio" / "py.typed").is_file()

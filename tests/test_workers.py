@@ -1,6 +1,6 @@
-"""Several workers on one port: real processes, a real Redis, stock clients.
+"""Several workers on one port: real processes, a real Redis, standard clients.
 
-Which worker accepts a connection is the kernel's choice: what has to hold, holds whichever it is.
+The kernel chooses the worker that accepts a connection; the tests must pass for every choice.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def serving(
     folder: Path, *options: str, source: str = module_source(BODY), **env: str
 ) -> Iterator[Served]:
-    """``serve site:application`` with these options; it is to say nothing on stderr."""
+    """Run ``serve site:application`` with these options; stderr must stay empty."""
     (folder / "site_of_ours.py").write_text(source, encoding="utf-8")
     command = ["webpy_socketio", "serve", "site_of_ours:application", "--port", "0"]
     served = Served([*command, "--quiet", *options], folder, env)
@@ -110,7 +110,7 @@ def workers(
     redis: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Served]:
-    """So many workers, for several tests."""
+    """The requested number of workers, shared by several tests."""
     folder = tmp_path_factory.mktemp("workers")
     env = {"BACKPLANE": redis.url}
     with serving(folder, "--workers", str(request.param), **env) as served:
@@ -121,7 +121,7 @@ def workers(
 
 @pytest.fixture
 def two(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
-    """Two workers, to which a test may do what it likes."""
+    """Two workers for one test, which may stop them."""
     env = {"BACKPLANE": redis.url, "PLUGINS": "webpy_socketio.plugins.presence"}
     with serving(tmp_path, "--workers", "2", **env) as served:
         yield served
@@ -129,7 +129,7 @@ def two(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
 
 
 def page(port: int) -> int:
-    """The pid of the worker that a new connection comes to."""
+    """Return the pid of the worker that accepts a new connection."""
     connection = raw.http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/pid")
     answer = int(connection.getresponse().read())
@@ -138,7 +138,7 @@ def page(port: int) -> int:
 
 
 def one_in_each(served: Served, count: int, make: Callable[[], Any]) -> dict[int, Any]:
-    """A client in each worker, by its pid: as many are made as it takes."""
+    """Create clients until each worker has one; return one per worker, by pid."""
     found: dict[int, Any] = {}
     while len(found) < count:
         client = make()
@@ -160,7 +160,9 @@ def until_gone(*pids: int) -> None:
 
 class TestClients:
     @pytest.mark.parametrize("transports", TRANSPORTS)
-    def test_pythons(self, workers: Served, transports: str) -> None:
+    def test_python_clients_share_channels_and_presence(
+        self, workers: Served, transports: str
+    ) -> None:
         made = [Client(TRANSPORTS[transports]) for _ in range(6)]
         try:
             for client in made:
@@ -178,26 +180,26 @@ class TestClients:
                 client.close()
 
     @pytest.mark.parametrize("kind", [load_clients.Polling, load_clients.WebSocket])
-    def test_each_worker_has_some_and_all_hear_each_other(self, workers: Served, kind: Any) -> None:
+    def test_workers_share_clients_and_broadcast_to_all(self, workers: Served, kind: Any) -> None:
         count: int = workers.count  # type: ignore[attr-defined]
         clients = one_in_each(workers, count, lambda: kind(workers.port))
-        heard = Journal()
+        received = Journal()
         for pid, client in clients.items():
-            client.heard = lambda event, pid=pid: heard.append((pid, event[1]))
+            client.heard = lambda event, pid=pid: received.append((pid, event[1]))
         for pid, client in clients.items():
             client.emit("message", f"from {pid}")
-        heard.wait_for(*[(to, f"from {pid}") for to in clients for pid in clients])
-        assert len(heard) == count * count
+        received.wait_for(*[(to, f"from {pid}") for to in clients for pid in clients])
+        assert len(received) == count * count
         load_clients.close_all()
 
-    def test_an_upgrade_loses_nothing(self, workers: Served) -> None:
-        """Polling's requests, and the WebSocket's, come to whichever worker accepts them."""
+    def test_upgrade_loses_no_messages(self, workers: Served) -> None:
+        """Any worker may accept the requests of polling and of the WebSocket."""
         for _ in range(20):
             polling = load_clients.Polling(workers.port)
             polling.emit("message", "before")
             websocket = polling.upgrade()
             assert websocket.call("echo", "after") == ["after"]
-            # Of others' messages some may be there too, from the clients of other rounds.
+            # Messages of clients of other rounds may have arrived as well.
             assert ["message", "before"] in websocket.events
         load_clients.close_all()
 
@@ -219,7 +221,7 @@ class TestClients:
 
 @pytest.fixture(scope="module")
 def js_workers(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Two workers with the application of `test_js_client`."""
+    """Run two workers with the application of `test_js_client`."""
     body = APPLICATION_BODY + '\nOPTIONS["backplane"] = os.environ["BACKPLANE"]\n'
     folder = tmp_path_factory.mktemp("js")
     env = {"BACKPLANE": redis.url}
@@ -242,7 +244,7 @@ class TestJavaScript:
             *[("presence", "polling,websocket"), ("early", "polling")],
         ],
     )
-    def test_it_runs_to_its_end(
+    def test_javascript_scenario_completes(
         self, js_workers: Served, tmp_path: Path, scenario: str, transports: str
     ) -> None:
         command = ["node", str(JS / "client.mjs"), scenario, js_workers.url, transports, "node"]
@@ -258,10 +260,10 @@ class TestJavaScript:
         assert steps
         if scenario == "upgrade":
             order = steps[-1]
-            assert order["server"] == order["sent"] == order["received"]
+            assert order["server"] == order["sent"] == order["heard"]
 
     @pytest.mark.parametrize("transports", ["polling", "websocket", "polling,websocket"])
-    def test_it_comes_back_after_a_restart(
+    def test_javascript_client_reconnects_after_restart(
         self, js_workers: Served, tmp_path: Path, transports: str
     ) -> None:
         command = ["node", str(JS / "client.mjs"), "cleanup", js_workers.url, transports, "node"]
@@ -279,8 +281,8 @@ class TestJavaScript:
             client.process.kill()
 
 
-class TestQueue:
-    def test_who_comes_while_no_worker_has_time_waits_in_the_queue(self, two: Served) -> None:
+class TestBacklog:
+    def test_connection_waits_in_backlog_while_workers_are_busy(self, two: Served) -> None:
         pids = children(two)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -298,37 +300,37 @@ class TestQueue:
 @pytest.mark.patience(120)
 @pytest.mark.usefixtures("_many_descriptors")
 class TestStopping:
-    def test_all_clients_of_all_workers_are_told(self, two: Served) -> None:
+    def test_stop_notifies_clients_of_all_workers(self, two: Served) -> None:
         clients = load_clients.together(lambda number: load_clients.WebSocket(two.port), 2000)
         polls = load_clients.together(lambda number: load_clients.Polling(two.port), 500)
         two.stop()  # with status 0
-        told = collections.Counter(client.closed.get() for client in (*clients, *polls))
-        assert told == {1001: 2000, "1": 500}
+        reasons = collections.Counter(client.closed.get() for client in (*clients, *polls))
+        assert reasons == {1001: 2000, "1": 500}
         assert two.errors == ""
 
 
-class TestDeath:
-    def test_kill_9(self, two: Served) -> None:
-        """Replaced; its clients come back; the others notice nothing; its presence goes."""
+class TestCrash:
+    def test_killed_worker_is_replaced(self, two: Served) -> None:
+        """Its clients reconnect, other clients are unaffected, and its presence is removed."""
         before = children(two)
         stock = Client(["polling"], reconnection=True, reconnection_delay=0.05)
         stock.io.connect(two.url, transports=["polling"])
         victim = stock.io.call("pid", timeout=30)
         there = one_in_each(two, 2, lambda: load_clients.Polling(two.port))
-        lost = there.pop(victim)
+        stranded = there.pop(victim)
         ((other, kept),) = there.items()
-        for client in (lost, kept):
+        for client in (stranded, kept):
             client.subscribe("room")
         assert len(kept.call("members")[0]) == 2
         again = 2
         os.kill(victim, signal.SIGKILL)
-        lost.closed.wait()
+        stranded.closed.wait()
         assert kept.call("echo", "still here") == ["still here"]
-        stock.heard.wait(lambda heard: heard.count(("connect",)) == again)
+        stock.heard.wait(lambda received: received.count(("connect",)) == again)
         assert stock.io.call("echo", "back", timeout=30) == "back"
         stock.close()
         with pytest.raises(load_clients.Gone):
-            lost.call("echo", "lost")  # nobody knows this session any more
+            stranded.call("echo", "stranded")  # the session is lost
         while len(kept.call("members")[0]) > 1:
             gevent.sleep(0.05)
         while len(after := children(two)) < 2 or victim in after:
@@ -336,14 +338,14 @@ class TestDeath:
         assert other in after
         assert after != before
         one_in_each(two, 2, lambda: load_clients.WebSocket(two.port))
-        assert "was ended by SIGKILL" in two.errors
+        assert "was killed by SIGKILL" in two.errors
 
-    def test_a_session_of_a_worker_that_died_is_unknown(self, two: Served) -> None:
+    def test_session_of_a_killed_worker_is_unknown(self, two: Served) -> None:
         there = one_in_each(two, 2, lambda: load_clients.Polling(two.port))
-        victim, lost = next(iter(there.items()))
-        sid = lost.sid
+        victim, stranded = next(iter(there.items()))
+        sid = stranded.sid
         os.kill(victim, signal.SIGKILL)
-        lost.closed.wait()
+        stranded.closed.wait()
         for _ in range(5):
             connection = raw.http.client.HTTPConnection("127.0.0.1", two.port)
             connection.request("GET", f"/socket.io/?EIO=4&transport=polling&sid={sid}")
@@ -352,8 +354,8 @@ class TestDeath:
             assert json.loads(response.read())["code"] == 1
             connection.close()
 
-    def test_the_supervisor_dies(self, two: Served) -> None:
-        """Nobody is left behind."""
+    def test_workers_end_with_their_supervisor(self, two: Served) -> None:
+        """No worker keeps running."""
         pids = children(two)
         client = load_clients.WebSocket(two.port)
         two.signal(signal.SIGKILL)
@@ -362,7 +364,7 @@ class TestDeath:
 
 
 class Visitor:
-    """Somebody who asks for pages on one connection as fast as it goes, and makes new sessions."""
+    """A client that requests pages and opens sessions on one connection as fast as possible."""
 
     def __init__(self, port: int) -> None:
         self.pids: set[int] = set()
@@ -388,7 +390,7 @@ class Visitor:
             sid = json.loads(body[1:])["sid"]
             wire.request("POST", f"transport=polling&sid={sid}", body=b"1")
             status, body = wire.response()
-            if status != 200:  # its worker told it to go, before it could say goodbye
+            if status != 200:  # its worker closed it before its own close
                 assert json.loads(body)["code"] == 1
             self.count += 1
             gevent.sleep(0.01)
@@ -409,61 +411,61 @@ class Visitor:
 
 
 class TestRestart:
-    def test_under_traffic(self, two: Served) -> None:
-        """No request is refused, and what is sent to a channel is missed only by who is away."""
+    def test_restart_under_traffic_rejects_no_request(self, two: Served) -> None:
+        """No request is rejected, and only disconnected clients miss messages of a channel."""
         before = children(two)
         visitors = [Visitor(two.port) for _ in range(4)]
-        # Not over long-polling: told by a close packet, this client does not come back, as the one
-        # for JavaScript does (below).
+        # Not over long-polling: after a close packet the Python client does not reconnect, unlike
+        # the JavaScript client (below).
         stock = [
             Client(TRANSPORTS[name], reconnection=True, reconnection_delay=0.05)
             for name in ("websocket", "upgrade")
         ]
         connections: list[list[list[Any]]] = [[] for _ in stock]
         websockets: list[Any] = []  # which the client forgets without closing them
-        for heard, client in zip(connections, stock, strict=True):
+        for received, client in zip(connections, stock, strict=True):
 
-            def connected(client: Client = client, heard: list[list[Any]] = heard) -> None:
-                # Subscribed when this is answered: from there on nothing is missed.
+            def connected(client: Client = client, received: list[list[Any]] = received) -> None:
+                # After this acknowledgement, no message may be missed.
                 client.io.call("__subscribe__", "room", timeout=30)
-                heard.append([])
+                received.append([])
                 websockets.append(client.io.eio.ws)
 
-            def said(number: int, heard: list[list[Any]] = heard) -> None:
-                if heard:
-                    heard[-1].append(number)
+            def on_message(number: int, received: list[list[Any]] = received) -> None:
+                if received:
+                    received[-1].append(number)
 
             client.io.on("connect", connected)
-            client.io.on("message", said)
+            client.io.on("message", on_message)
             client.io.connect(two.url, transports=client.transports)
-        speaking = True
-        said_so_far = [0]
+        sending = True
+        sent_count = [0]
 
-        def speak() -> None:
-            speaker = load_clients.WebSocket(two.port)
-            while speaking:
+        def send() -> None:
+            client = load_clients.WebSocket(two.port)
+            while sending:
                 try:
-                    assert speaker.call("say", said_so_far[0]) is not None
-                    said_so_far[0] += 1
+                    assert client.call("say", sent_count[0]) is not None
+                    sent_count[0] += 1
                 except load_clients.Gone:
-                    speaker = load_clients.WebSocket(two.port)
+                    client = load_clients.WebSocket(two.port)
                 gevent.sleep(0.005)
 
-        speaking_greenlet = gevent.spawn(speak)
+        sender = gevent.spawn(send)
         two.signal(signal.SIGHUP)
         while before & children(two) or len(children(two)) != 2:
             gevent.sleep(0.02)
-        for heard, client in zip(connections, stock, strict=True):
-            while len(heard) < 2 or len(heard[-1]) < 5:  # come back, and hearing again
+        for received, client in zip(connections, stock, strict=True):
+            while len(received) < 2 or len(received[-1]) < 5:  # reconnected, and receiving again
                 gevent.sleep(0.02)
             del client
-        speaking = False
-        speaking_greenlet.get()
+        sending = False
+        sender.get()
         for visitor in visitors:
             visitor.stop()
-            assert visitor.pids & children(two), "it went on with those who followed"
-        for heard in connections:
-            for numbers in heard:
+            assert visitor.pids & children(two), "the visitor continued with the new workers"
+        for received in connections:
+            for numbers in received:
                 assert numbers == sorted(set(numbers)), "in order, and once"
                 if numbers:
                     missing = set(range(numbers[0], numbers[-1])) - set(numbers)
@@ -473,7 +475,7 @@ class TestRestart:
         for websocket in filter(None, websockets):
             websocket.shutdown()
 
-    def test_a_handler_comes_to_its_end(self, two: Served) -> None:
+    def test_restart_lets_handlers_finish(self, two: Served) -> None:
         clients = one_in_each(two, 2, lambda: load_clients.WebSocket(two.port))
         asked = [gevent.spawn(client.call, "slow", 1.0) for client in clients.values()]
         for client in clients.values():
@@ -487,7 +489,7 @@ class TestRestart:
         until_gone(*clients)
         assert "GreenletExit" not in two.errors
 
-    def test_a_broken_application_keeps_the_old_workers(self, two: Served) -> None:
+    def test_restart_with_broken_application_keeps_old_workers(self, two: Served) -> None:
         before = children(two)
         (two.folder / "site_of_ours.py").write_text("import nothing_of_this_name\n")
         client = load_clients.WebSocket(two.port)
@@ -499,8 +501,8 @@ class TestRestart:
         assert "nothing_of_this_name" in two.errors
 
 
-def refused(folder: Path, *options: str, source: str | None = None, **env: str) -> str:
-    """What ``serve`` says when it cannot; it ends with the status 1."""
+def startup_error(folder: Path, *options: str, source: str | None = None, **env: str) -> str:
+    """Return the message of ``serve`` when it fails with exit status 1."""
     (folder / "site_of_ours.py").write_text(source or module_source(BODY), encoding="utf-8")
     found = subprocess.run(
         [sys.executable, "-m", "webpy_socketio", "serve", "site_of_ours:application", *options],
@@ -515,24 +517,26 @@ def refused(folder: Path, *options: str, source: str | None = None, **env: str) 
     return found.stderr
 
 
-class TestStarting:
-    def test_the_banner(self, redis: RedisServer, tmp_path: Path) -> None:
+class TestStartup:
+    def test_banner_names_address_plugins_and_workers(
+        self, redis: RedisServer, tmp_path: Path
+    ) -> None:
         env = {"BACKPLANE": redis.url, "PLUGINS": "webpy_socketio.plugins.presence"}
         with serving(tmp_path, "--workers", "2", **env) as served:
-            said = [served.process.next_line().strip() for _ in range(3)]
-            assert said == ["plugins: presence", "workers: 2", "Ctrl-C stops it"]
+            text = [served.process.next_line().strip() for _ in range(3)]
+            assert text == ["plugins: presence", "workers: 2", "Ctrl-C stops it"]
             served.signal(signal.SIGINT)
             assert served.process.wait() == 0
         assert served.errors == ""
 
-    def test_alone(self, tmp_path: Path) -> None:
+    def test_serve_without_workers_needs_no_backplane(self, tmp_path: Path) -> None:
         with serving(tmp_path) as served:
             assert page(served.port) == served.process.popen.pid
             assert load_clients.Polling(served.port).sid.count(".") == 0
             load_clients.close_all()
         assert served.errors == ""
 
-    def test_settings_of_a_module(self, tmp_path: Path) -> None:
+    def test_settings_option_overrides_application(self, tmp_path: Path) -> None:
         (tmp_path / "production.py").write_text('SOCKETIO_PLUGINS = []\nSOCKETIO_HOST = "::1"\n')
         source = "import web\nfrom webpy_socketio import *\n"
         source += "application = web.application(socketio_urls, globals())\n"
@@ -556,10 +560,10 @@ class TestStarting:
     ) -> None:
         if source is not None and source.startswith("web."):
             source = f"{module_source(BODY)}{source}\n"
-        said = refused(tmp_path, "--workers", "4", source=source)
-        assert said.count(failure) == 1
-        assert said.count("Traceback") <= 1
-        assert "no worker could be started" in said
+        text = startup_error(tmp_path, "--workers", "4", source=source)
+        assert text.count(failure) == 1
+        assert text.count("Traceback") <= 1
+        assert "no worker could be started" in text
 
     def test_warning_at_start_is_logged_once(self, redis: RedisServer, tmp_path: Path) -> None:
         source = module_source(BODY) + (
@@ -576,26 +580,28 @@ class TestStarting:
         assert served.errors.count("give each handler a different name") == 1
 
     def test_workers_need_a_backplane(self, tmp_path: Path) -> None:
-        assert "--workers 2 needs SOCKETIO_BACKPLANE" in refused(tmp_path, "--workers", "2")
+        assert "--workers 2 needs SOCKETIO_BACKPLANE" in startup_error(tmp_path, "--workers", "2")
 
-    def test_a_module_that_is_not_there(self, tmp_path: Path) -> None:
-        said = refused(tmp_path, "--workers", "2", source="import nothing_of_this_name")
-        assert "nothing_of_this_name" in said
-        assert "no worker could be started" in said
+    def test_missing_module_is_reported(self, tmp_path: Path) -> None:
+        text = startup_error(tmp_path, "--workers", "2", source="import nothing_of_this_name")
+        assert "nothing_of_this_name" in text
+        assert "no worker could be started" in text
 
-    def test_the_address_is_taken(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_address_in_use_is_reported(self, redis: RedisServer, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
-            said = refused(tmp_path, "--workers", "2", "--port", port, BACKPLANE=redis.url)
-        assert "another program is listening there" in said
-        assert "Traceback" not in said
+            text = startup_error(tmp_path, "--workers", "2", "--port", port, BACKPLANE=redis.url)
+        assert "another program is listening there" in text
+        assert "Traceback" not in text
 
     @pytest.mark.parametrize("options", [["--workers", "0"], ["--keyfile", "key.pem"]])
-    def test_nonsense(self, tmp_path: Path, options: list[str]) -> None:
-        assert refused(tmp_path, *options).startswith("webpy-socketio: --")
+    def test_invalid_options_are_rejected(self, tmp_path: Path, options: list[str]) -> None:
+        assert startup_error(tmp_path, *options).startswith("webpy-socketio: --")
 
-    def test_it_dies_at_once_and_again(self, redis: RedisServer, tmp_path: Path) -> None:
-        """It is replaced less and less often, and the others serve."""
+    def test_repeatedly_ending_worker_is_replaced_with_growing_delay(
+        self, redis: RedisServer, tmp_path: Path
+    ) -> None:
+        """The delays between replacements grow, and the other workers serve."""
         source = module_source(BODY) + (
             "\nimport pathlib, gevent\n"
             "def dies():\n"
@@ -607,7 +613,7 @@ class TestStarting:
             (tmp_path / "deadly").touch()
             victim = page(served.port)
             os.kill(victim, signal.SIGKILL)
-            while "another worker follows in 2 s" not in served.errors:
+            while "the worker is replaced in 2 s" not in served.errors:
                 assert page(served.port)
                 gevent.sleep(0.05)
             assert "ended with status 7" in served.errors
@@ -618,7 +624,7 @@ class TestStarting:
 
 
 class TestTLS:
-    def test_polling_and_upgrades(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_tls_serves_polling_and_upgrades(self, redis: RedisServer, tmp_path: Path) -> None:
         certificate, key = make_certificate(tmp_path)
         options = ["--workers", "2", "--certfile", str(certificate), "--keyfile", str(key)]
         with serving(tmp_path, *options, BACKPLANE=redis.url) as served:
@@ -635,7 +641,9 @@ class TestTLS:
 
 
 class TestReload:
-    def test_a_change_an_error_and_its_mending(self, tmp_path: Path) -> None:
+    def test_reload_restarts_after_changes_and_keeps_workers_on_errors(
+        self, tmp_path: Path
+    ) -> None:
         helper = tmp_path / "helper_of_ours.py"
         helper.write_text("WORD = 'one'\n")
         source = (
@@ -659,7 +667,7 @@ class TestReload:
             self.until(served, "number four")
             load_clients.close_all()
 
-    def test_it_waits_for_an_application_that_cannot_be_imported(self, tmp_path: Path) -> None:
+    def test_reload_waits_for_application_that_cannot_be_imported(self, tmp_path: Path) -> None:
         site = tmp_path / "site_of_ours.py"
         site.write_text("import helper_of_ours\n" + module_source(BODY))
         command = ["webpy_socketio", "serve", "site_of_ours:application", "--port", "0", "--reload"]
@@ -675,26 +683,26 @@ class TestReload:
 
     @staticmethod
     def until(served: Served, word: str) -> None:
-        """The page says so; it is there all the while."""
+        """Wait until the page has this text; it must be served all the time."""
         while True:
             connection = raw.http.client.HTTPConnection("127.0.0.1", served.port)
             connection.request("GET", "/pid")
-            said = connection.getresponse().read().decode()
+            text = connection.getresponse().read().decode()
             connection.close()
-            if said == word:
+            if text == word:
                 return
             gevent.sleep(0.05)
 
 
 def folder_of(pid: int) -> Path:
-    """The folder of the hand-off sockets of a worker, which is in its command line."""
+    """Return the folder of a worker's hand-off sockets, from its command line."""
     words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     return Path(words[words.index("--as-worker") + 1].split(":", 2)[2])
 
 
 class TestHandOffSockets:
     @pytest.mark.parametrize("what", ["folder", "sockets"])
-    def test_removed_hand_off_sockets_are_made_again(
+    def test_removed_hand_off_sockets_are_recreated(
         self, redis: RedisServer, tmp_path: Path, what: str
     ) -> None:
         with serving(tmp_path, "--workers", "2", BACKPLANE=redis.url) as served:
@@ -717,16 +725,14 @@ class TestHandOffSockets:
             assert not folder.exists()
 
     def test_sockets_are_bound_under_their_final_names(self, two: Served) -> None:
-        """Cleaners keep a socket whose name the kernel lists."""
+        """Cleaners of temporary files keep sockets that the kernel lists under their names."""
         folder = folder_of(next(iter(children(two))))
         bound = Path("/proc/net/unix").read_text()
         sockets = [path for path in folder.iterdir() if path.is_socket()]
         assert len(sockets) == 2
         assert all(str(path) in bound for path in sockets)
 
-    def test_two_supervisors_do_not_disturb_each_other(
-        self, redis: RedisServer, tmp_path: Path
-    ) -> None:
+    def test_two_supervisors_are_independent(self, redis: RedisServer, tmp_path: Path) -> None:
         env = {"BACKPLANE": redis.url}
         folders = [tmp_path / name for name in ("a", "b")]
         for folder in folders:
@@ -748,7 +754,7 @@ class TestHandOffSockets:
 
 
 class RawClient:
-    """Long-polling, on a new connection for each request."""
+    """A long-polling client that opens a connection for each request."""
 
     def __init__(self, port: int) -> None:
         self._polling = raw.Polling(port)
@@ -769,16 +775,16 @@ def block(request, socket, context):
 """
 
     @pytest.mark.parametrize("how", ["block", "stop"])
-    def test_worker_whose_loop_stands_still_is_replaced(
+    def test_worker_with_blocked_loop_is_replaced(
         self, redis: RedisServer, tmp_path: Path, how: str
     ) -> None:
         source = module_source(BODY + self.BLOCK)
         env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "2"}
         with serving(tmp_path, "--workers", "2", source=source, **env) as served:
             clients = one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))
-            (victim, lost), (other, kept) = clients.items()
+            (victim, stranded), (other, kept) = clients.items()
             if how == "block":
-                lost.emit("block")
+                stranded.emit("block")
             else:
                 os.kill(victim, signal.SIGSTOP)
             until_gone(victim)
@@ -807,14 +813,14 @@ def block(request, socket, context):
         assert "is replaced" not in served.errors
 
     def test_suspended_processes_are_not_replaced(self, redis: RedisServer, tmp_path: Path) -> None:
-        """As a machine that sleeps: all of them stand still, and go on."""
+        """All processes stop and continue, as after a suspension of the machine."""
         env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "4"}
         with serving(tmp_path, "--workers", "2", **env) as served:
             before = children(served)
             pids = [served.process.popen.pid, *before]
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
-            gevent.sleep(6)  # more than the timeout: what is tested is a length of time
+            gevent.sleep(6)  # longer than the timeout, whose duration is tested
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
             assert {page(served.port) for _ in range(20)} <= before
@@ -846,7 +852,7 @@ class TestStreams:
             stderr=writer,
         )
         os.close(writer)
-        served = Standing(popen, port)
+        served = SilentSupervisor(popen, port)
         try:
             for _ in range(2):
                 victim = served.page()
@@ -866,8 +872,8 @@ class TestStreams:
             load_clients.close_all()
 
 
-class Standing:
-    """A supervisor without output; what `children` looks at."""
+class SilentSupervisor:
+    """A supervisor without output, as an argument for `children`."""
 
     def __init__(self, popen: Any, port: int) -> None:
         self.process = self
@@ -875,7 +881,7 @@ class Standing:
         self._port = port
 
     def page(self) -> int:
-        """The pid of a worker, as soon as one serves."""
+        """Return the pid of a worker once one serves."""
         while True:
             assert self.popen.poll() is None
             with contextlib.suppress(OSError, raw.http.client.HTTPException):

@@ -1,4 +1,4 @@
-"""Real windows for the tests of the demo: headless Chromium, and what people do in it."""
+"""Windows of headless Chromium for the tests of the demo, and actions of users."""
 
 import re
 import shutil
@@ -24,16 +24,17 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
-#: What Chromium says by itself when a server is away; everything else on a console is a fault.
+#: Chromium's own messages about an unreachable server; other console errors fail the test.
 SERVER_AWAY = re.compile("net::ERR_|WebSocket connection to .* failed")
 
-expect.set_options(timeout=30_000)  # until what never happens fails; no test depends on its length
+expect.set_options(timeout=30_000)  # upper limit; no test depends on its length
 
 
 @pytest.fixture(autouse=True, name="_patience")
 def _own_patience():
-    """Instead of the one in conftest: `expect` has a limit of its own, and gevent's would end the
-    driver in the middle of a switch.
+    """Replace the fixture of conftest: `expect` has its own timeout.
+
+    gevent's timeout would interrupt Playwright's driver during a greenlet switch.
     """
 
 
@@ -53,24 +54,24 @@ def _chat(tmp_path):
 
 
 class Windows:
-    """Opens windows, each in a browser of its own unless told, and listens to their consoles."""
+    """Opens windows, by default in separate browser contexts, and collects console errors."""
 
     def __init__(self, chromium, url):
         self.chromium = chromium
         self.url = url
         self.contexts = []
-        self.complaints = []
-        #: The beginning of a complaint that the test provokes, and that may come or not.
+        self.errors = []
+        #: Prefix of an error that the test may provoke.
         self.excused = None
 
     def open(self, path="/room/lobby", name=None, context=None, clock=False, **options):
         if context is None:
             context = self.chromium.new_context(base_url=self.url, **options)
             context.on("console", self._console)
-            context.on("weberror", lambda error: self.complaints.append(str(error.error)))
+            context.on("weberror", lambda error: self.errors.append(str(error.error)))
             self.contexts.append(context)
         page = context.new_page()
-        if clock:  # one that the test may stop and turn
+        if clock:  # a clock that the test controls
             page.clock.install()
         page.goto(path)
         if name is not None:
@@ -78,17 +79,17 @@ class Windows:
         return page
 
     def close(self):
-        """Close them all; none of them may have complained."""
+        """Close all windows; fail if there were console errors."""
         for context in self.contexts:
             context.close()
-        complaints = [text for text in self.complaints if not SERVER_AWAY.search(text)]
+        errors = [text for text in self.errors if not SERVER_AWAY.search(text)]
         if self.excused is not None:
-            complaints = [text for text in complaints if not text.startswith(self.excused)]
-        assert complaints == [], complaints
+            errors = [text for text in errors if not text.startswith(self.excused)]
+        assert errors == [], errors
 
     def _console(self, message):
         if message.type in {"error", "warning"}:
-            self.complaints.append(message.text)
+            self.errors.append(message.text)
 
 
 @pytest.fixture(name="windows")
@@ -105,7 +106,7 @@ def join(page, name):
 
 
 def sign_in(page):
-    """On the login page, to which whoever is no admin was led."""
+    """Sign in on the login page."""
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
@@ -137,17 +138,17 @@ def state(page):
 
 
 def write_to(page, name):
-    """From now on what this one says is for that person only."""
+    """Address the next messages to this user only."""
     page.get_by_role("button", name=f"Private message to {name}").click()
     expect(message_box(page)).to_be_focused()
 
 
 def stop_clock(page):
-    """From now on time passes only as the test says; some seconds pass at once, none of which count."""
+    """Stop the page's clock, after a few seconds that pass at once."""
     page.clock.pause_at(page.evaluate("Date.now() / 1000 + 10"))  # in seconds
 
 
-#: A page's own view of the client: what it sends by `emit`, as window.sent.
+#: Records the calls of `emit` as window.sent.
 LISTEN = """() => {
     window.sent = [];
     const emit = io.Socket.prototype.emit;
@@ -163,14 +164,14 @@ def listen(page):
 
 
 def sent(page, event):
-    """What was sent of one event, since `listen`."""
+    """Return the arguments of one event that were sent since `listen`."""
     return [args for name, *args in page.evaluate("sent") if name == event]
 
 
-#: What the client script says to a page that goes on when it was sent away.
+#: The client script's warning to a page that sends after it was sent away.
 SENT_AWAY = "webpy_socketio: packets are queued until the socket connects"
 
-#: A connection more, whose page does not go when it is told to.
+#: Another connection, whose page ignores the request to disconnect.
 ROGUE = """async () => {
     window.rogue = new io.Socket({ reconnection: false });
     rogue.connect();

@@ -1,13 +1,11 @@
 """A worker class for gunicorn: ``gunicorn -k webpy_socketio.gunicorn.Worker app:application``.
 
-gunicorn imports this module, and with it web.py, in its master, to find the class; nothing is patched
-there. So each worker, once it is a process of its own, patches first and then imports anew what must
-not have been imported before.
+gunicorn's master imports this module, and with it web.py, to find the class, and does not patch.
+Each worker process therefore patches first, and then imports these modules again.
 
-gunicorn's timeout, graceful timeout, access log, TLS files and signals are its own; so are its
-settings for requests, which have no part here: limits are those of SOCKETIO_*. Its
-``forwarded_allow_ips``, too, has no effect: SOCKETIO_TRUSTED_PROXIES names the proxies, also for
-``-b unix:...``.
+gunicorn's timeout, graceful timeout, access log, TLS files and signals apply. Its limits
+for requests and ``forwarded_allow_ips`` have no effect: set SOCKETIO_* limits and
+SOCKETIO_TRUSTED_PROXIES instead, also for ``-b unix:...``.
 """
 
 from __future__ import annotations
@@ -29,16 +27,16 @@ from webpy_socketio.engine.workers.runtime_folder import make_runtime_folder
 
 __all__ = ["Worker"]
 
-#: What depends on web.py's thread-locals, made when it is imported.
-_OURS = ("web", "webpy_socketio")
+#: Packages to import again after patching: they depend on thread-locals made during the import.
+_REIMPORTED = ("web", "webpy_socketio")
 
 
-#: Seconds that a worker's successor has to start, before connections that rest are closed.
-_TO_START = 3.0
+#: Seconds that a worker's replacement has to start, before remaining connections are closed.
+_START_TIMEOUT = 3.0
 
 
 class _Answer(NamedTuple):
-    """A response, as gunicorn's log wants it."""
+    """A response, as gunicorn's access log expects it."""
 
     status: str
     headers: Any
@@ -46,18 +44,21 @@ class _Answer(NamedTuple):
 
 
 class Worker(Base):
-    """Serves the application and its sockets; several of them give each other their connections."""
+    """A gunicorn worker that serves the application and its sockets.
+
+    Several workers hand connections to each other, so that every request reaches its session.
+    """
 
     _folder: str | None = None
     _lock: Any = None
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        # Still in the master, who makes all of them.
+        # Still in the master, which creates all workers.
         if Worker._folder is None:
-            made = make_runtime_folder(self.cfg.uid, self.cfg.gid)
-            Worker._lock = made  # which keeps it locked for as long as this process lives
-            Worker._folder = str(made.path)
+            runtime_folder = make_runtime_folder(self.cfg.uid, self.cfg.gid)
+            Worker._lock = runtime_folder  # keeps it locked while this process runs
+            Worker._folder = str(runtime_folder.path)
             atexit.register(_remove, Worker._folder, os.getpid())
         self._servers: list[Any] = []
 
@@ -65,16 +66,16 @@ class Worker(Base):
         if not monkey.is_module_patched("socket"):
             if self.cfg.preload_app:
                 raise RuntimeError(
-                    "preload_app imports the application before anything is patched: leave it off, or "
+                    "preload_app imports the application before gevent has patched: disable it, or "
                     "make these the first lines of gunicorn's configuration file:\n\n"
                     "    from gevent import monkey\n"
                     "    monkey.patch_all()\n"
                 )
-            _begin_anew()
+            _patch_and_reimport()
         super().init_process()
 
     def load_wsgi(self) -> None:
-        # Not above: see `_begin_anew`.
+        # Not at the top of the module: see `_patch_and_reimport`.
         from webpy_socketio.cli.importer import refusing_servers
         from webpy_socketio.engine import PeerWorkers
         from webpy_socketio.engine.workers import forking
@@ -93,29 +94,29 @@ class Worker(Base):
         folder = Worker._folder
         assert folder is not None
         for number, listener in enumerate(self.sockets):
-            # Workers are numbered by their age; their sockets have to differ as well.
+            # The name must differ for each worker (age) and each of its sockets.
             name = self.age * len(self.sockets) + number
-            made = SocketIOServer(
-                _own(listener.sock),
+            server = SocketIOServer(
+                _gevent_socket(listener.sock),
                 self.wsgi,
                 peers=PeerWorkers(folder, name),
                 handler_class=_handler_class(self.cfg, self.log),
-                log=None if self.cfg.accesslog is None else _Nowhere(),
+                log=None if self.cfg.accesslog is None else _NullLog(),
                 **tls,
                 **mounted,
             )
-            if self.cfg.workers > 1 and made.settings.backplane is None:
+            if self.cfg.workers > 1 and server.settings.backplane is None:
                 raise ConfigurationError(
                     f"{self.cfg.workers} workers need SOCKETIO_BACKPLANE, such as "
-                    '"redis://127.0.0.1:6379": without it nobody would hear what is sent in another '
-                    "worker"
+                    '"redis://127.0.0.1:6379": without it, messages do not reach clients of other '
+                    "workers"
                 )
-            # The master stops the old ones before the new ones have started.
-            made.move_timeout = min(_TO_START, self.cfg.graceful_timeout / 3)
-            self._servers.append(made)
+            # The master stops old workers before the new ones have started.
+            server.move_timeout = min(_START_TIMEOUT, self.cfg.graceful_timeout / 3)
+            self._servers.append(server)
 
     def run(self) -> None:
-        """Serve until the master says otherwise, or is gone."""
+        """Serve until the master stops the worker or ends."""
         for server in self._servers:
             server.start()
         while self.alive:
@@ -142,18 +143,18 @@ class Worker(Base):
             server.force_close()
 
     def handle_usr1(self, sig: int, frame: Any) -> None:
-        gevent.spawn(super().handle_usr1, sig, frame)  # it waits, which a signal's handler cannot
+        gevent.spawn(super().handle_usr1, sig, frame)  # it blocks, which a signal handler must not
 
 
-class _Nowhere:
-    """Where pywsgi's own line of a request goes, while there is one to be made for gunicorn."""
+class _NullLog:
+    """A log that drops pywsgi's line of a request; gunicorn writes its own."""
 
     def write(self, line: str) -> None:
-        """Nothing: `_handler_class` has written it."""
+        """Drop the line."""
 
 
 class _ScriptName:
-    """gunicorn's rule for the header SCRIPT_NAME, which a trusted proxy may send."""
+    """gunicorn's rule for the header SCRIPT_NAME, which trusted proxies may send."""
 
     def __init__(self, cfg: Any) -> None:
         names = cfg.forwarder_headers
@@ -173,7 +174,7 @@ class _ScriptName:
         return None
 
     def _trusts(self, peer: Any) -> bool:
-        if self._trusts_all or not isinstance(peer, tuple):  # of a Unix socket
+        if self._trusts_all or not isinstance(peer, tuple):  # Unix socket
             return True
         address = ipaddress.ip_address(peer[0])
         return any(address in network for network in self._networks)
@@ -185,7 +186,7 @@ def _handler_class(cfg: Any, log: Any) -> Any:
     script_name = _ScriptName(cfg)
 
     class Handler(RequestHandler):
-        """Lets gunicorn write the line of a request, in its own format."""
+        """Writes access log lines through gunicorn."""
 
         def get_environ(self) -> dict[str, Any]:
             environ: dict[str, Any] = super().get_environ()
@@ -197,7 +198,7 @@ def _handler_class(cfg: Any, log: Any) -> Any:
             super().mount(environ, prefix if found is None else found)
 
         def _handle_client_error(self, ex: Exception) -> Any:
-            self.environ = self.headers = None  # those of the request before
+            self.environ = self.headers = None  # remove those of the previous request
             return super()._handle_client_error(ex)
 
         def log_request(self) -> None:
@@ -218,19 +219,19 @@ def _handler_class(cfg: Any, log: Any) -> Any:
     return Handler
 
 
-def _own(sock: Any) -> Any:
-    """Gevent's socket for a listening one of gunicorn's, which keeps it."""
+def _gevent_socket(sock: Any) -> Any:
+    """Return a gevent socket for a duplicate of gunicorn's listening socket."""
     return gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
 
 
-def _begin_anew() -> None:
-    """Patch, and forget what was imported before: it will be imported again, by the application."""
+def _patch_and_reimport() -> None:
+    """Patch, and drop the modules imported before, so that they are imported again."""
     monkey.patch_all()
     for name in list(sys.modules):
-        if name.partition(".")[0] in _OURS and name != __name__:
+        if name.partition(".")[0] in _REIMPORTED and name != __name__:
             del sys.modules[name]
 
 
 def _remove(folder: str, master: int) -> None:
-    if os.getpid() == master:  # workers are its copies, and end as it does
+    if os.getpid() == master:  # workers are forks of the master, and run its exit handlers
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-/* A Socket.IO client over a WebSocket: no more of the protocols than the works need. */
+/* A Socket.IO client over a WebSocket: the subset of the protocols that the workloads use. */
 #include "load.h"
 
 #include <errno.h>
@@ -9,12 +9,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* What a frame's payload is handed on with, if it is long: the rest is counted and passed over. */
+/* Bytes of a long frame's payload that are processed: the rest is counted and skipped. */
 #define HEAD 4096
 
 enum { CONTINUATION, TEXT, BINARY, CLOSE = 8, PING, PONG };
 
-static char buffer[1 << 18]; /* what is read, by whichever client; only one reads at a time */
+static char buffer[1 << 18]; /* receive buffer, shared by all clients: only one reads at a time */
 
 static void send_frame(struct client *client, int opcode, const char *payload, size_t length)
 {
@@ -22,7 +22,7 @@ static void send_frame(struct client *client, int opcode, const char *payload, s
     unsigned char frame[4096];
     size_t at = 0;
     if (length + 8 > sizeof frame)
-        die("a message of %zu bytes is more than this client sends", length);
+        die("a message of %zu bytes exceeds the limit of this client", length);
     frame[at++] = (unsigned char)(0x80 | opcode);
     if (length < 126) {
         frame[at++] = (unsigned char)(0x80 | length);
@@ -35,19 +35,19 @@ static void send_frame(struct client *client, int opcode, const char *payload, s
     at += 4;
     for (size_t i = 0; i < length; i++)
         frame[at++] = (unsigned char)payload[i] ^ mask[i % 4];
-    say(client->source.fd, frame, at);
+    send_all(client->source.fd, frame, at);
 }
 
-void client_say(struct client *client, const char *packet)
+void client_send(struct client *client, const char *packet)
 {
     send_frame(client, TEXT, packet, strlen(packet));
 }
 
-void client_leave(struct client *client, bool politely)
+void client_close(struct client *client, bool disconnect_first)
 {
-    if (politely)
-        client_say(client, "41");
-    send_frame(client, CLOSE, "\x03\xe9", 2); /* 1001: the page is gone */
+    if (disconnect_first)
+        client_send(client, "41");
+    send_frame(client, CLOSE, "\x03\xe9", 2); /* 1001: going away */
     client->stage = LEAVING;
 }
 
@@ -60,40 +60,40 @@ static void end(struct client *client)
     client->rest = NULL;
     client->rest_length = client->skipping = 0;
     client->stage = GONE;
-    if (client->gone)
-        client->gone(client);
+    if (client->closed)
+        client->closed(client);
 }
 
 static void packet(struct client *client, const char *text, size_t length)
 {
     switch (length ? text[0] : 0) {
     case '0':
-        client_say(client, "40");
+        client_send(client, "40");
         client->stage = JOINING;
         break;
     case '2':
         if (client->stage != LEAVING)
-            client_say(client, "3");
+            client_send(client, "3");
         break;
     case '4':
         if (length < 2 || text[1] == '4')
-            die("the server refused: %.*s", (int)length, text);
+            die("the server rejected the connection: %.*s", (int)length, text);
         if (text[1] == '0') {
             client->stage = READY;
-            client->joined(client);
+            client->connected(client);
         } else if (client->stage == READY) {
-            client->heard(client, text, length);
+            client->received(client, text, length);
         }
         break;
     case '6':
         break;
     default:
         if (client->stage != LEAVING)
-            die("a packet that nobody expects: %.*s", (int)(length < 80 ? length : 80), text);
+            die("unexpected packet: %.*s", (int)(length < 80 ? length : 80), text);
     }
 }
 
-/* Handle one frame of `length` bytes of payload; returns the bytes used, or 0 if more are needed. */
+/* Handle one frame; returns the number of bytes used, or 0 if it is incomplete. */
 static size_t frame(struct client *client, const unsigned char *bytes, size_t available)
 {
     if (available < 2)
@@ -114,7 +114,7 @@ static size_t frame(struct client *client, const unsigned char *bytes, size_t av
     if (available < head + wanted)
         return 0;
     if (!(bytes[0] & 0x80))
-        die("a message in fragments, which no server of these sends");
+        die("fragmented messages are not supported");
 
     const char *payload = (const char *)bytes + head;
     switch (bytes[0] & 0x0f) {
@@ -132,7 +132,7 @@ static size_t frame(struct client *client, const unsigned char *bytes, size_t av
     case PONG:
         break;
     default:
-        die("a frame that nobody expects: %02x", bytes[0]);
+        die("unexpected frame: %02x", bytes[0]);
     }
     if (client->stage == GONE)
         return available;
@@ -146,7 +146,7 @@ static size_t upgraded(struct client *client, const char *bytes, size_t availabl
     if (!end)
         return 0;
     if (available < 12 || memcmp(bytes, "HTTP/1.1 101", 12))
-        die("no WebSocket: %.*s", (int)(end - bytes), bytes);
+        die("the upgrade failed: %.*s", (int)(end - bytes), bytes);
     client->stage = OPENING;
     return (size_t)(end - bytes) + 4;
 }
@@ -164,7 +164,7 @@ static void ready(struct source *source, uint32_t events)
             "Accept-Language: en-GB,en;q=0.9\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
             server_port, server_port);
-        say(source->fd, request, (size_t)length);
+        send_all(source->fd, request, (size_t)length);
         rewatch(source, EPOLLIN);
         return;
     }
@@ -202,7 +202,7 @@ static void ready(struct source *source, uint32_t events)
     }
     if (at < have) {
         if (have - at > HEAD + 10)
-            die("an answer without an end");
+            die("a frame or response exceeds the limit");
         if (!client->rest && !(client->rest = malloc(HEAD + 10)))
             die("no memory");
         memcpy(client->rest, buffer + at, have - at);

@@ -1,4 +1,4 @@
-/* What time it is, here and in the server; windows of measurement. */
+/* Clocks of the load and of the servers; measurement windows. */
 #include "load.h"
 
 #include <errno.h>
@@ -9,11 +9,11 @@
 #include <time.h>
 #include <unistd.h>
 
-/* One process, or several that do the work together. */
-#define MOST_SERVERS 4
+/* Maximum number of server processes. */
+#define MAX_SERVERS 4
 
-static pid_t servers[MOST_SERVERS];
-static clockid_t server_clocks[MOST_SERVERS];
+static pid_t servers[MAX_SERVERS];
+static clockid_t server_clocks[MAX_SERVERS];
 static int server_count;
 
 void die(const char *format, ...)
@@ -39,11 +39,11 @@ double now(void)
     return read_clock(CLOCK_MONOTONIC);
 }
 
-/* The CPU clock of another process counts nanoseconds, all its threads, user and system; what
- * /proc/<pid>/stat shows is the same in steps of 10 ms. */
+/* The CPU clock of another process has a resolution of nanoseconds, and includes all threads, user
+ * and system time; /proc/<pid>/stat has the same in steps of 10 ms. */
 void watch_server(pid_t pid)
 {
-    if (server_count == MOST_SERVERS)
+    if (server_count == MAX_SERVERS)
         die("too many servers");
     int error = clock_getcpuclockid(pid, &server_clocks[server_count]);
     servers[server_count++] = pid;

@@ -1,22 +1,22 @@
-/* Many clients, and the controller, which gives the server its orders. */
+/* Many clients, and the controller, which sends orders to the server. */
 #include "load.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Connections that are being opened at once; a server's backlog is not endless. */
-#define AT_ONCE 50
+/* Maximum of concurrently opened connections, because a server's backlog is limited. */
+#define MAX_CONNECTING 50
 
-/* Seconds that may pass without an opening being over. */
-#define PATIENCE 30
+/* Seconds within which the next connection must be open. */
+#define TIMEOUT 30
 
 struct client controller;
 
 static struct client *members;
-static int next, last, standing, subscriptions;
-static int *missing; /* acknowledgements that each member waits for */
-static void (*heard_later)(struct client *, const char *, size_t);
+static int next, last, opened, subscriptions;
+static int *missing; /* outstanding acknowledgements of each client */
+static void (*received_later)(struct client *, const char *, size_t);
 
 struct client *crowd(int size)
 {
@@ -35,13 +35,13 @@ static void open_next(void)
 static void subscribed(struct client *client, const char *packet, size_t length)
 {
     if (length < 3 || memcmp(packet, "43", 2))
-        return; /* a message already: somebody else is further */
+        return; /* a message: other clients are subscribed already */
     if (!memmem(packet, length, "\"ok\":true", 9) && !memmem(packet, length, "\"ok\": true", 10))
-        die("the server refused a subscription: %.*s", (int)length, packet);
+        die("the server rejected a subscription: %.*s", (int)length, packet);
     if (--missing[client->number])
         return;
-    client->heard = heard_later;
-    standing++;
+    client->received = received_later;
+    opened++;
     open_next();
     stop();
 }
@@ -50,35 +50,35 @@ static void subscribe(struct client *client)
 {
     char packet[128];
     int count = missing[client->number] = subscriptions ? subscriptions : 1;
-    client->heard = subscribed;
+    client->received = subscribed;
     for (int i = 0; i < count; i++) {
         if (subscriptions)
             snprintf(packet, sizeof packet, "42%d[\"__subscribe__\",\"bench-%d-%d\"]", i, i,
                      client->number);
         else
             snprintf(packet, sizeof packet, "420[\"__subscribe__\",\"bench\"]");
-        client_say(client, packet);
+        client_send(client, packet);
     }
 }
 
 void crowd_open(struct client *clients, int from, int to, int channels,
-                void (*heard)(struct client *, const char *, size_t))
+                void (*received)(struct client *, const char *, size_t))
 {
     members = clients;
     next = from;
     last = to;
-    standing = from;
+    opened = from;
     subscriptions = channels;
-    heard_later = heard;
+    received_later = received;
     missing = calloc((size_t)to, sizeof *missing);
     for (int i = from; i < to; i++) {
         clients[i].number = i;
-        clients[i].joined = subscribe;
+        clients[i].connected = subscribe;
     }
-    for (int i = 0; i < AT_ONCE; i++)
+    for (int i = 0; i < MAX_CONNECTING; i++)
         open_next();
-    while (standing < to)
-        run(PATIENCE);
+    while (opened < to)
+        run(TIMEOUT);
     free(missing);
 }
 
@@ -87,13 +87,13 @@ void crowd_open(struct client *clients, int from, int to, int channels,
 static char answer[512];
 static void (*when_acknowledged)(void);
 
-static void controller_joined(struct client *client)
+static void controller_connected(struct client *client)
 {
     (void)client;
     stop();
 }
 
-static void controller_heard(struct client *client, const char *packet, size_t length)
+static void controller_received(struct client *client, const char *packet, size_t length)
 {
     (void)client;
     if (length < 3 || memcmp(packet, "43", 2))
@@ -104,11 +104,11 @@ static void controller_heard(struct client *client, const char *packet, size_t l
 
 void controller_open(void)
 {
-    controller.joined = controller_joined;
-    controller.heard = controller_heard;
+    controller.connected = controller_connected;
+    controller.received = controller_received;
     controller.number = -1;
     client_open(&controller);
-    run(PATIENCE);
+    run(TIMEOUT);
 }
 
 void order(const char *event, const char *json, void (*acknowledged)(void))
@@ -116,12 +116,12 @@ void order(const char *event, const char *json, void (*acknowledged)(void))
     char packet[512];
     when_acknowledged = acknowledged;
     snprintf(packet, sizeof packet, "427[\"%s\",%s]", event, json);
-    client_say(&controller, packet);
+    client_send(&controller, packet);
 }
 
-const char *call(const char *event, const char *json, double patience)
+const char *call(const char *event, const char *json, double timeout)
 {
     order(event, json, stop);
-    run(patience);
+    run(timeout);
     return answer;
 }

@@ -35,9 +35,9 @@ void rewatch(struct source *source, uint32_t events)
     control(source, EPOLL_CTL_MOD, events);
 }
 
-/* Returns whether stop() was called before `end`. Never sleeps: a load that does has to be woken by
- * every `send`, at the server's expense (2 us on a kernel where the whole `send` takes 6), and by
- * the more of them the slower the server is. */
+/* Returns whether stop() was called before `end`. Never sleeps: the server's `send` would have to
+ * wake the load, at the server's expense (2 us on a kernel where the whole `send` takes 6), and more
+ * often for slow servers. */
 static bool run_until(double end)
 {
     struct epoll_event events[512];
@@ -60,10 +60,10 @@ static bool run_until(double end)
     return true;
 }
 
-void run(double patience)
+void run(double timeout)
 {
-    if (!run_until(now() + patience))
-        die("the server did not do what it was asked to within %.0f s", patience);
+    if (!run_until(now() + timeout))
+        die("the server has not completed an order within %.0f s", timeout);
 }
 
 void run_for(double seconds)
@@ -84,7 +84,7 @@ int dial(void)
         die("no more sockets: %s", strerror(errno));
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    /* The port is chosen when the connection is made: it has to be free for these two ends only. */
+    /* Choose the port on connect: it only has to be unused for this pair of addresses. */
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
     struct sockaddr_in here = {.sin_family = AF_INET,
                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + dialled++ % 100)};
@@ -98,9 +98,9 @@ int dial(void)
     return fd;
 }
 
-void say(int fd, const void *bytes, size_t length)
+void send_all(int fd, const void *bytes, size_t length)
 {
     ssize_t sent = send(fd, bytes, length, MSG_NOSIGNAL);
     if (sent < 0 || (size_t)sent < length)
-        die("the server does not read what is sent: %s", sent < 0 ? strerror(errno) : "it is full");
+        die("the server does not read: %s", sent < 0 ? strerror(errno) : "the send buffer is full");
 }

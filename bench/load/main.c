@@ -1,4 +1,4 @@
-/* load WORK PORT PID [name=value ...]: do a work against a server, print its figures as JSON.
+/* load WORKLOAD PORT PID [name=value ...]: run a workload against a server, print figures as JSON.
  *
  * PORT is the server's, on 127.0.0.1; PID its process, whose CPU time is measured.
  */
@@ -34,7 +34,7 @@ int main(int argc, char **argv)
     server_port = atoi(argv[2]);
     watch_server(atoi(argv[3]));
     options = argv + 4;
-    if (!work(argv[1]))
-        die("there is no work named %s", argv[1]);
+    if (!run_workload(argv[1]))
+        die("unknown workload: %s", argv[1]);
     return 0;
 }

@@ -1,4 +1,4 @@
-/* A Socket.IO client over HTTP long-polling: one connection that waits, one that sends. */
+/* A Socket.IO client over HTTP long-polling: one connection for GET, one for POST. */
 #include "load.h"
 
 #include <errno.h>
@@ -10,22 +10,22 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-struct visitor;
+struct session;
 
-/* One HTTP connection. */
+/* An HTTP connection. */
 struct http {
     struct source source;
-    struct visitor *visitor;
+    struct session *session;
     bool connected, lasting;
     char request[1024], response[8192];
     size_t requested, have;
-    void (*answered)(struct visitor *, const char *body, size_t length);
+    void (*answered)(struct session *, const char *body, size_t length);
 };
 
-struct visitor {
+struct session {
     struct http waiting, sending;
     char sid[128];
-    bool heard, sent; /* of the message that is under way */
+    bool acknowledged, sent; /* state of the current message */
 };
 
 static void http_ready(struct source *source, uint32_t events);
@@ -37,7 +37,7 @@ static void http_send(struct http *http)
         http->connected = false;
         watch(&http->source, EPOLLOUT);
     } else if (http->connected) {
-        say(http->source.fd, http->request, http->requested);
+        send_all(http->source.fd, http->request, http->requested);
     }
 }
 
@@ -49,22 +49,22 @@ static void http_close(struct http *http)
     http->have = 0;
 }
 
-/* Ask, with a body if it is a POST; `answered` gets the body of the answer. */
-static void ask(struct visitor *visitor, struct http *http, const char *body,
-                void (*answered)(struct visitor *, const char *, size_t))
+/* Send a GET, or a POST with a body; `answered` receives the body of the response. */
+static void http_request(struct session *session, struct http *http, const char *body,
+                void (*answered)(struct session *, const char *, size_t))
 {
     char content[96] = "";
     if (body)
         snprintf(content, sizeof content,
                  "Content-Type: text/plain;charset=UTF-8\r\nContent-Length: %zu\r\n", strlen(body));
-    http->visitor = visitor;
+    http->session = session;
     http->answered = answered;
     http->requested = (size_t)snprintf(
         http->request, sizeof http->request,
         "%s /socket.io/?EIO=4&transport=polling%s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
         "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/140.0.0.0\r\n"
         "Accept: */*\r\nAccept-Language: en-GB,en;q=0.9\r\n%s\r\n%s",
-        body ? "POST" : "GET", *visitor->sid ? "&sid=" : "", visitor->sid, server_port, content,
+        body ? "POST" : "GET", *session->sid ? "&sid=" : "", session->sid, server_port, content,
         body ? body : "");
     http_send(http);
 }
@@ -80,7 +80,7 @@ static const char *header(const char *head, const char *end, const char *name)
     return NULL;
 }
 
-/* Append a chunked body's chunks to `body`; returns its length, or -1 if it is not whole. */
+/* Append the chunks of a chunked body to `body`; returns its length, or -1 if it is incomplete. */
 static ssize_t dechunk(char *from, const char *end, char *body)
 {
     size_t length = 0;
@@ -99,14 +99,14 @@ static ssize_t dechunk(char *from, const char *end, char *body)
     }
 }
 
-/* Copy the answer's body; returns its length, or -1 if the answer is not whole. */
+/* Copy the response's body; returns its length, or -1 if the response is incomplete. */
 static ssize_t body_of(struct http *http, bool at_end, char *body)
 {
     char *end = memmem(http->response, http->have, "\r\n\r\n", 4);
     if (!end)
         return -1;
     if (http->have < 12 || memcmp(http->response + 8, " 200", 4))
-        die("an answer that is not 200: %.*s", (int)http->have, http->response);
+        die("unexpected status: %.*s", (int)http->have, http->response);
     const char *connection = header(http->response, end, "connection");
     const char *declared = header(http->response, end, "content-length");
     char *start = end + 4, *limit = http->response + http->have;
@@ -127,7 +127,7 @@ static void http_ready(struct source *source, uint32_t events)
     struct http *http = (struct http *)source;
     if (events & EPOLLOUT) {
         http->connected = true;
-        say(source->fd, http->request, http->requested);
+        send_all(source->fd, http->request, http->requested);
         rewatch(source, EPOLLIN);
         return;
     }
@@ -136,148 +136,148 @@ static void http_ready(struct source *source, uint32_t events)
     if (count < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (count < 0)
-        die("a polling connection broke: %s", strerror(errno));
+        die("a polling connection failed: %s", strerror(errno));
     http->have += (size_t)count;
     http->response[http->have] = 0;
     static char body[sizeof http->response];
     ssize_t length = body_of(http, count == 0, body);
     if (length < 0) {
         if (count == 0 && http->have)
-            die("an answer without its end");
+            die("an incomplete response");
         if (count == 0)
-            http_close(http); /* kept open for a while, and idle */
+            http_close(http); /* the server closed an idle keep-alive connection */
         return;
     }
     body[length] = 0;
     http->have = 0;
     if (!http->lasting)
         http_close(http);
-    http->answered(http->visitor, body, (size_t)length);
+    http->answered(http->session, body, (size_t)length);
 }
 
-/* -- how a visit begins -------------------------------------------------------------------------- */
+/* -- handshake --------------------------------------------------------------------------------- */
 
-static void (*arrived)(struct visitor *);
+static void (*when_connected)(struct session *);
 
-static void joined(struct visitor *visitor, const char *body, size_t length)
+static void connected(struct session *session, const char *body, size_t length)
 {
     if (length < 2 || memcmp(body, "40", 2))
         die("not connected: %s", body);
-    arrived(visitor);
+    when_connected(session);
 }
 
-static void asked_to_join(struct visitor *visitor, const char *body, size_t length)
+static void connect_sent(struct session *session, const char *body, size_t length)
 {
     (void)body, (void)length;
-    ask(visitor, &visitor->waiting, NULL, joined);
+    http_request(session, &session->waiting, NULL, connected);
 }
 
-static void opened(struct visitor *visitor, const char *body, size_t length)
+static void opened(struct session *session, const char *body, size_t length)
 {
     (void)length;
-    if (sscanf(body, "0{\"sid\":\"%120[^\"]\"", visitor->sid) != 1 &&
-        sscanf(body, "0{\"sid\": \"%120[^\"]\"", visitor->sid) != 1)
+    if (sscanf(body, "0{\"sid\":\"%120[^\"]\"", session->sid) != 1 &&
+        sscanf(body, "0{\"sid\": \"%120[^\"]\"", session->sid) != 1)
         die("not an open packet: %s", body);
-    ask(visitor, &visitor->sending, "40", asked_to_join);
+    http_request(session, &session->sending, "40", connect_sent);
 }
 
-static void visit(struct visitor *visitor)
+static void open_session(struct session *session)
 {
-    *visitor->sid = 0;
-    ask(visitor, &visitor->waiting, NULL, opened);
+    *session->sid = 0;
+    http_request(session, &session->waiting, NULL, opened);
 }
 
-static void visitors(int count, double seconds)
+static void run_sessions(int count, double seconds)
 {
-    struct visitor *all = calloc((size_t)count, sizeof *all);
+    struct session *all = calloc((size_t)count, sizeof *all);
     if (!all)
         die("no memory");
     for (int i = 0; i < count; i++) {
         all[i].waiting.source.fd = all[i].sending.source.fd = -1;
-        visit(&all[i]);
+        open_session(&all[i]);
     }
     closed_loop(seconds);
 }
 
-/* -- messages ------------------------------------------------------------------------------------ */
+/* -- messages ---------------------------------------------------------------------------------- */
 
-static void say_message(struct visitor *visitor);
+static void send_message(struct session *session);
 
-static void message_over(struct visitor *visitor)
+static void message_done(struct session *session)
 {
-    if (visitor->heard && visitor->sent) {
+    if (session->acknowledged && session->sent) {
         unit_done();
-        say_message(visitor);
+        send_message(session);
     }
 }
 
-static void message_sent(struct visitor *visitor, const char *body, size_t length)
+static void message_sent(struct session *session, const char *body, size_t length)
 {
     (void)body, (void)length;
-    visitor->sent = true;
-    message_over(visitor);
+    session->sent = true;
+    message_done(session);
 }
 
-static void message_heard(struct visitor *visitor, const char *body, size_t length)
+static void message_received(struct session *session, const char *body, size_t length)
 {
     bool pinged = *body == '2' && (length == 1 || body[1] == '\x1e');
-    visitor->heard |= memmem(body, length, "431[\"", 5) != NULL;
+    session->acknowledged |= memmem(body, length, "431[\"", 5) != NULL;
     if (pinged)
-        die("a ping within a run that is shorter than its interval");
-    ask(visitor, &visitor->waiting, NULL, message_heard);
-    message_over(visitor);
+        die("a ping during a run shorter than the ping interval");
+    http_request(session, &session->waiting, NULL, message_received);
+    message_done(session);
 }
 
-static void say_message(struct visitor *visitor)
+static void send_message(struct session *session)
 {
-    visitor->heard = visitor->sent = false;
-    ask(visitor, &visitor->sending,
+    session->acknowledged = session->sent = false;
+    http_request(session, &session->sending,
         "421[\"message\",\"How do you do? Very well, thank you, and yourself?\"]", message_sent);
 }
 
-static void subscribed(struct visitor *visitor, const char *body, size_t length)
+static void subscribed(struct session *session, const char *body, size_t length)
 {
     if (!memmem(body, length, "\"ok\":true", 9) && !memmem(body, length, "\"ok\": true", 10))
-        die("the server refused a subscription: %s", body);
-    ask(visitor, &visitor->waiting, NULL, message_heard);
-    say_message(visitor);
+        die("the server rejected a subscription: %s", body);
+    http_request(session, &session->waiting, NULL, message_received);
+    send_message(session);
 }
 
-static void subscription_sent(struct visitor *visitor, const char *body, size_t length)
+static void subscription_sent(struct session *session, const char *body, size_t length)
 {
     (void)body, (void)length;
-    ask(visitor, &visitor->waiting, NULL, subscribed);
+    http_request(session, &session->waiting, NULL, subscribed);
 }
 
-static void subscribe(struct visitor *visitor)
+static void subscribe(struct session *session)
 {
-    ask(visitor, &visitor->sending, "420[\"__subscribe__\",\"bench\"]", subscription_sent);
+    http_request(session, &session->sending, "420[\"__subscribe__\",\"bench\"]", subscription_sent);
 }
 
 void polling_messages(int clients, double seconds)
 {
-    arrived = subscribe;
-    visitors(clients, seconds);
+    when_connected = subscribe;
+    run_sessions(clients, seconds);
 }
 
-/* -- handshakes ---------------------------------------------------------------------------------- */
+/* -- handshakes -------------------------------------------------------------------------------- */
 
-static void left(struct visitor *visitor, const char *body, size_t length)
+static void session_closed(struct session *session, const char *body, size_t length)
 {
     (void)body, (void)length;
-    http_close(&visitor->waiting);
-    http_close(&visitor->sending);
+    http_close(&session->waiting);
+    http_close(&session->sending);
     unit_done();
-    visit(visitor);
+    open_session(session);
 }
 
-static void leave(struct visitor *visitor)
+static void close_session(struct session *session)
 {
-    ask(visitor, &visitor->sending, "1", left);
+    http_request(session, &session->sending, "1", session_closed);
 }
 
 void polling_handshakes(int clients, double seconds)
 {
-    arrived = leave;
-    visitors(clients, seconds);
+    when_connected = close_session;
+    run_sessions(clients, seconds);
 }

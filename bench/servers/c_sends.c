@@ -1,9 +1,9 @@
-/* The physical limit: a server that does nothing but the `send`s.  c_sends [port]
+/* The lower bound: a server that does nothing but the `send`s.  c_sends [port]
  *
  * It answers handshakes and orders with fixed strings, knows the one key that the load's clients
- * use, and holds no state but who is connected. A broadcast is one frame, built beforehand, and one
- * send() of it to each socket a turn; ten messages a turn are ten frames in that one send(). A turn
- * begins as an event loop's does, by asking epoll what is ready.
+ * use, and stores only which clients are connected. A broadcast is one prepared frame, and one
+ * send() of it to each socket per iteration; ten messages are ten frames in one send(). Each
+ * iteration begins with epoll_wait, as in an event loop.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -35,10 +35,10 @@ struct client {
     unsigned char bytes[1024];
 };
 
-static struct client **members; /* who is subscribed */
+static struct client **members; /* subscribed clients */
 static int count, room, epoll;
 
-/* The broadcast that is under way. */
+/* The current broadcast. */
 static struct client *orderer;
 static int turns, order_id;
 static char *burst;
@@ -60,7 +60,7 @@ static void send_all(int fd, const char *bytes, size_t length)
         } else if (sent < 0 && errno == EAGAIN) {
             poll(&(struct pollfd){.fd = fd, .events = POLLOUT}, 1, -1);
         } else {
-            return; /* it is gone; its reading will tell */
+            return; /* closed, which recv will report */
         }
     }
 }
@@ -133,7 +133,7 @@ static void prepare(int per_turn, int size)
     free(text);
 }
 
-/* A Socket.IO event, "2<id>[...", as the load's clients write them. */
+/* A Socket.IO event, "2<id>[...", as sent by the load's clients. */
 static void event(struct client *client, char *packet)
 {
     char answer[256];
@@ -160,7 +160,7 @@ static void event(struct client *client, char *packet)
     }
 }
 
-/* Handle what is whole of what has come; returns whether the client is still there. */
+/* Handle all complete frames; returns whether the client is still connected. */
 static bool handle(struct client *client)
 {
     unsigned char *bytes = client->bytes;

@@ -1,11 +1,10 @@
-"""webpy_socketio, the way its users run it: ``ours.py [port [handlers [redis]]]``.
+"""webpy_socketio in a typical program: ``ours.py [port [handlers [redis]]]``.
 
-A web.py application with `socketio_urls`, handlers made by the decorators, one of them bound to a
-channel, and the default plugins. The message log stays in; its lines go nowhere, as INFO records
-do unless `logging` is told otherwise.
+A web.py application with `socketio_urls`, decorated handlers, one of them bound to a channel, and
+the default plugins. The message log is on; its INFO records are discarded by default.
 """
 
-# ruff: noqa: D103, E402 - the handlers' names say it; gevent patches before anything is imported
+# ruff: noqa: D103, E402 - handlers need no docstring; gevent patches before other imports
 
 from gevent import monkey
 
@@ -70,17 +69,17 @@ def collect(request: Any, socket: Any, context: Any, nothing: Any) -> None:
 
 
 def bind(number: int) -> None:
-    """Add a handler that is bound to a channel which nobody is in."""
+    """Add a handler that is bound to a channel without subscribers."""
 
     def idle(request: Any, socket: Any, context: Any, message: Any) -> None:
         pass
 
-    idle.__qualname__ = f"idle_{number}"  # two of one name are one handler
+    idle.__qualname__ = f"idle_{number}"  # handlers of the same name replace each other
     on_message(channel=f"^room-{number}$")(idle)
 
 
-class index:  # noqa: N801 - as web.py's classes are called
-    """A page, as there is in any application."""
+class index:  # noqa: N801 - the naming style of web.py
+    """A page of an ordinary application."""
 
     def GET(self) -> str:  # noqa: N802
         return "hello"
@@ -93,7 +92,7 @@ application = web.application(urls, globals())
 def main(port: str = "0", handlers: str = "1", redis: str | None = None) -> None:
     for number in range(int(handlers) - 1):
         bind(number)
-    # The default of 20,000 sessions would turn away the last of the largest crowd.
+    # The default of 20,000 sessions would reject the last clients of the largest workload.
     server = SocketIOServer(
         ("127.0.0.1", int(port)),
         application.wsgifunc(),

@@ -1,6 +1,6 @@
-"""python-socketio on gevent with gevent-websocket: ``python_gevent.py [port [handlers [redis]]]``."""
+"""python-socketio on gevent-websocket: ``python_gevent.py [port [handlers [redis]]]``."""
 
-# ruff: noqa: D103, E402 - the handlers' names say it; gevent patches before anything is imported
+# ruff: noqa: D103, E402 - handlers need no docstring; gevent patches before other imports
 
 from gevent import monkey
 

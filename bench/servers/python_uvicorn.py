@@ -1,8 +1,6 @@
-"""python-socketio under uvicorn, with uvloop and httptools: ``python_uvicorn.py [port [handlers
-[redis]]]``.
-"""
+"""python-socketio on uvicorn and uvloop: ``python_uvicorn.py [port [handlers [redis]]]``."""
 
-# ruff: noqa: D103 - the handlers' names say it
+# ruff: noqa: D103 - handlers need no docstring
 
 import asyncio
 import gc

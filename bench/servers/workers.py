@@ -1,6 +1,6 @@
-"""Settings with which ``ours.py`` is served by several workers; the Redis is named by the one who starts them."""
+"""Settings of ``ours.py`` with several workers; ``BENCH_REDIS`` is the URL of Redis."""
 
 import os
 
 SOCKETIO_BACKPLANE = os.environ["BENCH_REDIS"]
-SOCKETIO_DRAIN_TIME = 0.0  # what follows is not to be disturbed by farewells
+SOCKETIO_DRAIN_TIME = 0.0  # stop at once: disconnecting clients would disturb the next measurement

@@ -12,19 +12,19 @@ const ANSWER_MS = 8000;
 
 const room = $("room");
 const { channel, who } = room.dataset; // `who` is this browser, as others see it
-const socket = new io.Socket({ reconnection: false }); // connection.js does it, and shows how
+const socket = new io.Socket({ reconnection: false }); // connection.js reconnects, and shows its state
 
-// The name to be here under. Neither a lost connection nor a reload changes it.
+// The user's name in the room. It survives a lost connection and a reload.
 const NAME = `name in ${channel}`;
 let wanted = recall();
-let me = null; // that name, once the server agreed
-let addressee = null; // whom a private message goes to
+let me = null; // that name, once the server has accepted it
+let addressee = null; // recipient of private messages
 
 const history = new History(
   (number) => ask("history", number),
   (message) => {
     typists.forget(message.who);
-    if (message.live) people.spoke(message);
+    if (message.live) people.announceAuthor(message);
     addMessage(message, message.who === who);
   },
 );
@@ -35,29 +35,29 @@ const outbox = new Outbox(
   },
   ({ text, to }, error) => {
     $("say-error").textContent = error;
-    if (!$("text").value) $("text").value = text; // nothing typed is lost
+    if (!$("text").value) $("text").value = text; // restore the text
   },
 );
 const people = new People(socket.presence(channel), who, {
   writeTo: address,
   sendAway: "admin" in room.dataset ? sendAway : null,
-  tell: addEvent,
+  log: addEvent,
 });
 const typists = new Typists();
 const typing = new Typing((on) => socket.connected && socket.emit("typing", on));
-const privates = new Set(); // tokens of private messages: one that was sent again is shown once
+const privates = new Set(); // tokens of private messages: repetitions are not shown
 
 // The connection
 
 socket.on("connect", async () => {
-  people.back();
-  await history.catchUp(); // the extension has subscribed before
+  people.resume();
+  await history.catchUp(); // the extension has subscribed already
   if (wanted && socket.connected) join();
-  $("log").ariaLive = "polite"; // what was said before is not read out, what comes is
+  $("log").ariaLive = "polite"; // screen readers read new messages only, not the history
 });
 
 socket.on("disconnect", () => {
-  people.lost();
+  people.suspend();
   typists.clear();
 });
 
@@ -70,21 +70,21 @@ socket.on("message", (message) => {
   }
 });
 
-socket.on("missed", () => history.catchUp()); // the server knows, or fears, that something did not get here
+socket.on("missed", () => history.catchUp()); // messages may be missing
 
-socket.on("typing", (name, typist, on) => typist !== who && typists.heard(name, typist, on));
+socket.on("typing", (name, typist, on) => typist !== who && typists.update(name, typist, on));
 
-socket.subscribe(channel).then((answer) => answer.ok || refused(answer.error));
-socket.on("subscribe_error", (_, error) => refused(error)); // when it is renewed on a new connection
+socket.subscribe(channel).then((answer) => answer.ok || rejected(answer.error));
+socket.on("subscribe_error", (_, error) => rejected(error)); // when it is renewed on a new connection
 keepConnected(socket, show);
 
-// The gate of this room said no.
-function refused(error) {
+// The gate of this room rejected the subscription.
+function rejected(error) {
   show("refused");
   say($("state"), error);
 }
 
-// Who was sent away can read what is there, and do nothing but try again.
+// A user who was sent away can read the log, and only try again.
 function show(state) {
   room.dataset.state = state;
   const stopped = state === "stopped";
@@ -94,7 +94,7 @@ function show(state) {
   if (hadFocus) $("retry").focus();
 }
 
-// Ask the server something; the answer is always {ok, error, …}.
+// Emit an event; resolves to {ok, error, …} in any case.
 async function ask(event, ...args) {
   try {
     return (await socket.timeout(ANSWER_MS).emitWithAck(event, ...args)) ?? { ok: false, error: "That did not work." };
@@ -112,9 +112,9 @@ $("join").addEventListener("submit", (event) => {
 });
 
 async function join() {
-  await history.catchUp(); // what was said before stands above "You joined"
+  await history.catchUp(); // older messages are shown above "You joined"
   const answer = await ask("join", wanted);
-  if (answer.lost && !socket.connected) return; // the next "connect" tries again
+  if (answer.lost && !socket.connected) return; // retried on the next "connect"
   $("join-error").textContent = answer.ok ? "" : answer.error;
   enter(answer.ok ? answer.name : null);
   outbox.flush();
@@ -126,7 +126,7 @@ $("leave").addEventListener("click", () => {
   enter(null);
 });
 
-// Be here under a name from now on, or (null) not any more.
+// Use this name from now on; null: no name.
 function enter(name) {
   const before = me;
   me = wanted = name;
@@ -134,14 +134,14 @@ function enter(name) {
   $("me").textContent = name;
   $("join").hidden = Boolean(me);
   $("say").hidden = $("leave").hidden = !me;
-  if (Boolean(before) === Boolean(me)) return; // back after a lost connection, or refused once more
-  if (me) people.begin();
-  else people.end();
+  if (Boolean(before) === Boolean(me)) return; // reconnected, or rejected again
+  if (me) people.startLogging();
+  else people.stopLogging();
   addEvent(null, me ? "joined" : "left");
   $(me ? "text" : "name").focus();
 }
 
-// This tab's name, for a reload. A browser that keeps nothing for the page forgets it.
+// This tab's name, across a reload. A browser without storage forgets it.
 function remember(name) {
   try {
     if (name) sessionStorage.setItem(NAME, name);
@@ -157,10 +157,10 @@ function recall() {
   }
 }
 
-// The keyboard of a phone leaves little room: some browsers make the page smaller, Safari covers its lower half.
+// The keyboard of a phone leaves little room: some browsers shrink the page, Safari covers its lower half.
 function fit() {
   const { height, scale } = visualViewport;
-  if (scale !== 1) return; // the reader looks at a part of the page through a magnifier
+  if (scale !== 1) return; // the user has zoomed in
   const { style, classList } = document.body;
   style.height = style.minHeight = height < innerHeight ? `${height}px` : "";
   classList.toggle("short", height < 450);
@@ -194,7 +194,7 @@ $("text").addEventListener("keydown", (event) => {
 
 $("to-all").addEventListener("click", () => address(null));
 
-// Write to one person from now on, or (null) to all.
+// Write to one user from now on; null: to all.
 function address(person) {
   addressee = person;
   $("to").hidden = !person;
@@ -210,5 +210,5 @@ async function sendAway(person) {
   if (!answer.ok) $("say-error").textContent = answer.error;
 }
 
-// Until here a form would have been sent by the browser itself, which loses what is in it.
+// Before this, the browser itself would have submitted the forms, and lost their content.
 if (room.dataset.state === "connecting") show("connecting");

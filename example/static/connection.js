@@ -1,4 +1,4 @@
-// The state of the connection, in the open: connected, coming back in so many seconds, offline, sent away.
+// The state of the connection, shown on the page: connected, reconnecting, offline, sent away.
 
 import { $, say } from "./parts.js";
 
@@ -8,7 +8,7 @@ const MOST_MS = 8000;
 // Keep `socket` connected, and call `onState` with each state: connecting, online, waiting, offline, stopped.
 export function keepConnected(socket, onState) {
   let tries = 0;
-  let due = 0; // when the next one is
+  let due = 0; // time of the next attempt
   let timer = null;
   let farewell = null;
 
@@ -22,7 +22,7 @@ export function keepConnected(socket, onState) {
   });
   socket.on("connect_error", (error) => {
     if (socket.active) later("The server cannot be reached. Trying again");
-    else stop(error.message); // a gate refused, and says why
+    else stop(error.message); // a gate's reason
   });
   socket.on("goodbye", (whom, why) => {
     if (whom !== $("room").dataset.who) return;
@@ -44,9 +44,9 @@ export function keepConnected(socket, onState) {
   function later(text) {
     clearTimeout(timer);
     timer = null;
-    if (!navigator.onLine) return show("offline", "You are offline. What you write is sent later.");
+    if (!navigator.onLine) return show("offline", "You are offline. Your messages are sent later.");
     const ms = Math.min(FIRST_MS * 2 ** tries++, MOST_MS);
-    due = Date.now() + ms * (0.5 + Math.random() / 2); // after a restart not everybody at once
+    due = Date.now() + ms * (0.5 + Math.random() / 2); // spread reconnections after a restart of the server
     show("waiting", text);
     tick();
   }
@@ -54,7 +54,7 @@ export function keepConnected(socket, onState) {
   function tick() {
     const ms = due - Date.now();
     if (ms <= 0) return connect();
-    $("countdown").textContent = ` in ${Math.ceil(ms / 1000)} s`; // hidden from screen readers: each second would interrupt
+    $("countdown").textContent = ` in ${Math.ceil(ms / 1000)} s`; // hidden from screen readers, which it would interrupt every second
     timer = setTimeout(tick, Math.min(ms, 1000));
   }
 

@@ -1,14 +1,14 @@
-// What was said in the room, in the order of its numbers, each once.
+// The messages of the room in the order of their numbers, each once.
 //
-// Numbers have no gap: one that is too high tells that something was missed, which is then fetched.
+// Numbers have no gaps: a number out of sequence means that messages were missed; these are fetched.
 
 export class History {
-  #last = 0; // the number of the last message that was shown
-  #early = new Map(); // those behind a gap, by number
-  #fetching = null; // the promise of a fetch that is under way
+  #last = 0; // number of the last message shown
+  #early = new Map(); // messages behind a gap, by number
+  #fetching = null; // promise of the running fetch
   #again = false;
 
-  // `fetch(number)` answers {ok, messages} with what follows that number.
+  // `fetch(number)` resolves to {ok, messages} with the messages after that number.
   constructor(fetch, show) {
     this.fetch = fetch;
     this.show = show;
@@ -21,7 +21,7 @@ export class History {
     if (this.#early.size) this.catchUp();
   }
 
-  // Fetch what was missed; resolves when it is shown.
+  // Fetch missed messages; resolves when they are shown.
   catchUp() {
     this.#again = true;
     this.#fetching ??= this.#fetch().finally(() => (this.#fetching = null));
@@ -32,11 +32,11 @@ export class History {
     while (this.#again) {
       this.#again = false;
       const { messages } = await this.fetch(this.#last);
-      if (!messages) break; // the next message, or the next connection, asks again
+      if (!messages) break; // the next message or connection retries
       for (const message of messages) this.#early.set(message.id, message);
-      if (messages.length) this.#last = Math.max(this.#last, messages[0].id - 1); // what is older is not kept
+      if (messages.length) this.#last = Math.max(this.#last, messages[0].id - 1); // older messages are not kept
       this.#showNext();
-      if (this.#early.size && messages.length) this.#again = true; // what came meanwhile left another gap
+      if (this.#early.size && messages.length) this.#again = true; // another gap has appeared meanwhile
     }
   }
 

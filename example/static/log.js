@@ -1,18 +1,18 @@
-// The log: messages, and what else happens in the room.
+// The log: messages and other events of the room.
 
 import { $, avatar, bdi, clock, element, linked, listed } from "./parts.js";
 
-const MOST_LINES = 500; // older ones go, so that a page left open does not grow for ever
-const GROUP_SECONDS = 300; // messages of one person closer than this stand under one name
+const MOST_LINES = 500; // older lines are removed, so that a page left open does not grow without limit
+const GROUP_SECONDS = 300; // messages of one user within this time are grouped under one name
 
-let last = null; // the message at its end, if it is one
-let atEnd = true; // somebody who reads further up stays there
+let last = null; // the last line, if it is a message
+let atEnd = true; // false while the user reads older lines: do not scroll
 
-let height = 0; // of the log, when its end was last looked at
+let height = 0; // height of the log at the last check
 
 $("log").addEventListener("scroll", () => {
   const { scrollHeight, scrollTop, clientHeight } = $("log");
-  if (clientHeight === height) atEnd = scrollHeight - scrollTop - clientHeight < 80; // else the observer is about to run
+  if (clientHeight === height) atEnd = scrollHeight - scrollTop - clientHeight < 80; // else the observer runs next
 });
 new ResizeObserver(() => {
   height = $("log").clientHeight;

@@ -1,7 +1,7 @@
-// What was written and is not acknowledged yet: kept while there is no connection, sent in order.
+// Unacknowledged messages: kept while there is no connection, and sent in order.
 //
-// Each text has a token. When its answer is lost with the connection it is sent again, and the server, which
-// knows the token, says it once.
+// Each message has a token. If its acknowledgement is lost with the connection, it is sent again; the
+// server recognizes the token, and does not store the message twice.
 
 import { $, element } from "./parts.js";
 
@@ -11,30 +11,30 @@ export class Outbox {
   #texts = [];
   #sending = false;
 
-  // `send({text, token, to})` answers {ok, error, lost}, or null if nothing can be sent now;
-  // `refused({text, to}, error)` gets what nobody will send.
-  constructor(send, refused) {
+  // `send({text, token, to})` resolves to {ok, error, lost}, or null if nothing can be sent now;
+  // `onReject({text, to}, error)` is called for messages that will not be sent.
+  constructor(send, onReject) {
     this.send = send;
-    this.refused = refused;
+    this.onReject = onReject;
   }
 
   add(text, to) {
-    if (this.#texts.length >= MOST) return this.refused({ text, to }, "That is as much as can wait to be sent.");
+    if (this.#texts.length >= MOST) return this.onReject({ text, to }, `At most ${MOST} messages can wait to be sent.`);
     this.#texts.push({ text, to, token: newToken() });
     this.#show();
   }
 
-  // Send what waits, one after the other.
+  // Send the queued messages one by one.
   async flush() {
     if (this.#sending) return;
     this.#sending = true;
     while (this.#texts.length) {
       const answer = await this.send(this.#texts[0]);
       if (!answer) break;
-      if (answer.lost) continue; // again, or not before there is a connection
+      if (answer.lost) continue; // again; null follows while there is no connection
       const text = this.#texts.shift();
       this.#show();
-      if (!answer.ok) this.refused(text, answer.error);
+      if (!answer.ok) this.onReject(text, answer.error);
     }
     this.#sending = false;
   }

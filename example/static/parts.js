@@ -1,4 +1,4 @@
-// Small parts. What people typed goes in as text, never as HTML.
+// Helpers for elements. User input is inserted as text, never as HTML.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -16,7 +16,7 @@ export function button(className, text, onClick) {
   return node;
 }
 
-// A name in any script, which cannot change the direction of what stands around it.
+// A name in any script, isolated so that it cannot change the text direction around it.
 export const bdi = (name) => element("bdi", "name", name);
 
 // Ann; Ann and Bob; Ann, Bob and Cleo; Ann, Bob and 2 others
@@ -60,7 +60,7 @@ export function linked(text) {
   return [...nodes, text.slice(end)];
 }
 
-// What follows an address in a sentence does not belong to it; nor does a parenthesis that it does not open.
+// Remove punctuation after a URL, and a closing parenthesis that the URL does not open.
 function withoutPunctuation(address) {
   for (;;) {
     const last = address.at(-1);
@@ -74,14 +74,14 @@ function withoutPunctuation(address) {
 export function avatar(name) {
   const [first] = new Intl.Segmenter().segment(name);
   const node = element("span", "avatar");
-  node.dataset.letter = first.segment.toLocaleUpperCase(); // shown by the style sheet: it is not part of the name
+  node.dataset.letter = first.segment.toLocaleUpperCase(); // shown by the style sheet, as it is not part of the name
   node.ariaHidden = "true";
   const hash = [...name].reduce((sum, c) => (sum * 31 + c.codePointAt(0)) % 9973, 7);
-  node.style.setProperty("--hue", (hash * 137.5) % 360); // the golden angle keeps neighbours apart
+  node.style.setProperty("--hue", (hash * 137.5) % 360); // the golden angle keeps similar hashes apart
   return node;
 }
 
-// Text in a live region is told when it changes; the same again would be told again.
+// Set the text of a live region; setting it to the same text would announce it again.
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }

@@ -1,29 +1,29 @@
-// Who is here: the list beside the log, and in the log who came and who went.
+// The users in the room: the list beside the log, and their joining and leaving in the log.
 
 import { $, avatar, bdi, button, element } from "./parts.js";
 
-const SETTLE_MS = 6000; // after a lost connection others come back one by one: until then nobody "left" or "joined"
-const LATE_MS = 5000; // a message and the server's word of its author may come in either order, this far apart
-const GATHER_MS = 1000; // one is told at once, whoever comes or goes soon after is told together
+const SETTLE_MS = 6000; // after a lost connection users return one by one: nothing is logged during this time
+const LATE_MS = 5000; // a message and its author's presence arrive in any order, at most this far apart
+const GATHER_MS = 1000; // after a logged change, further changes are gathered for this time
 
 export class People {
-  #items = new Map(); // key -> its <li>; kept, as one of its buttons may have the focus
-  #told = null; // while joined: those of whom the log has told, as a Map from `identity` to the name
-  #gone = new Map(); // identity of those who have just left -> when
-  #early = new Map(); // identity of those whose message came before the server's word of them -> when
-  #pause = null; // the timer of a time in which the log tells nothing
+  #items = new Map(); // key -> its <li>; reused, because one of its buttons may have the focus
+  #logged = null; // while joined: the users whose presence was logged, as a Map from `identity` to the name
+  #gone = new Map(); // identity of users who have just left -> time
+  #early = new Map(); // identity of users whose message arrived before their presence -> time
+  #pause = null; // timer of the time in which nothing is logged
 
-  // `who` is this browser; `writeTo(person)` and, for admins, `sendAway(person)` are what buttons do;
-  // `tell(names, what)` writes into the log.
-  constructor(presence, who, { writeTo, sendAway, tell }) {
-    Object.assign(this, { presence, who, writeTo, sendAway, tell });
+  // `who` is this browser; `writeTo(person)` and, for admins, `sendAway(person)` are the actions of buttons;
+  // `log(names, what)` appends to the log.
+  constructor(presence, who, { writeTo, sendAway, log }) {
+    Object.assign(this, { presence, who, writeTo, sendAway, log });
     presence.on("change", () => {
       this.show();
-      if (this.#pause === null && this.#announce()) this.#quiet(GATHER_MS);
+      if (this.#pause === null && this.#logChanges()) this.#pauseFor(GATHER_MS);
     });
   }
 
-  show(joined = this.#told !== null) {
+  show(joined = this.#logged !== null) {
     const { members, count } = this.presence;
     $("count").textContent = count;
     $("private-hint").hidden = members.size < 2;
@@ -72,64 +72,64 @@ export class People {
     return item;
   }
 
-  // Joined: from now on the log tells who comes and goes. Left: it does not any more.
-  begin() {
-    this.#told = this.#here();
+  // Log joining and leaving users from now on, after this user has joined.
+  startLogging() {
+    this.#logged = this.#here();
     this.show();
   }
 
-  end() {
-    this.#told = null;
+  stopLogging() {
+    this.#logged = null;
     this.show();
   }
 
-  // Announce the author of a message that is about to be shown, even if their presence arrives later.
-  spoke({ who, name }) {
+  // Log the author of a message that is about to be shown, even if their presence arrives later.
+  announceAuthor({ who, name }) {
     const key = identity({ who, name });
     const { members, count } = this.presence;
-    if (!this.#told || members.size !== count || who === this.who || this.#told.has(key)) return;
+    if (!this.#logged || members.size !== count || who === this.who || this.#logged.has(key)) return;
     forgetOld(this.#gone);
-    if (this.#gone.has(key)) return; // their last words
-    this.#told.set(key, name);
+    if (this.#gone.has(key)) return; // sent before they left
+    this.#logged.set(key, name);
     this.#early.set(key, Date.now());
-    this.tell([name], "joined");
+    this.log([name], "joined");
   }
 
-  // The connection is lost: what looks like leaving is not. It is back: that is so for a while yet.
-  lost() {
+  // Log nothing while the connection is lost, and until the users have returned after it.
+  suspend() {
     clearTimeout(this.#pause);
     this.#pause = Infinity;
   }
 
-  back() {
-    if (this.#pause === Infinity) this.#quiet(SETTLE_MS);
+  resume() {
+    if (this.#pause === Infinity) this.#pauseFor(SETTLE_MS);
   }
 
-  #quiet(ms) {
+  #pauseFor(ms) {
     this.#pause = setTimeout(() => {
       this.#pause = null;
-      this.#announce();
+      this.#logChanges();
     }, ms);
   }
 
-  // Tell which others came and went since it was last told; returns whether any did.
-  #announce() {
+  // Log the users who joined and left since the last call; return whether there were any.
+  #logChanges() {
     const { members, count } = this.presence;
-    if (!this.#told || members.size !== count) return false; // a big room has a count only
+    if (!this.#logged || members.size !== count) return false; // large rooms have only a count
     const here = this.#here();
     forgetOld(this.#early);
     forgetOld(this.#gone);
-    for (const [key, name] of this.#told) if (this.#early.has(key)) here.set(key, name);
+    for (const [key, name] of this.#logged) if (this.#early.has(key)) here.set(key, name);
     const others = (some, without) => [...some].filter(([key]) => !without.has(key));
-    const [came, went] = [others(here, this.#told), others(this.#told, here)];
-    if (came.length) this.tell(came.map(([, name]) => name), "joined");
-    if (went.length) this.tell(went.map(([, name]) => name), "left");
+    const [came, went] = [others(here, this.#logged), others(this.#logged, here)];
+    if (came.length) this.log(came.map(([, name]) => name), "joined");
+    if (went.length) this.log(went.map(([, name]) => name), "left");
     for (const [key] of went) this.#gone.set(key, Date.now());
-    this.#told = here;
+    this.#logged = here;
     return came.length + went.length > 0;
   }
 
-  // The other people in the room, as a Map from `identity` to the name.
+  // The other users in the room, as a Map from `identity` to the name.
   #here() {
     const people = [...this.presence.members.values()].map(([person]) => person);
     return new Map(people.filter(({ who }) => who !== this.who).map((person) => [identity(person), person.name]));
@@ -140,7 +140,7 @@ function forgetOld(times) {
   for (const [key, when] of times) if (Date.now() > when + LATE_MS) times.delete(key);
 }
 
-// The same for what presence knows of a person and for a message of theirs.
+// The same key for a user's presence and for a user's message.
 function identity({ who, name }) {
   return JSON.stringify([who, name]);
 }

@@ -1,19 +1,19 @@
-// "Ann is typing…": told to the others now and then, forgotten when it is not told again, kept nowhere.
+// "Ann is typing…": sent at intervals while typing, expires without a repetition, never stored.
 //
-// Not a live region: a screen reader that reads messages would be interrupted by every key somebody presses.
+// Not a live region: a screen reader would be interrupted by every key that another user presses.
 
 import { $, listed } from "./parts.js";
 
-const TELL_MS = 2000;
-const FORGET_MS = 5000;
+const REPEAT_MS = 2000;
+const EXPIRE_MS = 5000;
 
-// The notes of others.
+// The typing notes of others.
 export class Typists {
   #known = new Map(); // who -> {name, timer}
 
-  heard(name, who, on) {
+  update(name, who, on) {
     this.forget(who);
-    if (on) this.#known.set(who, { name, timer: setTimeout(() => this.forget(who), FORGET_MS) });
+    if (on) this.#known.set(who, { name, timer: setTimeout(() => this.forget(who), EXPIRE_MS) });
     this.#show();
   }
 
@@ -34,23 +34,23 @@ export class Typists {
   }
 }
 
-// Our own notes; `tell(true)` is called at most every two seconds, and `tell(false)` at the end.
+// This user's typing notes; `send(true)` is called at most every two seconds, and `send(false)` at the end.
 export class Typing {
-  #told = -Infinity;
+  #sent = -Infinity;
 
-  constructor(tell) {
-    this.tell = tell;
+  constructor(send) {
+    this.send = send;
   }
 
-  typed(something) {
-    if (!something) return this.stopped();
-    if (performance.now() < this.#told + TELL_MS) return;
-    this.#told = performance.now();
-    this.tell(true);
+  typed(text) {
+    if (!text) return this.stopped();
+    if (performance.now() < this.#sent + REPEAT_MS) return;
+    this.#sent = performance.now();
+    this.send(true);
   }
 
   stopped() {
-    if (performance.now() < this.#told + FORGET_MS) this.tell(false);
-    this.#told = -Infinity;
+    if (performance.now() < this.#sent + EXPIRE_MS) this.send(false);
+    this.#sent = -Infinity;
   }
 }

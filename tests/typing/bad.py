@@ -1,4 +1,4 @@
-"""Mistakes that a strict type checker finds: each line that ends in ``# wrong``, and no other."""
+"""Mistakes that strict type checkers report, on exactly the lines marked ``# wrong``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handlers as users write them; a strict type checker has nothing to say against them."""
+"""Typical handlers without errors of strict type checkers."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def count(sender: Socket, event: str, **extra: Any) -> int:
 
 
 def use() -> None:
-    # Each is still the function that it was.
+    # Decorators return the function itself.
     assert message({}, socket(), {}, "x").pop() == 2
     assert add({}, socket(), {}, 1, 2).bit_length() == 2
     assert to_room.__name__ == "to_room"

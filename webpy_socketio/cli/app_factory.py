@@ -1,4 +1,4 @@
-"""What the arguments of ``serve`` describe: an application and its server."""
+"""The application and the server that the arguments of ``serve`` describe."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["banner", "load", "make", "settings_of"]
 
 
 def load(arguments: argparse.Namespace) -> Any:
-    """Import the application, under the settings that were named."""
+    """Import the application with the settings module that the arguments name."""
     if arguments.settings:
         configure(arguments.settings)
     application = target.load(arguments.application)
     if arguments.settings:
-        configure(arguments.settings)  # what is said here is nearer than what it says itself
+        configure(arguments.settings)  # again: the command line overrides the application
     return application
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """The settings that the server will have."""
+    """Return the settings that the server will have."""
     return resolve(_keywords(arguments), web.config)
 
 
 def make(
     arguments: argparse.Namespace, application: Any, listener: Any = None, **more: Any
 ) -> SocketIOServer:
-    """The server, not started yet."""
+    """Create the server without starting it."""
     for name in ("certfile", "keyfile"):
         if getattr(arguments, name) is not None:
             more[name] = getattr(arguments, name)
@@ -43,12 +43,12 @@ def make(
     if arguments.quiet:
         more["log"] = None
     server = SocketIOServer(listener, target.wsgi(application), **_keywords(arguments), **more)
-    server.announces = False  # see `banner`
+    server.announces = False  # `banner` replaces its message
     return server
 
 
 def banner(arguments: argparse.Namespace, address: Any, plugins: list[str]) -> str:
-    """What is said when it serves."""
+    """Return the text that is printed once the server accepts connections."""
     names = ", ".join(name.rpartition(".")[2] for name in plugins) or "none"
     lines = [
         f"Serving {arguments.application} on {location(address, bool(arguments.certfile))}",

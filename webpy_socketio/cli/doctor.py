@@ -1,4 +1,4 @@
-"""``doctor [module:app]``: looks for what may be wrong, and says what to do; it changes nothing."""
+"""``doctor [module:app]``: checks an application and its environment, without changing either."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from webpy_socketio.exceptions import ConfigurationError
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
 
 NAME = "doctor"
-HELP = "look for what may be wrong with an application and its machine, and say what to do"
+HELP = "check an application and its environment for mistakes, and suggest fixes"
 EXAMPLE = "doctor chat:app"
 
-#: In the order in which they are told.
+#: The order of the report.
 CHECKS: tuple[Check, ...] = (
     environment.versions,
     environment.loop,
@@ -55,26 +55,26 @@ CHECKS: tuple[Check, ...] = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what it takes."""
+    """Add the command's arguments."""
     parser.add_argument(
         "application",
         nargs="?",
-        help="module:name of the web.py application, or its file, chat.py; it is imported, so that "
-        "what stands under `if __name__ ...` is not run, only read",
+        help="module:name of the web.py application, or its file (chat.py); it is imported, so the "
+        "block under `if __name__ ...` is only parsed, not run",
     )
     target.add_settings(parser)
-    parser.add_argument("--host", help="address that it is to listen on (SOCKETIO_HOST)")
-    parser.add_argument("--port", type=int, help="port that it is to listen on (SOCKETIO_PORT)")
-    parser.add_argument("--certfile", help="the TLS certificate that it is to have")
-    parser.add_argument("--keyfile", help="the key of that certificate")
-    parser.add_argument("--json", action="store_true", help="write JSON, for machines")
+    parser.add_argument("--host", help="address to listen on (SOCKETIO_HOST)")
+    parser.add_argument("--port", type=int, help="port to listen on (SOCKETIO_PORT)")
+    parser.add_argument("--certfile", help="TLS certificate")
+    parser.add_argument("--keyfile", help="private key of the certificate")
+    parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look at everything; the status is 1 if there is a problem."""
-    patient, findings, details = _receive(arguments)
+    """Run all checks; the exit status is 1 if there is a problem."""
+    context, findings, details = _import_application(arguments)
     for check in CHECKS:
-        findings += check(patient)
+        findings += check(context)
     counts = {level: sum(one.level == level for one in findings) for level in LEVELS}
     if arguments.json:
         report = {
@@ -85,21 +85,23 @@ def run(arguments: argparse.Namespace) -> int:
         }
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
-        _tell(findings, counts, named=arguments.application is not None)
+        _print(findings, counts, named=arguments.application is not None)
         if details:
             sys.stdout.flush()
             sys.stderr.write(f"\n{details}")
     return 1 if counts["problem"] else 0
 
 
-def _receive(arguments: argparse.Namespace) -> tuple[CheckContext, list[Finding], str]:
-    """Import the application first, as its settings come with it."""
+def _import_application(
+    arguments: argparse.Namespace,
+) -> tuple[CheckContext, list[Finding], str]:
+    """Import the application, which may change the settings, before any check runs."""
     found, findings, details = None, [], ""
     if arguments.application is not None:
         try:
             found = target.find(arguments.application, arguments.settings)
         except ImportFailed as error:
-            findings.append(problem("application", error.summary, "correct this first"))
+            findings.append(problem("application", error.summary, "fix this first"))
             details = error.details
         except ConfigurationError as error:
             findings.append(problem("application", str(error)))
@@ -122,7 +124,7 @@ def _usable(found: target.Target) -> Finding:
     return ok("application", f"{name} can be imported")
 
 
-def _tell(findings: list[Finding], counts: dict[str, int], named: bool) -> None:
+def _print(findings: list[Finding], counts: dict[str, int], named: bool) -> None:
     for one in findings:
         remedy = f"; {one.remedy}" if one.remedy else ""
         text = " ".join(f"{one.text}{remedy}".split())
@@ -133,4 +135,4 @@ def _tell(findings: list[Finding], counts: dict[str, int], named: bool) -> None:
         f"{warnings} warning{'' if warnings == 1 else 's'}\n"
     )
     if not named:
-        sys.stdout.write("For an application, name it: webpy-socketio doctor module:name\n")
+        sys.stdout.write("To check an application: webpy-socketio doctor module:name\n")

@@ -1,4 +1,4 @@
-"""Importing a module that somebody else wrote: it may fail in any way, and is not to serve yet."""
+"""Import of the application's module, without letting it start a server."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from webpy_socketio.exceptions import ConfigurationError
 
 __all__ = ["ImportFailed", "import_module", "refusing_servers", "shorten"]
 
-_OURS = str(Path(__file__).resolve().parent.parent)
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
 
-#: Of files between us and the module that is imported: importlib's, written in Python and frozen.
-_MACHINERY = ("<frozen importlib", str(Path(importlib.__file__).parent))
+#: Frames of importlib: its Python files and its frozen part.
+_IMPORTLIB = ("<frozen importlib", str(Path(importlib.__file__).parent))
 
 
 class ImportFailed(ConfigurationError):
-    """A module raised while it was imported; `summary` is one line, `details` its traceback."""
+    """A module raised during its import; `summary` is one line, `details` the traceback."""
 
     def __init__(self, summary: str, details: str = "") -> None:
         super().__init__(f"{summary}\n{details}".rstrip())
@@ -34,12 +34,16 @@ class ImportFailed(ConfigurationError):
 
 
 def import_module(name: str) -> ModuleType:
-    """Import a module of the user's; raises `ImportFailed`, `ModuleNotFoundError` if it is not there.
+    """Import a module of the application.
 
-    ``sys.argv`` is empty for it, as the words there are ours. A server that it starts is not started,
-    as nothing would come after that.
+    ``sys.argv`` is empty during the import, because its arguments are meant for this command.
+    A module that starts a server is rejected: the import would never return.
+
+    Raises:
+        ImportFailed: The module raised, or tried to start a server.
+        ModuleNotFoundError: There is no module `name`.
     """
-    words, sys.argv = sys.argv, [""]
+    argv, sys.argv = sys.argv, [""]
     try:
         with refusing_servers():
             module = importlib.import_module(name)
@@ -50,39 +54,38 @@ def import_module(name: str) -> ModuleType:
             raise
         raise _explain(name, error) from error
     finally:
-        sys.argv = words
+        sys.argv = argv
     return module
 
 
 @contextmanager
 def refusing_servers() -> Iterator[None]:
-    """Let no module that is imported within listen on a port; raise `ImportFailed` if one tries to."""
-    with _no_server() as places:
+    """Raise `ImportFailed` if a module that is imported in this context listens on a port."""
+    with _reject_listeners() as places:
         try:
             yield
-        except (Exception, SystemExit, _Listens):
+        except (Exception, SystemExit, _ListenRejected):
             if places:
-                raise _serves(places) from None
+                raise _server_error(places) from None
             raise
-    if places:  # the module went on, or a greenlet of its own tried
-        raise _serves(places)
+    if places:  # the module caught the exception, or one of its greenlets raised it
+        raise _server_error(places)
 
 
 def shorten(path: str) -> str:
-    """A path as short as it is clear: from the current folder, or from the one of the packages."""
+    """Return a path relative to the current folder or an import folder, if it is in one."""
     file = Path(path)
-    for folder in (Path.cwd(), *map(Path, filter(None, sys.path)), Path(_OURS).parent):
+    for folder in (Path.cwd(), *map(Path, filter(None, sys.path)), Path(_PACKAGE).parent):
         if file.is_relative_to(folder):
             return str(file.relative_to(folder))
     return path
 
 
 @contextmanager
-def _no_server() -> Iterator[list[str]]:
-    """Let nobody listen on a port, and note the places in the module where somebody tried to.
+def _reject_listeners() -> Iterator[list[str]]:
+    """Make every TCP server of the process fail to listen; yields the places that tried to.
 
-    gevent's class has taken the place of the library's, so every server of the process is meant: ours,
-    web.py's, anybody's.
+    gevent has replaced ``socket.socket``, so this covers the servers of every library.
     """
     places: list[str] = []
     kind: Any = socket.socket
@@ -91,11 +94,11 @@ def _no_server() -> Iterator[list[str]]:
     def refuse(sock: Any, frame: FrameType | None) -> None:
         places.append(_statement(frame))
         sock.close()
-        raise _Listens
+        raise _ListenRejected
 
     def bind_no_port(self: Any, address: Any) -> Any:
         tcp = self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM
-        if tcp and address[1]:  # port 0: to find a free one
+        if tcp and address[1]:  # binding to port 0 finds a free port, and is no server
             refuse(self, sys._getframe(1))
         return bind(self, address)
 
@@ -109,21 +112,19 @@ def _no_server() -> Iterator[list[str]]:
         del kind.bind, kind.listen
 
 
-class _Listens(GreenletExit):
-    """Raised where a module would begin to listen: no error that it could handle, or that its greenlet
-    would be printed for.
-    """
+class _ListenRejected(GreenletExit):
+    """Raised by ``listen``: not caught by ``except Exception``, and not printed for a greenlet."""
 
 
-def _serves(places: list[str]) -> ImportFailed:
+def _server_error(places: list[str]) -> ImportFailed:
     return ImportFailed(
-        f"{places[0]}: the module starts a server while it is imported; put that line, and whatever "
-        'else is only for `python` to run, under `if __name__ == "__main__":`'
+        f"{places[0]}: the module starts a server while it is imported; move that line, "
+        'and everything else that only `python` should run, under `if __name__ == "__main__":`'
     )
 
 
 def _statement(frame: FrameType | None) -> str:
-    """The innermost statement of a module under way: what led here, or where the greenlet began."""
+    """Return the innermost module-level statement on the stack, or where the greenlet began."""
     while frame is not None:
         if frame.f_code.co_name == "<module>" or frame.f_back is None:
             return f"{shorten(frame.f_code.co_filename)}:{frame.f_lineno}"
@@ -132,47 +133,47 @@ def _statement(frame: FrameType | None) -> str:
 
 
 def _is_missing(name: str, error: BaseException) -> bool:
-    """Whether it is the module itself that is not there, and not one that it imports."""
+    """Return whether `name` itself is missing, rather than a module that it imports."""
     return isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
 
 
 def _explain(name: str, error: BaseException) -> ImportFailed:
     place = _place(error)
     if isinstance(error, SystemExit):
-        return ImportFailed(f"{place or name}: the module ends the program while it is imported")
+        return ImportFailed(f"{place or name}: the module exits the program during import")
     if isinstance(error, SyntaxError):
         place = f"{shorten(error.filename or name)}:{error.lineno}"
-    if isinstance(error, ConfigurationError):  # which tells what to do already
+    if isinstance(error, ConfigurationError):  # its message already names the remedy
         return ImportFailed(f"{place}: {error}" if place else str(error))
-    whole = traceback.TracebackException.from_exception(error)
-    _trim(whole)
-    said = str(error) or "no more is said"
+    report = traceback.TracebackException.from_exception(error)
+    _trim(report)
+    message = str(error) or "no message"
     return ImportFailed(
         f"{place or name}: the module cannot be imported: {type(error).__name__}: "
-        + " ".join(said.split()),
-        "".join(whole.format()),
+        + " ".join(message.split()),
+        "".join(report.format()),
     )
 
 
 def _place(error: BaseException) -> str:
-    """Where in the user's own files an exception passed last."""
+    """Return the last line of the application's own files that an exception passed through."""
     found = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((*_MACHINERY, _OURS, "<"))
+        if not frame.filename.startswith((*_IMPORTLIB, _PACKAGE, "<"))
         and "site-packages" not in Path(frame.filename).parts
     ]
     return f"{shorten(found[-1].filename)}:{found[-1].lineno}" if found else ""
 
 
-def _trim(whole: traceback.TracebackException) -> None:
-    """Take out the frames that say nothing about the user's module: ours, and importlib's."""
+def _trim(report: traceback.TracebackException) -> None:
+    """Remove the frames of this package and of importlib from a traceback."""
     here = str(Path(__file__).parent)
-    seen: list[traceback.TracebackException | None] = [whole]
-    while seen:
-        one = seen.pop()
+    pending: list[traceback.TracebackException | None] = [report]
+    while pending:
+        one = pending.pop()
         if one is not None:
             one.stack[:] = [
-                frame for frame in one.stack if not frame.filename.startswith((*_MACHINERY, here))
+                frame for frame in one.stack if not frame.filename.startswith((*_IMPORTLIB, here))
             ]
-            seen += [one.__cause__, one.__context__]
+            pending += [one.__cause__, one.__context__]

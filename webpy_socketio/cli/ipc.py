@@ -1,4 +1,4 @@
-"""What a worker and its supervisor tell each other: lines of JSON, and the listening socket."""
+"""Messages between a worker and its supervisor: lines of JSON, and the listening socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHUNK = 65_536
 
 
 class ControlChannel:
-    """One end of the line between the two. Whoever hears nothing any more knows the other is gone."""
+    """One end of the connection between a worker and its supervisor."""
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
@@ -25,9 +25,9 @@ class ControlChannel:
         self._buffer = b""
         self._descriptors: list[int] = []
 
-    def send(self, descriptors: Sequence[int] = (), **words: Any) -> None:
-        """Send a message; nothing happens if the other one is gone."""
-        line = json.dumps(words).encode() + b"\n"
+    def send(self, descriptors: Sequence[int] = (), **message: Any) -> None:
+        """Send a message; it is dropped if the other end is closed."""
+        line = json.dumps(message).encode() + b"\n"
         try:
             sent = stdlib_socket.send_fds(self.sock, [line], descriptors) if descriptors else 0
             self.sock.sendall(line[sent:])
@@ -35,7 +35,10 @@ class ControlChannel:
             return
 
     def receive(self) -> dict[str, Any] | None:
-        """Wait for a message; None if the other one is gone. A descriptor is in ``descriptor``."""
+        """Wait for a message; return None once the other end is closed.
+
+        The key ``descriptor`` holds a received descriptor.
+        """
         while b"\n" not in self._buffer:
             try:
                 data, descriptors, _, _ = stdlib_socket.recv_fds(self.sock, _CHUNK, 1)
@@ -46,17 +49,17 @@ class ControlChannel:
                 return None
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
-        words: dict[str, Any] = json.loads(line)
+        message: dict[str, Any] = json.loads(line)
         if self._descriptors:
-            words["descriptor"] = self._descriptors.pop(0)
-        return words
+            message["descriptor"] = self._descriptors.pop(0)
+        return message
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.sock.close()
 
 
 def pair() -> tuple[Any, Any]:
-    """Two sockets, for the two ends."""
+    """Return two connected sockets, one for each end."""
     one, other = socket.socketpair()
     return one, other

@@ -1,4 +1,4 @@
-"""``new chat``: the beginning of an application, in a folder of its own."""
+"""``new chat``: creates the files of a small application in a new folder."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from webpy_socketio.exceptions import ConfigurationError
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
 
 NAME = "new"
-HELP = "begin an application: a small chat with its test, to make your own of"
+HELP = "create an application to start from: a small chat with its tests"
 EXAMPLE = "new chat"
 
 STARTER = Path(__file__).parent / "starter"
 
-#: Behind the names of the files there: they are not modules of this package.
+#: Suffix of the template files, which are not modules of this package.
 SUFFIX = "-tpl"
 
-#: Stands in them for the name that was chosen.
+#: Replaced by the name of the application.
 PLACEHOLDER = "{{name}}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what it takes."""
+    """Add the command's arguments."""
     parser.add_argument(
-        "name", help="what it is called: a letter, then letters, digits, - and _; 64 at most"
+        "name", help="name of the application: a letter, then letters, digits, - and _; 64 at most"
     )
     parser.add_argument(
-        "--dir", help="a folder that is empty, or not there yet; the name, if not given"
+        "--dir", help="folder to create; must be empty if it exists (default: the name)"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the files, and say what to do with them."""
+    """Write the files and print the next steps."""
     name: str = arguments.name
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
         raise ConfigurationError(
-            f"{name!r} is not a name for an application: it begins with a letter, and has letters, "
-            "digits, - and _ after it, 64 at most; --dir says where it is to be"
+            f"{name!r} is not a valid application name: use a letter, then letters, digits, "
+            "- and _, 64 at most; --dir sets the folder"
         )
     folder = Path(name if arguments.dir is None else arguments.dir)
     _check_empty(folder)
@@ -49,9 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     files = "".join(f"  {path}\n" for path in written)
     enter = "" if folder.resolve() == Path.cwd() else f"  cd {folder}\n"
     sys.stdout.write(
-        f"{files}\nWhat to do next:\n\n{enter}"
+        f"{files}\nNext steps:\n\n{enter}"
         "  python app.py                    # or: webpy-socketio serve app:app\n"
-        "  python -m pytest                 # pip install pytest, if it is not there\n"
+        "  python -m pytest                 # pip install pytest, if it is not installed\n"
         "  webpy-socketio doctor app:app\n"
     )
     return 0
@@ -59,14 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_empty(folder: Path) -> None:
     if folder.is_symlink() and not folder.exists():
-        raise ConfigurationError(f"{folder} is a link to nowhere: choose another --dir")
+        raise ConfigurationError(f"{folder} is a broken symbolic link: choose another --dir")
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"{folder} is a file: choose another name, or another --dir")
-    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    if there:
+    existing = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if existing:
         raise ConfigurationError(
-            f"the folder {folder} is not empty ({there[0]} is in it), and nothing is overwritten: "
-            "choose another name, or another --dir"
+            f"the folder {folder} is not empty (it contains {existing[0]}), and nothing is "
+            "overwritten: choose another name, or another --dir"
         )
 
 
@@ -96,7 +96,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _remove(made: list[Path]) -> None:
-    """Leave a folder as it was found."""
+    """Remove created files and folders after a failure."""
     for path in reversed(made):
         if path.is_dir():
             path.rmdir()

@@ -1,4 +1,4 @@
-"""Plugins switched on without a server, to see what they do."""
+"""Plugins installed without a server, to inspect their receivers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ __all__ = ["preview_plugins"]
 
 @contextmanager
 def preview_plugins(settings: Settings, names: Sequence[str]) -> Iterator[None]:
-    """Switch plugins on, and off again at the end; raises `PluginError` as a server would.
+    """Install plugins, and uninstall them at the end.
 
-    What a plugin connects to is known only when its ``install`` has run. No server listens, and there is
-    no backplane whatever the settings say: nothing happens outside of this process, unless a plugin of
-    somebody else's does so in its ``install``, in which case its ``uninstall`` is to undo it.
+    What a plugin connects to is known only after its ``install`` has run. No server listens, and
+    the backplane is off regardless of the settings. An ``install`` of a third-party plugin may
+    still have effects outside this process; its ``uninstall`` must undo them.
+
+    Raises:
+        PluginError: As on the start of a server.
     """
-    alone = Settings({**vars(settings), "backplane": None})
+    local = Settings({**vars(settings), "backplane": None})
     plugins = PluginManager(names)
     try:
-        plugins.install(alone)
+        plugins.install(local)
         yield
     finally:
         plugins.uninstall()

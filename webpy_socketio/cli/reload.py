@@ -1,4 +1,4 @@
-"""The source files of an application, and whether one of them has changed."""
+"""The application's source files, and the detection of changes in them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["Sources", "behind", "loaded"]
+__all__ = ["Sources", "involved", "loaded"]
 
 
 def loaded() -> list[str]:
-    """The files of all modules that are neither Python's nor installed."""
+    """Return the files of all loaded modules outside the standard library and site-packages."""
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     return _own(file for file in files if file is not None)
 
 
-def behind(error: BaseException) -> list[str]:
-    """The files that an import failed in, and their folders: what is missing may come there."""
+def involved(error: BaseException) -> list[str]:
+    """Return the files that a failed import involves, and their folders.
+
+    A missing module may be created in one of the folders.
+    """
     files: list[str] = []
     seen: BaseException | None = error
     while seen is not None:
@@ -45,13 +48,13 @@ def _own(files: Iterable[str]) -> list[str]:
 
 
 class Sources:
-    """Files that are looked at from time to time."""
+    """Source files that are polled for changes."""
 
     def __init__(self) -> None:
         self._times: dict[str, int | None] = {}
 
     def add(self, files: Iterable[str], since: int) -> None:
-        """Look at these too; one that changed after `since` (``time.time_ns``) counts as changed."""
+        """Add files; one modified after `since` (``time.time_ns``) counts as changed."""
         for file in files:
             if file not in self._times:
                 now = _time(file)
@@ -59,7 +62,7 @@ class Sources:
                 self._times[file] = -1 if fresh else now
 
     def changed(self) -> str | None:
-        """A file that has changed; then nothing is looked at until `add` is called again."""
+        """Return a changed file, or None. After a change, all files must be added again."""
         for file, before in self._times.items():
             if _time(file) != before:
                 self._times.clear()

@@ -1,4 +1,4 @@
-"""``routes module:app``: who receives what, in which order, and where it is written."""
+"""``routes module:app``: lists the URLs and the receivers of each stage, in order."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from webpy_socketio import signals
 from webpy_socketio.cli import target
 from webpy_socketio.cli.importer import shorten
 from webpy_socketio.cli.plugin_preview import preview_plugins
-from webpy_socketio.cli.urls import hiding, routes
+from webpy_socketio.cli.urls import routes, shadowing_pattern
 from webpy_socketio.config.settings import resolve
 from webpy_socketio.events import Handler
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
 
 NAME = "routes"
-HELP = "show an application's urls, and who receives each stage of a connection, in order"
+HELP = "show an application's URLs, and the receivers of each stage of a connection, in order"
 EXAMPLE = "routes chat:app"
 
-#: Columns of what is written, and the most that a name, and what it takes, have of them.
-WIDTH, NAME_WIDTH, TAKES_WIDTH = 80, 28, 32
+#: Width of the output, and the widest name and arguments that get a column of their own.
+WIDTH, NAME_WIDTH, FILTER_WIDTH = 80, 28, 32
 
 
 Row = tuple[str, str, str]
 
 
 class Receiver(NamedTuple):
-    """Somebody who receives a stage."""
+    """A receiver of a stage."""
 
     stage: str
     name: str
-    #: The custom event that it waits for; None for all, or for messages.
+    #: The custom event that it handles; None for messages, and for stages without events.
     event: str | None
-    #: The channels that it is bound to.
+    #: The channel pattern that it is limited to.
     channel: str | None
     #: file:line
     place: str
-    #: The plugin that it came with.
+    #: The plugin that connected it.
     plugin: str | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what it takes."""
+    """Add the command's arguments."""
     parser.add_argument("application", help="module:name of the web.py application, or its file")
     target.add_settings(parser)
-    parser.add_argument("--json", action="store_true", help="write JSON, for machines")
+    parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Import the application, switch its plugins on, and off again when all is seen."""
+    """Import the application, and list its receivers with the plugins installed."""
     found = target.find(arguments.application, arguments.settings)
     chosen = resolve({}, web.config)
     with preview_plugins(chosen, chosen.plugins):
@@ -85,7 +85,7 @@ def _receivers(stage: signals.Stage, plugins: list[str]) -> Iterator[Receiver]:
 
 def _place(function: Any) -> str:
     while not hasattr(function, "__code__"):
-        # A method, a partial, a wrapper, or an object with __call__: to what is written somewhere.
+        # Unwrap methods, partials, decorated functions and callable objects down to a code object.
         inner = getattr(function, "__func__", None) or getattr(function, "__wrapped__", None)
         if isinstance(function, partial):
             inner = function.func
@@ -114,7 +114,7 @@ def _json(receivers: list[Receiver], applications: list[Any]) -> None:
     urls = [[route._asdict() for route in routes(one)] for one in applications]
     report = {
         "urls": urls[0] if urls else [],
-        "hidden_by": hiding(applications[0]) if applications else None,
+        "hidden_by": shadowing_pattern(applications[0]) if applications else None,
         "stages": stages,
     }
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
@@ -122,13 +122,13 @@ def _json(receivers: list[Receiver], applications: list[Any]) -> None:
 
 def _text(receivers: list[Receiver], applications: list[Any]) -> None:
     rows = {
-        stage: [(one.name, _takes(one), one.place) for one in receivers if one.stage == stage.name]
+        stage: [(one.name, _filter(one), one.place) for one in receivers if one.stage == stage.name]
         for stage in signals.STAGES
     }
     lines = []
     if applications:
         pages = [(route.pattern, route.target, "") for route in routes(applications[0])]
-        lines = ["urls", *_table(pages, _widths(pages))]
+        lines = ["URLs", *_table(pages, _widths(pages))]
     widths = _widths([row for found in rows.values() for row in found])
     lines += _remarks(applications)
     for stage, found in rows.items():
@@ -138,11 +138,11 @@ def _text(receivers: list[Receiver], applications: list[Any]) -> None:
 
 
 def _widths(rows: list[Row]) -> tuple[int, int]:
-    name, takes = (
+    name, filters = (
         max((len(row[column]) for row in rows if len(row[column]) <= most), default=0)
-        for column, most in ((0, NAME_WIDTH), (1, TAKES_WIDTH))
+        for column, most in ((0, NAME_WIDTH), (1, FILTER_WIDTH))
     )
-    return name, takes
+    return name, filters
 
 
 def _table(rows: list[Row], widths: tuple[int, int]) -> list[str]:
@@ -150,7 +150,7 @@ def _table(rows: list[Row], widths: tuple[int, int]) -> list[str]:
 
 
 def _line(row: Row, widths: tuple[int, int]) -> list[str]:
-    """A row in its columns, or below each other what has no room there."""
+    """Return a row in columns, or on several lines if it is too wide."""
     line = f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip()
     if len(line) <= WIDTH and len(row[0]) <= widths[0] and len(row[1]) <= widths[1]:
         return [line]
@@ -164,14 +164,16 @@ def _line(row: Row, widths: tuple[int, int]) -> list[str]:
 
 def _remarks(applications: list[Any]) -> list[str]:
     if not applications:
-        return ["urls", "  ! there is no web.application to look into"]
+        return ["URLs", "  ! no web.application was found"]
     if not any(route.socketio for route in routes(applications[0])):
-        return ["  ! socketio_urls is not among them: no client finds Socket.IO"]
-    first = hiding(applications[0])
-    return [] if first is None else [f"  ! {first!r} comes first and takes what is Socket.IO's"]
+        return ["  ! socketio_urls is missing: clients cannot reach Socket.IO"]
+    first = shadowing_pattern(applications[0])
+    return (
+        [] if first is None else [f"  ! {first!r} comes before socketio_urls and matches its path"]
+    )
 
 
-def _takes(one: Receiver) -> str:
+def _filter(one: Receiver) -> str:
     words = [] if one.event is None else [f"event {one.event!r}"]
     if one.channel is not None:
         words.append(f"channel {one.channel!r}")

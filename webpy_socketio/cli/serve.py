@@ -14,50 +14,52 @@ from webpy_socketio.exceptions import ConfigurationError
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
 
 NAME = "serve"
-HELP = "serve an application, its pages and its sockets"
+HELP = "serve an application: its pages and its sockets"
 EXAMPLE = "serve chat:app --port 8001"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what it takes."""
+    """Add the command's arguments."""
     parser.add_argument("application", help="module:name of the web.py application")
     parser.add_argument("--host", help="address to listen on (SOCKETIO_HOST)")
     parser.add_argument("--port", type=int, help="port to listen on (SOCKETIO_PORT)")
     parser.add_argument("--settings", metavar="MODULE", help="module of SOCKETIO_* settings")
-    parser.add_argument("--certfile", metavar="FILE", help="certificates, for TLS")
-    parser.add_argument("--keyfile", metavar="FILE", help="key, if it is not in the same file")
+    parser.add_argument("--certfile", metavar="FILE", help="TLS certificate chain (PEM)")
+    parser.add_argument("--keyfile", metavar="FILE", help="private key, if it is in another file")
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes that share the address"
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of processes that share the address",
     )
-    parser.add_argument(
-        "--reload", action="store_true", help="begin anew when a source file has changed"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no line for each request")
-    # How a supervisor starts a worker.
+    parser.add_argument("--reload", action="store_true", help="restart when a source file changes")
+    parser.add_argument("--quiet", action="store_true", help="no access log")
+    # Set by the supervisor.
     parser.add_argument("--as-worker", help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until a signal comes."""
+    """Serve until a signal ends the process."""
     streams.make_tolerant()
     if arguments.as_worker is not None:
         return worker.run(arguments)
     if arguments.workers < 1:
-        raise ConfigurationError("--workers has to be 1 or more")
+        raise ConfigurationError("--workers must be 1 or more")
     if arguments.workers > 1 or arguments.reload:
         if not hasattr(socket, "AF_UNIX"):
             raise ConfigurationError(
-                "--workers and --reload need Unix sockets, which this system has not"
+                "--workers and --reload need Unix sockets, which this system does not support"
             )
         return supervisor.run(arguments)
     server = app_factory.make(arguments, app_factory.load(arguments))
     server.start()
     banner = app_factory.banner(arguments, server.address, server.settings.plugins)
-    gevent.spawn(_say, banner)  # when a signal that follows is heard
+    gevent.spawn(_print, banner)  # once signal handlers are installed
     server.serve_forever()
     return 0
 
 
-def _say(banner: str) -> None:
+def _print(banner: str) -> None:
     sys.stdout.write(banner)
     sys.stdout.flush()

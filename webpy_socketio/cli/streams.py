@@ -1,4 +1,4 @@
-"""Standard streams that never fail: whatever reads them may end before the server does."""
+"""Standard streams whose writes never fail: their reader may end before the server does."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["make_tolerant"]
 
 
 class _Tolerant(io.FileIO):
-    """A descriptor that drops what cannot be written."""
+    """A file that drops what cannot be written."""
 
     def write(self, data: Any) -> int:
         try:
             written = super().write(data)
-        except OSError:  # EPIPE: whatever read it has ended; EIO: its terminal is gone; ENOSPC
+        except OSError:  # EPIPE: the reader has ended; EIO: the terminal is gone; ENOSPC
             written = None
         return len(data) if written is None else written
 
@@ -24,13 +24,13 @@ class _Tolerant(io.FileIO):
 def make_tolerant() -> None:
     """Replace `sys.stdout` and `sys.stderr`, and open the descriptors 0 to 2 if they are closed.
 
-    A closed descriptor would be given to the next socket, and a line of the log sent to a client.
+    A closed descriptor would be reused for the next socket, and log lines sent to a client.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            null = os.open(os.devnull, os.O_RDWR)  # returns the lowest free number: this one
             if null != descriptor:
                 os.dup2(null, descriptor)
                 os.close(null)

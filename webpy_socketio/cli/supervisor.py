@@ -1,8 +1,8 @@
-"""The supervisor of several workers: starts them, replaces who dies, and restarts them one by one.
+"""The supervisor of several workers: starts, replaces and restarts them.
 
-Each worker is a program of its own, not a fork: nothing of gevent's and nothing of the application's is
-inherited but the listening socket. The supervisor holds that one, so that no connection that waits
-to be accepted is lost with a worker; it imports nothing of the application.
+Each worker is a separate program, not a fork: it inherits the listening socket, but no state of
+gevent or the application. The supervisor holds this socket, so connections in the backlog survive
+the end of a worker. It does not import the application.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from webpy_socketio.server import SocketIOServer, listen_error
 
 __all__ = ["run"]
 
-#: Seconds before another worker follows one that died at once: doubled each time, up to the second.
+#: Seconds before a worker that ended early is replaced: the first delay, doubled up to the second.
 _MIN_DELAY, _MAX_DELAY = 0.5, 30.0
 
-#: Seconds after which a worker did not die at once.
-_SETTLED = 10.0
+#: Seconds after which the end of a worker is not early any more.
+_STABLE_TIME = 10.0
 
-#: Seconds that a worker has to serve when it is to replace another one.
+#: Seconds within which a replacement must accept connections.
 _START_TIMEOUT = 60.0
 
-#: Seconds before another attempt, when the system has no room for another process.
-_RETRY = 5.0
+#: Seconds between attempts to start a process while the system has no resources for one.
+_RETRY_INTERVAL = 5.0
 
-#: Seconds between two looks at the heartbeats of workers.
-_TICK = 0.5
+#: Seconds between two checks of the workers' heartbeats.
+_WATCH_INTERVAL = 0.5
 
-#: Seconds between two looks beyond which the supervisor itself did not run.
-_LATE = 1.0
+#: Seconds between two checks above which the supervisor itself was suspended.
+_LATE_THRESHOLD = 1.0
 
-#: Seconds that a worker has to end by SIGABRT. A stopped one does not.
-_TO_ABORT = 1.0
+#: Seconds that a worker has to end after SIGABRT. A stopped worker does not end.
+_ABORT_TIMEOUT = 1.0
 
-#: Seconds between two looks at the source files.
-_LOOK = 0.5
+#: Seconds between two checks of the source files.
+_RELOAD_INTERVAL = 0.5
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the workers until a signal comes; returns the exit status."""
+    """Run the workers until a signal ends the supervisor; return the exit status."""
     folder = make_runtime_folder()
     try:
         return Supervisor(arguments, str(folder.path)).run()
@@ -66,30 +66,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class Worker:
-    """A worker's process, as the supervisor sees it."""
+    """A worker process, as seen by the supervisor."""
 
     def __init__(self, name: int, slot: int, folder: str) -> None:
         self.name = name
         self.started = time.monotonic()
         self.since = time.time_ns()
-        #: What it told of its settings.
+        #: The settings that it reported.
         self.settings: dict[str, Any] = {}
         self.serving = gevent.event.Event()
         self.ended = gevent.event.Event()
-        #: Seconds since its last heartbeat, as far as the supervisor itself ran in that time.
+        #: Seconds since its last heartbeat, without the time in which the supervisor was suspended.
         self.silence = 0.0
-        #: Whether it was ended as its event loop stood still.
+        #: Whether it was aborted because its event loop was blocked.
         self.is_aborted = False
-        #: Set when it serves or has ended.
+        #: Set once it accepts connections or has ended.
         self.decided = gevent.event.Event()
-        ours, theirs = pair()
-        self.control = ControlChannel(ours)
-        descriptor = theirs.fileno()
-        with theirs:
+        own_end, worker_end = pair()
+        self.control = ControlChannel(own_end)
+        descriptor = worker_end.fileno()
+        with worker_end:
             self._process = subprocess.Popen(
                 patched([*sys.argv[1:], "--as-worker", f"{descriptor}:{name}:{slot}:{folder}"]),
                 pass_fds=[descriptor],
-                # Ctrl-C is for the supervisor, who tells them.
+                # Ctrl-C must reach the supervisor only.
                 start_new_session=True,
             )
 
@@ -99,7 +99,7 @@ class Worker:
         return pid
 
     def is_stopped(self) -> bool:
-        """Return whether it was stopped by a signal, as far as this system can tell."""
+        """Return whether it was stopped by a signal; False if the system does not report it."""
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -107,23 +107,23 @@ class Worker:
         return stat.rpartition(")")[2].split()[0] in ("T", "t")
 
     def signal(self, number: int) -> None:
-        """Send it a signal, if it is there."""
+        """Send it a signal if it still runs."""
         if not self.ended.is_set():
             self._process.send_signal(number)
 
     def wait(self) -> str:
-        """Wait until it has ended; returns how, in words."""
+        """Wait until it has ended, and return a description of how."""
         status: int = self._process.wait()
         self.control.close()
         self.ended.set()
         self.decided.set()
         if status >= 0:
             return f"ended with status {status}"
-        return f"was ended by {signal.Signals(-status).name}"
+        return f"was killed by {signal.Signals(-status).name}"
 
 
 class Supervisor:
-    """Keeps as many workers as were asked for."""
+    """Keeps the requested number of workers running."""
 
     def __init__(self, arguments: argparse.Namespace, folder: str) -> None:
         self._arguments = arguments
@@ -134,34 +134,34 @@ class Supervisor:
         self._listener: StreamServer | None = None
         self._sources = Sources()
         self._failure: str | None = None
-        #: Failures of workers that were printed since the last attempt to start them.
+        #: Failures of workers that were printed since the last attempt.
         self._printed: set[str] = set()
         self._has_served = False
         self._stopping = False
-        #: Set when it is over.
-        self._over = gevent.event.Event()
-        #: Set when somebody waits in vain for a worker that cannot be started.
-        self._again = gevent.event.Event()
+        #: Set when the supervisor should stop.
+        self._stop_event = gevent.event.Event()
+        #: Set to retry workers that could not be started.
+        self._retry_event = gevent.event.Event()
         self._restarting = False
-        self._restart_asked = False
+        self._restart_requested = False
 
     def run(self) -> int:
-        """Start the workers, and return when all have ended."""
+        """Start the workers, and return once all have ended."""
         watchers = [
             gevent.signal_handler(signal.SIGINT, self._stop),
             gevent.signal_handler(signal.SIGTERM, self._stop),
-            gevent.signal_handler(signal.SIGHUP, self._ask_restart),
+            gevent.signal_handler(signal.SIGHUP, self._request_restart),
         ]
         greenlets = []
         try:
-            self._slots = [self._begin(slot) for slot in range(self._arguments.workers)]
+            self._slots = [self._spawn(slot) for slot in range(self._arguments.workers)]
             greenlets = [gevent.spawn(self._keep, slot) for slot in range(len(self._slots))]
             greenlets.append(gevent.spawn(self._announce))
             greenlets.append(gevent.spawn(self._watch))
             if self._arguments.reload:
-                greenlets.append(gevent.spawn(self._look))
-            self._over.wait()
-            return self._end()
+                greenlets.append(gevent.spawn(self._watch_sources))
+            self._stop_event.wait()
+            return self._finish()
         finally:
             gevent.killall(greenlets)
             for worker in list(self._alive):
@@ -169,46 +169,46 @@ class Supervisor:
             for watcher in watchers:
                 watcher.cancel()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)  # the interpreter shuts down
+                signal.signal(number, signal.SIG_IGN)  # while the interpreter shuts down
             if self._listener is not None:
                 self._listener.close()
 
-    # -- a worker's life
+    # -- one worker
 
-    def _begin(self, slot: int) -> Worker:
+    def _spawn(self, slot: int) -> Worker:
         worker = Worker(next(self._names), slot, self._folder)
         self._alive.add(worker)
-        gevent.spawn(self._converse, worker)
+        gevent.spawn(self._read_messages, worker)
         gevent.spawn(self._await_end, worker)
         return worker
 
-    def _converse(self, worker: Worker) -> None:
-        while (told := worker.control.receive()) is not None:
+    def _read_messages(self, worker: Worker) -> None:
+        while (message := worker.control.receive()) is not None:
             worker.silence = 0.0
-            if "alive" in told:
+            if "alive" in message:
                 continue
-            if "files" in told:
-                self._sources.add(told["files"], worker.since)
-            elif "failure" in told:
-                if told["failure"] not in self._printed:
-                    self._printed.add(told["failure"])
-                    _say(told["failure"])
+            if "files" in message:
+                self._sources.add(message["files"], worker.since)
+            elif "failure" in message:
+                if message["failure"] not in self._printed:
+                    self._printed.add(message["failure"])
+                    _print(message["failure"])
                 worker.control.send()
-            elif "serving" in told:
+            elif "serving" in message:
                 self._has_served = True
                 worker.serving.set()
                 worker.decided.set()
             else:
-                worker.settings = told
+                worker.settings = message
                 try:
-                    listener = self._listen(told["host"], told["port"])
+                    listener = self._listen(message["host"], message["port"])
                 except ConfigurationError as error:
                     self._fail(str(error))
                     return
                 worker.control.send([listener.fileno()])
 
     def _listen(self, host: str, port: int) -> Any:
-        """The listening socket, which the first worker's settings decide."""
+        """Return the listening socket; the first worker's settings determine the address."""
         if self._listener is None:
             server = StreamServer(
                 (host, port), lambda sock, address: None, backlog=SocketIOServer.backlog
@@ -224,7 +224,7 @@ class Supervisor:
         how = worker.wait()
         self._alive.discard(worker)
         if not self._stopping and worker in self._slots:
-            _say(f"worker {worker.name} (pid {worker.pid}) {how}")
+            _print(f"worker {worker.name} (pid {worker.pid}) {how}")
 
     def _keep(self, slot: int) -> None:
         pause = 0.0
@@ -236,37 +236,37 @@ class Supervisor:
             if self._slots[slot] is worker:
                 if not worker.serving.is_set() and not self._has_served:
                     if not self._arguments.reload:
-                        self._fail("no worker could be started: what is above says why")
+                        self._fail("no worker could be started; the cause is printed above")
                         return
-                    self._again.wait()  # until a file has changed
+                    self._retry_event.wait()  # until a source file changes
                     pause = 0.0
-                elif worker.serving.is_set() and time.monotonic() - worker.started > _SETTLED:
+                elif worker.serving.is_set() and time.monotonic() - worker.started > _STABLE_TIME:
                     pause = 0.0
                 else:
                     pause = min(pause * 2 or _MIN_DELAY, _MAX_DELAY)
-                    _say(f"another worker follows in {pause:g} s")
-                    self._again.wait(pause)
+                    _print(f"the worker is replaced in {pause:g} s")
+                    self._retry_event.wait(pause)
             if self._stopping:
                 return
             if self._slots[slot] is worker:
                 try:
-                    self._slots[slot] = self._begin(slot)
-                except OSError as error:  # no process, memory or descriptor is left
-                    _say(f"no worker can be started: {error.strerror or error}")
-                    self._again.wait(_RETRY)
+                    self._slots[slot] = self._spawn(slot)
+                except OSError as error:  # out of processes, memory or descriptors
+                    _print(f"no worker can be started: {error.strerror or error}")
+                    self._retry_event.wait(_RETRY_INTERVAL)
                     continue
             worker = self._slots[slot]
 
     def _watch(self) -> None:
-        """Replace workers whose event loop stands still."""
+        """Replace workers whose event loop is blocked."""
         last = time.monotonic()
         while True:
-            gevent.sleep(_TICK)
+            gevent.sleep(_WATCH_INTERVAL)
             now = time.monotonic()
             elapsed, last = now - last, now
-            # A supervisor that comes late was stopped, or the machine was suspended or overloaded;
-            # so were the workers. Their time begins anew.
-            is_late = elapsed > _LATE
+            # A late supervisor was stopped, or the machine was suspended or overloaded, and so
+            # were the workers: their time restarts.
+            is_late = elapsed > _LATE_THRESHOLD
             for worker in self._slots:
                 timeout = worker.settings.get("timeout")
                 if timeout is None or not worker.serving.is_set() or worker.is_aborted:
@@ -280,16 +280,16 @@ class Supervisor:
         cause = (
             "it is stopped (SIGSTOP)" if worker.is_stopped() else "a handler blocks its event loop"
         )
-        _say(
-            f"worker {worker.name} (pid {worker.pid}) is replaced: {cause} for more than {timeout:g} s "
-            "(SOCKETIO_WORKER_TIMEOUT)"
+        _print(
+            f"worker {worker.name} (pid {worker.pid}) is replaced: {cause} for more than "
+            f"{timeout:g} s (SOCKETIO_WORKER_TIMEOUT)"
         )
         worker.signal(signal.SIGABRT)
-        if not worker.ended.wait(_TO_ABORT):
+        if not worker.ended.wait(_ABORT_TIMEOUT):
             worker.signal(signal.SIGKILL)
 
     def _announce(self) -> None:
-        """Say that it serves, when all do."""
+        """Print the banner once all workers accept connections."""
         while not all(worker.serving.is_set() for worker in self._slots):
             for worker in self._slots:
                 worker.decided.wait()
@@ -300,22 +300,22 @@ class Supervisor:
         sys.stdout.write(app_factory.banner(self._arguments, address, plugins))
         sys.stdout.flush()
 
-    # -- all of them
+    # -- all workers
 
-    def _ask_restart(self) -> None:
-        self._restart_asked = True
+    def _request_restart(self) -> None:
+        self._restart_requested = True
         if not self._restarting and not self._stopping:
             self._restarting = True
             gevent.spawn(self._restart)
 
     def _restart(self) -> None:
         try:
-            while self._restart_asked:
-                self._restart_asked = False
-                # Those who could not be started, or wait for their turn, begin at once.
+            while self._restart_requested:
+                self._restart_requested = False
+                # Workers that wait for a retry are started at once.
                 self._printed.clear()
-                self._again.set()
-                self._again.clear()
+                self._retry_event.set()
+                self._retry_event.clear()
                 for slot, old in enumerate(list(self._slots)):
                     if self._stopping or not self._replace(slot, old):
                         break
@@ -323,44 +323,44 @@ class Supervisor:
             self._restarting = False
 
     def _replace(self, slot: int, old: Worker) -> bool:
-        """Let a new worker take over; False if it cannot, and the old one goes on."""
+        """Replace a worker; return False if the new one does not start and the old one stays."""
         if old.ended.is_set():
             return True
         try:
-            new = self._begin(slot)
+            new = self._spawn(slot)
         except OSError as error:
-            _say(f"no worker can be started: {error.strerror or error}")
+            _print(f"no worker can be started: {error.strerror or error}")
             return False
         if not new.decided.wait(_START_TIMEOUT) or not new.serving.is_set():
             new.signal(signal.SIGKILL)
-            _say(f"worker {new.name} could not be started; worker {old.name} goes on as it was")
+            _print(f"worker {new.name} could not be started; worker {old.name} continues")
             return False
-        if self._slots[slot] is not old:  # it died meanwhile, and has its successor
+        if self._slots[slot] is not old:  # it ended meanwhile, and was replaced
             old = new
         else:
             self._slots[slot] = new
-        self._await(old, time.monotonic() + self._time_to_stop())
+        self._terminate(old, time.monotonic() + self._time_to_stop())
         return True
 
-    def _await(self, worker: Worker, until: float) -> bool:
-        """Have a worker end; True if it did so by itself."""
+    def _terminate(self, worker: Worker, until: float) -> bool:
+        """Stop a worker; return whether it ended before `until`."""
         worker.signal(signal.SIGTERM)
         if worker.ended.wait(max(0.0, until - time.monotonic())):
             return True
-        _say(f"worker {worker.name} (pid {worker.pid}) does not end, and is killed")
+        _print(f"worker {worker.name} (pid {worker.pid}) does not end, and is killed")
         worker.signal(signal.SIGKILL)
         worker.ended.wait()
         return False
 
-    def _look(self) -> None:
+    def _watch_sources(self) -> None:
         while True:
-            gevent.sleep(_LOOK)
+            gevent.sleep(_RELOAD_INTERVAL)
             changed = self._sources.changed()
             if changed is not None:
-                _say(f"{changed} has changed")
-                self._ask_restart()
+                _print(f"{changed} has changed")
+                self._request_restart()
 
-    # -- the end
+    # -- stop
 
     def _fail(self, why: str) -> None:
         if self._failure is None:
@@ -369,29 +369,29 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stopping = True
-        self._over.set()
-        self._again.set()
+        self._stop_event.set()
+        self._retry_event.set()
         for worker in list(self._alive):
-            worker.signal(signal.SIGTERM)  # again, if it comes again: then they hurry
+            worker.signal(signal.SIGTERM)  # a second SIGTERM makes them stop at once
 
-    def _end(self) -> int:
+    def _finish(self) -> int:
         until = time.monotonic() + self._time_to_stop()
-        ended = [self._await_last(worker, until) for worker in list(self._alive)]
+        ended = [self._wait_or_terminate(worker, until) for worker in list(self._alive)]
         if self._failure is not None:
             raise ConfigurationError(self._failure)
         return 0 if all(ended) else 1
 
-    def _await_last(self, worker: Worker, until: float) -> bool:
+    def _wait_or_terminate(self, worker: Worker, until: float) -> bool:
         if worker.ended.wait(max(0.0, until - time.monotonic())):
             return True
-        return self._await(worker, until)
+        return self._terminate(worker, until)
 
     def _time_to_stop(self) -> float:
         drains = [worker.settings.get("drain", 0.0) for worker in self._alive]
-        # Telling clients, then handlers, then those who had to be interrupted and the interpreter.
+        # Draining, then the handlers, then interrupted handlers and the interpreter's shutdown.
         return float(max(drains, default=0.0)) + SocketIOServer.stop_timeout + 10.0
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(f"webpy-socketio: {text}\n")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The application that a command line names: ``module:name``, or ``file.py:name``."""
+"""The application named on the command line: ``module:name``, or ``file.py:name``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Target", "add_settings", "applications", "find", "load", "use_settin
 
 
 class Target(NamedTuple):
-    """What a command line named."""
+    """A named application, and where it was found."""
 
     module: ModuleType
     name: str
@@ -28,17 +28,19 @@ class Target(NamedTuple):
 
 
 def load(target: str) -> Any:
-    """Import what ``module:name`` names; the name may be left out, and is ``app`` then.
+    """Import the application ``module:name``; the name defaults to ``app``.
 
-    Raises `ConfigurationError` if there is no such module, no such name in it, or if the module fails,
-    with the traceback that says where.
+    Raises:
+        ConfigurationError: The module or the name does not exist, or the module raised; then the
+            message includes its traceback.
     """
     return find(target).application
 
 
 def find(target: str, settings: str | None = None) -> Target:
-    """The same with where it was found; `settings` names a module whose settings are nearer than what
-    the application says itself.
+    """Import an application, and return it with its module.
+
+    The settings of the module `settings` override those that the application configures.
     """
     written, _, name = target.partition(":")
     name = name or "app"
@@ -50,7 +52,7 @@ def find(target: str, settings: str | None = None) -> Target:
     file = folder.joinpath(*module_name.split(".")).with_suffix(".py")
     if file.exists() and not file.samefile(getattr(module, "__file__", None) or "/"):
         raise ConfigurationError(
-            f"{module_name!r} is a module of Python's or of a package: rename {file.name}"
+            f"{module_name!r} is the name of a module of Python or of a package: rename {file.name}"
         )
     use_settings(settings)
     try:
@@ -66,34 +68,35 @@ def find(target: str, settings: str | None = None) -> Target:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Let a command take ``--settings``."""
+    """Add ``--settings`` to a command."""
     parser.add_argument("--settings", metavar="MODULE", help="module of SOCKETIO_* settings")
 
 
 def use_settings(module: str | None) -> None:
-    """Let the settings of a module be in force, if one was named."""
+    """Apply the settings of a module, if one was named."""
     if module is not None:
         configure(module)
 
 
 def applications(target: Target) -> list[Any]:
-    """The web.py applications behind a target: itself, or those of its module if it wraps one."""
+    """Return the ``web.application`` named, or those in the module of another WSGI callable."""
     if isinstance(target.application, web.application):
         return [target.application]
     return [one for one in vars(target.module).values() if isinstance(one, web.application)]
 
 
 def wsgi(application: Any) -> Any:
-    """What a server serves: a web.py application's own function, or a WSGI callable as it is.
+    """Return the WSGI callable of an application.
 
-    Raises `ConfigurationError` for what is neither.
+    Raises:
+        ConfigurationError: It is neither a ``web.application`` nor a WSGI callable.
     """
     if isinstance(application, web.application):
         return application.wsgifunc()
     if not callable(application):
         raise ConfigurationError(
-            f"what was named is of type {type(application).__name__}, where a web.application belongs: "
-            "name what web.application(urls, globals()) returned"
+            f"expected a web.application, not an object of type {type(application).__name__}: "
+            "name what web.application(urls, globals()) returned",
         )
     wrong = check_positional(application, ("environ", "start_response"))
     if wrong is not None:
@@ -105,7 +108,7 @@ def wsgi(application: Any) -> Any:
 
 
 def _check_urls(application: Any) -> None:
-    """Refuse urls that are not pairs, which web.py would find out at a request."""
+    """Reject URLs that are not pairs; web.py would fail on the first request."""
     nested = any(isinstance(part, tuple) for pair in application.mapping for part in pair)
     if nested or any(len(pair) != 2 for pair in application.mapping):
         raise ConfigurationError(
@@ -115,7 +118,7 @@ def _check_urls(application: Any) -> None:
 
 
 def _enter(written: str) -> tuple[Path, str]:
-    """Make a module importable as it is for its own program; returns its folder and its name."""
+    """Add the module's folder to the import path; return the folder and the module's name."""
     path = Path(written)
     is_file = path.suffix == ".py"
     if is_file and not path.is_file():
@@ -128,7 +131,7 @@ def _enter(written: str) -> tuple[Path, str]:
         )
     folder = path.parent.resolve() if is_file else Path.cwd()
     if str(folder) not in sys.path:
-        # Where the program itself would look for what it imports.
+        # The first entry, as when the file is run as a program.
         sys.path.insert(0, str(folder))
     return folder, path.stem if is_file else written
 

@@ -1,4 +1,4 @@
-"""Where an application sends a request for Socket.IO, read from its urls; no request is made."""
+"""The URL mapping of an application, read without making a request."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import web
 
 from webpy_socketio.application import SocketIOView
 
-__all__ = ["Route", "hiding", "routes"]
+__all__ = ["Route", "routes", "shadowing_pattern"]
 
-#: What the client asks for, with the resource that nobody has changed.
+#: The path that clients request with the default resource.
 _PATH = "/socket.io/"
 
 
 class Route(NamedTuple):
-    """A pattern of an application's urls, and what answers."""
+    """A URL pattern of an application, and its target."""
 
     pattern: str
     target: str
-    #: Whether it is ours.
+    #: Whether the target is Socket.IO.
     socketio: bool
 
 
 def routes(application: Any) -> list[Route]:
-    """The urls of a web.py application, in the order in which they are tried."""
+    """Return the URL patterns of a web.py application in matching order."""
     return [
         Route(_readable(pattern), _name(what), what is SocketIOView)
         for pattern, what in application.mapping
     ]
 
 
-def hiding(application: Any) -> str | None:
-    """The pattern that takes Socket.IO's requests away, if one stands before ours."""
+def shadowing_pattern(application: Any) -> str | None:
+    """Return the pattern before ``socketio_urls`` that matches its requests, if there is one."""
     for pattern, what in application.mapping:
         if what is SocketIOView:
             return None

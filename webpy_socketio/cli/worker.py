@@ -1,7 +1,7 @@
-"""A worker: a process of several that serve one application on one address.
+"""A worker: one of several processes that serve an application on one address.
 
-Its supervisor does not import the application; so it is the worker who tells where to listen, and is
-given the listening socket.
+The supervisor does not import the application. The worker therefore reports the address to listen
+on, and receives the listening socket.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from webpy_socketio.server import SocketIOServer
 
 __all__ = ["HEARTBEAT", "run"]
 
-#: Seconds between two heartbeats, with which a worker shows its supervisor that its loop runs.
+#: Seconds between two heartbeats, which show the supervisor that the event loop runs.
 HEARTBEAT = 0.5
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until the supervisor says otherwise, or is gone; returns the exit status."""
+    """Serve until the supervisor stops the worker or ends; return the exit status."""
     descriptor, name, slot, folder = arguments.as_worker.split(":", 3)
     control = ControlChannel(socket.socket(fileno=int(descriptor)))
-    # Workers start alike: only the first one logs warnings about the application.
+    # All workers import the same application: only the first one logs warnings about it.
     quiet = nullcontext() if slot == "0" else loggers.silenced()
     try:
         with quiet:
             server = _start(arguments, control, folder, int(name))
     except ConfigurationError as error:
-        control.send(failure=str(error))  # the supervisor prints it, once for all workers
+        control.send(failure=str(error))  # the supervisor prints it once for all workers
         control.receive()
         return 1
     if server is None:
-        return 0  # the supervisor is gone, or has refused
+        return 0  # the supervisor has ended, or could not listen
 
-    def until_alone() -> None:
-        control.send(serving=True)  # and would hear a signal that follows
+    def stop_without_supervisor() -> None:
+        control.send(serving=True)  # from here on, signals are handled
         while control.receive() is not None:
             pass
         server.close()
 
-    faulthandler.enable()  # SIGABRT, which a worker that stalls is sent, writes where it stands
-    gevent.spawn(until_alone)
+    faulthandler.enable()  # a stalled worker receives SIGABRT, and dumps its stack
+    gevent.spawn(stop_without_supervisor)
     gevent.spawn(_beat, control)
     if arguments.reload:
-        gevent.spawn(_tell_files, control)
+        gevent.spawn(_report_files, control)
     server.serve_forever()
     return 0
 
@@ -66,12 +66,12 @@ def _start(
         settings = app_factory.settings_of(arguments)
     except BaseException as error:
         if arguments.reload:
-            control.send(files=[*reload.loaded(), *reload.behind(error)])
+            control.send(files=[*reload.loaded(), *reload.involved(error)])
         raise
     if arguments.workers > 1 and settings.backplane is None:
         raise ConfigurationError(
             f"--workers {arguments.workers} needs SOCKETIO_BACKPLANE, such as "
-            '"redis://127.0.0.1:6379": without it nobody would hear what is sent in another worker'
+            '"redis://127.0.0.1:6379": without it, messages do not reach clients of other workers'
         )
     control.send(
         host=settings.host,
@@ -85,23 +85,23 @@ def _start(
         return None
     with socket.socket(fileno=answer["descriptor"]) as listener:
         peers = PeerWorkers(folder, name)
-        # A copy: a server closes its own when it stops accepting.
+        # A copy, because a server closes its listener when it stops accepting.
         server = app_factory.make(arguments, application, listener.dup(), peers=peers)
     server.start()
     return server
 
 
 def _beat(control: ControlChannel) -> None:
-    """Send a heartbeat for as long as the event loop runs."""
+    """Send heartbeats while the event loop runs."""
     while True:
         control.send(alive=True)
         gevent.sleep(HEARTBEAT)
 
 
-def _tell_files(control: ControlChannel) -> None:
+def _report_files(control: ControlChannel) -> None:
     known = 0
     while True:
-        if len(sys.modules) != known:  # some are imported late
+        if len(sys.modules) != known:  # modules may be imported later
             known = len(sys.modules)
             control.send(files=reload.loaded())
         gevent.sleep(1.0)

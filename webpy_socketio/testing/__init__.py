@@ -1,10 +1,10 @@
-"""Tests for handlers: several clients, the real server, no port, no sleeping.
+"""Test kit for handlers: several clients, the real server, no port, no sleeping.
 
 ::
 
     from webpy_socketio.testing import TestServer
 
-    def test_a_room_hears_what_is_said_in_it():
+    def test_message_reaches_subscribers_of_its_room():
         with TestServer(app) as server:
             ann, bob = server.connect(), server.connect()
             ann.subscribe("room-1")
@@ -13,10 +13,11 @@
             assert bob.receive("message") == "hello"
             assert bob.received() == []
 
-The application, its processors and sessions, handlers, gates, plugins and the engine are what they
-are in production; in memory are only the connections, and time is virtual: `TestServer.advance`.
-Whatever a test does returns when everything that it caused has happened, and raises what a handler
-raised. It works in any test framework, and needs gevent's patches before web.py is imported.
+The application, its processors and sessions, handlers, gates, plugins and the engine are the same
+as in production. Only connections are in memory, and time is virtual: see `TestServer.advance`.
+
+Each call returns once all its effects have happened, and raises the errors of handlers. The kit
+works with any test framework, and requires that gevent patches before web.py is imported.
 """
 
 from webpy_socketio.testing.acks import Ack, HandshakeRefused

@@ -1,4 +1,4 @@
-"""What a client is answered: acknowledgements, and a no at the door."""
+"""Acknowledgements, and rejected handshakes, as a client receives them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Ack", "HandshakeRefused"]
 
 
 class Ack:
-    """An acknowledgement that was asked for, and may still have to come."""
+    """A requested acknowledgement, which may not have arrived yet."""
 
     def __init__(self, server: TestServer, event: str) -> None:
         self._server = server
@@ -24,39 +24,43 @@ class Ack:
 
     @property
     def there(self) -> bool:
-        """Whether it has come."""
+        """Whether it has arrived."""
         self._server.settle()
         return self._args is not None
 
     @property
     def value(self) -> Any:
-        """None, a value, or a list of several; fails if it does not come."""
+        """None, a value, or a list of several values.
+
+        Raises:
+            AssertionError: It does not arrive.
+        """
         self._server.wait(lambda: self._args is not None)
         self._server.check()
         if self._args is None:
             raise AssertionError(
-                f"{self._event!r} was not acknowledged: no handler takes it, or its handler "
+                f"{self._event!r} was not acknowledged: no handler matches, or its handler "
                 f"withholds the acknowledgement{self._server.explain()}"
             )
         return plain(self._args)
 
     def set(self, args: list[Any]) -> None:
-        """It came."""
+        """Store the received arguments."""
         self._args = args
 
     def __repr__(self) -> str:
-        return f"<Answer to {self._event!r}: {'none yet' if self._args is None else self._args!r}>"
+        return f"<Ack of {self._event!r}: {'pending' if self._args is None else self._args!r}>"
 
 
 class HandshakeRefused(Refused):
-    """The server, or the application before it, did not even begin to speak Socket.IO."""
+    """The server, or the application in front of it, answered the handshake with an HTTP error."""
 
     def __init__(self, answer: bytes, path: str) -> None:
-        #: What was answered instead.
+        #: The HTTP response.
         self.response = response = Response(answer)
         hint = ""
         if response.status == 404:
-            hint = f". Nothing is at {path}: are socketio_urls in the application's urls?"
+            hint = f". There is nothing at {path}: are socketio_urls in the application's urls?"
         super().__init__(
             f"the handshake was answered {response.status} {response.reason}: "
             f"{response.text[:500]!r}{hint}"

@@ -1,4 +1,4 @@
-"""A visitor: cookies, requests to the application's pages, and sockets that bring the cookies along."""
+"""A browser: cookies, requests to the application's pages, and sockets that send the cookies."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Browser"]
 
-#: Characters that a path may have as they are.
+#: Characters of a path that are not quoted.
 _PLAIN = "/?&=%:+,;@!$'()*[]~#"
 
 
 class Browser:
-    """One visitor of the application: keeps cookies, gets pages, opens sockets.
+    """A browser that visits the application: it keeps cookies, requests pages and opens sockets.
 
-    `headers` are sent with each request, the handshakes of sockets among them. Every cookie goes to
-    every page: their paths and domains are not looked at. Redirects are not followed.
+    `headers` are sent with every request, including the handshakes of sockets. All cookies are sent
+    with every request: their paths and domains are ignored. Redirects are not followed.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class Browser:
         self._server = server
         #: The cookies, by name.
         self.cookies: dict[str, str] = dict(cookies or {})
-        #: Headers of every request.
+        #: Headers sent with every request.
         self.headers: dict[str, str] = dict(headers or {})
-        #: What the application sees as REMOTE_ADDR.
+        #: The client's address (REMOTE_ADDR).
         self.address = address
 
     def get(self, path: str, *, headers: Mapping[str, str] | None = None) -> Response:
-        """Get a page."""
+        """Send a GET request."""
         return self.request("GET", path, headers=headers)
 
     def post(
@@ -58,17 +58,17 @@ class Browser:
         json: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Send a form, if `data` is a mapping; a body as it is; or `json`."""
+        """Send a POST request with a form (if `data` is a mapping), a raw body, or `json`."""
         kind = None
         if json is not None:
             data, kind = stdlib_json.dumps(json), "application/json"
         elif isinstance(data, Mapping):
             data, kind = urlencode(data, doseq=True), "application/x-www-form-urlencoded"
         body = data.encode() if isinstance(data, str) else data
-        given = dict(headers or {})
+        own = dict(headers or {})
         if kind is not None:
-            given = {"Content-Type": kind, **given}
-        return self.request("POST", path, body, headers=given)
+            own = {"Content-Type": kind, **own}
+        return self.request("POST", path, body, headers=own)
 
     def request(
         self,
@@ -78,12 +78,12 @@ class Browser:
         *,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Make any request; returns when everything that it caused has happened."""
-        given: dict[str, str] = {"Host": HOST, **self.all_headers(headers), "Connection": "close"}
+        """Send a request, and return the response once all its effects have happened."""
+        sent: dict[str, str] = {"Host": HOST, **self.all_headers(headers), "Connection": "close"}
         if body is not None:
-            given["Content-Length"] = str(len(body))
+            sent["Content-Length"] = str(len(body))
         lines = [f"{method} {quote(path, safe=_PLAIN)} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in given.items()]
+        lines += [f"{name}: {value}" for name, value in sent.items()]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1")
         sock = MemorySocket(head + (body or b""))
         self._server.handle(sock, self.address, f"{method} {path}")
@@ -102,33 +102,41 @@ class Browser:
     ) -> Client:
         """Open a socket, as ``io(namespace, {auth, query})`` does in a page.
 
-        Raises `Refused` with the reason if a gate denies it, and `HandshakeRefused`, which has the
-        ``response``, if it does not even come to that: a wrong origin, a login page in between.
+        Args:
+            namespace: Socket.IO namespace.
+            auth: The handshake's ``auth`` payload.
+            query: Parameters of the handshake's query string.
+            headers: Additional headers of the handshake.
+
+        Raises:
+            Refused: A gate rejected the connection; the text is its reason.
+            HandshakeRefused: The handshake failed before any gate, as for a wrong origin or a
+                redirect to a login page; its ``response`` is the answer.
         """
         client = Client(self._server, self, namespace)
         client.open(auth, query or {}, headers)
         return client
 
     def all_headers(self, headers: Mapping[str, str] | None) -> dict[str, str]:
-        """What every request sends, and what this one does."""
+        """Return the headers of one request: cookies, common headers and its own."""
         cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         return {**({"Cookie": cookies} if cookies else {}), **self.headers, **(headers or {})}
 
     def keep_cookies(self, lines: Iterable[str]) -> None:
-        """Take the ``Set-Cookie`` headers of an answer."""
+        """Store the cookies of ``Set-Cookie`` headers."""
         for line in lines:
             try:
                 morsels = SimpleCookie(line).values()
             except CookieError as error:
-                raise AssertionError(f"a cookie that no browser would keep: {line!r}") from error
+                raise AssertionError(f"not a valid Set-Cookie header: {line!r}") from error
             for morsel in morsels:
                 self.cookies.pop(morsel.key, None)
-                if not _is_over(morsel):
+                if not _is_expired(morsel):
                     self.cookies[morsel.key] = morsel.coded_value
 
 
-def _is_over(morsel: Morsel[str]) -> bool:
-    """Whether a cookie is to be forgotten: one that ended before it was sent."""
+def _is_expired(morsel: Morsel[str]) -> bool:
+    """Return whether a cookie deletes the stored one: its expiry is in the past."""
     if morsel["max-age"] != "":
         return int(morsel["max-age"]) <= 0
     expires = morsel["expires"]

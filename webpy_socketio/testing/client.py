@@ -1,4 +1,4 @@
-"""A client: sends, subscribes, answers, and tells what arrived."""
+"""A Socket.IO client for tests."""
 
 from __future__ import annotations
 
@@ -36,39 +36,39 @@ __all__ = ["Client"]
 
 
 class Client:
-    """A connected client; `TestServer.connect` and `Browser.connect` make them.
+    """A connected client, created by `TestServer.connect` and `Browser.connect`.
 
-    Whatever sends returns when everything that it caused has happened: handlers have run, and what
-    they sent has arrived. An error that they raised is raised again here.
+    Methods that send return once all effects have happened: handlers have run, and their messages
+    have arrived. Errors raised by handlers are raised again from these methods.
     """
 
     def __init__(self, server: TestServer, browser: Browser, namespace: str) -> None:
         self._server = server
-        #: Whose cookies it has.
+        #: The browser whose cookies it sends.
         self.browser = browser
         self.namespace = namespace
-        #: Whether it is connected, as far as it knows itself.
+        #: Whether it is connected, from the client's point of view.
         self.connected = False
-        #: Why it is not connected any more, in the words of the stock client.
+        #: The reason of the disconnection, as in the JavaScript client.
         self.reason: str | None = None
-        #: The public session id.
+        #: The public socket ID.
         self.id = ""
         self._socket: Socket | None = None
         self._refused: str | None = None
         self._number = server.number()
-        self._mailbox = EventQueue()
+        self._events = EventQueue()
         self._decoder = Decoder()
-        self._answers: list[Ack] = []
-        self._answerers: dict[str, Any] = {}
-        self._questions: list[Packet] = []
-        self._link: WebSocketClient
+        self._acks: list[Ack] = []
+        self._ack_values: dict[str, Any] = {}
+        self._unanswered: list[Packet] = []
+        self._websocket: WebSocketClient
 
     def __repr__(self) -> str:
         where = "" if self.namespace == "/" else f" in {self.namespace}"
         state = "connected" if self.connected else f"not connected: {self.reason or self._refused}"
         return f"<Client {self._number}{where}, {state}>"
 
-    # -- its life
+    # -- connection
 
     def open(
         self,
@@ -78,9 +78,9 @@ class Client:
     ) -> None:
         """Connect; for `Browser.connect`."""
         target = f"{self._server.path}?{urlencode({**query, 'EIO': '4', 'transport': 'websocket'})}"
-        self._link = link = WebSocketClient(target, self._receive, self._lose)
-        request = link.handshake(self.browser.all_headers(headers).items())
-        sock = MemorySocket(request, link.stream)
+        self._websocket = websocket = WebSocketClient(target, self._receive, self._lose)
+        request = websocket.handshake(self.browser.all_headers(headers).items())
+        sock = MemorySocket(request, websocket.stream)
         self._server.handle(sock, self.browser.address, "the handshake")
         if sock.answer:
             raise HandshakeRefused(bytes(sock.answer), self._server.path)
@@ -88,59 +88,61 @@ class Client:
         self._send(Message(f"4{CONNECT}{self._prefix}{data}".encode()))
         self._server.wait(lambda: self.connected or bool(self._refused) or self.reason is not None)
         if self._refused is not None or not self.connected:
-            link.close()
+            websocket.close()
         self._server.settle()
         if self._refused is not None:
             raise Refused(self._refused)
         if self._socket is None:
-            raise AssertionError(f"{self!r}: it was not let in{self._server.explain()}")
-        self.browser.keep_cookies(link.headers.get_all("Set-Cookie"))
+            raise AssertionError(
+                f"{self!r}: the connection was not accepted{self._server.explain()}"
+            )
+        self.browser.keep_cookies(websocket.headers.get_all("Set-Cookie"))
 
     @property
     def socket(self) -> Socket:
-        """The server's side of it: what handlers get, with ``context`` and ``channels``.
+        """The server's `Socket` of this client, as handlers receive it.
 
-        It stays when the connection is over.
+        It remains available after the connection has ended.
         """
-        assert self._socket is not None, "it never connected"
+        assert self._socket is not None, "the client never connected"
         return self._socket
 
     @property
     def answer_pings(self) -> bool:
-        """Whether it answers the server's pings, as every client does that is there."""
-        return self._link.answer_pings
+        """Whether the client answers pings; set it to False to provoke a ping timeout."""
+        return self._websocket.answer_pings
 
     @answer_pings.setter
     def answer_pings(self, answer: bool) -> None:
-        self._link.answer_pings = answer
+        self._websocket.answer_pings = answer
 
     @property
     def close_code(self) -> int | None:
-        """The code that the server closed the WebSocket with, if it did."""
-        return self._link.close_code
+        """The close code of the server's WebSocket close frame, or None."""
+        return self._websocket.close_code
 
     def disconnect(self) -> None:
-        """Leave, as ``socket.disconnect()`` does in a page."""
+        """Disconnect, as ``socket.disconnect()`` does in a page."""
         self._end("io client disconnect")
         self._send(encode_disconnect(self.namespace))
-        self._link.close()
+        self._websocket.close()
         self._server.settle()
 
     def close(self) -> None:
-        """Be gone as a page is that was closed: the server sees "transport close"."""
+        """Close the connection as when its page is closed; the reason is "transport close"."""
         self._end("transport close")
-        self._link.close()
+        self._websocket.close()
         self._server.settle()
 
     def abort(self) -> None:
-        """Be gone without a word, as a phone in a tunnel; the server finds out by its pings."""
+        """Lose the connection without closing it; the server detects this by its ping timeout."""
         self._end("vanished")
-        self._link.abort()
+        self._websocket.abort()
 
-    # -- what it sends
+    # -- sending
 
     def send(self, message: Any, channel: str | None = None) -> None:
-        """Send a message; with a channel, which it has to be in, a message addressed to that."""
+        """Send a message, or a message to a channel, which requires a subscription to it."""
         if channel is None:
             self.emit("message", message)
         else:
@@ -153,56 +155,74 @@ class Client:
         self._server.settle()
 
     def call(self, event: str, *args: Any) -> Any:
-        """Send an event and return the acknowledgement: what its handlers answered.
+        """Send an event, and return the acknowledgement of its handlers.
 
-        As on the server: None, a value, or a list of several.
+        Returns:
+            None, a value, or a list of several values, as for `Socket.call` on the server.
+
+        Raises:
+            AssertionError: No acknowledgement arrives.
         """
         return self.ask(event, *args).value
 
     def ask(self, event: str, *args: Any) -> Ack:
-        """The same for a handler that waits: its answer may come later."""
+        """Send an event, and return its `Ack`, which a waiting handler may send later."""
         self._must_be_connected()
-        answer = Ack(self._server, event)
-        self._answers.append(answer)
-        self._send(encode_event(self.namespace, event, args, len(self._answers) - 1))
+        ack = Ack(self._server, event)
+        self._acks.append(ack)
+        self._send(encode_event(self.namespace, event, args, len(self._acks) - 1))
         self._server.settle()
-        return answer
+        return ack
 
     def subscribe(self, channel: str) -> None:
-        """Subscribe to a channel. Raises `Refused` with the reason if it may not."""
+        """Subscribe to a channel.
+
+        Raises:
+            Refused: A gate rejected the subscription; the text is its reason.
+        """
         self._change("__subscribe__", channel)
 
     def unsubscribe(self, channel: str) -> None:
-        """Leave a channel."""
+        """Unsubscribe from a channel."""
         self._change("__unsubscribe__", channel)
 
     def on(self, event: str, *, answer: Any) -> None:
-        """Acknowledge this event of the server's, ``socket.call``: by a value or a function's.
+        """Acknowledge an event that the server sends with ``socket.call``.
 
-        The function gets the event's arguments, and must not wait.
+        Args:
+            event: Name of the event.
+            answer: The value of the acknowledgement, or a function that receives the event's
+                arguments and returns the value without blocking.
         """
-        self._answerers[event] = answer
-        waiting, self._questions = self._questions, []
+        self._ack_values[event] = answer
+        waiting, self._unanswered = self._unanswered, []
         for packet in waiting:
             self._answer(packet)
         self._server.settle()
 
-    # -- what arrived
+    # -- receiving
 
     @overload
     def receive(self) -> Received: ...
     @overload
     def receive(self, event: str) -> Any: ...
     def receive(self, event: str | None = None) -> Any:
-        """Take the next event of this name and return its data; without a name the next of all.
+        """Remove the next event from the queue and return it.
 
-        Fails if there is none when everything has happened, and says what there was instead.
+        Args:
+            event: Name of the event; by default the next event of any name.
+
+        Returns:
+            The event's data, or a `Received` if no name is given.
+
+        Raises:
+            AssertionError: There is none once the server is idle; the text lists what arrived.
         """
-        self._server.wait(lambda: self._mailbox.has(event))
+        self._server.wait(lambda: self._events.has(event))
         self._server.check()
-        if not self._mailbox.has(event):
+        if not self._events.has(event):
             raise AssertionError(self._explain("no event" if event is None else f"no {event!r}"))
-        found = self._mailbox.take(event)
+        found = self._events.take(event)
         return found if event is None else found.data
 
     @overload
@@ -210,26 +230,27 @@ class Client:
     @overload
     def received(self, event: str) -> list[Any]: ...
     def received(self, event: str | None = None) -> list[Any]:
-        """Take all that arrived and was not taken, when everything has happened.
+        """Remove all events from the queue and return them.
 
-        A list of `Received`; with a name only the events of this name, and of them the data.
+        Returns:
+            A list of `Received`; with a name, a list of the data of the events of this name.
         """
         self._server.settle()
-        found = self._mailbox.take_all(event)
+        found = self._events.take_all(event)
         return found if event is None else [item.data for item in found]
 
-    # -- how
+    # -- internals
 
     @property
     def _prefix(self) -> str:
         return "" if self.namespace == "/" else f"{self.namespace},"
 
     def _send(self, message: Message) -> None:
-        self._link.send(message)
+        self._websocket.send(message)
 
     def _must_be_connected(self) -> None:
         if not self.connected:
-            raise AssertionError(f"{self!r} has nobody to send to")
+            raise AssertionError(f"cannot send: {self!r}")
 
     def _change(self, event: str, channel: str) -> None:
         answer = self.call(event, channel)
@@ -237,9 +258,9 @@ class Client:
             raise Refused(answer["error"])
 
     def _explain(self, what: str) -> str:
-        history = [f"{event}: {data!r}" for event, data in self._mailbox.history]
+        history = [f"{event}: {data!r}" for event, data in self._events.history]
         return (
-            f"{what} for {self!r}; all that ever arrived, in order:\n{indent(history)}"
+            f"{what} for {self!r}; all received events, in order:\n{indent(history)}"
             f"{self._server.explain()}"
         )
 
@@ -257,18 +278,18 @@ class Client:
         elif packet.type == DISCONNECT:
             self._end("io server disconnect")
         elif packet.type == ACK and packet.id is not None:
-            self._answers[packet.id].set(packet.data)
+            self._acks[packet.id].set(packet.data)
         elif packet.type == EVENT:
-            self._mailbox.put(packet.data[0], packet.data[1:])
+            self._events.put(packet.data[0], packet.data[1:])
             if packet.id is not None:
                 self._answer(packet)
 
     def _answer(self, packet: Packet) -> None:
         event, *args = packet.data
-        if event not in self._answerers:
-            self._questions.append(packet)
+        if event not in self._ack_values:
+            self._unanswered.append(packet)
             return
-        answer: Callable[..., Any] | Any = self._answerers[event]
+        answer: Callable[..., Any] | Any = self._ack_values[event]
         value = answer(*args) if callable(answer) else answer
         assert packet.id is not None
         self._send(encode_ack(self.namespace, packet.id, [value]))

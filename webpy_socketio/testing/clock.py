@@ -1,4 +1,4 @@
-"""Virtual time: it stands still until a test lets it pass, and then passes at once."""
+"""Virtual time: it only advances when a test requests it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["VirtualClock"]
 
 
 class VirtualClock(Clock):
-    """A clock for tests; begins at 0."""
+    """A clock for tests that starts at 0."""
 
     __slots__ = ("_now", "_numbers", "_started")
 
@@ -33,9 +33,9 @@ class VirtualClock(Clock):
         return min(self._started.values())[0] if self._started else None
 
     def turn(self, until: float) -> Callable[[], None] | None:
-        """Go on to the next timer, `until` at most; returns what is to be called then, if anything.
+        """Advance to the next timer, `until` at most, and return its callback, or None.
 
-        Timers fall due in order, those of one moment in the order they were started.
+        Timers fire in order of their due time; timers of the same time in the order of their start.
         """
         due = self.due
         if due is None or due > until:

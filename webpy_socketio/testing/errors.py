@@ -1,4 +1,4 @@
-"""What went wrong on the server during a test: nothing of it is to be overlooked."""
+"""Errors on the server during a test, which are raised in the test."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ __all__ = ["ErrorCollector"]
 
 _LOGGER = logging.getLogger("webpy_socketio")
 
-#: What a handler is waked with that waits when the server stops.
+#: Exceptions that end a waiting handler when the server stops.
 _ENDS = (GreenletExit, Disconnected)
 
 
 class ErrorCollector(logging.Handler):
-    """Keeps every error that the package logs, to be raised in the test.
+    """Collects the errors that the package logs, in order to raise them in the test.
 
-    The log is the one place that hears of all of them: of handlers, gates, plugins, and of error
-    handlers that fail themselves. It is opened for errors as long as this is installed, whatever the
-    application has done to its logging. What fails on the hub, where gevent would only print it, is
-    kept too.
+    All errors of handlers, gates, plugins and failing error handlers are logged. While installed,
+    the collector enables the logger for errors regardless of the application's configuration. It
+    also collects errors on the hub, which gevent would only print.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self._unexpected: list[tuple[BaseException, str]] = []
         self._expected: list[list[BaseException]] = []
-        #: What may explain that something is missing, without being an error of its own.
+        #: Other failures that may explain a missing event.
         self.hints: list[str] = []
-        #: Whether the server stops: what a handler that still waits is told then is no fault of its.
+        #: Whether the server stops: exceptions that end waiting handlers are no errors then.
         self.stopping = False
 
     def install(self) -> None:
-        """Begin to listen."""
+        """Start to collect errors."""
         self._before = (_LOGGER.disabled, _LOGGER.level, _LOGGER.manager.disable)
         _LOGGER.disabled = False
         if not _LOGGER.isEnabledFor(logging.ERROR):
@@ -46,13 +45,13 @@ class ErrorCollector(logging.Handler):
                 _LOGGER.setLevel(logging.ERROR)
         _LOGGER.addHandler(self)
         self._hub: Any = gevent.get_hub()
-        # gevent's own way to replace it: an attribute of the hub, before the method of its class.
+        # An attribute of the hub overrides the method of its class, and can be removed again.
         self._handler_before = vars(self._hub).get("handle_error")
         self._print = self._hub.handle_error
         self._hub.handle_error = self._handle_error
 
     def uninstall(self) -> None:
-        """Leave the log as it was."""
+        """Restore the logging configuration and the hub."""
         _LOGGER.removeHandler(self)
         if self._handler_before is None:
             del self._hub.handle_error
@@ -70,7 +69,7 @@ class ErrorCollector(logging.Handler):
             self.add(exception, record.getMessage())
 
     def add(self, exception: BaseException, text: str) -> None:
-        """Take an error; `text` is what failed."""
+        """Add an error; `text` describes what failed."""
         if self._expected:
             self._expected[-1].append(exception)
         else:
@@ -79,25 +78,25 @@ class ErrorCollector(logging.Handler):
     def _handle_error(self, context: Any, kind: Any, exception: Any, traceback: Any) -> None:
         self._print(context, kind, exception, traceback)
         if isinstance(context, gevent.Greenlet):
-            # Whoever spawned it may have asked it for its result, and got the exception.
+            # The code that spawned the greenlet may have received the exception from `get`.
             self.hints.append(f"{context!r} failed: {exception!r}")
         elif isinstance(exception, Exception):
             self.add(exception, "a callback failed")
 
     @property
     def found(self) -> bool:
-        """Whether there is something to raise."""
+        """Whether there is an error to raise."""
         return bool(self._unexpected)
 
     def check(self) -> None:
-        """Raise the first error of those that nobody expected, once."""
+        """Raise the first unexpected error; each error is raised once."""
         if not self._unexpected:
             return
         found, self._unexpected = self._unexpected, []
         exception, text = found[0]
         notes = [f"{text} while the test ran"]
         notes += [f"then {more} {other!r}" for other, more in found[1:]]
-        if not isinstance(exception, Exception):  # it would end the whole run
+        if not isinstance(exception, Exception):  # it would end the test run
             raise AssertionError(f"{notes[0]}: {exception!r}") from exception
         if hasattr(exception, "add_note"):  # since Python 3.11
             for note in notes:
@@ -105,10 +104,10 @@ class ErrorCollector(logging.Handler):
         raise exception
 
     def expect(self) -> list[BaseException]:
-        """Take errors as expected from now on; they are put into the list that is returned."""
+        """Collect errors as expected from now on, into the returned list."""
         self._expected.append([])
         return self._expected[-1]
 
     def expected(self) -> None:
-        """The end of `expect`."""
+        """End the innermost `expect`."""
         self._expected.pop()

@@ -1,4 +1,4 @@
-"""What arrived at a client, and what of it the test has taken."""
+"""Queue of the events that arrived at a client."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ __all__ = ["EventQueue", "Received", "plain"]
 
 
 class Received(NamedTuple):
-    """An event as it arrived; equal to the plain pair of both."""
+    """A received event; equal to the tuple of its fields."""
 
     event: str
-    #: The argument; a list of several, None without any.
+    #: The argument; a list if there are several, None if there are none.
     data: Any
 
 
 class EventQueue:
-    """Events in the order they arrived; an event of None stands for any."""
+    """Events in the order of arrival; as a name, None matches any event."""
 
     def __init__(self) -> None:
-        #: All that ever arrived.
+        #: All events that arrived.
         self.history: list[Received] = []
-        self._left: list[Received] = []
+        self._queue: list[Received] = []
 
     def put(self, event: str, args: list[Any]) -> None:
-        """An event arrived."""
+        """Append an event."""
         received = Received(event, plain(args))
         self.history.append(received)
-        self._left.append(received)
+        self._queue.append(received)
 
     def has(self, event: str | None) -> bool:
-        """Whether there is one to take."""
-        return any(event in (None, item.event) for item in self._left)
+        """Return whether the queue contains such an event."""
+        return any(event in (None, item.event) for item in self._queue)
 
     def take(self, event: str | None) -> Received:
-        """Take the first."""
-        place = next(i for i, item in enumerate(self._left) if event in (None, item.event))
-        return self._left.pop(place)
+        """Remove and return the first such event."""
+        place = next(i for i, item in enumerate(self._queue) if event in (None, item.event))
+        return self._queue.pop(place)
 
     def take_all(self, event: str | None) -> list[Received]:
-        """Take all."""
-        found = [item for item in self._left if event in (None, item.event)]
-        self._left = [item for item in self._left if event not in (None, item.event)]
+        """Remove and return all such events."""
+        found = [item for item in self._queue if event in (None, item.event)]
+        self._queue = [item for item in self._queue if event not in (None, item.event)]
         return found
 
 
 def plain(args: list[Any]) -> Any:
-    """Arguments as handlers get a message: one as it is, several as a list, none as None."""
+    """Return arguments as handlers receive a message: one value, a list of several, or None."""
     return args[0] if len(args) == 1 else args or None

@@ -1,4 +1,4 @@
-"""When has everything happened? What still runs, where it waits, and whether it ever will go on."""
+"""Detection of idleness: which handlers still run, and whether they can continue."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from webpy_socketio.exceptions import ConfigurationError
 
 __all__ = ["IdleWaiter", "StillRunning", "place"]
 
-#: Seconds between two looks at what waits for the outside world, of which nobody tells the end.
-_SLICE = 0.005
+#: Seconds between two checks of handlers that wait for a timer, a socket or a thread.
+_POLL_INTERVAL = 0.005
 
-#: Whose frames are not the user's.
-_OTHERS = tuple(
+#: Folders whose frames are not the application's.
+_LIBRARIES = tuple(
     f"{folder}/"
     for folder in (
         Path(__file__).parents[1],
@@ -32,11 +32,11 @@ _OTHERS = tuple(
 
 
 class StillRunning(AssertionError):
-    """Something did not come to its end while the test waited for it; the text names it."""
+    """A handler or request did not finish within the timeout; the text names it."""
 
 
 class _Workers(GreenletPool):
-    """The greenlets that handlers run in, and which of them are at work."""
+    """The greenlets that run handlers, and which of them are busy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,14 +55,15 @@ class _Workers(GreenletPool):
 
 
 class IdleWaiter:
-    """Runs gevent's loop until nothing moves; never longer than `timeout` real seconds.
+    """Runs gevent's loop until it is idle, for at most `timeout` real seconds.
 
-    What is sent in memory is a callback of the loop, so an idle loop has delivered everything. What
-    is left are handlers that wait. One that waits for a timer of gevent's, a socket or a thread has
-    made a watcher active, and is waited for. When there is none beyond those that were there at the
-    beginning, whoever waits waits for the test, and the test goes on.
+    Data sent in memory is a loop callback, so an idle loop has delivered everything. Handlers may
+    still wait. A handler that waits for a gevent timer, a socket or a thread has an active watcher,
+    and is waited for. If there are no more active watchers than at the start, the remaining
+    handlers wait for the test, which continues.
 
-    Raises `ConfigurationError` for gevent's other loop, libuv, which does not count like that.
+    Raises:
+        ConfigurationError: gevent runs on libuv, which does not count active watchers.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -71,27 +72,27 @@ class IdleWaiter:
         self._loop: Any = gevent.get_hub().loop
         if "libuv" in type(self._loop).__module__:
             raise ConfigurationError(
-                "the testing kit needs gevent's libev loop, which tells when nothing moves: "
-                "take GEVENT_LOOP out of the environment, or set it to libev-cext"
+                "webpy_socketio.testing requires gevent's libev loop, which counts active "
+                "watchers: unset GEVENT_LOOP, or set it to libev-cext"
             )
         self._watchers = self._loop.activecnt
 
     @property
     def running(self) -> list[str]:
-        """Where each handler is that has not come to its end."""
+        """Where each unfinished handler waits."""
         return [place(worker) for worker in self.workers.busy]
 
     def settle(self) -> None:
-        """Wait until nothing moves. Raises `StillRunning` if that takes too long."""
+        """Wait until the loop is idle; raise `StillRunning` after the timeout."""
         if not self.wait(lambda: not self.workers.busy) and self._waits_outside():
             raise StillRunning(
-                f"after {self.timeout} s these still run, and wait for a timer, a socket or a "
+                f"after {self.timeout} s, these handlers still wait for a timer, a socket or a "
                 f"thread:\n{indent(self.running)}\n"
-                "Give TestServer(timeout=...) more seconds, or let them wait for an Event of the test's"
+                "Increase TestServer(timeout=...), or let them wait for an Event of the test"
             )
 
     def wait(self, until: Callable[[], bool]) -> bool:
-        """Wait until a condition holds; False if it does not when nothing moves any more."""
+        """Wait until a condition holds; return False if the loop is idle and it does not."""
         deadline = time.monotonic() + self.timeout
         while True:
             self._run()
@@ -100,14 +101,15 @@ class IdleWaiter:
             left = deadline - time.monotonic()
             if left <= 0 or not self._waits_outside():
                 return False
-            gevent.sleep(min(left, _SLICE))
+            gevent.sleep(min(left, _POLL_INTERVAL))
 
     def _run(self) -> None:
         with gevent.Timeout(self.timeout, False):
             gevent.idle()
             return
         raise StillRunning(
-            f"gevent's loop has not been idle for {self.timeout} s: something runs in a circle"
+            f"gevent's loop has not been idle for {self.timeout} s: a greenlet or a callback "
+            "repeats endlessly"
         )
 
     def _waits_outside(self) -> bool:
@@ -115,19 +117,19 @@ class IdleWaiter:
 
 
 def place(greenlet: Any) -> str:
-    """Where a greenlet waits: the outermost function that is the user's, and the innermost."""
+    """Return where a greenlet waits: the application's outermost and innermost frame."""
     frames = [
         frame
         for frame in traceback.extract_stack(greenlet.gr_frame)
-        if not frame.filename.startswith(_OTHERS)
+        if not frame.filename.startswith(_LIBRARIES)
     ]
     if not frames:
-        return "a function of this package's"
+        return "a function of webpy_socketio"
     first, last = frames[0], frames[-1]
     where = f"{Path(last.filename).name}:{last.lineno}: {last.line}"
     return f"{first.name}, at {where}"
 
 
 def indent(lines: list[str]) -> str:
-    """Lines of a list in a message."""
+    """Format the lines of a list in a message."""
     return "\n".join(f"    {line}" for line in lines) or "    nothing"

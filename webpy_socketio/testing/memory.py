@@ -1,4 +1,4 @@
-"""In memory: a server, and what it takes for a socket and for a stream of bytes."""
+"""In-memory replacements of a listening server, sockets and streams."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from webpy_socketio.server import SocketIOServer
 
 __all__ = ["HOST", "MemoryHandler", "MemoryServer", "MemorySocket", "MemoryStream"]
 
-#: The host that requests are for.
+#: The Host of all requests.
 HOST = "localhost"
 
 
 class MemorySocket:
-    """One HTTP request, whole, and room for its answer; what pywsgi's handler asks of a socket."""
+    """A complete HTTP request and a buffer for its response, as a socket for pywsgi's handler."""
 
     family = stdlib_socket.AF_UNIX
 
     def __init__(self, request: bytes, stream: MemoryStream | None = None) -> None:
         self._request = request
-        #: Where a WebSocket begins, if the request asks for one.
+        #: The stream of a WebSocket, if the request asks for one.
         self.stream = stream
-        #: What the server wrote.
+        #: The response.
         self.answer = bytearray()
 
     def makefile(self, mode: str, size: int) -> io.BufferedReader:
@@ -45,31 +45,31 @@ class MemorySocket:
         return len(data)
 
     def settimeout(self, seconds: float | None) -> None:
-        """Nothing is waited for."""
+        """Ignore the timeout; reads never block."""
 
     def recv(self, size: int) -> bytes:
         return b""
 
     def shutdown(self, how: int) -> None:
-        """The answer is complete."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """The same."""
+        """Do nothing."""
 
 
 class MemoryHandler(RequestHandler):
-    """The server's handler of requests, on memory instead of descriptors."""
+    """The request handler, without file descriptors."""
 
     def begin_websocket(self, engine: Engine, upgrade: Upgrade, sock: Any, first: bytes) -> None:
         upgrade.start(sock.stream, first)
 
     @contextlib.contextmanager
     def _watch(self, hung_up: Callable[[], None]) -> Iterator[None]:
-        yield  # nobody hangs up here
+        yield  # these clients do not hang up during a request
 
 
 class MemoryServer(SocketIOServer):
-    """The real server, which listens nowhere; handlers run in the greenlets of `workers`."""
+    """The real server without a listener; handlers run in the greenlets of `workers`."""
 
     handler_class = MemoryHandler
 
@@ -87,32 +87,32 @@ class MemoryServer(SocketIOServer):
         self._socketio.workers = workers
 
     def init_socket(self) -> None:
-        """There is none."""
+        """Create no listener."""
 
     def start_accepting(self) -> None:
-        """Nobody comes that way."""
+        """Accept no connections."""
 
 
 class MemoryStream:
-    """A WebSocket's bytes, both ways; `Stream` towards the server.
+    """Both directions of a WebSocket's bytes; implements `Stream` for the server.
 
-    Nothing is handed over at once: each piece is a callback of the loop, as if it had travelled.
-    `heard` gets what the server wrote, `ended` is called when it closed.
+    Nothing is delivered synchronously: each piece is a loop callback, as if from the network.
+    `on_data` is called with what the server wrote, `on_close` when the server closed the stream.
     """
 
-    def __init__(self, heard: Callable[[bytes], None], ended: Callable[[], None]) -> None:
+    def __init__(self, on_data: Callable[[bytes], None], on_close: Callable[[], None]) -> None:
         self._run: Callable[..., Any] = gevent.get_hub().loop.run_callback
-        self._heard = heard
-        self._ended = ended
+        self._on_data = on_data
+        self._on_close = on_close
         self._user: StreamUser | None = None
-        self._coming = bytearray()
+        self._incoming = bytearray()
         self._hung_up = False
         self._paused = False
         self._closed = False
-        #: Whether the network swallows everything from now on.
+        #: Whether all data is dropped, in both directions.
         self.silent = False
 
-    # -- the server's side
+    # -- server side
 
     @property
     def unsent(self) -> int:
@@ -120,15 +120,15 @@ class MemoryStream:
 
     @property
     def try_send(self) -> Callable[[bytes], int] | None:
-        return self._hand_over
+        return self._send_to_client
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
         self._user = user
-        self._coming[:0] = first
+        self._incoming[:0] = first
         self._run(self._deliver)
 
     def write(self, data: bytes) -> int:
-        self._hand_over(data)
+        self._send_to_client(data)
         return 0
 
     def pause(self) -> None:
@@ -142,28 +142,28 @@ class MemoryStream:
         self._user = None
         if not self._closed:
             self._closed = True
-            self._run(self._tell, self._ended)
+            self._run(self._notify, self._on_close)
 
     abort = close
 
-    def _hand_over(self, data: bytes) -> int:
+    def _send_to_client(self, data: bytes) -> int:
         if not self._closed:
-            self._run(self._tell, self._heard, data)
+            self._run(self._notify, self._on_data, data)
         return len(data)
 
-    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+    def _notify(self, function: Callable[..., None], *args: Any) -> None:
         if not self.silent:
             function(*args)
 
-    # -- the client's side
+    # -- client side
 
     def send(self, data: bytes) -> None:
-        """Bytes for the server."""
-        self._coming += data
+        """Send bytes to the server."""
+        self._incoming += data
         self._run(self._deliver)
 
     def hang_up(self) -> None:
-        """Nothing more will come."""
+        """End the stream after the bytes sent so far."""
         self._hung_up = True
         self._run(self._deliver)
 
@@ -171,9 +171,9 @@ class MemoryStream:
         user = self._user
         if user is None or self._paused or self.silent:
             return
-        if self._coming:
-            piece = bytes(self._coming[:CHUNK])
-            del self._coming[:CHUNK]
+        if self._incoming:
+            piece = bytes(self._incoming[:CHUNK])
+            del self._incoming[:CHUNK]
             user.data_received(piece)
             self._run(self._deliver)
         elif self._hung_up:

@@ -1,4 +1,4 @@
-"""Signals as they were sent, for a test to look at."""
+"""Recording of the signals that are sent during a test."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["Record", "recording"]
 
 
 class Record:
-    """One signal that was sent: its stage's name, its sender, and its keywords as attributes."""
+    """A sent signal: the stage's name, the sender, and the keywords as attributes."""
 
     def __init__(self, stage: str, sender: Any, keywords: dict[str, Any]) -> None:
-        #: The signal's name: "subscribe".
+        #: Name of the signal, such as "subscribe".
         self.stage = stage
-        #: The socket, for the stages.
+        #: The sender; for stages, the socket.
         self.sender = sender
         #: All keywords; ``record.channel`` is ``record.keywords["channel"]``.
         self.keywords = keywords
@@ -40,7 +40,7 @@ class Record:
 
 @contextmanager
 def recording(signals: Iterable[Signal]) -> Iterator[list[Record]]:
-    """Put each of these signals that is sent into a list."""
+    """Append each of these signals that is sent to the yielded list."""
     records: list[Record] = []
 
     def recorder(signal: Signal) -> Callable[..., None]:

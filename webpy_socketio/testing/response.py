@@ -1,4 +1,4 @@
-"""The answer to an HTTP request."""
+"""HTTP responses."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["Response"]
 
 
 class Response:
-    """An answer to an HTTP request."""
+    """The response to an HTTP request."""
 
     def __init__(self, answer: bytes, method: str = "GET") -> None:
         read = http.client.HTTPResponse(_Readable(answer), method=method)  # type: ignore[arg-type]
         read.begin()
-        #: The number: 200.
+        #: Status code, such as 200.
         self.status = read.status
-        #: The number's words: "OK".
+        #: Reason phrase, such as "OK".
         self.reason = read.reason
-        #: A mapping; the case of names does not matter.
+        #: Headers as a mapping with case-insensitive names.
         self.headers = read.headers
-        #: The body as it came.
+        #: Body as bytes.
         self.body = read.read()
 
     @property
@@ -31,7 +31,7 @@ class Response:
         return self.body.decode(self.headers.get_content_charset("utf-8"))
 
     def json(self) -> Any:
-        """The body as JSON."""
+        """Return the body decoded from JSON."""
         return stdlib_json.loads(self.body)
 
     def __repr__(self) -> str:
@@ -39,7 +39,7 @@ class Response:
 
 
 class _Readable:
-    """What `http.client` reads from."""
+    """The part of a socket that `http.client` uses."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

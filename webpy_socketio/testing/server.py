@@ -1,4 +1,4 @@
-"""`TestServer`: the application with the real server around it, on no port."""
+"""`TestServer`: the real server around the application, without a port."""
 
 from __future__ import annotations
 
@@ -30,31 +30,41 @@ if TYPE_CHECKING:
 __all__ = ["TestServer"]
 
 _PATCHING = (
-    "gevent has to patch the standard library before web.py is imported, in tests too. For pytest "
-    "put these into a conftest.py beside the tests, for unittest into the __init__.py of their "
-    "package; as the very first lines:\n\n"
+    "gevent must patch the standard library before web.py is imported, in tests too. Put these "
+    "lines first in a conftest.py beside the tests (pytest), or in the __init__.py of their "
+    "package (unittest):\n\n"
     "    from gevent import monkey\n"
     "    monkey.patch_all()\n"
 )
 
-#: Seconds that handlers have to end by themselves when a test is over and they wait for it.
-_MERCY = 0.05
+#: Seconds that waiting handlers have to finish when the test ends.
+_STOP_TIMEOUT = 0.05
 
 
 class TestServer:
-    """An application with everything around it that it has in production, but the network.
+    """An application with everything it has in production except the network.
 
-    ``with TestServer(app) as server:`` begins and ends it; `start` and `stop` do so without a
-    ``with``. `application` is the ``web.application``, or any WSGI application that contains it.
-    Settings are keywords as for `SocketIOServer`; others are taken from ``web.config`` and
-    ``configure`` as ever, but for SOCKETIO_BACKPLANE, SOCKETIO_BLOCK_WARNING and SOCKETIO_ALLOWED_HOSTS
-    (requests are for the host ``localhost``). `timeout` is for how
-    many real seconds handlers are waited for that wait for a timer of gevent's, a socket or a thread.
+    Use it as a context manager, or call `start` and `stop`. Settings that are not passed as
+    keywords come from ``web.config`` and ``configure``, except SOCKETIO_BACKPLANE,
+    SOCKETIO_BLOCK_WARNING and SOCKETIO_ALLOWED_HOSTS, which are unset (requests are for the host
+    ``localhost``).
 
-    What a handler raised is raised again by whatever the test does next, or at the end.
+    An error raised by a handler is raised again by the next call of the test, or at its end.
+
+    Args:
+        application: A ``web.application``, or a WSGI application that contains one.
+        resource: Path of Socket.IO, as for `SocketIOServer`.
+        timeout: Real seconds to wait for handlers that wait for a gevent timer, a socket or a
+            thread. Default: 1.
+        **settings: Settings as keywords of `SocketIOServer`.
+
+    Example:
+        >>> with TestServer(app) as server:
+        ...     client = server.connect()
+        ...     client.send("hello")
     """
 
-    __test__ = False  # pytest takes classes of this name for tests
+    __test__ = False  # pytest must not collect it
 
     def __init__(
         self,
@@ -67,7 +77,7 @@ class TestServer:
         wsgi = isinstance(application, web.application)
         self._application = application.wsgifunc() if wsgi else application
         self._resource = resource
-        self._patience = timeout
+        self._timeout = timeout
         self._settings = {
             "backplane": None,
             "block_warning": None,
@@ -75,14 +85,14 @@ class TestServer:
             **settings,
         }
         self._numbers = itertools.count(1)
-        self._failures = ErrorCollector()
+        self._errors = ErrorCollector()
         self._sockets: dict[str, Socket] = {}
         self._clock = VirtualClock()
-        self._quiet: IdleWaiter
+        self._idle: IdleWaiter
         self._server: MemoryServer | None = None
         self._before: Clock
 
-    # -- its life
+    # -- lifecycle
 
     def __enter__(self) -> TestServer:
         return self.start()
@@ -95,19 +105,24 @@ class TestServer:
     ) -> None:
         try:
             self.stop()
-        except Exception as last:
+        except Exception as error:
             if exception is None:
                 raise
-            if hasattr(exception, "add_note"):  # what failed first is what is raised
-                exception.add_note(f"and at the end of the test: {last!r}")
+            if hasattr(exception, "add_note"):  # the first failure is raised
+                exception.add_note(f"and at the end of the test: {error!r}")
 
     def start(self) -> TestServer:
-        """Begin: plugins are switched on. Raises `ConfigurationError` as the server does."""
-        self._quiet = IdleWaiter(self._patience)
+        """Start the server and install its plugins.
+
+        Raises:
+            ConfigurationError: As on the start of `SocketIOServer`.
+            PatchingError: gevent did not patch before web.py was imported.
+        """
+        self._idle = IdleWaiter(self._timeout)
         self._before = replace_clock(self._clock)
         try:
             server = MemoryServer(
-                self._application, self._resource, self._quiet.workers, self._settings
+                self._application, self._resource, self._idle.workers, self._settings
             )
             server.start()
         except BaseException as error:
@@ -116,34 +131,34 @@ class TestServer:
                 raise PatchingError(_PATCHING) from error
             raise
         self._server = server
-        self._failures.install()
-        signals.connecting.connect(self._meet)
-        signals.error.connect(self._note)
+        self._errors.install()
+        signals.connecting.connect(self._add_socket)
+        signals.error.connect(self._add_hint)
         return self
 
     def stop(self) -> None:
-        """End every connection with all its stages, switch the plugins off, forget everything.
+        """Close all connections with their stages, uninstall the plugins, and restore global state.
 
-        Raises what a handler raised and was not raised yet. Done twice it does nothing.
+        Raises the pending error of a handler, if there is one. Further calls have no effect.
         """
         server, self._server = self._server, None
         if server is None:
             return
         try:
-            self._quiet.settle()
+            self._idle.settle()
         finally:
-            self._failures.stopping = True
+            self._errors.stopping = True
             try:
-                server.stop(_MERCY if self._quiet.running else self._patience)
-                self._quiet.settle()
+                server.stop(_STOP_TIMEOUT if self._idle.running else self._timeout)
+                self._idle.settle()
             finally:
-                signals.connecting.disconnect(self._meet)
-                signals.error.disconnect(self._note)
-                self._failures.uninstall()
+                signals.connecting.disconnect(self._add_socket)
+                signals.error.disconnect(self._add_hint)
+                self._errors.uninstall()
                 replace_clock(self._before)
-        self._failures.check()
+        self._errors.check()
 
-    # -- visitors
+    # -- clients
 
     def browser(
         self,
@@ -152,7 +167,7 @@ class TestServer:
         headers: Mapping[str, str] | None = None,
         address: str = "127.0.0.1",
     ) -> Browser:
-        """A new visitor, whose pages and sockets share their cookies."""
+        """Create a browser, whose pages and sockets share their cookies."""
         return Browser(self, cookies=cookies, headers=headers, address=address)
 
     def connect(
@@ -165,34 +180,41 @@ class TestServer:
         headers: Mapping[str, str] | None = None,
         address: str = "127.0.0.1",
     ) -> Client:
-        """A new visitor's socket; see `Browser.connect`."""
+        """Open a socket from a new browser; see `Browser.connect`."""
         browser = self.browser(cookies=cookies, headers=headers, address=address)
         return browser.connect(namespace, auth=auth, query=query)
 
     def get(self, path: str, *, headers: Mapping[str, str] | None = None) -> Response:
-        """A new visitor's look at a page; see `Browser.get`."""
+        """Send a GET request from a new browser; see `Browser.get`."""
         return self.browser().get(path, headers=headers)
 
     def post(self, path: str, data: Mapping[str, Any] | str | bytes = b"", **more: Any) -> Response:
-        """The same with something to send; see `Browser.post`."""
+        """Send a POST request from a new browser; see `Browser.post`."""
         return self.browser().post(path, data, **more)
 
-    # -- what happens
+    # -- progress
 
     def settle(self) -> None:
-        """Return when everything has happened: handlers have run, what was sent has arrived.
+        """Return once the server is idle: handlers have run, and their messages have arrived.
 
-        Handlers that wait for the test are left waiting. Raises what a handler raised, and
-        `StillRunning` for one that does not come to its end. Everything that sends does this by itself;
-        a test needs it after it did something else, as setting an Event that a handler waits for.
+        Methods of clients and browsers that send call this themselves. A test needs it after other
+        actions, such as setting an Event that a handler waits for. Handlers that wait for the test
+        remain waiting.
+
+        Raises:
+            StillRunning: A handler did not finish within the timeout.
         """
-        self._quiet.settle()
+        self._idle.settle()
         self.check()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass: heartbeats, timeouts, presence's grace, and ``call_later``; all in order.
+        """Advance virtual time, and fire due timers in order.
 
-        ``gevent.sleep`` and ``time.sleep`` in handlers are real, and not touched by this.
+        This covers heartbeats, timeouts, presence's grace period and ``call_later``.
+        ``gevent.sleep`` and ``time.sleep`` in handlers use real time.
+
+        Args:
+            seconds: Virtual seconds to advance.
         """
         until = self._clock.now() + seconds
         self.settle()
@@ -202,7 +224,7 @@ class TestServer:
 
     @contextmanager
     def record(self, *which: Signal) -> Iterator[list[Record]]:
-        """Keep the signals that are sent within; without any given, those of all stages."""
+        """Record the signals that are sent in this context; by default those of all stages."""
         self.settle()
         with recording(which or signals.STAGES) as records:
             yield records
@@ -210,57 +232,57 @@ class TestServer:
 
     @contextmanager
     def errors(self) -> Iterator[list[BaseException]]:
-        """Expect that handlers raise; the list has what they raised. Fails if they do not."""
+        """Expect handlers to raise; yields the list of errors, and fails if there are none."""
         self.settle()
-        raised = self._failures.expect()
+        raised = self._errors.expect()
         try:
             yield raised
             self.settle()
         finally:
-            self._failures.expected()
+            self._errors.expected()
         if not raised:
-            raise AssertionError("no handler raised anything, where an error was expected")
+            raise AssertionError("expected a handler to raise an error, but none did")
 
-    # -- for clients and browsers
+    # -- internal, for clients and browsers
 
     @property
     def path(self) -> str:
-        """Where Socket.IO is."""
+        """The path of Socket.IO."""
         return str(self._running.engine.path)
 
     def number(self) -> int:
-        """The next client's number."""
+        """Return the number of the next client."""
         return next(self._numbers)
 
     def find(self, session_id: str) -> Socket | None:
-        """The socket of a client that was let in, whether it is still there or not."""
+        """Return the socket with this ID, whether it is still connected or not."""
         return self._sockets.get(session_id)
 
     def handle(self, sock: MemorySocket, address: str, what: str) -> None:
-        """Let the server answer a request."""
+        """Let the server handle a request."""
         handler = MemoryHandler(sock, (address, 0), self._running)
         greenlet = gevent.spawn(handler.handle)
-        if not self._quiet.wait(lambda: greenlet.dead):
+        if not self._idle.wait(lambda: greenlet.dead):
             where = place(greenlet)
             greenlet.kill()
             raise StillRunning(f"{what} was not answered: {where}")
         self.check()
 
     def wait(self, until: Callable[[], bool]) -> None:
-        """Return when a condition holds, or when nothing moves any more."""
-        self._quiet.wait(lambda: until() or self._failures.found)
+        """Return when a condition holds, an error was found, or the server is idle."""
+        self._idle.wait(lambda: until() or self._errors.found)
 
     def check(self) -> None:
-        """Raise what a handler raised."""
-        self._failures.check()
+        """Raise the first error of a handler."""
+        self._errors.check()
 
     def explain(self) -> str:
-        """What may be the reason that something did not happen."""
+        """Describe what may explain a missing event."""
         text = ""
-        if self._failures.hints:
-            text += f"\nWhat else went wrong:\n{indent(self._failures.hints)}"
-        if self._quiet.running:
-            text += f"\nHandlers that still wait:\n{indent(self._quiet.running)}"
+        if self._errors.hints:
+            text += f"\nOther failures:\n{indent(self._errors.hints)}"
+        if self._idle.running:
+            text += f"\nHandlers that still wait:\n{indent(self._idle.running)}"
         due = self._clock.due
         if due is not None:
             text += (
@@ -272,11 +294,11 @@ class TestServer:
     @property
     def _running(self) -> MemoryServer:
         if self._server is None:
-            raise AssertionError("the server does not run: with TestServer(app) as server")
+            raise AssertionError("the server is not running: use 'with TestServer(app) as server:'")
         return self._server
 
-    def _meet(self, sender: Socket, **extra: Any) -> None:
+    def _add_socket(self, sender: Socket, **extra: Any) -> None:
         self._sockets[sender.session_id] = sender
 
-    def _note(self, sender: Any, exception: BaseException, **extra: Any) -> None:
-        self._failures.hints.append(f"{sender!r}: {exception!r}")
+    def _add_hint(self, sender: Any, exception: BaseException, **extra: Any) -> None:
+        self._errors.hints.append(f"{sender!r}: {exception!r}")

@@ -1,4 +1,4 @@
-"""A client's end of a WebSocket: the handshake, frames, and the packets of Engine.IO in them."""
+"""The client side of a WebSocket: handshake, frames, and Engine.IO packets."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ __all__ = ["WebSocketClient"]
 
 
 class WebSocketClient:
-    """An Engine.IO session over a WebSocket in memory.
+    """An Engine.IO session over an in-memory WebSocket.
 
-    `heard` gets each message, `ended` is called when it is over; both on the hub.
+    `on_message` is called for each message, `on_close` at the end; both run on the hub.
     """
 
     def __init__(
-        self, target: str, heard: Callable[[str | bytes], None], ended: Callable[[], None]
+        self,
+        target: str,
+        on_message: Callable[[str | bytes], None],
+        on_close: Callable[[], None],
     ) -> None:
-        self._heard = heard
-        self._ended = ended
+        self._on_message = on_message
+        self._on_close = on_close
         self._protocol = ClientProtocol(parse_uri(f"ws://{HOST}{target}"), max_size=None)
         self.stream = MemoryStream(self._receive, self._lose)
         #: Whether pings are answered.
         self.answer_pings = True
-        #: The headers of the answer to the handshake.
+        #: Headers of the handshake's response.
         self.headers = Headers()
         self._open = True
 
     def handshake(self, headers: Iterable[tuple[str, str]]) -> bytes:
-        """The HTTP request that a WebSocket begins with."""
+        """Return the HTTP request that opens the WebSocket."""
         request = self._protocol.connect()
         for name, value in headers:
             request.headers.pop(name, None)
@@ -47,12 +50,12 @@ class WebSocketClient:
 
     @property
     def close_code(self) -> int | None:
-        """The code that the server closed with, if it said one."""
+        """The close code sent by the server, or None."""
         close: Close | None = self._protocol.close_rcvd
         return None if close is None else close.code
 
     def send(self, message: Message) -> None:
-        """Send packets; nothing happens when the WebSocket is over."""
+        """Send packets; they are dropped if the WebSocket is closed."""
         if self._protocol.state is not State.OPEN:
             return
         if message.text is not None:
@@ -62,14 +65,14 @@ class WebSocketClient:
         self._flush()
 
     def close(self) -> None:
-        """Close as a browser does that leaves the page: without waiting for an answer."""
+        """Close like a browser that leaves the page, without waiting for the close frame."""
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(1001)
             self._flush()
         self.stream.hang_up()
 
     def abort(self) -> None:
-        """Be gone without a word: whatever either side sends is lost."""
+        """Lose the connection: data of both sides is dropped."""
         self.stream.silent = True
         self._lose()
 
@@ -83,20 +86,20 @@ class WebSocketClient:
         for event in self._protocol.events_received():
             if isinstance(event, Frame):
                 if event.opcode is Opcode.TEXT:
-                    self._take(bytes(event.data).decode())
+                    self._handle_packet(bytes(event.data).decode())
                 elif event.opcode is Opcode.BINARY:
-                    self._heard(bytes(event.data))
+                    self._on_message(bytes(event.data))
             elif isinstance(event, Response):
                 self.headers = event.headers
         self._flush()
 
-    def _take(self, packet: str) -> None:
+    def _handle_packet(self, packet: str) -> None:
         if packet.startswith("4"):
-            self._heard(packet[1:])
+            self._on_message(packet[1:])
         elif packet == "2" and self.answer_pings:
             self.send(Message(b"3"))
 
     def _lose(self) -> None:
         if self._open:
             self._open = False
-            self._ended()
+            self._on_close()

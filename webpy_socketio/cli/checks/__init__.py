@@ -1,4 +1,4 @@
-"""What `doctor` looks at, and what it finds: one line each, with what to do about it."""
+"""The checks of `doctor`, and their findings."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from webpy_socketio.config.settings import Settings
 
 __all__ = ["LEVELS", "Check", "CheckContext", "Finding", "ok", "problem", "warning"]
 
-#: From good to bad. A problem keeps the application from working; a warning may be meant.
+#: In order of severity. A problem keeps the application from working; a warning may be intended.
 LEVELS = ("ok", "warning", "problem")
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: str
     subject: str
     text: str
-    #: What to do; empty where nothing is to be done, or where the text says it.
+    #: What to do; empty if there is nothing to do, or if `text` names it.
     remedy: str = ""
 
 
 @dataclass
 class CheckContext:
-    """What is looked at. Nothing of it is changed."""
+    """The input of the checks, which must not change it."""
 
-    #: The words of the command line.
+    #: The arguments of the command line.
     arguments: argparse.Namespace
-    #: What ``web.config`` has of settings that are wrong is left out.
+    #: Without the invalid settings of ``web.config``.
     settings: Settings
-    #: None if no application was named, or if it could not be imported.
+    #: None if no application was named, or if it cannot be imported.
     target: Target | None
-    #: The application's own web.py applications.
+    #: The ``web.application`` objects of the target.
     applications: list[Any]
 
 
@@ -44,15 +44,15 @@ Check = Callable[[CheckContext], Iterator[Finding]]
 
 
 def ok(subject: str, text: str) -> Finding:
-    """All is well."""
+    """Return a finding that needs no action."""
     return Finding("ok", subject, text)
 
 
 def warning(subject: str, text: str, remedy: str) -> Finding:
-    """It may be meant."""
+    """Return a finding that may be intended."""
     return Finding("warning", subject, text, remedy)
 
 
 def problem(subject: str, text: str, remedy: str = "") -> Finding:
-    """It will not work."""
+    """Return a finding that keeps the application from working."""
     return Finding("problem", subject, text, remedy)

@@ -1,4 +1,4 @@
-"""The settings: where they come from, which are wrong or contradict each other, and the plugins."""
+"""Checks of the settings and the plugins."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from webpy_socketio.exceptions import ConfigurationError
 __all__ = ["origins", "plugins", "settings"]
 
 
-def settings(patient: CheckContext) -> Iterator[Finding]:
-    """Which were given, and where; those that do not exist, or have an impossible value."""
-    nearest = {one.name: one for one in given(web.config)}  # the last of a name is the nearest
+def settings(context: CheckContext) -> Iterator[Finding]:
+    """Check that settings exist, have valid values and are given once; list their sources."""
+    nearest = {one.name: one for one in given(web.config)}  # the last source has precedence
     for one in given(web.config):
         near = nearest[one.name]
         if one.wrong is not None:
@@ -30,53 +30,54 @@ def settings(patient: CheckContext) -> Iterator[Finding]:
         elif one.shown != near.shown:
             yield warning(
                 "settings",
-                f"{one.name} is {one.shown} in {one.source}, but {near.shown} in {near.source} counts",
-                "give it once",
+                f"{one.name} is {one.shown} in {one.source}, but {near.shown} in {near.source} "
+                "has precedence",
+                "set it once",
             )
-    if not nearest and patient.target is not None:
-        yield ok("settings", "none given: the defaults")
-    yield from _contradictions(patient.settings, nearest.keys())
+    if not nearest and context.target is not None:
+        yield ok("settings", "none set: defaults")
+    yield from _contradictions(context.settings, nearest.keys())
 
 
 def _contradictions(chosen: Settings, names: object) -> Iterator[Finding]:
     if chosen.max_message_size > chosen.outbox_bytes:
         yield warning(
             "settings",
-            "SOCKETIO_MAX_MESSAGE_SIZE is above SOCKETIO_OUTBOX_BYTES: clients may send what could "
-            "be sent to nobody",
-            "raise the one, or lower the other",
+            "SOCKETIO_MAX_MESSAGE_SIZE exceeds SOCKETIO_OUTBOX_BYTES: a message of the "
+            "maximum size cannot be forwarded",
+            "raise SOCKETIO_OUTBOX_BYTES, or lower SOCKETIO_MAX_MESSAGE_SIZE",
         )
-    switched_on = {name.rpartition(".")[2].upper() for name in chosen.plugins}
+    enabled = {name.rpartition(".")[2].upper() for name in chosen.plugins}
     for module in pkgutil.iter_modules(bundled.__path__):
         prefix = f"SOCKETIO_{module.name.upper()}_"
-        useless = [name for name in names if name.startswith(prefix)]  # type: ignore[attr-defined]
-        if useless and module.name.upper() not in switched_on:
+        unused = [name for name in names if name.startswith(prefix)]  # type: ignore[attr-defined]
+        if unused and module.name.upper() not in enabled:
             yield warning(
                 "settings",
-                f"{', '.join(useless)} do nothing, as that plugin is not switched on",
+                f"{', '.join(unused)} have no effect, because the plugin is not enabled",
                 f'add "{bundled.__name__}.{module.name}" to SOCKETIO_PLUGINS',
             )
 
 
-def origins(patient: CheckContext) -> Iterator[Finding]:
-    """Which pages may connect, under which hosts, and which proxies are trusted."""
-    chosen = patient.settings
+def origins(context: CheckContext) -> Iterator[Finding]:
+    """Check the allowed origins, the allowed hosts and the trusted proxies."""
+    chosen = context.settings
     allowed = chosen.allowed_origins or []
     found = list(_proxies(chosen))
     if "*" in allowed:
         found.append(
             warning(
                 "origins",
-                "any page may connect, with the cookies of whoever visits it",
-                "name the origins that are yours in SOCKETIO_ALLOWED_ORIGINS",
+                "pages of every origin may connect, with the cookies of their visitors",
+                "list the allowed origins in SOCKETIO_ALLOWED_ORIGINS",
             )
         )
     if "*" in allowed and len(allowed) > 1:
         found.append(
             warning(
                 "origins",
-                'SOCKETIO_ALLOWED_ORIGINS has "*", so the others in it mean nothing',
-                'leave out "*", or the others',
+                'SOCKETIO_ALLOWED_ORIGINS contains "*", so its other entries have no effect',
+                'remove "*" or the other entries',
             )
         )
     if "null" in allowed:
@@ -84,13 +85,13 @@ def origins(patient: CheckContext) -> Iterator[Finding]:
             warning(
                 "origins",
                 "pages without an origin may connect: local files and sandboxed frames of any site",
-                'leave "null" out of SOCKETIO_ALLOWED_ORIGINS, or use no cookies to log in',
+                'remove "null" from SOCKETIO_ALLOWED_ORIGINS, or do not authenticate with cookies',
             )
         )
     yield from found
     yield from _hosts(chosen)
     if not found:
-        yield ok("origins", ", ".join(["the same", *allowed]))
+        yield ok("origins", ", ".join(["same origin", *allowed]))
 
 
 def _hosts(chosen: Settings) -> Iterator[Finding]:
@@ -98,8 +99,8 @@ def _hosts(chosen: Settings) -> Iterator[Finding]:
     if "*" in allowed and len(allowed) > 1:
         yield warning(
             "hosts",
-            'SOCKETIO_ALLOWED_HOSTS has "*", which allows every host',
-            'leave out "*", or the others',
+            'SOCKETIO_ALLOWED_HOSTS contains "*", which allows every host',
+            'remove "*" or the other entries',
         )
     elif allowed:
         yield ok("hosts", ", ".join(allowed))
@@ -112,8 +113,8 @@ def _proxies(chosen: Settings) -> Iterator[Finding]:
     if any(network.prefixlen == 0 for network in networks):
         yield warning(
             "proxies",
-            "SOCKETIO_TRUSTED_PROXIES trusts every address: anybody may say where he comes from",
-            "name the addresses of your proxies",
+            "SOCKETIO_TRUSTED_PROXIES trusts every address: clients can forge their address",
+            "list the addresses of your proxies",
         )
     elif (
         networks
@@ -123,7 +124,7 @@ def _proxies(chosen: Settings) -> Iterator[Finding]:
     ):
         yield warning(
             "proxies",
-            f"no trusted proxy is on this machine, and only it can reach SOCKETIO_HOST {chosen.host}",
+            f"no trusted proxy is on this machine, but SOCKETIO_HOST {chosen.host} is local only",
             'add "127.0.0.1" to SOCKETIO_TRUSTED_PROXIES, or change SOCKETIO_HOST',
         )
     elif chosen.trusted_proxies:
@@ -142,17 +143,17 @@ def _has_loopback(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> boo
     return network.overlaps(loopback)
 
 
-def plugins(patient: CheckContext) -> Iterator[Finding]:
-    """Can they be imported and switched on, and what do they say themselves?"""
-    for name in dict.fromkeys(patient.settings.plugins):
+def plugins(context: CheckContext) -> Iterator[Finding]:
+    """Check that the plugins can be imported and installed, and run their own checks."""
+    for name in dict.fromkeys(context.settings.plugins):
         try:
-            with preview_plugins(patient.settings, [name]):
+            with preview_plugins(context.settings, [name]):
                 pass
         except ConfigurationError as error:
-            yield problem("plugins", str(error), "correct SOCKETIO_PLUGINS, or what it names")
+            yield problem("plugins", str(error), "correct SOCKETIO_PLUGINS or the plugin")
             continue
         yield ok("plugins", name)
-        yield from _examine(name, patient.settings)
+        yield from _examine(name, context.settings)
 
 
 def _examine(name: str, chosen: Settings) -> Iterator[Finding]:
@@ -161,7 +162,7 @@ def _examine(name: str, chosen: Settings) -> Iterator[Finding]:
         return
     try:
         found = [(level, text, remedy) for level, text, remedy in examine(chosen)]
-    except Exception as error:  # noqa: BLE001 - whatever somebody's plugin raises
+    except Exception as error:  # noqa: BLE001 - plugins may raise anything
         yield problem("plugins", f"{name}: examine() failed: {error!r}", "correct the plugin")
         return
     for level, text, remedy in found:

@@ -1,4 +1,4 @@
-"""The machine and the packages on it: versions, gevent's loop, open files, the browser's client."""
+"""Checks of Python, the packages, gevent's loop, open files and the client script."""
 
 from __future__ import annotations
 
@@ -20,38 +20,42 @@ __all__ = ["client", "loop", "open_files", "versions"]
 
 _PACKAGE = "webpy_socketio"
 
-#: Files that a server has open besides its sessions' sockets.
+#: Open files besides the sockets of sessions.
 _OTHER_FILES = 100
 
 Version = tuple[int, ...]
 
 
-class _Bad(NamedTuple):
-    """Versions of a package that are known to do harm, though they would be accepted."""
+class _KnownDefect(NamedTuple):
+    """Versions of a package with a known defect that the requirements accept."""
 
     package: str
-    #: The first one that is good again.
+    #: The first version without the defect.
     until: Version
-    #: Python's, from which on it matters.
+    #: The first Python version with which it matters.
     python: Version
     text: str
 
 
-_BAD = [
+_KNOWN_DEFECTS = [
     # gevent issue 2119
-    _Bad("gevent", (25, 8), (3, 13, 4), "fork() fails with it on this Python: subprocesses too"),
-    _Bad("orjson", (3, 11, 6), (), "sending deeply nested data crashes it (CVE-2025-67221)"),
+    _KnownDefect(
+        "gevent", (25, 8), (3, 13, 4), "fork() fails with it on this Python: subprocesses too"
+    ),
+    _KnownDefect(
+        "orjson", (3, 11, 6), (), "sending deeply nested data crashes it (CVE-2025-67221)"
+    ),
 ]
 
 
-def versions(patient: CheckContext) -> Iterator[Finding]:
-    """Are they new enough, and none of those known to be bad?"""
+def versions(context: CheckContext) -> Iterator[Finding]:
+    """Check that Python and the dependencies are recent enough, and have no known defects."""
     try:
         package = metadata.metadata(_PACKAGE)
     except metadata.PackageNotFoundError:
         yield warning(
             "versions",
-            f"{_PACKAGE} is not installed here, so nothing tells what it needs",
+            f"{_PACKAGE} is not installed, so its requirements are unknown",
             "pip install . in its source tree",
         )
         return
@@ -59,7 +63,7 @@ def versions(patient: CheckContext) -> Iterator[Finding]:
     yield _python(package.get_all("Classifier") or [])
     for text in metadata.requires(_PACKAGE) or []:
         needed = re.match(r'([\w.-]+)(?:\[[\w,]+\])?\s*>=\s*([\d.]+)(?:.*extra == "(\w+)")?', text)
-        if needed and needed[3] in (None, "redis" if patient.settings.backplane else None):
+        if needed and needed[3] in (None, "redis" if context.settings.backplane else None):
             yield _version(needed[1], needed[2])
 
 
@@ -69,9 +73,7 @@ def _python(classifiers: list[str]) -> Finding:
     if sys.version_info[:2] in tested:
         return ok("versions", text)
     known = [".".join(map(str, version)) for version in sorted(tested)]
-    return warning(
-        "versions", f"{text} is not one that this was tested with", f"use {known[0]} to {known[-1]}"
-    )
+    return warning("versions", f"{text} is not a tested version", f"use {known[0]} to {known[-1]}")
 
 
 def _version(name: str, least: str) -> Finding:
@@ -82,11 +84,15 @@ def _version(name: str, least: str) -> Finding:
         return problem("versions", f"{name} is not installed", remedy)
     if _parse(version) < _parse(least):
         return problem("versions", f"{name} {version} is older than {least}", remedy)
-    for bad in _BAD:
-        if bad.package == name and _parse(version) < bad.until and sys.version_info >= bad.python:
-            good = ".".join(map(str, bad.until))
+    for defect in _KNOWN_DEFECTS:
+        if (
+            defect.package == name
+            and _parse(version) < defect.until
+            and sys.version_info >= defect.python
+        ):
+            good = ".".join(map(str, defect.until))
             remedy = f'pip install "{name}>={good}"'
-            return warning("versions", f"{name} {version}: {bad.text}", remedy)
+            return warning("versions", f"{name} {version}: {defect.text}", remedy)
     return ok("versions", f"{name} {version}")
 
 
@@ -95,29 +101,29 @@ def _parse(text: str) -> Version:
     return tuple(int(part) for part in (numbers[0] if numbers else "").split(".") if part)
 
 
-def loop(patient: CheckContext) -> Iterator[Finding]:
-    """Is gevent's loop the one that this is made and tested for?"""
+def loop(context: CheckContext) -> Iterator[Finding]:
+    """Check that gevent runs on libev, with which the package is tested."""
     running = gevent.get_hub().loop
     name = type(running).__module__.rpartition(".")[2]
     if "libuv" in type(running).__module__:
         yield warning(
             "loop",
-            f"gevent runs on libuv ({name}); this is tested with libev, and the testing kit needs it",
-            "take GEVENT_LOOP out of the environment, or set it to libev-cext",
+            f"gevent runs on libuv ({name}); libev is tested, and webpy_socketio.testing needs it",
+            "unset GEVENT_LOOP, or set it to libev-cext",
         )
     elif running.backend in ("select", "poll"):
         yield warning(
             "loop",
             f"libev uses {running.backend}, which is slow for many clients, or fails",
-            "take LIBEV_FLAGS and GEVENT_BACKEND out of the environment",
+            "unset LIBEV_FLAGS and GEVENT_BACKEND",
         )
     else:
         yield ok("loop", f"libev, {running.backend}")
 
 
-def open_files(patient: CheckContext) -> Iterator[Finding]:
-    """May the process have a socket for each session that the settings allow?"""
-    sessions = patient.settings.max_sessions
+def open_files(context: CheckContext) -> Iterator[Finding]:
+    """Check that the limit of open files is sufficient for SOCKETIO_MAX_SESSIONS."""
+    sessions = context.settings.max_sessions
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = sessions + _OTHER_FILES
     if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -126,14 +132,14 @@ def open_files(patient: CheckContext) -> Iterator[Finding]:
     enough = hard == resource.RLIM_INFINITY or hard >= needed
     yield warning(
         "open files",
-        f"{soft} are allowed, and SOCKETIO_MAX_SESSIONS = {sessions} needs {needed}",
-        (f"`ulimit -n {needed}` before the start" if enough else "have the hard limit raised")
+        f"the limit is {soft}; SOCKETIO_MAX_SESSIONS = {sessions} needs {needed}",
+        (f"`ulimit -n {needed}` before the start" if enough else "raise the hard limit")
         + f", LimitNOFILE={needed} in a systemd unit, or a lower SOCKETIO_MAX_SESSIONS",
     )
 
 
-def client(patient: CheckContext) -> Iterator[Finding]:
-    """Is the browser's side in the package, and one that speaks our protocol?"""
+def client(context: CheckContext) -> Iterator[Finding]:
+    """Check that the client script is installed, and implements Socket.IO 4's protocol."""
     try:
         scripts = [assets.asset(name) for name in (assets.CLIENT, assets.EXTENSION)]
     except (ConfigurationError, OSError) as error:
@@ -147,6 +153,6 @@ def client(patient: CheckContext) -> Iterator[Finding]:
     else:
         yield problem(
             "client",
-            f"{name} does not speak Socket.IO 4's protocol",
-            f"remove webpy_socketio/static/{assets.CLIENT}, and install again",
+            f"{name} does not implement the protocol of Socket.IO 4",
+            f"remove webpy_socketio/static/{assets.CLIENT}, and reinstall",
         )

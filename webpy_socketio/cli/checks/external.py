@@ -1,4 +1,4 @@
-"""What the server needs from outside: its address, its TLS files, Redis."""
+"""Checks of what the server needs from outside the process: address, TLS files, Redis."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from webpy_socketio.server import listen_error
 
 __all__ = ["address", "redis", "tls"]
 
-#: Seconds for an answer from somewhere else.
+#: Seconds to wait for an answer.
 _TIMEOUT = 3.0
 
-#: Days that a certificate should still be good for.
-_DAYS = 14
+#: Days of validity below which a certificate is reported.
+_EXPIRY_WARNING_DAYS = 14
 
-#: The part of Redis's memory that may be in use before that is worth a warning.
-_FULL = 0.8
+#: Fraction of Redis's memory limit above which its use is reported.
+_MEMORY_THRESHOLD = 0.8
 
 
-def address(patient: CheckContext) -> Iterator[Finding]:
-    """Can it be listened on? Nobody listens: it is bound, and given back at once."""
-    given = patient.arguments
-    host = patient.settings.host if given.host is None else given.host
-    port = patient.settings.port if given.port is None else given.port
-    # As gevent's servers do: all addresses, of both kinds, are an IPv6 socket's.
+def address(context: CheckContext) -> Iterator[Finding]:
+    """Check that the address is free, by binding it briefly."""
+    given = context.arguments
+    host = context.settings.host if given.host is None else given.host
+    port = context.settings.port if given.port is None else given.port
+    # As in gevent's servers: all IPv4 and IPv6 addresses are bound by one IPv6 socket.
     family = socket.AF_INET6 if not host or ":" in host else socket.AF_INET
     name = f"{host or '*'}:{port}"
     try:
@@ -43,7 +43,7 @@ def address(patient: CheckContext) -> Iterator[Finding]:
     except OSError as error:
         if _answers(host, port):
             yield warning(
-                "address", f"a server of this kind runs at {name} already", "stop it first"
+                "address", f"a webpy_socketio server already runs at {name}", "stop it first"
             )
         else:
             yield problem("address", str(listen_error(error, (host, port))))
@@ -52,7 +52,7 @@ def address(patient: CheckContext) -> Iterator[Finding]:
 
 
 def _answers(host: str, port: int) -> bool:
-    """Whether it is one of our servers that is there."""
+    """Return whether a webpy_socketio server answers there."""
     connection = http.client.HTTPConnection(host or "localhost", port, timeout=_TIMEOUT)
     try:
         connection.request("GET", f"/socket.io/{EXTENSION}")
@@ -63,9 +63,9 @@ def _answers(host: str, port: int) -> bool:
         connection.close()
 
 
-def tls(patient: CheckContext) -> Iterator[Finding]:
-    """Can the certificate and its key be read, do they fit, and for how long is it good?"""
-    certificate, key = patient.arguments.certfile, patient.arguments.keyfile
+def tls(context: CheckContext) -> Iterator[Finding]:
+    """Check that the certificate and its key are readable, match, and remain valid."""
+    certificate, key = context.arguments.certfile, context.arguments.keyfile
     if certificate is None:
         if key is not None:
             yield problem("tls", "--keyfile needs its certificate", "add --certfile")
@@ -74,38 +74,38 @@ def tls(patient: CheckContext) -> Iterator[Finding]:
         if not Path(file).is_file():
             yield problem("tls", f"there is no file {file}", "correct the path")
             return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(certificate, key)
+        tls_context.load_cert_chain(certificate, key)
     except (ssl.SSLError, OSError) as error:
         files = " and ".join(filter(None, (certificate, key)))
-        remedy = "give a PEM certificate (its chain behind it), and the key that belongs to it"
+        remedy = "use a PEM certificate, followed by its chain, and its private key"
         yield problem("tls", f"{files} cannot be used: {error}", remedy)
         return
     if key is not None and Path(key).stat().st_mode & 0o004:
-        yield warning("tls", f"everybody on this machine can read {key}", f"chmod 640 {key}")
+        yield warning("tls", f"every user of this machine can read {key}", f"chmod 640 {key}")
     try:
-        days = (_last_second(context, certificate) - time.time()) / 86_400
+        days = (_expiry(tls_context, certificate) - time.time()) / 86_400
     except ssl.SSLError as error:
-        yield problem("tls", f"{certificate}: {error}", "have it renewed")
+        yield problem("tls", f"{certificate}: {error}", "renew it")
         return
-    if days < _DAYS:
-        yield warning("tls", f"{certificate} ends in {days:.0f} days", "have it renewed")
+    if days < _EXPIRY_WARNING_DAYS:
+        yield warning("tls", f"{certificate} expires in {days:.0f} days", "renew it")
     else:
-        yield ok("tls", f"{certificate}, good for {days:.0f} days")
+        yield ok("tls", f"{certificate}, valid for {days:.0f} days")
 
 
-def _last_second(server: ssl.SSLContext, certificate: str) -> float:
-    """Until when it is good, in the way a client finds out: by a handshake, here in memory."""
+def _expiry(server: ssl.SSLContext, certificate: str) -> float:
+    """Return when the certificate expires, from a TLS handshake in memory."""
     client = ssl.create_default_context(cafile=certificate)
     client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whoever has signed it
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # any issuer
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends: list[Any] = [
         client.wrap_bio(back, there),
         server.wrap_bio(there, back, server_side=True),
     ]
-    for end in ends * 2:  # both have said all that they have to say
+    for end in ends * 2:  # two flights each
         try:
             end.do_handshake()
         except ssl.SSLWantReadError:
@@ -113,12 +113,12 @@ def _last_second(server: ssl.SSLContext, certificate: str) -> float:
     return float(ssl.cert_time_to_seconds(ends[0].getpeercert()["notAfter"]))
 
 
-def redis(patient: CheckContext) -> Iterator[Finding]:
-    """Is it there, is it recent enough, and has it room?"""
-    if patient.settings.backplane is None:
+def redis(context: CheckContext) -> Iterator[Finding]:
+    """Check that Redis is reachable, recent enough and not nearly full."""
+    if context.settings.backplane is None:
         return
     try:
-        link = connect_redis(patient.settings.backplane, _TIMEOUT)
+        link = connect_redis(context.settings.backplane, _TIMEOUT)
     except BackplaneError as error:
         yield problem("redis", str(error), "start it, or correct SOCKETIO_BACKPLANE")
         return
@@ -128,14 +128,14 @@ def redis(patient: CheckContext) -> Iterator[Finding]:
     try:
         server, memory = link.execute(("INFO", "server"), ("INFO", "memory"))
     except BackplaneError as error:
-        yield problem("redis", str(error), "see whether it is overloaded")
+        yield problem("redis", str(error), "check whether Redis is overloaded")
         return
     finally:
         link.close()
     for reply in (server, memory):
         if isinstance(reply, BackplaneError):
-            remedy = "allow this user INFO (ACL SETUSER ... +info) to have it examined"
-            yield warning("redis", f"it is there, but {reply}", remedy)
+            remedy = "allow this user to run INFO (ACL SETUSER ... +info)"
+            yield warning("redis", f"reachable, but {reply}", remedy)
             return
     yield from _version(link.address, _fields(server))
     yield from _memory(_fields(memory))
@@ -147,9 +147,9 @@ def _fields(info: bytes) -> dict[str, str]:
 
 
 def _version(where: str, info: dict[str, str]) -> Iterator[Finding]:
-    version = info.get("redis_version", "")  # Valkey's too: of the Redis that it stands for
+    version = info.get("redis_version", "")  # Valkey reports the Redis version that it implements
     if version.split(".")[0].isdecimal() and int(version.split(".")[0]) < 5:
-        yield problem("redis", f"{where} is version {version}", "5 or later is needed: update it")
+        yield problem("redis", f"{where} is version {version}", "update it to version 5 or later")
     else:
         yield ok("redis", f"{where}, version {version or 'unknown'}")
 
@@ -158,12 +158,12 @@ def _memory(info: dict[str, str]) -> Iterator[Finding]:
     used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     shown = f"{used / 2**20:.0f} MiB in use"
     if not most:
-        yield ok("redis", f"{shown}, without a limit of its own")
-    elif used > most * _FULL:
+        yield ok("redis", f"{shown}, without a limit")
+    elif used > most * _MEMORY_THRESHOLD:
         yield warning(
             "redis",
-            f"{shown} of {most / 2**20:.0f}: what does not fit any more is refused",
-            "raise maxmemory, or find out what fills it",
+            f"{shown} of {most / 2**20:.0f}: Redis rejects writes that exceed the limit",
+            "raise maxmemory, or find out what uses the memory",
         )
     else:
         yield ok("redis", f"{shown} of {most / 2**20:.0f}")

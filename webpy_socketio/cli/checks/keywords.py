@@ -1,4 +1,4 @@
-"""The keywords of ``SocketIOServer(...)`` in an application's own file: read, as it is not run here."""
+"""Check of the keywords of ``SocketIOServer(...)`` in the application's file, by parsing it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from webpy_socketio.server import KEYWORDS, SocketIOServer
 
 __all__ = ["keywords"]
 
-#: Those that every server has by name; the rest are settings or pywsgi's.
+#: Parameters that `SocketIOServer` names; its other keywords are settings or pywsgi's.
 _OWN = frozenset(inspect.signature(SocketIOServer).parameters) - {"keywords"}
 
 
-def keywords(patient: CheckContext) -> Iterator[Finding]:
-    """Which of them are wrong; and the settings among them, which only the program itself has."""
-    file = getattr(patient.target.module, "__file__", None) if patient.target else None
+def keywords(context: CheckContext) -> Iterator[Finding]:
+    """Check the keywords, and report settings that only the program itself uses."""
+    file = getattr(context.target.module, "__file__", None) if context.target else None
     if file is None or not file.endswith(".py"):
         return
     for call in ast.walk(ast.parse(Path(file).read_bytes())):
@@ -33,28 +33,28 @@ def keywords(patient: CheckContext) -> Iterator[Finding]:
             wrong = _wrong(one)
             if wrong is not None:
                 yield problem("settings", f"{where}: {wrong}", f"correct it in {where}")
-        yield from _unseen(call, where, shorten(file))
+        yield from _local_settings(call, where, shorten(file))
         names = {one.arg for one in call.keywords}
-        if {"certfile", "ssl_context"} & names and patient.arguments.certfile is None:
+        if {"certfile", "ssl_context"} & names and context.arguments.certfile is None:
             yield warning(
                 "tls",
-                f"{where}: its certificate is not looked at",
-                "name it: --certfile, and --keyfile",
+                f"{where}: the certificate is not checked",
+                "pass it as --certfile, and its key as --keyfile",
             )
 
 
-def _unseen(call: ast.Call, where: str, file: str) -> Iterator[Finding]:
-    """The settings that `serve`, gunicorn and the other checks do not have."""
+def _local_settings(call: ast.Call, where: str, file: str) -> Iterator[Finding]:
+    """Report settings that `serve`, gunicorn and the other checks do not see."""
     names = sorted(one.arg for one in call.keywords if one.arg and is_setting(one.arg))
     found = names + [f"**{ast.unparse(one.value)}" for one in call.keywords if one.arg is None]
     if found:
         yield warning(
             "settings",
-            f"{where}: SocketIOServer is given {', '.join(found)}: this counts for `python {file}` only, "
-            "not for `webpy-socketio serve`, gunicorn, or what is looked at here",
-            "unless that is meant, put "
-            + (", ".join(PREFIX + name.upper() for name in names) or "what is in it")
-            + " into web.config or a settings module",
+            f"{where}: SocketIOServer is passed {', '.join(found)}: this applies to "
+            f"`python {file}` only, not to `webpy-socketio serve`, gunicorn or these checks",
+            "unless this is intended, move "
+            + (", ".join(PREFIX + name.upper() for name in names) or "them")
+            + " to web.config or a settings module",
         )
 
 
@@ -66,7 +66,7 @@ def _wrong(keyword: ast.keyword) -> str | None:
         return f"SocketIOServer() takes no keyword {name!r}{suggest(name, list(KEYWORDS))}"
     try:
         value: Any = ast.literal_eval(keyword.value)
-    except (ValueError, TypeError):  # what only the running program knows
+    except (ValueError, TypeError):  # not a literal
         return None
     try:
         resolve({name: value}, {})

@@ -1,4 +1,4 @@
-"""The application: what its own program imports first, its urls, and web.py's debug mode."""
+"""Checks of the application: patching, URLs, debug mode and logging."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from webpy_socketio import loggers
 from webpy_socketio.application import SocketIOView, check_patching
 from webpy_socketio.cli.checks import CheckContext, Finding, ok, problem, warning
 from webpy_socketio.cli.importer import shorten
-from webpy_socketio.cli.urls import hiding
+from webpy_socketio.cli.urls import shadowing_pattern
 from webpy_socketio.exceptions import PatchingError
 
 __all__ = ["debug", "logging", "patching", "urls"]
@@ -22,14 +22,14 @@ __all__ = ["debug", "logging", "patching", "urls"]
 _FIRST_LINES = "from gevent import monkey; monkey.patch_all()"
 
 
-def patching(patient: CheckContext) -> Iterator[Finding]:
-    """Does gevent patch before web.py is imported, when the module runs as a program too?"""
+def patching(context: CheckContext) -> Iterator[Finding]:
+    """Check that gevent patches before web.py is imported, also when the file is run."""
     try:
         check_patching()
-    except PatchingError as error:  # the application has undone what the command line did
+    except PatchingError as error:  # the application has undone the patches
         yield problem("patching", str(error))
         return
-    file = getattr(patient.target.module, "__file__", None) if patient.target else None
+    file = getattr(context.target.module, "__file__", None) if context.target else None
     if file is None or not file.endswith(".py"):
         yield ok("patching", "the command line patches first")
         return
@@ -55,22 +55,22 @@ def patching(patient: CheckContext) -> Iterator[Finding]:
 
 
 class _Program(ast.NodeVisitor):
-    """What a module does in which order when it runs; functions are not entered."""
+    """The imports and patches of a module in the order of execution; functions are skipped."""
 
     def __init__(self, tree: ast.Module) -> None:
-        #: The line that patches.
+        #: The line that calls ``patch_all``.
         self.patched: int | None = None
-        #: What was imported before, and should not have been: lines and names.
+        #: Imports before that line: line numbers and module names.
         self.early: list[tuple[int, str]] = []
-        #: Whether it is made to be run, and not only to be imported.
+        #: Whether the module has an ``if __name__ == "__main__"`` block.
         self.runs = False
         self.visit(tree)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        """A function is not run by being defined."""
+        """Skip the body, which is not run by the definition."""
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        """Nor is this."""
+        """Skip the body."""
 
     def visit_If(self, node: ast.If) -> None:
         if not ast.unparse(node.test).endswith("TYPE_CHECKING"):
@@ -93,70 +93,70 @@ class _Program(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _imports(self, line: int, name: str) -> None:
-        # The library's own are patched wherever they are; what is somebody's may import web.py.
+        # gevent patches the standard library in place; other modules may import web.py.
         root = name.partition(".")[0]
         if self.patched is None and root != "gevent" and root not in sys.stdlib_module_names:
             self.early.append((line, name))
 
 
-def urls(patient: CheckContext) -> Iterator[Finding]:
-    """Does a request for Socket.IO come to where it is answered?"""
-    if patient.target is None:
+def urls(context: CheckContext) -> Iterator[Finding]:
+    """Check that Socket.IO's requests reach it."""
+    if context.target is None:
         return
-    if not patient.applications:
+    if not context.applications:
         yield warning(
             "urls",
-            f"{patient.target.name} is no web.application, and there is none beside it to look into",
-            "name the module that has the web.application",
+            f"{context.target.name} is not a web.application, and its module contains none",
+            "name the module that contains the web.application",
         )
         return
     mounted = [
         application
-        for application in patient.applications
+        for application in context.applications
         if any(what is SocketIOView for _, what in application.mapping)
     ]
     if not mounted:
         yield problem(
             "urls",
-            "socketio_urls is not in the application's urls: no client finds Socket.IO",
+            "socketio_urls is not in the application's urls: clients cannot reach Socket.IO",
             "urls += socketio_urls, before web.application(urls, globals())",
         )
         return
-    pattern = hiding(mounted[0])
+    pattern = shadowing_pattern(mounted[0])
     if pattern is None:
-        yield ok("urls", "socketio_urls is among them")
+        yield ok("urls", "socketio_urls is in the application's urls")
     else:
         yield problem(
             "urls",
-            f"the pattern {pattern!r} comes before socketio_urls and takes its requests",
+            f"the pattern {pattern!r} comes before socketio_urls and matches its requests",
             f"put socketio_urls in front of {pattern!r}",
         )
 
 
-def debug(patient: CheckContext) -> Iterator[Finding]:
-    """Is web.py's debug mode off, which shows visitors tracebacks, and reloads modules?"""
-    remedy = "web.config.debug = False, before the application is made"
-    if patient.target is None:
+def debug(context: CheckContext) -> Iterator[Finding]:
+    """Check that web.py's debug mode is off: it shows tracebacks and reloads modules."""
+    remedy = "set web.config.debug = False before the application is created"
+    if context.target is None:
         return
     if web.config.get("debug"):
         yield warning(
             "debug",
-            "web.config.debug is on: modules reload, and visitors are shown tracebacks and variables",
-            f"{remedy}, unless this is only for you",
+            "web.config.debug is on: modules are reloaded, and visitors see tracebacks",
+            f"{remedy}, unless only you have access",
         )
-    elif any(map(_reloads, patient.applications)):
+    elif any(map(_reloads, context.applications)):
         yield warning(
             "debug",
-            "web.config.debug was still on when the application was made: its reloader is in it",
+            "web.config.debug was on when the application was created: its reloader is active",
             remedy,
         )
     else:
         yield ok("debug", "off")
 
 
-def logging(patient: CheckContext) -> Iterator[Finding]:
-    """Has the application's logging configuration disabled our loggers, and with them tracebacks?"""
-    if patient.target is not None and loggers.are_disabled():
+def logging(context: CheckContext) -> Iterator[Finding]:
+    """Check that the logging configuration has not disabled the package's loggers."""
+    if context.target is not None and loggers.are_disabled():
         yield warning(
             "logging",
             "the logging configuration disables the logger webpy_socketio, which logs tracebacks",

@@ -1,4 +1,4 @@
-"""Mako templates: whether ``socketio_scripts.html`` is found where a template includes it."""
+"""Check of Mako templates: whether ``socketio_scripts.html`` is found where it is included."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _INCLUDE = re.compile(rb"""<%include\s[^>]*file\s*=\s*["']([^"'$]*socketio_scrip
 #: Suffixes of Mako templates.
 _SUFFIXES = (".html", ".htm", ".mako", ".mak", ".tmpl", ".xhtml")
 
-#: Folders that hold no templates of the application.
-_OTHERS = ("node_modules", "site-packages", "__pycache__")
+#: Folders without templates of the application.
+_EXCLUDED = ("node_modules", "site-packages", "__pycache__")
 
 _DIRECTORY = "add webpy_socketio.template_dir to the directories of the TemplateLookup"
 _ABSOLUTE = f'write file="/{_SCRIPTS}": without the slash the name is relative to the template'
 
 
-def templates(patient: CheckContext) -> Iterator[Finding]:
-    """Can every template that includes our scripts find them?"""
+def templates(context: CheckContext) -> Iterator[Finding]:
+    """Check that every template that includes the scripts can find them."""
     mako = sys.modules.get("mako.lookup")
-    if patient.target is None or mako is None:
+    if context.target is None or mako is None:
         return
-    # Wherever the application keeps them: in a module, an object or a function.
+    # The application may keep its lookup in a module, an object or a closure.
     lookups = [each for each in gc.get_objects() if issubclass(type(each), mako.TemplateLookup)]
-    folder = Path(getattr(patient.target.module, "__file__", None) or ".").parent
+    folder = Path(getattr(context.target.module, "__file__", None) or ".").parent
     found = list(chain(*map(_of_lookup, lookups))) if lookups else list(_of_folder(folder))
     yield from (finding for finding in found if finding is not None)
     if found and not any(found):
@@ -44,7 +44,7 @@ def templates(patient: CheckContext) -> Iterator[Finding]:
 
 
 def _of_lookup(lookup: Any) -> Iterator[Finding | None]:
-    """Yield what is wrong with each template that includes the scripts; None if it finds them."""
+    """Yield a problem for each template that cannot include the scripts, None for others."""
     for directory in lookup.directories:
         for file, included in _including(Path(directory)):
             uri = f"/{file.relative_to(directory).as_posix()}"
@@ -63,7 +63,7 @@ def _has(lookup: Any, uri: str) -> bool:
 
 
 def _of_folder(folder: Path) -> Iterator[Finding | None]:
-    """The same for an application that makes its lookup when a request comes: by its source."""
+    """Do the same for an application that creates its lookup later, from its source."""
     for file, _ in _including(folder):
         if _names_our_folder():
             yield None
@@ -79,7 +79,7 @@ def _of_folder(folder: Path) -> Iterator[Finding | None]:
 def _including(folder: Path) -> Iterator[tuple[Path, str]]:
     """Yield each template that includes the scripts, and the URI that it includes."""
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != "." and name not in _OTHERS)
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in _EXCLUDED)
         for file in (Path(parent, name) for name in sorted(files)):
             if file.suffix in _SUFFIXES and (found := _INCLUDE.search(_without_comments(file))):
                 yield file, found[1].decode()
@@ -90,7 +90,7 @@ def _without_comments(file: Path) -> bytes:
 
 
 def _names_our_folder() -> bool:
-    """Whether a module of the application uses our folder, by its name or by its path."""
+    """Return whether a module of the application names the package's template folder."""
     return any(
         b"template_dir" in source or b"webpy_socketio/templates" in source
         for name, module in list(sys.modules.items())

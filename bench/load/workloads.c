@@ -1,20 +1,20 @@
-/* What is measured. Each work ends by printing its figures. */
+/* The workloads. Each ends by printing its figures. */
 #include "load.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Seconds that anything may take before the run is given up. */
-#define PATIENCE 60
+/* Seconds after which an order to the server fails. */
+#define TIMEOUT 60
 
-/* Seconds of the same work before it is measured: caches fill, compilers compile. */
+/* Seconds of warming up, for caches and just-in-time compilers. */
 static double warming(void)
 {
     return option("warming", 1);
 }
 
-/* -- closed loops: each client begins its next unit when the one before is done ------------------ */
+/* -- closed loops: each client starts its next unit when the previous one is complete ---------- */
 
 static double warm, over;
 static size_t units;
@@ -25,9 +25,9 @@ void closed_loop(double seconds)
 {
     warm = now() + warming();
     over = warm + seconds;
-    run(PATIENCE);
+    run(TIMEOUT);
     if (!measuring)
-        die("nothing was done");
+        die("no unit was completed");
     figures(window, (double)units);
     end_figures();
 }
@@ -56,71 +56,71 @@ static void nothing(struct client *client, const char *packet, size_t length)
     (void)client, (void)packet, (void)length;
 }
 
-/* -- messages that are acknowledged -------------------------------------------------------------- */
+/* -- acknowledged messages --------------------------------------------------------------------- */
 
-static void say_message(struct client *client)
+static void send_message(struct client *client)
 {
-    client_say(client, "421[\"message\",\"How do you do? Very well, thank you, and yourself?\"]");
+    client_send(client, "421[\"message\",\"How do you do? Very well, thank you, and yourself?\"]");
 }
 
-static void message_heard(struct client *client, const char *packet, size_t length)
+static void message_received(struct client *client, const char *packet, size_t length)
 {
     if (length < 5 || memcmp(packet, "431[\"", 5))
         die("not an acknowledgement: %.*s", (int)length, packet);
     unit_done();
-    say_message(client);
+    send_message(client);
 }
 
-/* 50 clients talk; `others` listen; each of the talkers is in `channels` channels. */
+/* 50 clients send; `others` are idle; each of the senders is in `channels` channels. */
 static void echo(void)
 {
     int talkers = (int)option("clients", 50), others = (int)option("others", 0);
     struct client *clients = crowd(talkers + others);
     crowd_open(clients, talkers, talkers + others, 0, nothing);
-    crowd_open(clients, 0, talkers, (int)option("channels", 0), message_heard);
+    crowd_open(clients, 0, talkers, (int)option("channels", 0), message_received);
     for (int i = 0; i < talkers; i++)
-        say_message(&clients[i]);
+        send_message(&clients[i]);
     closed_loop(option("seconds", 1));
 }
 
-/* -- subscribing and unsubscribing --------------------------------------------------------------- */
+/* -- subscribing and unsubscribing ------------------------------------------------------------- */
 
-static void say_pair(struct client *client, bool second)
+static void send_pair(struct client *client, bool second)
 {
     char packet[128];
     snprintf(packet, sizeof packet, "42%d[\"%s\",\"room-%d\"]", second ? 2 : 1,
              second ? "__unsubscribe__" : "__subscribe__", client->number % 10);
-    client_say(client, packet);
+    client_send(client, packet);
 }
 
-static void pair_heard(struct client *client, const char *packet, size_t length)
+static void pair_received(struct client *client, const char *packet, size_t length)
 {
     bool second = length > 2 && packet[2] == '2';
     if (length < 3 || memcmp(packet, "43", 2))
         die("not an acknowledgement: %.*s", (int)length, packet);
     if (second)
         unit_done();
-    say_pair(client, !second);
+    send_pair(client, !second);
 }
 
 static void pairs(void)
 {
     int count = (int)option("clients", 50);
     struct client *clients = crowd(count);
-    crowd_open(clients, 0, count, 0, pair_heard);
+    crowd_open(clients, 0, count, 0, pair_received);
     for (int i = 0; i < count; i++)
-        say_pair(&clients[i], false);
+        send_pair(&clients[i], false);
     closed_loop(option("seconds", 1));
 }
 
-/* -- connections --------------------------------------------------------------------------------- */
+/* -- connections ------------------------------------------------------------------------------- */
 
-static void leave(struct client *client)
+static void close_client(struct client *client)
 {
-    client_leave(client, true);
+    client_close(client, true);
 }
 
-static void come_again(struct client *client)
+static void reopen(struct client *client)
 {
     unit_done();
     client_open(client);
@@ -131,15 +131,15 @@ static void connects(void)
     int count = (int)option("clients", 50);
     struct client *clients = crowd(count);
     for (int i = 0; i < count; i++) {
-        clients[i].joined = leave;
-        clients[i].heard = nothing;
-        clients[i].gone = come_again;
+        clients[i].connected = close_client;
+        clients[i].received = nothing;
+        clients[i].closed = reopen;
         client_open(&clients[i]);
     }
     closed_loop(option("seconds", 1));
 }
 
-/* -- broadcasts ---------------------------------------------------------------------------------- */
+/* -- broadcasts -------------------------------------------------------------------------------- */
 
 static size_t delivered, expected;
 static bool acknowledged;
@@ -151,7 +151,7 @@ static void finish_broadcast(void)
         stop();
 }
 
-static void broadcast_heard(struct client *client, const char *packet, size_t length)
+static void broadcast_received(struct client *client, const char *packet, size_t length)
 {
     (void)client;
     if (length < 12 || memcmp(packet, "42[\"message\"", 12))
@@ -167,7 +167,7 @@ static void all_sent(void)
     finish_broadcast();
 }
 
-/* Have so many messages broadcast, and wait until everybody has got them all. */
+/* Have the server broadcast `count` messages, and wait until all clients have received them. */
 static void go(int count, int per_turn, int size)
 {
     char json[128];
@@ -176,7 +176,7 @@ static void go(int count, int per_turn, int size)
     expected = (size_t)count * (size_t)members;
     acknowledged = false;
     order("go", json, all_sent);
-    run(PATIENCE);
+    run(TIMEOUT);
 }
 
 static int whole_turns(double count, int per_turn, int most)
@@ -188,12 +188,12 @@ static int whole_turns(double count, int per_turn, int most)
 static void broadcast(void)
 {
     int per_turn = (int)option("per_turn", 1), size = (int)option("size", 64);
-    /* What a server may have to keep for each client has its bounds, and they are not measured. */
+    /* Stay below the limits of queues in servers, which are not part of the measurement. */
     int most = size > 1000 ? 40 : 8000;
     double seconds = option("seconds", 1);
     members = (int)option("clients", 500);
     struct client *clients = crowd(members);
-    crowd_open(clients, 0, members, 0, broadcast_heard);
+    crowd_open(clients, 0, members, 0, broadcast_received);
     controller_open();
     go(10, per_turn, size);
 
@@ -213,18 +213,18 @@ static void broadcast(void)
     end_figures();
 }
 
-/* -- a large crowd ------------------------------------------------------------------------------- */
+/* -- large numbers of clients ------------------------------------------------------------------ */
 
-/* Clients that connect before memory is first read: all that is made once has been made. */
+/* Clients that connect before memory is first read, so that one-time allocations are excluded. */
 #define FIRST 500
 
 static double *delays, tick;
 
-static void tick_heard(struct client *client, const char *packet, size_t length)
+static void tick_received(struct client *client, const char *packet, size_t length)
 {
     if (delivered < expected)
         delays[delivered] = now() - tick;
-    broadcast_heard(client, packet, length);
+    broadcast_received(client, packet, length);
 }
 
 static int ascending(const void *one, const void *other)
@@ -235,21 +235,21 @@ static int ascending(const void *one, const void *other)
 
 static double settled_memory(void)
 {
-    call("collect", "0", PATIENCE); /* what is garbage is not state */
+    call("collect", "0", TIMEOUT); /* exclude garbage */
     run_for(0.5);
     return server_memory();
 }
 
-/* How much each connection takes, and how soon each gets a message when there are many. */
+/* Memory per connection, and latency of a broadcast to many clients. */
 static void idle(void)
 {
     int ticks = (int)option("ticks", 5);
     members = (int)option("clients", 10000);
     struct client *clients = crowd(members);
     controller_open();
-    crowd_open(clients, 0, FIRST, 0, tick_heard);
+    crowd_open(clients, 0, FIRST, 0, tick_received);
     double before = settled_memory();
-    crowd_open(clients, FIRST, members, 0, tick_heard);
+    crowd_open(clients, FIRST, members, 0, tick_received);
     double after = settled_memory();
 
     delays = calloc((size_t)members * (size_t)ticks, sizeof *delays);
@@ -276,30 +276,30 @@ static void idle(void)
     end_figures();
 }
 
-/* What it costs when `leaving` of so many clients go. */
+/* Cost of disconnecting `leaving` of many clients. */
 static void disconnects(void)
 {
     int count = (int)option("clients", 1000), leaving = (int)option("leaving", 500);
     struct client *clients = crowd(count);
     controller_open();
     crowd_open(clients, 0, count, 0, nothing);
-    call("collect", "0", PATIENCE);
+    call("collect", "0", TIMEOUT);
 
-    /* What the many who stay cost meanwhile, by their heartbeats, is not the price of going. */
+    /* The heartbeats of the other clients are subtracted. */
     struct window idle = window_open();
     run_for(1);
     idle = window_close(idle);
 
     window = window_open();
     for (int i = 0; i < leaving; i++) {
-        client_leave(&clients[i], false);
+        client_close(&clients[i], false);
         if (i % 25 == 24)
-            run_for(0.001); /* a crowd leaves; it is not a stampede */
+            run_for(0.001); /* spread the disconnections */
     }
-    double end = now() + PATIENCE;
-    while (atoi(call("count", "0", PATIENCE) + 1) > count - leaving + 1) { /* "[123]" */
+    double end = now() + TIMEOUT;
+    while (atoi(call("count", "0", TIMEOUT) + 1) > count - leaving + 1) { /* "[123]" */
         if (now() > end)
-            die("the server does not notice that clients are gone");
+            die("the server has not detected closed connections");
         run_for(0.02);
     }
     window = window_close(window);
@@ -308,41 +308,41 @@ static void disconnects(void)
     end_figures();
 }
 
-/* -- from one process to another ----------------------------------------------------------------- */
+/* -- two processes ----------------------------------------------------------------------------- */
 
-static double near_at, far_at; /* when the first of each process has heard it, since `tick` */
+static double near_at, far_at; /* when the first client of each process received the message */
 
-static void near_heard(struct client *client, const char *packet, size_t length)
+static void near_received(struct client *client, const char *packet, size_t length)
 {
     if (!near_at)
         near_at = now();
-    broadcast_heard(client, packet, length);
+    broadcast_received(client, packet, length);
 }
 
-static void far_heard(struct client *client, const char *packet, size_t length)
+static void far_received(struct client *client, const char *packet, size_t length)
 {
     if (!far_at)
         far_at = now();
-    broadcast_heard(client, packet, length);
+    broadcast_received(client, packet, length);
 }
 
-/* Let a server listen to the other one: it may begin to only now. What is lost is not counted. */
-static void until_far_hears(void)
+/* Wait until messages reach the other process; lost ones are not counted. */
+static void wait_for_relay(void)
 {
-    double end = now() + PATIENCE;
+    double end = now() + TIMEOUT;
     while (!far_at) {
         if (now() > end)
             die("nothing arrives in the other process");
         delivered = 0;
         expected = (size_t)-1;
         order("go", "{\"count\":1,\"per_turn\":1,\"size\":64}", stop);
-        run(PATIENCE);
+        run(TIMEOUT);
         run_for(0.2);
     }
     run_for(0.5);
 }
 
-/* Messages that one process broadcasts and clients of both get. `port2` and `pid2` are the other's. */
+/* Broadcasts from one process to clients of both. `port2` and `pid2` belong to the other process. */
 static void relay(void)
 {
     int each = (int)option("clients", 10), samples = (int)option("samples", 500), first = server_port;
@@ -350,11 +350,11 @@ static void relay(void)
     struct client *near = crowd(each), *far = crowd(each);
     watch_server((pid_t)option("pid2", 0));
     server_port = (int)option("port2", 0);
-    crowd_open(far, 0, each, 0, far_heard);
+    crowd_open(far, 0, each, 0, far_received);
     server_port = first;
-    crowd_open(near, 0, each, 0, near_heard);
+    crowd_open(near, 0, each, 0, near_received);
     controller_open();
-    until_far_hears();
+    wait_for_relay();
     members = 2 * each;
 
     double began = now();
@@ -374,7 +374,7 @@ static void relay(void)
     if (!delays)
         die("no memory");
     for (int i = 0; i < samples; i++) {
-        run_for(0.002); /* one at a time: what it takes, and not how long it waits for others */
+        run_for(0.002); /* one message at a time, so that none is queued */
         near_at = far_at = 0;
         go(1, 1, 64);
         delays[i] = far_at - near_at;
@@ -388,12 +388,12 @@ static void relay(void)
 
 /* ------------------------------------------------------------------------------------------------ */
 
-static void polling_message_work(void)
+static void polling_messages_workload(void)
 {
     polling_messages((int)option("clients", 50), option("seconds", 1));
 }
 
-static void polling_handshake_work(void)
+static void polling_handshakes_workload(void)
 {
     polling_handshakes((int)option("clients", 50), option("seconds", 1));
 }
@@ -401,7 +401,7 @@ static void polling_handshake_work(void)
 static const struct {
     const char *name;
     void (*run)(void);
-} works[] = {
+} workloads[] = {
     {"broadcast", broadcast},
     {"echo", echo},
     {"pairs", pairs},
@@ -409,15 +409,15 @@ static const struct {
     {"idle", idle},
     {"disconnects", disconnects},
     {"relay", relay},
-    {"polling-messages", polling_message_work},
-    {"polling-handshakes", polling_handshake_work},
+    {"polling-messages", polling_messages_workload},
+    {"polling-handshakes", polling_handshakes_workload},
 };
 
-bool work(const char *name)
+bool run_workload(const char *name)
 {
-    for (size_t i = 0; i < sizeof works / sizeof *works; i++)
-        if (!strcmp(works[i].name, name)) {
-            works[i].run();
+    for (size_t i = 0; i < sizeof workloads / sizeof *workloads; i++)
+        if (!strcmp(workloads[i].name, name)) {
+            workloads[i].run();
             return true;
         }
     return false;
