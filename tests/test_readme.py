@@ -185,7 +185,7 @@ class TestHowTo:
         page = how_to("pages")
         names = run(page)
         lookup = names["lookup"]
-        lookup.put_string("page", page.blocks("html")[0])
+        lookup.put_string("page", page.blocks("html+mako")[0])
         assert lookup.get_template("page").render().count("<script src=") == 3
         assert "<script" in names["head"]
 
