@@ -32,6 +32,7 @@ from .snippets import DOCS, ROOT, Page
 
 README = Page.read(ROOT / "README.rst")
 CONTRIBUTING = Page.read(ROOT / "CONTRIBUTING.rst")
+DESIGN = Page.read(ROOT / "DESIGN.rst")
 SECURITY = Page.read(ROOT / "SECURITY.rst")
 PACKAGE = Path(webpy_socketio.__file__).parent
 
@@ -136,6 +137,15 @@ class TestContributing:
         assert len(places) > 10
         for place in places:
             assert (PACKAGE / place).exists(), place
+
+
+class TestDesign:
+    def test_named_files_exist(self) -> None:
+        named = re.findall(r"``([a-z_]+(?:/[a-z_]+)*\.(?:py|rst|lua))``", DESIGN.text)
+        named += re.findall(r"``([a-z_]+(?:/[a-z_]+)*/)``", DESIGN.text)
+        assert len(named) > 30
+        for name in named:
+            assert (PACKAGE / name).exists() or (ROOT / name).exists(), name
 
 
 class TestSecurity:
