@@ -68,7 +68,7 @@ class TestSecondImport:
 
 
 class TestJobs:
-    """Background jobs in debug mode: where docs/how-to/background.rst says that they run twice."""
+    """Background jobs in debug mode: where docs/guides/background.rst says that they run twice."""
 
     JOB = "import os; os.write(1, b'job ')\n"
 
