@@ -157,14 +157,14 @@ class TestStart:
             SocketIOServer(("127.0.0.1", 0), app)
         told(str(caught.value))
 
-    @quoted("the application has to be app.wsgifunc(), called, not app.wsgifunc")
+    @quoted("the application must be app.wsgifunc(), not app.wsgifunc")
     def test_uncalled_wsgifunc_raises(self, app: Any, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc)
         told(str(caught.value))
 
     @leaves_a_socket
-    @quoted("cannot listen on …; another program listens there")
+    @quoted("cannot listen on …; another program is listening there")
     def test_port_in_use_raises_listen_error(self, app: Any, told: Told) -> None:
         with stdlib_socket.create_server(("127.0.0.1", 0)) as taken:
             server = SocketIOServer(taken.getsockname(), app.wsgifunc(), plugins=[])
@@ -178,7 +178,7 @@ class TestStart:
         "address", [("127.0.0.1", "8000"), ("127.0.0.1", 80_000), ("127.0.0.1", None)]
     )
     @leaves_a_socket
-    @quoted("cannot listen on …, which is no address")
+    @quoted("cannot listen on …, which is not an address")
     def test_invalid_address_raises_listen_error(self, address: Any, app: Any, told: Told) -> None:
         server = SocketIOServer(address, app.wsgifunc(), plugins=[])
         with pytest.raises(ListenError) as caught:
@@ -247,7 +247,7 @@ class TestStart:
         told(str(caught.value))
 
     @pytest.mark.parametrize("when", ["started", "serving"])
-    @quoted("…: set after the server was made, which does not see it")
+    @quoted("…: set after the server was created, so it has no effect")
     def test_setting_changed_after_creation_is_logged(
         self, when: str, app: Any, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -377,7 +377,7 @@ class TestRequests:
         told: Told,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(application, "_notices", ThrottledLog(current_clock()))
+        monkeypatch.setattr(application, "_throttled_log", ThrottledLog(current_clock()))
         server = gevent.pywsgi.WSGIServer(("127.0.0.1", 0), app.wsgifunc(), log=None)
         server.start()
         try:
@@ -393,7 +393,7 @@ class TestRequests:
     @pytest.mark.parametrize(
         "path", ["/socket.io/?EIO=4&transport=polling", "/chat/?EIO=4&transport=polling"]
     )
-    @quoted("a client asked for Socket.IO at …, and it is at … here")
+    @quoted("a client requested Socket.IO at …, but this server has it at …")
     def test_request_for_another_path_is_logged(
         self, path: str, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -409,7 +409,7 @@ class TestRequests:
     ) -> None:
         assert visit(site.port, "/socket.io?EIO=4&transport=polling").status == 404
         (text,) = log()
-        assert "at '/socket.io', and it is at /socket.io/ here" in text
+        assert "at '/socket.io', but this server has it at /socket.io/" in text
 
     def test_unrelated_requests_are_not_logged(
         self, site: Site, log: Callable[[], list[str]]
@@ -743,7 +743,7 @@ class TestArguments:
             in text
         )
 
-    @quoted("decorate a function, or the method of an object")
+    @quoted("decorate a function, or a bound method")
     def test_unbound_method_raises(self, told: Told) -> None:
         told(wrong(on_message, Callables.method))
 
@@ -820,7 +820,7 @@ class TestUncallableHandlers:
         told(wrong(register, function))
 
     @every_way
-    @quoted("is a class, and would only be made")
+    @quoted("is a class and would only be instantiated")
     def test_class_raises(self, register: Any, told: Told) -> None:
         class Chat:
             def __init__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
@@ -831,7 +831,7 @@ class TestUncallableHandlers:
         assert "on_...(Room().talk)" in text
 
     @every_way
-    @quoted("is a generator, as it has a yield")
+    @quoted("is a generator function (it contains yield)")
     def test_generator_function_raises(self, register: Any, told: Told) -> None:
         told(wrong(register, generator))
 
@@ -853,7 +853,7 @@ class TestUncallableHandlers:
 
 
 class TestDecorators:
-    @quoted("a pattern is given by name")
+    @quoted("pass a pattern as keyword")
     def test_positional_pattern_raises(self, told: Told) -> None:
         told(wrong(on_message, "^room-"))
 
@@ -864,12 +864,12 @@ class TestDecorators:
         told(text)
         assert pattern == "(" or '"^(one|two)$"' in text
 
-    @quoted("a socket is in no channel while it connects")
+    @quoted("a connecting socket has no channels yet")
     def test_pattern_for_connect_raises(self, told: Told) -> None:
         decorator: Any = on_connect
         told(wrong(decorator(channel="x"), lambda request, socket, context: None))
 
-    @quoted("@on_event needs the event's name")
+    @quoted("@on_event requires the name of the event")
     def test_event_decorator_without_name_raises(self, told: Told) -> None:
         told(wrong(on_event, handler))
         with pytest.raises(TypeError, match="'name'"):
@@ -884,7 +884,7 @@ class TestDecorators:
             ("__subscribe__", "@on_subscribe"),
         ],
     )
-    @quoted("no client can send this event")
+    @quoted("clients cannot send this event")
     def test_event_named_like_a_stage_raises(self, name: str, remedy: str, told: Told) -> None:
         text = wrong(on_event, name)
         told(text)
@@ -894,13 +894,13 @@ class TestDecorators:
         from webpy_socketio.engine.socketio.packets import RESERVED_EVENTS as ENGINE_EVENTS
         from webpy_socketio.socket import RESERVED_EVENTS as SOCKET_EVENTS
 
-        assert set(events._OTHERS) == ENGINE_EVENTS | SOCKET_EVENTS
+        assert set(events._RESERVED) == ENGINE_EVENTS | SOCKET_EVENTS
 
 
 class TestDuplicateNames:
     """Two handlers with one name in one file: the second replaces the first."""
 
-    @quoted("…: give each a name of its own, or one of them never runs")
+    @quoted("…: give each handler a different name")
     def test_two_handlers_with_one_name_are_logged(
         self, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -909,7 +909,7 @@ class TestDuplicateNames:
         exec(compile(source, "chat.py", "exec"), {"on_message": on_message})
         (text,) = log()
         told(text)
-        assert "talk (chat.py:4) takes the place of talk (chat.py:1)" in text
+        assert "talk (chat.py:4) replaces talk (chat.py:1)" in text
 
     def test_handler_defined_in_a_loop_is_logged(
         self, log: Callable[[], list[str]], site: Site
@@ -1015,10 +1015,10 @@ class TestReceivers:
             (on_connect, "on_connecting"),
             (on_message, "on_receiving"),
             (on_subscribe, "on_subscribing"),
-            (on_unsubscribe, "gates"),
+            (on_unsubscribe, "a gate"),
         ],
     )
-    @quoted("in which nothing is refused (… can do that)")
+    @quoted("which is not a gate and cannot reject (use …)")
     def test_refused_in_a_plain_handler_names_the_gate(
         self, register: Any, gate: str, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -1032,7 +1032,7 @@ class TestReceivers:
         client.call("__unsubscribe__", "room")
         (text,) = (each for each in log() if "refuse" in each)
         told(text)
-        assert f"({gate} can do that), failed" in text
+        assert f"(use {gate}), failed" in text
 
     @pytest.mark.parametrize(
         "use",
@@ -1080,7 +1080,7 @@ class TestReceivers:
         assert "not allowed" in str(client.receive())
         told(str(stages[-1][1]))
 
-    @quoted("the words of a Refused cannot be sent")
+    @quoted("the text of a Refused cannot be sent")
     def test_refused_with_invalid_text_is_reported(
         self, site: Site, stages: Journal, told: Told
     ) -> None:
@@ -1217,7 +1217,7 @@ class TestSending:
         assert site.connect().call("message") == [{"error": "internal error"}]
         assert "in value['secret'], set is" in str(stages[-1][1])
 
-    @quoted("an acknowledgement, as … returned it, failed")
+    @quoted("encoding the acknowledgement returned by … failed")
     def test_invalid_acknowledgement_names_its_handler(
         self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -1231,7 +1231,7 @@ class TestSending:
         (text,) = (each for each in log() if "failed" in each)
         told(text)
         line = tags.__code__.co_firstlineno
-        assert re.search(rf"as \S*\.tags \(test_diagnostics\.py:{line}\) returned it", text)
+        assert re.search(rf"returned by \S*\.tags \(test_diagnostics\.py:{line}\) failed", text)
         assert "handler" not in text
         assert "_message" not in text
 
@@ -1253,7 +1253,7 @@ class TestSending:
             told(str(caught.value))
 
     @pytest.mark.parametrize("name", [{"text": "hello"}, None, 5, ["x"]])
-    @quoted("an event's name comes first and is text, not …")
+    @quoted("the name of an event must be text, not …")
     def test_event_decorator_without_name_raises(self, name: Any, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         for way in (socket.emit, socket.call, emit):
@@ -1261,7 +1261,7 @@ class TestSending:
                 way(name)
         told(str(caught.value))
 
-    @quoted("a channel's name is text, not …")
+    @quoted("a channel name must be text, not …")
     def test_swapped_arguments_of_broadcast_raise(self, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         socket.subscribe("room")
@@ -1271,7 +1271,7 @@ class TestSending:
                 way("room", wrong)
         told(str(caught.value))
 
-    @quoted("send() takes a session id first, which is text, not …")
+    @quoted("the session id of send() must be text, not …")
     def test_send_with_socket_instead_of_id_raises(self, site: Site, told: Told) -> None:
         client = site.connect()
         socket: Any = socket_of(client)

@@ -117,20 +117,22 @@ ONCE = "reconnection: false"
 
 
 class TestConsole:
-    @quoted("the server has no Socket.IO at …; the one of this page has it at …")
+    @quoted("the server has no Socket.IO at …, but the server of this page has it at …")
     def test_wrong_path_is_explained(self, window: Window, told: Told) -> None:
         window.open("all")
         text = window.console_message(f"io({{ {ONCE} }}); 0")
         told(text)
-        assert text.endswith('at /socket.io; the one of this page has it at /rt: io({path: "/rt"})')
+        assert text.endswith(
+            'at /socket.io, but the server of this page has it at /rt: io({path: "/rt"})'
+        )
 
-    @quoted("the server has no Socket.IO at …: are socketio_urls in its urls")
+    @quoted("the server has no Socket.IO at …: add socketio_urls to its urls")
     def test_server_without_socketio_is_explained(self, window: Window, told: Told) -> None:
         window.open("all")
         window.page.route("**/rt/?*", lambda route: route.fulfill(status=404, body="not found"))
         told(window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
 
-    @quoted("what answers at … is not Socket.IO")
+    @quoted("the response at … is not Socket.IO")
     def test_page_at_the_path_is_explained(self, window: Window, told: Told) -> None:
         window.open("all")
         told(window.console_message(f"io({{path: '/page/x', {ONCE} }}); 0"))
@@ -142,7 +144,7 @@ class TestConsole:
         told(text)
         assert 'no namespace "/unknown"' in text
 
-    @quoted("the server refuses this page (403)")
+    @quoted("the server rejected this page (403)")
     def test_rejected_origin_is_explained(
         self, window: Window, server: ServerProcess, told: Told
     ) -> None:
@@ -157,7 +159,10 @@ class TestConsole:
         )
         text = window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0")
         told(text)
-        assert "Forbidden: this origin is not allowed; its log says what to set" in text
+        assert (
+            "Forbidden: this origin is not allowed; the log of the server names the setting to change"
+            in text
+        )
         assert "rejected Origin 'https://chat.example' (expected" in server.errors
 
     @quoted("Socket.IO needs its own server")
@@ -166,7 +171,7 @@ class TestConsole:
         window.page.goto(f"http://127.0.0.1:{port}/page/all")
         told(window.console_message(f"io({{ {ONCE} }}); 0"))
 
-    @quoted("a page from https may not connect to …")
+    @quoted("a page loaded over https cannot connect to …")
     def test_mixed_content_is_explained(self, window: Window, told: Told) -> None:
         # The browser loads the https page from the test server.
         window.page.route(
@@ -180,12 +185,12 @@ class TestConsole:
         window.page.goto("https://page.example/page/all")
         told(window.console_message(f"io('http://chat.example', {{ {ONCE} }}); 0"))
 
-    @quoted("the page's Content-Security-Policy forbids the connection")
+    @quoted("the Content-Security-Policy of the page blocks the connection")
     def test_content_security_policy_is_explained(self, window: Window, told: Told) -> None:
         window.open("policy")
         told(window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
 
-    @quoted("what was sent or subscribed waits for the connection: call connect()")
+    @quoted("packets are queued until the socket connects: call connect()")
     @pytest.mark.parametrize("what", ["send('hello')", "subscribe('room-1')"])
     def test_missing_connect_call_is_explained(self, what: str, window: Window, told: Told) -> None:
         window.page.clock.install()

@@ -338,7 +338,7 @@ class TestAddress:
         with socket.socket() as bound:  # it listens not, so that nobody waits for an answer
             bound.bind(("127.0.0.1", port))
             report = examine(tmp_path, "--port", str(port))
-        assert report.has("problem", "address", "another program listens there: stop it")
+        assert report.has("problem", "address", "another program is listening there: stop it")
 
     def test_one_of_ours_is_there(self, site: Site, tmp_path: Path) -> None:
         report = examine(tmp_path, "--port", str(site.port))
@@ -348,7 +348,7 @@ class TestAddress:
     def test_an_address_of_another_machine(self, tmp_path: Path) -> None:
         report = examine(tmp_path, "--host", "192.0.2.1")
         assert report.has(
-            "problem", "address", "is not one of this machine's: change SOCKETIO_HOST"
+            "problem", "address", "does not belong to this machine: change SOCKETIO_HOST"
         )
 
 
