@@ -188,7 +188,7 @@ class TestStarting:
         del caught
         gc.collect()
 
-    @quoted("… is no setting; did you mean …?")
+    @quoted("… is not a setting; did you mean …?")
     def test_a_setting_without_its_prefix(self, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             configure({"PORT": 8001})
@@ -205,13 +205,13 @@ class TestStarting:
         told(str(caught.value))
         monkeypatch.delitem(sys.modules, "settings_of_mine")
 
-    @quoted("has to be an hour at most, in seconds (Socket.IO on Node.js has milliseconds)")
+    @quoted("must be at most an hour, in seconds (Socket.IO on Node.js uses milliseconds)")
     def test_milliseconds(self, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             configure({"SOCKETIO_PING_INTERVAL": 25_000})
         told(str(caught.value))
 
-    @quoted("a name or password with special characters has to be percent-encoded")
+    @quoted("special characters in a name or password must be percent-encoded")
     @quoted("a Unix socket (unix://) is not supported")
     def test_backplane_url_that_is_rejected_names_the_remedy(self, told: Told) -> None:
         for url in ("redis://:p@ss/word#@host", "unix:///run/redis.sock"):
@@ -437,7 +437,7 @@ class TestRefusals:
     """Of the engine."""
 
     @pytest.mark.parametrize("version", ["1", "2", "3"])
-    @quoted("an old client asked for Engine.IO protocol …")
+    @quoted("rejected a client with Engine.IO protocol …")
     def test_an_old_client(
         self, version: str, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -448,7 +448,7 @@ class TestRefusals:
         told(text)
         assert "socket.io-client 3 or 4" in text
 
-    @quoted("a client asked for no Engine.IO protocol")
+    @quoted("rejected a request without Engine.IO protocol version")
     def test_a_plain_websocket(self, site: Site, log: Callable[[], list[str]], told: Told) -> None:
         for _ in range(2):
             assert WebSocket(site.port, query="", handshake=False).status == 400
@@ -456,7 +456,7 @@ class TestRefusals:
         told(text)
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
-    @quoted("a client asked for the transport …, which SOCKETIO_TRANSPORTS leaves out")
+    @quoted("rejected transport …, which SOCKETIO_TRANSPORTS does not allow")
     def test_a_transport_that_is_switched_off(
         self,
         transport: str,
@@ -473,7 +473,7 @@ class TestRefusals:
         assert visit(site.port, "/socket.io/?EIO=4&transport=flashsocket").status == 400
         assert log() == []
 
-    @quoted("a client came with a session that is not here")
+    @quoted("rejected a request with an unknown session id")
     def test_a_session_of_another_process(
         self, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -483,7 +483,7 @@ class TestRefusals:
         told(text)
         assert "secret" not in text
 
-    @quoted("refused a client: SOCKETIO_MAX_SESSIONS is …")
+    @quoted("rejected a session: the limit of … is reached")
     def test_a_server_that_is_full(
         self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -493,7 +493,7 @@ class TestRefusals:
         (text,) = log()
         told(text)
 
-    @quoted("a client asked for the namespace …")
+    @quoted("rejected unknown namespace …")
     def test_a_namespace_that_does_not_exist(
         self, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -1041,7 +1041,7 @@ class TestReceivers:
         ids=["send", "emit", "call", "subscribe"],
     )
     @pytest.mark.parametrize("watched", [False, True])
-    @quoted("the client is not connected yet, as a gate is still to let it in")
+    @quoted("the client is not connected yet, because its connecting gate has not returned")
     def test_a_gate_that_sends(
         self, watched: bool, use: Any, site: Site, stages: Journal, told: Told
     ) -> None:
@@ -1236,7 +1236,7 @@ class TestSending:
         assert "in value['x'][1]: " in str(caught.value)
 
     @quoted("is reserved: choose another name for the event")
-    @quoted("is the client's own event")
+    @quoted("is reserved by Socket.IO clients")
     def test_names_of_the_protocols(self, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         for name in ("__subscribe__", "disconnect"):
