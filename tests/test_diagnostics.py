@@ -188,7 +188,7 @@ class TestStart:
         del caught
         gc.collect()
 
-    @quoted("… is no setting; did you mean …?")
+    @quoted("… is not a setting; did you mean …?")
     def test_setting_without_prefix_raises(self, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             configure({"PORT": 8001})
@@ -205,13 +205,13 @@ class TestStart:
         told(str(caught.value))
         monkeypatch.delitem(sys.modules, "custom_settings")
 
-    @quoted("has to be an hour at most, in seconds (Socket.IO on Node.js has milliseconds)")
+    @quoted("must be at most an hour, in seconds (Socket.IO on Node.js uses milliseconds)")
     def test_interval_in_milliseconds_raises(self, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             configure({"SOCKETIO_PING_INTERVAL": 25_000})
         told(str(caught.value))
 
-    @quoted("a name or password with special characters has to be percent-encoded")
+    @quoted("special characters in a name or password must be percent-encoded")
     @quoted("a Unix socket (unix://) is not supported")
     def test_invalid_backplane_url_names_remedy(self, told: Told) -> None:
         for url in ("redis://:p@ss/word#@host", "unix:///run/redis.sock"):
@@ -435,7 +435,7 @@ class TestRejections:
     """Requests rejected by the engine."""
 
     @pytest.mark.parametrize("version", ["1", "2", "3"])
-    @quoted("an old client asked for Engine.IO protocol …")
+    @quoted("rejected a client with Engine.IO protocol …")
     def test_old_engineio_protocol_is_logged(
         self, version: str, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -446,7 +446,7 @@ class TestRejections:
         told(text)
         assert "socket.io-client 3 or 4" in text
 
-    @quoted("a client asked for no Engine.IO protocol")
+    @quoted("rejected a request without Engine.IO protocol version")
     def test_websocket_without_protocol_version_is_logged(
         self, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -456,7 +456,7 @@ class TestRejections:
         told(text)
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
-    @quoted("a client asked for the transport …, which SOCKETIO_TRANSPORTS leaves out")
+    @quoted("rejected transport …, which SOCKETIO_TRANSPORTS does not allow")
     def test_disabled_transport_is_logged(
         self,
         transport: str,
@@ -473,7 +473,7 @@ class TestRejections:
         assert visit(site.port, "/socket.io/?EIO=4&transport=flashsocket").status == 400
         assert log() == []
 
-    @quoted("a client came with a session that is not here")
+    @quoted("rejected a request with an unknown session id")
     def test_unknown_session_is_logged(
         self, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -483,7 +483,7 @@ class TestRejections:
         told(text)
         assert "secret" not in text
 
-    @quoted("refused a client: SOCKETIO_MAX_SESSIONS is …")
+    @quoted("rejected a session: the limit of … is reached")
     def test_session_limit_is_logged(
         self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -493,7 +493,7 @@ class TestRejections:
         (text,) = log()
         told(text)
 
-    @quoted("a client asked for the namespace …")
+    @quoted("rejected unknown namespace …")
     def test_unknown_namespace_is_logged(
         self, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
@@ -1045,7 +1045,7 @@ class TestReceivers:
         ids=["send", "emit", "call", "subscribe"],
     )
     @pytest.mark.parametrize("watched", [False, True])
-    @quoted("the client is not connected yet, as a gate is still to let it in")
+    @quoted("the client is not connected yet, because its connecting gate has not returned")
     def test_sending_in_connecting_gate_raises(
         self, watched: bool, use: Any, site: Site, stages: Journal, told: Told
     ) -> None:
@@ -1244,7 +1244,7 @@ class TestSending:
         assert "in value['x'][1]: " in str(caught.value)
 
     @quoted("is reserved: choose another name for the event")
-    @quoted("is the client's own event")
+    @quoted("is reserved by Socket.IO clients")
     def test_reserved_event_name_raises(self, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         for name in ("__subscribe__", "disconnect"):
