@@ -1,4 +1,4 @@
-"""Acknowledgements, both ways: a handler's return value, and what a client answers."""
+"""Acknowledgements in both directions: return values of handlers, and `Socket.call`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TestReturnValues:
         ],
         ids=stable_id,
     )
-    def test_what_a_handler_returns_is_the_answer(
+    def test_acknowledgement_is_the_return_value_of_the_handler(
         self, returned: Any, answer: list[Any], site: Site
     ) -> None:
         @on_message
@@ -62,7 +62,7 @@ class TestReturnValues:
         assert client.call("message", "hello") == answer
         assert client.call("custom") == answer
 
-    def test_the_first_that_is_not_none_counts(self, site: Site) -> None:
+    def test_acknowledgement_is_the_first_return_value_that_is_not_none(self, site: Site) -> None:
         for value in (None, False, "late"):
 
             def receiver(sender: Any, value: Any = value, **keywords: Any) -> Any:
@@ -71,15 +71,15 @@ class TestReturnValues:
             signals.message.connect(receiver, weak=False)
         assert site.connect().call("message") == [False]
 
-    def test_event_that_no_handler_takes_is_not_acknowledged(self, site: Site) -> None:
+    def test_event_without_handler_is_not_acknowledged(self, site: Site) -> None:
         on_message(lambda request, socket, context, message: "of another event")
         on_event("bound", channel="^room$")(lambda request, socket, context: "of a channel")
         client = site.connect()
         client.send('421["unknown"]')
         client.send('422["bound"]')
-        client.barrier()  # which comes next, and nothing before it
+        client.barrier()  # the acknowledgement is the next packet
 
-    def test_event_that_only_plugins_observe_is_not_acknowledged(
+    def test_event_observed_by_plugins_only_is_not_acknowledged(
         self, serve: Callable[..., Site]
     ) -> None:
         signals.message.connect(lambda sender, **extra: None)
@@ -104,7 +104,7 @@ class TestReturnValues:
         signals.message.connect(lambda sender, **extra: 1 / 0)
         assert site.connect().call("any") == FAILED
 
-    def test_not_asked_for_nothing_is_sent(self, site: Site) -> None:
+    def test_event_without_acknowledgement_id_is_not_acknowledged(self, site: Site) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return message
@@ -113,7 +113,7 @@ class TestReturnValues:
         client.emit("message", "without")
         assert client.call("message", "with") == ["with"]
 
-    def test_each_is_answered_under_its_number(self, site: Site) -> None:
+    def test_acknowledgements_keep_the_ids_of_their_events(self, site: Site) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return message
@@ -123,7 +123,7 @@ class TestReturnValues:
             client.emit("message", number, ack=number)
             assert client.receive() == f"43{number}[{number}]"
 
-    def test_binary(self, site: Site) -> None:
+    def test_acknowledgement_with_bytes_has_attachments(self, site: Site) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return {"data": b"\0\xff", "more": [b""]}
@@ -141,7 +141,7 @@ class TestReturnValues:
         ]
         assert [client.receive(), client.receive()] == [b"\0\xff", b""]
 
-    def test_a_message_to_a_channel_is_answered_by_its_handlers(self, site: Site) -> None:
+    def test_message_to_channel_is_acknowledged_by_its_handlers(self, site: Site) -> None:
         @on_message(channel="^room$")
         def handler(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return f"got {message}"
@@ -152,14 +152,14 @@ class TestReturnValues:
 
 
 class TestFailures:
-    def test_nothing_of_an_exception_is_told(self, site: Site) -> None:
+    def test_exception_of_handler_sends_internal_error_without_details(self, site: Site) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> Any:
             raise KeyError(SECRET)
 
         assert site.connect().call("message") == FAILED
 
-    def test_also_if_another_handler_returned_something(self, site: Site) -> None:
+    def test_exception_of_one_handler_overrides_return_value_of_another(self, site: Site) -> None:
         @on_message
         def good(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return "fine"
@@ -175,7 +175,9 @@ class TestFailures:
         [object(), float("nan"), float("inf"), {1, 2}, {("a", "tuple"): 1}, 2**70, "\ud800"],
         ids=stable_id,
     )
-    def test_a_value_that_cannot_be_sent(self, value: Any, site: Site, stages: Journal) -> None:
+    def test_return_value_that_json_rejects_sends_internal_error(
+        self, value: Any, site: Site, stages: Journal
+    ) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return value
@@ -186,9 +188,11 @@ class TestFailures:
         assert isinstance(error, EncodeError)
         client.barrier()
 
-    def test_a_value_that_cannot_even_be_looked_at(self, site: Site, stages: Journal) -> None:
+    def test_return_value_whose_attributes_raise_sends_internal_error(
+        self, site: Site, stages: Journal
+    ) -> None:
         class Unbound:
-            """As a proxy is of something that is not there now."""
+            """An object that raises on every attribute access, like an unbound proxy."""
 
             def __getattribute__(self, name: str) -> Any:
                 raise RuntimeError(SECRET)
@@ -202,7 +206,9 @@ class TestFailures:
         assert stages[-1][0] == "error"
         assert client.call("message", 0) == ["fine"]
 
-    def test_a_client_that_goes_before_the_answer(self, site: Site, stages: Journal) -> None:
+    def test_client_disconnecting_before_the_acknowledgement_causes_no_error(
+        self, site: Site, stages: Journal
+    ) -> None:
         go = gevent.event.Event()
         begun = Journal()
 
@@ -222,12 +228,12 @@ class TestFailures:
         assert not [error for name, error in stages if name == "error"]
 
 
-class TestWithheld:
-    """`Socket.withhold_acknowledgement`: the answer comes later, once, from anywhere."""
+class TestDeferredAcknowledgements:
+    """`Socket.withhold_acknowledgement`: acknowledge later, once, from anywhere."""
 
     @pytest.fixture
     def withheld(self) -> Journal:
-        """The acknowledgements that the handler of "later" withheld."""
+        """The deferred acknowledgements of the handler of "later"."""
         withheld = Journal()
 
         @on_event("later")
@@ -241,7 +247,7 @@ class TestWithheld:
         ("args", "answer"),
         [((), "[]"), (("done",), '["done"]'), ((1, {"a": None}), '[1,{"a":null}]')],
     )
-    def test_acknowledgement_given_later_is_sent(
+    def test_deferred_acknowledgement_called_later_is_sent(
         self, site: Site, withheld: Journal, args: tuple[Any, ...], answer: str
     ) -> None:
         client = site.connect()
@@ -254,7 +260,9 @@ class TestWithheld:
         assert acknowledge.given
         assert client.receive() == f"435{answer}"
 
-    def test_acknowledgement_given_in_the_handler_is_sent_at_once(self, site: Site) -> None:
+    def test_deferred_acknowledgement_called_in_the_handler_is_sent_at_once(
+        self, site: Site
+    ) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.withhold_acknowledgement()("first")
@@ -265,7 +273,9 @@ class TestWithheld:
         assert client.receive() == '435["first"]'
         assert client.event() == ["message", "second"]
 
-    def test_acknowledgement_with_bytes_is_sent(self, site: Site, withheld: Journal) -> None:
+    def test_deferred_acknowledgement_with_bytes_is_sent(
+        self, site: Site, withheld: Journal
+    ) -> None:
         client = site.connect()
         client.send('425["later"]')
         withheld.wait(len)[0](b"x")
@@ -274,14 +284,16 @@ class TestWithheld:
             b"x",
         ]
 
-    def test_acknowledgement_given_in_a_thread_is_sent(self, site: Site, withheld: Journal) -> None:
+    def test_deferred_acknowledgement_called_in_a_thread_is_sent(
+        self, site: Site, withheld: Journal
+    ) -> None:
         client = site.connect()
         client.send('425["later"]')
         acknowledge = withheld.wait(len)[0]
         gevent.get_hub().threadpool.apply(acknowledge, ("from a thread",))
         assert client.receive() == '435["from a thread"]'
 
-    def test_acknowledgements_given_in_another_order_keep_their_numbers(
+    def test_deferred_acknowledgements_in_another_order_keep_their_ids(
         self, site: Site, withheld: Journal
     ) -> None:
         client = site.connect()
@@ -292,7 +304,7 @@ class TestWithheld:
         first("first")
         assert [client.receive(), client.receive()] == ['436["second"]', '435["first"]']
 
-    def test_second_call_raises(self, site: Site, withheld: Journal) -> None:
+    def test_second_call_raises_acknowledgement_error(self, site: Site, withheld: Journal) -> None:
         client = site.connect()
         client.send('425["later"]')
         acknowledge = withheld.wait(len)[0]
@@ -302,7 +314,9 @@ class TestWithheld:
         assert client.receive() == '435["once"]'
         client.barrier()
 
-    def test_calls_of_many_threads_send_one_answer(self, site: Site, withheld: Journal) -> None:
+    def test_calls_of_many_threads_send_one_acknowledgement(
+        self, site: Site, withheld: Journal
+    ) -> None:
         client = site.connect()
         client.send('425["later"]')
         acknowledge = withheld.wait(len)[0]
@@ -318,7 +332,7 @@ class TestWithheld:
         assert str(client.receive()).startswith("435[")
         client.barrier()
 
-    def test_value_that_cannot_be_sent_raises_and_can_be_corrected(
+    def test_call_with_unencodable_value_raises_and_can_be_repeated(
         self, site: Site, withheld: Journal
     ) -> None:
         client = site.connect()
@@ -329,7 +343,9 @@ class TestWithheld:
         acknowledge("a number")
         assert client.receive() == '435["a number"]'
 
-    def test_call_that_was_not_requested_sends_nothing(self, site: Site, withheld: Journal) -> None:
+    def test_call_without_requested_acknowledgement_sends_nothing(
+        self, site: Site, withheld: Journal
+    ) -> None:
         client = site.connect()
         client.emit("later")
         acknowledge = withheld.wait(len)[0]
@@ -339,7 +355,7 @@ class TestWithheld:
             acknowledge("nothing")
         client.barrier()
 
-    def test_call_after_the_end_of_the_connection_does_nothing(
+    def test_call_after_disconnect_has_no_effect(
         self, site: Site, withheld: Journal, stages: Journal
     ) -> None:
         client = site.connect()
@@ -347,7 +363,7 @@ class TestWithheld:
         acknowledge = withheld.wait(len)[0]
         client.send("41")
         stages.wait_for(("finish", "client namespace disconnect"))
-        client.send("40")  # the same namespace, and another connection
+        client.send("40")  # another connection to the same namespace
         client.receive()
         acknowledge("too late")
         client.barrier()
@@ -364,7 +380,7 @@ class TestWithheld:
         one, other = withheld.wait(lambda withheld: len(withheld) == 2)
         assert one is other
 
-    def test_handler_that_raises_sends_the_error_and_later_calls_do_nothing(
+    def test_exception_of_handler_sends_error_and_disables_later_calls(
         self, site: Site, withheld: Journal
     ) -> None:
         @on_event("later")
@@ -376,7 +392,7 @@ class TestWithheld:
         withheld[0]("too late")
         client.barrier()
 
-    def test_handler_that_raises_after_the_answer_sends_no_other(self, site: Site) -> None:
+    def test_exception_after_the_acknowledgement_sends_nothing(self, site: Site) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.withhold_acknowledgement()("answer")
@@ -386,13 +402,15 @@ class TestWithheld:
         assert client.call("message", 1) == ["answer"]
         client.barrier()
 
-    def test_next_event_is_answered_by_its_own_value(self, site: Site, withheld: Journal) -> None:
+    def test_event_after_a_deferred_one_is_acknowledged_with_its_return_value(
+        self, site: Site, withheld: Journal
+    ) -> None:
         on_message(lambda request, socket, context, message: "mine")
         client = site.connect()
         client.send('425["later"]')
         assert client.call("message", 1) == ["mine"]
 
-    def test_withhold_outside_of_a_message_handler_raises(
+    def test_withhold_outside_a_message_handler_raises_wrong_context(
         self, site: Site, withheld: Journal, journal: Journal
     ) -> None:
         def withhold(request: Any, socket: Any, *rest: Any) -> None:
@@ -411,7 +429,7 @@ class TestWithheld:
         journal.wait(lambda journal: len(journal) == 4)
 
 
-class TestCall:
+class TestCalls:
     @pytest.mark.parametrize(
         ("answer", "value"),
         [
@@ -423,7 +441,9 @@ class TestCall:
             ('[1,"two"]', [1, "two"]),
         ],
     )
-    def test_it_returns_what_the_client_answers(self, answer: str, value: Any, site: Site) -> None:
+    def test_call_returns_the_acknowledgement_of_the_client(
+        self, answer: str, value: Any, site: Site
+    ) -> None:
         client = site.connect()
         waiting = gevent.spawn(socket_of(client).call, "question", 1, "two")
         packet = client.receive()
@@ -431,7 +451,7 @@ class TestCall:
         client.send(f"430{answer}")
         assert waiting.get() == value
 
-    def test_from_a_handler_of_the_same_client(self, site: Site) -> None:
+    def test_call_in_a_handler_of_the_same_client_returns(self, site: Site) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return socket.call("really", message).upper()
@@ -442,7 +462,7 @@ class TestCall:
         client.send('430["yes"]')
         assert client.receive() == '439["YES"]'
 
-    def test_several_at_once_get_each_their_own(self, site: Site) -> None:
+    def test_concurrent_calls_return_their_own_acknowledgements(self, site: Site) -> None:
         client = site.connect()
         socket = socket_of(client)
         waiting = [gevent.spawn(socket.call, "question", number) for number in range(3)]
@@ -452,7 +472,7 @@ class TestCall:
             client.send(f'43{number}["answer {number}"]')
         assert [each.get() for each in waiting] == ["answer 0", "answer 1", "answer 2"]
 
-    def test_binary_both_ways(self, site: Site) -> None:
+    def test_call_with_bytes_returns_bytes(self, site: Site) -> None:
         client = site.connect()
         waiting = gevent.spawn(socket_of(client).call, "question", b"\1")
         assert client.receive() == '451-0["question",{"_placeholder":true,"num":0}]'
@@ -461,22 +481,22 @@ class TestCall:
         client.send(b"\2\3")
         assert waiting.get() == b"\2\3"
 
-    def test_no_answer_in_time(self, site: Site) -> None:
+    def test_call_without_acknowledgement_raises_call_timeout(self, site: Site) -> None:
         client = site.connect()
         socket = socket_of(client)
         with pytest.raises(CallTimeout, match=r"'question' within 0\.01 s"):
             socket.call("question", timeout=0.01)
         client.receive()
         client.send('430["too late"]')
-        client.barrier()  # and the late answer harms nobody
+        client.barrier()  # the late acknowledgement is ignored
 
-    def test_the_callers_own_timeout_stays_its_own(self, site: Site) -> None:
+    def test_call_within_gevent_timeout_raises_that_timeout(self, site: Site) -> None:
         socket = socket_of(site.connect())
         with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.01) as mine:
             socket.call("question", timeout=5)
         assert caught.value is mine
 
-    def test_the_client_goes_meanwhile(self, site: Site) -> None:
+    def test_call_raises_disconnected_when_the_client_disconnects(self, site: Site) -> None:
         client = site.connect()
         waiting = gevent.spawn(socket_of(client).call, "question")
         client.receive()
@@ -484,7 +504,7 @@ class TestCall:
         with pytest.raises(Disconnected, match="transport close"):
             waiting.get()
 
-    def test_the_server_stops_meanwhile(self, site: Site) -> None:
+    def test_call_raises_disconnected_when_the_server_stops(self, site: Site) -> None:
         client = site.connect()
         waiting = gevent.spawn(socket_of(client).call, "question")
         client.receive()
@@ -492,20 +512,20 @@ class TestCall:
         with pytest.raises(Disconnected, match="server shutting down"):
             waiting.get()
 
-    def test_the_client_is_gone_already(self, site: Site) -> None:
+    def test_call_after_disconnect_raises_disconnected(self, site: Site) -> None:
         client = site.connect()
         socket = socket_of(client)
         socket.disconnect()
         with pytest.raises(Disconnected):
             socket.call("question")
 
-    def test_a_value_that_cannot_be_sent(self, site: Site) -> None:
+    def test_call_with_unencodable_value_raises_encode_error(self, site: Site) -> None:
         client = site.connect()
         with pytest.raises(EncodeError):
             socket_of(client).call("question", object())
         client.barrier()
 
-    def test_where_nothing_may_wait(self, site: Site) -> None:
+    def test_call_on_the_hub_raises_wrong_context(self, site: Site) -> None:
         socket = socket_of(site.connect())
         raised = Journal()
 
@@ -519,15 +539,15 @@ class TestCall:
         (error,) = raised.wait(len)
         assert "hub" in str(error)
 
-    def test_answers_nobody_asked_for_are_ignored(self, site: Site) -> None:
+    def test_acknowledgement_with_unknown_id_is_ignored(self, site: Site) -> None:
         client = site.connect()
         for packet in ("430[1]", "43999[1]", "430[]"):
             client.send(packet)
         client.barrier()
 
 
-class TestTooLarge:
-    def test_one_above_the_outbox_is_an_error_and_the_connection_kept(
+class TestSizeLimit:
+    def test_return_value_larger_than_the_outbox_is_an_error_and_keeps_the_connection(
         self, serve: Callable[..., Site], stages: Journal
     ) -> None:
         @on_message

@@ -1,4 +1,4 @@
-"""The address that a server logs, and how addresses are written."""
+"""Addresses: their format, and the address that a server logs."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ pytestmark = pytest.mark.patience(60)
         (b"\0chat", False, "unix:@chat"),
     ],
 )
-def test_location_of_an_address_is_what_a_browser_opens(
-    address: object, tls: bool, expected: str
-) -> None:
+def test_location_of_an_address_is_its_url(address: object, tls: bool, expected: str) -> None:
     assert location(address, tls) == expected
 
 
@@ -49,7 +47,7 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a program: ``start(listener, before=, keywords=)`` returns its process."""
+    """Start a program with ``start(listener, before=, keywords=)``; return its process."""
     processes: list[Process] = []
 
     def begin(listener: str, before: str = "", keywords: str = "") -> Process:
@@ -73,7 +71,7 @@ def stop(process: Process) -> None:
 
 
 def until_answered(port: int) -> None:
-    """Wait until a server answers on this port: its signal handlers are set then."""
+    """Wait until a server responds on this port; its signal handlers are then installed."""
     while True:
         with contextlib.suppress(ConnectionRefusedError):
             connection = http.client.HTTPConnection("127.0.0.1", port)
@@ -87,14 +85,18 @@ LOOPBACK = '("127.0.0.1", 0)'
 
 
 class TestServeForever:
-    def test_without_logging_configuration_writes_the_address_to_stderr(self, start: Start) -> None:
+    def test_serve_forever_without_logging_configuration_writes_the_address_to_stderr(
+        self, start: Start
+    ) -> None:
         process = start(LOOPBACK)
         line = process.next_line()
         port = line.removeprefix("Serving on http://127.0.0.1:").removesuffix("/ (Ctrl-C stops)")
         assert int(port) > 0, line
         stop(process)
 
-    def test_with_logging_configuration_logs_the_address_once_at_info(self, start: Start) -> None:
+    def test_serve_forever_with_logging_configuration_logs_the_address_once_at_info(
+        self, start: Start
+    ) -> None:
         configure = 'import logging; logging.basicConfig(level="INFO")'
         process = start(LOOPBACK, configure)
         assert process.next_line().startswith("INFO:webpy_socketio:Serving on http://127.0.0.1:")
@@ -111,7 +113,7 @@ class TestServeForever:
         ],
         ids=["level above INFO", "no request log", "closed stderr"],
     )
-    def test_with_nowhere_to_write_serves_and_writes_nothing(
+    def test_serve_forever_without_stderr_serves_and_writes_nothing(
         self, before: str, keywords: str, start: Start
     ) -> None:
         port = free_port()
@@ -121,25 +123,27 @@ class TestServeForever:
         with pytest.raises(AssertionError, match="ended with status 0"):
             process.next_line()
 
-    def test_of_an_ipv6_address_has_brackets(self, start: Start) -> None:
+    def test_serve_forever_on_ipv6_logs_address_with_brackets(self, start: Start) -> None:
         process = start('("::1", 0)')
         assert process.next_line().startswith("Serving on http://[::1]:")
         stop(process)
 
-    def test_of_all_addresses_names_localhost(self, start: Start) -> None:
+    def test_serve_forever_on_wildcard_address_logs_localhost(self, start: Start) -> None:
         process = start('("", 0)')
         line = process.next_line()
         assert line.startswith("Serving on http://localhost:")
         assert line.endswith("/ (all addresses of this machine; Ctrl-C stops)")
         stop(process)
 
-    def test_with_a_certificate_is_https(self, start: Start, tmp_path: Path) -> None:
+    def test_serve_forever_with_certificate_logs_https_url(
+        self, start: Start, tmp_path: Path
+    ) -> None:
         certificate, key = make_certificate(tmp_path)
         process = start(LOOPBACK, keywords=f", certfile={str(certificate)!r}, keyfile={str(key)!r}")
         assert process.next_line().startswith("Serving on https://127.0.0.1:")
         stop(process)
 
-    def test_of_a_unix_socket_is_its_path(self, start: Start, tmp_path: Path) -> None:
+    def test_serve_forever_on_unix_socket_logs_its_path(self, start: Start, tmp_path: Path) -> None:
         path = str(tmp_path / "chat.sock")
         before = (
             "from gevent import socket; listener = socket.socket(socket.AF_UNIX); "
@@ -152,7 +156,7 @@ class TestServeForever:
 
 class TestCommandLine:
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1", ""])
-    def test_serve_prints_the_address_once(self, host: str, tmp_path: Path) -> None:
+    def test_serve_command_prints_the_address_once(self, host: str, tmp_path: Path) -> None:
         (tmp_path / "chat.py").write_text(
             APP + 'import logging\nlogging.basicConfig(level="INFO")\n'
         )

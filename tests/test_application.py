@@ -1,4 +1,4 @@
-"""Inside a web.py application: its urls, its `web.ctx`, its sessions and its processors."""
+"""The web.py integration: URLs, `web.ctx`, sessions and processors."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from .raw import Polling, WebSocket
 HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
 
 
-class Answer:
-    """A response, read to its end."""
+class Response:
+    """A complete response."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self.status = response.status
@@ -52,23 +52,23 @@ class Answer:
 
     @property
     def cookie(self) -> str:
-        """The cookies it sets, as a browser would send them."""
+        """The ``Cookie`` header that a browser would send after this response."""
         cookies = self.headers.get_all("Set-Cookie") or []
         return "; ".join(cookie.partition(";")[0] for cookie in cookies)
 
 
-def visit(port: int, path: str, method: str = "GET", **headers: str) -> Answer:
+def visit(port: int, path: str, method: str = "GET", **headers: str) -> Response:
     connection = http.client.HTTPConnection("127.0.0.1", port)
     try:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, headers=named)
-        return Answer(connection.getresponse())
+        return Response(connection.getresponse())
     finally:
         connection.close()
 
 
-def visit_websocket(port: int, **headers: str) -> Answer:
-    """A WebSocket's handshake, for the headers of its answer."""
+def visit_websocket(port: int, **headers: str) -> Response:
+    """Open a WebSocket and return its handshake response, for the headers."""
     return visit(
         port,
         "/socket.io/?EIO=4&transport=websocket",
@@ -81,12 +81,14 @@ def visit_websocket(port: int, **headers: str) -> Answer:
 
 
 class TestUrls:
-    def test_adding_them_is_enough(self) -> None:
+    def test_socketio_urls_in_urls_serve_socketio(self) -> None:
         urls: tuple[Any, ...] = ("/", "index")
         urls += socketio_urls
         assert len(urls) == 4
 
-    def test_pages_and_sockets_live_side_by_side(self, serve: Callable[..., Site]) -> None:
+    def test_pages_and_sockets_are_served_by_one_application(
+        self, serve: Callable[..., Site]
+    ) -> None:
         class Index:
             def GET(self) -> str:
                 return "a page"
@@ -97,7 +99,7 @@ class TestUrls:
         assert visit(site.port, "/nothing").status == 404
         client.barrier()
 
-    def test_star_import_brings_every_public_name(self) -> None:
+    def test_star_import_provides_every_public_name(self) -> None:
         names: dict[str, Any] = {}
         exec("from webpy_socketio import *", names)
         documented = {
@@ -112,11 +114,11 @@ class TestUrls:
         assert all(names[name] is getattr(webpy_socketio, name) for name in webpy_socketio.__all__)
         assert len(set(webpy_socketio.__all__)) == len(webpy_socketio.__all__)
 
-    def test_the_modules_of_the_documentation_have_the_names_too(self) -> None:
+    def test_documented_modules_export_the_public_names(self) -> None:
         assert events.on_message is on_message
         assert signals.message.name == "message"
 
-    def test_another_resource(self, serve: Callable[..., Site]) -> None:
+    def test_resource_keyword_changes_the_path(self, serve: Callable[..., Site]) -> None:
         site = serve(resource="rt")
         assert site.path == "/rt/"
         site.connect().barrier()
@@ -126,18 +128,24 @@ class TestUrls:
         assert (answer.status, b"/rt/" in answer.body) == (404, True)
 
     @pytest.mark.parametrize("resource", ["/rt/", "a/b", "with.dots+and(brackets"])
-    def test_whatever_it_is_called(self, resource: str, serve: Callable[..., Site]) -> None:
+    def test_resource_with_special_characters_is_served(
+        self, resource: str, serve: Callable[..., Site]
+    ) -> None:
         site = serve(resource=resource)
         assert site.path == f"/{resource.strip('/')}/"
         site.connect().barrier()
 
-    def test_two_servers_with_resources_of_their_own(self, serve: Callable[..., Site]) -> None:
+    def test_two_servers_with_different_resources_serve_their_own_path_only(
+        self, serve: Callable[..., Site]
+    ) -> None:
         first, second = serve(resource="one"), serve(resource="two")
         assert first.connect().id
         assert second.connect().id
         assert visit(first.port, "/two/?EIO=4&transport=polling").status == 404
 
-    def test_the_page_knows_where_the_scripts_are(self, serve: Callable[..., Site]) -> None:
+    def test_scripts_in_a_page_use_the_resource_of_the_server(
+        self, serve: Callable[..., Site]
+    ) -> None:
         class Index:
             def GET(self) -> str:
                 return webpy_socketio.socketio_scripts()
@@ -145,7 +153,9 @@ class TestUrls:
         site = serve(("/", "index"), {"index": Index}, resource="rt")
         assert b'src="/rt/socket.io.min.js?v=' in visit(site.port, "/").body
 
-    def test_a_subapplication_beside_it(self, serve: Callable[..., Site]) -> None:
+    def test_subapplication_beside_socketio_urls_is_served(
+        self, serve: Callable[..., Site]
+    ) -> None:
         class Page:
             def GET(self) -> str:
                 return "a page of the blog"
@@ -155,7 +165,9 @@ class TestUrls:
         assert visit(site.port, "/blog/page").body == b"a page of the blog"
         site.connect().barrier()
 
-    def test_in_a_subapplication(self, serve: Callable[..., Site], journal: Journal) -> None:
+    def test_socketio_urls_in_a_subapplication_serve_socketio(
+        self, serve: Callable[..., Site], journal: Journal
+    ) -> None:
         inner = web.application(socketio_urls, {}, autoreload=False)
 
         def processor(handler: Callable[[], Any]) -> Any:
@@ -168,7 +180,7 @@ class TestUrls:
         assert visit(site.port, f"/live/socket.io/{CLIENT}").status == 200
         assert journal == ["/live", "/live", "/live"]  # the handshake, connecting, the script
 
-    def test_behind_another_server_it_says_what_to_do(self) -> None:
+    def test_request_under_another_server_returns_error_with_remedy(self) -> None:
         app = web.application(socketio_urls, {}, autoreload=False)
         server = gevent.pywsgi.WSGIServer(("127.0.0.1", 0), app.wsgifunc(), log=None)
         server.start()
@@ -180,14 +192,14 @@ class TestUrls:
         finally:
             server.stop()
 
-    def test_a_path_below_the_resource_that_is_no_script(self, site: Site) -> None:
+    def test_unknown_path_below_the_resource_returns_404(self, site: Site) -> None:
         for path in ("/socket.io/nothing", "/socket.io/../setup.py", "/socket.io", "/socket.iox/"):
             assert visit(site.port, path).status == 404
 
 
 class TestScripts:
     @pytest.mark.parametrize("name", [CLIENT, EXTENSION])
-    def test_they_are_served(self, name: str, site: Site) -> None:
+    def test_scripts_are_served(self, name: str, site: Site) -> None:
         script = asset(name)
         assert script is not None
         answer = visit(site.port, f"/socket.io/{name}")
@@ -211,7 +223,7 @@ class TestScripts:
             ("socket.io.msgpack.min.js.map", "application/json"),
         ],
     )
-    def test_conventional_name_of_the_client_is_served(
+    def test_client_is_served_under_its_conventional_names(
         self, name: str, content_type: str, site: Site
     ) -> None:
         script = asset(name)
@@ -226,7 +238,7 @@ class TestScripts:
         again = visit(site.port, f"/socket.io/{name}", If_None_Match=script.etag)
         assert (again.status, again.body) == (304, b"")
 
-    def test_an_address_with_the_version_lasts(self, site: Site) -> None:
+    def test_script_url_with_version_is_immutable(self, site: Site) -> None:
         script = asset(CLIENT)
         assert script is not None
         lasting = visit(site.port, f"/socket.io/{CLIENT}?v={script.version}")
@@ -234,7 +246,7 @@ class TestScripts:
         other = visit(site.port, f"/socket.io/{CLIENT}?v=of-an-older-page")
         assert other.headers["Cache-Control"] == "no-cache"
 
-    def test_who_has_it_gets_no_body(self, site: Site) -> None:
+    def test_script_request_with_matching_etag_returns_304(self, site: Site) -> None:
         script = asset(CLIENT)
         assert script is not None
         answer = visit(site.port, f"/socket.io/{CLIENT}", If_None_Match=script.etag)
@@ -243,7 +255,7 @@ class TestScripts:
         changed = visit(site.port, f"/socket.io/{CLIENT}", If_None_Match='W/"another"')
         assert changed.status == 200
 
-    def test_gzip_for_those_who_accept_it(self, site: Site) -> None:
+    def test_script_request_accepting_gzip_returns_gzip(self, site: Site) -> None:
         script = asset(CLIENT)
         assert script is not None
         answer = visit(site.port, f"/socket.io/{CLIENT}", Accept_Encoding="gzip, deflate")
@@ -266,15 +278,15 @@ class TestScripts:
             assert answer.headers["Access-Control-Allow-Credentials"] == "true"
             assert "Origin" in answer.headers.get_all("Vary")
 
-    def test_script_has_no_cors_headers_for_others(self, serve: Callable[..., Site]) -> None:
+    def test_script_has_no_cors_headers_for_other_origins(self, serve: Callable[..., Site]) -> None:
         site = serve(allowed_origins=["https://app.example"])
         for headers in ({}, {"Origin": "https://evil.example"}, {"Origin": site.url}):
             answer = visit(site.port, f"/socket.io/{CLIENT}", **headers)
             assert answer.status == 200
             assert "Access-Control-Allow-Origin" not in answer.headers
-            assert "Origin" in answer.headers.get_all("Vary")  # for caches, on every response
+            assert "Origin" in answer.headers.get_all("Vary")  # required for caches
 
-    def test_script_beside_a_processors_cors_headers_has_one_of_each(
+    def test_script_with_cors_headers_of_a_processor_has_no_duplicates(
         self, serve: Callable[..., Site]
     ) -> None:
         def processor(handler: Callable[[], Any]) -> Any:
@@ -289,14 +301,16 @@ class TestScripts:
         answer = visit(site.port, path, Origin="https://other.example")
         assert answer.headers.get_all("Access-Control-Allow-Origin") == ["*"]
 
-    def test_they_are_only_read(self, site: Site) -> None:
+    def test_script_request_with_other_method_returns_404(self, site: Site) -> None:
         assert visit(site.port, f"/socket.io/{CLIENT}", "POST").status == 404
 
 
-class TestContext:
+class TestWebContext:
     """`web.ctx` in handlers."""
 
-    def test_it_is_the_handshakes_in_every_one(self, site: Site, journal: Journal) -> None:
+    def test_web_ctx_in_all_handlers_is_that_of_the_handshake(
+        self, site: Site, journal: Journal
+    ) -> None:
         def look(name: str, request: Any) -> None:
             journal.append(
                 (
@@ -342,7 +356,7 @@ class TestContext:
             (True, "127.0.0.1", "/socket.io/", "Ann", "7")
         }
 
-    def test_each_connection_has_its_own(self, site: Site) -> None:
+    def test_web_ctx_differs_between_connections(self, site: Site) -> None:
         @on_message
         def who(request: Any, socket: Any, context: Any, message: Any) -> Any:
             gevent.idle()
@@ -354,7 +368,7 @@ class TestContext:
         assert [ann.receive(), ann.receive()] == ['431["Ann"]'] * 2
         assert [bob.receive(), bob.receive()] == ['431["Bob"]'] * 2
 
-    def test_cookies_that_the_handshake_set_count_as_sent(self, site: Site) -> None:
+    def test_cookies_set_by_the_handshake_are_in_the_request(self, site: Site) -> None:
         def processor(handler: Callable[[], Any]) -> Any:
             web.setcookie("seen", "yes")
             web.setcookie("name", "changed", path="/", httponly=True)
@@ -368,7 +382,7 @@ class TestContext:
         client = site.connect(Cookie="name=Ann; other=1")
         assert client.call("message") == [["yes", "changed", "1"]]
 
-    def test_headers_that_a_processor_sets_arrive_with_the_handshake(self, site: Site) -> None:
+    def test_headers_set_by_a_processor_are_in_the_handshake_response(self, site: Site) -> None:
         def processor(handler: Callable[[], Any]) -> Any:
             web.header("X-Tenant", "north")
             web.header("Content-Type", "text/html")
@@ -382,7 +396,7 @@ class TestContext:
             assert answer.headers["Set-Cookie"].startswith("seen=yes")
             assert answer.headers["Content-Type"] != "text/html"
 
-    def test_what_a_handler_does_to_it_is_gone_with_the_next(self, site: Site) -> None:
+    def test_changes_of_web_ctx_are_discarded_after_the_handler(self, site: Site) -> None:
         @on_message
         def spoil(request: Any, socket: Any, context: Any, message: Any) -> Any:
             before = (web.ctx.get("spoilt"), len(web.ctx.headers))
@@ -394,7 +408,7 @@ class TestContext:
         assert client.call("message") == [[None, 0]]
         assert client.call("message") == [[None, 0]]
 
-    def test_over_polling_too(self, site: Site) -> None:
+    def test_web_ctx_over_polling_is_that_of_the_handshake(self, site: Site) -> None:
         @on_message
         def who(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return [web.cookies().get("name"), web.ctx.query]
@@ -404,7 +418,7 @@ class TestContext:
         client.send('421["message"]')
         assert client.poll() == ['431[["Ann","?EIO=4&transport=polling"]]']
 
-    def test_reading_a_body_finds_none(self, site: Site) -> None:
+    def test_web_data_in_a_handler_is_empty(self, site: Site) -> None:
         @on_message
         def read(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return [web.data().decode(), request["wsgi.input"].read().decode()]
@@ -417,7 +431,7 @@ Sites = tuple[Site, Any]
 
 @pytest.fixture
 def shop(serve: Callable[..., Site], tmp_path: pathlib.Path) -> Sites:
-    """A site with a web.py session on disk, and pages that write and read it."""
+    """A site with web.py sessions on disk, and pages that write and read them."""
 
     class Put:
         def GET(self, name: str, value: str) -> str:
@@ -459,7 +473,7 @@ every_transport = pytest.mark.parametrize("transport", ["websocket", "polling", 
 class TestSessions:
     @pytest.mark.parametrize("decorator", [on_connecting, on_connect])
     @pytest.mark.parametrize("transport", ["websocket", "polling"])
-    def test_readable_and_writable_and_saved_at_once(
+    def test_session_in_connect_handler_is_loaded_and_saved_after_it(
         self, decorator: Any, transport: str, shop: Sites
     ) -> None:
         site, session = shop
@@ -476,7 +490,7 @@ class TestSessions:
         assert seen == ["hello"]
         assert shown(site, cookie) == {"page": "hello", "socket": "was here", "visits": 1}
 
-    def test_a_gate_decides_by_it(self, shop: Sites) -> None:
+    def test_session_is_available_to_a_gate(self, shop: Sites) -> None:
         site, session = shop
 
         @on_connecting
@@ -555,7 +569,7 @@ class TestSessions:
         on_connect(lambda request, socket, context: session.page)
         cookie = visit(site.port, "/put/page/hello").cookie
         (file,) = tmp_path.iterdir()
-        client = site.websocket(Cookie=cookie)  # the handshake is a request that web.py saves after
+        client = site.websocket(Cookie=cookie)  # web.py saves the session after the handshake
         os.utime(file, (1, 1))
         client.connect()
         client.barrier()
@@ -583,7 +597,7 @@ class TestSessions:
         assert file.stat().st_mtime == 1
 
     @every_transport
-    def test_what_a_page_saves_while_a_connection_lives_survives_its_end(
+    def test_session_saved_by_a_page_is_kept_at_disconnect(
         self, transport: str, shop: Sites, stages: Journal
     ) -> None:
         site, session = shop
@@ -618,7 +632,7 @@ class TestSessions:
         assert not [session for session in site_sessions.values() if session.open]
         assert shown(site, cookie) == {"page": "newer", "socket": "was here", "visits": 0}
 
-    def test_a_poll_that_waits_saves_nothing_when_it_ends(self, shop: Sites) -> None:
+    def test_session_is_not_saved_by_a_poll_request(self, shop: Sites) -> None:
         site, _ = shop
         cookie = visit(site.port, "/put/page/old").cookie
         client = site.polling(Cookie=cookie)
@@ -628,11 +642,11 @@ class TestSessions:
         while not session.transport.waiting:  # type: ignore[union-attr]
             gevent.idle()
         visit(site.port, "/put/page/new", Cookie=cookie)
-        registry.find(client.id).send("answer the poll")  # type: ignore[union-attr]
-        assert poll.get() == ['42["message","answer the poll"]']
+        registry.find(client.id).send("end of the poll")  # type: ignore[union-attr]
+        assert poll.get() == ['42["message","end of the poll"]']
         assert shown(site, cookie)["page"] == "new"
 
-    def test_one_begun_by_the_handshake_is_the_one_that_connect_finds(self, shop: Sites) -> None:
+    def test_session_started_by_the_handshake_is_loaded_in_connect(self, shop: Sites) -> None:
         site, session = shop
 
         @on_connect
@@ -646,7 +660,7 @@ class TestSessions:
         client.connect()
         assert shown(site, answer.cookie)["socket"] == "was here"
 
-    def test_the_cookies_of_the_handshake_are_passed_on(self, shop: Sites) -> None:
+    def test_session_cookie_is_in_the_handshake_response(self, shop: Sites) -> None:
         site, _ = shop
         assert "webpy_session_id=" in visit(site.port, HANDSHAKE).cookie
         answer = visit_websocket(site.port)
@@ -655,7 +669,7 @@ class TestSessions:
 
 
 class TestProcessors:
-    def test_they_run_around_the_handshake_and_around_connect(
+    def test_processors_run_around_handshake_and_connect(
         self, site: Site, journal: Journal
     ) -> None:
         def processor(handler: Callable[[], Any]) -> Any:
@@ -684,7 +698,7 @@ class TestProcessors:
         client.call("message")
         assert journal[2:] == ["before", "connecting", "connect", "after", "message"]
 
-    def test_they_see_nothing_of_a_connection_that_is_let_in(
+    def test_processors_do_not_run_for_requests_of_an_open_session(
         self, site: Site, journal: Journal
     ) -> None:
         # Each request of long-polling would load and save a web session.
@@ -714,7 +728,7 @@ class TestProcessors:
             (lambda: web.notfound(), 404),
         ],
     )
-    def test_one_that_answers_itself_refuses_the_handshake(
+    def test_processor_returning_a_response_rejects_the_handshake(
         self, answer: Callable[[], Any], status: int, site: Site, stages: Journal
     ) -> None:
         def login(handler: Callable[[], Any]) -> Any:
@@ -729,7 +743,7 @@ class TestProcessors:
         assert not site.server.engine.sessions
         assert site.connect(Cookie="user=Ann").id
 
-    def test_one_that_changes_its_mind_refuses_the_connection(
+    def test_processor_rejecting_after_the_handshake_rejects_the_connection(
         self, site: Site, stages: Journal
     ) -> None:
         banned = False
@@ -746,7 +760,9 @@ class TestProcessors:
         assert client.receive() == '44{"message":"the application answered 403 Forbidden"}'
         assert not stages
 
-    def test_one_that_swallows_the_request(self, site: Site, stages: Journal) -> None:
+    def test_processor_not_calling_the_handler_rejects_the_connection(
+        self, site: Site, stages: Journal
+    ) -> None:
         away = False
         site.app.add_processor(lambda handler: "closed today" if away else handler())
         client = site.websocket()
@@ -759,7 +775,7 @@ class TestProcessors:
         answer = visit(site.port, HANDSHAKE)
         assert (answer.status, answer.body) == (200, b"closed today")
 
-    def test_one_that_fails_lets_nobody_in_and_leaks_nothing(
+    def test_processor_raising_before_connect_rejects_without_details(
         self, site: Site, stages: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(web.config, "debug", False)
@@ -779,7 +795,7 @@ class TestProcessors:
         assert [name for name, _ in stages] == ["error"]
         assert visit(site.port, HANDSHAKE).status == 500
 
-    def test_one_that_fails_after_connect_is_an_error_and_no_end(
+    def test_processor_raising_after_connect_sends_error_and_keeps_the_connection(
         self, site: Site, stages: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(web.config, "debug", False)
@@ -795,7 +811,7 @@ class TestProcessors:
         client.barrier()
         assert [name for name, _ in stages] == ["connecting", "connect", "error"]
 
-    def test_load_hooks_and_unload_hooks(self, site: Site, journal: Journal) -> None:
+    def test_load_and_unload_hooks_run_around_connect(self, site: Site, journal: Journal) -> None:
         site.app.add_processor(web.loadhook(lambda: journal.append("load")))
         site.app.add_processor(web.unloadhook(lambda: journal.append("unload")))
         site.connect()

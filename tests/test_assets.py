@@ -1,4 +1,4 @@
-"""The scripts and the HTML that loads them."""
+"""The client scripts, and the HTML that loads them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def script_tags(html: str) -> list[dict[str, str | None]]:
 
 
 class TestAsset:
-    def test_the_two_scripts_are_there(self) -> None:
+    def test_asset_returns_client_and_extension(self) -> None:
         client, extension = assets.asset("socket.io.min.js"), assets.asset("webpy_socketio.js")
         assert client is not None
         assert extension is not None
@@ -74,34 +74,34 @@ class TestAsset:
             "/etc/passwd",
         ],
     )
-    def test_no_other_file_is_reached(self, name: str) -> None:
+    def test_asset_of_another_name_is_none(self, name: str) -> None:
         assert assets.asset(name) is None
 
-    def test_it_is_read_once(self) -> None:
+    def test_asset_is_read_once(self) -> None:
         assert assets.asset("webpy_socketio.js") is assets.asset("webpy_socketio.js")
 
-    def test_gzip_holds_the_same_body(self) -> None:
+    def test_asset_gzip_contains_the_body(self) -> None:
         client = assets.asset("socket.io.min.js")
         assert client is not None
         assert gzip.decompress(client.gzip) == client.body
         assert len(client.gzip) < len(client.body) / 2
 
-    def test_etag_and_version_follow_the_content(self) -> None:
+    def test_asset_etag_and_version_depend_on_the_content(self) -> None:
         one, other = assets.Asset("a.js", b"one"), assets.Asset("a.js", b"other")
         assert one.version == hashlib.sha256(b"one").hexdigest()[:16]
         assert one.etag == f'W/"{one.version}"'
         assert one.etag != other.etag
         assert one == assets.Asset("a.js", b"one")
 
-    def test_it_is_javascript_in_utf8(self) -> None:
+    def test_asset_has_content_type_javascript_in_utf8(self) -> None:
         assert assets.Asset("a.js", b"").content_type == "text/javascript; charset=utf-8"
 
-    def test_it_cannot_be_changed(self) -> None:
+    def test_asset_is_immutable(self) -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):
             assets.Asset("a.js", b"").name = "b.js"  # type: ignore[misc]
 
     @pytest.mark.parametrize("name", assets.BUILDS)
-    def test_asset_of_each_build_names_a_source_map_that_is_served(self, name: str) -> None:
+    def test_asset_of_each_build_refers_to_a_served_source_map(self, name: str) -> None:
         script = assets.asset(name)
         assert script is not None
         assert script.content_type == "text/javascript; charset=utf-8"
@@ -113,7 +113,7 @@ class TestAsset:
         assert source_map.content_type == "application/json"
         assert json.loads(source_map.body)["version"] == 3
 
-    def test_builds_have_their_conventional_names(self) -> None:
+    def test_builds_have_conventional_names(self) -> None:
         assert set(assets.BUILDS) == {
             "socket.io.js",
             "socket.io.min.js",
@@ -121,7 +121,7 @@ class TestAsset:
             "socket.io.msgpack.min.js",
         }
 
-    def test_a_package_never_built_says_what_to_run(
+    def test_asset_missing_before_the_build_raises_error_with_remedy(
         self, uncached: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(assets, "_PACKAGE", tmp_path)
@@ -132,37 +132,37 @@ class TestAsset:
 
 
 class TestScripts:
-    def test_the_client_comes_before_its_extension(self) -> None:
+    def test_scripts_load_the_client_before_the_extension(self) -> None:
         client, extension = script_tags(assets.socketio_scripts())
         assert re.fullmatch(r"/socket\.io/socket\.io\.min\.js\?v=[0-9a-f]{16}", client["src"] or "")
         assert re.fullmatch(
             r"/socket\.io/webpy_socketio\.js\?v=[0-9a-f]{16}", extension["src"] or ""
         )
 
-    def test_addresses_carry_the_version(self) -> None:
+    def test_script_urls_contain_the_version(self) -> None:
         extension = assets.asset("webpy_socketio.js")
         assert extension is not None
         assert f"?v={extension.version}" in assets.socketio_scripts()
 
-    def test_the_extension_is_told_the_path(self) -> None:
+    def test_scripts_have_the_path_as_data_attribute(self) -> None:
         assert script_tags(assets.socketio_scripts())[1]["data-path"] == "/socket.io"
 
     @pytest.mark.parametrize("resource", ["chat/live", "/chat/live", "/chat/live/"])
-    def test_resource(self, resource: str) -> None:
+    def test_scripts_with_resource_use_its_path(self, resource: str) -> None:
         client, extension = script_tags(assets.socketio_scripts(resource=resource))
         assert (client["src"] or "").startswith("/chat/live/socket.io.min.js?")
         assert extension["data-path"] == "/chat/live"
 
-    def test_the_server_of_the_request_tells_its_resource(self) -> None:
+    def test_scripts_use_the_resource_of_the_current_request(self) -> None:
         web.ctx.env = {assets.RESOURCE_KEY: "live"}
         assert script_tags(assets.socketio_scripts())[1]["data-path"] == "/live"
         assert script_tags(assets.socketio_scripts(resource="mine"))[1]["data-path"] == "/mine"
 
-    def test_an_application_mounted_below_a_path(self) -> None:
+    def test_scripts_of_a_mounted_application_include_its_path(self) -> None:
         web.ctx.env = {"SCRIPT_NAME": "/caf\xc3\xa9"}
         assert script_tags(assets.socketio_scripts())[1]["data-path"] == "/caf%C3%A9/socket.io"
 
-    def test_nonce(self) -> None:
+    def test_scripts_with_nonce_have_the_attribute(self) -> None:
         assert [tag["nonce"] for tag in script_tags(assets.socketio_scripts("r4nd0m"))] == [
             "r4nd0m"
         ] * 2
@@ -171,13 +171,13 @@ class TestScripts:
     @pytest.mark.parametrize(
         "evil", ['"><script>alert(1)</script>', "' onload='x", "&quot;", "<>&"]
     )
-    def test_everything_is_escaped(self, evil: str) -> None:
+    def test_scripts_escape_all_arguments(self, evil: str) -> None:
         for tag in script_tags(assets.socketio_scripts(nonce=evil, resource=evil)):
             assert tag.keys() == {"src", "data-path", "nonce"}
             assert tag["nonce"] == evil
 
     @pytest.mark.parametrize("filters", [[], ["h"]])
-    def test_the_mako_include(self, filters: list[str]) -> None:
+    def test_mako_include_contains_the_scripts(self, filters: list[str]) -> None:
         lookup = mako.lookup.TemplateLookup(
             directories=[assets.template_dir], default_filters=filters, strict_undefined=True
         )
@@ -185,7 +185,7 @@ class TestScripts:
         html: Any = lookup.get_template("page.html").render()
         assert html == f"<head>{assets.socketio_scripts()}</head>"
 
-    def test_the_mako_include_with_arguments(self) -> None:
+    def test_mako_include_with_arguments_passes_them(self) -> None:
         lookup = mako.lookup.TemplateLookup(directories=[assets.template_dir])
         lookup.put_string(
             "page.html",
@@ -193,11 +193,11 @@ class TestScripts:
         )
         assert lookup.get_template("page.html").render() == assets.socketio_scripts("n", "live")
 
-    def test_engines_that_know_html_do_not_escape_it(self) -> None:
+    def test_scripts_are_not_escaped_by_engines_with_html_protocol(self) -> None:
         scripts = assets.socketio_scripts()
         assert str(markupsafe.escape(scripts)) == str(scripts)
 
-    def test_web_py_templates(self) -> None:
+    def test_scripts_in_web_py_template_are_html(self) -> None:
         template = web.template.Template(
             "$:socketio_scripts()", globals={"socketio_scripts": assets.socketio_scripts}
         )

@@ -1,4 +1,4 @@
-"""What the server remembers of its clients' words has a bound that no client decides about."""
+"""Caches whose keys are chosen by clients are limited."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webpy_socketio.plugins import metrics, rate_limit
 from . import raw
 from .conftest import Site
 
-#: Bytes by which the process may grow for 60 events of 1 MB: less than one of them.
+#: Maximum growth of the process in bytes for 60 events of 1 MB: less than one event.
 GROWTH = 500_000
 
 PLUGINS = [
@@ -30,7 +30,7 @@ def handler(*args: Any) -> None:
 
 
 def barrier(client: raw.WebSocket, namespace: str) -> None:
-    """Wait until every event that the client sent is handled, the last one a long one."""
+    """Wait until all events of the client have been handled, the last one with a long name."""
     client.send(f'42{namespace}["{"x" * 900_000}"]')
     client.send(f'42{namespace}7["__unsubscribe__","barrier"]')
     assert client.receive() == f'43{namespace}7[{{"ok":true}}]'
@@ -38,7 +38,7 @@ def barrier(client: raw.WebSocket, namespace: str) -> None:
 
 @pytest.fixture
 def growth() -> Iterator[Callable[[], int]]:
-    """Bytes that Python objects take more than when the test began."""
+    """Return the growth of memory used by Python objects since the start of the test, in bytes."""
     tracemalloc.start()
     gc.collect()
     before = tracemalloc.get_traced_memory()[0]
@@ -53,7 +53,7 @@ def growth() -> Iterator[Callable[[], int]]:
 
 @pytest.mark.patience(60)
 @pytest.mark.parametrize("namespace", ["", "/chat,"])
-def test_event_names_of_a_megabyte_are_not_remembered(
+def test_long_event_names_are_not_cached(
     namespace: str, serve: Callable[..., Site], growth: Callable[[], int]
 ) -> None:
     on_message(handler)
@@ -76,7 +76,7 @@ def test_event_names_of_a_megabyte_are_not_remembered(
 
 
 @pytest.mark.patience(60)
-def test_refused_names_of_channels_are_not_remembered(
+def test_rejected_channel_names_are_not_cached(
     serve: Callable[..., Site], growth: Callable[[], int]
 ) -> None:
     on_subscribing(channel="^room-")(handler)
@@ -94,7 +94,7 @@ def test_refused_names_of_channels_are_not_remembered(
     assert growth() - before < GROWTH
 
 
-def test_labels_of_metrics_are_those_of_handlers(growth: Callable[[], int]) -> None:
+def test_metric_labels_are_limited_to_those_of_handlers(growth: Callable[[], int]) -> None:
     on_event("news")(handler)
     labels = metrics.labels.Labels()
     assert labels.of("news", None) == ("news", "")
@@ -103,7 +103,7 @@ def test_labels_of_metrics_are_those_of_handlers(growth: Callable[[], int]) -> N
     assert growth() < GROWTH
 
 
-def test_names_of_headers_are_remembered_only_if_short(serve: Callable[..., Site]) -> None:
+def test_header_names_are_cached_only_if_short(serve: Callable[..., Site]) -> None:
     site = serve()
     http_handler._make_cgi_name.cache_clear()
     for number in range(20):
@@ -112,7 +112,7 @@ def test_names_of_headers_are_remembered_only_if_short(serve: Callable[..., Site
     assert 1 <= http_handler._make_cgi_name.cache_info().currsize < 10
 
 
-def test_keys_of_rate_limits_are_short() -> None:
+def test_rate_limit_keys_are_short() -> None:
     long = "x" * 8000
     assert rate_limit._shorten("alice") == "alice"
     assert rate_limit._shorten(("alice", 1)) == ("alice", 1)

@@ -1,4 +1,4 @@
-"""Channels: who is in which, what they may be called, and what their subscribers get."""
+"""Channels: membership, names and delivery."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ OK = [{"ok": True}]
 
 
 class TestMembership:
-    """The pure data."""
+    """`Channels`, without sockets."""
 
-    def test_add_and_remove_tell_whether_anything_changed(self) -> None:
+    def test_add_and_remove_return_whether_anything_changed(self) -> None:
         channels: Channels[str] = Channels()
         assert channels.add("ann", "room") is True
         assert channels.add("ann", "room") is False
@@ -39,26 +39,26 @@ class TestMembership:
         assert channels.remove("ann", "room") is False
         assert channels.remove("bob", "room") is False
 
-    def test_members_and_held_are_in_the_order_of_joining(self) -> None:
+    def test_members_and_channels_are_in_the_order_of_joining(self) -> None:
         channels: Channels[str] = Channels()
         for member in ("c", "a", "b"):
             for channel in ("3", "1", "2"):
                 channels.add(member, channel)
         assert list(channels.members("1")) == ["c", "a", "b"]
-        assert list(channels.held("a")) == ["3", "1", "2"]
+        assert list(channels.channels_of("a")) == ["3", "1", "2"]
 
-    def test_reading_makes_nothing(self) -> None:
+    def test_reading_creates_no_entries(self) -> None:
         channels: Channels[str] = Channels()
         for number in range(1000):
             assert not channels.members(f"unknown {number}")
-            assert not channels.held(f"unknown {number}")
-            channels.remove("nobody", f"unknown {number}")
-            channels.hide(f"unknown {number}")
-            channels.forget(f"unknown {number}")
+            assert not channels.channels_of(f"unknown {number}")
+            channels.remove("other", f"unknown {number}")
+            channels.remove_member(f"unknown {number}")
+            channels.forget_member(f"unknown {number}")
         assert not channels._members
         assert not channels._held
 
-    def test_nothing_empty_is_kept(self) -> None:
+    def test_empty_entries_are_removed(self) -> None:
         channels: Channels[str] = Channels()
         for number in range(1000):
             channels.add("ann", f"room {number}")
@@ -67,20 +67,20 @@ class TestMembership:
         assert not channels._members
         assert not channels._held
 
-    def test_who_withdraws_is_in_none_but_holds_them_until_forgotten(self) -> None:
+    def test_removed_member_keeps_its_channels_until_forgotten(self) -> None:
         channels: Channels[str] = Channels()
         channels.add("ann", "room")
         channels.add("ann", "hall")
         channels.add("bob", "room")
-        channels.hide("ann")
+        channels.remove_member("ann")
         assert list(channels.members("room")) == ["bob"]
         assert not channels.members("hall")
-        assert list(channels.held("ann")) == ["room", "hall"]
-        channels.forget("ann")
-        assert not channels.held("ann")
+        assert list(channels.channels_of("ann")) == ["room", "hall"]
+        channels.forget_member("ann")
+        assert not channels.channels_of("ann")
         assert len(channels) == 1
 
-    def test_against_a_plain_model(self) -> None:
+    def test_channels_match_a_simple_model(self) -> None:
         random_ = random.Random(1)
         channels: Channels[int] = Channels()
         model: set[tuple[int, str]] = set()
@@ -95,10 +95,10 @@ class TestMembership:
                     assert channels.remove(member, channel) is (pair in model)
                     model.discard(pair)
                 case _:
-                    channels.hide(member)
-                    channels.forget(member)
+                    channels.remove_member(member)
+                    channels.forget_member(member)
                     model = {pair for pair in model if pair[0] != member}
-            assert set(channels.held(member)) == {c for m, c in model if m == member}
+            assert set(channels.channels_of(member)) == {c for m, c in model if m == member}
             assert set(channels.members(channel)) == {m for m, c in model if c == channel}
         assert len(channels) == len({channel for _, channel in model})
 
@@ -135,21 +135,21 @@ GOOD_NAMES = {
 
 class TestNames:
     @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
-    def test_refused(self, name: Any) -> None:
+    def test_invalid_channel_name_raises(self, name: Any) -> None:
         with pytest.raises(ChannelError):
             check_name(name, 255)
 
     @pytest.mark.parametrize("name", ["\ud800", "a\udfffb", b"bytes"], ids=repr)
-    def test_refused_too_though_json_cannot_bring_it(self, name: Any) -> None:
+    def test_channel_name_that_json_cannot_contain_raises(self, name: Any) -> None:
         with pytest.raises(ChannelError):
             check_name(name, 255)
 
     @pytest.mark.parametrize("name", GOOD_NAMES.values(), ids=GOOD_NAMES)
-    def test_accepted(self, name: str) -> None:
+    def test_valid_channel_name_is_accepted(self, name: str) -> None:
         assert check_name(name, 255) == name
 
     @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
-    def test_refused_with_an_acknowledgement_and_the_connection_kept(
+    def test_subscribe_with_invalid_name_is_rejected_and_keeps_the_connection(
         self, name: Any, site: Site, stages: Journal
     ) -> None:
         client = site.connect()
@@ -159,19 +159,21 @@ class TestNames:
             assert "name" in answer["error"]
         assert registry.find(client.id).channels == ()  # type: ignore[union-attr]
         assert client.call("__subscribe__", "good") == OK
-        # The client broke a rule, and that is what "error" is for.
+        # Invalid data of a client is sent as "error".
         assert [name for name, _ in stages] == [
             *("connecting", "connect", "error", "error", "subscribing", "subscribe")
         ]
 
     @pytest.mark.parametrize("args", [(), ("a", "b")], ids=["none", "two"])
-    def test_one_name_at_a_time(self, args: tuple[str, ...], site: Site) -> None:
+    def test_subscribe_with_several_names_is_rejected(
+        self, args: tuple[str, ...], site: Site
+    ) -> None:
         client = site.connect()
         ((answer),) = client.call("__subscribe__", *args)
         assert answer["ok"] is False
 
     @pytest.mark.parametrize("name", GOOD_NAMES.values(), ids=GOOD_NAMES)
-    def test_a_good_one_works(self, name: str, site: Site) -> None:
+    def test_subscribe_with_valid_name_is_acknowledged(self, name: str, site: Site) -> None:
         client = site.connect()
         assert client.call("__subscribe__", name) == OK
         broadcast_channel("hello", name)
@@ -179,7 +181,9 @@ class TestNames:
         assert client.call("__unsubscribe__", name) == OK
 
     @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
-    def test_the_callers_mistake_is_raised_at_the_caller(self, name: Any, site: Site) -> None:
+    def test_socket_methods_with_invalid_name_raise_channel_error(
+        self, name: Any, site: Site
+    ) -> None:
         socket = socket_of(site.connect())
         with pytest.raises(ChannelError):
             socket.subscribe(name)
@@ -190,7 +194,7 @@ class TestNames:
         with pytest.raises(ChannelError):
             socket.broadcast_channel("hello", 5 if name is None else name)
 
-    def test_the_length_is_a_setting(self, serve: Callable[..., Site]) -> None:
+    def test_max_channel_length_setting_limits_the_name(self, serve: Callable[..., Site]) -> None:
         site = serve(max_channel_length=4)
         client = site.connect()
         assert client.call("__subscribe__", "four") == OK
@@ -200,11 +204,11 @@ class TestNames:
             broadcast_channel("hello", "fives")
 
 
-class TestLimit:
+class TestChannelLimit:
     @pytest.mark.quoted(
         "channel limit reached: a socket may subscribe to … channels (SOCKETIO_MAX_CHANNELS)"
     )
-    def test_the_129th_is_refused_and_the_connection_kept(
+    def test_subscribe_beyond_the_limit_is_rejected_and_keeps_the_connection(
         self, site: Site, told: Callable[[str], None]
     ) -> None:
         client = site.connect()
@@ -214,13 +218,13 @@ class TestLimit:
         assert answer["ok"] is False
         assert "128" in answer["error"]
         told(answer["error"])
-        assert client.call("__subscribe__", "room-5") == OK  # held already
+        assert client.call("__subscribe__", "room-5") == OK  # a member already
         with pytest.raises(ChannelError, match="128"):
             socket_of(client).subscribe("one more")
         client.call("__unsubscribe__", "room-5")
         assert client.call("__subscribe__", "one more") == OK
 
-    def test_coming_and_going_leaves_nothing(self, site: Site) -> None:
+    def test_repeated_connections_leave_no_members(self, site: Site) -> None:
         socket = socket_of(site.connect())
         channels = registry.namespace("/").channels
         for number in range(2000):
@@ -231,7 +235,7 @@ class TestLimit:
 
 
 class TestSubscribe:
-    def test_it_is_true_if_it_changed_anything(self, site: Site) -> None:
+    def test_subscribe_returns_whether_anything_changed(self, site: Site) -> None:
         socket = socket_of(site.connect())
         assert socket.subscribe("room") is True
         assert socket.subscribe("room") is False
@@ -240,7 +244,7 @@ class TestSubscribe:
         assert socket.unsubscribe("room") is False
         assert socket.channels == ()
 
-    def test_a_socket_that_is_gone_is_in_no_channel(self, site: Site) -> None:
+    def test_disconnected_socket_has_no_channels(self, site: Site) -> None:
         socket = socket_of(site.connect())
         socket.subscribe("room")
         socket.disconnect()
@@ -248,16 +252,14 @@ class TestSubscribe:
         assert socket.unsubscribe("room") is False
         assert not len(registry.namespace("/").channels)
 
-    def test_asked_twice_the_client_is_told_twice(self, site: Site) -> None:
+    def test_repeated_subscribe_is_acknowledged_again(self, site: Site) -> None:
         client = site.connect()
         assert client.call("__subscribe__", "room") == OK
         assert client.call("__subscribe__", "room") == OK
         assert client.call("__unsubscribe__", "room") == OK
         assert client.call("__unsubscribe__", "room") == OK
 
-    def test_a_client_hears_of_its_channel_only_after_it_knows_to_be_in_it(
-        self, site: Site
-    ) -> None:
+    def test_subscribe_is_acknowledged_before_messages_of_the_channel(self, site: Site) -> None:
         @on_subscribe
         def welcome(request: Any, socket: Any, context: Any, channel: str) -> None:
             socket.send_and_broadcast_channel("welcome", channel)
@@ -267,7 +269,7 @@ class TestSubscribe:
         assert client.receive() == '431[{"ok":true}]'
         assert client.event() == ["message", "welcome"]
 
-    def test_nothing_comes_before_subscribe_or_after_unsubscribe_returned(self, site: Site) -> None:
+    def test_messages_arrive_only_between_subscribe_and_unsubscribe(self, site: Site) -> None:
         client, other = site.connect(), site.connect()
         socket, keeper = socket_of(client), socket_of(other)
         keeper.subscribe("room")
@@ -280,30 +282,28 @@ class TestSubscribe:
         client.barrier()
         assert [other.event()[1] for _ in range(3)] == ["before", "during", "after"]
 
-    def test_the_acknowledgement_of_unsubscribe_is_the_last_of_the_channel(
-        self, site: Site
-    ) -> None:
+    def test_unsubscribe_is_acknowledged_after_messages_of_the_channel(self, site: Site) -> None:
         @on_unsubscribe
         def farewell(request: Any, socket: Any, context: Any, channel: str) -> None:
-            socket.broadcast_channel("somebody left", channel)
+            socket.broadcast_channel("a member left", channel)
 
         client, other = site.connect(), site.connect()
         for each in (client, other):
             each.call("__subscribe__", "room")
         client.emit("__unsubscribe__", "room", ack=1)
         assert client.receive() == '431[{"ok":true}]'
-        assert other.event() == ["message", "somebody left"]
+        assert other.event() == ["message", "a member left"]
         client.barrier()
 
-    def test_without_an_acknowledgement(self, site: Site) -> None:
+    def test_subscribe_without_acknowledgement_takes_effect(self, site: Site) -> None:
         client = site.connect()
         client.emit("__subscribe__", "room")
         client.barrier()
         assert socket_of(client).channels == ("room",)
 
 
-class TestAddressed:
-    def test_a_message_to_a_channel_carries_it(self, site: Site, journal: Journal) -> None:
+class TestChannelMessages:
+    def test_message_to_channel_has_the_channel_keyword(self, site: Site, journal: Journal) -> None:
         @signals.message.connect
         def receiver(sender: Any, message: Any, channel: Any, event: str, **extra: Any) -> str:
             journal.append((event, channel, message))
@@ -323,7 +323,7 @@ class TestAddressed:
         ]
 
     @pytest.mark.parametrize("args", [("other", "x"), (), (5, "x"), (["room"], "x"), (None,)])
-    def test_only_to_one_that_the_socket_is_in(
+    def test_message_to_unsubscribed_channel_is_rejected(
         self, args: tuple[Any, ...], site: Site, stages: Journal
     ) -> None:
         client = site.connect()
@@ -331,13 +331,13 @@ class TestAddressed:
         ((answer),) = client.call("__channel__", *args)
         assert answer == {
             "ok": False,
-            "error": "a message to a channel that the socket is not subscribed to",
+            "error": "the client sent a message to a channel that it is not subscribed to",
         }
         assert [name for name, _ in stages][4:] == ["error"]
         client.barrier()
 
     @pytest.mark.parametrize("name", ["__subscribe__", "__unsubscribe__", "__channel__"])
-    def test_a_message_whose_text_is_a_reserved_name_is_just_a_message(
+    def test_message_with_reserved_name_as_text_is_an_ordinary_message(
         self, name: str, site: Site, journal: Journal
     ) -> None:
         @on_message
@@ -358,7 +358,7 @@ class TestAddressed:
 
 
 class TestDelivery:
-    def test_one_copy_where_channels_overlap(self, site: Site) -> None:
+    def test_broadcast_to_overlapping_channels_sends_one_copy(self, site: Site) -> None:
         sender, other = site.connect(), site.connect()
         for channel in ("a", "b", "c"):
             socket_of(sender).subscribe(channel)
@@ -368,7 +368,7 @@ class TestDelivery:
             assert client.event() == ["message", "once"]
             client.barrier()
 
-    def test_all_subscribers_see_the_same_order(self, site: Site) -> None:
+    def test_subscribers_receive_messages_in_the_same_order(self, site: Site) -> None:
         receivers = [site.connect() for _ in range(5)]
         for receiver in receivers:
             socket_of(receiver).subscribe("room")
@@ -384,7 +384,7 @@ class TestDelivery:
         for name in range(4):
             assert [number for who, number in seen[0] if who == name] == list(range(20))
 
-    def test_from_inside_a_receiver(self, site: Site) -> None:
+    def test_broadcast_in_a_receiver_is_delivered(self, site: Site) -> None:
         @on_subscribe
         def joined(request: Any, socket: Any, context: Any, channel: str) -> None:
             broadcast_channel(
@@ -397,7 +397,7 @@ class TestDelivery:
         second.call("__subscribe__", "room")
         assert first.event() == second.event() == ["message", "2 are here"]
 
-    def test_members_may_come_and_go_while_it_is_broadcast_to_them(self, site: Site) -> None:
+    def test_broadcast_while_members_join_and_leave_is_delivered(self, site: Site) -> None:
         steady = site.connect()
         socket_of(steady).subscribe("room")
         sockets = [socket_of(site.connect()) for _ in range(5)]
@@ -417,7 +417,7 @@ class TestDelivery:
         gevent.joinall([gevent.spawn(speak), *jobs], raise_error=True)
         assert [steady.event()[1] for _ in range(50)] == list(range(50))
 
-    def test_subscribing_while_the_client_goes_leaves_no_ghost(
+    def test_subscribe_during_disconnect_leaves_no_member(
         self, site: Site, stages: Journal
     ) -> None:
         for _ in range(150):
@@ -436,7 +436,9 @@ class TestDelivery:
         assert not registry.namespace("/").channels._held
         assert not registry.namespace("/").sockets
 
-    def test_a_channel_named_like_somebody_gets_nothing_of_theirs(self, site: Site) -> None:
+    def test_channel_named_like_a_session_id_receives_none_of_its_messages(
+        self, site: Site
+    ) -> None:
         victim, spy = site.connect(), site.connect()
         for name in (victim.id, socket_of(victim)._connection.session.id):
             assert spy.call("__subscribe__", name) == OK

@@ -1,4 +1,4 @@
-"""Sending from anywhere: no socket at hand, another greenlet, another thread."""
+"""Functions that send from anywhere: pages, greenlets and threads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .conftest import Journal, Site, gets, socket_of
 
 
 def in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a native thread, which gevent did not patch away."""
+    """Call a function in a native thread, not patched by gevent."""
     return gevent.get_hub().threadpool.spawn(function, *args).get()
 
 
@@ -51,16 +51,18 @@ def here(function: Callable[..., Any], *args: Any) -> Any:
 anywhere = pytest.mark.parametrize("run", [here, in_greenlet, in_thread])
 
 
-class TestReach:
+class TestDelivery:
     @anywhere
-    def test_broadcast(self, run: Callable[..., Any], site: Site) -> None:
+    def test_broadcast_reaches_all_sockets(self, run: Callable[..., Any], site: Site) -> None:
         first, second = site.connect(), site.connect()
         run(broadcast, {"to": "all"})
         gets(first, {"to": "all"})
         gets(second, {"to": "all"})
 
     @anywhere
-    def test_broadcast_channel(self, run: Callable[..., Any], site: Site) -> None:
+    def test_broadcast_channel_reaches_its_subscribers(
+        self, run: Callable[..., Any], site: Site
+    ) -> None:
         inside, outside = site.connect(), site.connect()
         inside.call("__subscribe__", "room")
         run(broadcast_channel, "hello", "room")
@@ -68,14 +70,14 @@ class TestReach:
         gets(outside)
 
     @anywhere
-    def test_send(self, run: Callable[..., Any], site: Site) -> None:
+    def test_send_reaches_one_socket(self, run: Callable[..., Any], site: Site) -> None:
         first, second = site.connect(), site.connect()
         run(send, socket_of(first).session.session_id, "hello")
         gets(first, "hello")
         gets(second)
 
     @anywhere
-    def test_emit(self, run: Callable[..., Any], site: Site) -> None:
+    def test_emit_sends_a_custom_event(self, run: Callable[..., Any], site: Site) -> None:
         inside, outside = site.connect(), site.connect()
         inside.call("__subscribe__", "room")
         run(emit, "tick", 1, b"\2")
@@ -86,7 +88,7 @@ class TestReach:
         assert inside.event() == ["tock"]
         gets(outside)
 
-    def test_in_the_order_of_sending(self, site: Site) -> None:
+    def test_messages_arrive_in_the_order_of_sending(self, site: Site) -> None:
         client = site.connect()
 
         def speak() -> None:
@@ -96,13 +98,15 @@ class TestReach:
         in_thread(speak)
         gets(client, *range(100))
 
-    def test_over_polling(self, site: Site) -> None:
+    def test_broadcast_over_polling_arrives(self, site: Site) -> None:
         client = site.polling()
         client.connect()
         broadcast("hello")
         assert client.poll() == ['42["message","hello"]']
 
-    def test_another_namespace(self, serve: Callable[..., Site]) -> None:
+    def test_broadcast_with_namespace_reaches_that_namespace_only(
+        self, serve: Callable[..., Site]
+    ) -> None:
         client = serve(namespaces=["/", "/chat"]).connect()
         other = client.connect(namespace="/chat,")["sid"]
         broadcast("one", namespace="/chat")
@@ -112,17 +116,17 @@ class TestReach:
         for word in ("one", "two", "three"):
             assert client.receive() == f'42/chat,["message","{word}"]'
         with pytest.raises(NoSocket):
-            broadcast_channel("nobody", "room")
+            broadcast_channel("four", "room")
         gets(client)
 
-    def test_from_a_page(self, serve: Callable[..., Site]) -> None:
+    def test_broadcast_in_a_page_reaches_the_sockets(self, serve: Callable[..., Site]) -> None:
         class Page:
             def GET(self) -> str:
                 try:
                     broadcast_channel("from a page", "room")
                 except NoSocket as error:
-                    return f"nobody: {error}"
-                return "told"
+                    return f"no socket: {error}"
+                return "sent"
 
         site = serve(("/page", "page"), {"page": Page})
 
@@ -135,15 +139,17 @@ class TestReach:
                 connection.close()
 
         client = site.connect()
-        assert visit().startswith("nobody: ")
+        assert visit().startswith("no socket: ")
         client.call("__subscribe__", "room")
-        assert visit() == "told"
+        assert visit() == "sent"
         gets(client, "from a page")
 
 
-class TestNobody:
+class TestNoSocket:
     @anywhere
-    def test_nobody_is_connected(self, run: Callable[..., Any], site: Site) -> None:
+    def test_broadcast_without_sockets_raises_no_socket(
+        self, run: Callable[..., Any], site: Site
+    ) -> None:
         for function, args in (
             (broadcast, ("hello",)),
             (broadcast_channel, ("hello", "room")),
@@ -154,7 +160,9 @@ class TestNobody:
                 run(function, *args)
 
     @anywhere
-    def test_nobody_is_in_the_channel(self, run: Callable[..., Any], site: Site) -> None:
+    def test_broadcast_channel_without_subscribers_raises_no_socket(
+        self, run: Callable[..., Any], site: Site
+    ) -> None:
         client = site.connect()
         client.call("__subscribe__", "room")
         client.call("__unsubscribe__", "room")
@@ -164,19 +172,19 @@ class TestNobody:
             run(lambda: emit("tick", channel="room"))
         gets(client)
 
-    def test_the_one_meant_is_gone(self, site: Site) -> None:
+    def test_send_to_disconnected_session_raises_no_socket(self, site: Site) -> None:
         client, other = site.connect(), site.connect()
         socket_of(client).disconnect()
         with pytest.raises(NoSocket, match=client.id):
             send(client.id, "hello")
         gets(other)
 
-    def test_in_another_namespace(self, site: Site) -> None:
+    def test_broadcast_to_empty_namespace_raises_no_socket(self, site: Site) -> None:
         site.connect()
         with pytest.raises(NoSocket):
             broadcast("hello", namespace="/nowhere")
 
-    def test_who_is_still_at_the_gate_is_not_there(self, site: Site) -> None:
+    def test_broadcast_while_a_gate_waits_raises_no_socket(self, site: Site) -> None:
         go = gevent.event.Event()
         begun = Journal()
 
@@ -194,13 +202,15 @@ class TestNobody:
             send(session_id, "hello")
         go.set()
 
-    def test_it_is_a_lookup_error(self) -> None:
+    def test_no_socket_is_a_lookup_error(self) -> None:
         assert issubclass(NoSocket, LookupError)
 
 
 @anywhere
 class TestSockets:
-    def test_who_is_here(self, run: Callable[..., Any], serve: Callable[..., Site]) -> None:
+    def test_sockets_returns_the_connected_sockets(
+        self, run: Callable[..., Any], serve: Callable[..., Site]
+    ) -> None:
         assert run(sockets) == []
         site = serve(namespaces=["/", "/chat"])
         one, two = site.connect(), site.connect()
@@ -212,19 +222,21 @@ class TestSockets:
         assert len(run(sockets)) == 3
         assert run(sockets, "/nowhere") == []
         one.send("41")
-        one.send('42/chat,1["barrier"]')
+        one.send('42/chat,1["__unsubscribe__","barrier"]')
         one.receive()
         assert id_in_main not in [socket.session_id for socket in run(sockets)]
 
-    def test_the_list_is_the_callers(self, run: Callable[..., Any], site: Site) -> None:
+    def test_sockets_returns_a_copy(self, run: Callable[..., Any], site: Site) -> None:
         site.connect()
         run(sockets).clear()
         assert len(sockets()) == 1
 
 
-class TestMistakes:
+class TestErrors:
     @anywhere
-    def test_what_cannot_be_sent(self, run: Callable[..., Any], site: Site) -> None:
+    def test_unencodable_message_raises_encode_error(
+        self, run: Callable[..., Any], site: Site
+    ) -> None:
         client = site.connect()
         client.call("__subscribe__", "room")
         for function, args in (
@@ -240,15 +252,15 @@ class TestMistakes:
         gets(client)
 
     @pytest.mark.parametrize("name", ["", "a\nb", 5, "x" * 256])
-    def test_a_bad_channel(self, name: Any, site: Site) -> None:
+    def test_invalid_channel_raises_channel_error(self, name: Any, site: Site) -> None:
         with pytest.raises(ChannelError):
             broadcast_channel("hello", name)
 
 
 class TestThreads:
-    """Whatever a socket can do, from a thread that has no part in gevent's loop."""
+    """Methods of a socket, called from a native thread."""
 
-    def test_sending(self, site: Site) -> None:
+    def test_send_in_a_thread_arrives(self, site: Site) -> None:
         first, second = site.connect(), site.connect()
         socket = socket_of(first)
 
@@ -264,7 +276,9 @@ class TestThreads:
         assert first.event() == ["custom", 1]
         gets(second, "broadcast", "both")
 
-    def test_subscribing(self, site: Site, stages: Journal) -> None:
+    def test_subscribe_in_a_thread_returns_whether_it_changed(
+        self, site: Site, stages: Journal
+    ) -> None:
         socket = socket_of(site.connect())
 
         def work() -> list[bool]:
@@ -279,7 +293,9 @@ class TestThreads:
         assert in_thread(work) == [True, False, True, True, False]
         assert [name for name, _ in stages[2:]] == ["subscribing", "subscribe", "unsubscribe"]
 
-    def test_receivers_run_in_the_thread_of_the_server(self, site: Site, journal: Journal) -> None:
+    def test_receivers_after_a_call_in_a_thread_run_in_the_server_thread(
+        self, site: Site, journal: Journal
+    ) -> None:
         thread = get_original("_thread", "get_ident")
 
         @on_subscribe
@@ -292,7 +308,7 @@ class TestThreads:
         assert journal == [thread(), thread()]
         assert elsewhere[2] != thread()
 
-    def test_outboxes_are_filled_in_the_thread_of_the_server(self, site: Site) -> None:
+    def test_broadcast_in_a_thread_writes_outboxes_in_the_server_thread(self, site: Site) -> None:
         thread = get_original("_thread", "get_ident")
         seen = []
 
@@ -316,7 +332,7 @@ class TestThreads:
         gets(client, 1, 2, 3, 4)
         assert seen == [thread()] * 4
 
-    def test_what_subscribing_raises(self, site: Site) -> None:
+    def test_subscribe_in_a_thread_raises_refused(self, site: Site) -> None:
         @on_subscribing
         def gate(request: Any, socket: Any, context: Any, channel: str) -> None:
             raise Refused("no")
@@ -327,14 +343,14 @@ class TestThreads:
         with pytest.raises(ChannelError):
             in_thread(socket.subscribe, "")
 
-    def test_calling(self, site: Site) -> None:
+    def test_call_in_a_thread_returns_the_acknowledgement(self, site: Site) -> None:
         client = site.connect()
         waiting = gevent.get_hub().threadpool.spawn(socket_of(client).call, "question", 1)
         assert client.receive() == '420["question",1]'
         client.send('430["answer"]')
         assert waiting.get() == "answer"
 
-    def test_calling_in_vain(self, site: Site) -> None:
+    def test_call_in_a_thread_raises_call_timeout(self, site: Site) -> None:
         client = site.connect()
         socket = socket_of(client)
         with pytest.raises(CallTimeout):
@@ -348,13 +364,15 @@ class TestThreads:
         with pytest.raises(Disconnected):
             waiting.get()
 
-    def test_disconnecting(self, site: Site, stages: Journal) -> None:
+    def test_disconnect_in_a_thread_closes_the_connection(
+        self, site: Site, stages: Journal
+    ) -> None:
         client = site.connect()
         in_thread(socket_of(client).disconnect)
         stages.wait_for(("finish", "server namespace disconnect"))
         assert client.receive() == "41"
 
-    def test_many_threads_at_once(self, site: Site) -> None:
+    def test_broadcasts_of_many_threads_all_arrive(self, site: Site) -> None:
         client = site.connect()
         pool = gevent.get_hub().threadpool
 
@@ -368,8 +386,10 @@ class TestThreads:
             assert [number for who, number in seen if who == name] == list(range(50))
 
 
-class TestContext:
-    def test_a_page_keeps_its_own_web_ctx(self, serve: Callable[..., Site]) -> None:
+class TestWebContext:
+    def test_subscribe_in_a_page_keeps_the_web_ctx_of_the_page(
+        self, serve: Callable[..., Site]
+    ) -> None:
         class Page:
             def GET(self) -> str:
                 broadcast("hello")
@@ -387,5 +407,5 @@ class TestContext:
         connection.request("GET", "/page")
         assert connection.getresponse().read() == b"/page"
         connection.close()
-        # And the handler had the handshake's, although a page subscribed the socket.
+        # The handler had the `web.ctx` of the handshake, although a page subscribed the socket.
         gets(client, "hello", "/socket.io/")

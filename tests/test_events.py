@@ -1,4 +1,4 @@
-"""The decorators: which events a handler gets, and with which arguments."""
+"""The decorators: which events a handler receives, and with which arguments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site
 
-#: Each decorator, the name of its stage, and the arguments of its handlers.
+#: Decorator, name of its stage, and arguments of its handlers.
 DECORATORS: dict[Any, tuple[str, ...]] = {
     on_connecting: ("request", "socket", "context"),
     on_connect: ("request", "socket", "context"),
@@ -54,7 +54,7 @@ every_bindable = pytest.mark.parametrize("decorator", BINDABLE, ids=lambda each:
 
 
 def live(site: Site, *channels: str) -> None:
-    """A life in which every stage comes, in `channels`."""
+    """Open and close a connection that passes all stages, with `channels`."""
     client = site.connect()
     for channel in channels:
         client.call("__subscribe__", channel)
@@ -73,7 +73,7 @@ def live(site: Site, *channels: str) -> None:
 
 class TestArguments:
     @every_decorator
-    def test_exactly_the_documented_ones(
+    def test_handler_of_each_stage_receives_the_documented_arguments(
         self, decorator: Any, site: Site, journal: Journal
     ) -> None:
         sent: list[dict[str, Any]] = []
@@ -94,7 +94,9 @@ class TestArguments:
         for args, keywords in zip(journal, sent, strict=True):
             assert args == tuple(keywords[name] for name in DECORATORS[decorator])
 
-    def test_request_is_the_environ_of_the_handshake(self, site: Site, journal: Journal) -> None:
+    def test_request_argument_is_the_environ_of_the_handshake(
+        self, site: Site, journal: Journal
+    ) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append(request)
@@ -105,7 +107,7 @@ class TestArguments:
         assert request["PATH_INFO"] == "/socket.io/"
         assert request["REMOTE_ADDR"] == "127.0.0.1"
 
-    def test_a_message_is_the_argument_or_a_list_of_several_or_none(
+    def test_message_argument_is_one_value_or_a_list_or_none(
         self, site: Site, journal: Journal
     ) -> None:
         @on_message
@@ -120,7 +122,9 @@ class TestArguments:
         client.emit_and_wait("message", 1, 2)
         assert journal == [None, "one", ["a", "list"], {"a": 1}, [1, 2]]
 
-    def test_custom_events_spread_their_arguments(self, site: Site, journal: Journal) -> None:
+    def test_custom_event_handler_receives_positional_arguments(
+        self, site: Site, journal: Journal
+    ) -> None:
         @on_event("add")
         def add(request: Any, socket: Any, context: Any, one: int, other: int) -> int:
             return one + other
@@ -132,13 +136,13 @@ class TestArguments:
         client = site.connect()
         assert client.call("add", 1, 2) == [3]
         assert client.call("none") == ["no arguments"]
-        assert client.call("add", 1) == [{"error": "internal error"}]  # it takes two
+        assert client.call("add", 1) == [{"error": "internal error"}]  # the handler requires two
 
 
 class TestDecorators:
     @every_decorator
     @pytest.mark.parametrize("form", ["bare", "called"])
-    def test_the_function_is_returned_unchanged(self, decorator: Any, form: str) -> None:
+    def test_decorator_returns_the_function(self, decorator: Any, form: str) -> None:
         def handler(*args: Any) -> str:
             """Its docstring."""
             return "as before"
@@ -150,27 +154,27 @@ class TestDecorators:
         assert handler() == "as before"
 
     @every_bindable
-    def test_bound_it_is_returned_unchanged_too(self, decorator: Any) -> None:
+    def test_decorator_with_channel_returns_the_function(self, decorator: Any) -> None:
         def handler(*args: Any) -> None:
-            """Nothing to do."""
+            """Do nothing."""
 
         assert decorator(channel="^room-")(handler) is handler
         assert on_event("x", channel="^room-")(handler) is handler
 
-    def test_all_are_public(self) -> None:
+    def test_decorators_are_public(self) -> None:
         for name in events.__all__:
             assert getattr(webpy_socketio, name) is getattr(events, name)
             assert name in webpy_socketio.__all__
         others = {"on_event", "off", "registered_handlers"}
         assert {decorator.__name__ for decorator in DECORATORS} | others == set(events.__all__)
 
-    def test_there_is_one_for_every_stage(self) -> None:
+    def test_every_stage_has_a_decorator(self) -> None:
         assert [each.__name__ for each in DECORATORS] == [
             f"on_{stage.name}" for stage in signals.STAGES
         ]
         assert repr(on_message) == "<decorator on_message>"
 
-    def test_handlers_run_in_the_order_of_decoration_among_receivers(
+    def test_handlers_and_receivers_run_in_the_order_of_connection(
         self, site: Site, journal: Journal
     ) -> None:
         @on_message
@@ -189,7 +193,7 @@ class TestDecorators:
         site.connect().emit_and_wait("message", 1)
         assert journal == ["first", "second", "third"]
 
-    def test_methods_and_other_callables(self, site: Site, journal: Journal) -> None:
+    def test_decorator_accepts_methods_and_callables(self, site: Site, journal: Journal) -> None:
         class Room:
             def message(self, request: Any, socket: Any, context: Any, message: Any) -> None:
                 journal.append("method")
@@ -197,15 +201,15 @@ class TestDecorators:
             def __call__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
                 journal.append("object")
 
-        on_message(Room().message)  # held strongly: nothing else refers to it
+        on_message(Room().message)  # strongly referenced by the signal only
         on_message(Room())
         site.connect().emit_and_wait("message", 1)
         assert journal == ["method", "object"]
 
 
-class TestUnbound:
+class TestUnboundHandlers:
     @pytest.mark.parametrize("channels", [(), ("room",), ("room", "other")])
-    def test_it_gets_everything_whatever_the_socket_holds(
+    def test_unbound_handler_receives_events_with_and_without_channels(
         self, channels: tuple[str, ...], site: Site, journal: Journal
     ) -> None:
         def record(name: str) -> Callable[..., None]:
@@ -229,7 +233,9 @@ class TestUnbound:
             "on_finish",
         ]
 
-    def test_but_custom_events_are_no_messages(self, site: Site, journal: Journal) -> None:
+    def test_message_handler_does_not_receive_custom_events(
+        self, site: Site, journal: Journal
+    ) -> None:
         @on_message
         def message(*args: Any) -> None:
             journal.append("message")
@@ -245,9 +251,9 @@ class TestUnbound:
         assert journal == ["custom", "message"]
 
 
-class TestBound:
+class TestBoundHandlers:
     @pytest.mark.parametrize("decorator", [on_subscribing, on_subscribe, on_unsubscribe])
-    def test_stages_about_a_channel_match_that_channel(
+    def test_pattern_of_channel_stage_matches_the_channel_of_the_event(
         self, decorator: Any, site: Site, journal: Journal
     ) -> None:
         @decorator(channel="^room-")
@@ -265,7 +271,7 @@ class TestBound:
     @pytest.mark.parametrize(
         ("channels", "times"), [((), 0), (("other",), 0), (("room-1",), 1), (("x", "room-1"), 1)]
     )
-    def test_other_stages_match_any_channel_that_the_socket_holds(
+    def test_pattern_of_other_stage_matches_any_channel_of_the_socket(
         self, decorator: Any, channels: tuple[str, ...], times: int, site: Site, journal: Journal
     ) -> None:
         @decorator(channel="^room-")
@@ -275,7 +281,7 @@ class TestBound:
         live(site, *channels)
         assert journal == ["called"] * times
 
-    def test_a_message_to_no_channel_matches_any_that_is_held(
+    def test_pattern_matches_message_without_channel_by_any_channel_of_the_socket(
         self, site: Site, journal: Journal
     ) -> None:
         @on_message(channel="^room-")
@@ -292,7 +298,7 @@ class TestBound:
         client.emit_and_wait("message", "in another again")
         assert journal == ["in a room"]
 
-    def test_a_message_to_a_channel_matches_that_channel_only(
+    def test_pattern_matches_message_to_channel_by_that_channel_only(
         self, site: Site, journal: Journal
     ) -> None:
         @on_message(channel="^room-")
@@ -319,7 +325,9 @@ class TestBound:
             ("any", "to the hall"),
         ]
 
-    def test_once_however_many_channels_match(self, site: Site, journal: Journal) -> None:
+    def test_handler_runs_once_if_several_channels_match(
+        self, site: Site, journal: Journal
+    ) -> None:
         @on_message(channel="^room-")
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append(message)
@@ -336,7 +344,7 @@ class TestBound:
         journal.wait_for("gone")
         assert journal == ["hello", "gone"]
 
-    def test_the_pattern_is_matched_from_the_start_as_re_match_does(
+    def test_pattern_matches_from_the_start_like_re_match(
         self, site: Site, journal: Journal
     ) -> None:
         @on_subscribe(channel="room")
@@ -348,7 +356,7 @@ class TestBound:
             client.call("__subscribe__", channel)
         assert journal == ["room", "rooms"]
 
-    def test_a_compiled_pattern_keeps_its_flags(self, site: Site, journal: Journal) -> None:
+    def test_compiled_pattern_keeps_its_flags(self, site: Site, journal: Journal) -> None:
         @on_subscribe(channel=re.compile("room$", re.IGNORECASE))
         def handler(request: Any, socket: Any, context: Any, channel: str) -> None:
             journal.append(channel)
@@ -358,7 +366,7 @@ class TestBound:
             client.call("__subscribe__", channel)
         assert journal == ["room", "ROOM"]
 
-    def test_custom_events_can_be_bound(self, site: Site, journal: Journal) -> None:
+    def test_on_event_with_channel_filters_by_channel(self, site: Site, journal: Journal) -> None:
         @on_event("draw", channel="^board$")
         def draw(request: Any, socket: Any, context: Any, *args: Any) -> None:
             journal.append(args)
@@ -369,7 +377,9 @@ class TestBound:
         client.emit_and_wait("draw", 2, 3)
         assert journal == [(2, 3)]
 
-    def test_an_empty_pattern_needs_a_channel_to_match(self, site: Site, journal: Journal) -> None:
+    def test_empty_pattern_matches_only_sockets_with_channels(
+        self, site: Site, journal: Journal
+    ) -> None:
         @on_message(channel="")
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append(message)
@@ -382,29 +392,29 @@ class TestBound:
 
 
 def named_handler(*args: Any) -> None:
-    """A handler whose name errors tell."""
+    """A handler whose name appears in errors."""
 
 
-class TestMistakes:
+class TestErrors:
     @pytest.mark.parametrize("decorator", [on_connect, on_connecting])
-    def test_a_connecting_socket_is_in_no_channel(self, decorator: Any) -> None:
+    def test_channel_on_connect_stages_raises_event_error(self, decorator: Any) -> None:
         with pytest.raises(EventError, match="named_handler") as caught:
             decorator(channel="^room-")(named_handler)
         assert f"@{decorator.__name__}(channel=" in str(caught.value)
-        assert "on_subscribe" in str(caught.value)  # what to do instead
+        assert "on_subscribe" in str(caught.value)  # the remedy
 
     @every_bindable
     @pytest.mark.parametrize("pattern", ["(", "*", "[a", 5, b"bytes", ["list"]])
-    def test_a_bad_pattern(self, decorator: Any, pattern: Any) -> None:
+    def test_invalid_pattern_raises_event_error(self, decorator: Any, pattern: Any) -> None:
         with pytest.raises(EventError, match="named_handler") as caught:
             decorator(channel=pattern)(named_handler)
         assert repr(pattern) in str(caught.value)
         assert decorator.__name__ in str(caught.value)
 
     @every_decorator
-    def test_a_coroutine_function(self, decorator: Any) -> None:
+    def test_coroutine_function_raises_event_error(self, decorator: Any) -> None:
         async def coroutine(*args: Any) -> None:
-            """Nobody would await it."""
+            """Do nothing."""
 
         with pytest.raises(
             EventError, match=r"coroutine \(test_events.py:\d+\) is a coroutine function"
@@ -413,15 +423,15 @@ class TestMistakes:
 
     @every_decorator
     @pytest.mark.parametrize("value", ["^room-", 5, re.compile("^room-")])
-    def test_what_is_no_function(self, decorator: Any, value: Any) -> None:
+    def test_decorating_a_non_function_raises_event_error(self, decorator: Any, value: Any) -> None:
         with pytest.raises(EventError, match="channel="):
             decorator(value)
 
-    def test_on_event_without_a_name(self) -> None:
+    def test_on_event_without_name_raises_event_error(self) -> None:
         with pytest.raises(EventError, match="name"):
             on_event(named_handler)  # type: ignore[arg-type]
 
-    def test_nothing_is_registered_by_a_mistake(self) -> None:
+    def test_failed_decoration_registers_nothing(self) -> None:
         with pytest.raises(EventError):
             on_message(channel="(")(named_handler)
         assert not signals.message.receivers
@@ -444,7 +454,7 @@ def called(request, socket, context):
 """
 
 
-class TestRegisteredAgain:
+class TestReimports:
     def load(self, path: Path, name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
@@ -453,7 +463,7 @@ class TestRegisteredAgain:
         spec.loader.exec_module(module)
         return module
 
-    def test_a_file_imported_under_two_names_counts_once(self, site: Site, tmp_path: Path) -> None:
+    def test_file_imported_under_two_names_registers_once(self, site: Site, tmp_path: Path) -> None:
         path = tmp_path / "app.py"
         path.write_text(MODULE)
         self.load(path, "first")
@@ -463,7 +473,7 @@ class TestRegisteredAgain:
         client.emit_and_wait("message", 1)
         assert client.call("called") == [[["second", "message"], ["second", "bound"]]]
 
-    def test_another_file_with_the_same_names_counts_too(self, site: Site, tmp_path: Path) -> None:
+    def test_other_file_with_the_same_names_registers_too(self, site: Site, tmp_path: Path) -> None:
         for name in ("first", "second"):
             path = tmp_path / f"{name}.py"
             path.write_text(MODULE.replace('"called"', f'"called by {name}"'))
@@ -473,10 +483,10 @@ class TestRegisteredAgain:
         assert client.call("called by first") == [[["first", "message"]]]
         assert client.call("called by second") == [[["second", "message"]]]
 
-    def test_the_main_script_imported_by_its_name(
+    def test_main_script_imported_by_name_registers_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site
     ) -> None:
-        # What web.py's reloader does: the script runs as __main__, and is imported once more.
+        # Like the reloader of web.py: the script runs as __main__ and is imported once more.
         path = tmp_path / "main_app.py"
         path.write_text(MODULE)
         self.load(path, "__main__")
@@ -487,9 +497,7 @@ class TestRegisteredAgain:
         client.emit_and_wait("message", 1)
         assert client.call("called") == [[["main_app", "message"]]]
 
-    def test_decorating_a_function_again_does_not_double_it(
-        self, site: Site, journal: Journal
-    ) -> None:
+    def test_decorating_twice_registers_once(self, site: Site, journal: Journal) -> None:
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append(message)
 
@@ -501,7 +509,7 @@ class TestRegisteredAgain:
         client.emit_and_wait("message", 1)
         assert journal == [1]
 
-    def test_stacked_decorators_count_each(self, site: Site, journal: Journal) -> None:
+    def test_stacked_decorators_register_each_pattern(self, site: Site, journal: Journal) -> None:
         @on_subscribe
         @on_message(channel="^a")
         @on_message(channel="^b")
@@ -515,7 +523,7 @@ class TestRegisteredAgain:
         client.emit_and_wait("message", 2)
         assert journal == ["a", 1, "b", 2, 2]
 
-    def test_one_function_for_several_events(self, site: Site) -> None:
+    def test_function_decorated_for_several_events_handles_each(self, site: Site) -> None:
         @on_event("one")
         @on_event("two")
         def handler(request: Any, socket: Any, context: Any) -> str:
@@ -527,7 +535,7 @@ class TestRegisteredAgain:
 
 
 class TestOff:
-    def test_every_registration_is_taken_back(self, site: Site, journal: Journal) -> None:
+    def test_off_removes_all_registrations(self, site: Site, journal: Journal) -> None:
         @on_message
         @on_message(channel="^a")
         @on_event("custom")
@@ -545,7 +553,7 @@ class TestOff:
         client.emit_and_wait("custom")
         assert journal == ["other"]
 
-    def test_and_it_may_be_registered_again(self, site: Site, journal: Journal) -> None:
+    def test_function_can_be_registered_again_after_off(self, site: Site, journal: Journal) -> None:
         @on_message
         def handler(*args: Any) -> None:
             journal.append("handler")
@@ -557,10 +565,10 @@ class TestOff:
         assert journal == ["handler"]
 
 
-class TestRegistered:
-    """What is registered can be asked for: a plugin's labels are made of it."""
+class TestRegisteredHandlers:
+    """`registered_handlers`, which plugins use for labels."""
 
-    def test_every_handler_in_order_with_what_it_waits_for(self) -> None:
+    def test_registered_handlers_are_in_order_with_stage_event_and_pattern(self) -> None:
         def handler(*args: Any) -> None: ...
 
         before = events.registered_handlers()
@@ -580,7 +588,7 @@ class TestRegistered:
         assert patterns[2] is not None
         assert (patterns[2].regex.pattern, patterns[2].match("a hall")) == ("^hall", False)
 
-    def test_the_same_tuple_until_something_changes(self) -> None:
+    def test_registered_handlers_returns_the_same_tuple_until_a_change(self) -> None:
         def handler(*args: Any) -> None: ...
 
         def other(*args: Any) -> None: ...

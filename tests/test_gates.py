@@ -1,4 +1,4 @@
-"""The gates: who may connect, and who may subscribe to what."""
+"""Gates: accept or reject connections, messages and subscriptions."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from .conftest import Journal, Site
 SECRET = "the password is 12345"
 
 
-class TestConnecting:
-    def test_who_is_refused_is_told_why(self, site: Site, stages: Journal) -> None:
+class TestConnectingGate:
+    def test_gate_raising_refused_sends_connect_error_with_reason(
+        self, site: Site, stages: Journal
+    ) -> None:
         @on_connecting
-        def nobody(request: Any, socket: Any, context: Any) -> None:
+        def reject(request: Any, socket: Any, context: Any) -> None:
             raise Refused("members only: žádný vstup")
 
         client = site.websocket()
@@ -40,25 +42,25 @@ class TestConnecting:
         assert stages == [("connecting", None)]
         assert not registry.namespace("/").sockets
 
-    def test_a_refusal_without_words(self, site: Site) -> None:
+    def test_gate_raising_refused_without_text_sends_generic_reason(self, site: Site) -> None:
         @on_connecting
-        def nobody(request: Any, socket: Any, context: Any) -> None:
+        def reject(request: Any, socket: Any, context: Any) -> None:
             raise Refused
 
         client = site.websocket()
         client.send("40")
         assert client.receive() == '44{"message":"refused"}'
 
-    def test_over_polling(self, site: Site) -> None:
+    def test_gate_raising_refused_over_polling_sends_connect_error(self, site: Site) -> None:
         @on_connecting
-        def nobody(request: Any, socket: Any, context: Any) -> None:
+        def reject(request: Any, socket: Any, context: Any) -> None:
             raise Refused("no")
 
         client = site.polling()
         client.send("40")
         assert client.poll() == ['44{"message":"no"}']
 
-    def test_by_what_the_client_sent_along(self, site: Site) -> None:
+    def test_gate_receives_the_auth_of_the_client(self, site: Site) -> None:
         @on_connecting
         def token(request: Any, socket: Any, context: Any) -> None:
             assert not socket.connected
@@ -73,10 +75,12 @@ class TestConnecting:
         client = site.websocket()
         client.send('40{"token":"wrong"}')
         assert client.receive() == '44{"message":"wrong token"}'
-        client.connect('{"token":"right"}')  # in the same session
+        client.connect('{"token":"right"}')  # same session
         assert client.event() == ["message", "Ann"]
 
-    def test_one_that_fails_denies_and_leaks_nothing(self, site: Site, stages: Journal) -> None:
+    def test_gate_raising_another_exception_rejects_connection_without_details(
+        self, site: Site, stages: Journal
+    ) -> None:
         error = KeyError(SECRET)
 
         @on_connecting
@@ -89,7 +93,9 @@ class TestConnecting:
         assert stages == [("connecting", None), ("error", error)]
 
     @pytest.mark.parametrize("error", [gevent.GreenletExit(), gevent.Timeout(1), RecursionError()])
-    def test_however_it_fails(self, error: BaseException, site: Site, stages: Journal) -> None:
+    def test_gate_raising_any_exception_rejects_connection(
+        self, error: BaseException, site: Site, stages: Journal
+    ) -> None:
         @on_connecting
         def broken(request: Any, socket: Any, context: Any) -> None:
             raise error
@@ -100,7 +106,9 @@ class TestConnecting:
         assert stages == [("connecting", None), ("error", error)]
 
     @pytest.mark.parametrize("refusing", [0, 1, 2])
-    def test_every_gate_must_pass(self, refusing: int, site: Site, journal: Journal) -> None:
+    def test_connection_is_rejected_if_any_gate_rejects(
+        self, refusing: int, site: Site, journal: Journal
+    ) -> None:
         def make(number: int) -> Callable[..., None]:
             def gate(sender: Any, **keywords: Any) -> None:
                 journal.append(number)
@@ -117,14 +125,14 @@ class TestConnecting:
         assert journal == list(range(refusing + 1))
 
     @pytest.mark.parametrize("value", [None, True, 0, "", [], "no"])
-    def test_what_a_gate_returns_means_nothing(self, value: Any, site: Site) -> None:
+    def test_gate_returning_a_value_accepts_connection(self, value: Any, site: Site) -> None:
         @on_connecting
         def gate(request: Any, socket: Any, context: Any) -> Any:
             return value
 
         assert site.connect().id
 
-    def test_but_false_which_was_meant_to_deny(self, site: Site, stages: Journal) -> None:
+    def test_gate_returning_false_rejects_connection(self, site: Site, stages: Journal) -> None:
         @on_connecting
         def gate(request: Any, socket: Any, context: Any) -> bool:
             return False
@@ -133,9 +141,9 @@ class TestConnecting:
         client.send("40")
         assert client.receive() == '44{"message":"not allowed"}'
         (error,) = (value for name, value in stages if name == "error")
-        assert str(error) == 'a gate returned False, where it raises Refused("why") to deny'
+        assert str(error) == 'a gate returned False; raise Refused("reason") to reject'
 
-    def test_one_namespace_may_be_refused_and_another_not(self, serve: Callable[..., Site]) -> None:
+    def test_gate_rejecting_one_namespace_keeps_the_other(self, serve: Callable[..., Site]) -> None:
         @on_connecting
         def gate(request: Any, socket: Any, context: Any) -> None:
             if socket.namespace == "/staff":
@@ -147,7 +155,7 @@ class TestConnecting:
         assert client.receive() == '44/staff,{"message":"staff only"}'
         client.barrier()
 
-    def test_second_connect_while_a_gate_waits_replaces_the_first(
+    def test_connect_packet_while_a_gate_waits_replaces_the_first(
         self, serve: Callable[..., Site], stages: Journal
     ) -> None:
         let_in, passed = gevent.event.Event(), gevent.event.Event()
@@ -176,7 +184,7 @@ class TestConnecting:
         assert [name for name, *_ in stages].count("connect") == 2
         assert "disconnect" not in [name for name, *_ in stages]
 
-    def test_gates_of_different_clients_do_not_wait_for_each_other(self, site: Site) -> None:
+    def test_gates_of_different_clients_run_concurrently(self, site: Site) -> None:
         go = gevent.event.Event()
 
         @on_connecting
@@ -193,10 +201,12 @@ class TestConnecting:
         assert packet.startswith("40")
 
 
-class TestSubscribing:
-    def test_who_is_refused_is_told_why(self, site: Site, stages: Journal) -> None:
+class TestSubscribingGate:
+    def test_gate_raising_refused_rejects_subscription_with_reason(
+        self, site: Site, stages: Journal
+    ) -> None:
         @on_subscribing
-        def nobody(request: Any, socket: Any, context: Any, channel: str) -> None:
+        def reject(request: Any, socket: Any, context: Any, channel: str) -> None:
             assert channel not in socket.channels
             raise Refused(f"{channel} is private")
 
@@ -205,7 +215,7 @@ class TestSubscribing:
         assert registry.find(client.id).channels == ()  # type: ignore[union-attr]
         assert stages[2:] == [("subscribing", "room")]
 
-    def test_patterns_match_as_everywhere(self, site: Site) -> None:
+    def test_gate_with_pattern_applies_to_matching_channels(self, site: Site) -> None:
         @on_subscribing(channel="staff")
         def staff(request: Any, socket: Any, context: Any, channel: str) -> None:
             raise Refused("staff only")
@@ -218,7 +228,9 @@ class TestSubscribing:
         )  # rather too much than too little
         assert client.call("__subscribe__", "not staff") == [{"ok": True}]
 
-    def test_one_that_fails_denies_and_leaks_nothing(self, site: Site, stages: Journal) -> None:
+    def test_gate_raising_another_exception_rejects_subscription_without_details(
+        self, site: Site, stages: Journal
+    ) -> None:
         error = KeyError(SECRET)
 
         @on_subscribing
@@ -230,7 +242,9 @@ class TestSubscribing:
         assert stages[2:] == [("subscribing", "room"), ("error", error)]
 
     @pytest.mark.parametrize("error", [gevent.GreenletExit(), gevent.Timeout(1), RecursionError()])
-    def test_however_it_fails(self, error: BaseException, site: Site, stages: Journal) -> None:
+    def test_gate_raising_any_exception_rejects_subscription(
+        self, error: BaseException, site: Site, stages: Journal
+    ) -> None:
         @on_subscribing
         def broken(request: Any, socket: Any, context: Any, channel: str) -> None:
             raise error
@@ -239,7 +253,9 @@ class TestSubscribing:
         assert client.call("__subscribe__", "room") == [{"ok": False, "error": "not allowed"}]
         assert stages.count(("error", error)) == 1
 
-    def test_every_gate_that_matches_must_pass(self, site: Site, journal: Journal) -> None:
+    def test_subscription_is_rejected_if_any_matching_gate_rejects(
+        self, site: Site, journal: Journal
+    ) -> None:
         @on_subscribing
         def everywhere(request: Any, socket: Any, context: Any, channel: str) -> None:
             journal.append(("everywhere", channel))
@@ -253,7 +269,7 @@ class TestSubscribing:
         assert client.call("__subscribe__", "staff-1") == [{"ok": False, "error": "staff only"}]
         assert journal == [("everywhere", "hall"), ("everywhere", "staff-1")]
 
-    def test_the_server_is_asked_too(self, site: Site) -> None:
+    def test_gate_applies_to_subscriptions_by_the_server(self, site: Site) -> None:
         @on_subscribing(channel="^staff-")
         def staff(request: Any, socket: Any, context: Any, channel: str) -> None:
             raise Refused("staff only")
@@ -271,13 +287,13 @@ class TestSubscribing:
         assert socket.channels == ()
         assert socket.subscribe("hall") is True
 
-    def test_not_asked_for_a_channel_that_is_held(self, site: Site, stages: Journal) -> None:
+    def test_gate_does_not_run_for_a_subscribed_channel(self, site: Site, stages: Journal) -> None:
         client = site.connect()
         client.call("__subscribe__", "room")
         client.call("__subscribe__", "room")
         assert stages.count(("subscribing", "room")) == 1
 
-    def test_a_client_that_goes_while_the_gate_waits_is_in_no_channel(
+    def test_client_disconnecting_while_the_gate_waits_is_not_subscribed(
         self, site: Site, stages: Journal
     ) -> None:
         go = gevent.event.Event()
@@ -304,7 +320,7 @@ class TestSubscribing:
             "finish",
         ]
 
-    def test_two_that_pass_the_gate_at_once_are_one_change(
+    def test_concurrent_subscriptions_to_one_channel_change_it_once(
         self, site: Site, stages: Journal
     ) -> None:
         go = gevent.event.Event()
@@ -322,7 +338,7 @@ class TestSubscribing:
         assert sorted(greenlet.get() for greenlet in greenlets) == [False, False, True]
         assert stages.count(("subscribe", "room")) == 1
 
-    def test_the_limit_holds_for_many_that_wait_at_the_gate(
+    def test_channel_limit_applies_to_concurrent_subscriptions(
         self, serve: Callable[..., Site]
     ) -> None:
         go = gevent.event.Event()
@@ -342,10 +358,10 @@ class TestSubscribing:
         assert len(socket.channels) == 2
 
 
-class TestReceiving:
+class TestReceivingGate:
     @pytest.fixture
     def handled(self) -> Journal:
-        """What came through to the handlers."""
+        """Messages that reached the handlers."""
         journal = Journal()
 
         @on_message
@@ -360,7 +376,7 @@ class TestReceiving:
 
         return journal
 
-    def test_who_is_refused_is_told_why_and_no_handler_runs(
+    def test_gate_raising_refused_rejects_message_with_reason(
         self, site: Site, handled: Journal
     ) -> None:
         @on_receiving
@@ -371,18 +387,22 @@ class TestReceiving:
         client = site.connect()
         assert client.call("message", "HELLO") == [{"error": "no shouting"}]
         assert client.call("message", "hello") == ["handled"]
-        client.emit("message", "HELLO")  # without an acknowledgement
+        client.emit("message", "HELLO")  # no acknowledgement requested
         assert client.call("message", "after it") == ["handled"]
         assert handled == ["hello", "after it"]
 
-    def test_a_refusal_without_words(self, site: Site, handled: Journal) -> None:
+    def test_gate_raising_refused_without_text_rejects_message_with_generic_reason(
+        self, site: Site, handled: Journal
+    ) -> None:
         @on_receiving
         def nothing(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
             raise Refused
 
         assert site.connect().call("message", 1) == [{"error": "refused"}]
 
-    def test_over_polling(self, site: Site, handled: Journal) -> None:
+    def test_gate_raising_refused_over_polling_rejects_message(
+        self, site: Site, handled: Journal
+    ) -> None:
         @on_receiving
         def nothing(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
             raise Refused("no")
@@ -393,7 +413,7 @@ class TestReceiving:
         assert client.poll() == ['435[{"error":"no"}]']
         assert handled == []
 
-    def test_custom_events_are_asked_about_too(self, site: Site, handled: Journal) -> None:
+    def test_gate_applies_to_custom_events(self, site: Site, handled: Journal) -> None:
         @on_receiving
         def nothing(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
             if event == "draw":
@@ -403,7 +423,9 @@ class TestReceiving:
         assert client.call("draw", 1, 2) == [{"error": "draw [1, 2]"}]
         assert client.call("message", 1) == ["handled"]
 
-    def test_patterns_match_as_for_messages(self, site: Site, handled: Journal) -> None:
+    def test_receiving_gate_with_pattern_applies_to_matching_channels(
+        self, site: Site, handled: Journal
+    ) -> None:
         @on_receiving(channel="^staff")
         def staff(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
             raise Refused("staff only")
@@ -419,7 +441,7 @@ class TestReceiving:
         assert client.call("message", "out of it") == ["handled"]
         assert handled == ["in none", "to the hall", "out of it"]
 
-    def test_subscriptions_are_none_of_its_business(self, site: Site) -> None:
+    def test_receiving_gate_does_not_apply_to_subscriptions(self, site: Site) -> None:
         @on_receiving
         def nothing(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
             raise Refused("no")
@@ -428,7 +450,7 @@ class TestReceiving:
         assert client.call("__subscribe__", "room") == [{"ok": True}]
         assert client.call("__unsubscribe__", "room") == [{"ok": True}]
 
-    def test_one_that_fails_denies_and_leaks_nothing(
+    def test_gate_raising_another_exception_rejects_message_without_details(
         self, site: Site, handled: Journal, stages: Journal
     ) -> None:
         error = KeyError(SECRET)
@@ -443,7 +465,7 @@ class TestReceiving:
         assert stages[2:] == [("receiving", "hello"), ("error", error)]
 
     @pytest.mark.parametrize("error", [gevent.GreenletExit(), gevent.Timeout(1), RecursionError()])
-    def test_however_it_fails(
+    def test_gate_raising_any_exception_rejects_message(
         self, error: BaseException, site: Site, handled: Journal, stages: Journal
     ) -> None:
         @on_receiving
@@ -454,9 +476,7 @@ class TestReceiving:
         assert stages.count(("error", error)) == 1
         assert handled == []
 
-    def test_every_gate_must_pass_and_the_first_no_counts(
-        self, site: Site, handled: Journal
-    ) -> None:
+    def test_message_is_rejected_with_the_first_reason(self, site: Site, handled: Journal) -> None:
         asked: list[int] = []
 
         def make(number: int) -> Callable[..., None]:
@@ -474,7 +494,7 @@ class TestReceiving:
         assert asked == [0, 1]
         assert client.call("message", 3) == ["handled"]
 
-    def test_order_is_kept_while_a_gate_waits(self, site: Site, handled: Journal) -> None:
+    def test_messages_stay_in_order_while_a_gate_waits(self, site: Site, handled: Journal) -> None:
         go = gevent.event.Event()
 
         @on_receiving
@@ -490,7 +510,7 @@ class TestReceiving:
         assert client.call("message", "last") == ["handled"]
         assert handled == ["other", "slow", "quick", "last"]
 
-    def test_nothing_is_handled_for_whom_the_server_sent_away_meanwhile(
+    def test_message_is_not_handled_after_disconnect_in_the_gate(
         self, site: Site, handled: Journal, stages: Journal
     ) -> None:
         @on_receiving
@@ -503,7 +523,7 @@ class TestReceiving:
         stages.wait_for(("finish", "server namespace disconnect"))
         assert handled == []
 
-    def test_it_can_tell_how_large_a_message_is(self, site: Site, handled: Journal) -> None:
+    def test_message_size_is_available_in_the_gate(self, site: Site, handled: Journal) -> None:
         sizes: list[int] = []
 
         @on_receiving
@@ -520,12 +540,14 @@ class TestReceiving:
         client.send(b"x" * 1000)
         assert client.receive() == '432[{"error":"too large"}]'
         text = '421["message","x"]'
-        assert sizes[0] == len(text) - 1  # without the 4 of Engine.IO
+        assert sizes[0] == len(text) - 1  # without the Engine.IO packet type
         assert sizes[2] == len('51-2["message",{"_placeholder":true,"num":0}]') + 1000
 
 
-class TestByClient:
-    def test_a_gate_can_tell_who_asks_for_a_subscription(self, site: Site) -> None:
+class TestByClientKeyword:
+    def test_by_client_keyword_distinguishes_client_and_server_subscriptions(
+        self, site: Site
+    ) -> None:
         def gate(sender: Any, by_client: bool, **extra: Any) -> None:
             if by_client:
                 raise Refused("the server decides")
@@ -539,7 +561,9 @@ class TestByClient:
         assert socket is not None
         assert socket.subscribe("team")
 
-    def test_an_error_tells_whose_fault_it_is(self, site: Site, journal: Journal) -> None:
+    def test_by_client_keyword_distinguishes_client_and_server_errors(
+        self, site: Site, journal: Journal
+    ) -> None:
         def error(sender: Any, exception: Any, by_client: bool, **extra: Any) -> None:
             journal.append((type(exception).__name__, by_client))
 
@@ -560,24 +584,24 @@ class TestByClient:
         ]
 
 
-class Mute:
-    """Something whose text cannot be had."""
+class Unprintable:
+    """An object whose text cannot be created."""
 
     def __str__(self) -> str:
         raise LookupError("no text")
 
 
-#: What a gate may say by mistake. The last one is larger than the outbox of `TestUnspeakable`.
+#: Reasons that cannot be sent. The last one exceeds the outbox of `TestUnencodableRefusals`.
 UNSPEAKABLE = [
     pytest.param("caf\ud800", id="surrogate"),
-    pytest.param(Mute(), id="no text"),
+    pytest.param(Unprintable(), id="no text"),
     pytest.param("x" * 70_000, id="too large"),
 ]
 
 
 @pytest.mark.parametrize("words", UNSPEAKABLE)
-class TestUnspeakable:
-    """Words that cannot be sent: the client is refused at once without any, and the log says whose."""
+class TestUnencodableRefusals:
+    """Reasons that cannot be encoded: the client receives a generic one, the log names the gate."""
 
     @pytest.fixture
     def site(self, serve: Callable[..., Site]) -> Site:
@@ -588,16 +612,18 @@ class TestUnspeakable:
         def check() -> None:
             (record,) = caplog.records
             assert record.levelname == "ERROR"
-            assert record.getMessage().startswith("a refusal failed for <Socket ")
-            assert "the words of a Refused cannot be sent" in caplog.text
-            assert "let it have a short text" in caplog.text
-            assert "in a_gate" in caplog.text  # with its file and line
+            assert record.getMessage().startswith("sending a refusal failed for <Socket ")
+            assert "the text of a Refused cannot be sent" in caplog.text
+            assert "use a short text" in caplog.text
+            assert "in a_gate" in caplog.text  # with file and line
             assert [name for name, _ in stages].count("error") == 1
             caplog.clear()
 
         return check
 
-    def test_of_connecting(self, words: Any, site: Site, blamed: Callable[[], None]) -> None:
+    def test_unencodable_refusal_rejects_connection_with_generic_reason(
+        self, words: Any, site: Site, blamed: Callable[[], None]
+    ) -> None:
         @on_connecting
         def a_gate(request: Any, socket: Any, context: Any) -> None:
             if not socket.auth:
@@ -607,9 +633,11 @@ class TestUnspeakable:
         client.send("40")
         assert client.receive() == '44{"message":"refused"}'
         blamed()
-        client.connect('{"token":1}')  # in the same session
+        client.connect('{"token":1}')  # same session
 
-    def test_of_receiving(self, words: Any, site: Site, blamed: Callable[[], None]) -> None:
+    def test_unencodable_refusal_rejects_message_with_generic_reason(
+        self, words: Any, site: Site, blamed: Callable[[], None]
+    ) -> None:
         @on_receiving
         def a_gate(request: Any, socket: Any, context: Any, event: str, message: Any) -> None:
             if event == "message":
@@ -620,7 +648,9 @@ class TestUnspeakable:
         blamed()
         client.barrier()
 
-    def test_of_subscribing(self, words: Any, site: Site, blamed: Callable[[], None]) -> None:
+    def test_unencodable_refusal_rejects_subscription_with_generic_reason(
+        self, words: Any, site: Site, blamed: Callable[[], None]
+    ) -> None:
         @on_subscribing
         def a_gate(request: Any, socket: Any, context: Any, channel: str) -> None:
             raise Refused(words)

@@ -6,6 +6,7 @@ import pytest
 
 from .servers import Served, ServerProcess, application_source
 from .snippets import ROOT, Page, all_pages
+from .test_tutorial import Visitors
 from .windows import Windows, _chromium, _own_patience, expect
 
 __all__ = ["_chromium", "_own_patience"]  # fixtures
@@ -101,7 +102,7 @@ def test_first_program_sends_messages_to_both_windows(name, chromium, tmp_path):
     (tmp_path / "chat.py").write_text(PAGES[name].files()["chat.py"])
     served = Served(["webpy_socketio", "serve", "chat:app", "--port", "0", "--quiet"], tmp_path)
     served.ready()
-    windows = Windows(chromium, f"http://127.0.0.1:{served.port}")
+    windows = Visitors(chromium, f"http://127.0.0.1:{served.port}")
     try:
         pages = [windows.open("/"), windows.open("/")]
         for page in pages:

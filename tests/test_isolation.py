@@ -1,4 +1,4 @@
-"""What a handler or a page leaves in its greenlet: nothing of it reaches other code."""
+"""State that a handler or page leaves in its greenlet does not reach other code."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 
 class Connection(sqlite3.Connection):
-    """One that can have weak references, which tell whether it is kept."""
+    """A connection that supports weak references, which show whether it is alive."""
 
 
-class Shop:
-    """A database, and what its connections look like from outside."""
+class Database:
+    """A database, and the state of its connections."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,12 +55,12 @@ class Shop:
         self._connections: list[weakref.ref[Any]] = []
 
     def use(self) -> None:
-        """Read, and keep the connection as web.py does."""
+        """Read, with the connection that web.py keeps."""
         list(self.database.select("stock"))
         self._connections.append(weakref.ref(self.database.ctx.db))
 
     def begin(self, *unused: Any, **also: Any) -> None:
-        """Write within a transaction that is left open."""
+        """Write within a transaction that stays open."""
         self.database.transaction()
         self.database.insert("stock", name="apple")
         self._connections.append(weakref.ref(self.database.ctx.db))
@@ -71,12 +71,12 @@ class Shop:
 
     @property
     def open(self) -> int:
-        """How many connections that were used are kept."""
-        gc.collect()  # a connection of sqlite3 refers to itself
+        """Return the number of used connections that are alive."""
+        gc.collect()  # connections of sqlite3 are part of a reference cycle
         return sum(reference() is not None for reference in self._connections)
 
     def check_unlocked(self) -> None:
-        """Another program can write, and what was not committed is not there."""
+        """Assert that another program can write, and that uncommitted data is not visible."""
         other = sqlite3.connect(self.path, timeout=0.1)
         try:
             assert other.execute("select * from stock").fetchall() == []
@@ -87,13 +87,13 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path / "shop.db")
+def shop(tmp_path: Path) -> Database:
+    return Database(tmp_path / "shop.db")
 
 
 class TestDatabase:
     def test_connections_of_handlers_at_the_same_time_are_released(
-        self, site: Site, shop: Shop
+        self, site: Site, shop: Database
     ) -> None:
         go = gevent.event.Event()
 
@@ -123,7 +123,7 @@ class TestDatabase:
         ids=lambda decorator: decorator.__name__,
     )
     def test_transaction_left_open_by_a_handler_is_rolled_back(
-        self, site: Site, shop: Shop, stages: Journal, decorator: Any, fails: bool
+        self, site: Site, shop: Database, stages: Journal, decorator: Any, fails: bool
     ) -> None:
         kept: list[BaseException] = []
 
@@ -143,7 +143,7 @@ class TestDatabase:
 
         @signals.error.connect
         def keep(sender: Any, exception: BaseException, **extra: Any) -> None:
-            kept.append(exception)  # and with its traceback the frames
+            kept.append(exception)  # keeps the frames of its traceback alive
 
         client = site.websocket()
         client.send("40")
@@ -161,27 +161,27 @@ class TestDatabase:
         assert bool(kept) >= fails * (decorator is not on_error)
 
     def test_transaction_left_open_in_another_greenlet_is_rolled_back(
-        self, site: Site, shop: Shop
+        self, site: Site, shop: Database
     ) -> None:
         on_subscribing(lambda request, socket, context, channel: shop.begin())
         client = site.connect()
         assert socket_of(client).subscribe("room")
         shop.check_unlocked()
 
-    def test_transaction_left_open_by_a_timer_is_rolled_back(self, shop: Shop) -> None:
+    def test_transaction_left_open_by_a_timer_is_rolled_back(self, shop: Database) -> None:
         call_later(0, shop.begin)
         eventually(lambda: shop.used)
         shop.check_unlocked()
 
     def test_transaction_left_open_is_logged(
-        self, site: Site, shop: Shop, caplog: pytest.LogCaptureFixture
+        self, site: Site, shop: Database, caplog: pytest.LogCaptureFixture
     ) -> None:
         on_message(lambda request, socket, context, message: (shop.begin(), "done")[1])
         assert site.connect().call("message", 1) == ["done"]
         eventually(lambda: caplog.records)
         assert "with db.transaction()" in caplog.records[0].getMessage()
 
-    def test_committed_transaction_stays(self, site: Site, shop: Shop) -> None:
+    def test_committed_transaction_stays(self, site: Site, shop: Database) -> None:
         @on_message
         def sell(request: Any, socket: Any, context: Any, message: Any) -> str:
             with shop.database.transaction():
@@ -197,7 +197,7 @@ def forget_timeout() -> None:
 
 
 def answers(site: Site, *packets: str) -> list[str]:
-    """Send packets in one request, so that the second waits in the inbox; return the answers."""
+    """Send packets in one request, so that the second is queued; return the acknowledgements."""
     client = site.polling()
     client.connect()
     client.send(*packets)
@@ -210,7 +210,7 @@ def answers(site: Site, *packets: str) -> list[str]:
 class TestTimeouts:
     @pytest.fixture
     def late(self, caplog: pytest.LogCaptureFixture) -> Callable[[], None]:
-        """Wait until the log says that a timeout was raised too late."""
+        """Wait until the log reports a timeout that fired too late."""
 
         def fired() -> bool:
             return any("after the handler or page" in text for text in caplog.messages)
@@ -358,7 +358,7 @@ class TestContextVariables:
         assert journal.wait(len) == ["unset"]
 
 
-def test_gate_that_refuses_releases_too(site: Site, shop: Shop) -> None:
+def test_gate_raising_refused_releases_connections(site: Site, shop: Database) -> None:
     @on_subscribing
     def refuse(request: Any, socket: Any, context: Any, channel: str) -> None:
         shop.begin()

@@ -15,7 +15,7 @@ import webpy_socketio
 ROOT = Path(webpy_socketio.__file__).parent
 PACKAGE = "webpy_socketio"
 
-#: Core module or folder: the core modules and folders that it may import. All others are forbidden.
+#: Core modules and folders, with the core modules and folders that each may import.
 LAYERS: dict[str, set[str]] = {
     "exceptions": set(),
     "version": set(),
@@ -124,7 +124,7 @@ MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
 def imports(name: str) -> list[Import]:
-    """What a module imports, by whole names (``webpy_socketio.signals``, ``gevent.event``)."""
+    """Return the modules that a module imports, such as ``webpy_socketio.signals``."""
     return list(_imports(ast.parse(MODULES[name].read_text(encoding="utf-8")), False, False))
 
 
@@ -149,7 +149,7 @@ def _is_module(whole: str) -> bool:
 
 
 def ours(name: str) -> list[Import]:
-    """The imports of our own package, without its name in front; the package itself is ""."""
+    """Return the imports of this package without its prefix; the package itself is ""."""
     return [
         found._replace(target=found.target[len(PACKAGE) + 1 :])
         for found in imports(name)
@@ -166,7 +166,7 @@ PLUGINS = [name for name in MODULES if layer(name) == "plugins"]
 
 
 def engine_layer(name: str) -> str:
-    """Return the layer of a module of the engine: its folder, or its own name beside the folders."""
+    """Return the layer of a module of the engine: its folder, or its name outside folders."""
     return name.split(".")[1]
 
 

@@ -1,4 +1,4 @@
-"""The stages of a connection's life: in order, once each, however it ends."""
+"""The stages of a connection: in order, once each, for every kind of disconnect."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from .conftest import Journal, Site
 ENDING = ("disconnect", "unsubscribe", "finish")
 
 
-class TestOrder:
-    def test_a_whole_life(self, site: Site, stages: Journal) -> None:
+class TestStageOrder:
+    def test_connection_sends_all_stages_in_order(self, site: Site, stages: Journal) -> None:
         client = site.connect()
         assert client.call("__subscribe__", "room-1") == [{"ok": True}]
         client.emit("message", "hello")
@@ -48,7 +48,9 @@ class TestOrder:
             ("finish", "client namespace disconnect"),
         ]
 
-    def test_a_whole_life_over_polling(self, site: Site, stages: Journal) -> None:
+    def test_connection_over_polling_sends_all_stages_in_order(
+        self, site: Site, stages: Journal
+    ) -> None:
         client = site.polling()
         client.connect()
         client.send('420["__subscribe__","room-1"]', '42["message","hello"]')
@@ -67,7 +69,7 @@ class TestOrder:
             "finish",
         ]
 
-    def test_channels_are_held_until_after_finish(self, site: Site, journal: Journal) -> None:
+    def test_channels_are_kept_until_after_finish(self, site: Site, journal: Journal) -> None:
         @on_disconnect(channel="^room-")
         def gone(request: Any, socket: Any, context: Any) -> None:
             journal.append(("disconnect", socket.channels, socket.connected))
@@ -79,7 +81,7 @@ class TestOrder:
         @on_finish(channel="^room-")
         def finished(request: Any, socket: Any, context: Any) -> None:
             journal.append(("finish", socket.channels))
-            socket.send("nobody hears")
+            socket.send("too late")
 
         client = site.connect()
         client.call("__subscribe__", "room-1")
@@ -95,7 +97,7 @@ class TestOrder:
         gevent.idle()
         assert socket.channels == ()
 
-    def test_unsubscribe_comes_once_for_each_channel_still_held(
+    def test_disconnect_sends_unsubscribe_once_for_each_channel(
         self, site: Site, stages: Journal
     ) -> None:
         client = site.connect()
@@ -113,16 +115,16 @@ class TestOrder:
             ("finish", "transport close"),
         ]
 
-    def test_subscribe_comes_once_for_each_real_change(self, site: Site, stages: Journal) -> None:
+    def test_subscribe_is_sent_once_for_each_change(self, site: Site, stages: Journal) -> None:
         client = site.connect()
         client.call("__subscribe__", "a")
         client.call("__subscribe__", "a")
         client.call("__unsubscribe__", "a")
         client.call("__subscribe__", "a")
-        told = [stage for stage in stages if stage[0] in ("subscribe", "unsubscribe")]
-        assert told == [("subscribe", "a"), ("unsubscribe", "a"), ("subscribe", "a")]
+        changes = [stage for stage in stages if stage[0] in ("subscribe", "unsubscribe")]
+        assert changes == [("subscribe", "a"), ("unsubscribe", "a"), ("subscribe", "a")]
 
-    def test_a_subscriber_is_in_the_channel_when_told(self, site: Site, journal: Journal) -> None:
+    def test_socket_is_a_member_when_subscribe_is_sent(self, site: Site, journal: Journal) -> None:
         @on_subscribe
         def joined(request: Any, socket: Any, context: Any, channel: str) -> None:
             journal.append(("subscribe", socket.channels))
@@ -137,7 +139,7 @@ class TestOrder:
         journal.wait(lambda journal: len(journal) == 2)
         assert journal == [("subscribe", ("a",)), ("unsubscribe", ())]
 
-    def test_one_connection_has_one_context_and_another_its_own(self, site: Site) -> None:
+    def test_context_is_shared_within_a_connection_only(self, site: Site) -> None:
         @on_connect
         def begin(request: Any, socket: Any, context: Any) -> None:
             context["messages"] = []
@@ -154,7 +156,7 @@ class TestOrder:
         assert first.call("message", 3) == [[1, 3]]
         assert type(registry.find(first.id).context) is dict  # type: ignore[union-attr]
 
-    def test_messages_are_handled_one_at_a_time_in_order(
+    def test_messages_of_a_connection_are_handled_one_at_a_time_in_order(
         self, site: Site, journal: Journal
     ) -> None:
         @on_message
@@ -169,7 +171,9 @@ class TestOrder:
         journal.wait_for(("end", 4))
         assert journal == [(word, number) for number in range(5) for word in ("begin", "end")]
 
-    def test_one_connection_does_not_wait_for_another(self, site: Site, journal: Journal) -> None:
+    def test_messages_of_different_connections_are_handled_concurrently(
+        self, site: Site, journal: Journal
+    ) -> None:
         go = gevent.event.Event()
 
         @on_message
@@ -188,7 +192,7 @@ class TestOrder:
 
 
 class TestConnecting:
-    def test_a_client_that_vanishes_at_the_gate_was_never_there(
+    def test_client_lost_while_the_gate_waits_sends_no_stages(
         self, site: Site, stages: Journal
     ) -> None:
         go = gevent.event.Event()
@@ -211,7 +215,7 @@ class TestConnecting:
         assert stages == [("connecting", None)]
         assert not registry.namespace("/").sockets
 
-    def test_a_client_that_leaves_the_namespace_at_the_gate_was_never_in_it(
+    def test_client_leaving_the_namespace_while_the_gate_waits_sends_no_stages(
         self, site: Site, stages: Journal
     ) -> None:
         go = gevent.event.Event()
@@ -226,9 +230,7 @@ class TestConnecting:
         client.send("40")
         passed.wait_for("waiting")
         client.send("41")
-        client.send(
-            "40"
-        )  # ... and comes again, which is another connection, and waits for its turn
+        client.send("40")  # connects again: another connection, queued behind the first
         (session,) = site.server.engine.sessions.values()
         while not len(session.data.inbox("/")):
             gevent.sleep(0.001)
@@ -239,7 +241,7 @@ class TestConnecting:
         assert [name for name, _ in stages].count("connect") == 1
         assert passed == ["waiting", "waiting"]
 
-    def test_who_comes_and_goes_again_and_again_waits_in_one_queue(
+    def test_repeated_connects_of_a_client_are_handled_in_one_queue(
         self, serve: Callable[..., Site]
     ) -> None:
         site = serve(inbox_events=8)
@@ -262,9 +264,9 @@ class TestConnecting:
         assert len(asked) == 1
         go.set()
         client.connect()
-        assert len(asked) == 2  # of those who had left already nobody was asked
+        assert len(asked) == 2  # gates do not run for connections that have closed
 
-    def test_connect_precedes_what_the_client_sends_at_once(
+    def test_connect_is_sent_before_messages_sent_at_once(
         self, site: Site, stages: Journal
     ) -> None:
         @on_connect
@@ -282,13 +284,15 @@ class TestConnecting:
             ("message", "early"),
         ]
 
-    def test_vanishing_while_connect_is_handled(self, site: Site, stages: Journal) -> None:
+    def test_client_lost_while_connect_is_handled_sends_disconnect(
+        self, site: Site, stages: Journal
+    ) -> None:
         go = gevent.event.Event()
 
         @on_connect
         def wait(request: Any, socket: Any, context: Any) -> None:
             go.wait()
-            socket.send("to nobody")
+            socket.send("without recipients")
             assert socket.subscribe("late") is False
 
         client = site.connect()
@@ -305,7 +309,7 @@ class TestConnecting:
 
 
 class TestNamespaces:
-    def test_each_is_a_connection_of_its_own(
+    def test_namespaces_of_a_session_are_separate_connections(
         self, serve: Callable[..., Site], stages: Journal
     ) -> None:
         seen = Journal()
@@ -331,7 +335,7 @@ class TestNamespaces:
         stages.wait_for(("finish", "transport close"))
         assert [name for name, _ in stages].count("disconnect") == 2
 
-    def test_the_end_of_the_session_ends_both_once(
+    def test_end_of_the_session_disconnects_each_namespace_once(
         self, serve: Callable[..., Site], stages: Journal
     ) -> None:
         site = serve(namespaces=["/", "/chat"])
@@ -341,7 +345,9 @@ class TestNamespaces:
         stages.wait(lambda stages: stages.count(("finish", "transport close")) == 2)
         assert stages.count(("disconnect", "transport close")) == 2
 
-    def test_channels_of_one_name_are_not_shared(self, serve: Callable[..., Site]) -> None:
+    def test_channels_of_the_same_name_in_two_namespaces_are_separate(
+        self, serve: Callable[..., Site]
+    ) -> None:
         site = serve(namespaces=["/", "/chat"])
         client = site.connect()
         client.connect(namespace="/chat,")
@@ -360,13 +366,13 @@ def _give_up(client: Any, site: Site, socket: Any) -> None:
 
 Trigger = tuple[Callable[[Any, Site, Any], Any], str]
 
-#: After these a client can still say something.
+#: Disconnects after which the client can still send.
 SAID: dict[str, Trigger] = {
     "packet 41": (lambda client, site, socket: client.send("41"), "client namespace disconnect"),
     "engine packet 1": (lambda client, site, socket: client.send("1"), "transport close"),
     "bad packet": (lambda client, site, socket: client.send("4abc"), "parse error"),
 }
-#: After these it cannot.
+#: Disconnects after which it cannot.
 LAST_WORDS: dict[str, Trigger] = {
     "close frame": (lambda client, site, socket: client.close(), "transport close"),
     "FIN": (lambda client, site, socket: client.vanish(), "transport close"),
@@ -383,9 +389,11 @@ SERVER: dict[str, Trigger] = {
 ENDINGS = {**SAID, **LAST_WORDS, **SERVER}
 
 
-class TestEndings:
+class TestDisconnects:
     @pytest.mark.parametrize("name", ENDINGS)
-    def test_each_is_told_once(self, name: str, site: Site, stages: Journal) -> None:
+    def test_each_way_to_disconnect_sends_disconnect_and_finish_once(
+        self, name: str, site: Site, stages: Journal
+    ) -> None:
         end, reason = ENDINGS[name]
         client = site.connect()
         client.call("__subscribe__", "room-1")
@@ -406,7 +414,7 @@ class TestEndings:
             *itertools.product(SERVER, ENDINGS),
         ],
     )
-    def test_every_pair_at_once_keeps_the_first_reason(
+    def test_concurrent_disconnects_keep_the_first_reason(
         self, first: str, second: str, site: Site, stages: Journal
     ) -> None:
         client = site.connect()
@@ -414,7 +422,7 @@ class TestEndings:
         socket = registry.find(client.id)
         for name in (first, second):
             ENDINGS[name][0](client, site, socket)
-        # What the server does is done; what a client sends it has still to read.
+        # Actions of the server take effect at once; packets of the client are read later.
         winner = second if first not in SERVER and second in SERVER else first
         reason = ENDINGS[winner][1]
         stages.wait(lambda stages: any(name == "finish" for name, _ in stages))
@@ -426,7 +434,9 @@ class TestEndings:
         ]
 
     @pytest.mark.parametrize("name", ["packet 41", "engine packet 1", "bad packet"])
-    def test_over_polling(self, name: str, site: Site, stages: Journal) -> None:
+    def test_disconnects_over_polling_send_disconnect_and_finish_once(
+        self, name: str, site: Site, stages: Journal
+    ) -> None:
         packet, reason = {
             "packet 41": ("41", "client namespace disconnect"),
             "engine packet 1": ("1", "transport close"),
@@ -442,14 +452,16 @@ class TestEndings:
             ("finish", reason),
         ]
 
-    def test_ping_timeout(self, serve: Callable[..., Site], stages: Journal) -> None:
+    def test_ping_timeout_sends_disconnect_with_reason(
+        self, serve: Callable[..., Site], stages: Journal
+    ) -> None:
         site = serve(ping_interval=0.05, ping_timeout=0.05)
         client = site.connect()
         client.receive(pings=True)
         stages.wait_for(("finish", "ping timeout"))
         assert stages.count(("disconnect", "ping timeout")) == 1
 
-    def test_a_client_that_reads_too_slowly(
+    def test_slow_reader_is_disconnected_with_reason(
         self, serve: Callable[..., Site], stages: Journal
     ) -> None:
         site = serve(outbox_bytes=100_000)
@@ -462,7 +474,7 @@ class TestEndings:
         stages.wait_for(("finish", "slow reader"))
         assert stages.count(("disconnect", "slow reader")) == 1
 
-    def test_the_client_is_gone_for_others_before_its_end_is_told(
+    def test_socket_is_removed_before_disconnect_is_sent(
         self, site: Site, journal: Journal
     ) -> None:
         go = gevent.event.Event()
@@ -482,8 +494,8 @@ class TestEndings:
         go.set()
 
 
-class TestStopping:
-    def test_a_handler_that_waits_gets_greenlet_exit_and_finish_is_sent(
+class TestServerStop:
+    def test_stop_raises_greenlet_exit_in_waiting_handlers_and_sends_finish(
         self, site: Site, stages: Journal
     ) -> None:
         ended = Journal()
@@ -510,7 +522,7 @@ class TestStopping:
             ("finish", "server shutting down"),
         ]
 
-    def test_a_handler_that_is_quick_enough_is_let_finish(self, site: Site) -> None:
+    def test_stop_waits_for_handlers_that_finish_in_time(self, site: Site) -> None:
         ended = Journal()
 
         @on_message
@@ -526,7 +538,7 @@ class TestStopping:
         assert ended == ["begun", "done"]
 
     @pytest.mark.parametrize("stage", ["disconnect", "finish"])
-    def test_handlers_of_the_end_that_wait_do_not_hold_the_server(
+    def test_stop_interrupts_waiting_disconnect_handlers(
         self, stage: str, site: Site, stages: Journal
     ) -> None:
         @{"disconnect": on_disconnect, "finish": on_finish}[stage]
@@ -561,9 +573,9 @@ FAILURES = [
 ]
 
 
-class TestIsolation:
+class TestExceptions:
     @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
-    def test_one_that_raises_stops_no_other_and_is_one_error(
+    def test_exception_does_not_stop_other_receivers_and_sends_one_error(
         self, error: BaseException, site: Site, stages: Journal
     ) -> None:
         @on_message
@@ -577,10 +589,10 @@ class TestIsolation:
         client = site.connect()
         client.emit("message", "hello")
         assert client.event() == ["message", "still here"]
-        client.barrier()  # the connection lives, and handles what follows
+        client.barrier()  # the connection still handles events
         assert [value for name, value in stages if name == "error"] == [error]
 
-    def test_a_real_recursion(self, site: Site, stages: Journal) -> None:
+    def test_recursion_error_is_sent_as_error(self, site: Site, stages: Journal) -> None:
         @on_message
         def bad(request: Any, socket: Any, context: Any, message: Any) -> None:
             _recurse()
@@ -595,7 +607,9 @@ class TestIsolation:
         [on_connect, on_subscribe, on_unsubscribe, on_disconnect, on_finish],
         ids=lambda decorator: decorator.__name__,
     )
-    def test_in_every_stage(self, decorator: Any, site: Site, stages: Journal) -> None:
+    def test_exception_in_any_stage_is_sent_as_error(
+        self, decorator: Any, site: Site, stages: Journal
+    ) -> None:
         error = ZeroDivisionError("oops")
 
         @decorator
@@ -610,7 +624,7 @@ class TestIsolation:
         assert stages.count(("error", error)) == 1
         assert [name for name, _ in stages if name in ENDING] == list(ENDING)
 
-    def test_each_failure_is_an_error_of_its_own(self, site: Site, stages: Journal) -> None:
+    def test_each_exception_is_sent_as_separate_error(self, site: Site, stages: Journal) -> None:
         errors = [ValueError(1), ValueError(2)]
 
         @on_connect
@@ -625,7 +639,7 @@ class TestIsolation:
         client.barrier()
         assert [value for name, value in stages if name == "error"] == errors
 
-    def test_error_handlers_get_the_exception(self, site: Site, journal: Journal) -> None:
+    def test_error_handler_receives_the_exception(self, site: Site, journal: Journal) -> None:
         error = KeyError("x")
 
         @on_error
@@ -639,7 +653,7 @@ class TestIsolation:
         site.connect().emit("message")
         journal.wait_for((True, True, error))
 
-    def test_an_error_handler_that_raises_is_logged_and_not_looped(
+    def test_exception_of_error_handler_is_logged_only(
         self, site: Site, journal: Journal, caplog: pytest.LogCaptureFixture
     ) -> None:
         @on_error
@@ -664,7 +678,7 @@ class TestIsolation:
             "from the error handler",
         ]
 
-    def test_a_client_that_breaks_a_rule_is_an_error(self, site: Site, stages: Journal) -> None:
+    def test_invalid_data_of_a_client_is_sent_as_error(self, site: Site, stages: Journal) -> None:
         client = site.connect()
         client.send("4abc")
         stages.wait_for(("finish", "parse error"))
@@ -676,7 +690,7 @@ class TestIsolation:
             "finish",
         ]
 
-    def test_a_failure_does_not_end_other_connections(self, site: Site) -> None:
+    def test_exception_does_not_affect_other_connections(self, site: Site) -> None:
         @on_message
         def bad(request: Any, socket: Any, context: Any, message: Any) -> Any:
             if message == "bad":

@@ -1,4 +1,4 @@
-"""The log has one line a minute for each kind of mistake that clients make, at every level."""
+"""Mistakes of clients are logged once a minute for each kind, at every level."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import raw
 from .conftest import Journal, Site
 from .engine.conftest import Http, eventually
 
-#: How often each mistake is made.
+#: Repetitions of each mistake.
 TIMES = 30
 
 
@@ -100,7 +100,7 @@ def test_mistake_is_logged_once_a_minute_at_every_level(
     assert len(lines) <= 3, lines
 
 
-def test_lines_left_out_are_counted_by_kind(caplog: pytest.LogCaptureFixture) -> None:
+def test_omitted_lines_are_counted_by_kind(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     notices = ThrottledLog(Clock())
     for number in range(_MAX_KINDS * 3):
@@ -117,7 +117,7 @@ def test_connections_that_cannot_be_accepted_are_logged_once_a_minute(
         journal.append("tried")
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(base_server, "_REST", 0.001)
+    monkeypatch.setattr(base_server, "_RETRY_DELAY", 0.001)
     monkeypatch.setattr(base_server.WSGIServer, "do_read", fail)
     raw.OPENED.append(socket.create_connection(("127.0.0.1", site.port)))
     journal.wait(lambda tried: len(tried) > 5)

@@ -29,7 +29,7 @@ def _restore() -> Iterator[None]:
 
 
 def disable_existing() -> None:
-    """Configure logging as in Python's own example, without `disable_existing_loggers`."""
+    """Configure logging as in the example of the Python documentation."""
     logging.config.dictConfig({"version": 1, "loggers": {"chat": {"level": "INFO"}}})
     assert PACKAGE.disabled
 

@@ -1,4 +1,4 @@
-"""A server that a module starts while it is imported fails with a message and blocks nothing."""
+"""A module that starts a server while it is imported raises an error and does not block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .commands import APP
 
 pytestmark = pytest.mark.patience(60)
 
-#: The application, in web.py's debug mode, whose reloader imports the main script a second time.
+#: The application in debug mode of web.py, whose reloader imports the main script again.
 DEBUG = APP.replace("web.config.debug = False\n", "").partition("if __name__")[0]
 
 #: Ways to start a server without a guard.
@@ -25,7 +25,7 @@ FAILS = "the module starts a server while it is imported"
 
 
 def run(folder: Path, *command: str) -> tuple[int, str]:
-    """Run a program to its end; return its status and what it wrote."""
+    """Run a program to its end; return its status and output."""
     done = subprocess.run(
         [sys.executable, *command],
         cwd=folder,
@@ -39,7 +39,7 @@ def run(folder: Path, *command: str) -> tuple[int, str]:
 
 
 class TestSecondImport:
-    """``python chat.py``, which web.py's reloader imports again under its own name."""
+    """``python chat.py``, which the reloader of web.py imports again under its own name."""
 
     @pytest.mark.quoted("the module starts a server while it is imported")
     def test_run_without_guard_has_the_quoted_message(
@@ -68,7 +68,7 @@ class TestSecondImport:
 
 
 class TestJobs:
-    """Background jobs in debug mode: where docs/guides/background.rst says that they run twice."""
+    """Background jobs in debug mode: docs/how-to/background.rst lists those that run twice."""
 
     JOB = "import os; os.write(1, b'job ')\n"
 
@@ -87,15 +87,15 @@ if __name__ == "__main__":
         assert status == 0, output
         return output.count("job")
 
-    def test_job_at_top_level_runs_twice(self, tmp_path: Path) -> None:
+    def test_job_at_module_level_runs_twice(self, tmp_path: Path) -> None:
         assert self.count(tmp_path, DEBUG + self.JOB, "pass") == 2
 
     def test_job_of_a_plugin_runs_once(self, tmp_path: Path) -> None:
         assert self.count(tmp_path, DEBUG, self.JOB) == 1
 
 
-class TestImport:
-    """Another program imports the module: a test, gunicorn."""
+class TestImportByOtherPrograms:
+    """Another program, such as a test or gunicorn, imports the module."""
 
     def test_run_of_an_application_with_socketio_urls_fails(self, tmp_path: Path) -> None:
         (tmp_path / "chat.py").write_text(APP.partition("if __name__")[0] + RUN)
@@ -126,7 +126,7 @@ class TestImport:
 
 
 def test_guarded_run_serves_pages(tmp_path: Path) -> None:
-    """With a guard, ``app.run()`` reaches web.py's server, which the test replaces."""
+    """With a guard, ``app.run()`` calls web.py's server, which the test replaces."""
     served = "import web.httpserver\nweb.httpserver.WSGIServer = lambda *args: sys.exit('served')\n"
     guarded = 'if __name__ == "__main__":\n    app.run()\n'
     (tmp_path / "chat.py").write_text("import sys\n" + DEBUG + served + guarded)

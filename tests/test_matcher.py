@@ -1,4 +1,4 @@
-"""Matching with a time limit gives the standard library's answers."""
+"""Matching with a time limit returns the results of the standard library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from webpy_socketio.bus.matcher import BUDGET, SPENT_LIMIT, TIME_LIMIT, Budget, Matcher
 
-#: Expressions of all kinds that handlers may use; most are matched by the package ``regex``.
+#: Expressions that handlers may use; most are matched by the package ``regex``.
 EXPRESSIONS = [
     "^room-",
     r"^room-\d+$",
@@ -41,14 +41,14 @@ TEXTS = st.text(st.sampled_from("abcxyoRrm-0123 .{}e<=i:*+?&~") | st.characters(
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 @given(text=TEXTS)
-def test_matcher_gives_the_answers_of_re(expression: str, text: str) -> None:
+def test_matcher_matches_like_re(expression: str, text: str) -> None:
     standard = compiled(expression)
     assert Matcher(standard).match(text[:40], 10.0) == bool(standard.match(text[:40]))
 
 
 @pytest.mark.parametrize("text", ["room-1", "room-1 b", "one", "aab", "x{e}x{e}", "room{}-", "*+"])
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_matcher_gives_the_answers_of_re_for_likely_names(expression: str, text: str) -> None:
+def test_matcher_matches_common_names_like_re(expression: str, text: str) -> None:
     standard = compiled(expression)
     assert Matcher(standard).match(text, 10.0) == bool(standard.match(text))
 
@@ -63,7 +63,7 @@ def test_matcher_keeps_the_flags_of_a_compiled_pattern(flag: Any, text: str) -> 
 
 
 @pytest.mark.parametrize("expression", ["^room-", r"^\w+", "^(one|two)$", "^a{2}"])
-def test_matcher_leaves_linear_expressions_to_re(expression: str) -> None:
+def test_matcher_uses_re_for_linear_expressions(expression: str) -> None:
     combining = "a\N{COMBINING ACUTE ACCENT}" * 40
     matcher = Matcher(re.compile(expression + "|^x"))
     assert matcher.is_bounded
@@ -74,12 +74,12 @@ def test_matcher_leaves_linear_expressions_to_re(expression: str) -> None:
     "expression",
     ["^(a|a)*$", "(a|aa)*?$", "^((a)|(?:a))+[^a]$"],
 )
-def test_matcher_raises_after_its_time_limit(expression: str) -> None:
+def test_matcher_raises_timeout_error_after_its_time_limit(expression: str) -> None:
     with pytest.raises(TimeoutError):
         Matcher(re.compile(expression)).match("a" * 200 + "!!", 0.01)
 
 
-def test_budget_falls_to_its_least_limit_and_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budget_falls_to_its_minimum_and_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("webpy_socketio.bus.matcher.time.monotonic", lambda: now[0])
     budget = Budget()

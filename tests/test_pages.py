@@ -18,10 +18,10 @@ from .engine.conftest import Http
 
 @pytest.fixture
 def get(serve: Callable[..., Site]) -> Callable[..., Any]:
-    """Serve a function as a page and return an answer: ``get(function, version)``.
+    """Serve a function as a page and return the response bytes: ``get(function, version)``.
 
-    A second page is requested behind it on the same connection: all that comes until the server
-    closes is the answer.
+    A second page is requested on the same connection; everything until the server closes is
+    returned.
     """
 
     def request(function: Callable[[], Any], version: str = "1.1", method: str = "GET") -> bytes:
@@ -79,14 +79,14 @@ class TestStatuses:
 
 
 class TestFraming:
-    def test_page_for_http_1_0_keep_alive_ends_with_the_connection(
+    def test_page_without_length_for_http_1_0_closes_the_connection(
         self, get: Callable[..., bytes]
     ) -> None:
         head, _, body = get(lambda: "text", "1.0").partition(b"\r\n\r\n")
         assert b"Connection: close" in head
         assert body == b"text"
 
-    def test_page_with_its_length_keeps_an_http_1_0_connection(
+    def test_page_with_length_keeps_the_http_1_0_connection(
         self, get: Callable[..., bytes]
     ) -> None:
         def page() -> str:
@@ -98,7 +98,7 @@ class TestFraming:
         assert rest.startswith(b"textHTTP/1.1 200 OK")
 
     @pytest.mark.parametrize(("length", "body"), [("2", b"te"), ("9", b"text")])
-    def test_page_of_another_length_closes_the_connection(
+    def test_page_with_wrong_length_closes_the_connection(
         self, length: str, body: bytes, get: Callable[..., bytes], caplog: pytest.LogCaptureFixture
     ) -> None:
         def page() -> str:
@@ -112,7 +112,7 @@ class TestFraming:
 class TestInjection:
     @pytest.mark.parametrize("text", ["a\r\nX-Injected: b", "a\nX-Injected: b", "a\0b"])
     @pytest.mark.parametrize("where", ["header", "name", "status"])
-    def test_control_character_in_a_head_is_answered_with_500(
+    def test_control_character_in_headers_returns_500(
         self,
         text: str,
         where: str,

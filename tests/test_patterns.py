@@ -1,4 +1,4 @@
-"""Handlers' patterns against names that clients choose: bounded work, and a word about slow ones."""
+"""Channel patterns and names chosen by clients: limited work, and warnings about slow patterns."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def handler(*args: Any) -> None:
 
 
 def pattern() -> ChannelPattern:
-    """A pattern that runs out of time for `SLOW_NAME`."""
+    """A pattern that times out for `SLOW_NAME`."""
     made = compile_channel(CATASTROPHE, "@on_receiving", "gate")
     assert made is not None
     return made
 
 
 def pattern_of(function: Callable[..., Any]) -> Any:
-    """The pattern that a function is bound by."""
+    """Return the channel pattern of a function."""
     ((registered, (bound,)),) = (
         item for item in events._registered.values() if item[0] is function
     )
@@ -45,13 +45,13 @@ def pattern_of(function: Callable[..., Any]) -> Any:
 
 
 def matches(function: Callable[..., Any]) -> int:
-    """How often the regular expression of a function's pattern was really run."""
+    """Count the matches of the regular expression of a function's pattern."""
     return int(pattern_of(function).match.cache_info().misses)
 
 
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What was said about patterns so far."""
+    """Return the warnings about patterns so far."""
 
     def read() -> list[str]:
         records = [record for record in caplog.records if record.name == patterns.__name__]
@@ -61,10 +61,8 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return read
 
 
-class TestWork:
-    def test_a_name_that_is_too_long_is_tried_with_no_pattern(
-        self, serve: Callable[..., Site]
-    ) -> None:
+class TestMatchCounts:
+    def test_name_above_the_length_limit_is_not_matched(self, serve: Callable[..., Site]) -> None:
         for decorator in (on_subscribing, on_subscribe, on_message):
             decorator(channel=CATASTROPHE)(handler)
         client = serve(max_channel_length=20).connect()
@@ -72,13 +70,15 @@ class TestWork:
             (answer,) = client.call("__subscribe__", "a" * length + "!")
             assert answer == {
                 "ok": False,
-                "error": "a channel's name has 1 to 20 characters (SOCKETIO_MAX_CHANNEL_LENGTH)",
+                "error": "a channel name must have 1 to 20 characters (SOCKETIO_MAX_CHANNEL_LENGTH)",
             }
             client.call("__channel__", "a" * length + "!", "hello")
         patterns = [bound.pattern for _, (bound,) in events._registered.values()]
         assert [pattern.match.cache_info().misses for pattern in patterns] == [0, 0, 0]
 
-    def test_one_match_for_all_messages_to_a_channel(self, site: Site, journal: Journal) -> None:
+    def test_messages_to_one_channel_match_a_pattern_once(
+        self, site: Site, journal: Journal
+    ) -> None:
         @on_message(channel=CATASTROPHE)
         def heard(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append(message)
@@ -92,7 +92,9 @@ class TestWork:
         assert matches(heard) == 2
         assert journal == list(range(50))
 
-    def test_one_match_for_each_channel_that_is_held(self, site: Site, journal: Journal) -> None:
+    def test_each_channel_of_a_socket_matches_a_pattern_once(
+        self, site: Site, journal: Journal
+    ) -> None:
         @on_event("news", channel=CATASTROPHE)
         def heard(request: Any, socket: Any, context: Any) -> None:
             journal.append("news")
@@ -106,7 +108,7 @@ class TestWork:
         assert matches(heard) == 3
         assert journal == []
 
-    def test_coming_back_to_a_channel_is_no_new_work(self, site: Site) -> None:
+    def test_resubscribing_to_a_channel_uses_the_cached_match(self, site: Site) -> None:
         def heard(*args: Any) -> None:
             pass
 
@@ -120,14 +122,14 @@ class TestWork:
         assert matches(handler) == matches(heard) == 1
 
 
-class TestMemory:
-    def test_the_names_of_which_a_pattern_knows_are_bounded(self) -> None:
-        pattern = ChannelPattern(re.compile("^1"), "somebody")
+class TestCacheSizes:
+    def test_cached_names_of_a_pattern_are_limited(self) -> None:
+        pattern = ChannelPattern(re.compile("^1"), "a handler")
         answers = [pattern.match(str(number)) for number in range(10 * REMEMBERED_MATCHES)]
         assert answers == [str(number).startswith("1") for number in range(len(answers))]
         assert pattern.match.cache_info().currsize == REMEMBERED_MATCHES
 
-    def test_the_kinds_of_events_of_which_a_signal_knows_are_bounded(
+    def test_cached_events_of_a_signal_are_limited(
         self, site: Site, journal: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(receivers, "MAX_CHANNELS", 10)
@@ -149,7 +151,7 @@ class TestMemory:
 
 
 class TestTimeLimit:
-    def test_pattern_out_of_time_skips_handler_and_logs_its_name(
+    def test_timed_out_pattern_skips_handler_and_logs_its_name(
         self, site: Site, warnings: Callable[[], list[str]], journal: Journal
     ) -> None:
         @on_message(channel=CATASTROPHE)
@@ -172,7 +174,7 @@ class TestTimeLimit:
         assert journal == ["careful", "careful"]
 
     @pytest.mark.parametrize("compiled", [False, True])
-    def test_pattern_out_of_time_denies_subscription(
+    def test_timed_out_pattern_rejects_subscription(
         self, compiled: bool, site: Site, warnings: Callable[[], list[str]], stages: Journal
     ) -> None:
         on_subscribing(channel=re.compile(CATASTROPHE) if compiled else CATASTROPHE)(handler)
@@ -184,7 +186,7 @@ class TestTimeLimit:
         assert len(warnings()) == 1
         assert [value for name, value in stages if name == "subscribe"] == ["aaa"]
 
-    def test_pattern_out_of_time_denies_message_of_a_socket_that_holds_the_channel(
+    def test_timed_out_pattern_rejects_message_of_a_subscribed_socket(
         self, site: Site, journal: Journal
     ) -> None:
         signals.receiving.connect(events.Handler(handler, signals.receiving, pattern(), None))
@@ -198,7 +200,7 @@ class TestTimeLimit:
         assert journal == ["before", "after"]
 
     @pytest.mark.parametrize("slow", [CATASTROPHE, "^(a|aa)+$", "^((a)|(?:a))+[^a]$"])
-    def test_further_names_get_less_time_than_the_first(self, slow: str) -> None:
+    def test_further_names_have_a_lower_time_limit(self, slow: str) -> None:
         pattern = compile_channel(slow, "@on_message", "handler")
         assert pattern is not None
         assert pattern._budget.limit == TIME_LIMIT
@@ -214,21 +216,21 @@ class TestTimeLimit:
         assert pattern.match("a" * 200) is True
         assert pattern.match("b") is False
 
-    def test_pattern_is_logged_once_a_minute(self, warnings: Callable[[], list[str]]) -> None:
+    def test_slow_pattern_is_logged_once_a_minute(self, warnings: Callable[[], list[str]]) -> None:
         first, second = pattern(), pattern()
         for number in range(5):
             first.match(f"{SLOW_NAME}{number}")
             second.match(f"{SLOW_NAME}{number}")
         assert len(warnings()) == 2
 
-    def test_pattern_without_time_limit_is_logged_when_registered(
+    def test_pattern_without_time_limit_is_logged_at_registration(
         self, warnings: Callable[[], list[str]]
     ) -> None:
         with pytest.warns(FutureWarning, match="set"):
             on_message(channel="^([[:x]+|y)*$")(handler)
         assert ["cannot be limited in time" in line for line in warnings()] == [True]
 
-    def test_quick_patterns_are_not_logged(self, warnings: Callable[[], list[str]]) -> None:
+    def test_fast_patterns_are_not_logged(self, warnings: Callable[[], list[str]]) -> None:
         on_message(channel="^x")(handler)
         assert pattern_of(handler).match("xy")
         assert warnings() == []

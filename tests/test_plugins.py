@@ -1,4 +1,4 @@
-"""Plugins: found by name, switched on when a server starts, and off when it has stopped."""
+"""Plugins: imported by name, installed when a server starts, uninstalled when it stops."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def answer(request, socket, context, message):
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """Write a module that can be imported; forgotten afterwards."""
+    """Write a module that can be imported; it is removed afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
     names: list[str] = []
 
@@ -74,7 +74,7 @@ Write = Callable[[str, str], None]
 
 
 class TestLoading:
-    def test_a_users_own_is_loaded_like_a_bundled_one(
+    def test_plugin_of_the_application_is_installed_like_a_bundled_one(
         self, write: Write, serve: Callable[..., Site]
     ) -> None:
         write("shop_plugin", JOURNAL)
@@ -86,7 +86,7 @@ class TestLoading:
         assert calls == [("install", 7), ("message", "hello"), ("uninstall",)]
         assert not signals.message.receivers
 
-    def test_one_that_fails_to_switch_off_stops_nothing(
+    def test_exception_in_uninstall_is_logged_and_stops_no_other_plugin(
         self, write: Write, wsgi: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         write("first_plugin", JOURNAL)
@@ -99,24 +99,24 @@ class TestLoading:
         server.stop()  # which would wait for the first one
         assert importlib.import_module("first_plugin").calls[-1] == ("uninstall",)
         (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
-        assert record.getMessage() == "the plugin 'broken_plugin' cannot be switched off"
+        assert record.getMessage() == "uninstalling the plugin 'broken_plugin' failed"
         assert "the disk is full" in caplog.text
 
-    def test_one_without_install_only_decorates(
+    def test_plugin_without_install_is_imported(
         self, write: Write, serve: Callable[..., Site]
     ) -> None:
         write("decorating_plugin", DECORATED)
         site = serve(plugins=["decorating_plugin"])
         assert site.connect().call("message") == ["from the plugin"]
 
-    def test_named_twice_it_is_installed_once(
+    def test_plugin_named_twice_is_installed_once(
         self, write: Write, serve: Callable[..., Site]
     ) -> None:
         write("shop_plugin", JOURNAL)
         serve(plugins=["shop_plugin", "shop_plugin"])
         assert len(importlib.import_module("shop_plugin").calls) == 1
 
-    def test_in_the_order_of_the_list_and_off_in_the_opposite(
+    def test_plugins_are_installed_in_order_and_uninstalled_in_reverse(
         self, write: Write, serve: Callable[..., Site]
     ) -> None:
         write("log_of_plugins", "calls = []")
@@ -135,7 +135,7 @@ class TestLoading:
             ("off", "second_plugin"),
         ]
 
-    def test_by_default_it_is_the_message_logger(self, wsgi: Any) -> None:
+    def test_default_plugin_is_the_message_logger(self, wsgi: Any) -> None:
         server = SocketIOServer(("127.0.0.1", 0), wsgi, log=None)
         server.start()
         try:
@@ -144,13 +144,13 @@ class TestLoading:
             server.stop()
         assert not signals.message.receivers
 
-    def test_the_core_runs_with_none(self, serve: Callable[..., Site]) -> None:
+    def test_server_runs_without_plugins(self, serve: Callable[..., Site]) -> None:
         site = serve(plugins=[])
         assert site.connect().call("__subscribe__", "room") == [{"ok": True}]
         assert not any(stage.receivers for stage in signals.STAGES)
 
 
-class TestMistakes:
+class TestErrors:
     @pytest.mark.parametrize(
         ("name", "near"),
         [
@@ -160,34 +160,38 @@ class TestMistakes:
             ("message_logger", "webpy_socketio.plugins.message_logger"),
         ],
     )
-    def test_an_unknown_name_with_a_near_one(self, name: str, near: str, wsgi: Any) -> None:
+    def test_unknown_plugin_with_similar_name_suggests_it(
+        self, name: str, near: str, wsgi: Any
+    ) -> None:
         with pytest.raises(PluginError, match=repr(near)) as caught:
             SocketIOServer(("127.0.0.1", 0), wsgi, plugins=[name])
         assert repr(name) in str(caught.value)
         assert "SOCKETIO_PLUGINS" in str(caught.value)
         assert isinstance(caught.value, ConfigurationError)
 
-    def test_an_unknown_name_with_none_near(self, wsgi: Any) -> None:
+    def test_unknown_plugin_without_similar_name_raises_plugin_error(self, wsgi: Any) -> None:
         with pytest.raises(PluginError, match="no_such_thing_at_all") as caught:
             SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["no_such_thing_at_all"])
         assert "did you mean" not in str(caught.value)
 
-    def test_one_that_imports_what_is_missing_tells_what(self, write: Write, wsgi: Any) -> None:
+    def test_plugin_with_missing_import_names_the_module(self, write: Write, wsgi: Any) -> None:
         write("needy_plugin", "import no_such_library")
         with pytest.raises(PluginError, match=r"needy_plugin.*no_such_library"):
             SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["needy_plugin"])
 
-    def test_one_whose_install_fails_is_named(self, write: Write, wsgi: Any) -> None:
+    def test_exception_in_install_raises_plugin_error_with_its_name(
+        self, write: Write, wsgi: Any
+    ) -> None:
         write("shop_plugin", JOURNAL)
         write("broken_plugin", "def install(settings):\n    raise KeyError('the database')\n")
         server = SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["shop_plugin", "broken_plugin"])
         with pytest.raises(PluginError, match=r"broken_plugin.*the database"):
             server.start()
-        # The one that was on already is off again.
+        # The plugin that was installed before is uninstalled.
         assert importlib.import_module("shop_plugin").calls[-1] == ("uninstall",)
         assert not server.started
 
-    def test_one_that_refuses_a_setting_says_it_itself(self, wsgi: Any) -> None:
+    def test_configuration_error_in_install_is_raised_unchanged(self, wsgi: Any) -> None:
         server = SocketIOServer(
             ("127.0.0.1", 0),
             wsgi,
@@ -203,11 +207,11 @@ import web
 
 from webpy_socketio import Refused
 
-told = []
+calls = []
 
 class Room:
     def connect(self, connection):
-        told.append(("web", dict(web.ctx.__dict__)))
+        calls.append(("web", dict(web.ctx.__dict__)))
         if connection.auth == {"name": "Eve"}:
             raise Refused("not you")
         if connection.auth == {"name": "Bug"}:
@@ -215,20 +219,20 @@ class Room:
         connection.accept()
 
     def event(self, connection, name, args, ack):
-        told.append((name, args))
+        calls.append((name, args))
         if name == "bug":
             raise KeyError("the details")
         connection.emit("echo", *args)
         connection.acknowledge(ack, ("done",))
 
     def closing(self, connection):
-        told.append("closing")
+        calls.append("closing")
 
     def disconnected(self, connection, reason):
-        told.append(reason)
+        calls.append(reason)
 
     def failed(self, connection, error):
-        told.append("failed")
+        calls.append("failed")
 
 def namespaces(settings):
     return {settings.message_log_format: Room()}
@@ -236,7 +240,7 @@ def namespaces(settings):
 
 
 class TestNamespaces:
-    """A plugin may bring namespaces, whose clients are its own."""
+    """Namespaces of plugins, whose clients are separate from those of the application."""
 
     @pytest.fixture
     def site(self, write: Write, serve: Callable[..., Site]) -> Site:
@@ -244,11 +248,11 @@ class TestNamespaces:
         return serve(plugins=["room_plugin"], message_log_format="/room")
 
     @pytest.fixture
-    def told(self, site: Site) -> Any:
-        return importlib.import_module("room_plugin").told
+    def calls(self, site: Site) -> Any:
+        return importlib.import_module("room_plugin").calls
 
-    def test_what_its_clients_do_is_told_to_it_alone(
-        self, site: Site, told: Any, stages: Journal
+    def test_plugin_namespace_events_reach_the_plugin_only(
+        self, site: Site, calls: Any, stages: Journal
     ) -> None:
         client = site.websocket()
         client.connect(namespace="/room,")
@@ -256,10 +260,10 @@ class TestNamespaces:
         assert client.receive() == '42/room,["echo","here"]'
         assert client.receive() == '43/room,1["done"]'
         client.send("41/room,")
-        client.send("40")  # behind it: when this is answered, that is told
+        client.send("40")  # handled after it
         client.receive()
         client.barrier()
-        assert told == [
+        assert calls == [
             ("web", {}),
             ("__subscribe__", ["here"]),
             "closing",
@@ -268,14 +272,16 @@ class TestNamespaces:
         assert {name for name, _ in stages} == {"connecting", "connect"}
         assert [socket.namespace for socket in sockets()] == ["/"]
 
-    def test_it_finds_no_other_visitors_web_ctx(self, site: Site, told: Any) -> None:
+    def test_plugin_namespace_handler_has_no_web_ctx_of_others(
+        self, site: Site, calls: Any
+    ) -> None:
         visitor = site.connect(Cookie="session=1")
-        visitor.barrier()  # in a greenlet that is used again
+        visitor.barrier()  # runs in a reused greenlet
         client = site.websocket()
         client.connect(namespace="/room,")
-        assert told == [("web", {})]
+        assert calls == [("web", {})]
 
-    def test_it_refuses_and_its_faults_are_not_told(
+    def test_plugin_namespace_rejects_with_reason_and_hides_exceptions(
         self, site: Site, caplog: pytest.LogCaptureFixture
     ) -> None:
         client = site.websocket()
@@ -288,19 +294,23 @@ class TestNamespaces:
         assert client.receive() == '43/room,1[{"error":"internal error"}]'
         assert caplog.text.count("the plugin of the namespace /room failed") == 2
 
-    def test_it_is_there_on_the_servers_that_name_it(
+    def test_plugin_namespace_exists_only_on_servers_with_the_plugin(
         self, site: Site, serve: Callable[..., Site]
     ) -> None:
         other = serve().websocket()
         other.send("40/room,")
         assert other.receive() == '44/room,{"message":"Invalid namespace"}'
 
-    def test_one_that_exists_already(self, write: Write, wsgi: Any) -> None:
+    def test_plugin_namespace_that_exists_raises_plugin_error(
+        self, write: Write, wsgi: Any
+    ) -> None:
         write("room_plugin", NAMESPACED)
         with pytest.raises(PluginError, match=r"room_plugin.*'/'.*SOCKETIO_NAMESPACES"):
             SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["room_plugin"], message_log_format="/")
 
-    def test_a_failure_is_told_at_the_start(self, write: Write, wsgi: Any) -> None:
+    def test_exception_in_namespaces_raises_plugin_error_at_start(
+        self, write: Write, wsgi: Any
+    ) -> None:
         write("broken_plugin", "def namespaces(settings):\n    raise KeyError('the database')\n")
         with pytest.raises(PluginError, match=r"broken_plugin.*the database"):
             SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["broken_plugin"])
@@ -308,15 +318,15 @@ class TestNamespaces:
 
 class TestBundled:
     @pytest.mark.parametrize("plugin", [admin, message_logger, metrics, presence, rate_limit])
-    def test_they_are_plugins_as_documented(self, plugin: Any) -> None:
+    def test_bundled_plugins_have_the_documented_functions(self, plugin: Any) -> None:
         assert callable(plugin.install)
         assert callable(plugin.uninstall)
-        plugin.uninstall()  # though it is not on
+        plugin.uninstall()  # without install
         assert f"`{plugin.__name__}`" in (plugins.__doc__ or "")
 
 
 class TestTwoServers:
-    def test_a_plugin_stays_until_the_last_one_stops(
+    def test_plugin_of_two_servers_is_uninstalled_with_the_last(
         self, serve: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "counted.py").write_text(

@@ -1,4 +1,4 @@
-"""Behind proxies: pages, handlers and logs see the client; nginx on TCP and on a Unix socket."""
+"""Servers behind proxies, nginx among them: pages, handlers and logs see the client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .test_application import HANDSHAKE, visit
 
 Serve = Callable[..., Site]
 
-#: What nginx sends, as in docs/how-to/deployment.rst.
+#: Headers that nginx sends with the configuration in docs/how-to/deployment.rst.
 NGINX = {
     "Host": "chat.example",
     "X_Forwarded_Proto": "https",
@@ -41,13 +41,13 @@ class Redirect:
         raise web.seeother("/there")
 
 
-class Look:
+class RequestInfo:
     def GET(self) -> str:
         ctx = web.ctx
         return f"{ctx.home} {ctx.protocol} {ctx.host} {ctx.ip} {ctx.env['webpy_socketio.peer']}"
 
 
-PAGES = ("/redirect", "Redirect", "/look", "Look")
+PAGES = ("/redirect", "Redirect", "/look", "RequestInfo")
 
 
 class TestPages:
@@ -94,7 +94,7 @@ class TestHandlers:
         address = "203.0.113.9"
         assert journal == [(address, address, "https://chat.example", f"from {address}>")]
 
-    def test_rate_limit_by_address_tells_clients_of_a_proxy_apart(self, site: Site) -> None:
+    def test_rate_limit_by_address_distinguishes_clients_of_a_proxy(self, site: Site) -> None:
         site.connect(X_Forwarded_For="203.0.113.1")
         site.connect(X_Forwarded_For="203.0.113.2")
         late = site.websocket(X_Forwarded_For="6.6.6.6, 203.0.113.1")
@@ -111,8 +111,8 @@ class TestHandlers:
         assert line.startswith("203.0.113.9 - - [")
 
 
-class TestOrigin:
-    """Of the pages that connect, by long-polling and by WebSocket."""
+class TestOrigins:
+    """Origins of pages that connect by polling and by WebSocket."""
 
     @pytest.mark.parametrize(
         ("headers", "origin", "status"),
@@ -137,7 +137,7 @@ class TestOrigin:
             ({"Forwarded": "proto=https;host=evil, for=203.0.113.9"}, "https://evil", 403),
         ],
     )
-    def test_origin_is_compared_with_what_the_proxy_says(
+    def test_origin_is_compared_with_the_forwarded_host(
         self, headers: dict[str, str], origin: str, status: int, serve: Serve
     ) -> None:
         site = serve(trusted_proxies=["127.0.0.1"])
@@ -155,7 +155,7 @@ def log_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 class TestRefusals:
-    """The log line of a refused origin names the values that were used."""
+    """The log line of a rejected origin names the compared values."""
 
     @pytest.mark.parametrize(
         ("headers", "source"),
@@ -221,7 +221,7 @@ class unix_server:  # noqa: N801 - used like a function
 
 
 def ask_unix(path: Path, target: str, **headers: str) -> int:
-    """Return the status of a request as nginx sends it to a Unix socket."""
+    """Return the status of a request in the form that nginx sends to a Unix socket."""
     connection = http.client.HTTPConnection("chat.example")
     connection.sock = stdlib_socket.socket(stdlib_socket.AF_UNIX)
     try:
@@ -248,7 +248,7 @@ class TestNginx:
         folder = tmp_path / "nginx"
         folder.mkdir()
         if request.param == "unix":
-            # nginx's workers are another user's, who may not enter pytest's folders.
+            # Workers of nginx run as another user, without access to the folders of pytest.
             with tempfile.TemporaryDirectory() as public:
                 Path(public).chmod(0o755)
                 path = Path(public) / "chat.sock"

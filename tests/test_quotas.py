@@ -1,4 +1,4 @@
-"""Limits of what one address, and all clients together, may hold at once."""
+"""Limits for each address, and for all clients together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
 
 
 def ask(site: Site, address: str = "", path: str = HANDSHAKE) -> tuple[int, str]:
-    """Ask for a page or a session; behind a trusted proxy, for a client at `address`."""
+    """Request a page or a session; behind a trusted proxy, for a client at `address`."""
     connection = http.client.HTTPConnection("127.0.0.1", site.port)
     try:
         connection.request("GET", path, headers={"X-Forwarded-For": address} if address else {})
@@ -34,7 +34,7 @@ def ask(site: Site, address: str = "", path: str = HANDSHAKE) -> tuple[int, str]
 
 
 def dial(site: Site, source: str = "127.0.0.1") -> socket.socket:
-    """Open a connection of another of this machine's addresses, and leave it idle."""
+    """Open an idle connection from another address of this machine."""
     sock = socket.create_connection(("127.0.0.1", site.port), source_address=(source, 0))
     raw.OPENED.append(sock)
     return sock
@@ -82,7 +82,7 @@ class TestSessions:
         assert statuses == [200, 200, 429]
         assert ask(site, "2001:db8:1:3::1")[0] == 200
 
-    def test_upgrade_is_no_further_session(self, serve: Callable[..., Site]) -> None:
+    def test_upgrade_is_not_counted_as_session(self, serve: Callable[..., Site]) -> None:
         site = serve(max_sessions_per_address=1)
         polling = site.polling()
         websocket = raw.WebSocket(
@@ -130,7 +130,7 @@ class TestConnections:
             eventually(lambda: len(site.server._addresses) == 0)
         assert [client.call("__subscribe__", "x") for client in clients] == [[{"ok": True}]] * 3
 
-    def test_flood_beyond_the_limit_leaves_nothing(self, serve: Callable[..., Site]) -> None:
+    def test_flood_beyond_the_limit_leaves_no_connections(self, serve: Callable[..., Site]) -> None:
         site = serve(max_connections_per_address=2)
         flood = [dial(site) for _ in range(300)]
         eventually(lambda: len(site.server._addresses) == 2)
@@ -141,7 +141,7 @@ class TestConnections:
 
 
 class Upload:
-    """A page that keeps a request's body until the test lets it go."""
+    """A page that keeps the body of a request until the test continues."""
 
     may_go_on = gevent.event.Event()
 
@@ -172,7 +172,7 @@ def upload(site: Site, size: int, chunked: bool = False) -> tuple[int, bytes]:
 class TestBodies:
     @pytest.mark.parametrize("chunked", [False, True])
     @pytest.mark.parametrize("size", [100_000, 400_000])
-    def test_bodies_beyond_the_limit_of_all_are_rejected(
+    def test_bodies_beyond_the_total_limit_are_rejected(
         self, size: int, chunked: bool, uploads: Site, warnings: Callable[[], list[str]]
     ) -> None:
         count = 1_000_000 // size
@@ -190,7 +190,7 @@ class TestBodies:
         eventually(lambda: uploads.server.bodies.used == 0)
         assert upload(uploads, 300_000, chunked)[0] == 200
 
-    def test_half_a_body_is_given_back(self, uploads: Site) -> None:
+    def test_incomplete_body_is_subtracted_from_the_total(self, uploads: Site) -> None:
         sock = dial(uploads)
         sock.sendall(
             b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n" + b"x" * 300_000
@@ -199,7 +199,7 @@ class TestBodies:
         sock.close()
         eventually(lambda: uploads.server.bodies.used == 0)
 
-    def test_post_of_a_session_beyond_the_limit_of_all_is_rejected(self, uploads: Site) -> None:
+    def test_post_of_a_session_beyond_the_total_limit_is_rejected(self, uploads: Site) -> None:
         client = uploads.polling()
         client.connect()
         held = gevent.spawn(upload, uploads, 900_000)
@@ -231,7 +231,7 @@ def test_network_of_an_address(address: str, network: str | None) -> None:
 @pytest.mark.parametrize(
     "address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "", "unix"]
 )
-def test_default_of_an_address_quota_spares_this_machine(address: str) -> None:
+def test_address_quota_exempts_loopback_addresses(address: str) -> None:
     quota, given = AddressQuota(None, 1), AddressQuota(1, 5)
     for owner in range(3):
         quota.add(owner, address)
@@ -243,7 +243,7 @@ def test_default_of_an_address_quota_spares_this_machine(address: str) -> None:
     assert not quota.has_room("::1:2:3:4:5")
 
 
-def test_address_quota_forgets_addresses_without_owners() -> None:
+def test_address_quota_removes_addresses_without_owners() -> None:
     quota = AddressQuota(None, 1)
     for number in range(1000):
         quota.add(number, f"192.0.2.{number % 250}")

@@ -1,4 +1,4 @@
-"""`SocketIOServer`: how it is made, how it listens, and how it stops."""
+"""`SocketIOServer`: constructor, listening and shutdown."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def wsgi(app: Any) -> Any:
     return app.wsgifunc()
 
 
-class TestMaking:
-    def test_settings_are_keywords_in_lower_case(self, serve: Callable[..., Site]) -> None:
+class TestConstructor:
+    def test_settings_are_accepted_as_lower_case_keywords(self, serve: Callable[..., Site]) -> None:
         site = serve(ping_interval=7, ping_timeout=3, max_message_size=500)
         opened = site.websocket().open
         assert opened["pingInterval"] == 7000
@@ -57,7 +57,9 @@ class TestMaking:
         assert opened["maxPayload"] == 500
         assert site.server.settings.ping_interval == 7
 
-    def test_other_keywords_are_pywsgis(self, serve: Callable[..., Site], journal: Journal) -> None:
+    def test_pywsgi_keywords_are_passed_on(
+        self, serve: Callable[..., Site], journal: Journal
+    ) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append(request["SHOP"])
@@ -76,41 +78,45 @@ class TestMaking:
             ("policy_server", ""),
         ],
     )
-    def test_an_unknown_keyword(self, keyword: str, near: str, wsgi: Any) -> None:
+    def test_unknown_keyword_raises_settings_error(
+        self, keyword: str, near: str, wsgi: Any
+    ) -> None:
         with pytest.raises(SettingsError, match=repr(keyword)) as caught:
             SocketIOServer(("127.0.0.1", 0), wsgi, **{keyword: 1})
         assert near in str(caught.value)
         assert ("did you mean" in str(caught.value)) == bool(near)
 
-    def test_a_setting_that_is_wrong(self, wsgi: Any) -> None:
+    def test_invalid_setting_raises_settings_error(self, wsgi: Any) -> None:
         with pytest.raises(SettingsError, match="ping_interval is 'often'"):
             SocketIOServer(("127.0.0.1", 0), wsgi, ping_interval="often")
 
-    def test_no_application(self) -> None:
+    def test_missing_application_raises_settings_error(self) -> None:
         with pytest.raises(SettingsError, match="wsgifunc"):
             SocketIOServer(("127.0.0.1", 0))
 
-    def test_the_application_itself_instead_of_its_function(self, app: Any) -> None:
+    def test_application_object_instead_of_wsgi_function_raises_settings_error(
+        self, app: Any
+    ) -> None:
         with pytest.raises(SettingsError, match=r"app\.wsgifunc\(\)"):
             SocketIOServer(("127.0.0.1", 0), app)
 
     @pytest.mark.parametrize("resource", ["", "/", "//"])
-    def test_an_empty_resource(self, resource: str, wsgi: Any) -> None:
+    def test_empty_resource_raises_settings_error(self, resource: str, wsgi: Any) -> None:
         with pytest.raises(SettingsError, match="resource"):
             SocketIOServer(("127.0.0.1", 0), wsgi, resource)
 
-    def test_by_position_as_documented(self, wsgi: Any) -> None:
+    def test_positional_arguments_are_those_documented(self, wsgi: Any) -> None:
         server = SocketIOServer(("127.0.0.1", 0), wsgi, "rt")
         assert server.engine.path == "/rt/"
 
 
-#: gevent leaves a socket that could not be bound to the garbage collector.
+#: gevent leaves a socket that cannot be bound to the garbage collector.
 leaves_a_socket = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 class TestListening:
-    def test_who_comes_at_once_with_many_others_waits_in_the_queue(self, site: Site) -> None:
-        """Beyond gevent's 128 the kernel would not answer, and each tries again after a second."""
+    def test_many_simultaneous_connections_wait_in_the_backlog(self, site: Site) -> None:
+        """With gevent's backlog of 128, the kernel drops connections; they retry after one second."""
         site.server.stop_accepting()
         there = crowd(site.port)
         site.server.start_accepting()
@@ -124,7 +130,7 @@ class TestListening:
         server.start()
         return server
 
-    def test_without_a_listener_where_the_settings_say(self, wsgi: Any) -> None:
+    def test_server_without_listener_uses_host_and_port_settings(self, wsgi: Any) -> None:
         web.config.SOCKETIO_HOST = "127.0.0.1"
         web.config.SOCKETIO_PORT = 0
         server = self.start(None, wsgi)
@@ -135,17 +141,17 @@ class TestListening:
         finally:
             server.stop()
 
-    def test_the_default_is_this_machine_only_at_port_8000(self, wsgi: Any) -> None:
+    def test_default_address_is_loopback_port_8000(self, wsgi: Any) -> None:
         assert SocketIOServer(None, wsgi).address == ("127.0.0.1", 8000)
 
-    def test_on_every_address(self, wsgi: Any) -> None:
+    def test_server_listens_on_wildcard_address(self, wsgi: Any) -> None:
         server = self.start(("", 0), wsgi)
         try:
             assert WebSocket(server.server_port).connect()
         finally:
             server.stop()
 
-    def test_on_a_socket_that_listens_already(self, wsgi: Any) -> None:
+    def test_server_accepts_a_listening_socket(self, wsgi: Any) -> None:
         listener = gevent.socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -156,24 +162,24 @@ class TestListening:
             server.stop()
 
     @leaves_a_socket
-    def test_a_port_that_is_taken(self, site: Site, wsgi: Any) -> None:
+    def test_port_in_use_raises_listen_error(self, site: Site, wsgi: Any) -> None:
         with pytest.raises(ListenError) as caught:
             self.start(("127.0.0.1", site.port), wsgi)
         text = str(caught.value)
         assert f"127.0.0.1:{site.port}" in text
-        assert "another program listens there" in text
+        assert "another program is listening there" in text
         assert "SOCKETIO_PORT" in text
         assert isinstance(caught.value, OSError)
         del caught
         gc.collect()
 
     @leaves_a_socket
-    def test_an_address_of_another_machine(self, wsgi: Any) -> None:
+    def test_foreign_address_raises_listen_error(self, wsgi: Any) -> None:
         with pytest.raises(ListenError, match=r"192\.0\.2\.1:0: .* SOCKETIO_HOST"):
             self.start(("192.0.2.1", 0), wsgi)
         gc.collect()
 
-    def test_a_plugin_that_fails_leaves_nothing_listening(self, wsgi: Any) -> None:
+    def test_failing_plugin_closes_the_listener(self, wsgi: Any) -> None:
         free = socket.create_server(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
@@ -186,14 +192,14 @@ class TestListening:
             )
         self.start(("127.0.0.1", port), wsgi).stop()
 
-    def test_an_unknown_plugin(self, wsgi: Any) -> None:
+    def test_unknown_plugin_raises_plugin_error(self, wsgi: Any) -> None:
         with pytest.raises(PluginError, match="no_such_plugin"):
             SocketIOServer(("127.0.0.1", 0), wsgi, plugins=["no_such_plugin"])
 
-    def test_the_access_log(self, serve: Callable[..., Site]) -> None:
+    def test_access_log_contains_requests(self, serve: Callable[..., Site]) -> None:
         log = io.StringIO()
         site = serve(log=log)
-        site.connect().call("message")
+        site.connect().barrier()
         site.polling()
         site.server.stop()
         lines = log.getvalue().splitlines()
@@ -203,7 +209,7 @@ class TestListening:
         "error",
         [OSError(28, "No space left on device"), ValueError("I/O operation on closed file")],
     )
-    def test_access_log_that_cannot_be_written_disturbs_no_request(
+    def test_unwritable_access_log_does_not_affect_requests(
         self, error: Exception, serve: Callable[..., Site], caplog: pytest.LogCaptureFixture
     ) -> None:
         class Log:
@@ -218,31 +224,33 @@ class TestListening:
             assert response.status == 404
             response.read()
         connection.close()
-        assert site.connect().call("message") == []
+        site.connect().barrier()
         (record,) = [each for each in caplog.records if "access log" in each.getMessage()]
         assert str(error) in record.getMessage()
 
-    def test_no_access_log(self, site: Site, capfd: pytest.CaptureFixture[str]) -> None:
-        site.connect().call("message")
+    def test_log_none_disables_the_access_log(
+        self, site: Site, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        site.connect().barrier()
         site.polling()
         site.server.stop()
         assert capfd.readouterr() == ("", "")
 
 
 class TestStopping:
-    def test_clients_are_told_so_that_they_come_back(self, site: Site) -> None:
+    def test_stop_closes_sessions_so_that_clients_reconnect(self, site: Site) -> None:
         websocket, polling = site.connect(), site.polling()
         polling.connect()
         poll = gevent.spawn(polling.poll)
         while not site.server.engine.sessions[polling.sid].transport.waiting:  # type: ignore[union-attr]
             gevent.idle()
         site.server.stop()
-        with pytest.raises(Closed) as caught:  # with no Socket.IO disconnect before
+        with pytest.raises(Closed) as caught:  # no Socket.IO disconnect packet
             websocket.receive()
         assert caught.value.code == 1001
         assert poll.get() == ["1"]
 
-    def test_each_finish_is_sent_before_it_returns(self, site: Site) -> None:
+    def test_stop_returns_after_each_finish(self, site: Site) -> None:
         finished = []
 
         @on_finish
@@ -254,18 +262,20 @@ class TestStopping:
         site.server.stop()
         assert sorted(finished) == sorted(ids)
 
-    def test_nothing_listens_any_more(self, site: Site) -> None:
+    def test_stop_closes_the_listener(self, site: Site) -> None:
         site.server.stop()
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", site.port))
 
-    def test_again_does_nothing(self, site: Site, stages: Journal) -> None:
+    def test_second_stop_has_no_effect(self, site: Site, stages: Journal) -> None:
         site.connect()
         site.server.stop()
         site.server.stop()
         assert [name for name, _ in stages].count("finish") == 1
 
-    def test_several_at_once_return_when_it_is_done(self, site: Site, stages: Journal) -> None:
+    def test_concurrent_stops_return_when_the_server_has_stopped(
+        self, site: Site, stages: Journal
+    ) -> None:
         @on_finish
         def slow(request: Any, socket: Any, context: Any) -> None:
             gevent.idle()
@@ -280,12 +290,12 @@ class TestStopping:
         gevent.joinall([gevent.spawn(stop) for _ in range(3)], raise_error=True)
         assert done == [1, 1, 1]
 
-    def test_one_that_was_never_started(self, wsgi: Any) -> None:
+    def test_stop_of_a_server_never_started_returns(self, wsgi: Any) -> None:
         server = SocketIOServer(("127.0.0.1", 0), wsgi, plugins=[])
         server.stop()
         assert not server.started
 
-    def test_serve_forever_returns_when_it_is_stopped(self, wsgi: Any, stages: Journal) -> None:
+    def test_serve_forever_returns_after_stop(self, wsgi: Any, stages: Journal) -> None:
         server = SocketIOServer(("127.0.0.1", 0), wsgi, plugins=[], log=None)
         server.start()
         serving = gevent.spawn(server.serve_forever)
@@ -305,7 +315,7 @@ class TestTLS:
     @pytest.mark.parametrize(
         "transports", [["polling"], ["websocket"], ["polling", "websocket"]], ids="+".join
     )
-    def test_with_a_real_client(
+    def test_tls_server_serves_a_websocket_client(
         self,
         transports: list[str],
         certificate: tuple[Path, Path],
@@ -337,7 +347,7 @@ class TestTLS:
         stages.wait(lambda stages: stages[-1][0] == "finish")
         assert [name for name, _ in stages].count("disconnect") == 1
 
-    def test_stopping_tells_them_too(
+    def test_stop_of_tls_server_closes_websockets(
         self, certificate: tuple[Path, Path], serve: Callable[..., Site], stages: Journal
     ) -> None:
         certfile, keyfile = certificate
@@ -350,7 +360,7 @@ class TestTLS:
             site.server.stop()
             gone.wait(len)
             client.wait()
-            client.eio.ws.shutdown()  # which it leaves open when the server closes first
+            client.eio.ws.shutdown()  # not closed by the client library
         assert stages[-1] == ("finish", "server shutting down")
 
 
@@ -382,7 +392,7 @@ say("end")
 
 
 class Program:
-    """A Python program in a process of its own; it is waited for, and killed if need be."""
+    """A Python program in a subprocess, which is waited for and killed if necessary."""
 
     def __init__(self, path: Path, source: str) -> None:
         path.write_text(source)
@@ -400,7 +410,7 @@ class Program:
         return self.popen.stdout.readline().rstrip("\n")
 
     def end(self) -> tuple[int, str, str]:
-        """Its exit status, and what else it wrote."""
+        """Return the exit status and the remaining output."""
         out, errors = self.popen.communicate("\n")
         return self.popen.returncode, out, errors
 
@@ -425,7 +435,7 @@ def run(tmp_path: Path) -> Iterator[Callable[[str], Program]]:
 class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     @pytest.mark.parametrize("times", [1, 2])
-    def test_every_finish_is_sent_and_the_exit_status_is_0(
+    def test_signal_stops_with_every_finish_and_exit_status_0(
         self, number: int, times: int, run: Callable[[str], Program]
     ) -> None:
         program = run(SERVER.replace("DEBUG", "False"))
@@ -447,29 +457,27 @@ class TestSignals:
         assert errors == ""
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_while_it_ends_another_one_does_not_kill_it(
+    def test_second_signal_during_shutdown_is_ignored(
         self, number: int, run: Callable[[str], Program]
     ) -> None:
         program = run(SERVER.replace("DEBUG", "False") + "sys.stdin.readline()\nsay('done')\n")
         client = WebSocket(int(program.line().split()[1]))
-        client.connect()  # so it serves by now
+        client.connect()  # the server is running
         program.popen.send_signal(signal.SIGTERM)
         assert [program.line(), program.line()] == [f"finish {client.id}", "end"]
         program.popen.send_signal(number)
         status, out, errors = program.end()
         assert (status, out, errors) == (0, "done\n", "")
 
-    def test_the_main_script_imported_twice_serves_once(
-        self, run: Callable[[str], Program]
-    ) -> None:
-        # As web.py's reloader does while web.config.debug is on, which is its default.
+    def test_main_script_imported_twice_serves_once(self, run: Callable[[str], Program]) -> None:
+        # Like the reloader of web.py with web.config.debug, which is the default.
         program = run(SERVER.replace("DEBUG", "True"))
         assert [program.line(), program.line()] == ["port 0", "end"]  # from the second import
         port = int(program.line().split()[1])
         client = WebSocket(port)
         client.connect()
         client.call("message", "hello")
-        assert program.line() == "message hello"  # and the handlers are there once
+        assert program.line() == "message hello"  # handlers are registered once
         program.popen.send_signal(signal.SIGTERM)
         status, out, errors = program.end()
         assert (status, out) == (0, f"finish {client.id}\nend\n"), errors
@@ -512,9 +520,9 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.patience(30)
-class TestRefusals:
+class TestConfigurationErrors:
     @pytest.mark.parametrize("name", MISTAKES)
-    def test_it_says_what_to_do_and_does_not_start(
+    def test_configuration_error_names_the_remedy_and_does_not_start(
         self, name: str, run: Callable[[str], Program]
     ) -> None:
         first, keywords, remedy = MISTAKES[name]

@@ -1,4 +1,4 @@
-"""The stages as blinker signals: order, isolation, keywords, and who receives."""
+"""The stages as blinker signals: order, isolation, keywords and receivers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .conftest import Journal, Site, socket_of
 
 
 class Sender:
-    """As much of a socket as a signal needs."""
+    """The attributes of a socket that signals use."""
 
     def __init__(self) -> None:
         self.request: dict[str, Any] = {"PATH_INFO": "/"}
@@ -32,7 +32,7 @@ class Sender:
 
 @pytest.fixture
 def stage() -> Stage:
-    return Stage("a stage", "of nobody else's")
+    return Stage("a stage", "for tests")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def recorder(journal: list[Any], name: Any) -> Callable[..., None]:
 
 
 class TestCatalogue:
-    def test_the_stages_in_the_order_of_a_life(self) -> None:
+    def test_stages_are_in_the_order_of_a_connection(self) -> None:
         assert [stage.name for stage in STAGES] == [
             "connecting",
             "connect",
@@ -63,13 +63,13 @@ class TestCatalogue:
         ]
 
     @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-    def test_each_is_a_blinker_signal_of_that_name(self, stage: Stage) -> None:
+    def test_stages_are_blinker_signals_with_their_name(self, stage: Stage) -> None:
         assert isinstance(stage, blinker.Signal)
         assert getattr(signals, stage.name) is stage
         assert stage.name in signals.__all__
         assert f"``{stage.name}``" in (signals.__doc__ or "")
 
-    def test_they_are_public(self) -> None:
+    def test_stages_are_public(self) -> None:
         assert webpy_socketio.signals is signals
 
 
@@ -83,7 +83,9 @@ class TestOrder:
         emit(stage, sender)
         assert called == list(range(50))
 
-    def test_also_those_of_one_sender_among_those_of_any(self, stage: Stage, sender: Any) -> None:
+    def test_receivers_of_one_sender_run_in_the_order_of_connection(
+        self, stage: Stage, sender: Any
+    ) -> None:
         called: list[int] = []
         for number in range(20):
             to = sender if number % 3 else blinker.ANY
@@ -91,7 +93,7 @@ class TestOrder:
         emit(stage, sender)
         assert called == list(range(20))
 
-    def test_connecting_again_does_not_double_or_move(self, stage: Stage, sender: Any) -> None:
+    def test_connecting_again_keeps_receiver_and_position(self, stage: Stage, sender: Any) -> None:
         called: list[str] = []
         first, second = recorder(called, "first"), recorder(called, "second")
         for receiver in (first, second, first):
@@ -99,7 +101,9 @@ class TestOrder:
         emit(stage, sender)
         assert called == ["first", "second"]
 
-    def test_disconnected_and_connected_again_it_is_last(self, stage: Stage, sender: Any) -> None:
+    def test_receiver_disconnected_and_connected_again_runs_last(
+        self, stage: Stage, sender: Any
+    ) -> None:
         called: list[str] = []
         first, second = recorder(called, "first"), recorder(called, "second")
         stage.connect(first)
@@ -109,7 +113,7 @@ class TestOrder:
         emit(stage, sender)
         assert called == ["second", "first"]
 
-    def test_one_that_is_to_be_first_is_before_all_that_are_there(
+    def test_receiver_connected_first_runs_before_the_others(
         self, stage: Stage, sender: Any
     ) -> None:
         called: list[Any] = []
@@ -125,7 +129,7 @@ class TestOrder:
         emit(stage, Sender())  # type: ignore[arg-type]
         assert called == ["first", "one", "two"]
 
-    def test_who_is_connected_already_does_not_become_first(
+    def test_connected_receiver_keeps_its_position_with_first(
         self, stage: Stage, sender: Any
     ) -> None:
         called: list[str] = []
@@ -136,7 +140,9 @@ class TestOrder:
         emit(stage, sender)
         assert called == ["first", "second"]
 
-    def test_a_receiver_may_connect_and_disconnect_others(self, stage: Stage, sender: Any) -> None:
+    def test_receivers_may_be_connected_and_disconnected_during_emit(
+        self, stage: Stage, sender: Any
+    ) -> None:
         called: list[str] = []
         late = recorder(called, "late")
 
@@ -153,7 +159,7 @@ class TestOrder:
 
 
 class TestIsolation:
-    def test_the_rest_run_and_the_failure_is_counted(self, stage: Stage, sender: Any) -> None:
+    def test_exception_is_counted_and_other_receivers_run(self, stage: Stage, sender: Any) -> None:
         called: list[int] = []
         errors: list[Any] = []
 
@@ -172,7 +178,7 @@ class TestIsolation:
         assert failures == 1
         assert [str(error) for error in errors] == ["bad"]
 
-    def test_a_failure_is_logged_with_the_receivers_name_and_traceback(
+    def test_exception_is_logged_with_receiver_and_traceback(
         self, stage: Stage, sender: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         def clumsy(sender: Any, **keywords: Any) -> None:
@@ -187,13 +193,11 @@ class TestIsolation:
         assert "'a stage'" in record.getMessage()
         assert record.exc_info
 
-    def test_a_coroutine_receiver_fails_as_it_would_never_run(
-        self, stage: Stage, sender: Any
-    ) -> None:
+    def test_receiver_returning_a_coroutine_fails(self, stage: Stage, sender: Any) -> None:
         errors: list[Any] = []
 
         async def never(sender: Any, **keywords: Any) -> None:
-            raise AssertionError("nobody awaits it")
+            raise AssertionError("never awaited")
 
         def failed(sender: Any, exception: Any, **keywords: Any) -> None:
             errors.append(exception)
@@ -203,15 +207,15 @@ class TestIsolation:
         assert emit(stage, sender)[1] == 1
         assert "coroutine" in str(errors[0])
 
-    def test_a_coroutine_receiver_shuts_a_gate(self, stage: Stage, sender: Any) -> None:
+    def test_gate_receiver_returning_a_coroutine_rejects(self, stage: Stage, sender: Any) -> None:
         async def never(sender: Any, **keywords: Any) -> None:
-            raise Refused("nobody awaits it")
+            raise Refused("never awaited")
 
         stage.connect(lambda sender, **keywords: never(sender))
         with pytest.raises(Refused, match=r"^not allowed$"):
             check_gate(stage, sender)
 
-    def test_receivers_of_a_muted_signal_are_not_called(self, stage: Stage, sender: Any) -> None:
+    def test_muted_signal_calls_no_receivers(self, stage: Stage, sender: Any) -> None:
         called: list[int] = []
         stage.connect(recorder(called, 1), weak=False)
         with stage.muted():
@@ -221,7 +225,7 @@ class TestIsolation:
         emit(stage, sender)
         assert called == [1]
 
-    def test_muted_errors_reach_nobody_and_end_nothing(self, stage: Stage, sender: Any) -> None:
+    def test_muted_error_signal_calls_no_receivers(self, stage: Stage, sender: Any) -> None:
         called: list[str] = []
         errors = recorder(called, "error")
 
@@ -241,9 +245,7 @@ class TestReceivers:
             stage.connect(lambda sender, value=value, **keywords: value, weak=False)
         assert emit(stage, sender)[0] == [0, "", "last"]
 
-    def test_only_a_weak_one_that_nothing_else_holds_is_forgotten(
-        self, stage: Stage, sender: Any
-    ) -> None:
+    def test_only_weak_receivers_are_garbage_collected(self, stage: Stage, sender: Any) -> None:
         called: list[str] = []
         stage.connect(recorder(called, "weak"), weak=True)
         stage.connect(recorder(called, "strong"))
@@ -251,7 +253,7 @@ class TestReceivers:
         emit(stage, sender)
         assert called == ["strong"]
 
-    def test_a_second_import_of_the_main_script_replaces_its_receivers(
+    def test_second_import_of_the_main_script_replaces_its_receivers(
         self, stage: Stage, sender: Any
     ) -> None:
         source = (
@@ -266,7 +268,7 @@ class TestReceivers:
             stage.connect(module["other"])
         assert emit(stage, sender)[0] == ["chat", "chat"]
 
-    def test_a_weakly_held_method_lives_as_long_as_its_object(
+    def test_weak_method_receiver_lives_as_long_as_its_object(
         self, stage: Stage, sender: Any
     ) -> None:
         called: list[str] = []
@@ -283,7 +285,9 @@ class TestReceivers:
         emit(stage, sender)
         assert called == ["method"]
 
-    def test_one_for_a_single_socket_hears_of_no_other(self, site: Site, journal: Journal) -> None:
+    def test_receiver_of_one_sender_does_not_receive_others(
+        self, site: Site, journal: Journal
+    ) -> None:
         first, second = site.connect(), site.connect()
         socket = registry.find(first.id)
 
@@ -295,9 +299,7 @@ class TestReceivers:
         first.emit_and_wait("message", "of the first")
         assert journal == [(socket, "of the first")]
 
-    def test_a_receiver_may_take_what_it_wants_of_the_keywords(
-        self, site: Site, journal: Journal
-    ) -> None:
+    def test_receiver_may_accept_some_of_the_keywords(self, site: Site, journal: Journal) -> None:
         @signals.message.connect
         def receiver(sender: Any, message: Any, **extra: Any) -> None:
             journal.append(message)
@@ -306,7 +308,7 @@ class TestReceivers:
         assert journal == ["hello"]
 
 
-#: What every stage carries beside request, socket and context.
+#: Keywords of each stage, in addition to request, socket and context.
 KEYWORDS: dict[str, set[str]] = {
     "connecting": {"auth"},
     "connect": {"auth"},
@@ -321,8 +323,8 @@ KEYWORDS: dict[str, set[str]] = {
 }
 
 
-class TestSent:
-    """Not a stage: what goes to clients of this process."""
+class TestSentSignal:
+    """`sent`: events sent to clients of this process."""
 
     @pytest.fixture
     def sent(self) -> Journal:
@@ -336,12 +338,14 @@ class TestSent:
         signals.sent.connect(receive)
         return sent
 
-    def test_it_is_documented_and_no_stage(self) -> None:
+    def test_sent_is_documented_and_not_a_stage(self) -> None:
         assert "``sent``" in (signals.__doc__ or "")
         assert signals.sent not in STAGES
         assert "sent" in signals.__all__
 
-    def test_each_way_of_sending(self, serve: Callable[..., Site], sent: Journal) -> None:
+    def test_sent_is_sent_for_each_way_of_sending(
+        self, serve: Callable[..., Site], sent: Journal
+    ) -> None:
         site = serve(namespaces=["/", "/a[b"])
         one, two = site.connect(), site.connect()
         one.call("__subscribe__", "room")
@@ -372,7 +376,7 @@ class TestSent:
         assert sent[-1][0] == "/a[b"
         assert sent[-1][2] == ["x", 1]
 
-    def test_a_call(self, site: Site, sent: Journal) -> None:
+    def test_sent_is_sent_for_a_call(self, site: Site, sent: Journal) -> None:
         client = site.connect()
         asking = gevent.spawn(socket_of(client).call, "question", 1)
         client.receive()
@@ -380,20 +384,20 @@ class TestSent:
         assert asking.get() == 2
         assert [entry[2] for entry in sent] == [["question", 1]]
 
-    def test_acknowledgements_and_what_reaches_nobody_are_none(
+    def test_sent_is_not_sent_for_acknowledgements_and_without_recipients(
         self, site: Site, sent: Journal
     ) -> None:
         client = site.connect()
         socket = socket_of(client)
         client.emit_and_wait("message", "x")
-        socket.broadcast("nobody else is there")
+        socket.broadcast("no other socket")
         client.send("41")
         while socket.connected:
             gevent.sleep(0)
         socket.send("too late")
         assert sent == []
 
-    def test_from_another_thread_it_is_sent_in_that_of_the_sockets(self, site: Site) -> None:
+    def test_sent_from_another_thread_is_sent_in_the_socket_thread(self, site: Site) -> None:
         here = monkey.get_original("_thread", "get_ident")
         threads = Journal()
         signals.sent.connect(lambda sender, **keywords: threads.append(here()), weak=False)
@@ -402,7 +406,7 @@ class TestSent:
         assert client.event() == ["message", "x"]
         assert threads == [here()]
 
-    def test_a_receiver_that_raises_stops_nobody(
+    def test_exception_of_sent_receiver_does_not_stop_delivery(
         self, site: Site, caplog: pytest.LogCaptureFixture
     ) -> None:
         def fail(sender: Any, **keywords: Any) -> None:
@@ -419,7 +423,7 @@ class TestSent:
 
 
 class TestKeywords:
-    def test_each_stage_carries_its_own(self, site: Site, journal: Journal) -> None:
+    def test_stages_have_their_keywords(self, site: Site, journal: Journal) -> None:
         def record(stage: Stage) -> Callable[..., None]:
             def receiver(sender: Any, **keywords: Any) -> None:
                 journal.append((stage.name, sender, keywords))
@@ -448,31 +452,33 @@ class TestKeywords:
             assert keywords["socket"] is sender
             assert keywords["request"] is sender.request
             assert keywords["context"] is sender.context
-        told = [(name, {k: keywords[k] for k in KEYWORDS[name]}) for name, _, keywords in journal]
-        assert told[0] == ("connecting", {"auth": {"name": "Ann"}})
-        assert told[1] == ("connect", {"auth": {"name": "Ann"}})
-        assert told[2][1] == {"channel": "room", "by_client": True}
-        assert told[4][1] == told[5][1]
-        assert told[5][1] == {
+        sent_keywords = [
+            (name, {k: keywords[k] for k in KEYWORDS[name]}) for name, _, keywords in journal
+        ]
+        assert sent_keywords[0] == ("connecting", {"auth": {"name": "Ann"}})
+        assert sent_keywords[1] == ("connect", {"auth": {"name": "Ann"}})
+        assert sent_keywords[2][1] == {"channel": "room", "by_client": True}
+        assert sent_keywords[4][1] == sent_keywords[5][1]
+        assert sent_keywords[5][1] == {
             "message": "hello",
             "event": "message",
             "args": ["hello"],
             "channel": "room",
         }
-        assert told[6][1] == told[7][1]
-        assert told[7][1] == {
+        assert sent_keywords[6][1] == sent_keywords[7][1]
+        assert sent_keywords[7][1] == {
             "message": [1, [2]],
             "event": "custom",
             "args": [1, [2]],
             "channel": None,
         }
-        assert told[8][1]["by_client"] is True
-        assert told[9][1] == {"channel": "room", "reason": None}
-        assert told[-3][1] == {"reason": "transport close"}
-        assert told[-2][1] == {"channel": "other", "reason": "transport close"}
-        assert told[-1][1] == {"reason": "transport close"}
+        assert sent_keywords[8][1]["by_client"] is True
+        assert sent_keywords[9][1] == {"channel": "room", "reason": None}
+        assert sent_keywords[-3][1] == {"reason": "transport close"}
+        assert sent_keywords[-2][1] == {"channel": "other", "reason": "transport close"}
+        assert sent_keywords[-1][1] == {"reason": "transport close"}
 
-    def test_the_documentation_lists_the_same(self) -> None:
+    def test_documentation_lists_the_keywords(self) -> None:
         documented = signals.__doc__ or ""
         for name, keywords in KEYWORDS.items():
             after = documented.partition(f"``{name}``")[2]
@@ -480,22 +486,22 @@ class TestKeywords:
                 assert f"``{keyword}``" in after, (name, keyword)
 
 
-class TestHandled:
-    """What is told about the stages: how long their receivers took, and what gates said."""
+class TestHandledSignal:
+    """`handled`: the duration of receivers and the result of gates."""
 
     @pytest.fixture
-    def told(self) -> list[dict[str, Any]]:
-        told: list[dict[str, Any]] = []
+    def sent_keywords(self) -> list[dict[str, Any]]:
+        sent_keywords: list[dict[str, Any]] = []
 
         def receiver(sender: Any, **keywords: Any) -> None:
             assert keywords["socket"] is sender
-            told.append(keywords)
+            sent_keywords.append(keywords)
 
         signals.handled.connect(receiver)
-        return told
+        return sent_keywords
 
-    def test_each_stage_is_told_with_its_own_keywords(
-        self, site: Site, told: list[dict[str, Any]], stages: Journal
+    def test_handled_is_sent_for_each_stage_with_its_keywords(
+        self, site: Site, sent_keywords: list[dict[str, Any]], stages: Journal
     ) -> None:
         client = site.connect()
         client.call("__subscribe__", "room")
@@ -504,26 +510,32 @@ class TestHandled:
         client.call("__unsubscribe__", "room")
         client.send("1")
         stages.wait_for(("finish", "transport close"))
-        assert [keywords["stage"] for keywords in told] == [
+        assert [keywords["stage"] for keywords in sent_keywords] == [
             *("connecting", "connect", "subscribing", "subscribe", "receiving", "message"),
             *("unsubscribe", "disconnect", "finish"),
         ]
-        for keywords in told:
+        for keywords in sent_keywords:
             own = {"stage", "seconds", "failures", "refused"}
             common = {"request", "socket", "context"}
             assert keywords.keys() == own | common | KEYWORDS[keywords["stage"]]
             assert keywords["seconds"] > 0
             assert (keywords["failures"], keywords["refused"]) == (0, None)
-        assert told[5]["message"] == "hello"
-        assert told[5]["channel"] == "room"
+        assert sent_keywords[5]["message"] == "hello"
+        assert sent_keywords[5]["channel"] == "room"
 
-    def test_also_where_nobody_receives(self, site: Site, told: list[dict[str, Any]]) -> None:
+    def test_handled_is_sent_for_stages_without_receivers(
+        self, site: Site, sent_keywords: list[dict[str, Any]]
+    ) -> None:
         site.connect().emit_and_wait("draw", 1)
-        assert [keywords["stage"] for keywords in told] == ["connecting", "connect", "message"]
-        assert told[2]["event"] == "draw"
+        assert [keywords["stage"] for keywords in sent_keywords] == [
+            "connecting",
+            "connect",
+            "message",
+        ]
+        assert sent_keywords[2]["event"] == "draw"
 
-    def test_receivers_that_raised_are_counted(
-        self, stage: Stage, sender: Any, told: list[dict[str, Any]]
+    def test_handled_counts_failures(
+        self, stage: Stage, sender: Any, sent_keywords: list[dict[str, Any]]
     ) -> None:
         def bad(sender: Any, **keywords: Any) -> None:
             raise ValueError("bad")
@@ -531,14 +543,19 @@ class TestHandled:
         stage.connect(bad)
         stage.connect(recorder([], 1), weak=False)
         emit(stage, sender)
-        assert (told[0]["failures"], told[0]["refused"]) == (1, None)
+        assert (sent_keywords[0]["failures"], sent_keywords[0]["refused"]) == (1, None)
 
     @pytest.mark.parametrize(
         ("error", "text"),
         [(Refused("no"), "no"), (Refused(), "refused"), (KeyError("no"), "not allowed")],
     )
-    def test_a_gates_no_is_told(
-        self, error: Exception, text: str, stage: Stage, sender: Any, told: list[dict[str, Any]]
+    def test_handled_contains_the_reason_of_a_gate(
+        self,
+        error: Exception,
+        text: str,
+        stage: Stage,
+        sender: Any,
+        sent_keywords: list[dict[str, Any]],
     ) -> None:
         def deny(sender: Any, **keywords: Any) -> None:
             raise error
@@ -546,9 +563,9 @@ class TestHandled:
         stage.connect(deny)
         with pytest.raises(Refused):
             check_gate(stage, sender)
-        assert [keywords["refused"] for keywords in told] == [text]
+        assert [keywords["refused"] for keywords in sent_keywords] == [text]
 
-    def test_one_that_fails_is_an_error_and_nothing_else(
+    def test_exception_of_handled_receiver_is_sent_as_error_only(
         self, site: Site, journal: Journal
     ) -> None:
         def bad(sender: Any, **keywords: Any) -> None:
@@ -567,7 +584,7 @@ class TestHandled:
         assert client.call("message") == ["answer"]
         assert journal == ["bad"]
 
-    def test_it_is_documented(self) -> None:
+    def test_handled_is_documented(self) -> None:
         documented = signals.__doc__ or ""
         for word in ("`handled`", "``stage``", "``seconds``", "``failures``", "``refused``"):
             assert word in documented

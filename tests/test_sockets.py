@@ -1,4 +1,4 @@
-"""What handlers hold: every method and attribute of a socket, seen by real clients."""
+"""The methods and attributes of a socket, observed by real clients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .raw import Closed, WebSocket
 
 
 class Trio:
-    """Three clients: two in the room, the first of them in the hall too, and one in neither."""
+    """Three clients: two in the room, the first also in the hall, and one in neither."""
 
     def __init__(self, site: Site) -> None:
         self.ann, self.bob, self.eve = (site.connect() for _ in range(3))
@@ -49,55 +49,57 @@ def trio(site: Site) -> Trio:
 
 
 class TestSending:
-    def test_send(self, trio: Trio) -> None:
+    def test_send_reaches_one_client(self, trio: Trio) -> None:
         trio.socket.send("hello")
         trio.get(ann=1, bob=0, eve=0)
 
-    def test_broadcast(self, trio: Trio) -> None:
+    def test_broadcast_reaches_the_others(self, trio: Trio) -> None:
         trio.socket.broadcast("hello")
         trio.get(ann=0, bob=1, eve=1)
 
-    def test_send_and_broadcast(self, trio: Trio) -> None:
+    def test_send_and_broadcast_reaches_all(self, trio: Trio) -> None:
         trio.socket.send_and_broadcast("hello")
         trio.get(ann=1, bob=1, eve=1)
 
-    def test_broadcast_channel(self, trio: Trio) -> None:
+    def test_broadcast_channel_reaches_the_other_subscribers(self, trio: Trio) -> None:
         trio.socket.broadcast_channel("hello", "room")
         trio.get(ann=0, bob=1, eve=0)
 
-    def test_broadcast_channel_by_keyword(self, trio: Trio) -> None:
+    def test_broadcast_channel_accepts_keyword(self, trio: Trio) -> None:
         trio.socket.broadcast_channel("hello", channel="hall")
         trio.get(ann=0, bob=0, eve=0)
 
-    def test_broadcast_channel_without_one_is_every_channel_of_the_socket(self, trio: Trio) -> None:
-        socket_of(trio.bob).subscribe("hall")  # in both, and yet one copy
-        socket_of(trio.eve).subscribe("attic")  # the sender is not there
+    def test_broadcast_channel_without_channel_uses_all_channels_of_the_socket(
+        self, trio: Trio
+    ) -> None:
+        socket_of(trio.bob).subscribe("hall")  # in both channels, receives one copy
+        socket_of(trio.eve).subscribe("attic")  # the sender is not a member
         trio.socket.broadcast_channel("hello")
         trio.get(ann=0, bob=1, eve=0)
 
-    def test_send_and_broadcast_channel(self, trio: Trio) -> None:
+    def test_send_and_broadcast_channel_reaches_all_subscribers(self, trio: Trio) -> None:
         trio.socket.send_and_broadcast_channel("hello", "room")
         trio.get(ann=1, bob=1, eve=0)
 
-    def test_send_and_broadcast_channel_without_one(self, trio: Trio) -> None:
+    def test_send_and_broadcast_channel_without_channel_uses_all_channels(self, trio: Trio) -> None:
         socket_of(trio.bob).subscribe("hall")
         trio.socket.send_and_broadcast_channel("hello")
         trio.get(ann=1, bob=1, eve=0)
 
-    def test_to_a_channel_that_the_sender_is_not_in(self, trio: Trio) -> None:
+    def test_broadcast_channel_works_without_subscription(self, trio: Trio) -> None:
         socket_of(trio.eve).broadcast_channel("hello", "room")
         trio.get(ann=1, bob=1, eve=0)
 
-    def test_send_and_broadcast_channel_reaches_the_sender_anyway(self, trio: Trio) -> None:
+    def test_send_and_broadcast_channel_reaches_an_unsubscribed_sender(self, trio: Trio) -> None:
         socket_of(trio.eve).send_and_broadcast_channel("hello", "room")
         trio.get(ann=1, bob=1, eve=1)
 
-    def test_nobody_else_is_no_error(self, trio: Trio) -> None:
-        trio.socket.broadcast_channel("hello", "nobody is here")
+    def test_broadcast_without_recipients_is_not_an_error(self, trio: Trio) -> None:
+        trio.socket.broadcast_channel("hello", "empty")
         socket_of(trio.eve).broadcast_channel("hello")
         trio.get(ann=0, bob=0, eve=0)
 
-    def test_to_one_that_is_gone_nothing_happens(self, trio: Trio) -> None:
+    def test_send_to_disconnected_socket_has_no_effect(self, trio: Trio) -> None:
         trio.socket.disconnect()
         trio.socket.send("hello")
         trio.socket.emit("custom")
@@ -106,7 +108,7 @@ class TestSending:
         gets(trio.bob, "hello", "hello")
         gets(trio.eve, "hello")
 
-    def test_others_means_this_namespace(self, serve: Callable[..., Site]) -> None:
+    def test_broadcast_is_limited_to_the_namespace(self, serve: Callable[..., Site]) -> None:
         site = serve(namespaces=["/", "/chat"])
         client = site.connect()
         client.connect(namespace="/chat,")
@@ -119,18 +121,18 @@ class TestSending:
         ["text", "", "žluťoučký 🐎 \u2028 </script>", 0, 1.5, True, None, [], [1, [2]], {"a": {}}],
         ids=repr,
     )
-    def test_whatever_json_holds(self, message: Any, trio: Trio) -> None:
+    def test_send_accepts_all_json_values(self, message: Any, trio: Trio) -> None:
         trio.socket.send_and_broadcast(message)
         gets(trio.ann, message)
         gets(trio.bob, message)
 
-    def test_in_the_order_of_sending(self, trio: Trio) -> None:
+    def test_messages_arrive_in_the_order_of_sending(self, trio: Trio) -> None:
         for number in range(100):
             trio.socket.send_and_broadcast(number)
         gets(trio.ann, *range(100))
         gets(trio.eve, *range(100))
 
-    def test_over_polling(self, site: Site) -> None:
+    def test_send_over_polling_arrives(self, site: Site) -> None:
         client = site.polling()
         client.connect()
         socket = registry.find(client.id)
@@ -142,7 +144,7 @@ class TestSending:
 
 class TestEmit:
     @pytest.mark.parametrize("args", [(), (1,), ("a", [1], {"b": None})], ids=repr)
-    def test_a_custom_event(self, args: tuple[Any, ...], trio: Trio) -> None:
+    def test_emit_sends_a_custom_event(self, args: tuple[Any, ...], trio: Trio) -> None:
         trio.socket.emit("custom event", *args)
         assert trio.ann.event() == ["custom event", *args]
         trio.get(ann=0, bob=0, eve=0)
@@ -155,14 +157,14 @@ class TestEmit:
             *("__subscribe__", "__unsubscribe__", "__channel__"),
         ],
     )
-    def test_reserved_names_are_refused_at_the_caller(self, name: str, trio: Trio) -> None:
+    def test_emit_with_reserved_name_raises_encode_error(self, name: str, trio: Trio) -> None:
         with pytest.raises(EncodeError, match=name):
             trio.socket.emit(name, 1)
         with pytest.raises(EncodeError, match=name):
             trio.socket.call(name, 1)
         trio.get(ann=0, bob=0, eve=0)
 
-    def test_a_name_is_text(self, trio: Trio) -> None:
+    def test_emit_with_name_that_is_not_text_raises_encode_error(self, trio: Trio) -> None:
         with pytest.raises(EncodeError, match="int"):
             trio.socket.emit(5)  # type: ignore[arg-type]
         trio.get(ann=0, bob=0, eve=0)
@@ -186,9 +188,9 @@ UNSENDABLE: dict[str, Any] = {
 }
 
 
-class TestUnsendable:
+class TestEncodeErrors:
     @pytest.mark.parametrize("value", UNSENDABLE.values(), ids=UNSENDABLE)
-    def test_raised_at_the_caller_and_nothing_sent(self, value: Any, trio: Trio) -> None:
+    def test_unencodable_value_raises_and_sends_nothing(self, value: Any, trio: Trio) -> None:
         socket = trio.socket
         for send in (
             socket.send,
@@ -204,20 +206,24 @@ class TestUnsendable:
                 send(value)
         trio.get(ann=0, bob=0, eve=0)
 
-    def test_what_refers_to_itself(self, trio: Trio) -> None:
+    def test_circular_value_raises_encode_error(self, trio: Trio) -> None:
         loop: list[Any] = []
         loop.append(loop)
         with pytest.raises(EncodeError):
             trio.socket.send(loop)
         trio.get(ann=0, bob=0, eve=0)
 
-    def test_more_than_an_outbox_takes(self, serve: Callable[..., Site]) -> None:
+    def test_message_larger_than_the_outbox_raises_encode_error(
+        self, serve: Callable[..., Site]
+    ) -> None:
         client = serve(outbox_bytes=10_000).connect()
         with pytest.raises(EncodeError, match="10000"):
             socket_of(client).send("x" * 10_000)
         gets(client)
 
-    def test_a_handler_that_tries_is_one_error(self, site: Site, stages: Journal) -> None:
+    def test_encode_error_in_a_handler_is_sent_as_one_error(
+        self, site: Site, stages: Journal
+    ) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.send_and_broadcast(object())
@@ -230,7 +236,7 @@ class TestUnsendable:
 
 class TestBinary:
     @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-    def test_to_the_client(self, kind: Any, site: Site) -> None:
+    def test_bytes_are_sent_as_attachments(self, kind: Any, site: Site) -> None:
         client = site.connect()
         socket_of(client).send({"picture": kind(b"\0\xff" * 10), "name": "x"})
         assert client.receive() == (
@@ -239,7 +245,7 @@ class TestBinary:
         assert client.receive() == b"\0\xff" * 10
         gets(client)
 
-    def test_to_many(self, trio: Trio) -> None:
+    def test_bytes_are_broadcast_as_attachments(self, trio: Trio) -> None:
         trio.socket.send_and_broadcast([b"one", b"two"])
         for client in (trio.ann, trio.bob, trio.eve):
             head = client.receive()
@@ -247,7 +253,7 @@ class TestBinary:
             assert head.startswith('452-["message"')
             assert [client.receive(), client.receive()] == [b"one", b"two"]
 
-    def test_from_the_client(self, site: Site, journal: Journal) -> None:
+    def test_attachments_of_the_client_arrive_as_bytes(self, site: Site, journal: Journal) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append(message)
@@ -258,7 +264,9 @@ class TestBinary:
         journal.wait(len)
         assert journal == [{"picture": b"\1\2"}]
 
-    def test_over_polling(self, site: Site, journal: Journal) -> None:
+    def test_bytes_over_polling_arrive_in_both_directions(
+        self, site: Site, journal: Journal
+    ) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append(message)
@@ -273,7 +281,7 @@ class TestBinary:
 
 
 class TestAttributes:
-    def test_the_session_id_is_public_and_not_the_engines(self, site: Site) -> None:
+    def test_session_id_differs_from_the_engine_io_sid(self, site: Site) -> None:
         client = site.connect()
         socket = socket_of(client)
         assert socket.session.session_id == socket.session_id == client.id
@@ -281,22 +289,22 @@ class TestAttributes:
         assert client.open["sid"] not in repr(socket)
         assert not hasattr(socket.session, "id")
 
-    def test_ids_differ(self, site: Site) -> None:
+    def test_session_ids_are_unique(self, site: Site) -> None:
         assert len({site.connect().id for _ in range(20)}) == 20
 
-    def test_request_is_the_handshakes_environ(self, site: Site) -> None:
+    def test_request_is_the_environ_of_the_handshake(self, site: Site) -> None:
         socket = socket_of(site.connect(Cookie="a=b"))
         assert socket.request["HTTP_COOKIE"] == "a=b"
         assert socket.request["QUERY_STRING"] == "EIO=4&transport=websocket"
 
-    def test_context_is_a_plain_dict_that_stays(self, site: Site) -> None:
+    def test_context_is_a_dict_that_lives_with_the_connection(self, site: Site) -> None:
         socket = socket_of(site.connect())
         assert socket.context == {}
         assert type(socket.context) is dict
         socket.context["x"] = 1
         assert socket.context == {"x": 1}
 
-    def test_connected(self, site: Site, journal: Journal) -> None:
+    def test_connected_is_false_after_disconnect(self, site: Site, journal: Journal) -> None:
         @on_connect
         def handler(request: Any, socket: Any, context: Any) -> None:
             journal.append(socket.connected)
@@ -312,16 +320,18 @@ class TestAttributes:
     @pytest.mark.parametrize(
         ("auth", "value"), [("", None), ("{}", {}), ('{"token":[1]}', {"token": [1]})]
     )
-    def test_auth(self, auth: str, value: Any, site: Site) -> None:
+    def test_auth_is_the_value_of_the_connect_packet(
+        self, auth: str, value: Any, site: Site
+    ) -> None:
         assert socket_of(site.connect(auth)).auth == value
 
-    def test_namespace(self, serve: Callable[..., Site]) -> None:
+    def test_namespace_is_its_name(self, serve: Callable[..., Site]) -> None:
         client = serve(namespaces=["/", "/chat"]).connect()
         assert socket_of(client).namespace == "/"
         client.id = client.connect(namespace="/chat,")["sid"]
         assert socket_of(client).namespace == "/chat"
 
-    def test_transport_is_what_carries_it_now(self, site: Site) -> None:
+    def test_transport_is_the_current_transport(self, site: Site) -> None:
         assert socket_of(site.connect()).transport == "websocket"
         polling = site.polling()
         polling.connect()
@@ -335,21 +345,21 @@ class TestAttributes:
         upgrade.barrier()
         assert socket.transport == "websocket"
 
-    def test_channels(self, trio: Trio) -> None:
+    def test_channels_are_in_the_order_of_subscribing(self, trio: Trio) -> None:
         assert trio.socket.channels == ("room", "hall")
         assert socket_of(trio.eve).channels == ()
 
-    def test_it_can_be_a_key_and_equals_itself_only(self, trio: Trio) -> None:
+    def test_socket_is_hashable_and_compares_by_identity(self, trio: Trio) -> None:
         assert {trio.socket: 1}[socket_of(trio.ann)] == 1
         assert trio.socket != socket_of(trio.bob)
 
-    def test_its_text_tells_who_it_is(self, site: Site) -> None:
+    def test_repr_contains_session_id_and_address(self, site: Site) -> None:
         client = site.connect()
         assert repr(socket_of(client)) == f"<Socket {client.id} from 127.0.0.1>"
 
 
 class TestDisconnect:
-    def test_what_was_sent_before_still_arrives(self, site: Site, stages: Journal) -> None:
+    def test_disconnect_sends_queued_messages_first(self, site: Site, stages: Journal) -> None:
         client = site.connect()
         socket = socket_of(client)
         socket.send("the last word")
@@ -361,7 +371,9 @@ class TestDisconnect:
             client.receive()
         stages.wait_for(("finish", "server namespace disconnect"))
 
-    def test_over_polling(self, site: Site, stages: Journal) -> None:
+    def test_disconnect_over_polling_sends_queued_messages_first(
+        self, site: Site, stages: Journal
+    ) -> None:
         client = site.polling()
         client.connect()
         socket = registry.find(client.id)
@@ -371,7 +383,7 @@ class TestDisconnect:
         assert client.poll() == ['42["message","the last word"]', "41", "1"]
         stages.wait_for(("finish", "server namespace disconnect"))
 
-    def test_twice_is_once(self, site: Site, stages: Journal) -> None:
+    def test_second_disconnect_has_no_effect(self, site: Site, stages: Journal) -> None:
         client = site.connect()
         socket = socket_of(client)
         socket.disconnect()
@@ -380,7 +392,7 @@ class TestDisconnect:
         client.wait_closed()
         assert [name for name, _ in stages].count("disconnect") == 1
 
-    def test_what_the_client_sent_before_it_knew_is_not_handled(
+    def test_messages_received_after_disconnect_are_not_handled(
         self, site: Site, stages: Journal
     ) -> None:
         @on_message
@@ -389,11 +401,11 @@ class TestDisconnect:
 
         client = site.polling()
         client.connect()
-        client.send(*(f'42["message",{number}]' for number in range(3)))  # all of them at once
+        client.send(*(f'42["message",{number}]' for number in range(3)))  # in one write
         stages.wait_for(("finish", "server namespace disconnect"))
         assert [value for name, value in stages if name == "message"] == [0]
 
-    def test_the_other_namespaces_of_the_client_stay(self, serve: Callable[..., Site]) -> None:
+    def test_disconnect_keeps_other_namespaces(self, serve: Callable[..., Site]) -> None:
         client = serve(namespaces=["/", "/chat"]).connect()
         other = client.connect(namespace="/chat,")["sid"]
         socket = registry.find(other)
@@ -402,7 +414,7 @@ class TestDisconnect:
         assert client.receive() == "41/chat,"
         client.barrier()
 
-    def test_while_connecting_it_is_a_refusal(self, site: Site, stages: Journal) -> None:
+    def test_disconnect_in_a_gate_rejects_the_connection(self, site: Site, stages: Journal) -> None:
         @on_connecting
         def gate(request: Any, socket: Any, context: Any) -> None:
             socket.disconnect()
@@ -416,8 +428,8 @@ class TestDisconnect:
         assert stages == [("connecting", None)]
 
 
-class TestOneThingAtATime:
-    def test_a_subscription_made_from_elsewhere_is_told_in_turn(
+class TestConcurrentSubscriptions:
+    def test_subscribe_from_another_greenlet_sends_signal_in_order(
         self, site: Site, journal: Journal
     ) -> None:
         may_go_on = gevent.event.Event()
@@ -443,8 +455,8 @@ class TestOneThingAtATime:
         assert journal[1:] == ["done", ("subscribed", True)]
 
 
-class TestOrderOfTelling:
-    def test_what_happened_first_is_told_first(self, site: Site, journal: Journal) -> None:
+class TestSignalOrder:
+    def test_signals_are_sent_in_the_order_of_changes(self, site: Site, journal: Journal) -> None:
         may_go_on = gevent.event.Event()
 
         @on_message
@@ -470,8 +482,8 @@ class TestOrderOfTelling:
         assert journal[1:] == ["subscribed", "unsubscribed"]
 
 
-class TestNothingStays:
-    def test_a_socket_that_is_gone_is_freed(self, site: Site, journal: Journal) -> None:
+class TestGarbageCollection:
+    def test_disconnected_socket_is_garbage_collected(self, site: Site, journal: Journal) -> None:
         client = site.connect()
         client.emit("message", "x")
         gone = weakref.ref(socket_of(client))
@@ -487,8 +499,8 @@ class TestNothingStays:
         assert gone() is None
 
 
-class TestStoppingFromAHandler:
-    def test_it_does_not_wait_for_itself(self, site: Site, journal: Journal) -> None:
+class TestStopInHandler:
+    def test_stop_in_a_handler_does_not_deadlock(self, site: Site, journal: Journal) -> None:
         @on_message
         def stop(request: Any, socket: Any, context: Any, message: Any) -> None:
             site.server.stop()

@@ -75,7 +75,7 @@ Start = Callable[..., tuple[subprocess.Popen[bytes], int]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a server with these redirections; returns its process and its port."""
+    """Start a server with these redirections; return its process and port."""
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     with contextlib.ExitStack() as stack:
@@ -100,7 +100,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def visit(port: int) -> None:
-    """Assert that pages and sockets are served, whatever they print."""
+    """Assert that pages and sockets are served, even if they print."""
     for path, status in [
         ("/page", 200),
         ("/failing", 500),
@@ -138,7 +138,7 @@ class TestStreams:
         "redirections",
         ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"],
     )
-    def test_server_with_a_closed_or_full_stream_serves_everybody(
+    def test_server_with_a_closed_or_full_stream_serves_clients(
         self, redirections: str, logs: str, start: Start
     ) -> None:
         process, port = start(redirections, logs=logs)
@@ -146,7 +146,7 @@ class TestStreams:
         stop(process)
 
     @pytest.mark.parametrize("names", [("stderr",), ("stdout",), ("stdout", "stderr")])
-    def test_server_whose_reader_has_exited_serves_everybody(
+    def test_server_whose_reader_has_exited_serves_clients(
         self, names: tuple[str, ...], logs: str, start: Start
     ) -> None:
         process, port = start(logs=logs, **dict.fromkeys(names, subprocess.PIPE))
@@ -156,7 +156,7 @@ class TestStreams:
         stop(process)
 
     @pytest.mark.parametrize("before", ["sys.stdout.close()", "sys.stderr.close()", "os.close(2)"])
-    def test_server_that_closed_its_stream_serves_everybody(
+    def test_server_that_closed_its_stream_serves_clients(
         self, before: str, logs: str, start: Start
     ) -> None:
         process, port = start(before=before, logs=logs)
@@ -165,7 +165,7 @@ class TestStreams:
 
 
 @pytest.mark.patience(60)
-def test_closed_descriptors_are_not_given_to_connections(start: Start) -> None:
+def test_closed_descriptors_are_not_reused_for_connections(start: Start) -> None:
     process, port = start("<&- >&- 2>&-")
     visit(port)
     targets = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)]  # noqa: PTH115

@@ -1,4 +1,4 @@
-"""How many of everything there are in a process."""
+"""Counts of sessions, sockets and channels in a process."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .conftest import Callable, Journal, Site, socket_of
 get_ident = monkey.get_original("_thread", "get_ident")
 
 
-class TestCensus:
-    def test_without_a_server_there_is_nothing(self) -> None:
+class TestStats:
+    def test_stats_without_server_are_zero(self) -> None:
         found = get_stats()
         assert found.sessions == {"polling": 0, "websocket": 0}
         assert not any(found.sockets.values())
         assert found.outbox_bytes == 0
         assert not engines
 
-    def test_sessions_sockets_and_channels(self, serve: Callable[..., Site]) -> None:
+    def test_stats_count_sessions_sockets_and_channels(self, serve: Callable[..., Site]) -> None:
         site = serve(namespaces=["/", "/staff"])
         silent = site.websocket()  # connected to no namespace
         first, second = site.connect(), site.connect()
@@ -42,7 +42,7 @@ class TestCensus:
         assert (found.channels["/staff"], found.memberships["/staff"]) == (0, 0)
         assert silent.open
 
-    def test_who_has_gone_is_not_counted(self, site: Site, stages: Journal) -> None:
+    def test_stats_do_not_count_closed_connections(self, site: Site, stages: Journal) -> None:
         client, polling = site.connect(), site.polling()
         polling.connect()
         client.call("__subscribe__", "room")
@@ -54,7 +54,7 @@ class TestCensus:
         assert found.sessions == {"polling": 0, "websocket": 0}
         assert (found.sockets["/"], found.channels["/"], found.memberships["/"]) == (0, 0, 0)
 
-    def test_two_servers_are_one_process(self, serve: Callable[..., Site]) -> None:
+    def test_stats_include_all_servers_of_the_process(self, serve: Callable[..., Site]) -> None:
         first, second = serve(), serve()
         clients = [first.connect(), second.connect()]
         assert get_stats().sessions["websocket"] == 2
@@ -63,20 +63,22 @@ class TestCensus:
         assert engines == [second.server.engine]
         assert len(clients) == 2
 
-    def test_what_waits_for_a_client(self, site: Site) -> None:
+    def test_stats_count_outbox_bytes(self, site: Site) -> None:
         polling = site.polling()
         polling.connect()
         client = site.connect()
         assert get_stats().outbox_bytes == 0
-        socket_of(client).broadcast("x" * 1000)  # nobody polls
+        socket_of(client).broadcast("x" * 1000)  # no poll is open
         gevent.idle()
         assert 1000 < get_stats().outbox_bytes < 1100
 
-    def test_from_another_thread(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_stats_from_another_thread_are_counted_in_the_socket_thread(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         counted_in: list[int] = []
 
         class Watched:
-            """An engine that tells who looks at it."""
+            """An engine that records the thread that reads its sessions."""
 
             @property
             def sessions(self) -> dict[str, Any]:
@@ -88,16 +90,16 @@ class TestCensus:
         pool = gevent.threadpool.ThreadPool(1)
         assert pool.apply(get_stats).sockets["/"] == 1
         pool.kill()
-        assert counted_in == [get_ident()]  # where the sockets live, whoever asks
+        assert counted_in == [get_ident()]  # the thread of the sockets
         assert client.id
 
-    def test_losses_of_the_backplane(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_stats_include_backplane_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backplane, "counts", backplane.Counter(dropped=3))
         assert get_stats().backplane == {"dropped": 3, "ignored": 0, "gaps": 0}
 
 
 class TestMonotonic:
-    def test_it_is_what_timers_go_by(self) -> None:
+    def test_monotonic_is_the_clock_of_timers(self) -> None:
         done = gevent.event.Event()
         began = monotonic()
         call_later(0.01, done.set)

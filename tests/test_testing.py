@@ -605,7 +605,10 @@ class TestErrors:
         text = str(raised.value)
         assert "no 'message' for <Client 1, connected>" in text
         assert text.index("message: {'text': 'hi'}") < text.index("other: [1, 2]")
-        assert "ChannelError('a message to a channel that the socket is not subscribed to')" in text
+        assert (
+            "ChannelError('the client sent a message to a channel that it is not subscribed to')"
+            in text
+        )
         assert "talk, at test_testing.py" in text
         assert "event.wait()" in text
         assert "due in 25 s" in text

@@ -1,4 +1,4 @@
-"""What blocks the loop is named in the log; what waits as it should is not."""
+"""Code that blocks the event loop is named in the log; code that waits in gevent is not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from webpy_socketio.watchdog import StallTimer, Watchdog
 from .conftest import Site
 from .test_application import visit
 
-#: The system's own: to acquire it stops the thread, and gevent's loop with it.
+#: A native lock: acquiring it blocks the thread, including the event loop.
 allocate_lock = monkey.get_original("_thread", "allocate_lock")
 get_ident = monkey.get_original("_thread", "get_ident")
 
@@ -33,7 +33,7 @@ Told = Callable[[str], None]
 
 
 class Warnings(logging.Handler):
-    """What the watchdog says, from its own thread; whoever blocks is let go by it."""
+    """Records warnings in the thread of the watchdog, and then unblocks the event loop."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -46,7 +46,7 @@ class Warnings(logging.Handler):
         self._lock.release()
 
     def block(self) -> None:
-        """Block the loop until there is a warning."""
+        """Block the event loop until a warning is logged."""
         assert self._lock.acquire(True, 30), "never warned"
 
 
@@ -70,7 +70,7 @@ def watched(
 ) -> Site:
     site = serve(urls, {} if fvars is None else fvars, block_warning=0.1)
     while site.server._watchdog is None or site.server._watchdog.thread is None:
-        gevent.idle()  # until the first turn
+        gevent.idle()  # until the first iteration
     return site
 
 
@@ -80,13 +80,13 @@ def here(function: Any) -> str:
 
 @pytest.mark.patience(60)
 class TestWarning:
-    @pytest.mark.quoted("nobody was served for … s")
-    def test_it_names_the_handler_and_the_line(
+    @pytest.mark.quoted("no client was served for … s")
+    def test_warning_names_the_handler_and_the_line(
         self, site: Site, warnings: Warnings, told: Told
     ) -> None:
         @on_message
         def careless(request: Any, socket: Any, context: Any, message: Any) -> str:
-            warnings.block()  # a line of its own
+            warnings.block()  # on a separate line
             return "done"
 
         assert site.connect().call("message", 1) == ["done"]
@@ -94,10 +94,10 @@ class TestWarning:
         told(text)
         assert f"a receiver of 'message', {careless.__qualname__} {here(careless)}, blocks" in text
         assert "threadpool.apply(function, args)" in text
-        assert "    warnings.block()  # a line of its own\n" in text
+        assert "    warnings.block()  # on a separate line\n" in text
         assert text.count("\n") < 15
 
-    def test_a_gates_receiver(self, site: Site, warnings: Warnings) -> None:
+    def test_warning_names_a_gate_receiver(self, site: Site, warnings: Warnings) -> None:
         @on_connecting
         def careless(request: Any, socket: Any, context: Any) -> None:
             warnings.block()
@@ -107,7 +107,7 @@ class TestWarning:
             warnings.texts
         )
 
-    def test_a_plain_receiver(self, site: Site, warnings: Warnings) -> None:
+    def test_warning_names_a_receiver(self, site: Site, warnings: Warnings) -> None:
         def careless(sender: Any, **extra: Any) -> None:
             warnings.block()
 
@@ -115,7 +115,7 @@ class TestWarning:
         site.connect().barrier()
         assert f"'connect', {careless.__qualname__} {here(careless)}," in "".join(warnings.texts)
 
-    def test_a_receiver_of_errors(self, site: Site, warnings: Warnings) -> None:
+    def test_warning_names_an_error_receiver(self, site: Site, warnings: Warnings) -> None:
         @on_error
         def careless(request: Any, socket: Any, context: Any, exception: Any) -> None:
             warnings.block()
@@ -123,7 +123,7 @@ class TestWarning:
         site.connect().call("__channel__", "nowhere", 1)
         assert f"'error', {careless.__qualname__} {here(careless)}," in "".join(warnings.texts)
 
-    def test_the_innermost_of_two(self, site: Site, warnings: Warnings) -> None:
+    def test_warning_names_the_innermost_receiver(self, site: Site, warnings: Warnings) -> None:
         @on_message
         def outer(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.subscribe("room")
@@ -137,7 +137,7 @@ class TestWarning:
         assert f"a receiver of 'subscribe', {inner.__qualname__}" in text
         assert outer.__qualname__ not in text
 
-    def test_a_page(self, serve: Callable[..., Site], warnings: Warnings) -> None:
+    def test_warning_names_a_page(self, serve: Callable[..., Site], warnings: Warnings) -> None:
         class Page:
             def GET(self, name: str) -> str:
                 warnings.block()
@@ -146,19 +146,19 @@ class TestWarning:
         site = watched(serve, warnings, ("/page/(.*)", "page"), {"page": Page})
         assert visit(site.port, "/page/slow%22?secret=1").body == b"at last"
         (text,) = warnings.texts
-        assert "as the page GET '/page/slow%22' blocks" in text
+        assert "because the page GET '/page/slow%22' blocks" in text
         assert "secret" not in text
 
-    def test_something_else(self, site: Site, warnings: Warnings) -> None:
-        def nobodys() -> None:
+    def test_warning_names_other_code(self, site: Site, warnings: Warnings) -> None:
+        def background() -> None:
             warnings.block()
 
-        gevent.spawn(nobodys).join()
+        gevent.spawn(background).join()
         (text,) = warnings.texts
-        assert "as block (" in text
-        assert "in nobodys\n" in text
+        assert "because block (" in text
+        assert "in background\n" in text
 
-    def test_one_that_computes(self, site: Site, warnings: Warnings) -> None:
+    def test_warning_is_logged_for_computations(self, site: Site, warnings: Warnings) -> None:
         @on_message
         def computes(request: Any, socket: Any, context: Any, message: Any) -> None:
             while not warnings.texts:
@@ -167,7 +167,7 @@ class TestWarning:
         site.connect().call("message")
         assert computes.__qualname__ in "".join(warnings.texts)
 
-    def test_not_more_than_one_a_minute(
+    def test_warning_is_logged_once_a_minute(
         self, warnings: Warnings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         one, other = Watchdog(1.0), Watchdog(1.0)  # two servers of one loop
@@ -184,8 +184,8 @@ class TestWarning:
 
 
 @pytest.mark.patience(60)
-class TestQuiet:
-    def test_a_handler_that_waits_as_it_should(
+class TestNoWarning:
+    def test_handler_waiting_in_gevent_is_not_logged(
         self, serve: Callable[..., Site], warnings: Warnings
     ) -> None:
         begun, go = gevent.event.Event(), gevent.event.Event()
@@ -202,28 +202,30 @@ class TestQuiet:
         watchdog = site.server._watchdog
         assert watchdog is not None
         marks = set()
-        while len(marks) < 7:  # longer than what would be a block
-            marks.add(watchdog._mark)
+        while len(marks) < 7:  # longer than the limit
+            marks.add(watchdog._last_turn)
             gevent.sleep(watchdog._period / 2)
         go.set()
         assert client.receive() == "431[]"
         assert warnings.texts == []
 
     @pytest.mark.parametrize("seconds", [None, 0])
-    def test_switched_off(self, seconds: Any, serve: Callable[..., Site]) -> None:
+    def test_block_warning_none_starts_no_watchdog(
+        self, seconds: Any, serve: Callable[..., Site]
+    ) -> None:
         assert serve(block_warning=seconds).server._watchdog is None
 
-    def test_its_thread_ends_with_the_server(self, site: Site) -> None:
+    def test_thread_ends_when_the_server_stops(self, site: Site) -> None:
         watchdog = site.server._watchdog
         assert watchdog is not None
         while watchdog.thread not in sys._current_frames():
-            gevent.sleep(0.01)  # it is still to begin
+            gevent.sleep(0.01)  # wait for the thread to start
         site.server.stop()
         while watchdog.thread in sys._current_frames():
             gevent.sleep(0.01)
-        watchdog.stop()  # again
+        watchdog.stop()  # a second time
 
-    def test_before_the_loop_has_turned_nothing_is_watched(
+    def test_block_before_the_first_iteration_is_not_logged(
         self, serve: Callable[..., Site]
     ) -> None:
         site = serve(block_warning=0.1)
@@ -231,25 +233,25 @@ class TestQuiet:
         assert site.server._watchdog.thread is None
 
 
-class TestAwake:
-    """Times are (mark, now, CPU time of the process); the period is 1 s."""
+class TestStallTimer:
+    """Arguments are (last turn, now, CPU time of the process); the period is 1 s."""
 
-    def look(self, *times: tuple[float, float, float]) -> list[float]:
-        awake = StallTimer(1.0)
-        awake._since = awake._seen = awake._worked = 0.0
-        return [awake.look(*each) for each in times]
+    def update(self, *times: tuple[float, float, float]) -> list[float]:
+        stall_timer = StallTimer(1.0)
+        stall_timer._since = stall_timer._checked = stall_timer._cpu_time = 0.0
+        return [stall_timer.update(*each) for each in times]
 
-    def test_a_mark_that_moves(self) -> None:
-        assert self.look((1, 1, 0), (2, 2, 0), (3, 3.5, 0)) == [0, 0, 0.5]
+    def test_stall_timer_with_moving_time_returns_the_remainder(self) -> None:
+        assert self.update((1, 1, 0), (2, 2, 0), (3, 3.5, 0)) == [0, 0, 0.5]
 
-    def test_a_mark_that_stands(self) -> None:
-        assert self.look((1, 1, 0), (1, 2, 0), (1, 3, 0)) == [0, 1, 2]
+    def test_stall_timer_with_standing_time_returns_the_duration(self) -> None:
+        assert self.update((1, 1, 0), (1, 2, 0), (1, 3, 0)) == [0, 1, 2]
 
-    def test_a_process_that_was_stopped(self) -> None:
-        assert self.look((1, 1, 0), (1, 3600, 0.1), (1, 3601, 0.1)) == [0, 0, 1]
+    def test_stall_timer_excludes_time_of_a_stopped_process(self) -> None:
+        assert self.update((1, 1, 0), (1, 3600, 0.1), (1, 3601, 0.1)) == [0, 0, 1]
 
-    def test_pythons_lock_was_held(self) -> None:
-        assert self.look((1, 1, 0), (1, 11, 9.8)) == [0, 10]
+    def test_stall_timer_includes_time_with_the_gil_held(self) -> None:
+        assert self.update((1, 1, 0), (1, 11, 9.8)) == [0, 10]
 
 
 PROGRAM = """
@@ -311,13 +313,13 @@ def run(source: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.patience(90)
 class TestProcess:
-    def test_it_keeps_no_program_alive(self, tmp_path: Path) -> None:
+    def test_watchdog_does_not_keep_the_program_running(self, tmp_path: Path) -> None:
         done = run(PROGRAM, tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
-    def test_a_forked_child_has_one_of_its_own(self, tmp_path: Path) -> None:
+    def test_forked_child_has_its_own_watchdog(self, tmp_path: Path) -> None:
         done = run(PROGRAM + FORKED, tmp_path)
         assert done.returncode == 0, done.stderr
-        told = [line for line in done.stdout.splitlines() if "nobody was served" in line]
-        assert [line.split()[0] for line in told] == ["False", "True"]
-        assert all("blocks (" in line for line in told)
+        logged = [line for line in done.stdout.splitlines() if "no client was served" in line]
+        assert [line.split()[0] for line in logged] == ["False", "True"]
+        assert all("blocks (" in line for line in logged)

@@ -573,7 +573,7 @@ class TestStarting:
         with serving(tmp_path, *options, source=source, BACKPLANE=redis.url) as served:
             assert len(children(served)) == 4
         assert served.errors.count("disabled the logger webpy_socketio") == 1
-        assert served.errors.count("give each a name of its own") == 1
+        assert served.errors.count("give each handler a different name") == 1
 
     def test_workers_need_a_backplane(self, tmp_path: Path) -> None:
         assert "--workers 2 needs SOCKETIO_BACKPLANE" in refused(tmp_path, "--workers", "2")
@@ -587,7 +587,7 @@ class TestStarting:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
             said = refused(tmp_path, "--workers", "2", "--port", port, BACKPLANE=redis.url)
-        assert "another program listens there" in said
+        assert "another program is listening there" in said
         assert "Traceback" not in said
 
     @pytest.mark.parametrize("options", [["--workers", "0"], ["--keyfile", "key.pem"]])

@@ -168,7 +168,7 @@ def sent(page, event):
 
 
 #: What the client script says to a page that goes on when it was sent away.
-SENT_AWAY = "webpy_socketio: what was sent or subscribed waits for the connection"
+SENT_AWAY = "webpy_socketio: packets are queued until the socket connects"
 
 #: A connection more, whose page does not go when it is told to.
 ROGUE = """async () => {

@@ -1,6 +1,6 @@
-"""Real-time messaging for web.py: a Socket.IO server whose every stage is a signal.
+"""Real-time messaging for web.py: a Socket.IO server that sends a signal for every stage.
 
-The first lines of a program that uses it patch the standard library, before web.py is imported::
+Patch the standard library in the first lines of the program, before web.py is imported::
 
     from gevent import monkey; monkey.patch_all()
     import web

@@ -1,4 +1,4 @@
-"""An acknowledgement that a handler withholds and gives later."""
+"""Deferred acknowledgements: a handler returns first and acknowledges later."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ __all__ = ["Acknowledgement"]
 
 
 class Acknowledgement:
-    """The withheld acknowledgement of one event: call it with the answer, once.
+    """The deferred acknowledgement of one event; call it once to send the answer.
 
-    `Socket.withhold_acknowledgement` returns it. It may be called from any greenlet and any thread,
-    in the handler or after it. A call does nothing if the client did not ask for an
-    acknowledgement, if the connection has ended, or if a handler of the event raised: the client
-    got an error then.
+    Returned by `Socket.withhold_acknowledgement`. Safe to call from any greenlet and any thread,
+    during the handler or after it.
+
+    A call has no effect if the client did not request an acknowledgement, if the connection is
+    closed, or if a handler of the event raised: the client has then received an error.
     """
 
     __slots__ = ("_claims", "_connection", "_failed", "_number")
@@ -26,19 +27,18 @@ class Acknowledgement:
         self._connection = connection
         self._number = number
         self._failed = False
-        # One claim for one answer: `list.pop` is atomic, for threads too.
+        # `list.pop` is atomic, between threads too: only one caller gets the claim.
         self._claims = [True]
 
     def __call__(self, *args: Any) -> None:
         """Send the acknowledgement.
 
         Args:
-            args: Arguments of the client's callback; JSON-serializable, or ``bytes``.
+            *args: Arguments of the client's callback; JSON-serializable values or ``bytes``.
 
         Raises:
-            AcknowledgementError: It was called before.
-            EncodeError: An argument cannot be sent. Nothing was sent; it can be called again.
-
+            AcknowledgementError: The event has been acknowledged before.
+            EncodeError: An argument cannot be encoded. Nothing was sent; the call may be repeated.
         """
         message = None
         if self._number is not None:
@@ -46,22 +46,24 @@ class Acknowledgement:
         if not self._claim():
             if self._failed:
                 return
-            raise AcknowledgementError("the event was acknowledged before: call this once")
+            raise AcknowledgementError(
+                "the event has been acknowledged already: call the acknowledgement once"
+            )
         if message is not None:
             registry.call_soon(self._connection.send, message)
 
     @property
     def requested(self) -> bool:
-        """Whether the client asked for an acknowledgement."""
+        """Whether the client requested an acknowledgement."""
         return self._number is not None
 
     @property
     def given(self) -> bool:
-        """Whether the event is answered: by a call, or with an error because a handler raised."""
+        """Whether the event was acknowledged, by a call or because a handler raised."""
         return not self._claims
 
     def fail(self, answer: Any) -> None:
-        """Answer with an error unless it was given already; for the dispatcher."""
+        """Acknowledge with an error, unless an acknowledgement was sent before."""
         self._failed = True
         if self._claim() and self._number is not None:
             self._connection.acknowledge(self._number, (answer,))

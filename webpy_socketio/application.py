@@ -1,4 +1,4 @@
-"""The web.py side: the urls, the view behind them, and what `web.ctx` is in a handler."""
+"""The integration with web.py: URLs, the view behind them, and `web.ctx` in handlers."""
 
 from __future__ import annotations
 
@@ -28,29 +28,28 @@ from webpy_socketio.web_sessions import LoadedSessions
 
 __all__ = ["SocketIOView", "WebDispatcher", "add_resource", "check_patching", "socketio_urls"]
 
-#: Key of the environ under which the view leaves the application that routed the handshake.
+#: Environ key of the application that routed the handshake.
 _APPLICATION = "webpy_socketio.application"
 
-#: The same for the headers of the handshake's answer, which processors may still add to.
+#: Environ key of the response headers of the handshake; processors may still add to them.
 _HEADERS = "webpy_socketio.headers"
 
 _WRONG_SERVER = (
-    "Socket.IO needs its own server: start the application with "
-    'SocketIOServer(("127.0.0.1", 8000), app.wsgifunc()).serve_forever(), not with app.run() or another '
-    "WSGI server"
+    'Socket.IO needs its own server: start the application with SocketIOServer(("127.0.0.1", '
+    "8000), app.wsgifunc()).serve_forever(), not with app.run() or another WSGI server"
 )
 
 _NO_MARK = (
     "a WSGI wrapper around the application calls it in another greenlet or thread, with an environ "
-    "that lacks webpy_socketio.mark: Socket.IO cannot connect. Let the wrapper pass on the environ "
-    "that it got, or a copy of all of it (environ.copy())"
+    "that lacks webpy_socketio.mark: Socket.IO cannot connect. Pass the original environ to the "
+    "application, or a complete copy of it (environ.copy())"
 )
 
-#: What is told where no server of ours could.
-_notices = ThrottledLog(current_clock())
+#: Throttles errors that are logged when no `SocketIOServer` is running.
+_throttled_log = ThrottledLog(current_clock())
 
-_REMEDY = (
-    "web.py was imported before gevent patched the standard library: all visitors would share one "
+_PATCH_FIRST = (
+    "web.py was imported before gevent patched the standard library: all requests would share one "
     "web.ctx. Make these the first lines of the program, before any other import:\n\n"
     "    from gevent import monkey\n"
     "    monkey.patch_all()\n"
@@ -58,21 +57,21 @@ _REMEDY = (
 
 
 def check_patching() -> None:
-    """Raise `PatchingError` if web.py was imported before gevent patched."""
+    """Raise `PatchingError` if web.py was imported before gevent patched the standard library."""
     if not issubclass(web.utils.ThreadedDict, gevent.local.local):
-        raise PatchingError(_REMEDY)
+        raise PatchingError(_PATCH_FIRST)
     if not monkey.is_module_patched("socket"):
         raise PatchingError(
-            "gevent has not patched the socket module: a handler that uses the network would stop "
-            "the whole server. Call gevent.monkey.patch_all() without leaving anything out"
+            "gevent has not patched the socket module: a handler that uses the network would block "
+            "the whole server. Call gevent.monkey.patch_all() without arguments"
         )
 
 
 class _Resource(str):
-    """The url pattern of all resources that servers were given, known when a request comes.
+    """The URL pattern of the resources of all servers in this process.
 
-    `socketio_urls` is put into an application's urls before a server says where Socket.IO is to
-    live; web.py formats its patterns into a regular expression at each match.
+    `socketio_urls` becomes part of an application's URLs before a server defines its resource. The
+    pattern is therefore formatted on every match, when web.py builds its regular expression.
     """
 
     names: ClassVar[set[str]] = {"socket.io"}
@@ -85,12 +84,12 @@ class _Resource(str):
 
 
 def add_resource(name: str) -> None:
-    """Let `socketio_urls` match another resource too."""
+    """Make `socketio_urls` match another resource as well."""
     _Resource.names.add(name)
 
 
 class SocketIOView:
-    """Behind `socketio_urls`: the scripts for the browser, and the door to the engine."""
+    """The view of `socketio_urls`: serves the client scripts and hands requests to the engine."""
 
     def GET(self, path: str) -> Any:
         mark = find_mark(web.ctx.env)
@@ -104,7 +103,8 @@ class SocketIOView:
         if mark is None:
             return _explain_no_mark()
         resource = mark.request.get(RESOURCE_KEY, "socket.io")
-        if web.ctx.env["PATH_INFO"] != f"/{resource}/":  # the urls match every server's
+        # The pattern matches the resources of all servers.
+        if web.ctx.env["PATH_INFO"] != f"/{resource}/":
             raise web.notfound(f"Socket.IO is at /{resource}/ on this server.\n")
         web.ctx.env[_APPLICATION] = web.ctx.app_stack[0]
         web.ctx.env[_HEADERS] = web.ctx.headers
@@ -115,26 +115,26 @@ class SocketIOView:
     POST = OPTIONS = PUT = DELETE = PATCH = GET
 
 
-#: Add this to an application's urls: ``urls += socketio_urls``.
+#: URLs of Socket.IO; add them to those of the application: ``urls += socketio_urls``.
 socketio_urls = (_Resource(), SocketIOView)
 
 
 def _explain_no_mark() -> str:
-    """Return the body of an error that names why the engine cannot be reached, and log it."""
+    """Log why the engine cannot be reached, and return the text as the response body."""
     web.ctx.status = "500 Internal Server Error"
     web.header("Content-Type", "text/plain; charset=utf-8")
     if is_serving():
-        _notices.throttled("no mark", _NO_MARK, logging.ERROR)
+        _throttled_log.throttled("no mark", _NO_MARK, logging.ERROR)
         return _NO_MARK + "\n"
-    _notices.throttled("another server", _WRONG_SERVER, logging.ERROR)
+    _throttled_log.throttled("another server", _WRONG_SERVER, logging.ERROR)
     return _WRONG_SERVER + "\n"
 
 
 def _has_socketio(application: Any) -> bool:
-    """Whether an application, or one that is mounted in it, has `socketio_urls`."""
+    """Return whether an application, or one mounted in it, includes `socketio_urls`."""
     return any(
-        what is SocketIOView or (isinstance(what, web.application) and _has_socketio(what))
-        for _, what in application.mapping
+        target is SocketIOView or (isinstance(target, web.application) and _has_socketio(target))
+        for _, target in application.mapping
     )
 
 
@@ -154,10 +154,12 @@ def _serve_script(name: str) -> bytes:
     web.header("ETag", script.etag)
     web.header("Vary", "Accept-Encoding")
     _add_cors_headers()
-    # An address with the version in it never changes its content; one without may. Private, since
-    # the application's processors may have put a visitor's cookie beside it.
-    lasting = web.ctx.env.get("QUERY_STRING") == f"v={script.version}"
-    web.header("Cache-Control", "private, max-age=31536000, immutable" if lasting else "no-cache")
+    # Content at a URL with a version never changes. "private", because processors of the
+    # application may add a cookie for one visitor.
+    is_versioned = web.ctx.env.get("QUERY_STRING") == f"v={script.version}"
+    web.header(
+        "Cache-Control", "private, max-age=31536000, immutable" if is_versioned else "no-cache"
+    )
     if script.etag in web.ctx.env.get("HTTP_IF_NONE_MATCH", ""):
         web.ctx.status = "304 Not Modified"
         return b""
@@ -170,26 +172,26 @@ def _serve_script(name: str) -> bytes:
 
 
 def _add_cors_headers() -> None:
-    """Let the pages that may connect load a script, in every mode of ``crossorigin``."""
+    """Add CORS headers, so that allowed origins can load a script with ``crossorigin``."""
     origins = web.ctx.env.get(ORIGINS_KEY)
-    if origins is None:  # another server's
+    if origins is None:  # not served by SocketIOServer
         return
     found = origins.cors(web.ctx.env)
     if found:
-        # A processor may have set some for all pages; browsers reject a header that is there twice.
+        # Browsers reject duplicate CORS headers; a processor may have set some for all pages.
         web.ctx.headers[:] = [
             header for header in web.ctx.headers if not header[0].lower().startswith(CORS_PREFIX)
         ]
     web.ctx.headers += found or [("Vary", "Origin")]
 
 
-class _Job:
-    """Something to be run where the view would run: inside all of the application's processors."""
+class _ConnectJob:
+    """A call of the connect handlers within all processors of the application."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._function = function
         self.ran = False
-        self.refused: BaseException | None = None
+        self.refusal: BaseException | None = None
 
     def run(self) -> str:
         self.ran = True
@@ -197,18 +199,18 @@ class _Job:
         try:
             self._function()
         except Refused as refusal:
-            # Told by way of here: web.py would make an internal error of it.
-            self.refused = refusal
+            # Kept here, because web.py would turn the exception into an internal error.
+            self.refusal = refusal
         finally:
-            sessions.settle()
+            sessions.save_changes()
         return ""
 
 
 def _keep_cookies(environ: dict[str, Any]) -> None:
-    """Let the cookies that the handshake was answered with count as if they had come with it.
+    """Add the cookies of the handshake's response to the handshake's request.
 
-    Otherwise a session that began with it would be lost at once: the processors, run again to let
-    the client in, would not know it and begin another.
+    Otherwise a web.py session that began with the handshake would be lost: the processors run again
+    when the client connects, would not find its cookie and start another session.
     """
     cookies = [
         value.partition(";")[0]
@@ -221,71 +223,75 @@ def _keep_cookies(environ: dict[str, Any]) -> None:
 
 
 class WebDispatcher(Dispatcher):
-    """A dispatcher whose handlers find the handshake's `web.ctx`."""
+    """A dispatcher that provides the handshake's `web.ctx` to handlers."""
 
-    def admit(self, socket: Socket, job: Callable[[], None]) -> None:
-        """Run the gate and the connect handlers as if they were a page of the application.
+    def run_connect(self, socket: Socket, connect: Callable[[], None]) -> None:
+        """Run the gate and the connect handlers within the processors of the application.
 
-        Its processors run around them: a web.py session is loaded, can be changed and is saved,
-        when all this is done, and not when the connection ends.
+        A web.py session is loaded before them and saved after them, not at the end of the
+        connection.
         """
         application = socket.request.get(_APPLICATION)
         if application is None:
-            job()
+            connect()
             return
         _keep_cookies(socket.request)
         application.load(socket.request)
         socket.web_context = dict(web.ctx.__dict__)
-        web.ctx.socketio_job = inner = _Job(job)
+        web.ctx.socketio_job = inner = _ConnectJob(connect)
         self._run_processors(application, socket, inner)
 
-    def _run_processors(self, application: Any, socket: Socket, inner: _Job) -> None:
+    def _run_processors(self, application: Any, socket: Socket, inner: _ConnectJob) -> None:
         try:
             application.handle_with_processors()
         except web.HTTPError as error:
-            # A processor's answer to a browser, such as a redirect to a login page; or what
-            # web.py makes of a processor that failed, after it has logged it.
+            # The response of a processor, such as a redirect to a login page, or the error page of
+            # web.py after it has logged an exception of a processor.
             if inner.ran:
                 signals.report_error(socket, error, "a processor of the application")
             elif str(error).startswith("500"):
                 raise
             else:
                 raise Refused(f"the application answered {error}") from None
-        if inner.refused is not None:
-            raise inner.refused
+        if inner.refusal is not None:
+            raise inner.refusal
         if not inner.ran:
-            raise Refused("the application did not let this request through")
+            raise Refused("the application rejected this request")
 
     def enter_context(self, socket: Socket) -> None:
-        """Make `web.ctx` what it was at the handshake."""
+        """Restore the `web.ctx` of the handshake."""
         saved = socket.web_context
         if saved is not None:
             context = web.ctx.__dict__
             context.update(saved)
-            context["headers"] = []  # a handler may append to it; nobody would ever take it away
+            context["headers"] = []  # handlers may append to it; a shared list would grow
 
     def release(self) -> None:
-        """Release what web.py keeps for the greenlet, which is reused for other connections."""
+        """Release the thread-locals of web.py; the greenlet is reused for other connections."""
         release()
 
     def run_in_context(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
-        """Call `function` where `web.ctx` is the handshake's, and return or raise what it does."""
+        """Call `function` with the `web.ctx` of the handshake; return or raise its result."""
         if socket.web_context is None or web.ctx.__dict__.get("env") is socket.request:
             return function(*args)
         if gevent.getcurrent() is gevent.get_hub():
-            raise WrongContext("handlers may wait, which cannot be done on gevent's hub")
-        # In a greenlet of its own: this one may be a page's, with its web.ctx and its session.
+            raise WrongContext(
+                "handlers may wait, which is not possible on the hub of gevent: call this from a "
+                "greenlet"
+            )
+        # In a new greenlet: the current one may be serving a page, with its own web.ctx and
+        # session.
         done = AsyncResult()
 
         def run() -> None:
             self.enter_context(socket)
             try:
                 done.set(function(*args))
-            except BaseException as exception:  # noqa: BLE001 - raised again where it is awaited
+            except BaseException as exception:  # noqa: BLE001 - raised again by done.get()
                 done.set_exception(exception)
             finally:
                 release()
 
-        # Not spawn_raw: a timeout that a handler left running would be raised on the hub.
+        # Not spawn_raw: a gevent.Timeout left running by a handler would be raised on the hub.
         gevent.spawn(run)
         return done.get()

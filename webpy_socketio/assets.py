@@ -1,6 +1,6 @@
-"""The scripts that a page loads: the stock client, and the channel extension.
+"""The scripts that a page loads: the stock client and the channel extension.
 
-`asset` gives one to the route that serves it; `socketio_scripts` gives the HTML that loads the two.
+`asset` returns a file to serve; `socketio_scripts` returns the HTML that loads the two scripts.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ __all__ = [
 CLIENT = "socket.io.min.js"
 EXTENSION = "webpy_socketio.js"
 
-#: The builds of the stock client, under the names that Socket.IO for Node serves them by.
+#: The builds of the stock client, named as Socket.IO for Node.js serves them.
 BUILDS = ("socket.io.js", CLIENT, "socket.io.esm.min.js", "socket.io.msgpack.min.js")
 
-#: What is served: each build has a source map, for the developer tools of browsers.
+#: All files that are served. Each build has a source map for browsers' developer tools.
 _SERVED = frozenset((*BUILDS, *(f"{name}.map" for name in BUILDS), EXTENSION))
 
 _JAVASCRIPT, _JSON = "text/javascript; charset=utf-8", "application/json"
 
-#: The environ key under which a server tells its resource to the pages it serves.
+#: Environ key of the server's resource, for `socketio_scripts`.
 RESOURCE_KEY = "webpy_socketio.resource"
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -51,16 +51,16 @@ template_dir = str(_PACKAGE / "templates")
 
 @dataclass(frozen=True)
 class Asset:
-    """A script or a source map, ready to be sent."""
+    """A script or a source map, ready to serve."""
 
     name: str
     body: bytes = field(repr=False)
     content_type: str = _JAVASCRIPT
-    #: The body for those who accept gzip.
+    #: The body, compressed with gzip.
     gzip: bytes = field(init=False, repr=False)
-    #: Of the body's content. A page's address of the script carries it, so a browser may keep what it got for good.
+    #: Hash of the body. Script URLs contain it, so that browsers may cache the file indefinitely.
     version: str = field(init=False)
-    #: The same as an ``ETag``: weak, for it stands for the body and for its gzip alike.
+    #: ``ETag`` with the version: weak, because it applies to the plain and the compressed body.
     etag: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class Asset:
 
 
 class Html(str):
-    """Text that is HTML already: engines that know MarkupSafe's protocol do not escape it again."""
+    """Text that is HTML; template engines that support ``__html__`` do not escape it again."""
 
     __slots__ = ()
 
@@ -80,9 +80,12 @@ class Html(str):
 
 
 def asset(name: str) -> Asset | None:
-    """Return a script or source map, read once; None for any other name, so no path leads elsewhere.
+    """Return a script or source map, or None for any other name.
 
-    Raises `SettingsError` when the package was never built and the client is missing.
+    Files are read once; only known names are opened, so a path cannot lead elsewhere.
+
+    Raises:
+        SettingsError: The client is missing, because the package has not been built.
     """
     return _read(name) if name in _SERVED else None
 
@@ -93,7 +96,7 @@ def _read(name: str) -> Asset:
         body = (_PACKAGE / "static" / name).read_bytes()
     except FileNotFoundError:
         raise SettingsError(
-            f"webpy_socketio/static/{name} is missing: it is put there when the package is built. "
+            f"webpy_socketio/static/{name} is missing: the build of the package installs it. "
             "Run `pip install -e .` in the source tree, or install a wheel"
         ) from None
     return Asset(name, body, _JSON if name.endswith(".map") else _JAVASCRIPT)
@@ -102,17 +105,25 @@ def _read(name: str) -> Asset:
 def socketio_scripts(nonce: str | None = None, resource: str | None = None) -> Html:
     """Return the HTML that loads the client and its extension; put it before your own scripts.
 
-    ``nonce`` is the page's Content-Security-Policy nonce, for a policy that wants one;
-    ``script-src 'self'`` needs none. ``resource`` is the server's, and has to be given only where
-    the page is served by another server than the one that the client shall connect to.
+    Template engines that escape values need a mark for HTML: ``$:socketio_scripts()`` in web.py,
+    ``${socketio_scripts() | n}`` in Mako. Jinja recognizes the returned type.
 
-    Templates that escape by themselves need to be told that this is HTML: ``$:socketio_scripts()``
-    in web.py's, ``${socketio_scripts() | n}`` in Mako; Jinja sees it by itself.
+    Args:
+        nonce: Nonce of the page's Content-Security-Policy, if the policy requires one;
+            ``script-src 'self'`` does not.
+        resource: Resource of the server to connect to. Default: that of the server that serves
+            the page.
+
+    Returns:
+        Two ``<script>`` tags, as a `str` that supports ``__html__``.
+
+    Raises:
+        SettingsError: The client is missing, because the package has not been built.
     """
     environ = web.ctx.get("env") or {}
     if resource is None:
         resource = str(environ.get(RESOURCE_KEY, "socket.io"))
-    # Where the application is mounted; WSGI hands paths over as bytes in disguise (PEP 3333).
+    # Mount path of the application. WSGI decodes paths as Latin-1 (PEP 3333).
     mounted = environ.get("SCRIPT_NAME", "").encode("latin-1").strip(b"/")
     path = "".join(f"/{quote(part)}" for part in (mounted, resource.strip("/")) if part)
     nonce_attribute = f' nonce="{escape(nonce)}"' if nonce else ""

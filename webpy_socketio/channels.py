@@ -1,4 +1,4 @@
-"""Who is in which channel: pure data, and the rules for a channel's name."""
+"""Membership of channels, and the rules for channel names."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _EMPTY: Collection[Any] = ()
 
 
 class Channels(Generic[T]):
-    """Members of channels, and the channels that a member holds.
+    """The members of each channel and the channels of each member.
 
-    Joining, leaving and looking up cost what is asked for: nothing depends on how many channels or
-    members there are. Nothing is made by reading, and nothing empty is kept.
+    All operations take constant time, or time proportional to their result. Reading creates no
+    entries, and empty entries are removed.
     """
 
     def __init__(self) -> None:
@@ -30,48 +30,48 @@ class Channels(Generic[T]):
         return len(self._members)
 
     def members(self, channel: str) -> Collection[T]:
-        """Who is in `channel`, in the order of joining."""
+        """Return the members of `channel` in the order of joining."""
         return self._members.get(channel, _EMPTY)
 
     def memberships(self) -> int:
-        """How many members all channels have together."""
+        """Return the sum of the member counts of all channels."""
         return sum(map(len, self._members.values()))
 
-    def held(self, member: T) -> Collection[str]:
-        """The channels that `member` holds, in the order of joining."""
+    def channels_of(self, member: T) -> Collection[str]:
+        """Return the channels of `member` in the order of joining."""
         return self._held.get(member, _EMPTY)
 
     def add(self, member: T, channel: str) -> bool:
-        """Put `member` into `channel`; False if it is there already."""
-        held = self._held.setdefault(member, {})
-        if channel in held:
+        """Add `member` to `channel`; return False if it is a member already."""
+        channels = self._held.setdefault(member, {})
+        if channel in channels:
             return False
-        held[channel] = None
+        channels[channel] = None
         self._members.setdefault(channel, {})[member] = None
         return True
 
     def remove(self, member: T, channel: str) -> bool:
-        """Take `member` out of `channel`; False if it is not there."""
-        held = self._held.get(member)
-        if held is None or channel not in held:
+        """Remove `member` from `channel`; return False if it is not a member."""
+        channels = self._held.get(member)
+        if channels is None or channel not in channels:
             return False
-        del held[channel]
-        if not held:
+        del channels[channel]
+        if not channels:
             del self._held[member]
         self._remove_from(channel, member)
         return True
 
-    def hide(self, member: T) -> None:
-        """Take `member` out of all its channels, but let it hold them until `forget`.
+    def remove_member(self, member: T) -> None:
+        """Remove `member` from all channels, but keep its list of channels until `forget_member`.
 
-        So a connection that is gone gets nothing more, while its handlers can still tell where it
-        was.
+        A closed connection receives no more messages, while its last handlers can still read its
+        channels.
         """
-        for channel in self.held(member):
+        for channel in self.channels_of(member):
             self._remove_from(channel, member)
 
-    def forget(self, member: T) -> None:
-        """Let `member`, which was withdrawn, hold nothing."""
+    def forget_member(self, member: T) -> None:
+        """Discard the list of channels of a removed `member`."""
         self._held.pop(member, None)
 
     def _remove_from(self, channel: str, member: T) -> None:
@@ -83,24 +83,27 @@ class Channels(Generic[T]):
 
 
 def check_name(channel: Any, max_length: int) -> str:
-    """Return `channel` if it may be a channel's name; raise `ChannelError` if not.
+    """Return `channel` if it is a valid channel name.
 
-    A name is text of 1 to `max_length` characters, without control characters and lone surrogates,
-    and without U+FFFD: it replaces a lone surrogate that a client sent, so different names would
-    become one.
+    A valid name is text of 1 to `max_length` characters without control characters, lone surrogates
+    and U+FFFD. U+FFFD replaces a lone surrogate sent by a client: different names would become
+    equal.
+
+    Raises:
+        ChannelError: The name is not valid.
     """
     if not isinstance(channel, str):
-        raise ChannelError(f"a channel's name is text, not {type(channel).__name__}")
+        raise ChannelError(f"a channel name must be text, not {type(channel).__name__}")
     if not 1 <= len(channel) <= max_length:
         raise ChannelError(
-            f"a channel's name has 1 to {max_length} characters (SOCKETIO_MAX_CHANNEL_LENGTH)"
+            f"a channel name must have 1 to {max_length} characters (SOCKETIO_MAX_CHANNEL_LENGTH)"
         )
     if "\ufffd" in channel:
-        raise ChannelError("a channel's name cannot contain a lone surrogate or U+FFFD")
+        raise ChannelError("a channel name must not contain a lone surrogate or U+FFFD")
     if not channel.isprintable() and any(
         unicodedata.category(character) in ("Cc", "Cs") for character in channel
     ):
-        raise ChannelError("a channel's name has no control characters and no lone surrogates")
-    if channel == "__proto__":  # an innocent key here, but not in the objects of a browser
-        raise ChannelError("this name is reserved")
+        raise ChannelError("a channel name must not contain control characters or lone surrogates")
+    if channel == "__proto__":  # sets the prototype of an object in JavaScript
+        raise ChannelError('the channel name "__proto__" is reserved')
     return channel

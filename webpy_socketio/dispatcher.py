@@ -1,4 +1,4 @@
-"""What a client does becomes signals: the engine's application, without web.py."""
+"""Dispatch events of the engine as signals, independently of web.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gevent.event
 
 from webpy_socketio import signals
 from webpy_socketio.acknowledgement import Acknowledgement
-from webpy_socketio.bus.introspection import described, is_ours
+from webpy_socketio.bus.introspection import describe, is_bundled
 from webpy_socketio.engine.engineio.session import Session
 from webpy_socketio.engine.io.clock import current_clock
 from webpy_socketio.engine.io.throttled_log import ThrottledLog
@@ -27,43 +27,43 @@ from webpy_socketio.socket import Socket
 
 __all__ = ["Dispatcher", "packet_received"]
 
-#: What a client is told when its handler failed: that it did, not how.
+#: The acknowledgement after an exception in a handler; it contains no details.
 FAILED = {"error": "internal error"}
 
 _receiving = signals.receiving
 
 
 def packet_received(session: Session) -> None:
-    """Send the signal `packet`, for one that reaches no handler."""
+    """Send the signal `packet` for a packet that does not reach a handler."""
     if signals.packet.receivers:
         signals.send_robust(signals.packet, session, request=session.environ)
 
 
 class Dispatcher:
-    """Turns the connections of one server into sockets, and their events into signals."""
+    """Creates a `Socket` for each connection of a server and sends signals for its events."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        #: What is logged of clients that break a rule.
+        #: Throttled log of invalid data from clients.
         self.notices = ThrottledLog(current_clock())
         self._open: set[Socket] = set()
         self._idle = gevent.event.Event()
         self._idle.set()
 
-    # -- to be refined by whoever knows the web framework
+    # -- hooks for the web framework
 
-    def admit(self, socket: Socket, job: Callable[[], None]) -> None:
-        """Run `job`, which lets `socket` in; raises what it raises."""
-        job()
+    def run_connect(self, socket: Socket, connect: Callable[[], None]) -> None:
+        """Call `connect`, which accepts or rejects `socket`, and raise what it raises."""
+        connect()
 
     def enter_context(self, socket: Socket) -> None:
-        """Get the greenlet ready for a handler of `socket`."""
+        """Prepare the greenlet for a handler of `socket`."""
 
     def release(self) -> None:
-        """Release what handlers left in the greenlet."""
+        """Release the resources that handlers left in the greenlet."""
 
     def run_in_context(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
-        """Call `function`, which runs handlers of `socket`, in whichever greenlet this is."""
+        """Call `function`, which runs handlers of `socket`, from any greenlet."""
         return function(*args)
 
     # -- the engine's application
@@ -72,9 +72,9 @@ class Dispatcher:
         socket = Socket(connection, registry.namespace(connection.namespace), self._limits, self)
         connection.data = socket
         try:
-            self.admit(socket, partial(self._accept, socket, connection))
+            self.run_connect(socket, partial(self._accept, socket, connection))
         except Refused as refusal:
-            _deny(socket, refusal, connection.refuse)
+            _send_refusal(socket, refusal, connection.refuse)
         except Exception as exception:  # noqa: BLE001 - the application's own code
             signals.report_error(socket, exception, "the application")
             connection.refuse("not allowed")
@@ -111,27 +111,27 @@ class Dispatcher:
         if connection.connected:
             connection.inbox.put(self._report, connection.data, error)
 
-    # -- the end of the server
+    # -- server shutdown
 
     def wait(self, timeout: float) -> bool:
-        """Wait until every connection's end is told; False if some are not after `timeout`."""
+        """Wait until `finish` was sent for all sockets; return False after `timeout` seconds."""
         return bool(self._idle.wait(timeout))
 
     def handling(self) -> bool:
-        """Whether this greenlet is the one of a handler."""
+        """Return whether the current greenlet is running a handler."""
         return any(socket.handling for socket in self._open)
 
     def interrupt(self) -> int:
-        """Raise GreenletExit in every handler that still runs; returns how many connections wait."""
+        """Raise GreenletExit in all running handlers; return the number of open sockets."""
         for socket in self._open:
             socket.interrupt()
         return len(self._open)
 
-    # -- how
+    # -- implementation
 
     def _accept(self, socket: Socket, connection: Connection) -> None:
         signals.check_gate(signals.connecting, socket, auth=connection.auth)
-        # It may have gone while the gate made up its mind.
+        # The client may have disconnected while the gate was waiting.
         if registry.add(socket, connection.accept):
             self._open.add(socket)
             self._idle.clear()
@@ -154,7 +154,7 @@ class Dispatcher:
             return
         socket.answering = ack
         socket.in_message = True
-        values, failures, taken = signals.emit(
+        values, failures, was_handled = signals.emit(
             signals.message, socket, message=message, event=name, args=args, channel=channel
         )
         socket.in_message = False
@@ -168,22 +168,22 @@ class Dispatcher:
             return
         if failures:
             answer = (FAILED,)
-        elif values or taken:
+        elif values or was_handled:
             value = values[0] if values else ()
             answer = value if isinstance(value, tuple) else (value,)
         else:  # no handler: as on Node, the client gets no answer, and its timeout fires
             return
         try:
             connection.acknowledge(ack, answer)
-        except Exception as error:  # noqa: BLE001 - a handler returned what cannot be sent, or looked at
-            signals.report_error(socket, error, _whose(socket, name, channel))
+        except Exception as error:  # noqa: BLE001 - encoding may raise anything
+            signals.report_error(socket, error, _describe_source(socket, name, channel))
             connection.acknowledge(ack, (FAILED,))
 
     def _subscribe(
         self, socket: Socket, connection: Connection, args: list[Any], ack: int | None
     ) -> None:
-        # Acknowledged at the moment membership begins, ahead of anything that is sent because of
-        # it: a client never hears from a channel that it does not know to be in.
+        # Acknowledged as soon as the socket is a member, before any message of the channel: a
+        # client receives no message of a channel before its subscription is confirmed.
         self._change(socket.subscribe_for_client, connection, args, ack)
 
     def _unsubscribe(
@@ -205,8 +205,10 @@ class Dispatcher:
         try:
             change(args[0] if len(args) == 1 else None, partial(answer, {"ok": True}))
         except Refused as refusal:
-            _deny(connection.data, refusal, lambda words: answer({"ok": False, "error": words}))
-        except ChannelError as error:  # a rule that the client could have known
+            _send_refusal(
+                connection.data, refusal, lambda reason: answer({"ok": False, "error": reason})
+            )
+        except ChannelError as error:  # an error of the client
             answer({"ok": False, "error": str(error)})
             signals.report_error(connection.data, error)
 
@@ -217,7 +219,7 @@ class Dispatcher:
         if isinstance(channel, str) and channel in socket.channels:
             self._message(socket, connection, "message", args[1:], channel, ack)
             return
-        error = ChannelError("a message to a channel that the socket is not subscribed to")
+        error = ChannelError("the client sent a message to a channel that it is not subscribed to")
         if ack is not None:
             connection.acknowledge(ack, ({"ok": False, "error": str(error)},))
         signals.report_error(socket, error)
@@ -231,36 +233,41 @@ class Dispatcher:
 
 
 def _is_denied(socket: Socket, connection: Connection, ack: int | None, **keywords: Any) -> bool:
-    """Ask whether the handlers of a message may run; if not, whoever wants an answer is told why."""
+    """Run the `receiving` gate and return whether it rejected the message.
+
+    A rejection is sent as acknowledgement, if the client requested one.
+    """
     try:
         signals.check_gate(_receiving, socket, **keywords)
     except Refused as refusal:
         if ack is not None:
-            _deny(socket, refusal, lambda words: connection.acknowledge(ack, ({"error": words},)))
+            _send_refusal(
+                socket, refusal, lambda reason: connection.acknowledge(ack, ({"error": reason},))
+            )
         return True
-    # A gate that waited may have outlived the connection, if it was the server who ended it.
+    # The server may have closed the connection while the gate was waiting.
     return connection.kicked
 
 
-def _deny(socket: Socket, refusal: Refused, tell: Callable[[str], None]) -> None:
-    """Tell a client why it is refused, or at least that it is, if a gate's words cannot be sent."""
+def _send_refusal(socket: Socket, refusal: Refused, send_reason: Callable[[str], None]) -> None:
+    """Send the reason of a rejection, or a generic one if the reason cannot be encoded."""
     try:
-        tell(str(refusal) or "refused")
-    except Exception as error:  # noqa: BLE001 - it may be text that cannot be made
-        unsaid = EncodeError(
-            f"the words of a Refused cannot be sent, so the client is told none: {error}; see above who "
-            "raised it, and let it have a short text"
+        send_reason(str(refusal) or "refused")
+    except Exception as error:  # noqa: BLE001 - str() of it may raise anything
+        encode_error = EncodeError(
+            'the text of a Refused cannot be sent to the client, which receives "refused": '
+            f"{error}; the traceback above shows where it was raised: use a short text"
         )
-        unsaid.__cause__ = refusal  # with the line that raised it
-        signals.report_error(socket, unsaid, "a refusal")
-        tell("refused")
+        encode_error.__cause__ = refusal  # its traceback shows the raising line
+        signals.report_error(socket, encode_error, "sending a refusal")
+        send_reason("refused")
 
 
-def _whose(socket: Socket, name: str, channel: str | None) -> str:
-    """What failed, when an answer cannot be sent: with those who may have returned it."""
-    chosen = signals.message.resolve(socket, name, channel)
-    names = [described(receiver) for receiver, _ in chosen if not is_ours(receiver)]
-    return f"an acknowledgement, as {' or '.join(names)} returned it,"
+def _describe_source(socket: Socket, name: str, channel: str | None) -> str:
+    """Describe an acknowledgement that cannot be encoded, with the handlers that returned it."""
+    resolved = signals.message.resolve(socket, name, channel)
+    names = [describe(receiver) for receiver, _ in resolved if not is_bundled(receiver)]
+    return f"encoding the acknowledgement returned by {' or '.join(names)}"
 
 
 _RESERVED = {

@@ -1,4 +1,4 @@
-"""The documented decorators: a filter on a signal, and a handler's plain arguments.
+"""Decorators for handlers, one for each stage.
 
 ::
 
@@ -7,12 +7,13 @@
         socket.send_and_broadcast_channel(message)
 
 Each decorator connects a `Handler` to the signal of its stage and returns the function unchanged.
-With ``channel=``, a pattern for ``re.match`` or a compiled one, the handler gets an event if the
-pattern matches the event's channel or, for events without one, any channel that the socket holds;
-once, however many match.
 
-Importing a module twice registers its handlers once: a function of the same file and qualified
-name replaces its predecessor. web.py's reloader imports the main script twice.
+``channel=`` takes a regular expression for ``re.match``, as text or compiled. The handler then
+receives an event if the pattern matches the channel of the event. Events without a channel match if
+the pattern matches any channel of the socket; the handler runs once, however many match.
+
+A module that is imported twice registers its handlers once: a function replaces an earlier one with
+the same file and qualified name. The reloader of web.py imports the main script twice.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from webpy_socketio import signals
-from webpy_socketio.bus.introspection import check_plain, described, origin, takes_positions
+from webpy_socketio.bus.introspection import check_plain, check_positional, describe, origin
 from webpy_socketio.bus.patterns import ChannelPattern, compile_channel
 from webpy_socketio.bus.receivers import FilteredReceiver, deny
 from webpy_socketio.exceptions import EventError
@@ -60,8 +61,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: The keywords that each stage's handlers get behind request, socket and context; messages, whose
-#: handlers may wait for one event, have their own rule.
+#: Arguments of the handlers of each stage, after request, socket and context. Messages are missing
+#: here: their arguments depend on the event.
 _ARGUMENTS: dict[Stage, tuple[str, ...]] = {
     signals.receiving: ("event", "message"),
     signals.subscribing: ("channel",),
@@ -72,12 +73,16 @@ _ARGUMENTS: dict[Stage, tuple[str, ...]] = {
 
 
 class Handler(FilteredReceiver):
-    """A decorated function, as a receiver of its stage's signal.
+    """A decorated function, connected to the signal of its stage.
 
-    For whoever asks `registered_handlers`: ``stage`` is the signal, ``stage.name`` its name, ``event``
-    the event it waits for ("message" for messages, None for other stages), ``pattern.regex`` what its
-    channels have to match and ``pattern.match(channel)`` whether one does; ``pattern`` is None without
-    ``channel=``.
+    `registered_handlers` returns these objects.
+
+    Attributes:
+        stage: The signal; ``stage.name`` is its name.
+        event: The event that is handled: "message" for messages, None for other stages.
+        pattern: The channel pattern, None without ``channel=``. ``pattern.regex`` is the compiled
+            expression, ``pattern.match(channel)`` returns whether it matches.
+        function: The decorated function.
     """
 
     __slots__ = ("_arguments", "event", "function", "origin", "pattern", "stage")
@@ -93,19 +98,19 @@ class Handler(FilteredReceiver):
         self.origin = origin(function)
         self.stage = stage
         self.pattern = pattern
-        #: The custom event it waits for; handlers of messages wait for "message".
+        #: The custom event that is handled; "message" for handlers of messages.
         self.event = event
         self._arguments = _ARGUMENTS.get(stage, ())
 
     @property
-    def bound(self) -> bool:
+    def is_bound(self) -> bool:
         return self.pattern is not None
 
-    def listens(self, event: str | None) -> bool:
+    def accepts_event(self, event: str | None) -> bool:
         return self.event is None or self.event == event
 
     @property
-    def denies(self) -> bool:
+    def is_gate(self) -> bool:
         return self.stage in signals.GATES
 
     def matches(self, sender: Any, channel: str | None) -> bool | None:
@@ -114,15 +119,15 @@ class Handler(FilteredReceiver):
         if channel is not None:
             return self.pattern.match(channel)
         answer: bool | None = False
-        for held in sender.channels:
-            found = self.pattern.match(held)
+        for joined in sender.channels:
+            found = self.pattern.match(joined)
             if found:
                 return True
             if found is None:
                 answer = None
         return answer
 
-    def take(self, sender: Any, keywords: dict[str, Any]) -> Any:
+    def call(self, sender: Any, keywords: dict[str, Any]) -> Any:
         request, context = keywords["request"], keywords["context"]
         event = self.event
         if event == "message":
@@ -133,20 +138,20 @@ class Handler(FilteredReceiver):
         return self.function(request, sender, context, *own)
 
     def __call__(self, sender: Any, **keywords: Any) -> Any:
-        """Take an event if it is one for us: for whoever sends the signal by blinker's own way."""
-        if not self.listens(keywords.get("event")):
+        """Filter and handle an event, for senders that use blinker's ``Signal.send``."""
+        if not self.accepts_event(keywords.get("event")):
             return None
         found = self.matches(sender, keywords.get("channel"))
-        if found is None and self.denies:
+        if found is None and self.is_gate:
             deny(sender, keywords)
-        return self.take(sender, keywords) if found else None
+        return self.call(sender, keywords) if found else None
 
     def __repr__(self) -> str:
         return f"<Handler of {self.stage.name!r}: {self.function!r}>"
 
 
 class _Decorator:
-    """``@on_stage``, ``@on_stage()`` and ``@on_stage(channel=…)``."""
+    """The implementation of ``@on_stage``, ``@on_stage()`` and ``@on_stage(channel=…)``."""
 
     def __init__(self, stage: Stage, doc: str, event: str | None = None) -> None:
         self.__doc__ = doc
@@ -164,50 +169,72 @@ class _Decorator:
 
 
 on_connecting: SocketGateDecorator = _Decorator(
-    signals.connecting, "(request, socket, context): may it connect?"
+    signals.connecting,
+    "(request, socket, context): gate; raise `Refused` to reject a connection.",
 )
 on_connect: UnboundSocketDecorator = _Decorator(
-    signals.connect, "(request, socket, context): the connection is there."
+    signals.connect, "(request, socket, context): the connection was established."
 )
 on_receiving: ReceivingDecorator = _Decorator(
-    signals.receiving, "(request, socket, context, event, message): may its handlers run?"
+    signals.receiving,
+    "(request, socket, context, event, message): gate; raise `Refused` to reject a message.",
 )
 on_message: MessageDecorator = _Decorator(
     signals.message,
-    "(request, socket, context, message): the client sent a message; what the handler returns is "
-    "the acknowledgement, if the client asked for one.",
+    "(request, socket, context, message): the client sent a message. The return value is the "
+    "acknowledgement, if the client requested one.",
     event="message",
 )
 on_subscribing: SubscribingDecorator = _Decorator(
-    signals.subscribing, "(request, socket, context, channel): may the socket subscribe?"
+    signals.subscribing,
+    "(request, socket, context, channel): gate; raise `Refused` to reject a subscription.",
 )
 on_subscribe: ChannelDecorator = _Decorator(
-    signals.subscribe, "(request, socket, context, channel): the socket is in the channel."
+    signals.subscribe,
+    "(request, socket, context, channel): the socket has subscribed to a channel.",
 )
 on_unsubscribe: ChannelDecorator = _Decorator(
-    signals.unsubscribe, "(request, socket, context, channel): it is in the channel no more."
+    signals.unsubscribe,
+    "(request, socket, context, channel): the socket has left a channel.",
 )
 on_error: ExceptionDecorator = _Decorator(
-    signals.error, "(request, socket, context, exception): a handler raised, or the client erred."
+    signals.error,
+    "(request, socket, context, exception): a handler raised, or the client sent invalid data.",
 )
 on_disconnect: SocketDecorator = _Decorator(
-    signals.disconnect, "(request, socket, context): it is gone."
+    signals.disconnect, "(request, socket, context): the connection has closed."
 )
 on_finish: SocketDecorator = _Decorator(
-    signals.finish, "(request, socket, context): the last word."
+    signals.finish,
+    "(request, socket, context): the last stage of a connection, after all others.",
 )
 
 
 def on_event(name: str, *, channel: Pattern | None = None) -> EventDecorator:
-    """Handle a custom event: ``(request, socket, context, *args)``, args as the client sent them.
+    """Handle a custom event.
 
-    What the handler returns is the acknowledgement, if the client asked for one; a tuple makes
-    several arguments of it.
+    Handlers have the signature ``(request, socket, context, *args)``, with the arguments of the
+    client. The return value is the acknowledgement, if the client requested one; a tuple is sent as
+    several arguments.
+
+    Args:
+        name: Name of the event.
+        channel: Handle only events whose channel matches this regular expression.
+
+    Raises:
+        EventError: The name is reserved, or the function cannot be called as a handler.
+
+    Example:
+        >>> @on_event("add")
+        ... def add(request, socket, context, a, b):
+        ...     return a + b
     """
     if not isinstance(name, str):
-        raise EventError('@on_event needs the event\'s name: @on_event("name")')
-    if name in _OTHERS:
-        raise EventError(f'@on_event("{name}"): no client can send this event; use {_OTHERS[name]}')
+        raise EventError('@on_event requires the name of the event: @on_event("name")')
+    if name in _RESERVED:
+        raise EventError(
+            f'@on_event("{name}"): clients cannot send this event; use {_RESERVED[name]}'
+        )
     decorator = _Decorator(signals.message, on_event.__doc__ or "", event=name)
     decorator.__name__ = "on_event"
     decorated: EventDecorator = decorator(channel=channel)
@@ -215,7 +242,11 @@ def on_event(name: str, *, channel: Pattern | None = None) -> EventDecorator:
 
 
 def off(function: Callable[..., Any]) -> None:
-    """Take back every registration of a decorated function."""
+    """Remove a decorated function from all stages that it handles.
+
+    Args:
+        function: The decorated function.
+    """
     for key, (registered, handlers) in list(_registered.items()):
         if registered is function:
             del _registered[key]
@@ -225,7 +256,11 @@ def off(function: Callable[..., Any]) -> None:
 
 
 def registered_handlers() -> tuple[Handler, ...]:
-    """Every decorated handler, in the order of decoration; the same tuple until that changes."""
+    """Return all decorated handlers in the order of decoration.
+
+    Returns:
+        The same tuple until a handler is added or removed.
+    """
     if _State.handlers is None:
         _State.handlers = tuple(
             itertools.chain.from_iterable(handlers for _, handlers in _registered.values())
@@ -234,18 +269,18 @@ def registered_handlers() -> tuple[Handler, ...]:
 
 
 class _State:
-    """What `registered_handlers` found out."""
+    """The cached result of `registered_handlers`."""
 
     handlers: tuple[Handler, ...] | None = None
 
 
-#: Who is registered: by stage, event, file and qualified name.
+#: Registered functions and their handlers, by stage, event, file and qualified name.
 _registered: dict[tuple[Any, ...], tuple[Callable[..., Any], list[Handler]]] = {}
 
-#: Names that are not a client's to send, and what was probably meant.
-_OTHERS = {
+#: Reserved event names, and what to use instead.
+_RESERVED = {
     "connect": "@on_connect",
-    "connect_error": "@on_connecting, whose Refused a client gets as its connect_error",
+    "connect_error": "@on_connecting, which sends it by raising Refused",
     "disconnect": "@on_disconnect",
     "disconnecting": "@on_disconnect",
     "newListener": "another name",
@@ -264,25 +299,25 @@ def _register(
     used = "@" + decorator.__name__
     if not callable(function):
         raise EventError(
-            f"{used} decorates a function, not {function!r}: a pattern is given by name, "
+            f"{used} decorates a function, not {function!r}: pass a pattern as keyword, "
             f'{used}(channel="^room-")'
         )
     name = getattr(function, "__qualname__", repr(function))
     if channel is not None and stage in _UNBINDABLE:
         raise EventError(
-            f"{used}(channel=…) on {name}: a socket is in no channel while it connects; "
+            f"{used}(channel=…) on {name}: a connecting socket has no channels yet; "
             "use @on_subscribe(channel=…)"
         )
     pattern = compile_channel(channel, used, name)
-    wrong = check_plain(function) or takes_positions(function, *_arguments(stage, event))
+    wrong = check_plain(function) or check_positional(function, *_arguments(stage, event))
     if wrong is not None:
-        raise EventError(f"{used}: {described(function)} {wrong}")
+        raise EventError(f"{used}: {describe(function)} {wrong}")
     handler = Handler(function, stage, pattern, event)
     code = getattr(inspect.unwrap(function), "__code__", None)
     key = (stage, event, getattr(code, "co_filename", None), name if code else id(function))
     previous, handlers = _registered.get(key, (function, []))
-    # One function may be decorated several times, for several patterns; another function of the
-    # same name is the same one, imported again.
+    # One function may be decorated several times, for several patterns. Another function of the
+    # same name is the same code, imported again.
     replaced = [
         other for other in handlers if previous is not function or _same(other.pattern, pattern)
     ]
@@ -297,7 +332,7 @@ def _register(
 
 
 def _arguments(stage: Stage, event: str | None) -> tuple[tuple[str, ...], bool]:
-    """What a handler is called with, by name, and whether a client's own arguments follow."""
+    """Return the names of a handler's arguments, and whether the arguments of the client follow."""
     first = ("request", "socket", "context")
     if event is not None and event != "message":
         return first, True
@@ -311,17 +346,17 @@ def _same(one: ChannelPattern | None, other: ChannelPattern | None) -> bool:
 
 
 def _warn_duplicate_handlers(used: str, old: Handler, new: Handler) -> None:
-    """Warn if a handler replaces another one which is not the same, imported again."""
+    """Warn if a handler replaces a different one, not a re-import of the same."""
     (code, *run), (new_code, *new_run) = old.origin, new.origin
     again = any(one is not other for one, other in zip(run, new_run, strict=True))
     if old.function is new.function or code is None or again:
         return
-    # One function may be made several times: for one channel each, or by a test for each case.
+    # The same code may create several functions: one for each channel, or one for each test.
     if code is not new_code or not _same(old.pattern, new.pattern):
         logger.warning(
-            "%s: %s takes the place of %s, which has the same name: give each a name of its own, "
-            "or one of them never runs",
+            "%s: %s replaces %s, which has the same name and no longer runs: give each handler a "
+            "different name",
             used,
-            described(new.function),
-            described(old.function),
+            describe(new.function),
+            describe(old.function),
         )

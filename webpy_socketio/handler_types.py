@@ -1,7 +1,8 @@
-"""What handlers look like to a type checker; at run time `events` looks at the functions themselves.
+"""Types of the decorators and handlers, for type checkers.
 
-A decorator returns the very function that it was given, so its type is kept. Which functions it takes
-is said by what that type is bound to. (Bounds cannot be parameters, so there is a class for each.)
+At run time, `events` inspects the functions themselves. A decorator returns its function unchanged,
+so the type variables keep the type; their bounds define which functions are accepted. One class for
+each signature, because a bound cannot be a parameter.
 """
 
 from __future__ import annotations
@@ -28,108 +29,115 @@ __all__ = [
 
 Pattern: TypeAlias = "str | re.Pattern[str]"
 
-#: The handshake's WSGI environ, and the dict that a connection's handlers share.
+#: The WSGI environ of the handshake, or the context of a connection.
 Dict: TypeAlias = "dict[str, Any]"
 
-_OfSocket = TypeVar("_OfSocket", bound="Callable[[Dict, Socket, Dict], object]")
-_OfMessage = TypeVar("_OfMessage", bound="Callable[[Dict, Socket, Dict, Any], object]")
-_OfChannel = TypeVar("_OfChannel", bound="Callable[[Dict, Socket, Dict, str], object]")
-_OfException = TypeVar(
-    "_OfException", bound="Callable[[Dict, Socket, Dict, BaseException], object]"
+_SocketHandler = TypeVar("_SocketHandler", bound="Callable[[Dict, Socket, Dict], object]")
+_MessageHandler = TypeVar("_MessageHandler", bound="Callable[[Dict, Socket, Dict, Any], object]")
+_ChannelHandler = TypeVar("_ChannelHandler", bound="Callable[[Dict, Socket, Dict, str], object]")
+_ExceptionHandler = TypeVar(
+    "_ExceptionHandler", bound="Callable[[Dict, Socket, Dict, BaseException], object]"
 )
-_OfEvent = TypeVar("_OfEvent", bound="_Event")
-# A gate denies by raising: what one returns would mean nothing.
-_Gate = TypeVar("_Gate", bound="Callable[[Dict, Socket, Dict], None]")
-_GateOfMessage = TypeVar("_GateOfMessage", bound="Callable[[Dict, Socket, Dict, str, Any], None]")
-_GateOfChannel = TypeVar("_GateOfChannel", bound="Callable[[Dict, Socket, Dict, str], None]")
+_EventHandler = TypeVar("_EventHandler", bound="_EventCallable")
+# A gate rejects by raising; a return value would have no effect.
+_SocketGate = TypeVar("_SocketGate", bound="Callable[[Dict, Socket, Dict], None]")
+_MessageGate = TypeVar("_MessageGate", bound="Callable[[Dict, Socket, Dict, str, Any], None]")
+_ChannelGate = TypeVar("_ChannelGate", bound="Callable[[Dict, Socket, Dict, str], None]")
 
 
-class _Event(Protocol):
-    # So that whatever follows may be anything (typing specification, "Callables", Any and ...).
+class _EventCallable(Protocol):
+    # Accepts any further arguments (typing specification, "Callables": ``*args: Any, **kwargs:
+    # Any``).
     def __call__(
         self, request: Dict, socket: Socket, context: Dict, /, *args: Any, **keywords: Any
     ) -> object: ...
 
 
 class SocketGateDecorator(Protocol):
-    """``@on_connecting``."""
+    """Type of ``@on_connecting``."""
 
     @overload
-    def __call__(self, function: _Gate, /) -> _Gate: ...
+    def __call__(self, function: _SocketGate, /) -> _SocketGate: ...
     @overload
-    def __call__(self) -> Callable[[_Gate], _Gate]: ...
+    def __call__(self) -> Callable[[_SocketGate], _SocketGate]: ...
 
 
 class UnboundSocketDecorator(Protocol):
-    """``@on_connect``."""
+    """Type of ``@on_connect``."""
 
     @overload
-    def __call__(self, function: _OfSocket, /) -> _OfSocket: ...
+    def __call__(self, function: _SocketHandler, /) -> _SocketHandler: ...
     @overload
-    def __call__(self) -> Callable[[_OfSocket], _OfSocket]: ...
+    def __call__(self) -> Callable[[_SocketHandler], _SocketHandler]: ...
 
 
 class SocketDecorator(Protocol):
-    """``@on_disconnect``, ``@on_finish``."""
+    """Type of ``@on_disconnect`` and ``@on_finish``."""
 
     @overload
-    def __call__(self, function: _OfSocket, /) -> _OfSocket: ...
+    def __call__(self, function: _SocketHandler, /) -> _SocketHandler: ...
     @overload
-    def __call__(self, *, channel: Pattern | None = None) -> Callable[[_OfSocket], _OfSocket]: ...
+    def __call__(
+        self, *, channel: Pattern | None = None
+    ) -> Callable[[_SocketHandler], _SocketHandler]: ...
 
 
 class MessageDecorator(Protocol):
-    """``@on_message``."""
+    """Type of ``@on_message``."""
 
     @overload
-    def __call__(self, function: _OfMessage, /) -> _OfMessage: ...
+    def __call__(self, function: _MessageHandler, /) -> _MessageHandler: ...
     @overload
-    def __call__(self, *, channel: Pattern | None = None) -> Callable[[_OfMessage], _OfMessage]: ...
+    def __call__(
+        self, *, channel: Pattern | None = None
+    ) -> Callable[[_MessageHandler], _MessageHandler]: ...
 
 
 class ReceivingDecorator(Protocol):
-    """``@on_receiving``."""
+    """Type of ``@on_receiving``."""
 
     @overload
-    def __call__(self, function: _GateOfMessage, /) -> _GateOfMessage: ...
+    def __call__(self, function: _MessageGate, /) -> _MessageGate: ...
     @overload
     def __call__(
         self, *, channel: Pattern | None = None
-    ) -> Callable[[_GateOfMessage], _GateOfMessage]: ...
+    ) -> Callable[[_MessageGate], _MessageGate]: ...
 
 
 class SubscribingDecorator(Protocol):
-    """``@on_subscribing``."""
+    """Type of ``@on_subscribing``."""
 
     @overload
-    def __call__(self, function: _GateOfChannel, /) -> _GateOfChannel: ...
+    def __call__(self, function: _ChannelGate, /) -> _ChannelGate: ...
     @overload
     def __call__(
         self, *, channel: Pattern | None = None
-    ) -> Callable[[_GateOfChannel], _GateOfChannel]: ...
+    ) -> Callable[[_ChannelGate], _ChannelGate]: ...
 
 
 class ChannelDecorator(Protocol):
-    """``@on_subscribe``, ``@on_unsubscribe``."""
+    """Type of ``@on_subscribe`` and ``@on_unsubscribe``."""
 
     @overload
-    def __call__(self, function: _OfChannel, /) -> _OfChannel: ...
-    @overload
-    def __call__(self, *, channel: Pattern | None = None) -> Callable[[_OfChannel], _OfChannel]: ...
-
-
-class ExceptionDecorator(Protocol):
-    """``@on_error``."""
-
-    @overload
-    def __call__(self, function: _OfException, /) -> _OfException: ...
+    def __call__(self, function: _ChannelHandler, /) -> _ChannelHandler: ...
     @overload
     def __call__(
         self, *, channel: Pattern | None = None
-    ) -> Callable[[_OfException], _OfException]: ...
+    ) -> Callable[[_ChannelHandler], _ChannelHandler]: ...
+
+
+class ExceptionDecorator(Protocol):
+    """Type of ``@on_error``."""
+
+    @overload
+    def __call__(self, function: _ExceptionHandler, /) -> _ExceptionHandler: ...
+    @overload
+    def __call__(
+        self, *, channel: Pattern | None = None
+    ) -> Callable[[_ExceptionHandler], _ExceptionHandler]: ...
 
 
 class EventDecorator(Protocol):
-    """``@on_event("name")``."""
+    """Type of ``@on_event("name")``."""
 
-    def __call__(self, function: _OfEvent, /) -> _OfEvent: ...
+    def __call__(self, function: _EventHandler, /) -> _EventHandler: ...

@@ -1,4 +1,4 @@
-"""`HTTPServer`: a WSGI application on a port of its own, with the limits of `SocketIOServer`."""
+"""Serve a WSGI application on a separate port, with the limits of `SocketIOServer`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ __all__ = ["HTTPServer"]
 
 
 class HTTPServer(BaseServer):
-    """Serve a WSGI application, without Socket.IO, on a port of its own.
+    """Serves a WSGI application without Socket.IO on a separate port.
 
-    For plugins that show something which must not be reached through the site, such as metrics.
-    Requests have the limits and deadlines of `SocketIOServer`: ``SOCKETIO_HEADER_TIMEOUT``,
-    ``SOCKETIO_MAX_BODY_SIZE`` and their relatives.
+    For plugins whose pages must not be reachable through the main server, such as metrics. Requests
+    have the limits and timeouts of `SocketIOServer`: ``SOCKETIO_HEADER_TIMEOUT``,
+    ``SOCKETIO_MAX_BODY_SIZE`` and related settings.
+
+    Args:
+        listener: Address ``(host, port)``, or a listening `gevent.socket.socket`.
+        application: The WSGI application.
+        settings: The settings that the ``install`` function of a plugin receives.
+        max_connections: Concurrent connections. Further connections wait until one is closed.
+        **pywsgi: Further keywords of ``gevent.pywsgi.WSGIServer``.
 
     Example:
         >>> server = HTTPServer(("127.0.0.1", 9108), application, settings)
         >>> server.start()
-
-    Args:
-        listener: An address, ``(host, port)``, or a listening socket of gevent's.
-        application: The WSGI application.
-        settings: The settings that a plugin's ``install`` receives.
-        max_connections: Connections at once. Further ones wait until one of them is closed.
-        pywsgi: Further keywords of gevent's ``pywsgi.WSGIServer``.
-
     """
 
     def __init__(

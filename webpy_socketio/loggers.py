@@ -1,4 +1,4 @@
-"""The package's loggers: enabled after a configuration disabled them, silenced in extra workers."""
+"""The loggers of the package: re-enable them, or silence them in additional workers."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ logger = logging.getLogger(_PACKAGE)
 
 
 def are_disabled() -> bool:
-    """Whether a logging configuration has disabled the logger ``webpy_socketio``."""
+    """Return whether a logging configuration disabled the logger ``webpy_socketio``."""
     return logger.disabled
 
 
 def enable() -> bool:
-    """Enable the package's loggers if a configuration disabled them; return whether it did.
+    """Enable the loggers of the package if a configuration disabled them.
 
     `logging.config.dictConfig` and `fileConfig` disable every existing logger that they do not
-    name, unless ``disable_existing_loggers`` is False. Tracebacks of handlers would then be lost.
-    A logger below ``webpy_socketio`` that is disabled alone stays as it is. To silence the package,
-    set the level of its logger.
+    name, unless ``disable_existing_loggers`` is False. Tracebacks of handlers would be lost. A
+    single disabled logger below ``webpy_socketio`` stays disabled. To silence the package, set the
+    level of its logger.
+
+    Returns:
+        Whether the loggers were disabled.
     """
     if not logger.disabled:
         return False
     for found in _package_loggers():
         found.disabled = False
     logger.warning(
-        "the logging configuration disabled the logger webpy_socketio, which would lose "
-        "tracebacks of handlers; it is enabled again. Set disable_existing_loggers to False in the "
-        "configuration"
+        "the logging configuration disabled the logger webpy_socketio, so that tracebacks of "
+        "handlers would be lost; it was enabled again. Set disable_existing_loggers to False in "
+        "the configuration"
     )
     return True
 
@@ -42,7 +45,7 @@ def enable() -> bool:
 def silenced() -> Iterator[None]:
     """Drop records below ERROR of the package's loggers within the context.
 
-    Workers import the same application, and each of them would log the same warnings at its start.
+    Workers import the same application; each would log the same warnings at its start.
     """
 
     def is_error(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""The main script: whether it is imported a second time, and what it must not do meanwhile."""
+"""The main script: detect its second import, and servers that would block an import."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _GUARD = 'if __name__ == "__main__":'
 
 
 def imported_again() -> bool:
-    """Whether this runs in the second import of the main script, which web.py's reloader makes.
+    """Return whether the reloader of web.py is importing the main script a second time.
 
-    The script runs as ``__main__`` and, from within, once more under its own name; the first is
-    the one that is to serve.
+    The script runs as ``__main__`` and is imported under its own name from there. Only the first
+    run must start a server.
     """
     main = getattr(sys.modules["__main__"], "__file__", None)
     return main is not None and any(
@@ -33,7 +33,7 @@ def imported_again() -> bool:
 
 
 def _importing() -> Iterator[FrameType]:
-    """Yield the frames of modules that are being imported here, the main script's left out."""
+    """Yield the frames of modules being imported in this thread, except the main script."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__":
@@ -41,22 +41,22 @@ def _importing() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def check_guards(is_ours: Callable[[Any], bool]) -> None:
-    """Let web.py's server raise `SettingsError` where it would block an import.
+def check_guards(uses_socketio: Callable[[Any], bool]) -> None:
+    """Make web.py's server raise `SettingsError` where it would block an import.
 
-    ``app.run()`` without a ``__main__`` guard serves inside the import that web.py's reloader,
-    gunicorn or a test makes. That import never ends, and requests wait for it.
+    ``app.run()`` without a ``__main__`` guard serves during an import by web.py's reloader,
+    gunicorn or a test. That import never ends, and requests wait for it.
 
     Args:
-        is_ours: Whether an application has Socket.IO in its urls. Only those are rejected in an
-            import that is not the reloader's: another application may serve there on purpose.
-
+        uses_socketio: Return whether the URLs of an application include Socket.IO. Other
+            applications
+            may serve during an import on purpose, except one by the reloader.
     """
     run, runsimple = web.application.run, web.httpserver.runsimple
 
     @functools.wraps(run)
     def checked_run(application: Any, *middleware: Any) -> Any:
-        _raise_unguarded("app.run()", is_ours(application))
+        _raise_unguarded("app.run()", uses_socketio(application))
         return run(application, *middleware)
 
     @functools.wraps(runsimple)

@@ -1,6 +1,6 @@
-"""Requests that were meant for Socket.IO and that the application answered by itself: why, in the log.
+"""Explain in the log why the application answered a request meant for Socket.IO.
 
-A browser shows no more of them than "xhr poll error", or that ``io`` is not defined.
+Browsers show only "xhr poll error", or that ``io`` is not defined.
 """
 
 from __future__ import annotations
@@ -14,38 +14,43 @@ __all__ = ["log_misrouted"]
 
 
 def log_misrouted(environ: dict[str, Any], code: int, path: str, notices: ThrottledLog) -> None:
-    """Log what is wrong if a request that the application answered with `code` was for the engine.
+    """Log the cause if the application answered a request that was meant for the engine.
 
-    `path` is the engine's.
+    Args:
+        environ: WSGI environ of the request.
+        code: Status code of the application's response.
+        path: Path of the engine.
+        notices: Log that throttles repeated lines.
     """
-    asked: str = environ["PATH_INFO"]
+    requested: str = environ["PATH_INFO"]
     mark: TakeOverMark | None = find_mark(environ)
     reached = mark is not None and mark.is_reached
-    if code == 404 and asked.startswith(path) and not reached:
+    if code == 404 and requested.startswith(path) and not reached:
         notices.throttled(
             "no urls",
-            f"the application answered 404 to a request for {safe_repr(asked)}: its urls lack socketio_urls. "
-            'Add them before the application is made: urls = ("/", "index") + socketio_urls',
+            f"the application answered 404 to a request for {safe_repr(requested)}: its urls lack "
+            'socketio_urls. Add them before the application is made: urls = ("/", "index") + '
+            "socketio_urls",
         )
-    elif code == 404 and asked != path and _speaks_engineio(environ):
+    elif code == 404 and requested != path and _speaks_engineio(environ):
         notices.throttled(
             "wrong path",
-            f"a client asked for Socket.IO at {safe_repr(asked)}, and it is at {path} here: tell the client, "
-            f'io({{path: "{path}"}}), or the server, SocketIOServer(..., resource="...")'
-            + _explain_prefix(asked, path),
+            f"a client requested Socket.IO at {safe_repr(requested)}, but this server has it at "
+            f'{path}: use io({{path: "{path}"}}) in the client, or SocketIOServer(..., '
+            'resource="...")' + _explain_prefix(requested, path),
         )
-    elif code < 300 and asked == path and not reached and _speaks_engineio(environ):
+    elif code < 300 and requested == path and not reached and _speaks_engineio(environ):
         notices.throttled(
             "hidden urls",
-            f"a page of the application's answered a request for {path}: an earlier pattern of its urls "
-            'matches it. Put socketio_urls in front: urls = socketio_urls + ("/(.*)", "page")',
+            f"a page of the application answered a request for {path}: an earlier pattern of its "
+            'urls matches it. Put socketio_urls in front: urls = socketio_urls + ("/(.*)", "page")',
         )
 
 
-def _explain_prefix(asked: str, path: str) -> str:
-    if not asked.endswith(path):
+def _explain_prefix(requested: str, path: str) -> str:
+    if not requested.endswith(path):
         return ""
-    prefix = safe_repr(asked[: -len(path)])
+    prefix = safe_repr(requested[: -len(path)])
     return f"; if the application is mounted below a path: SOCKETIO_PATH_PREFIX = {prefix}"
 
 

@@ -1,8 +1,8 @@
-"""A namespace that a plugin brings: its clients are the plugin's, and nobody else hears of them.
+"""Isolate the namespaces of plugins from the application.
 
-No signal is sent for them, so no handler, gate or other plugin is called; they are in no channel, and
-no broadcast reaches them. The plugin's application is one of the engine's, as
-`webpy_socketio.engine.Application` describes it.
+No signals are sent for clients of such a namespace, so no handlers, gates or other plugins are
+called. The clients are in no channel and receive no broadcasts. The plugin implements
+`webpy_socketio.engine.Application`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ logger = logging.getLogger("webpy_socketio")
 
 
 class IsolatedApplication:
-    """A plugin's application, with what the dispatcher does for everybody else's handlers.
+    """The application of a plugin's namespace, with the error handling of the dispatcher.
 
-    `Refused` refuses a connection; whatever else it raises is logged, and told as an error without
-    a word of what it was.
+    `Refused` rejects a connection. Other exceptions are logged, and the client receives an error
+    without details.
     """
 
     def __init__(self, namespace: str, application: Application) -> None:

@@ -1,4 +1,4 @@
-"""Finding plugins by name, switching them on, and off again."""
+"""Import, install and uninstall plugins."""
 
 from __future__ import annotations
 
@@ -22,20 +22,28 @@ logger = logging.getLogger("webpy_socketio")
 
 
 class PluginManager:
-    """The plugins of one server. Raises `PluginError` for a name that cannot be imported."""
+    """The plugins of one server.
+
+    Raises:
+        PluginError: A name cannot be imported.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._modules = [_import(name) for name in dict.fromkeys(names)]
         self._installed: list[ModuleType] = []
 
     def install(self, settings: Settings) -> None:
-        """Switch them on, in the order of the list."""
+        """Install all plugins in the order of ``SOCKETIO_PLUGINS``.
+
+        Raises:
+            PluginError: The ``install`` function of a plugin failed.
+        """
         for module in self._modules:
             install = getattr(module, "install", None)
             if install is not None and module not in _users:
                 try:
                     install(settings)
-                except ConfigurationError:  # which tells what to do already
+                except ConfigurationError:  # its message contains the remedy
                     raise
                 except Exception as error:
                     raise PluginError(
@@ -45,23 +53,26 @@ class PluginManager:
             _users[module] += 1
 
     def namespaces(self, settings: Settings) -> dict[str, Application]:
-        """The namespaces that they bring, each with its application; for one server.
+        """Return the namespaces that the plugins provide, with their applications.
 
-        Raises `PluginError` if one exists already, as another plugin's or in SOCKETIO_NAMESPACES.
+        Raises:
+            PluginError: A namespace belongs to another plugin already, or is in
+                ``SOCKETIO_NAMESPACES``.
         """
         found: dict[str, Application] = {}
         for module in self._modules:
-            for name, application in _brought(module, settings).items():
+            for name, application in _namespaces_of(module, settings).items():
                 if name in found or name in settings.namespaces:
                     raise PluginError(
-                        f"the plugin {module.__name__!r} brings the namespace {name!r}, which exists "
-                        "already: leave it out of SOCKETIO_NAMESPACES, or one of the plugins"
+                        f"the plugin {module.__name__!r} provides the namespace {name!r}, which "
+                        "exists already: remove it from SOCKETIO_NAMESPACES, or remove one of the "
+                        "plugins"
                     )
                 found[name] = IsolatedApplication(name, application)
         return found
 
     def uninstall(self) -> None:
-        """Switch them off, in the opposite order; one that fails is logged, and stops no other."""
+        """Uninstall all plugins in reverse order; failures are logged."""
         while self._installed:
             module = self._installed.pop()
             _users[module] -= 1
@@ -73,25 +84,25 @@ class PluginManager:
                 try:
                     uninstall()
                 except Exception:
-                    logger.exception("the plugin %r cannot be switched off", module.__name__)
+                    logger.exception("uninstalling the plugin %r failed", module.__name__)
 
 
-#: How many running servers use a plugin. It receives the signals of all of them, so the first one
-#: switches it on, with its settings, and the last one off.
+#: Number of running servers that use a plugin. A plugin receives the signals of all servers: the
+#: first one installs it with its settings, the last one uninstalls it.
 _users: Counter[ModuleType] = Counter()
 
 
-def _brought(module: ModuleType, settings: Settings) -> dict[str, Application]:
-    bring = getattr(module, "namespaces", None)
-    if bring is None:
+def _namespaces_of(module: ModuleType, settings: Settings) -> dict[str, Application]:
+    namespaces = getattr(module, "namespaces", None)
+    if namespaces is None:
         return {}
     try:
-        return dict(bring(settings))
-    except ConfigurationError:  # which tells what to do already
+        return dict(namespaces(settings))
+    except ConfigurationError:  # its message contains the remedy
         raise
     except Exception as error:
         raise PluginError(
-            f"the plugin {module.__name__!r} cannot say which namespaces it brings: {error!r}"
+            f"the plugin {module.__name__!r} cannot list its namespaces: {error!r}"
         ) from error
 
 
@@ -102,9 +113,9 @@ def _import(name: str) -> ModuleType:
         bundled = [
             f"{plugins.__name__}.{module.name}" for module in pkgutil.iter_modules(plugins.__path__)
         ]
-        by_word = {full.rpartition(".")[2]: full for full in bundled}
-        near = difflib.get_close_matches(name.rpartition(".")[2], by_word, 1)
-        hint = f"; did you mean {by_word[near[0]]!r}?" if near else ""
+        by_short_name = {full.rpartition(".")[2]: full for full in bundled}
+        close = difflib.get_close_matches(name.rpartition(".")[2], by_short_name, 1)
+        hint = f"; did you mean {by_short_name[close[0]]!r}?" if close else ""
         raise PluginError(
             f"SOCKETIO_PLUGINS names {name!r}, which cannot be imported: {error}{hint}"
         ) from error

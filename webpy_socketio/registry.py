@@ -1,4 +1,4 @@
-"""The open sockets, by namespace; how one enters, and how its end is told."""
+"""The open sockets and namespaces of this process."""
 
 from __future__ import annotations
 
@@ -21,46 +21,58 @@ if TYPE_CHECKING:
     from webpy_socketio.backplane.envelope import Envelope, Packet
     from webpy_socketio.socket import Socket
 
-__all__ = ["ForkedClients", "Limits", "Namespace", "SocketRegistry", "registry", "send_sent_signal"]
+__all__ = [
+    "ForkedRegistry",
+    "Limits",
+    "Namespace",
+    "SocketRegistry",
+    "registry",
+    "send_sent_signal",
+]
 
-# The thread's own number: the patched function tells greenlets apart, not threads.
+# Identifies threads; the function patched by gevent identifies greenlets.
 _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 _allocate_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_lock")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one socket may do."""
+    """Limits of one socket."""
 
-    #: Channels it may hold.
+    #: Maximum number of channels of a socket.
     max_channels: int = 128
-    #: Characters of a channel's name.
+    #: Maximum length of a channel name, in characters.
     max_channel_length: int = 255
-    #: Bytes that an outbox can take; what is larger could reach nobody.
+    #: Maximum size of a message in bytes, that of an outbox.
     outbox_bytes: int = 4 * 1024 * 1024
-    #: Bytes of a message to many, which may have to travel to other processes.
+    #: Maximum size of a broadcast in bytes; the backplane may have a lower limit.
     broadcast_bytes: int = 4 * 1024 * 1024
 
 
 class Namespace:
-    """One namespace's sockets and channels."""
+    """The sockets and channels of one namespace."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        #: Sockets that can be sent to, by public session id.
+        #: Sockets that accept messages, by public session id.
         self.sockets: dict[str, Socket] = {}
         self.channels: Channels[Socket] = Channels()
 
     def deliver(self, message: Message, sockets: Collection[Socket], skip: Socket | None) -> None:
-        """Send one encoded message to many; nothing here waits, so nobody comes or goes meanwhile."""
+        """Send an encoded message to sockets of this process.
+
+        Does not wait, so `sockets` cannot change in the meantime.
+        """
         outboxes = [socket.outbox for socket in sockets if socket is not skip]
         if outboxes:
             outboxes[0].flusher.broadcast(message, outboxes)
             if signals.sent.receivers:
-                send_sent_signal(self.name, message, [one for one in sockets if one is not skip])
+                send_sent_signal(
+                    self.name, message, [socket for socket in sockets if socket is not skip]
+                )
 
     def broadcast(self, message: Message, skip: Socket | None = None, local: bool = False) -> None:
-        """Send one encoded message to everybody: here and, unless only `local`, elsewhere."""
+        """Send an encoded message to all sockets, in other processes too unless `local`."""
         self.deliver(message, self.sockets.values(), skip)
         if registry.backplane is not None and not local:
             registry.backplane.publish(message, Topic.namespace_topic(self.name), skip=_id_of(skip))
@@ -73,10 +85,10 @@ class Namespace:
         also: Socket | None = None,
         local: bool = False,
     ) -> None:
-        """Send one encoded message to the members of channels, one copy each.
+        """Send an encoded message to the members of channels, one copy to each socket.
 
-        To those here and, unless only `local`, elsewhere. `also` gets it whether it is one of them or
-        not.
+        Members in other processes are included unless `local`. `also` receives the message whether
+        it is a member or not.
         """
         recipients = self._members(names)
         if also is not None:
@@ -87,7 +99,7 @@ class Namespace:
             registry.backplane.publish(message, *topics, skip=_id_of(skip))
 
     def receive(self, packet: Packet, envelope: Envelope, channel: str | None) -> None:
-        """Deliver what another process sent to a channel, or to everybody."""
+        """Deliver a message of another process to a channel, or to all sockets without one."""
         skip = None if envelope.skip is None else self.sockets.get(envelope.skip)
         recipients: Collection[Socket] = self.sockets.values()
         if channel is not None:
@@ -104,20 +116,20 @@ class Namespace:
             recipients.update(dict.fromkeys(self.channels.members(name)))
         return recipients
 
-    # -- who is in which channel
+    # -- membership of channels
 
     def join(self, socket: Socket, channel: str, may_join: Callable[[], bool]) -> bool:
-        """Put a socket into a channel, if `may_join` still allows it; False if nothing changed.
+        """Add a socket to a channel if `may_join` allows it; return whether anything changed.
 
-        May wait, see `Clients.enter`.
+        May wait, see `SocketRegistry.change_subscribed`.
         """
-        return registry.enter(
+        return registry.change_subscribed(
             (Topic.channel(self.name, channel),),
             lambda: may_join() and self.channels.add(socket, channel),
         )
 
     def leave(self, socket: Socket, channel: str) -> bool:
-        """Take a socket out of a channel; False if it is not there."""
+        """Remove a socket from a channel; return False if it is not a member."""
         left = self.channels.remove(socket, channel)
         if left and registry.backplane is not None:
             registry.backplane.unsubscribe(Topic.channel(self.name, channel))
@@ -125,49 +137,53 @@ class Namespace:
 
 
 class SocketRegistry:
-    """Every open socket of the process, whichever server it came in by."""
+    """All open sockets of the process, whichever server accepted them."""
 
     def __init__(self) -> None:
         self._namespaces: dict[str, Namespace] = {}
         self._thread: int | None = None
         self._loop: Any = None
-        #: Limits for messages that come from no socket.
+        #: Limits of messages that are not sent by a socket.
         self.limits = Limits()
-        #: The way to other processes; None if there are none.
+        #: The backplane to other processes, or None.
         self.backplane: Backplane | None = None
-        #: In a process forked from one that serves: what belongs to the parent.
-        self._parents: list[Any] = []
+        #: In a forked process: objects of the parent, kept so that their destructors do not run.
+        self._inherited: list[Any] = []
 
-    # -- where they live
+    # -- threads
 
     def attach(self, limits: Limits) -> None:
-        """Let this thread's hub be the one that the sockets live on."""
+        """Use the hub of the current thread for all sockets.
+
+        Raises:
+            ConfigurationError: A server with open sockets runs in another thread.
+        """
         self.__class__ = SocketRegistry
-        here = _get_ident()
-        if self._thread not in (None, here) and any(
+        current = _get_ident()
+        if self._thread not in (None, current) and any(
             namespace.sockets for namespace in self._namespaces.values()
         ):
             raise ConfigurationError(
-                "a server is running in another thread already; run them in the same one"
+                "a server is running in another thread already; run all servers in one thread"
             )
-        self._thread = here
+        self._thread = current
         self._loop = gevent.get_hub().loop
         self.limits = limits
 
     @property
     def on_hub_thread(self) -> bool:
-        """Whether this is the thread that the sockets live in."""
+        """Whether the current thread is the one of the sockets."""
         return self._thread is None or _get_ident() == self._thread
 
     def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
-        """Call `function`, which must not wait: at once, or from another thread soon."""
+        """Call `function`, which must not wait: at once, or soon if called from another thread."""
         if self.on_hub_thread:
             function(*args)
         else:
             self._loop.run_callback_threadsafe(function, *args)
 
     def run_on_hub(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call `function`, which may wait, and return or raise what it does; from any thread."""
+        """Call `function`, which may wait, in the thread of the sockets; return its result."""
         if self.on_hub_thread:
             return function(*args)
         done = _allocate_lock()
@@ -177,7 +193,7 @@ class SocketRegistry:
         def run() -> None:
             try:
                 result[0] = function(*args)
-            except BaseException as exception:  # noqa: BLE001 - raised again where it is awaited
+            except BaseException as exception:  # noqa: BLE001 - raised again below
                 result[1] = exception
             finally:
                 done.release()
@@ -188,51 +204,52 @@ class SocketRegistry:
             raise result[1]
         return result[0]
 
-    def abandon(self) -> None:
-        """Forget all sockets without a signal, in a forked process: they are its parent's."""
-        self._parents += [self._namespaces, self.backplane]
+    def reset_after_fork(self) -> None:
+        """Discard all sockets without signals in a forked process; they belong to the parent."""
+        self._inherited += [self._namespaces, self.backplane]
         self._namespaces = {}
         self.backplane = None
         self._thread = self._loop = None
-        self.__class__ = ForkedClients
+        self.__class__ = ForkedRegistry
 
-    # -- who they are
+    # -- sockets and namespaces
 
     def get(self, name: str) -> Namespace | None:
-        """The namespace of that name, if any socket was ever in it."""
+        """Return a namespace, or None if no socket has ever connected to it."""
         return self._namespaces.get(name)
 
     def namespace(self, name: str) -> Namespace:
-        """The namespace of that name; made if it is new."""
+        """Return a namespace; create it on first use."""
         namespace = self._namespaces.get(name)
         if namespace is None:
             namespace = self._namespaces[name] = Namespace(name)
         return namespace
 
     def namespaces(self) -> list[Namespace]:
-        """Every namespace that a socket was ever in."""
+        """Return all namespaces that a socket has ever connected to."""
         return list(self._namespaces.values())
 
     def find(self, session_id: str) -> Socket | None:
-        """The socket with that public session id, in whichever namespace."""
-        for namespace in self.namespaces():  # another thread's iterator would not bear a new one
+        """Return the socket with a public session id in any namespace, or None."""
+        for namespace in self.namespaces():  # a copy: another thread may add one
             socket = namespace.sockets.get(session_id)
             if socket is not None:
                 return socket
         return None
 
     def add(self, socket: Socket, accept: Callable[[], bool]) -> bool:
-        """Let a socket in, if `accept` does; then it can be sent to, from other processes too.
+        """Add a socket if `accept` returns True; messages of all processes can then be sent to it.
 
-        May wait, see `enter`.
+        May wait, see `change_subscribed`.
         """
-        return self.enter(_topics_of(socket), lambda: accept() and self._add(socket))
+        return self.change_subscribed(_topics_of(socket), lambda: accept() and self._add(socket))
 
-    def enter(self, topics: Collection[Topic], change: Callable[[], bool]) -> bool:
-        """Make a change after which somebody here is to hear of topics; returns what it returns.
+    def change_subscribed(self, topics: Collection[Topic], change: Callable[[], bool]) -> bool:
+        """Subscribe to topics of the backplane, then call `change` and return its result.
 
-        Where there are other processes this waits until what they send there comes here: a second at
-        most, and not at all while they cannot be reached. Nothing is heard of them if nothing changed.
+        With a backplane, this waits until messages of other processes arrive here: one second at
+        most, and not at all while Redis is unreachable. The subscription is undone if `change`
+        returns False.
         """
         backplane = self.backplane
         if backplane is None:
@@ -252,67 +269,67 @@ class SocketRegistry:
         return True
 
     def remove(self, socket: Socket) -> None:
-        """A socket cannot be sent to any more; its end is still to be told."""
-        space = socket._namespace
-        known = space.sockets.pop(socket.session_id, None)
-        space.channels.hide(socket)
+        """Stop delivering to a socket; call `emit_disconnect` afterwards."""
+        namespace = socket._namespace
+        known = namespace.sockets.pop(socket.session_id, None)
+        namespace.channels.remove_member(socket)
         if known is not None and self.backplane is not None:
-            held = space.channels.held(socket)
-            channels = [Topic.channel(space.name, channel) for channel in held]
+            joined = namespace.channels.channels_of(socket)
+            channels = [Topic.channel(namespace.name, channel) for channel in joined]
             self.backplane.unsubscribe(*_topics_of(socket), *channels)
 
     def receive(self, topic: Topic, envelope: Envelope) -> None:
-        """Deliver what another process sent."""
+        """Deliver a message of another process."""
         packet = envelope.packet
         if packet is None:
             return
         if topic.namespace:
-            space = self.get(topic.namespace)
-            if space is not None:
-                space.receive(packet, envelope, topic.name or None)
+            namespace = self.get(topic.namespace)
+            if namespace is not None:
+                namespace.receive(packet, envelope, topic.name or None)
         else:
             socket = self.find(topic.name)
             if socket is not None:
                 socket._namespace.deliver(packet.message(socket._namespace.name), (socket,), None)
 
     def emit_disconnect(self, socket: Socket, reason: str) -> None:
-        """Tell the end of a socket that was withdrawn, in its order.
+        """Send the final signals of a removed socket.
 
-        `disconnect`, then `unsubscribe` for each channel, then `finish`. The channels are held
-        until after that: patterns still match, and a handler can still tell the channel.
+        `disconnect`, then `unsubscribe` for each channel, then `finish`. The socket keeps its list
+        of channels until the end, so that patterns match and handlers can read it.
         """
         channels = socket._namespace.channels
         signals.emit(signals.disconnect, socket, reason=reason)
-        for channel in list(channels.held(socket)):
+        for channel in list(channels.channels_of(socket)):
             signals.emit(signals.unsubscribe, socket, channel=channel, reason=reason)
         signals.emit(signals.finish, socket, reason=reason)
-        channels.forget(socket)
+        channels.forget_member(socket)
 
 
-class ForkedClients(SocketRegistry):
-    """The clients of a forked process, until it starts a server of its own: none.
+class ForkedRegistry(SocketRegistry):
+    """The registry of a forked process, which has no sockets until it starts a server.
 
-    A class of its own, so that the check costs nothing in a process that serves.
+    A subclass, so that processes with a server do not pay for the check.
     """
 
-    def soon(self, function: Callable[..., Any], *args: Any) -> None:
-        """Raise `WrongContext`: `function` is about a socket of the parent's."""
-        raise WrongContext(_FORKED)
+    def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
+        """Raise `WrongContext`: `function` uses a socket of the parent process."""
+        raise WrongContext(_FORKED_ERROR)
 
-    def wait_for(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Raise `WrongContext` likewise."""
-        raise WrongContext(_FORKED)
+    def run_on_hub(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Raise `WrongContext`: `function` uses a socket of the parent process."""
+        raise WrongContext(_FORKED_ERROR)
 
 
-_FORKED = (
-    "this process was forked from a server: sockets and plugins belong to the server, and cannot be "
-    "used here. Return the result to the server, or set SOCKETIO_BACKPLANE and call broadcast(), "
-    "broadcast_channel() or send()"
+_FORKED_ERROR = (
+    "this process was forked from a server: sockets and plugins belong to the server, and cannot "
+    "be used here. Return the result to the server, or set SOCKETIO_BACKPLANE and call "
+    "broadcast(), broadcast_channel() or send()"
 )
 
 
 def send_sent_signal(namespace: str, message: Message, sockets: list[Socket]) -> None:
-    """Send the signal `sent`; for those who checked that it has receivers."""
+    """Send the signal `sent`; call only if it has receivers."""
     read = partial(read_event, namespace, message)
     signals.send_robust(signals.sent, namespace, sockets=sockets, size=message.size, read=read)
 
@@ -325,5 +342,5 @@ def _topics_of(socket: Socket) -> tuple[Topic, Topic]:
     return Topic.namespace_topic(socket._namespace.name), Topic.session(socket.session_id)
 
 
-#: The process's own.
+#: The registry of this process.
 registry = SocketRegistry()

@@ -1,4 +1,4 @@
-"""`SocketIOServer`: an application, its sockets and its plugins, on one address."""
+"""`SocketIOServer`: serve a web.py application with Socket.IO on one address."""
 
 from __future__ import annotations
 
@@ -40,37 +40,48 @@ __all__ = ["KEYWORDS", "SocketIOServer", "engine_config", "listen_error"]
 
 logger = logging.getLogger("webpy_socketio")
 
-#: Keywords that pywsgi's server takes, and the TLS ones that it passes on.
+#: Keywords of pywsgi's server, and TLS keywords that it passes on.
 KEYWORDS = [
     *("backlog", "environ", "error_log", "handler_class", "log", "spawn"),
     *("ca_certs", "cert_reqs", "certfile", "ciphers", "do_handshake_on_connect", "keyfile"),
     *("server_side", "ssl_context", "ssl_version", "suppress_ragged_eofs"),
 ]
 
-forking.call_in_child(cluster.abandon)
+forking.call_in_child(cluster.reset_after_fork)
 forking.call_in_child(engines.clear)
 
-#: Seconds for the connections of a worker to go to others, when all that it had to do is done.
+#: Seconds for handing open connections to other workers when this one stops.
 _HANDOFF_TIMEOUT = 2.0
 
 
 class SocketIOServer(EngineServer):
-    """gevent's pywsgi server for a web.py application, with Socket.IO beside its pages.
+    """A pywsgi server for a web.py application that serves Socket.IO beside its pages.
 
-    `listener` is an address, ``(host, port)``, or a listening socket; None for ``SOCKETIO_HOST``
-    and ``SOCKETIO_PORT``. `application` is what ``app.wsgifunc()`` returns, `resource` the first
-    part of the path where Socket.IO lives. Settings can be given in lower case without their
-    prefix (``ping_interval=10``); further keywords are pywsgi's: ``keyfile`` and ``certfile`` make
-    it a TLS server. `peers` are the other workers that share its listening socket, where the
-    command line or gunicorn has started several.
+    Settings are keywords in lower case without their prefix (``ping_interval=10``). Further
+    keywords are those of pywsgi; ``keyfile`` and ``certfile`` enable TLS.
 
-    Raises `ConfigurationError` for whatever is wrong with how it is set up.
+    Args:
+        listener: Address ``(host, port)``, or a listening socket. Default: ``SOCKETIO_HOST`` and
+            ``SOCKETIO_PORT``.
+        application: The WSGI application, returned by ``app.wsgifunc()``.
+        resource: First part of the URL path of Socket.IO.
+        peers: The other workers that share the listening socket; passed by the command line and
+            by the
+            gunicorn worker.
+        **keywords: Settings, and keywords of ``gevent.pywsgi.WSGIServer``.
+
+    Raises:
+        ConfigurationError: A setting, a keyword, a plugin or the application is not valid.
+
+    Example:
+        >>> server = SocketIOServer(("127.0.0.1", 8000), app.wsgifunc(), ping_interval=10)
+        >>> server.serve_forever()
     """
 
-    #: Seconds that handlers have, when the server stops, to finish what they are doing.
+    #: Seconds that handlers have to finish when the server stops.
     stop_timeout = 5
 
-    #: Whether `serve_forever` logs the address. The command line turns this off: it prints its own line.
+    #: Whether `serve_forever` logs the address; the command line prints it instead.
     announces = True
 
     def __init__(
@@ -89,29 +100,31 @@ class SocketIOServer(EngineServer):
             raise SettingsError(f"the application is not callable{hint}")
         if getattr(application, "__func__", None) is web.application.wsgifunc:
             raise SettingsError(
-                "the application has to be app.wsgifunc(), called, not app.wsgifunc"
+                "the application must be app.wsgifunc(), not app.wsgifunc: add the parentheses"
             )
-        ours = {
+        given_settings = {
             name: keywords.pop(name) for name in list(keywords) if settings_module.is_setting(name)
         }
         for name in keywords:
             if name not in KEYWORDS:
                 hint = settings_module.suggest(name, KEYWORDS)
                 raise SettingsError(f"SocketIOServer() takes no keyword {name!r}{hint}")
-        #: The settings as they are in force.
-        self.settings = settings = settings_module.resolve(ours, web.config)
+        #: The effective settings.
+        self.settings = settings = settings_module.resolve(given_settings, web.config)
         self._sources = settings_module.snapshot(web.config)
         resource = resource.strip("/")
         if not resource:
-            raise SettingsError('resource is empty; it is the path of Socket.IO, as "socket.io"')
+            raise SettingsError(
+                'resource is empty; it must be the path of Socket.IO, such as "socket.io"'
+            )
         add_resource(resource)
         self._plugins = PluginManager(settings.plugins)
         self._limits = cluster.limits_of(settings)
         self._watchdog = Watchdog(settings.block_warning) if settings.block_warning else None
         self._dispatcher = WebDispatcher(self._limits)
         config = engine_config(settings, "" if peers is None else peers.prefix)
-        others = self._plugins.namespaces(settings)
-        self._socketio = SocketIO(self._dispatcher, config, others)
+        plugin_namespaces = self._plugins.namespaces(settings)
+        self._socketio = SocketIO(self._dispatcher, config, plugin_namespaces)
         engine = Engine(self._socketio, config, f"/{resource}/")
         engine.packet_received = packet_received
         if listener is None:
@@ -123,17 +136,23 @@ class SocketIOServer(EngineServer):
             super().__init__(listener, engine, application, peers, **keywords)
         except OSError as error:  # ssl.SSLError is one
             files = (keywords.get("certfile"), keywords.get("keyfile"))
-            raise SettingsError(f"no TLS with certfile and keyfile {files}: {error}") from error
-        self.environ[RESOURCE_KEY] = resource  # so that pages know where to find the scripts
+            raise SettingsError(
+                f"TLS cannot be enabled with certfile and keyfile {files}: {error}"
+            ) from error
+        self.environ[RESOURCE_KEY] = resource  # for socketio_scripts()
         self.environ[ORIGINS_KEY] = engine.origins
 
     def log_unmatched(self, environ: dict[str, Any], code: int) -> None:
         log_misrouted(environ, code, self.engine.path, self.engine.notices)
 
     def start(self) -> None:
-        """Listen, and switch the plugins on. Raises `ListenError` if the address cannot be had.
+        """Listen on the address and install the plugins.
 
-        Does nothing in the second import of the main script that web.py's reloader makes.
+        Has no effect when the reloader of web.py imports the main script a second time.
+
+        Raises:
+            ListenError: The address is in use or not available.
+            ConfigurationError: A plugin cannot be installed.
         """
         if imported_again():
             return
@@ -145,8 +164,8 @@ class SocketIOServer(EngineServer):
             raise listen_error(error, self.address) from error
         except (TypeError, OverflowError) as error:
             raise ListenError(
-                f"cannot listen on {self.address!r}, which is no address: {error}; it is a host and a "
-                'number from 0 to 65535, ("127.0.0.1", 8000)'
+                f"cannot listen on {self.address!r}, which is not an address: {error}; use a host "
+                'and a port from 0 to 65535, such as ("127.0.0.1", 8000)'
             ) from error
         joined = False
         try:
@@ -155,7 +174,7 @@ class SocketIOServer(EngineServer):
             joined = True
             self._plugins.install(self.settings)
         except BaseException:
-            # Not half started: nothing listens, and no plugin is on.
+            # Roll back: close the listener and uninstall the plugins.
             self._plugins.uninstall()
             if joined:
                 cluster.leave()
@@ -168,14 +187,22 @@ class SocketIOServer(EngineServer):
         engines.append(self.engine)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
-        """Serve until `stop` is called, or SIGINT or SIGTERM comes; then stop in good order.
+        """Serve until `stop` is called or SIGINT or SIGTERM arrives; then stop gracefully.
 
         The address is logged at INFO to the logger ``webpy_socketio``: "Serving on
-        http://127.0.0.1:8000/ (Ctrl-C stops)". A program that has not configured logging sees it on
-        standard error, where the lines of requests are; ``log=None`` turns both off.
+        http://127.0.0.1:8000/ (Ctrl-C stops)". Without a logging configuration the line is written
+        to standard error, like the lines of requests; ``log=None`` disables both.
 
-        While clients are being told (``SOCKETIO_DRAIN_TIME``), a second signal tells the rest of them
-        at once. When this returns because of a signal, another one is ignored: the program is ending.
+        A second signal ends the draining of connections (``SOCKETIO_DRAIN_TIME``) at once. After a
+        signal has stopped the server, further signals are ignored, because the program is ending.
+
+        Args:
+            stop_timeout: Seconds that requests and handlers have to finish. Default: the attribute
+                `stop_timeout`, 5 seconds.
+
+        Raises:
+            ListenError: The address is in use or not available.
+            ConfigurationError: A plugin cannot be installed.
         """
         if imported_again():
             return
@@ -184,18 +211,18 @@ class SocketIOServer(EngineServer):
         else:
             self.start()
         watchers = {}
-        told = False
+        is_signalled = False
 
-        def tell() -> None:
-            nonlocal told
-            if told:
+        def handle_signal() -> None:
+            nonlocal is_signalled
+            if is_signalled:
                 self.force_close()
-            told = True
+            is_signalled = True
             self.close()
 
         if threading.current_thread() is threading.main_thread():
             watchers = {
-                number: gevent.signal_handler(number, tell)
+                number: gevent.signal_handler(number, handle_signal)
                 for number in (signal.SIGINT, signal.SIGTERM)
             }
             forking.reset_in_child(*watchers)
@@ -207,20 +234,25 @@ class SocketIOServer(EngineServer):
             gevent.spawn(self.stop, stop_timeout).join()
             for number, watcher in watchers.items():
                 watcher.cancel()
-                if told:
-                    # A second one while the interpreter shuts down would kill it, with a status
-                    # that looks like a failure.
+                if is_signalled:
+                    # A signal during interpreter shutdown would kill the process with an error
+                    # status.
                     signal.signal(number, signal.SIG_IGN)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Stop listening, close every connection, and return when each `finish` has been sent.
+        """Stop listening, close all connections, and return after all `finish` signals were sent.
 
-        Clients are told in a way after which the stock one comes back by itself; many of them little
-        by little, for ``SOCKETIO_DRAIN_TIME`` at most. When all are, requests and handlers have
-        `timeout` seconds to come to an end; then GreenletExit is raised in handlers.
+        Connections are closed in a way that makes clients reconnect automatically. Many connections
+        are closed gradually, within ``SOCKETIO_DRAIN_TIME``. Requests and handlers then have
+        `timeout` seconds to finish, before GreenletExit is raised in the handlers.
+
+        In a handler, the method returns at once; the server stops in another greenlet.
+
+        Args:
+            timeout: Seconds that requests and handlers have to finish. Default: `stop_timeout`.
         """
         if self._dispatcher.handling():
-            # A handler that stops the server is not to wait for its own end.
+            # In a new greenlet: a handler must not wait for its own end.
             gevent.spawn(self.stop, timeout)
             return
         if self._stopping is not None:
@@ -250,13 +282,13 @@ class SocketIOServer(EngineServer):
 
     def _announce(self) -> None:
         if not self.started:
-            return  # a signal has stopped it already
+            return  # stopped by a signal
         where = "all addresses of this machine; " if is_wildcard(self.address) else ""
         text = f"Serving on {location(self.address, self.ssl_enabled)} ({where}Ctrl-C stops)"
         if logger.hasHandlers():
             logger.info("%s", text)
         elif self.keeps_log and sys.stderr is not None:
-            # Without handlers, Python drops INFO records: a first program would say nothing.
+            # Without logging handlers, Python drops INFO records.
             with contextlib.suppress(OSError, ValueError):  # closed
                 sys.stderr.write(f"{text}\n")
 
@@ -265,26 +297,28 @@ class SocketIOServer(EngineServer):
         self._sources = settings_module.snapshot(web.config)
         if late:
             logger.warning(
-                "%s: set after the server was made, which does not see it; set it before "
-                "SocketIOServer(...), or as its keyword",
+                "%s: set after the server was created, so it has no effect; set it before "
+                "SocketIOServer(...), or pass it as keyword",
                 ", ".join(late),
             )
 
     def force_close(self) -> None:
-        """While the server stops: tell the clients at once that were not told yet."""
+        """Close the remaining connections at once while the server is draining."""
         self._force.set()
 
     def _interrupt(self) -> None:
-        # Each round ends one handler a connection; a handful is enough for any chain of stages.
+        # Each round ends one handler per connection; 20 rounds end any chain of stages.
         for _ in range(20):
-            left = self._dispatcher.interrupt()
+            remaining = self._dispatcher.interrupt()
             if self._dispatcher.wait(0.1):
                 return
-        logger.error("%d connections would not end: their handlers ignore GreenletExit", left)
+        logger.error(
+            "%d connections cannot be closed: their handlers ignore GreenletExit", remaining
+        )
 
 
 def engine_config(settings: settings_module.Settings, prefix: str = "") -> EngineConfig:
-    """Return the limits and deadlines that `settings` give to an engine or an HTTP server."""
+    """Return the limits and timeouts of an engine or HTTP server that follow from `settings`."""
     return EngineConfig(
         session_prefix=prefix,
         ping_interval=settings.ping_interval,
@@ -310,20 +344,20 @@ def engine_config(settings: settings_module.Settings, prefix: str = "") -> Engin
         trusted_proxies=tuple(settings.trusted_proxies),
         allowed_hosts=settings.allowed_hosts,
         session_suffix=f".{settings.machine}" if settings.machine else "",
-        # WSGI has paths as bytes in disguise (PEP 3333).
+        # WSGI decodes paths as Latin-1 (PEP 3333).
         path_prefix=settings.path_prefix.encode().decode("latin-1"),
     )
 
 
 def listen_error(error: OSError, address: Any) -> ListenError:
-    """What it means that an address cannot be had, and what to do."""
+    """Return the error for an address that is not available, with a remedy."""
     where = shown(address)
     if error.errno == errno.EADDRINUSE:
-        remedy = "another program listens there: stop it, or choose another SOCKETIO_PORT"
+        remedy = "another program is listening there: stop it, or choose another SOCKETIO_PORT"
     elif error.errno == errno.EACCES:
-        remedy = "ports below 1024 need a privilege: choose a higher SOCKETIO_PORT"
+        remedy = "ports below 1024 require privileges: choose a higher SOCKETIO_PORT"
     elif error.errno == errno.EADDRNOTAVAIL:
-        remedy = "the address is not one of this machine's: change SOCKETIO_HOST"
+        remedy = "the address does not belong to this machine: change SOCKETIO_HOST"
     else:
         remedy = "check SOCKETIO_HOST and SOCKETIO_PORT"
     return ListenError(f"cannot listen on {where}: {error.strerror or error}; {remedy}")

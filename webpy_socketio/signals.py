@@ -1,58 +1,63 @@
-"""The stages of a connection's life: a blinker signal for each.
+"""The stages of a connection: a blinker signal for each.
 
 ===============  =======================  ===================================================
-signal           own keywords             sent
+signal           keywords                 sent
 ===============  =======================  ===================================================
-``connecting``   ``auth``                 a gate: before a connection is accepted
-``connect``      ``auth``                 once, when the connection is established
-``receiving``    ``message``, ``event``,  a gate: before the handlers of a message run
+``connecting``   ``auth``                 gate: before a connection is accepted
+``connect``      ``auth``                 when the connection is established
+``receiving``    ``message``, ``event``,  gate: before the handlers of a message run
                  ``args``, ``channel``
-``message``      ``message``, ``event``,  for every message or custom event of the client
+``message``      ``message``, ``event``,  for each message or custom event of the client
                  ``args``, ``channel``
-``subscribing``  ``channel``,             a gate: before the socket is in the channel; whether
-                 ``by_client``            the client asks for it, or the server
-``subscribe``    ``channel``              once the socket is in the channel
-``unsubscribe``  ``channel``, ``reason``  once the socket is not in the channel any more; at the
-                                          end of a connection for each channel it still held
-``error``        ``exception``,           a receiver raised, or the client broke a rule, which is
-                 ``by_client``            ``by_client``
-``disconnect``   ``reason``               once, when the connection is gone
-``finish``       ``reason``               once, last of all, also when the server stops
+``subscribing``  ``channel``,             gate: before a socket subscribes to a channel;
+                 ``by_client``            ``by_client`` is False if the server subscribes it
+``subscribe``    ``channel``              after a socket has subscribed
+``unsubscribe``  ``channel``, ``reason``  after a socket has left a channel; at the end of a
+                                          connection, once for each channel
+``error``        ``exception``,           after a receiver raised, or after the client sent
+                 ``by_client``            invalid data (``by_client`` is True)
+``disconnect``   ``reason``               when the connection has closed
+``finish``       ``reason``               after all other stages, also when the server stops
 ===============  =======================  ===================================================
 
-Every one is sent with the `Socket` as sender and with the keywords ``request`` (the handshake's
-WSGI environ), ``socket`` and ``context`` (a dict that lives as long as the connection). A receiver
-takes what it wants of them, and ``**extra`` for what later versions add::
+The sender is the `Socket`. All signals have the keywords ``request`` (the WSGI environ of the
+handshake), ``socket`` and ``context`` (a dict that lives as long as the connection). A receiver
+accepts the keywords it needs, and ``**extra`` for those of later versions::
 
     @signals.message.connect
     def count(sender, socket, message, **extra):
         ...
 
-Receivers run in the order they were connected, in the connection's greenlet, and may wait. What
-one raises stops no other: it becomes an ``error`` event. At a gate it denies what was asked; raise
-`Refused` to say why. A receiver that could never be called, or would never run, is refused with
-`EventError` when it is connected. Receivers are held strongly, unless connected with ``weak=True``; one
-that is connected with ``first=True`` runs before all that are there already.
+Receivers run in the order of connection, in the greenlet of the connection, and may wait. An
+exception does not stop other receivers; it is sent as ``error``. In a gate, any exception rejects;
+raise `Refused` to give the client a reason.
 
-One more signal, `handled`, is about the others. It is sent when a stage's receivers have run or a gate
-was asked, if anybody listens, with the stage's own keywords and ``stage`` (its name), ``seconds`` (that
-the receivers took, waiting included), ``failures`` (how many raised), and ``refused`` (what a gate's no
-said; otherwise None). It is not sent for ``error``.
+Unlike in blinker, receivers are strongly referenced unless connected with ``weak=True``, and
+``first=True`` inserts a receiver before all others. Connecting a receiver that cannot be called
+raises `EventError`.
 
-One more signal is not a stage: ``sent``, for each event of ours that goes to clients of this
-process. Its sender is the namespace's name, its keywords are ``sockets`` (a list), ``size`` (bytes
-on the wire, for one of them) and ``read``, a function that returns the event's name and its arguments as
-a list. It is sent in the middle of sending: a receiver must not wait. Nothing is made of all this while
-nobody is connected to it.
+``reason`` is one of Socket.IO's: "client namespace disconnect", "server namespace disconnect",
+"transport close", "transport error", "ping timeout", "parse error", "slow reader" or "server
+shutting down". It is None when a socket unsubscribed from a channel.
 
-One more signal, ``packet``, is for each packet of a client that reaches no handler: a pong, an
-acknowledgement, a CONNECT or DISCONNECT, a packet for a namespace that the client is not connected to, a
-WebSocket's own ping. Its sender is the client's Engine.IO session, which ``close(reason)`` ends; its
-keyword is ``request``. It is sent in the middle of reading: a receiver must not wait.
+Three more signals are not stages. Without receivers they cost nothing.
 
-``reason`` is Socket.IO's: "client namespace disconnect", "server namespace disconnect", "transport
-close", "transport error", "ping timeout", "parse error", "slow reader", "server shutting down"; it
-is None when a socket left a channel of its own accord.
+``handled``
+    After the receivers of a stage other than ``error`` have run. Has the keywords of the stage,
+    ``stage`` (its name), ``seconds`` (duration, including waits), ``failures`` (number of receivers
+    that raised) and ``refused`` (the reason if a gate rejected, otherwise None).
+
+``sent``
+    For each event sent to clients of this process. The sender is the name of the namespace. Has
+    the keywords ``sockets`` (list of recipients), ``size`` (bytes on the wire for one of them) and
+    ``read`` (function that returns the event's name and arguments as a list). Receivers must not
+    wait.
+
+``packet``
+    For each packet of a client that does not reach a handler: pong, acknowledgement, CONNECT,
+    DISCONNECT, WebSocket ping, or a packet of a namespace that the client is not connected to. The
+    sender is the Engine.IO session; its ``close(reason)`` closes it. Has the keyword ``request``.
+    Receivers must not wait.
 """
 
 from __future__ import annotations
@@ -68,10 +73,10 @@ import gevent
 from webpy_socketio import loggers
 from webpy_socketio.bus.introspection import (
     NEVER_RUN,
+    check_keywords,
     check_plain,
-    described,
-    is_ours,
-    takes_keywords,
+    describe,
+    is_bundled,
 )
 from webpy_socketio.bus.receivers import FilteredReceiver, OrderedSignal
 from webpy_socketio.exceptions import EventError, Refused
@@ -103,15 +108,15 @@ logger = logging.getLogger("webpy_socketio")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Names of events without a handler that are logged, and the characters of each that are kept and
-#: shown: clients choose the names.
+#: Maximum number of logged event names without a handler, and of characters of each. Clients choose
+#: the names.
 MAX_EVENTS, MAX_NAME = 100, 100
 
 
 class Stage(OrderedSignal):
-    """A signal with a name, whose receivers run in the order they were connected.
+    """A named signal whose receivers run in the order they were connected.
 
-    `keywords` are those that it is sent with; with any given, a receiver has to take them.
+    With `keywords`, `connect` checks that receivers accept them.
     """
 
     def __init__(self, name: str, doc: str, *keywords: str) -> None:
@@ -127,49 +132,62 @@ class Stage(OrderedSignal):
         *,
         first: bool = False,
     ) -> F:
-        """Connect a receiver; it is held strongly unless `weak` says otherwise.
+        """Connect a receiver.
 
-        With `first` it runs before all that are connected already. Raises `EventError` if it could not
-        be called, or would not run.
+        Args:
+            receiver: Function that is called with the sender and the keywords of the signal.
+            sender: Receive signals of this sender only. Default: of all senders.
+            weak: Reference the receiver weakly. Default: strongly.
+            first: Run before all receivers that are connected already.
+
+        Returns:
+            The receiver, so that the method can be used as a decorator.
+
+        Raises:
+            EventError: The receiver could not be called with the keywords, or would never run.
         """
-        if not isinstance(receiver, FilteredReceiver):  # a decorated handler was looked at already
+        if not isinstance(receiver, FilteredReceiver):  # decorated handlers have been checked
             wrong = check_plain(receiver)
             if wrong is None and self._keywords:
-                wrong = takes_keywords(receiver, self._keywords)
+                wrong = check_keywords(receiver, self._keywords)
             if wrong is not None:
-                raise EventError(f"signals.{self.name}.connect: {described(receiver)} {wrong}")
+                raise EventError(f"signals.{self.name}.connect: {describe(receiver)} {wrong}")
         return super().connect(receiver, sender, weak, first=first)
 
     def __repr__(self) -> str:
         return f"<Stage {self.name}>"
 
 
-class _Messages(Stage):
-    """The stage of messages and custom events: it tells, once, of an event that nobody handles."""
+class _MessageStage(Stage):
+    """The stage of messages and custom events; logs each event without a handler once."""
 
     def __init__(self, name: str, doc: str, *keywords: str) -> None:
         super().__init__(name, doc, *keywords)
-        self._known: set[str] = set()
+        self._logged: set[str] = set()
 
-    def asked(self, event: str | None) -> None:
-        if event is None or len(self._known) >= MAX_EVENTS:
+    def event_resolved(self, event: str | None) -> None:
+        if event is None or len(self._logged) >= MAX_EVENTS:
             return
         event = event[:MAX_NAME]
-        if event in self._known:
+        if event in self._logged:
             return
-        self._known.add(event)
-        # The package's own, such as the message log, see every event and handle none.
+        self._logged.add(event)
+        # Receivers of the package, such as the message log, observe events without handling them.
         receivers: list[Any] = [
             each
             for each in self.receivers_for(self.ANY)
-            if isinstance(each, FilteredReceiver) or not is_ours(each)
+            if isinstance(each, FilteredReceiver) or not is_bundled(each)
         ]
-        if any(not isinstance(each, FilteredReceiver) or each.listens(event) for each in receivers):
+        if any(
+            not isinstance(each, FilteredReceiver) or each.accepts_event(event)
+            for each in receivers
+        ):
             return
         names = {each.event for each in receivers}
-        near = difflib.get_close_matches(event, names, 1)
-        hint = f"; did the client mean {near[0]!r}?" if near else ""
-        # Without any handler it is a mistake; otherwise it may be anything that a client sends.
+        close_names = difflib.get_close_matches(event, names, 1)
+        hint = f"; did the client mean {close_names[0]!r}?" if close_names else ""
+        # Without any handler, a module was probably not imported; otherwise clients may send any
+        # name.
         logger.log(
             logging.INFO if names else logging.WARNING,
             "no handler for the event %s: is the module with its handlers imported?%s",
@@ -179,47 +197,55 @@ class _Messages(Stage):
 
     def _clear_state(self) -> None:
         super()._clear_state()
-        self._known.clear()
+        self._logged.clear()
 
 
-_ALWAYS = ("request", "socket", "context")
+_COMMON_KEYWORDS = ("request", "socket", "context")
 
-connecting = Stage("connecting", "A gate: may this client connect?", *_ALWAYS, "auth")
-connect = Stage("connect", "A connection is established.", *_ALWAYS, "auth")
+connecting = Stage(
+    "connecting", "Gate: raise `Refused` to reject a connection.", *_COMMON_KEYWORDS, "auth"
+)
+connect = Stage("connect", "A connection was established.", *_COMMON_KEYWORDS, "auth")
 receiving = Stage(
     "receiving",
-    "A gate: may the handlers of this message run?",
-    *(*_ALWAYS, "message", "event", "args", "channel"),
+    "Gate: raise `Refused` to reject a message before its handlers run.",
+    *(*_COMMON_KEYWORDS, "message", "event", "args", "channel"),
 )
-message = _Messages(
+message = _MessageStage(
     "message",
     "The client sent a message or a custom event.",
-    *(*_ALWAYS, "message", "event", "args", "channel"),
+    *(*_COMMON_KEYWORDS, "message", "event", "args", "channel"),
 )
 subscribing = Stage(
     "subscribing",
-    "A gate: may this socket subscribe to this channel?",
-    *_ALWAYS,
+    "Gate: raise `Refused` to reject a subscription to a channel.",
+    *_COMMON_KEYWORDS,
     "channel",
     "by_client",
 )
-subscribe = Stage("subscribe", "A socket is in a channel now.", *_ALWAYS, "channel")
+subscribe = Stage(
+    "subscribe", "A socket has subscribed to a channel.", *_COMMON_KEYWORDS, "channel"
+)
 unsubscribe = Stage(
-    "unsubscribe", "A socket is in a channel no more.", *_ALWAYS, "channel", "reason"
+    "unsubscribe", "A socket has left a channel.", *_COMMON_KEYWORDS, "channel", "reason"
 )
 error = Stage(
-    "error", "A receiver raised, or the client broke a rule.", *_ALWAYS, "exception", "by_client"
+    "error",
+    "A receiver raised, or the client sent invalid data.",
+    *_COMMON_KEYWORDS,
+    "exception",
+    "by_client",
 )
-disconnect = Stage("disconnect", "A connection is gone.", *_ALWAYS, "reason")
-finish = Stage("finish", "A connection is over: the last word.", *_ALWAYS, "reason")
+disconnect = Stage("disconnect", "A connection has closed.", *_COMMON_KEYWORDS, "reason")
+finish = Stage("finish", "The last stage of a connection.", *_COMMON_KEYWORDS, "reason")
 
-#: Not a stage of one connection: an event of ours is on its way to clients here.
-sent = Stage("sent", "An event goes to sockets of this process.")
+#: Not a stage: an event that is sent to clients of this process.
+sent = Stage("sent", "An event is sent to sockets of this process.")
 
-#: Not a stage either: a packet that reaches no handler.
-packet = Stage("packet", "A packet of a client that no handler gets.")
+#: Not a stage: a packet that does not reach a handler.
+packet = Stage("packet", "A packet of a client that does not reach a handler.")
 
-#: All of the stages, in the order of a connection's life.
+#: All stages, in the order of a connection's life.
 STAGES = (
     connecting,
     connect,
@@ -233,61 +259,65 @@ STAGES = (
     finish,
 )
 
-#: Those of them that are asked before something happens.
+#: The stages that can reject: their receivers run before something happens.
 GATES = (connecting, receiving, subscribing)
 
-#: Where to refuse what is not to come to a stage.
+#: The gate before each stage.
 _GATE_OF = {connect: "on_connecting", message: "on_receiving", subscribe: "on_subscribing"}
 
-#: About all of them but `error`: what their receivers took, and what a gate said.
-handled = Stage("handled", "The receivers of a stage have run, or a gate was asked.")
+#: Not a stage: the outcome of every stage except `error`.
+handled = Stage("handled", "The receivers of a stage have run.")
 
-#: What came of a signal: the values returned, in order; how many receivers failed; and whether a
-#: decorated handler ran. Other receivers get every event, and may only observe it.
+#: Outcome of a signal: the returned values in order, the number of receivers that failed, and
+#: whether a decorated handler ran. Other receivers may only observe.
 Outcome = tuple[list[Any], int, bool]
 
 
 def emit(stage: Stage, socket: Socket, **keywords: Any) -> Outcome:
-    """Send a stage's signal; a receiver that raises stops no other and becomes an error event.
+    """Send the signal of a stage; exceptions of receivers are sent as ``error``.
 
-    Who receives it is settled before the first one runs.
+    The receivers are resolved before the first one runs.
     """
     values: list[Any] = []
     failures = 0
-    taken = False
+    was_handled = False
     began = time.perf_counter() if handled.receivers else None
-    chosen = stage.resolve(socket, keywords.get("event"), keywords.get("channel"))
-    if not chosen:
-        stage.asked(keywords.get("event"))
+    resolved = stage.resolve(socket, keywords.get("event"), keywords.get("channel"))
+    if not resolved:
+        stage.event_resolved(keywords.get("event"))
         if began is None:
-            return values, failures, taken
+            return values, failures, was_handled
     keywords["request"], keywords["socket"] = socket.request, socket
     keywords["context"] = socket.context
-    for receiver, take in chosen:
+    for receiver, call in resolved:
         try:
-            if take is None:
+            if call is None:
                 value = receiver(socket, **keywords)
             else:
-                taken = True
-                value = take(socket, keywords)
+                was_handled = True
+                value = call(socket, keywords)
             if value is not None:
-                _check_ran(value)
+                _check_has_run(value)
                 values.append(value)
         except BaseException as exception:  # noqa: BLE001 - GreenletExit and Timeout too
             failures += 1
-            what = f"a receiver of {stage.name!r}, {described(receiver)},"
+            what = f"a receiver of {stage.name!r}, {describe(receiver)},"
             if isinstance(exception, Refused):
                 what += (
-                    f" in which nothing is refused ({_GATE_OF.get(stage, 'gates')} can do that),"
+                    f" which is not a gate and cannot reject (use {_GATE_OF.get(stage, 'a gate')}),"
                 )
             report_error(socket, exception, what)
     if began is not None:
         _send_handled(stage, socket, keywords, began, failures)
-    return values, failures, taken
+    return values, failures, was_handled
 
 
 def check_gate(gate: Stage, socket: Socket, **keywords: Any) -> None:
-    """Send a gate's signal; raises `Refused` at the first receiver that denies or fails."""
+    """Send the signal of a gate.
+
+    Raises:
+        Refused: A receiver rejected or failed; later receivers do not run.
+    """
     if not handled.receivers:
         _run_gate(gate, socket, keywords)
         return
@@ -301,22 +331,23 @@ def check_gate(gate: Stage, socket: Socket, **keywords: Any) -> None:
 
 
 def _run_gate(gate: Stage, socket: Socket, keywords: dict[str, Any]) -> None:
-    chosen = gate.resolve(socket, None, keywords.get("channel"))
+    resolved = gate.resolve(socket, None, keywords.get("channel"))
     keywords["request"], keywords["socket"] = socket.request, socket
     keywords["context"] = socket.context
-    for receiver, take in chosen:
+    for receiver, call in resolved:
         try:
-            value = receiver(socket, **keywords) if take is None else take(socket, keywords)
+            value = receiver(socket, **keywords) if call is None else call(socket, keywords)
             if value is not None:
-                # It was meant to look or to deny, and does neither: it fails, and so the gate is shut.
-                _check_ran(value)
+                # The receiver neither observes nor rejects: it counts as failed, so the gate
+                # rejects.
+                _check_has_run(value)
                 if value is False:
-                    raise TypeError('a gate returned False, where it raises Refused("why") to deny')
+                    raise TypeError('a gate returned False; raise Refused("reason") to reject')
         except Refused:
             raise
         except BaseException as exception:  # noqa: BLE001 - see emit
-            report_error(socket, exception, f"a receiver of {gate.name!r}, {described(receiver)},")
-            raise Refused("not allowed") from None  # what went wrong is not for the client
+            report_error(socket, exception, f"a receiver of {gate.name!r}, {describe(receiver)},")
+            raise Refused("not allowed") from None  # no details for the client
 
 
 def _send_handled(
@@ -327,7 +358,7 @@ def _send_handled(
     failures: int = 0,
     refused: str | None = None,
 ) -> None:
-    """Send `handled`; a receiver of it that raises becomes an error event as any other does."""
+    """Send `handled`; exceptions of its receivers are sent as ``error``."""
     keywords["seconds"] = time.perf_counter() - began
     keywords["stage"], keywords["failures"] = stage.name, failures
     keywords["refused"] = refused
@@ -335,29 +366,30 @@ def _send_handled(
         try:
             receiver(socket, **keywords)
         except BaseException as exception:  # noqa: BLE001 - see emit
-            report_error(socket, exception, f"a receiver of 'handled', {described(receiver)},")
+            report_error(socket, exception, f"a receiver of 'handled', {describe(receiver)},")
 
 
 def send_robust(signal: Stage, sender: Any, **keywords: Any) -> None:
-    """Send a signal that belongs to no socket; a receiver that raises stops no other and is logged."""
+    """Send a signal that belongs to no socket; exceptions of receivers are logged."""
     for receiver in signal.receivers_for(sender):
         try:
             receiver(sender, **keywords)
         except Exception:
-            logger.exception("a receiver of %r, %s, failed", signal.name, described(receiver))
+            logger.exception("a receiver of %r, %s, failed", signal.name, describe(receiver))
 
 
 def report_error(socket: Socket, exception: BaseException, what: str | None = None) -> None:
-    """Log an exception and make it an ``error`` event; one of an error receiver is only logged.
+    """Log an exception and send it as ``error``; exceptions of ``error`` receivers are only logged.
 
-    `what` failed; None if it was the client who broke a rule, which deserves no traceback.
+    `what` describes the failed component. None means invalid data from the client, which is logged
+    without a traceback.
     """
     loggers.enable()
     if what is None:
-        # Their texts: whoever keeps log records keeps no frames with it, and no connection.
+        # Text instead of objects: stored log records would keep the connection alive.
         socket.notices.throttled(
             exception,
-            f"{socket} broke a rule: {exception}",
+            f"{socket} sent invalid data: {exception}",
             logging.INFO,
             logger,
         )
@@ -370,29 +402,29 @@ def report_error(socket: Socket, exception: BaseException, what: str | None = No
         "exception": exception,
         "by_client": what is None,
     }
-    for receiver, take in error.resolve(socket, None, None):
+    for receiver, call in error.resolve(socket, None, None):
         try:
-            if take is None:
+            if call is None:
                 receiver(socket, **keywords)
             else:
-                take(socket, keywords)
-        except BaseException as again:
-            logger.error("a receiver of 'error', %s, failed", described(receiver), exc_info=again)
-            _reraise_control_exception(again)
+                call(socket, keywords)
+        except BaseException as nested:
+            logger.error("a receiver of 'error', %s, failed", describe(receiver), exc_info=nested)
+            _reraise_control_exception(nested)
     _reraise_control_exception(exception)
 
 
-def _check_ran(value: Any) -> None:
+def _check_has_run(value: Any) -> None:
     if isinstance(value, NEVER_RUN):
         if hasattr(value, "close"):
-            value.close()  # or Python would warn that it never ran
+            value.close()  # suppresses the warning that it never ran
         raise TypeError(
-            "a receiver returned a coroutine or a generator, which nobody runs: gevent needs a plain "
-            "function, that has done its work when it returns"
+            "a receiver returned a coroutine or a generator, which is never run: gevent needs a "
+            "plain function that has finished its work when it returns"
         )
 
 
 def _reraise_control_exception(exception: BaseException) -> None:
-    """Let Ctrl-C and sys.exit() reach the main greenlet, as they would from anywhere else."""
+    """Raise KeyboardInterrupt and SystemExit in the main greenlet, as outside of handlers."""
     if isinstance(exception, (KeyboardInterrupt, SystemExit)):
         gevent.get_hub().handle_system_error(type(exception), exception)

@@ -1,6 +1,6 @@
-"""What handlers hold: one client, in one namespace.
+"""The socket: one client, connected to one namespace.
 
-Every method may be called from any greenlet and any thread.
+All methods are safe to call from any greenlet and any thread.
 """
 
 from __future__ import annotations
@@ -24,42 +24,41 @@ from webpy_socketio.signals import Stage
 
 __all__ = ["RESERVED_EVENTS", "SessionRef", "Socket", "encode"]
 
-#: The names of our own additions to the protocol; nobody's messages go by them.
+#: Event names of the protocol extension for channels; not available for messages.
 RESERVED_EVENTS = frozenset(("__subscribe__", "__unsubscribe__", "__channel__"))
 
 
 class Host(Protocol):
-    """What a socket needs of the dispatcher that made it."""
+    """The part of the dispatcher that a socket uses."""
 
     notices: ThrottledLog
 
     def enter_context(self, socket: Socket) -> None:
-        """Get the greenlet, the socket's own, ready for a handler."""
+        """Prepare the greenlet of the socket for a handler."""
 
     def release(self) -> None:
-        """Release what handlers left in the greenlet."""
+        """Release the resources that handlers left in the greenlet."""
 
     def run_in_context(self, socket: Socket, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function that runs receivers of the socket, from whichever greenlet."""
+        """Call a function that runs receivers of the socket, from any greenlet."""
 
 
-def _ignore() -> None:
+def _do_nothing() -> None:
     pass
 
 
 @dataclass(frozen=True)
 class SessionRef:
-    """What `send(session_id, message)` needs to find a socket again."""
+    """Identifies a socket for `send(session_id, message)`."""
 
-    #: The public id of the connection: others may know it, it gives no power over it.
+    #: Public id of the connection. It may be shared with other clients: it grants no access.
     session_id: str
 
 
 class Socket:
     """A connected client.
 
-    Handlers get it as their second argument. It is a key like any other object, and equal to
-    itself only.
+    Handlers receive it as their second argument. Sockets are hashable and compare by identity.
     """
 
     __slots__ = (
@@ -79,22 +78,22 @@ class Socket:
     )
 
     def __init__(
-        self, connection: Connection, space: Namespace, limits: Limits, host: Host
+        self, connection: Connection, namespace: Namespace, limits: Limits, host: Host
     ) -> None:
-        #: The handshake's WSGI environ.
+        #: WSGI environ of the handshake.
         self.request: dict[str, Any] = connection.session.environ
-        #: Room for handlers to remember things, for as long as the connection lives.
+        #: Data of the application; lives as long as the connection.
         self.context: dict[str, Any] = {}
-        #: The namespace's sockets and channels; for the package's own use.
-        self._namespace = space
+        #: Sockets and channels of the namespace; internal.
+        self._namespace = namespace
         self.outbox = connection.session.outbox
-        #: What `web.ctx` is to be while a handler runs.
+        #: Content of `web.ctx` while a handler runs.
         self.web_context: dict[str, Any] | None = None
-        #: Which handlers get its events, as signals found out; see `Ordered.choose`.
+        #: Cache of the handlers for its events; see `OrderedSignal.resolve`.
         self.receiver_cache: dict[Any, tuple[int, ResolvedReceivers]] | None = None
-        #: Whether handlers of a message run.
+        #: Whether handlers of a message are running.
         self.in_message = False
-        #: The number under which its acknowledgement is asked, or the withheld acknowledgement.
+        #: Id of the requested acknowledgement, or the deferred acknowledgement.
         self.answering: int | Acknowledgement | None = None
         self._connection = connection
         self._limits = limits
@@ -104,65 +103,83 @@ class Socket:
     def __repr__(self) -> str:
         return f"<Socket {self.session_id} from {self.request.get('REMOTE_ADDR', '-')}>"
 
-    # -- who it is
+    # -- properties
 
     @property
     def session_id(self) -> str:
-        """The public id: what `webpy_socketio.send` takes."""
+        """Public id of the connection, for `webpy_socketio.send`."""
         return self._connection.id
 
     @property
     def session(self) -> SessionRef:
-        """``socket.session.session_id`` is the public id."""
+        """Reference to the session: ``socket.session.session_id`` is the public id."""
         return SessionRef(self._connection.id)
 
     @property
     def namespace(self) -> str:
-        """The Socket.IO namespace it is connected to."""
+        """Name of the Socket.IO namespace."""
         return self._namespace.name
 
     @property
     def connected(self) -> bool:
-        """Whether the client is there."""
+        """Whether the client is connected."""
         return self._connection.connected
 
     @property
     def transport(self) -> str:
-        """What carries it at the moment: "polling" or "websocket"."""
+        """Current transport: "polling" or "websocket"."""
         transport = self._connection.session.transport
         return "" if transport is None else transport.name
 
     @property
     def auth(self) -> Any:
-        """What the client sent along with its connect request: a dict, or None."""
+        """The ``auth`` value of the client's CONNECT packet: a dict, or None."""
         return self._connection.auth
 
     @property
     def message_size(self) -> int:
-        """Of the message that its handlers run for: characters of the text, bytes of attachments.
+        """Size of the message being handled: characters of text plus bytes of attachments.
 
-        As it came: the event's name and what JSON needs are counted too.
+        Measured as received, including the name of the event and JSON syntax.
         """
         return self._connection.inbox.handling
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """The channels it holds, in the order of subscribing."""
-        return tuple(self._namespace.channels.held(self))
+        """Names of the subscribed channels, in the order of subscribing."""
+        return tuple(self._namespace.channels.channels_of(self))
 
     @property
     def notices(self) -> ThrottledLog:
-        """Where the package logs what a client did wrong; for its own use."""
+        """Throttled log of invalid data from clients; internal."""
         return self._host.notices
 
-    # -- to this client
+    # -- send to this client
 
     def send(self, message: Any) -> None:
-        """Send a message to this client; nothing happens if it is gone. Raises `EncodeError`."""
+        """Send a message to this client. Has no effect after the client has disconnected.
+
+        Args:
+            message: JSON-serializable value, or ``bytes``.
+
+        Raises:
+            EncodeError: `message` cannot be represented as JSON, or is too large.
+        """
         self.emit("message", message)
 
     def emit(self, event: str, *args: Any) -> None:
-        """Send a custom event to this client. Raises `EncodeError`."""
+        """Send a custom event to this client. Has no effect after the client has disconnected.
+
+        Args:
+            event: Name of the event.
+            *args: JSON-serializable values; ``bytes`` are sent as binary attachments.
+
+        Raises:
+            EncodeError: An argument cannot be represented as JSON, or the event is too large.
+
+        Example:
+            >>> socket.emit("progress", 40, "percent")
+        """
         message = self._encode(event, args)
         if signals.sent.receivers:
             registry.call_soon(self._send_with_signal, message)
@@ -170,92 +187,156 @@ class Socket:
             registry.call_soon(self._connection.send, message)
 
     def call(self, event: str, *args: Any, timeout: float = 10.0) -> Any:
-        """Send an event and wait, `timeout` seconds at most, until the client acknowledges it.
+        """Send an event and wait for the acknowledgement of the client.
 
-        Returns what it answered: None, a value, or a list of several. Raises `CallTimeout`,
-        `Disconnected`, or `EncodeError`.
+        Args:
+            event: Name of the event.
+            *args: JSON-serializable values; ``bytes`` are sent as binary attachments.
+            timeout: Longest wait, in seconds.
+
+        Returns:
+            The argument of the acknowledgement: None without arguments, a list if there are
+            several.
+
+        Raises:
+            CallTimeout: The client did not acknowledge in time.
+            Disconnected: The connection closed before the acknowledgement.
+            EncodeError: An argument cannot be represented as JSON, or the event is too large.
+            WrongContext: Called on the hub of gevent, which must not wait.
+
+        Example:
+            >>> name = socket.call("ask", "What is your name?", timeout=60)
         """
-        message = self._encode(event, args)  # the caller's mistakes first, in the caller's thread
+        message = self._encode(event, args)  # raises EncodeError in the calling thread
         if signals.sent.receivers:
             registry.call_soon(self._send_sent_signal, message)
         answer = registry.run_on_hub(self._connection.call, event, args, timeout)
         return answer[0] if len(answer) == 1 else answer or None
 
     def withhold_acknowledgement(self) -> Acknowledgement:
-        """Withhold the acknowledgement of the event that is being handled, to give it later.
+        """Defer the acknowledgement of the event being handled.
 
-        For handlers of messages and custom events. What they return is not sent then; the object
-        returned here is called with the answer, once, from any greenlet or thread. All handlers of
-        one event share one object. If one of them raises, the client gets an error at once.
+        For handlers of messages and custom events. Their return values are not sent; call the
+        returned object with the answer, once, from any greenlet or thread. All handlers of one
+        event share one object. If a handler raises, the client receives an error at once.
 
         Returns:
-            The acknowledgement, also if the client did not ask for one; it is ignored then.
+            The deferred acknowledgement. It has no effect if the client did not request one.
 
         Raises:
-            WrongContext: Called elsewhere than in a handler of a message, in its own greenlet.
+            WrongContext: Called outside a handler of a message, or in another greenlet.
 
         Example:
             >>> @on_event("convert")
             ... def convert(request, socket, context, name):
             ...     acknowledge = socket.withhold_acknowledgement()
             ...     gevent.spawn(lambda: acknowledge(slow_conversion(name)))
-
         """
         if not (self.in_message and self.handling):
             raise WrongContext(
-                "withhold_acknowledgement() is called in a handler of a message or custom event, in "
-                "the greenlet that runs it; give what it returns to other greenlets and threads"
+                "withhold_acknowledgement() must be called in a handler of a message or custom "
+                "event, in the greenlet of the handler; pass the returned object to other "
+                "greenlets and threads"
             )
         if not isinstance(self.answering, Acknowledgement):
             self.answering = Acknowledgement(self._connection, self.answering)
         return self.answering
 
     def disconnect(self) -> None:
-        """End the connection; what was sent before still arrives.
+        """Close the connection after sending queued messages.
 
-        The stock client does not come back by itself after this.
+        The stock client does not reconnect automatically after this.
         """
         registry.call_soon(self._connection.disconnect)
 
-    # -- to others
+    # -- send to other clients
 
     def broadcast(self, message: Any) -> None:
-        """Send a message to all other sockets. Raises `EncodeError`."""
+        """Send a message to all other sockets of the namespace.
+
+        Args:
+            message: JSON-serializable value, or ``bytes``.
+
+        Raises:
+            EncodeError: `message` cannot be represented as JSON, or is too large.
+        """
         self._broadcast(message, self)
 
     def send_and_broadcast(self, message: Any) -> None:
-        """Send a message to all sockets, this one included. Raises `EncodeError`."""
+        """Send a message to all sockets of the namespace, including this one.
+
+        Args:
+            message: JSON-serializable value, or ``bytes``.
+
+        Raises:
+            EncodeError: `message` cannot be represented as JSON, or is too large.
+        """
         self._broadcast(message, None)
 
     def broadcast_channel(self, message: Any, channel: str | None = None) -> None:
-        """Send a message to all other subscribers of `channel`.
+        """Send a message to all other subscribers of a channel.
 
-        Without a channel: of every channel that this socket is subscribed to, one copy each.
-        Raises `EncodeError` or `ChannelError`.
+        Args:
+            message: JSON-serializable value, or ``bytes``.
+            channel: Name of the channel. Default: all channels that this socket is subscribed
+                to; each recipient receives one copy.
+
+        Raises:
+            EncodeError: `message` cannot be represented as JSON, or is too large.
+            ChannelError: `channel` is not a valid name.
         """
         self._broadcast_channel(message, channel, self)
 
     def send_and_broadcast_channel(self, message: Any, channel: str | None = None) -> None:
-        """The same as `broadcast_channel`, and to this socket too.
+        """Send a message to all subscribers of a channel and to this socket.
 
-        This one gets it whether it is subscribed or not.
+        This socket receives it even if it is not subscribed.
+
+        Args:
+            message: JSON-serializable value, or ``bytes``.
+            channel: Name of the channel. Default: all channels that this socket is subscribed
+                to; each recipient receives one copy.
+
+        Raises:
+            EncodeError: `message` cannot be represented as JSON, or is too large.
+            ChannelError: `channel` is not a valid name.
         """
         self._broadcast_channel(message, channel, None)
 
     # -- channels
 
     def subscribe(self, channel: str) -> bool:
-        """Subscribe to a channel; returns True if the socket was not subscribed before.
+        """Subscribe to a channel.
 
-        Asks the `subscribing` gate first and raises `Refused` if that denies it. Raises
-        `ChannelError` for a bad name, or for one channel too many. Called from elsewhere than one
-        of this socket's handlers, it returns when the socket is in the channel; the receivers of
-        `subscribe` run when it is their turn.
+        Runs the `subscribing` gate first. When called outside the handlers of this socket, the
+        method returns once the socket is subscribed; receivers of `subscribe` run later, in the
+        order of events.
+
+        Args:
+            channel: Name of the channel.
+
+        Returns:
+            True if the socket was not subscribed before.
+
+        Raises:
+            Refused: A gate rejected the subscription.
+            ChannelError: The name is not valid, or the socket has reached
+                ``SOCKETIO_MAX_CHANNELS``.
         """
         return bool(registry.run_on_hub(self._host.run_in_context, self, self._subscribe, channel))
 
     def unsubscribe(self, channel: str) -> bool:
-        """Unsubscribe from a channel; returns True if the socket was subscribed."""
+        """Unsubscribe from a channel.
+
+        Args:
+            channel: Name of the channel.
+
+        Returns:
+            True if the socket was subscribed.
+
+        Raises:
+            ChannelError: The name is not valid.
+        """
         return bool(
             registry.run_on_hub(
                 self._host.run_in_context, self, self.unsubscribe_for_client, channel
@@ -264,16 +345,18 @@ class Socket:
 
     # -- for the dispatcher
 
-    def subscribe_for_client(self, channel: Any, begun: Callable[[], None]) -> bool:
-        """Subscribe; `begun` is called when membership begins, before anybody else can know."""
-        return self._subscribe(channel, begun, by_client=True)
+    def subscribe_for_client(self, channel: Any, on_subscribed: Callable[[], None]) -> bool:
+        """Subscribe; call `on_subscribed` as soon as the socket is a member, before any message."""
+        return self._subscribe(channel, on_subscribed, by_client=True)
 
-    def unsubscribe_for_client(self, channel: Any, ended: Callable[[], None] = _ignore) -> bool:
-        """Unsubscribe; `ended` is called when membership has ended, before handlers hear of it."""
+    def unsubscribe_for_client(
+        self, channel: Any, on_unsubscribed: Callable[[], None] = _do_nothing
+    ) -> bool:
+        """Unsubscribe; call `on_unsubscribed` before the handlers of `unsubscribe`."""
         check_name(channel, self._limits.max_channel_length)
-        # After the end of a connection its channels are held for its last handlers, not for these.
+        # A closed connection keeps its list of channels only for its last handlers.
         changed = self.connected and self._namespace.leave(self, channel)
-        ended()
+        on_unsubscribed()
         if changed:
             self.receiver_cache = None
             self._send_signal(signals.unsubscribe, channel=channel, reason=None)
@@ -281,33 +364,33 @@ class Socket:
 
     @property
     def handling(self) -> bool:
-        """Whether this greenlet is the one of this socket's handlers."""
+        """Whether the current greenlet is running a handler of this socket."""
         return self._connection.inbox.current
 
     def interrupt(self) -> None:
-        """The server stops: raise GreenletExit in the handler that runs, and drop what is queued."""
+        """Raise GreenletExit in the running handler and discard queued events; for shutdown."""
         self._connection.kicked = True
         self._connection.inbox.interrupt()
 
-    # -- how
+    # -- implementation
 
     def _subscribe(
-        self, channel: Any, begun: Callable[[], None] = _ignore, by_client: bool = False
+        self, channel: Any, on_subscribed: Callable[[], None] = _do_nothing, by_client: bool = False
     ) -> bool:
         check_name(channel, self._limits.max_channel_length)
         if not self.connected:
             self._connection.check_begun()
             return False
         channels = self._namespace.channels
-        if channel in channels.held(self):
-            begun()
+        if channel in channels.channels_of(self):
+            on_subscribed()
             return False
         self._check_channel_limit()
         signals.check_gate(signals.subscribing, self, channel=channel, by_client=by_client)
         changed = self._namespace.join(self, channel, partial(self._may_join, channel))
         if not self.connected:
             return False
-        begun()
+        on_subscribed()
         if changed:
             self.receiver_cache = None
             self._send_signal(signals.subscribe, channel=channel)
@@ -322,15 +405,15 @@ class Socket:
             send_sent_signal(self._namespace.name, message, [self])
 
     def _send_signal(self, stage: Stage, **keywords: Any) -> None:
-        """Send a signal now, or, from somebody else's greenlet, when it is this socket's turn.
+        """Send a signal at once, or queue it if called outside the handlers of this socket.
 
-        One thing at a time happens to a connection; to wait here until it is its turn could be to
-        wait for somebody who waits for us.
+        Events of a connection are handled one at a time. Waiting here could deadlock, because the
+        running handler may be waiting for the caller.
         """
         inbox = self._connection.inbox
         if inbox.current and not self._pending_signals:
             signals.emit(stage, self, **keywords)
-        else:  # nor before what waits to be told: that happened earlier
+        else:  # keeps the order of queued signals
             self._pending_signals += 1
             inbox.put(self._send_signal_in_order, stage, keywords)
 
@@ -343,16 +426,16 @@ class Socket:
             self._host.release()
 
     def _may_join(self, channel: str) -> bool:
-        # The gate may have waited: the client may have gone meanwhile, or been quicker.
+        # While the gate was waiting, the client may have disconnected or subscribed again.
         if not self.connected:
             return False
-        if channel not in self._namespace.channels.held(self):
+        if channel not in self._namespace.channels.channels_of(self):
             self._check_channel_limit()
         return True
 
     def _check_channel_limit(self) -> None:
         limit = self._limits.max_channels
-        if len(self._namespace.channels.held(self)) >= limit:
+        if len(self._namespace.channels.channels_of(self)) >= limit:
             raise ChannelError(
                 f"channel limit reached: a socket may subscribe to {limit} channels "
                 "(SOCKETIO_MAX_CHANNELS)"
@@ -369,7 +452,7 @@ class Socket:
         registry.call_soon(self._deliver_channel, encoded, channel, skip)
 
     def _deliver_channel(self, message: Message, channel: str | None, skip: Socket | None) -> None:
-        names = self._namespace.channels.held(self) if channel is None else (channel,)
+        names = self._namespace.channels.channels_of(self) if channel is None else (channel,)
         also = self if skip is None and self.connected else None
         self._namespace.broadcast_channels(message, names, skip, also)
 
@@ -379,12 +462,18 @@ class Socket:
 
 
 def encode(namespace: str, event: str, args: tuple[Any, ...], max_bytes: int) -> Message:
-    """Encode an event of ours; raises `EncodeError` for what cannot or may not be sent."""
+    """Encode an event for sending.
+
+    Raises:
+        EncodeError: The event cannot be represented as JSON, is too large, or has a reserved name.
+    """
     if not isinstance(event, str):
-        raise EncodeError(f"an event's name comes first and is text, not {type(event).__name__}")
+        raise EncodeError(f"the name of an event must be text, not {type(event).__name__}")
     if event in RESERVED_EVENTS:
         raise EncodeError(f'"{event}" is reserved: choose another name for the event')
     message = encode_event(namespace, event, args)
     if message.size > max_bytes:
-        raise EncodeError(f"a message of {message.size} bytes, where {max_bytes} are the limit")
+        raise EncodeError(
+            f"a message of {message.size} bytes exceeds the limit of {max_bytes} bytes"
+        )
     return message

@@ -1,4 +1,4 @@
-"""How many of everything there are in this process."""
+"""Counts of sessions, sockets and channels in this process."""
 
 from __future__ import annotations
 
@@ -11,49 +11,55 @@ from webpy_socketio.registry import registry
 
 __all__ = ["Stats", "engines", "get_stats"]
 
-#: The engines of the servers that run in this process.
+#: Engines of the servers that are running in this process.
 engines: list[Engine] = []
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What there was in this process at one moment."""
+    """Counts of this process at one moment."""
 
-    #: Open Engine.IO sessions, one for each page or program that is connected, by transport.
+    #: Open Engine.IO sessions, by transport.
     sessions: dict[str, int]
     #: Connected sockets, by namespace.
     sockets: dict[str, int]
-    #: Channels that somebody is in, by namespace.
+    #: Channels that have members, by namespace.
     channels: dict[str, int]
-    #: Members of all these channels together, by namespace.
+    #: Sum of the member counts of all channels, by namespace.
     memberships: dict[str, int]
-    #: Bytes that wait to be written to clients.
+    #: Bytes in all outboxes.
     outbox_bytes: int
-    #: `webpy_socketio.backplane.counts`: what was lost on the way to other processes.
+    #: `webpy_socketio.backplane.counts`: messages lost between processes.
     backplane: dict[str, int]
 
 
 def get_stats() -> Stats:
-    """Count, from whichever thread; takes about a millisecond for each thousand sessions."""
-    found: Stats = registry.run_on_hub(_count)
-    return found
+    """Count the sessions, sockets and channels of this process.
+
+    Safe to call from any thread. Takes about one millisecond per 1000 sessions.
+
+    Returns:
+        The counts.
+    """
+    stats: Stats = registry.run_on_hub(_count)
+    return stats
 
 
 def _count() -> Stats:
     sessions = Counter(polling=0, websocket=0)
-    waiting = 0
+    outbox_bytes = 0
     for engine in engines:
         for session in engine.sessions.values():
-            # One that is over may stay for a while, until its client has heard of it.
+            # A closed session remains until its client has received the close.
             if session.open and session.transport is not None:
                 sessions[session.transport.name] += 1
-                waiting += session.outbox.size
-    spaces = registry.namespaces()
+                outbox_bytes += session.outbox.size
+    namespaces = registry.namespaces()
     return Stats(
         sessions=dict(sessions),
-        sockets={space.name: len(space.sockets) for space in spaces},
-        channels={space.name: len(space.channels) for space in spaces},
-        memberships={space.name: space.channels.memberships() for space in spaces},
-        outbox_bytes=waiting,
+        sockets={namespace.name: len(namespace.sockets) for namespace in namespaces},
+        channels={namespace.name: len(namespace.channels) for namespace in namespaces},
+        memberships={namespace.name: namespace.channels.memberships() for namespace in namespaces},
+        outbox_bytes=outbox_bytes,
         backplane={"dropped": 0, "ignored": 0, "gaps": 0, **backplane.counts},
     )

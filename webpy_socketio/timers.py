@@ -13,18 +13,17 @@ __all__ = ["call_later"]
 
 
 def call_later(seconds: float, function: Callable[..., Any], *args: Any) -> Timer:
-    """Call `function` on the hub in `seconds`, where it must not wait.
+    """Call a function on the hub after a delay; it must not wait.
 
-    What web.py keeps for a greenlet, such as a database connection, is released when `function`
-    returns, as after a handler. Context variables that it sets end with it.
+    When it returns, the thread-locals of web.py (such as database connections) are released, as
+    after a handler. Changes of context variables are limited to the call.
 
     Args:
-        seconds: Delay. In a test, seconds of virtual time.
-        function: Called once. An exception is printed by gevent and stops no other timer.
-        args: Arguments of `function`.
+        seconds: Delay in seconds; in tests, seconds of virtual time.
+        function: Called once. gevent prints its exception; other timers are not affected.
+        *args: Arguments of `function`.
 
     Returns:
-        The timer; its ``close()`` cancels the call.
-
+        The timer; ``close()`` cancels the call.
     """
     return clock.call_later(seconds, run_released, function, *args)

@@ -1,7 +1,8 @@
-"""web.py's sessions while a client connects: written only if handlers changed them.
+"""Save web.py sessions after a handshake only if handlers changed them.
 
-web.py's session processor saves the session when the code inside it returns. A page returns soon; an
-``@on_connect`` handler may wait, and other requests may change or kill the session meanwhile.
+The session processor of web.py saves the session when the code within it returns. An
+``@on_connect``
+handler may wait; other requests may change or kill the session in the meantime.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import web
 
 __all__ = ["LoadedSessions"]
 
-#: The session that each thread-local of a session's data belongs to.
+#: Sessions by the thread-local that holds their data.
 _sessions: dict[Any, Any] = {}
 
 
 class LoadedSessions:
-    """The sessions that processors have loaded for the current greenlet, as they were loaded."""
+    """The sessions that processors loaded for the current greenlet, with a copy of their data."""
 
     __slots__ = ("_loaded",)
 
@@ -32,34 +33,34 @@ class LoadedSessions:
                 if session is not None:
                     self._loaded.append((session, values["session_id"], _copy(values)))
 
-    def settle(self) -> None:
-        """Let web.py save what was changed, on top of what other requests have saved meanwhile.
+    def save_changes(self) -> None:
+        """Make web.py save the changes of handlers, merged into what other requests have saved.
 
-        A session that was not changed, or was killed meanwhile, is not saved.
+        A session that was not changed, or that was killed in the meantime, is not saved.
         """
         for session, session_id, loaded in self._loaded:
             values = session._data.__dict__
             if values.get("session_id") != session_id:
-                continue  # a handler began another session, which web.py saves
+                continue  # a handler started another session; web.py saves it
             changed = _changes(loaded, values)
             if changed == ({}, set()) or session_id not in session.store:
-                values["send_cookie"] = False  # web.py then neither saves nor sends a cookie
+                values["send_cookie"] = False  # disables both the save and the cookie
             elif changed is not None:
                 _merge(values, session.store[session_id], *changed)
 
 
 def _copy(values: dict[str, Any]) -> dict[str, Any] | None:
-    """Copy a session's data; None if something in it cannot be copied."""
+    """Copy the data of a session; return None if it cannot be copied."""
     try:
         return copy.deepcopy(values)
-    except Exception:  # noqa: BLE001 - whatever the objects in it raise
+    except Exception:  # noqa: BLE001 - copying an object may raise anything
         return None
 
 
 def _changes(
     loaded: dict[str, Any] | None, values: dict[str, Any]
 ) -> tuple[dict[str, Any], set[str]] | None:
-    """Return what was set and what was removed; None if that cannot be known."""
+    """Return the set and the removed values; None if they cannot be determined."""
     if loaded is None:
         return None
     try:
@@ -68,7 +69,7 @@ def _changes(
             for name, value in values.items()
             if name not in loaded or loaded[name] != value
         }
-    except Exception:  # noqa: BLE001 - whatever a comparison raises
+    except Exception:  # noqa: BLE001 - a comparison may raise anything
         return None
     return changed, loaded.keys() - values.keys()
 
@@ -76,7 +77,7 @@ def _changes(
 def _merge(
     values: dict[str, Any], stored: dict[str, Any], changed: dict[str, Any], removed: set[str]
 ) -> None:
-    """Make `values` what is stored now, with the changes of the handlers."""
+    """Replace `values` by the stored data with the changes of the handlers."""
     kept = {name: values[name] for name in ("session_id", "ip", "send_cookie")}
     values.clear()
     values.update({name: value for name, value in stored.items() if name not in removed})
@@ -85,10 +86,10 @@ def _merge(
 
 
 def _find_session(local: Any) -> Any:
-    """Return the `web.session.Session` whose data `local` is.
+    """Return the `web.session.Session` whose data is `local`.
 
-    Sessions do not register, and their processor may be called by one of the application's own.
-    Looking at all objects takes milliseconds, once for each session.
+    web.py keeps no list of sessions, and their processor may be wrapped by the application.
+    Searching all objects takes milliseconds, once for each session.
     """
     if local not in _sessions:
         _sessions[local] = next(

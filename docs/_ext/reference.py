@@ -63,8 +63,7 @@ def _setting(setting: Setting) -> str:
     default = repr(setting.default)
     if type(setting.default) is int and setting.default > 9999:
         default = f"{setting.default:,}"
-    doc = setting.doc[0].upper() + setting.doc[1:]
-    return f".. setting:: {PREFIX}{setting.name}\n\n   {doc}.\n\n   Default: ``{default}``\n"
+    return f".. setting:: {PREFIX}{setting.name}\n\n   {setting.doc}\n\n   Default: ``{default}``\n"
 
 
 class Stages(SphinxDirective):

@@ -1,7 +1,7 @@
-"""What can be told of a user's function before it is called: where it is, and whether it can be called.
+"""Inspect functions of the application: describe them, and check that they can be called.
 
-All of it is asked once, when the function is registered. What a function does not tell is taken to be
-right: one that takes ``*args``, or that a web framework has wrapped.
+Functions are checked once, when they are registered. Anything that cannot be inspected is accepted,
+such as functions with ``*args`` or wrappers of a web framework.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 
 __all__ = [
     "NEVER_RUN",
+    "check_keywords",
     "check_plain",
-    "described",
-    "is_ours",
+    "check_positional",
+    "describe",
+    "is_bundled",
     "origin",
-    "takes_keywords",
-    "takes_positions",
 ]
 
-#: What comes of calling a function that is not a plain one: nothing has run yet, and nothing will.
+#: Types of results that mean that a function has not run and never will.
 NEVER_RUN = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
-#: What a decorator is for, to whoever has put it into a class.
-_WHAT = "decorate a function, or the method of an object, as in on_...(Room().talk)"
+#: Remedy for decorators used in a class.
+_METHOD_HINT = "decorate a function, or a bound method, as in on_...(Room().talk)"
 
-#: What the first three arguments of every handler are called.
-_FIRST = ("request", "socket", "context")
+#: Names of the first three arguments of every handler.
+_COMMON_ARGUMENTS = ("request", "socket", "context")
 
 
-def described(function: Any) -> str:
-    """A function's name, its file and its line."""
+def describe(function: Any) -> str:
+    """Return the name, file and line of a function."""
     function = getattr(function, "function", function)  # a decorated handler's
     inner = _innermost(function)
     name = getattr(function, "__qualname__", None) or getattr(inner, "__qualname__", repr(function))
@@ -44,16 +44,16 @@ def described(function: Any) -> str:
     return f"{name} ({Path(code.co_filename).name}:{code.co_firstlineno})"
 
 
-def is_ours(function: Any) -> bool:
-    """Whether a function is this package's, a plugin's among them, and not the application's."""
+def is_bundled(function: Any) -> bool:
+    """Return whether a function belongs to this package or its plugins, not to the application."""
     function = _innermost(getattr(function, "function", function))
-    return str(getattr(function, "__module__", "")).startswith(f"{__package__}.")
+    return str(getattr(function, "__module__", "")).startswith("webpy_socketio.")
 
 
 def origin(function: Any) -> tuple[Any, ...]:
-    """What made a function: its code, and the run of its module. A module that is reloaded runs again.
+    """Return the code of a function and the identity of its module's execution.
 
-    To be compared by identity, part by part.
+    A module that is reloaded executes again. Compare the parts by identity.
     """
     inner = _innermost(function)
     names = getattr(inner, "__globals__", {})
@@ -61,39 +61,40 @@ def origin(function: Any) -> tuple[Any, ...]:
 
 
 def check_plain(function: Any) -> str | None:
-    """What is wrong with a function that would not run when it is called, or None."""
+    """Return why a function would not run when called, or None."""
     if isinstance(function, type):
-        return f"is a class, and would only be made: {_WHAT}"
-    # Not what is below a wrapper, which may have a way of its own to run it.
-    for one in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - not whether it is there
+        return f"is a class and would only be instantiated: {_METHOD_HINT}"
+    # Wrapped functions are not inspected: the wrapper may run them in its own way.
+    for one in (function, getattr(type(function), "__call__", None)):  # noqa: B004
         if inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one):
-            return "is a coroutine function, which nobody would await: gevent needs a plain def"
+            return "is a coroutine function, which is never awaited: gevent needs a plain def"
         if inspect.isgeneratorfunction(one):
             return (
-                "is a generator, as it has a yield, and would never run: use return, or socket.send"
+                "is a generator function (it contains yield) and would never run: use return, or "
+                "socket.send"
             )
     return None
 
 
-def takes_positions(function: Any, names: tuple[str, ...], more: bool = False) -> str | None:
-    """What is wrong with a function that is to be called with arguments of these names, or None.
+def check_positional(function: Any, names: tuple[str, ...], has_more: bool = False) -> str | None:
+    """Return why a function cannot be called with positional arguments of these names, or None.
 
-    With `more` there may be others behind them, and how many is the caller's.
+    With `has_more`, any number of further arguments may follow.
     """
     signature = _signature(function)
     if signature is None:
         return None
     parameters = list(signature.parameters.values())
     positions = [each for each in parameters if each.kind in _POSITIONAL]
-    wanted = ", ".join([*names, *(("*args",) if more else ())])
+    wanted = ", ".join([*names, *(("*args",) if has_more else ())])
     takes = f"takes {_without_types(signature)}, and is called with ({wanted})"
     if parameters and parameters[0].name in ("self", "cls"):
-        return f"{takes}: {_WHAT}"
+        return f"{takes}: {_METHOD_HINT}"
     try:
-        if more:
+        if has_more:
             keywords = {each.name: None for each in parameters if each.kind is _KEYWORD}
             signature.bind_partial(*names, **keywords)
-            fits = not any(each.kind is _KEYWORD and each.default is _NONE for each in parameters)
+            fits = not any(each.kind is _KEYWORD and each.default is _EMPTY for each in parameters)
         else:
             signature.bind(*names)
             fits = True
@@ -102,13 +103,13 @@ def takes_positions(function: Any, names: tuple[str, ...], more: bool = False) -
     swapped = [
         each.name
         for each, name in zip(positions, names, strict=False)
-        if each.name in _FIRST and each.name != name
+        if each.name in _COMMON_ARGUMENTS and each.name != name
     ]
     return None if fits and not swapped else f"{takes}, in this order"
 
 
-def takes_keywords(function: Any, names: Collection[str]) -> str | None:
-    """What is wrong with a receiver that gets a sender and keywords of these names, or None."""
+def check_keywords(function: Any, names: Collection[str]) -> str | None:
+    """Return why a receiver cannot be called with a sender and these keywords, or None."""
     signature = _signature(function)
     if signature is None:
         return None
@@ -117,34 +118,34 @@ def takes_keywords(function: Any, names: Collection[str]) -> str | None:
     except TypeError as error:
         return (
             f"takes {_without_types(signature)}, and is called with sender and the keywords "
-            f"{', '.join(names)} ({error}): take those that are wanted, and **extra"
+            f"{', '.join(names)} ({error}): accept the keywords you need, and **extra"
         )
     return None
 
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_NONE = inspect.Parameter.empty
+_EMPTY = inspect.Parameter.empty
 
 
 def _innermost(function: Any) -> Any:
-    """The function below wrappers, partials and methods, as far as they tell."""
+    """Return the function below partials, methods and wrappers."""
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.unwrap(getattr(function, "__func__", function))
 
 
 def _signature(function: Any) -> inspect.Signature | None:
-    # A wrapper may add arguments, or take some away: its own signature counts, not the wrapped one's.
+    # follow_wrapped=False: a wrapper may add or remove arguments.
     try:
         return inspect.signature(function, follow_wrapped=False)
-    except (TypeError, ValueError):  # compiled, and silent about it
+    except (TypeError, ValueError):  # a compiled function without a signature
         return None
 
 
 def _without_types(signature: inspect.Signature) -> str:
     plain = [
-        each.replace(annotation=_NONE, default=None if each.default is not _NONE else _NONE)
+        each.replace(annotation=_EMPTY, default=None if each.default is not _EMPTY else _EMPTY)
         for each in signature.parameters.values()
     ]
-    return str(signature.replace(parameters=plain, return_annotation=_NONE))
+    return str(signature.replace(parameters=plain, return_annotation=_EMPTY))

@@ -1,10 +1,10 @@
-"""Match a text that a client chose against a regular expression, within a time limit.
+"""Match text chosen by a client against a regular expression, with a time limit.
 
-The standard library's ``re`` cannot be stopped: ``^(a|a)*$`` doubles its work with each character of
-a name, and blocks every client meanwhile. The package ``regex`` stops at a time limit.
+The standard library's ``re`` cannot be interrupted: the time of ``^(a|a)*$`` doubles with each
+character of a name and blocks all clients. The package ``regex`` supports a timeout.
 
-The two differ for characters outside ASCII: ``regex`` follows a newer Unicode version, and counts
-combining marks as word characters. Expressions that ``re`` matches in linear time therefore stay with ``re``.
+The two differ outside ASCII: ``regex`` follows a newer Unicode version and counts combining marks
+as word characters. Expressions that ``re`` matches in linear time therefore stay with ``re``.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ import regex
 
 __all__ = ["TIME_LIMIT", "Budget", "Matcher"]
 
-#: Seconds of CPU time that one match may take. The process does nothing else meanwhile.
+#: Maximum seconds of CPU time of one match. The process does nothing else meanwhile.
 TIME_LIMIT = 0.05
 
-#: The limit of a pattern whose budget is spent. An ordinary match takes less than 0.01 ms.
+#: Limit in seconds once the budget of a pattern is spent. An ordinary match takes less than 0.01
+#: ms.
 SPENT_LIMIT = 0.001
 
-#: Seconds of matches that ran out of time, of one pattern, until its limit falls to `SPENT_LIMIT`.
+#: Total seconds of timed-out matches of one pattern before its limit falls to `SPENT_LIMIT`.
 BUDGET = 0.1
 
-#: Seconds that the budget regains in one second.
+#: Seconds of budget regained per second.
 REFILL_RATE = 0.01
 
-#: Characters that repeat, or make optional, what is in front of them.
+#: Characters that repeat the preceding element or make it optional.
 _QUANTIFIERS = "*+?{"
 
-#: An escape, which stays, or a brace that ``re`` reads as text: for ``regex``, ``{e}`` permits errors.
+#: An escape, which is kept, or a brace that is text for ``re``; for ``regex``, ``{e}`` permits
+#: errors.
 _BRACE = re.compile(r"\\N\{[^}]*\}|\\.|\{(?!(?:\d+(?:,\d*)?|,\d*)\})", re.DOTALL)
 
 _FLAGS = (
@@ -45,7 +47,7 @@ _FLAGS = (
 
 
 class Matcher:
-    """A regular expression that is matched from the start of a text."""
+    """A regular expression, matched from the start of a text."""
 
     __slots__ = ("_limited", "_linear", "_standard")
 
@@ -56,20 +58,24 @@ class Matcher:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether a match always ends: by its linear work, or at the time limit."""
+        """Whether the time of a match is limited: linear, or ended by the time limit."""
         return self._linear or self._limited is not None
 
     def match(self, text: str, seconds: float) -> bool:
-        """Return whether the expression matches; raise `TimeoutError` after `seconds` of CPU time."""
+        """Return whether the expression matches.
+
+        Raises:
+            TimeoutError: The match took `seconds` of CPU time.
+        """
         if self._limited is None:
             return self._standard.match(text) is not None
         return self._limited.match(text, timeout=seconds) is not None
 
 
 class Budget:
-    """The time that a pattern may lose to matches that run out of time.
+    """The time budget of a pattern for timed-out matches.
 
-    Without it, a client could block the process for `TIME_LIMIT` with each further name.
+    Without it, a client could block the process for `TIME_LIMIT` with each new name.
     """
 
     __slots__ = ("_left", "_since")
@@ -80,27 +86,27 @@ class Budget:
 
     @property
     def limit(self) -> float:
-        """Seconds that the next match may take."""
+        """Maximum seconds of the next match."""
         now = time.monotonic()
         self._left = min(BUDGET, self._left + (now - self._since) * REFILL_RATE)
         self._since = now
         return max(SPENT_LIMIT, min(TIME_LIMIT, self._left))
 
     def spend(self, seconds: float) -> None:
-        """Count a match that ran out of time after `seconds`."""
+        """Subtract a match that timed out after `seconds`."""
         self._left = max(0.0, self._left - seconds)
 
 
 def _is_linear(pattern: str) -> bool:
-    """Return whether the work of a match is at most proportional to the length of the text."""
+    """Return whether the time of a match is at most proportional to the length of the text."""
     repeats = sum(pattern.count(quantifier) for quantifier in _QUANTIFIERS)
     groups = pattern.count("(")
     return (repeats == 0 and groups <= 1) or (repeats == 1 and groups == 0)
 
 
 def _compile_limited(standard: re.Pattern[str]) -> regex.Pattern[str] | None:
-    """Compile the same expression with ``regex``; None if it would mean something else there."""
-    if "[:" in standard.pattern:  # a set's ordinary characters for re, a POSIX class for regex
+    """Compile the expression with ``regex``; return None if its meaning would differ."""
+    if "[:" in standard.pattern:  # plain characters of a set for re, a POSIX class for regex
         return None
     flags = regex.V0
     for theirs, ours in _FLAGS:

@@ -1,4 +1,4 @@
-"""The pattern of a handler's ``channel=``: a regular expression that remembers its answers."""
+"""Channel patterns: regular expressions with a cache and a time limit."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ __all__ = ["ChannelPattern", "compile_channel"]
 
 logger = logging.getLogger(__name__)
 
-#: Channels for which a pattern's answer is remembered. Clients choose the names, so not all.
+#: Maximum number of cached results of a pattern. Clients choose the names, so the cache is limited.
 REMEMBERED_MATCHES = 256
 
-#: Seconds between two log lines about one pattern.
+#: Minimum seconds between two log lines about one pattern.
 LOG_INTERVAL = 60.0
 
 
 class ChannelPattern:
-    """A handler's pattern, with a time limit and a bounded memory of its answers."""
+    """The channel pattern of a handler, with a time limit and a bounded cache."""
 
-    __slots__ = ("_budget", "_due", "_matcher", "match", "regex", "whose")
+    __slots__ = ("_budget", "_due", "_matcher", "description", "match", "regex")
 
-    #: Whether the pattern matches a channel's name from its start; None if it ran out of time.
+    #: Return whether the pattern matches the start of a channel name; None if it timed out.
     match: Callable[[str], bool | None]
 
-    def __init__(self, regex: re.Pattern[str], whose: str) -> None:
+    def __init__(self, regex: re.Pattern[str], description: str) -> None:
         self.regex = regex
-        #: The decorator with its pattern, and its function.
-        self.whose = whose
+        #: Description: the decorator with its pattern, and the function.
+        self.description = description
         self._matcher = Matcher(regex)
         self._budget = Budget()
         self._due = 0.0
         self.match = functools.lru_cache(REMEMBERED_MATCHES)(self._match)
         if not self._matcher.is_bounded:
             logger.warning(
-                "%s: matching cannot be limited in time, because the package regex does not accept "
-                "this pattern; a channel's name may block the server. Avoid [: in sets, and simplify it",
-                whose,
+                "%s: the time of a match cannot be limited, because the package regex does not "
+                "accept this pattern; a channel name may block the server. Avoid [: in sets, and "
+                "simplify it",
+                description,
             )
 
     def _match(self, channel: str) -> bool | None:
         limit = self._budget.limit
-        began = time.thread_time()  # not the clock: other processes may use the processor
+        began = time.thread_time()  # CPU time: other processes do not count
         try:
             found = self._matcher.match(channel, limit)
         except TimeoutError:
@@ -56,7 +57,7 @@ class ChannelPattern:
             self._log("was stopped after", channel, limit)
             return None
         seconds = time.thread_time() - began
-        if seconds > TIME_LIMIT:  # only where the match has no limit
+        if seconds > TIME_LIMIT:  # only possible without a time limit
             self._log("took", channel, seconds)
         return found
 
@@ -66,10 +67,10 @@ class ChannelPattern:
             return
         self._due = now + LOG_INTERVAL
         logger.warning(
-            "%s: matching a channel of %d characters %s %d ms; handlers are skipped and gates deny "
-            "where a pattern runs out of time. Avoid repetitions inside repetitions, or shorten "
+            "%s: matching a channel of %d characters %s %d ms; when a pattern times out, handlers "
+            "are skipped and gates reject. Avoid repetitions inside repetitions, or reduce "
             "SOCKETIO_MAX_CHANNEL_LENGTH",
-            self.whose,
+            self.description,
             len(channel),
             what,
             seconds * 1000,
@@ -77,17 +78,21 @@ class ChannelPattern:
 
 
 def compile_channel(channel: Pattern | None, used: str, name: str) -> ChannelPattern | None:
-    """The pattern of a decorator, `used` on the function `name`; raises `EventError`."""
+    """Compile the pattern of the decorator `used` on the function `name`.
+
+    Raises:
+        EventError: `channel` is not a regular expression.
+    """
     if channel is None:
         return None
-    whose = f"{used}(channel={channel!r}) on {name}"
+    description = f"{used}(channel={channel!r}) on {name}"
     try:
         pattern = re.compile(channel) if isinstance(channel, (str, re.Pattern)) else channel
     except re.error as error:
-        raise EventError(f"{whose}: not a regular expression: {error}") from None
+        raise EventError(f"{description}: not a regular expression: {error}") from None
     if not isinstance(pattern, re.Pattern) or not isinstance(pattern.pattern, str):
         raise EventError(
-            f"{whose}: not a regular expression: it is text or a compiled one, for several channels "
-            '"^(one|two)$"'
+            f"{description}: not a regular expression: use text or a compiled pattern; for "
+            'several channels "^(one|two)$"'
         )
-    return ChannelPattern(pattern, whose)
+    return ChannelPattern(pattern, description)

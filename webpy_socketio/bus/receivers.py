@@ -1,8 +1,7 @@
-"""Who receives a signal: in which order, and which of many for one event.
+"""Resolve the receivers of a signal for one event, in the order of connection.
 
-blinker keeps the receivers; here they keep their order, and what was found out once about an event
-is not asked again for the next one of its kind: a hundred handlers that are bound to other channels
-cost a message nothing.
+blinker stores the receivers. This module keeps their order and caches the receivers of each kind of
+event: handlers for other channels, however many, do not slow a message down.
 """
 
 from __future__ import annotations
@@ -19,75 +18,76 @@ __all__ = ["FilteredReceiver", "OrderedSignal", "ResolvedReceivers", "Sender", "
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Channels for which a signal remembers its receivers. Clients choose the names, so not all.
+#: Maximum number of channels with cached receivers. Clients choose the names, so the cache is
+#: limited.
 MAX_CHANNELS = 1024
 
 
 class FilteredReceiver:
-    """A receiver that takes only some events: a decorated handler."""
+    """A receiver that accepts only some events: a decorated handler."""
 
     __slots__ = ()
 
-    #: The name of the events that it takes; None for all.
+    #: Name of the accepted event; None accepts all events.
     event: str | None
 
     @property
-    def bound(self) -> bool:
-        """Whether it asks for the channel, and not only for the kind of event."""
+    def is_bound(self) -> bool:
+        """Whether the receiver depends on the channel, not only on the event."""
         raise NotImplementedError
 
-    def listens(self, event: str | None) -> bool:
-        """Whether it takes events of this name."""
+    def accepts_event(self, event: str | None) -> bool:
+        """Return whether the receiver accepts events of this name."""
         raise NotImplementedError
 
     @property
-    def denies(self) -> bool:
-        """Whether it is a gate's, which denies what it cannot decide about."""
+    def is_gate(self) -> bool:
+        """Whether the receiver belongs to a gate, which rejects when its pattern times out."""
         raise NotImplementedError
 
     def matches(self, sender: Any, channel: str | None) -> bool | None:
-        """Whether it takes events of this channel; without one, of the channels `sender` holds.
+        """Return whether the receiver accepts events of a channel, or of any channel of `sender`.
 
-        None if its pattern ran out of time.
+        None if the pattern exceeded its time limit.
         """
         raise NotImplementedError
 
-    def take(self, sender: Any, keywords: dict[str, Any]) -> Any:
-        """Take an event that it was chosen for."""
+    def call(self, sender: Any, keywords: dict[str, Any]) -> Any:
+        """Handle an event without checking the filter."""
         raise NotImplementedError
 
 
-#: Receivers in their order; behind each that is `Selective` its `take`.
+#: Receivers in their order, each with its `FilteredReceiver.call`, or None.
 ResolvedReceivers = tuple[
     tuple[Callable[..., Any], Callable[[Any, dict[str, Any]], Any] | None], ...
 ]
 
 
 class _Candidates(NamedTuple):
-    """Who listens to a kind of event, and whether some of them ask for the channel as well."""
+    """The receivers of an event, and whether some of them depend on the channel."""
 
-    #: The event's name, if a receiver waits for it; otherwise `_OTHER`.
-    kind: object
-    chosen: ResolvedReceivers
-    bound: bool
+    #: Name of the event if a receiver accepts it by name; otherwise `_OTHER`.
+    key: object
+    resolved: ResolvedReceivers
+    is_bound: bool
 
 
-#: Stands for every event that no receiver waits for by name: clients choose those names, and none of
-#: them is kept.
+#: Key of all events that no receiver accepts by name. Clients choose those names, so they are not
+#: cached.
 _OTHER = object()
 
 
 class Sender(Protocol):
-    """Who signals are sent with; here a socket."""
+    """The sender of a signal; here a socket."""
 
-    #: What `Ordered.choose` remembers of it; to be emptied when it holds other channels than before.
+    #: Cache of `OrderedSignal.resolve`; cleared when the channels of the sender change.
     receiver_cache: dict[Any, tuple[int, ResolvedReceivers]] | None
 
 
-class _InOrder(dict[Any, int]):
-    """A set for blinker that remembers in which order its members came (``Signal.set_class``)."""
+class _OrderedSet(dict[Any, int]):
+    """A set for blinker that keeps the order of its members (``Signal.set_class``)."""
 
-    #: Whether what is added goes before everything that is there; see `Ordered.connect`.
+    #: Whether new members are inserted at the front; see `OrderedSignal.connect`.
     front = False
     _clock = itertools.count()
 
@@ -95,94 +95,112 @@ class _InOrder(dict[Any, int]):
         if item in self:
             return
         number = next(self._clock)
-        if not _InOrder.front:
+        if not _OrderedSet.front:
             self[item] = number
             return
-        behind = dict(self)
+        others = dict(self)
         self.clear()
         self[item] = -number
-        self.update(behind)
+        self.update(others)
 
     def discard(self, item: Any) -> None:
         self.pop(item, None)
 
-    def copy(self) -> _InOrder:
-        return _InOrder(self)
+    def copy(self) -> _OrderedSet:
+        return _OrderedSet(self)
 
     def __or__(self, other: Any) -> Any:
-        both = {**self, **other}
-        return _InOrder(sorted(both.items(), key=lambda member: member[1]))
+        merged = {**self, **other}
+        return _OrderedSet(sorted(merged.items(), key=lambda member: member[1]))
 
 
 class OrderedSignal(Signal):
     """A signal whose receivers run in the order they were connected."""
 
-    set_class = _InOrder  # type: ignore[assignment]
+    set_class = _OrderedSet  # type: ignore[assignment]
 
     def __init__(self, doc: str) -> None:
         super().__init__(doc)
-        # Who receives which kind of event, as far as it was asked; forgotten at every change. Its
-        # keys are the names that receivers wait for, None and `_OTHER`.
+        # Cache by event; cleared at every change. Keys are the names that receivers accept, None
+        # and `_OTHER`.
         self._by_event: dict[object, _Candidates] = {}
         self._by_channel: dict[tuple[object, str], ResolvedReceivers] = {}
         self._names: frozenset[str | None] | None = None
         self._changes = 0
-        # Whether some receiver may go by itself, or is for one sender: then nothing is remembered.
+        # Whether a receiver is weakly referenced or limited to one sender: disables the caches.
         self._volatile = False
 
     def connect(
         self, receiver: F, sender: Any = Signal.ANY, weak: bool = False, *, first: bool = False
     ) -> F:
-        """Connect a receiver; it is held strongly unless `weak` says otherwise.
+        """Connect a receiver.
 
-        (blinker's default is to forget a function that nothing else refers to.) The twin that comes
-        with a second import of the main script, which web.py's reloader makes, replaces the first.
-        With `first` it runs before all that are connected already: a gate that costs little before
-        one that asks a database. One that is connected already stays where it is.
+        Unlike in blinker, receivers are strongly referenced by default. When the reloader of web.py
+        imports the main script a second time, the re-imported receiver replaces the first one.
+
+        Args:
+            receiver: The function.
+            sender: Receive signals of this sender only. Default: of all senders.
+            weak: Reference the receiver weakly.
+            first: Run before all receivers that are connected already, such as a cheap gate
+                before one
+                that queries a database. A receiver that is connected already keeps its position.
+
+        Returns:
+            The receiver, so that the method can be used as a decorator.
         """
         if hasattr(receiver, "__code__"):
-            for other in list(self.receivers_for(Signal.ANY)):
-                if _is_reimport(other, receiver):
-                    self.disconnect(other)
+            for existing in list(self.receivers_for(Signal.ANY)):
+                if _is_reimport(existing, receiver):
+                    self.disconnect(existing)
         if weak or sender is not Signal.ANY:
             self._volatile = True
-        _InOrder.front = first  # blinker has no other way to tell its sets
+        _OrderedSet.front = first  # blinker passes no arguments to its sets
         try:
             connected = super().connect(receiver, sender, weak)
         finally:
-            _InOrder.front = False
-        self._forget()
+            _OrderedSet.front = False
+        self._clear_caches()
         return connected
 
     def disconnect(self, receiver: Callable[..., Any], sender: Any = Signal.ANY) -> None:
-        """Disconnect a receiver; of the events that are under way it may still get one."""
+        """Disconnect a receiver; it may still receive an event that is being dispatched."""
         super().disconnect(receiver, sender)
-        self._forget()
+        self._clear_caches()
 
     def resolve(self, sender: Any, event: str | None, channel: str | None) -> ResolvedReceivers:
-        """Who receives an event, as things are now."""
+        """Return the receivers of an event."""
         if self.is_muted or not self.receivers:
             return ()
         if self._volatile:
-            return _narrow(_listening(self.receivers_for(sender), event), sender, channel)
+            return _filter_by_channel(
+                _filter_by_event(self.receivers_for(sender), event), sender, channel
+            )
         if channel is not None:
             return self._resolve_by_channel(sender, event, channel)
-        known = self._resolve_by_event(event)
-        return self._resolve_by_sender(sender, known) if known.bound else known.chosen
+        candidates = self._resolve_by_event(event)
+        return (
+            self._resolve_by_sender(sender, candidates)
+            if candidates.is_bound
+            else candidates.resolved
+        )
 
     def _resolve_by_event(self, event: str | None) -> _Candidates:
-        known = self._by_event.get(event)
-        if known is None:
-            self.asked(event)
-            kind = event if event is None or self._waits_for(event) else _OTHER
-            known = self._by_event.get(kind)
-            if known is None:
-                chosen = _listening(self.receivers_for(Signal.ANY), event)
-                bound = any(isinstance(one, FilteredReceiver) and one.bound for one, _ in chosen)
-                known = self._by_event[kind] = _Candidates(kind, chosen, bound)
-        return known
+        candidates = self._by_event.get(event)
+        if candidates is None:
+            self.event_resolved(event)
+            key = event if event is None or self._has_receiver_for(event) else _OTHER
+            candidates = self._by_event.get(key)
+            if candidates is None:
+                resolved = _filter_by_event(self.receivers_for(Signal.ANY), event)
+                is_bound = any(
+                    isinstance(receiver, FilteredReceiver) and receiver.is_bound
+                    for receiver, _ in resolved
+                )
+                candidates = self._by_event[key] = _Candidates(key, resolved, is_bound)
+        return candidates
 
-    def _waits_for(self, event: str) -> bool:
+    def _has_receiver_for(self, event: str) -> bool:
         if self._names is None:
             receivers: list[Any] = [*self.receivers_for(Signal.ANY)]
             self._names = frozenset(
@@ -193,31 +211,31 @@ class OrderedSignal(Signal):
     def _resolve_by_channel(
         self, sender: Any, event: str | None, channel: str
     ) -> ResolvedReceivers:
-        chosen = self._by_channel.get((event, channel))
-        if chosen is None:
-            known = self._resolve_by_event(event)
-            chosen = self._by_channel.get((known.kind, channel))
-            if chosen is None:
-                chosen = _narrow(known.chosen, sender, channel)
+        resolved = self._by_channel.get((event, channel))
+        if resolved is None:
+            candidates = self._resolve_by_event(event)
+            resolved = self._by_channel.get((candidates.key, channel))
+            if resolved is None:
+                resolved = _filter_by_channel(candidates.resolved, sender, channel)
                 if len(self._by_channel) >= MAX_CHANNELS:
                     self._by_channel.clear()
-                self._by_channel[known.kind, channel] = chosen
-        return chosen
+                self._by_channel[candidates.key, channel] = resolved
+        return resolved
 
     def _resolve_by_sender(self, sender: Sender, candidates: _Candidates) -> ResolvedReceivers:
         if sender.receiver_cache is None:
             sender.receiver_cache = {}
-        key = (self, candidates.kind)
-        changes, chosen = sender.receiver_cache.get(key, (None, ()))
+        key = (self, candidates.key)
+        changes, resolved = sender.receiver_cache.get(key, (None, ()))
         if changes != self._changes:
-            chosen = _narrow(candidates.chosen, sender, None)
-            sender.receiver_cache[key] = self._changes, chosen
-        return chosen
+            resolved = _filter_by_channel(candidates.resolved, sender, None)
+            sender.receiver_cache[key] = self._changes, resolved
+        return resolved
 
-    def asked(self, event: str | None) -> None:
-        """Told when an event is new, or nobody gets it; subclasses may have something to say."""
+    def event_resolved(self, event: str | None) -> None:
+        """Handle an event that is not cached or has no receivers; a hook for subclasses."""
 
-    def _forget(self) -> None:
+    def _clear_caches(self) -> None:
         self._changes += 1
         self._names = None
         self._by_event.clear()
@@ -226,40 +244,50 @@ class OrderedSignal(Signal):
     def _clear_state(self) -> None:
         super()._clear_state()
         self._volatile = False
-        self._forget()
+        self._clear_caches()
 
 
-def _listening(receivers: Iterable[Callable[..., Any]], event: str | None) -> ResolvedReceivers:
+def _filter_by_event(
+    receivers: Iterable[Callable[..., Any]], event: str | None
+) -> ResolvedReceivers:
     return tuple(
-        (receiver, receiver.take if isinstance(receiver, FilteredReceiver) else None)
+        (receiver, receiver.call if isinstance(receiver, FilteredReceiver) else None)
         for receiver in receivers
-        if not isinstance(receiver, FilteredReceiver) or receiver.listens(event)
+        if not isinstance(receiver, FilteredReceiver) or receiver.accepts_event(event)
     )
 
 
-def _narrow(chosen: ResolvedReceivers, sender: Any, channel: str | None) -> ResolvedReceivers:
-    narrowed: list[Any] = []
-    for pair in chosen:
+def _filter_by_channel(
+    resolved: ResolvedReceivers, sender: Any, channel: str | None
+) -> ResolvedReceivers:
+    filtered: list[Any] = []
+    for pair in resolved:
         receiver = pair[0]
         found = (
             receiver.matches(sender, channel) if isinstance(receiver, FilteredReceiver) else True
         )
         if found:
-            narrowed.append(pair)
-        elif found is None and receiver.denies:
-            narrowed.append((receiver, deny))
-    return tuple(narrowed)
+            filtered.append(pair)
+        elif found is None and receiver.is_gate:
+            filtered.append((receiver, deny))
+    return tuple(filtered)
 
 
 def deny(sender: Any, keywords: dict[str, Any]) -> None:
-    """Take the place of a gate whose pattern ran out of time."""
+    """Reject, in place of a gate whose pattern exceeded its time limit."""
     raise Refused("not allowed")
 
 
 def _is_reimport(one: Any, other: Any) -> bool:
-    """Whether two functions are one, of ``__main__`` and of the same file imported by its name."""
-    first, second = getattr(one, "__code__", None), getattr(other, "__code__", None)
-    modules = (getattr(one, "__module__", None), getattr(other, "__module__", None))
+    """Return whether two functions are one, from ``__main__`` and from its import by name."""
+    first, second = (
+        getattr(one, "__code__", None),
+        getattr(other, "__code__", None),
+    )
+    modules = (
+        getattr(one, "__module__", None),
+        getattr(other, "__module__", None),
+    )
     return (
         first is not None
         and second is not None

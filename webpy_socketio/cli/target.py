@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import web
 
-from webpy_socketio.bus.introspection import described, takes_positions
+from webpy_socketio.bus.introspection import check_positional, describe
 from webpy_socketio.cli.importer import import_module
 from webpy_socketio.config.settings import configure
 from webpy_socketio.exceptions import ConfigurationError
@@ -95,10 +95,10 @@ def wsgi(application: Any) -> Any:
             f"what was named is of type {type(application).__name__}, where a web.application belongs: "
             "name what web.application(urls, globals()) returned"
         )
-    wrong = takes_positions(application, ("environ", "start_response"))
+    wrong = check_positional(application, ("environ", "start_response"))
     if wrong is not None:
         raise ConfigurationError(
-            f"{described(application)} is no WSGI application: it {wrong}; "
+            f"{describe(application)} is no WSGI application: it {wrong}; "
             "name what web.application(urls, globals()) returned"
         )
     return application

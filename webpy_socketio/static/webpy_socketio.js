@@ -1,55 +1,55 @@
 /*
  * webpy_socketio: channels and presence for the stock Socket.IO client.
  *
- * Load it after socket.io.min.js, by a <script src> that names the server's path:
+ * Load it after socket.io.min.js; data-path is the path of the server's Socket.IO resource:
  *
  *   <script src="/socket.io/socket.io.min.js"></script>
  *   <script src="/socket.io/webpy_socketio.js" data-path="/socket.io"></script>
  *
- *   const socket = new io.Socket();                  // connects when told to: socket.connect()
+ *   const socket = new io.Socket();                  // connect with socket.connect()
  *   socket.subscribe(channel[, callback])            // -> Promise of {ok: true} or {ok: false, error}
  *   socket.unsubscribe(channel[, callback])          // -> the same
- *   socket.sendTo(channel, data[, callback])         // a message to a channel this socket is in
- *   socket.channels                                  // names, as the server confirmed them
- *   socket.presence(channel)                         // who is there; see Presence below
- *   socket.on("subscribe_error", (channel, error) => ...)   // refused when rejoining after a reconnect
+ *   socket.sendTo(channel, data[, callback])         // message to a subscribed channel
+ *   socket.channels                                  // names confirmed by the server
+ *   socket.presence(channel)                         // members of a channel; see Presence below
+ *   socket.on("subscribe_error", (channel, error) => ...)   // rejected after a reconnect
  *
- * The methods are on the stock Socket.prototype, so what io() returns has them too. While there is
- * no connection subscribe() keeps the wish; after a reconnect every channel is subscribed again
- * before anything else is sent.
+ * The methods are added to the stock Socket.prototype, so sockets returned by io() have them too.
+ * Without a connection, subscribe() is queued. After a reconnect, every channel is subscribed again
+ * before any other packet is sent.
  */
 (function () {
   "use strict";
 
   if (typeof io === "undefined" || !io.Manager) {
     throw new Error(
-      "webpy_socketio.js needs the Socket.IO client 4: load socket.io.min.js before it, as socketio_scripts() does"
+      "webpy_socketio.js needs the Socket.IO client 4: " +
+        "load socket.io.min.js before it, as socketio_scripts() does"
     );
   }
   const Stock = io.Socket;
-  if (Stock.prototype.subscribe) return; // the page loaded this script twice
+  if (Stock.prototype.subscribe) return; // the script is loaded already
 
   const script = typeof document === "undefined" ? null : document.currentScript;
   const PATH = (script && script.dataset.path) || "/socket.io";
 
-  // The events that the server reserves for channels; presence_state and presence_diff are ordinary.
+  // Event names reserved by the server. presence_state and presence_diff are ordinary events.
   const SUBSCRIBE = "__subscribe__";
   const UNSUBSCRIBE = "__unsubscribe__";
   const CHANNEL = "__channel__";
 
-  const EVENT = 2; // the packet type, Socket.IO protocol 5
+  const EVENT = 2; // packet type (Socket.IO protocol 5)
 
-  /** Calls the page's listeners; the client's own emit() would send to the server. */
-  function tellPage(socket, ...args) {
+  /** Call the listeners of the page; emit() of the client would send to the server. */
+  function notifyPage(socket, ...args) {
     Object.getPrototypeOf(Stock.prototype).emit.apply(socket, args);
   }
 
   /**
-   * Sends an event with a channel, and gets its acknowledgement; without a connection it is kept.
+   * Send an event with a channel and receive its acknowledgement; queue it without a connection.
    *
-   * By hand, because emit() would apply the page's `ackTimeout`, whose time runs out while there is no
-   * connection, and its `retries`, whose queue may be long: a wish waits for neither. (Names without
-   * an underscore only: the others are different in the minified client.)
+   * Does not use emit(), which applies the page's `ackTimeout`, even while disconnected, and its
+   * `retries` queue. Uses no names with an underscore: the minified client renames them.
    */
   function request(socket, event, channel, answered) {
     const id = socket.ids++;
@@ -59,95 +59,99 @@
     else socket.sendBuffer.push(packet);
   }
 
-  /** The channels of one socket: what the page wants, and what the server has confirmed. */
+  /** The channels of one socket: requested by the page, and confirmed by the server. */
   class Channels {
     constructor(socket) {
       this.socket = socket;
-      this.wanted = new Map(); // channel -> {held, sending, waiting}
-      this.leaving = new Set(); // who waits for an unsubscribe to be acknowledged
+      this.subscriptions = new Map(); // channel -> {confirmed, request, resolvers}
+      this.unsubscribing = new Set(); // resolvers of unsubscribe() calls without acknowledgement
       this.presences = new Map(); // channel -> Presence
       this.listeners = {
         disconnect: () => this.disconnected(),
-        presence_state: (state) => this.toPresence(state, "setState"),
-        presence_diff: (diff) => this.toPresence(diff, "applyDiff"),
+        presence_state: (state) => this.updatePresence(state, "setState"),
+        presence_diff: (diff) => this.updatePresence(diff, "applyDiff"),
       };
-      this.listen();
+      this.addListeners();
     }
 
-    listen() {
+    addListeners() {
       for (const [event, listener] of Object.entries(this.listeners)) {
         if (!this.socket.listeners(event).includes(listener)) this.socket.on(event, listener);
       }
     }
 
     subscribe(channel) {
-      let wish = this.wanted.get(channel);
-      if (!wish) this.wanted.set(channel, (wish = { held: false, sending: null, waiting: [] }));
+      let subscription = this.subscriptions.get(channel);
+      if (!subscription) {
+        subscription = { confirmed: false, request: null, resolvers: [] };
+        this.subscriptions.set(channel, subscription);
+      }
       const presence = this.presences.get(channel);
       if (presence) presence._left = false;
       return new Promise((resolve) => {
-        wish.waiting.push(resolve);
-        this.send(channel, wish);
+        subscription.resolvers.push(resolve);
+        this.send(channel, subscription);
       });
     }
 
-    /** Without a connection the client's own buffer keeps the packet, in its place among the page's others. */
-    send(channel, wish) {
-      const sending = (wish.sending = {});
+    /** Without a connection, the send buffer of the client keeps the packet in order. */
+    send(channel, subscription) {
+      const current = (subscription.request = {});
       request(this.socket, SUBSCRIBE, channel, (answer) => {
-        // Unless superseded by a later request or by unsubscribe().
-        if (wish.sending === sending) this.settle(channel, wish, answer);
+        // Ignore the answer after a later request or unsubscribe().
+        if (subscription.request === current) this.handleAnswer(channel, subscription, answer);
       });
     }
 
-    settle(channel, wish, answer) {
-      const wasAsked = wish.waiting.length > 0;
-      wish.sending = null;
-      wish.held = Boolean(answer && answer.ok);
-      if (!wish.held) this.wanted.delete(channel);
-      for (const resolve of wish.waiting.splice(0)) resolve(answer);
-      if (!wish.held && !wasAsked) {
-        // Rejoining was refused, and no promise is left to say so.
-        tellPage(this.socket, "subscribe_error", channel, answer && answer.error);
+    handleAnswer(channel, subscription, answer) {
+      const isRequested = subscription.resolvers.length > 0;
+      subscription.request = null;
+      subscription.confirmed = Boolean(answer && answer.ok);
+      if (!subscription.confirmed) this.subscriptions.delete(channel);
+      for (const resolve of subscription.resolvers.splice(0)) resolve(answer);
+      if (!subscription.confirmed && !isRequested) {
+        // Rejected after a reconnect: there is no pending promise to report it.
+        notifyPage(this.socket, "subscribe_error", channel, answer && answer.error);
       }
     }
 
     unsubscribe(channel) {
-      const wish = this.wanted.get(channel);
-      if (wish) {
-        this.wanted.delete(channel);
-        wish.sending = null;
-        for (const resolve of wish.waiting.splice(0)) resolve({ ok: false, error: "unsubscribed" });
+      const subscription = this.subscriptions.get(channel);
+      if (subscription) {
+        this.subscriptions.delete(channel);
+        subscription.request = null;
+        const answer = { ok: false, error: "unsubscribed" };
+        for (const resolve of subscription.resolvers.splice(0)) resolve(answer);
       }
       const presence = this.presences.get(channel);
-      if (presence) presence.forget();
+      if (presence) presence.clear();
       if (!this.socket.connected) {
-        this.refillBuffer();
-        return Promise.resolve({ ok: true }); // the server forgot it with the connection
+        this.requeueSubscriptions();
+        return Promise.resolve({ ok: true }); // the subscription ended with the connection
       }
       return new Promise((resolve) => {
-        this.leaving.add(resolve);
+        this.unsubscribing.add(resolve);
         request(this.socket, UNSUBSCRIBE, channel, (answer) => {
-          this.leaving.delete(resolve);
+          this.unsubscribing.delete(resolve);
           resolve(answer);
         });
       });
     }
 
     disconnected() {
-      for (const wish of this.wanted.values()) wish.held = false;
-      for (const resolve of this.leaving) resolve({ ok: true }); // the server forgot it with the connection
-      this.leaving.clear();
+      for (const subscription of this.subscriptions.values()) subscription.confirmed = false;
+      for (const resolve of this.unsubscribing) resolve({ ok: true }); // ended with the connection
+      this.unsubscribing.clear();
       for (const presence of this.presences.values()) presence.pause();
-      this.refillBuffer();
+      this.requeueSubscriptions();
     }
 
     /**
-     * Puts the channels in front of what waits to be sent on the next connection: a message to a
-     * channel must not arrive before the subscription. (In a "connect" listener it would be too
-     * late: the client empties its buffer before it tells.)
+     * Put subscriptions in front of the packets that are sent on the next connection: a message to
+     * a channel must not arrive before the subscription. (A "connect" listener would run too late:
+     * the client flushes its buffer before the event.)
      */
-    refillBuffer() {
+    requeueSubscriptions() {
       const socket = this.socket;
       const others = [];
       for (const packet of socket.sendBuffer) {
@@ -155,7 +159,7 @@
         else others.push(packet);
       }
       socket.sendBuffer = [];
-      for (const [channel, wish] of this.wanted) this.send(channel, wish);
+      for (const [channel, subscription] of this.subscriptions) this.send(channel, subscription);
       socket.sendBuffer.push(...others);
     }
 
@@ -163,27 +167,27 @@
       let presence = this.presences.get(channel);
       if (!presence) {
         this.presences.set(channel, (presence = new Presence(this.socket, channel)));
-        // Its first state may have passed already; if a subscription is under way it is still to come.
-        const wish = this.wanted.get(channel);
-        if (!wish || wish.held) presence.ask();
+        // The initial state may have arrived already. It follows if a subscription is pending.
+        const subscription = this.subscriptions.get(channel);
+        if (!subscription || subscription.confirmed) presence.requestState();
       }
       return presence;
     }
 
-    toPresence(message, method) {
+    updatePresence(message, method) {
       const presence = message && this.presences.get(message.channel);
       if (presence) presence[method](message);
     }
   }
 
   /**
-   * Who is in a channel, kept up to date from the server's numbered changes.
+   * The members of a channel, updated from the numbered diffs of the server.
    *
-   *   members   Map of key -> array of metas, one for each of the key's connections
-   *   count     number of keys; true as well where a channel is too big for the server to list members
+   *   members   Map of key -> array of metas, one for each connection of the key
+   *   count     number of keys, also for channels that are too large for the server to list members
    *   on("change", ({joins, updates, leaves}) => ...), off("change", listener), onchange(listener)
    *
-   * After a disconnect the members stay until the next state, so that a page does not blink.
+   * After a disconnect, the members are kept until the next state, to avoid flicker.
    */
   class Presence {
     constructor(socket, channel) {
@@ -192,15 +196,17 @@
       this.count = 0;
       this._socket = socket;
       this._listeners = new Set();
-      this._epoch = null; // of the server's numbering; null while nothing is known
+      this._epoch = null; // identifies the server's numbering; null while unknown
       this._revision = 0;
-      this._listed = true; // false while the server only counts
+      this._listed = true; // false while the server sends counts only
       this._asking = false;
       this._left = false;
     }
 
     on(event, listener) {
-      if (event !== "change") throw new TypeError(`a presence has the event "change", not "${event}"`);
+      if (event !== "change") {
+        throw new TypeError(`a presence supports the event "change", not "${event}"`);
+      }
       this._listeners.add(listener);
       return this;
     }
@@ -214,7 +220,7 @@
       return this.on("change", listener);
     }
 
-    ask() {
+    requestState() {
       if (this._asking || !this._socket.connected) return;
       this._asking = true;
       request(this._socket, "presence_state", this.channel, (state) => {
@@ -225,7 +231,7 @@
 
     setState({ epoch, rev, members, count }) {
       if (this._left) return;
-      if (epoch === this._epoch && rev < this._revision) return; // an answer that a later state overtook
+      if (epoch === this._epoch && rev < this._revision) return; // older than the current state
       this._epoch = epoch;
       this._revision = rev;
       this._replace(members && new Map(Object.entries(members)), count);
@@ -233,10 +239,11 @@
 
     applyDiff({ epoch, since, rev, joins, updates, leaves, count }) {
       if (this._left) return;
-      if (epoch === this._epoch && rev <= this._revision) return; // part of the state already
-      // Something was missed, or a channel that was only counted is listed again. A change that
-      // reaches further back than our revision is no gap: it carries whole lists, not steps.
-      if (epoch !== this._epoch || since > this._revision || (joins && !this._listed)) return this.ask();
+      if (epoch === this._epoch && rev <= this._revision) return; // included in the current state
+      // A diff was missed, or members are listed again after counts only. A diff that starts before
+      // the current revision is not a gap: it contains complete lists.
+      const isGap = epoch !== this._epoch || since > this._revision;
+      if (isGap || (joins && !this._listed)) return this.requestState();
       this._revision = rev;
       if (!joins) return this._replace(undefined, count);
       const members = new Map(this.members);
@@ -245,24 +252,26 @@
       this._replace(members, count);
     }
 
-    /** The connection is gone; the numbering may be another one on the next. */
+    /** The connection has closed; the next one may use a different numbering. */
     pause() {
       this._epoch = null;
       this._asking = false;
     }
 
-    /** The page left the channel. */
-    forget() {
-      this._left = true; // a state that is on its way already is of no use any more
+    /** The page has unsubscribed. */
+    clear() {
+      this._left = true; // ignore states that are in transit
       this.pause();
       this._replace(new Map());
     }
 
-    /** Without members the server only counts: nobody is then said to have left, or later to have joined. */
+    /** Without members (counts only), no joins and leaves are reported. */
     _replace(members, count = members ? members.size : 0) {
       const compared = members && this._listed;
-      const change = compared ? differences(this.members, members) : { joins: {}, updates: {}, leaves: {} };
-      const same = compared && count === this.count && !Object.values(change).some((part) => Object.keys(part).length);
+      const nothing = { joins: {}, updates: {}, leaves: {} };
+      const change = compared ? differences(this.members, members) : nothing;
+      const isEmpty = !Object.values(change).some((part) => Object.keys(part).length);
+      const same = compared && count === this.count && isEmpty;
       this._listed = members !== undefined;
       this.members = members || new Map();
       this.count = count;
@@ -271,7 +280,7 @@
   }
 
   function differences(before, after) {
-    // Objects without a prototype, for which "__proto__" is a key like any other.
+    // Objects without a prototype, so that "__proto__" is an ordinary key.
     const [joins, updates, leaves] = [0, 0, 0].map(() => Object.create(null));
     for (const [key, metas] of after) {
       if (!before.has(key)) joins[key] = metas;
@@ -288,7 +297,7 @@
     return channelsOf.get(socket);
   }
 
-  /** A callback's own exception is reported as any promise's, and disturbs nobody. */
+  /** An exception of the callback becomes an unhandled rejection of the promise. */
   function withCallback(promise, callback) {
     if (callback) promise.then(callback);
     return promise;
@@ -311,34 +320,35 @@
 
   Object.defineProperty(Stock.prototype, "channels", {
     get() {
-      return [...channels(this).wanted].filter(([, wish]) => wish.held).map(([channel]) => channel);
+      const entries = [...channels(this).subscriptions];
+      return entries.filter(([, { confirmed }]) => confirmed).map(([channel]) => channel);
     },
   });
 
-  // socket.off() without arguments, a common way to clean up, must not take our own listeners along.
+  // socket.off() without arguments must not remove the listeners of this script.
   for (const name of ["off", "removeListener", "removeAllListeners", "removeEventListener"]) {
     const stock = Stock.prototype[name];
     Stock.prototype[name] = function (...args) {
       const result = stock.apply(this, args);
-      if (channelsOf.has(this)) channels(this).listen();
+      if (channelsOf.has(this)) channels(this).addListeners();
       return result;
     };
   }
 
-  // Milliseconds in which a page that sends something will have called connect().
-  const FORGOTTEN = 5000;
+  // Milliseconds after which a socket with queued packets should have called connect().
+  const CONNECT_REMINDER_DELAY = 5000;
 
-  const told = new Set();
+  const logged = new Set();
 
-  /** A mistake of the page's, and its remedy, in the console: once. */
-  function tell(text) {
-    if (told.has(text)) return;
-    told.add(text);
+  /** Log a mistake of the page and its remedy in the console, once. */
+  function logOnce(text) {
+    if (logged.has(text)) return;
+    logged.add(text);
     console.error(`webpy_socketio: ${text}`);
   }
 
-  /** What the server's answer says, if it is words and not a page. */
-  function words(request) {
+  /** The error message in the server's response, unless the response is an HTML page. */
+  function errorText(request) {
     const text = typeof request.responseText === "string" ? request.responseText.trim() : "";
     try {
       return `: ${JSON.parse(text).message}`;
@@ -348,64 +358,77 @@
   }
 
   /**
-   * Why there is no connection, where it can be known: to the page it is "xhr poll error" only. A server
-   * that is away is no mistake.
+   * Log the likely cause of a failed connection; the page receives "xhr poll error" only. An
+   * unreachable server is not reported.
    */
-  function explain(socket, error) {
+  function explainConnectError(socket, error) {
     const path = socket.io.opts.path.replace(/\/$/, "");
     const uri = String(socket.io.uri);
     const request = error.context || {};
     if (error.message === "Invalid namespace") {
-      tell(
-        `the server has no namespace "${socket.nsp}": see its SOCKETIO_NAMESPACES. ` +
+      logOnce(
+        `the server has no namespace "${socket.nsp}": add it to SOCKETIO_NAMESPACES. ` +
           'io("/name") is a namespace, io({path: "/name"}) the path of the server\'s resource'
       );
     } else if (request.status === 404 && path !== PATH) {
-      tell(`the server has no Socket.IO at ${path}; the one of this page has it at ${PATH}: io({path: "${PATH}"})`);
+      logOnce(
+        `the server has no Socket.IO at ${path}, but the server of this page has it at ${PATH}: ` +
+          `io({path: "${PATH}"})`
+      );
     } else if (request.status === 404) {
-      tell(`the server has no Socket.IO at ${path}: are socketio_urls in its urls, or is its resource another one?`);
+      logOnce(
+        `the server has no Socket.IO at ${path}: ` +
+          "add socketio_urls to its urls, or use its resource as path"
+      );
     } else if (request.status === 403) {
-      tell(`the server refuses this page (403)${words(request)}; its log says what to set`);
+      logOnce(
+        `the server rejected this page (403)${errorText(request)}; ` +
+          "the log of the server names the setting to change"
+      );
     } else if (request.status === 400 || request.status === 500) {
-      tell(`the server answers ${request.status}${words(request)}`);
+      logOnce(`the server responded with ${request.status}${errorText(request)}`);
     } else if (error.code === "parser error" || error.message === "server error") {
-      tell(`what answers at ${path} is not Socket.IO: another pattern of the application's urls may come before`);
+      logOnce(
+        `the response at ${path} is not Socket.IO: ` +
+          "an earlier pattern of the application's urls may match"
+      );
     } else if (typeof location !== "undefined" && location.protocol === "https:" && /^(http|ws):/.test(uri)) {
-      tell(`a page from https may not connect to ${uri}: use https there, or io() without an address`);
+      logOnce(`a page loaded over https cannot connect to ${uri}: use https, or io() without an address`);
     }
   }
 
   const emitReserved = Stock.prototype.emitReserved;
   Stock.prototype.emitReserved = function (event, ...args) {
-    if (event === "connect_error") explain(this, args[0]);
+    if (event === "connect_error") explainConnectError(this, args[0]);
     return emitReserved.call(this, event, ...args);
   };
 
   if (typeof document !== "undefined") {
     document.addEventListener("securitypolicyviolation", ({ effectiveDirective, blockedURI }) => {
       if (effectiveDirective === "connect-src" && blockedURI.includes(`${PATH}/`)) {
-        tell("the page's Content-Security-Policy forbids the connection: it needs connect-src 'self'");
+        logOnce("the Content-Security-Policy of the page blocks the connection: add connect-src 'self'");
       }
     });
   }
 
-  /** Stock sockets connect by themselves; this one waits, and who does not know that waits with it. */
-  function remind(socket) {
+  /** Warn about a socket that sends without connect(); stock sockets connect automatically. */
+  function warnUnconnected(socket) {
     const timer = setTimeout(() => {
       if (!socket.active && socket.sendBuffer.length) {
-        tell("what was sent or subscribed waits for the connection: call connect() on a new io.Socket()");
+        logOnce("packets are queued until the socket connects: call connect() on a new io.Socket()");
       }
-    }, FORGOTTEN);
-    if (timer.unref) timer.unref(); // Node.js would wait for it
+    }, CONNECT_REMINDER_DELAY);
+    if (timer.unref) timer.unref(); // do not keep Node.js running
     return socket;
   }
 
-  /** new io.Socket(uri, options): the stock socket that waits for connect(). */
+  /** new io.Socket(uri, options): a stock socket that connects when connect() is called. */
   function Socket(uri, options, ...rest) {
     if (uri instanceof io.Manager) return new Stock(uri, options, ...rest);
     if (uri && typeof uri === "object") return Socket(undefined, uri);
-    // Not connecting by itself is the Manager's setting, so it must not be shared with what io() makes.
-    return remind(io(uri || undefined, { path: PATH, ...options, autoConnect: false, forceNew: true }));
+    // autoConnect is an option of the Manager, which must not be shared with sockets of io().
+    const settings = { path: PATH, ...options, autoConnect: false, forceNew: true };
+    return warnUnconnected(io(uri || undefined, settings));
   }
   Socket.prototype = Stock.prototype; // for instanceof
   io.Socket = Socket;
