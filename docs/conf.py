@@ -1,4 +1,4 @@
-"""How the documentation is built: ``make docs``, without a network."""
+"""Configuration of Sphinx for ``make docs``, which needs no network."""
 
 import sys
 from pathlib import Path
@@ -15,10 +15,10 @@ version = release = webpy_socketio.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "reference"]
 napoleon_numpy_docstring = False
 
-# What a single pair of backticks in a docstring names; see _ext/reference.py.
+# Single backticks in docstrings refer to Python objects; see _ext/reference.py.
 default_role = "py:obj"
 nitpicky = True
-# What connect_redis returns; its docstring says what there is of it.
+# The return type of connect_redis is described in its docstring only.
 nitpick_ignore = [("py:class", "RedisConnection")]
 
 add_module_names = False

@@ -1,6 +1,6 @@
-"""A TCP proxy that does to connections what networks do: delays, splits, loses and cuts them.
+"""A TCP proxy that injects network faults: delays, fragmentation, loss and resets.
 
-Put it in front of a server, let clients connect to its port, and call the faults::
+Clients connect to the port of the proxy, and tests call the faults::
 
     proxy = Proxy(server_port)
     client = raw.WebSocket(proxy.port)
@@ -21,7 +21,7 @@ from gevent.server import StreamServer
 
 __all__ = ["Fault", "Link", "Proxy"]
 
-#: Closing with this set resets the connection: on, for 0 seconds.
+#: Value of SO_LINGER (on, 0 seconds) with which closing resets the connection.
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -44,55 +44,53 @@ class Link:
             gevent.spawn(self._pump, server, client),
         ]
 
-    # -- the faults
+    # -- faults
 
     def black_hole(self) -> None:
-        """From now on nothing passes, not even an end, and nobody is told."""
+        """Forward nothing any more, neither data nor FIN, and keep both sides open."""
         self._flowing.clear()
 
     def reset(self) -> None:
-        """End both sides by RST."""
+        """Close both sides with RST."""
         for sock in (self._client, self._server):
-            with contextlib.suppress(OSError):  # this side has ended by itself
+            with contextlib.suppress(OSError):  # this side is already closed
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.close()
 
     def close(self) -> None:
-        """End both sides, by FIN."""
+        """Close both sides with FIN."""
         for sock in (self._client, self._server):
             sock.close()
 
     def hold_closes(self) -> None:
-        """Bytes pass, but who closes its side is not heard by the other one: a close without end."""
+        """Forward data but no FIN, so that a close of one side is not detected by the other."""
         self._closing.clear()
 
     def cut_after(self, count: int, fault: Fault) -> None:
-        """Let `count` more bytes of the client pass, and then do `fault`."""
+        """Forward `count` more bytes of the client, and then apply `fault`."""
         self._cut = (count, fault)
 
-    # -- for the proxy
+    # -- called by the proxy
 
     def wait(self) -> None:
-        """Wait until nothing can pass any more."""
+        """Wait until both directions are closed."""
         gevent.joinall(self._pumps)
 
     def end(self) -> None:
-        """Give everything back."""
+        """Stop forwarding and close both sides."""
         gevent.killall(self._pumps)
         self.close()
-
-    # -- how
 
     def _pump(self, source: Any, target: Any) -> None:
         try:
             while data := source.recv(65_536):
                 if source is self._client and self._cut is not None:
                     data = data[: self._cut[0]]
-                self._pass_on(data, target)
+                self._forward(data, target)
                 if source is self._client and self._cut is not None:
-                    left, fault = self._cut[0] - len(data), self._cut[1]
-                    self._cut = (left, fault)
-                    if not left:
+                    remaining, fault = self._cut[0] - len(data), self._cut[1]
+                    self._cut = (remaining, fault)
+                    if not remaining:
                         fault(self)
                         self.cut.set()
                         return
@@ -102,9 +100,9 @@ class Link:
         except OSError:
             self._flowing.wait()
             self._closing.wait()
-            self.reset()  # as one side was
+            self.reset()  # forwards the reset of one side
 
-    def _pass_on(self, data: bytes, target: Any) -> None:
+    def _forward(self, data: bytes, target: Any) -> None:
         size = self._proxy.piece
         for start in range(0, len(data), size):
             if self._proxy.latency:
@@ -113,19 +111,19 @@ class Link:
             target.sendall(data[start : start + size])
 
 
-#: What can happen to a link: `Link.black_hole`, `Link.reset`, `Link.close`, `Link.hold_closes`.
+#: A fault of a link: `Link.black_hole`, `Link.reset`, `Link.close` or `Link.hold_closes`.
 Fault = Callable[[Link], None]
 
 
 class Proxy:
-    """Listens on `port`, and passes what comes on to `target`, a port of this machine."""
+    """Listens on `port` and forwards connections to `target`, a local port."""
 
     def __init__(self, target: int) -> None:
-        #: Seconds that every piece is held back.
+        #: Seconds by which every segment is delayed.
         self.latency = 0.0
-        #: Bytes that are passed on at once; 1: every byte is a segment of its own.
+        #: Maximum size of a segment in bytes; with 1, every byte is sent on its own.
         self.piece = 65_536
-        #: The connections, in the order they came.
+        #: The connections, in the order of arrival.
         self.links: list[Link] = []
         self._target = target
         self._server = StreamServer(("127.0.0.1", 0), self._accept)
@@ -138,12 +136,12 @@ class Proxy:
         return self.links[-1]
 
     def everything(self, fault: Fault) -> None:
-        """Do `fault` to every connection."""
+        """Apply `fault` to every connection."""
         for link in self.links:
             fault(link)
 
     def close(self) -> None:
-        """Stop listening, and end every connection."""
+        """Stop listening and close all connections."""
         self._server.stop()
         for link in self.links:
             link.end()
@@ -151,7 +149,7 @@ class Proxy:
     def _accept(self, client: Any, address: Any) -> None:
         server = socket.create_connection(("127.0.0.1", self._target))
         for sock in (client, server):
-            # Or the kernel would put the pieces together again.
+            # Otherwise, the kernel would join the segments.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link = Link(self, client, server)
         self.links.append(link)

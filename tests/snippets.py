@@ -1,4 +1,4 @@
-"""Documentation as something that runs: the code blocks of a page, and a module to run them in."""
+"""Extract and execute the code blocks of documentation pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADING = re.compile(r"^(?P<title>\S.*)\n(?P<line>[=-])(?P=line)+\n", re.MULTIL
 
 
 class Block(NamedTuple):
-    """A code block: its language, the file that it is (or None), and its text without indentation."""
+    """A code block: its language, its caption (a file name, or None), and its dedented text."""
 
     language: str
     caption: str | None
@@ -40,11 +40,11 @@ class Page:
         return cls(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
 
     def blocks(self, language: str) -> list[str]:
-        """The code blocks of one language, in order."""
+        """Return the code blocks of one language, in order."""
         return [block.text for block in self.all_blocks() if block.language == language]
 
     def all_blocks(self) -> list[Block]:
-        """Every code block, in order."""
+        """Return every code block, in order."""
         return [
             Block(
                 found["language"],
@@ -55,8 +55,8 @@ class Page:
             for found in _BLOCK.finditer(self.text)
         ]
 
-    def loose(self, language: str) -> list[Block]:
-        """The blocks of one language that are no file of their own."""
+    def uncaptioned(self, language: str) -> list[Block]:
+        """Return the blocks of one language without a caption."""
         return [
             block
             for block in self.all_blocks()
@@ -64,17 +64,17 @@ class Page:
         ]
 
     def files(self) -> dict[str, str]:
-        """The files that the page shows, by their captions; of one shown twice, the last."""
+        """Return the files shown on the page by caption; the last one if a file is shown twice."""
         return {block.caption: block.text for block in self.all_blocks() if block.caption}
 
     def write_files(self, folder: Path) -> None:
-        """Put the page's files into a folder."""
+        """Write the page's files to a folder."""
         for name, text in self.files().items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
 
     def sections(self) -> dict[str, Page]:
-        """The page in parts, by their headings, in order."""
+        """Return the sections of the page by heading, in order."""
         found = list(_HEADING.finditer(self.text))
         ends = [heading.start() for heading in found[1:]] + [len(self.text)]
         return {
@@ -82,18 +82,19 @@ class Page:
             for heading, end in zip(found, ends, strict=True)
         }
 
-    def run(self, names: dict[str, Any], *leave_out: str) -> dict[str, Any]:
-        """Execute the loose Python blocks, in order, in one module; returns its names.
+    def run(self, names: dict[str, Any], *exclude: str) -> dict[str, Any]:
+        """Execute the Python blocks without caption in one namespace, and return it.
 
-        An error is at its line of the page. Blocks that contain a text of `leave_out` are left out.
+        Line numbers in tracebacks are those of the page. Blocks that contain a text of `exclude` are
+        skipped.
         """
-        for block in self.loose("python"):
-            if not any(text in block.text for text in leave_out):
+        for block in self.uncaptioned("python"):
+            if not any(text in block.text for text in exclude):
                 source = "\n" * (block.line - 1) + block.text
                 exec(compile(source, self.name, "exec"), names)
         return names
 
 
 def all_pages() -> list[Path]:
-    """Every page of the documentation, the README first."""
+    """Return every page of the documentation, the README first."""
     return [ROOT / "README.rst", *sorted(DOCS.rglob("*.rst"))]

@@ -55,7 +55,7 @@ def masked(text: str) -> bytes:
     return bytes([0x81, 0x80 | len(data), 0, 0, 0, 0]) + data
 
 
-class TestRefusedUpgrades:
+class TestRejectedUpgrades:
     """CVE-2023-31125, CVE-2026-59724 (engine.io), CVE-2026-129502 (fastify-http-proxy), CVE-2020-7693
     (sockjs): an upgrade that is not what was expected brings the process down. And WebSocket
     smuggling: a proxy takes the refusal for an acceptance, and tunnels what it would have filtered.
@@ -79,7 +79,9 @@ class TestRefusedUpgrades:
             WEBSOCKET.replace("=websocket", "=webtransport"),
         ],
     )
-    def test_by_the_engine(self, target: str, pages: Site) -> None:
+    def test_upgrade_rejected_by_the_engine_closes_the_connection(
+        self, target: str, pages: Site
+    ) -> None:
         other = pages.connect()
         http = Http(pages.port)
         http.send("GET", target, *UPGRADE, KEY, body=SMUGGLED)
@@ -90,7 +92,7 @@ class TestRefusedUpgrades:
         other.barrier()
 
     @pytest.mark.parametrize("protocol", ["websocket", "h2c", "WebSocket, h2c"])
-    def test_by_a_page(self, protocol: str, pages: Site) -> None:
+    def test_upgrade_of_a_page_closes_the_connection(self, protocol: str, pages: Site) -> None:
         http = Http(pages.port)
         http.send("GET", "/", "Connection: Upgrade", f"Upgrade: {protocol}", body=SMUGGLED)
         answer = http.read_to_end()
@@ -104,7 +106,7 @@ class TestPipelinedUpgrades:
     """CVE-2026-130647 (fastify-http-proxy), CVE-2022-21676 (engine.io): an upgrade that comes behind
     another request, or frames that come with it, in one segment."""
 
-    def test_are_answered_in_turn_and_what_comes_with_them_is_delivered(
+    def test_pipelined_upgrade_is_answered_in_order_and_delivers_frames(
         self, pages: Site, journal: Journal
     ) -> None:
         on_connect(lambda request, socket, context: journal.append("connect"))
@@ -121,7 +123,7 @@ class TestLineSeparators:
     does not, brings in a header that nobody sent."""
 
     @pytest.mark.parametrize("byte", "\x0b\x0c\x1c\x1d\x1e\x85", ids=ascii)
-    def test_make_no_header(self, byte: str, site: Site) -> None:
+    def test_line_separator_in_a_header_adds_no_header(self, byte: str, site: Site) -> None:
         http = Http(site.port)
         http.send("GET", POLLING, f"X-Note: a{byte}X-Role: admin", "Connection: close")
         answer = http.read_to_end()
@@ -134,7 +136,7 @@ class TestForgedHeaders:
     """CVE-2015-0219 (Django and its servers), CVE-2026-71485 (Centrifugo): what only a proxy may say
     of a request is said by the client, in another spelling or another place."""
 
-    def test_by_an_underscore(self, serve: Callable[..., Site]) -> None:
+    def test_header_with_underscore_is_ignored(self, serve: Callable[..., Site]) -> None:
         site = serve(trusted_proxies=["127.0.0.1"])
         http = Http(site.port)
         forged = ("X_Forwarded_Host: evil.example", "X_Role: admin", "Origin: http://evil.example")
@@ -143,7 +145,7 @@ class TestForgedHeaders:
         (session,) = site.server.engine.sessions.values()
         assert session.environ.keys().isdisjoint({"HTTP_X_FORWARDED_HOST", "HTTP_X_ROLE"})
 
-    def test_by_what_is_sent_along_with_connect(self, site: Site, journal: Journal) -> None:
+    def test_auth_payload_does_not_change_the_request(self, site: Site, journal: Journal) -> None:
         @on_connect
         def connected(request: Any, socket: Any, context: Any) -> None:
             journal.append((request.get("HTTP_X_ROLE"), request["REMOTE_ADDR"], socket.auth))
@@ -160,7 +162,7 @@ class TestTwoHosts:
     @pytest.mark.parametrize(
         "authority", ["evil.example", "ours.example:8080", "user@ours.example", ""]
     )
-    def test_are_refused(self, authority: str, pages: Site) -> None:
+    def test_conflicting_hosts_are_rejected(self, authority: str, pages: Site) -> None:
         http = Http(pages.port)
         request = f"GET http://{authority}/ HTTP/1.1\r\nHost: ours.example\r\n\r\n"
         http.sock.sendall(request.encode() + SMUGGLED)
@@ -169,7 +171,7 @@ class TestTwoHosts:
         assert answer.count(b"HTTP/1.1 ") == 1
         assert Page.visits == 0
 
-    def test_one_that_is_named_twice_is_one(self, pages: Site) -> None:
+    def test_equal_hosts_are_accepted(self, pages: Site) -> None:
         http = Http(pages.port)
         http.sock.sendall(b"GET http://ours.example/ HTTP/1.1\r\nHost: Ours.Example\r\n\r\n")
         assert http.response()[0] == 200
@@ -184,7 +186,9 @@ class TestWildcardOrigins:
     @pytest.mark.parametrize(
         "origin", ["https://*.ours.example", "https://*", "*.ours.example", "https://ours.*:443"]
     )
-    def test_are_refused_at_the_start(self, origin: str, serve: Callable[..., Site]) -> None:
+    def test_origin_pattern_is_rejected_at_startup(
+        self, origin: str, serve: Callable[..., Site]
+    ) -> None:
         with pytest.raises(SettingsError, match="origins"):
             serve(allowed_origins=[origin])
 
@@ -196,7 +200,7 @@ class TestBodyLimit:
     """
 
     @pytest.mark.parametrize("path", ["/socket.io/", "/socket%2eio/", "/%73ocket.io%2F"])
-    def test_holds_for_every_spelling(self, path: str, site: Site) -> None:
+    def test_body_limit_applies_to_every_spelling_of_the_path(self, path: str, site: Site) -> None:
         sid = site.polling().sid
         target = f"{path}?EIO=4&transport=polling&sid={sid}"
         answer = Http(site.port).request("POST", target, "Content-Length: 1000001")
@@ -207,7 +211,9 @@ class TestNoAttachments:
     """CVE-2026-69185 (socket.io-parser): a binary packet that announces no attachment is waited for
     without end, and everything that comes is kept."""
 
-    def test_are_not_waited_for(self, site: Site, journal: Journal) -> None:
+    def test_binary_packet_without_attachments_is_delivered(
+        self, site: Site, journal: Journal
+    ) -> None:
         on_event("none")(lambda request, socket, context, value: journal.append(value))
         client = site.connect()
         client.send('450-["none","complete"]')
@@ -216,21 +222,23 @@ class TestNoAttachments:
         assert client.wait_closed() == 1002
 
 
-class TestWaitingMessages:
+class TestQueuedMessages:
     """CVE-2020-36049 (socket.io-parser), CVE-2026-48779 (ws): what is small on its way is large in
     memory, so that a limit on the one does not hold the other.
 
     What waits for handlers is counted in bytes too, not in messages only.
     """
 
-    def test_are_bounded_in_bytes(self, serve: Callable[..., Site], journal: Journal) -> None:
+    def test_queued_events_are_limited_in_bytes(
+        self, serve: Callable[..., Site], journal: Journal
+    ) -> None:
         site = serve(max_message_size=100_000)
-        may_go_on = gevent.event.Event()
+        release = gevent.event.Event()
 
         @on_event("large")
         def large(request: Any, socket: Any, context: Any, number: int, value: Any) -> None:
             journal.append(number)
-            may_go_on.wait()
+            release.wait()
 
         client = site.connect()
         (session,) = site.server.engine.sessions.values()
@@ -242,20 +250,22 @@ class TestWaitingMessages:
         journal.wait_for(0)
         eventually(lambda: session.paused)
         assert len(session.data.inbox("/")) <= 5
-        may_go_on.set()
+        release.set()
         journal.wait_for(count - 1)
         assert journal == list(range(count))
         sending.get()
         assert not session.paused
 
-    def test_attachments_count(self, serve: Callable[..., Site], journal: Journal) -> None:
+    def test_queued_attachments_are_limited_in_bytes(
+        self, serve: Callable[..., Site], journal: Journal
+    ) -> None:
         site = serve(max_message_size=100_000)
-        may_go_on = gevent.event.Event()
+        release = gevent.event.Event()
 
         @on_event("large")
         def large(request: Any, socket: Any, context: Any, value: bytes) -> None:
             journal.append(len(value))
-            may_go_on.wait()
+            release.wait()
 
         client = site.connect()
         (session,) = site.server.engine.sessions.values()
@@ -263,20 +273,20 @@ class TestWaitingMessages:
             client.send('451-["large",{"_placeholder":true,"num":0}]')
             client.send(bytes(60_000))
         eventually(lambda: session.paused)
-        may_go_on.set()
+        release.set()
         journal.wait(lambda journal: len(journal) == 5)
         assert journal == [60_000] * 5
 
-    def test_what_is_sent_along_with_connect_counts(
+    def test_queued_auth_payloads_are_limited_in_bytes(
         self, serve: Callable[..., Site], journal: Journal
     ) -> None:
         site = serve(max_message_size=100_000)
-        may_go_on = gevent.event.Event()
+        release = gevent.event.Event()
 
         @on_connecting
         def gate(request: Any, socket: Any, context: Any) -> None:
             journal.append("asked")
-            may_go_on.wait()
+            release.wait()
 
         client = site.websocket()
         (session,) = site.server.engine.sessions.values()
@@ -288,7 +298,7 @@ class TestWaitingMessages:
             client.send("40" + auth)
         eventually(lambda: session.paused)
         assert len(session.data.inbox("/")) <= 3
-        may_go_on.set()
+        release.set()
         eventually(lambda: not session.paused)
 
 
@@ -317,7 +327,9 @@ class TestEventNames:
             ),
         ],
     )
-    def test_are_only_names(self, name: str, site: Site, stages: Journal) -> None:
+    def test_event_named_like_a_stage_calls_no_other_receiver(
+        self, name: str, site: Site, stages: Journal
+    ) -> None:
         other = site.connect()
         client = site.connect()
         del stages[:]
@@ -339,11 +351,11 @@ class Index:
     def GET(self):
         return "a page"
 
-class Said(logging.Handler):
+class LogToParent(logging.Handler):
     def emit(self, record):
         say(record.levelname, record.getMessage())
 
-logging.getLogger("webpy_socketio").addHandler(Said())
+logging.getLogger("webpy_socketio").addHandler(LogToParent())
 urls = ("/", "Index")
 OPTIONS = {"log": None, "plugins": []}
 resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
@@ -351,7 +363,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
     )
 
     @pytest.mark.patience(60)
-    def test_of_descriptors_passes(self, tmp_path: Path) -> None:
+    def test_exhausted_descriptors_are_logged_and_the_server_recovers(self, tmp_path: Path) -> None:
         server = ServerProcess(self.APPLICATION, tmp_path)
         try:
             many = [Http(server.port) for _ in range(80)]
@@ -371,7 +383,9 @@ class TestAccessLog:
     written to the log as it came, and steers the terminal of whoever reads it."""
 
     @pytest.mark.parametrize("character", ["\x9b31m", "\x85", "\x90", "é", "%1b[31m"])
-    def test_has_no_control_characters(self, character: str, serve: Callable[..., Site]) -> None:
+    def test_access_log_has_no_control_characters(
+        self, character: str, serve: Callable[..., Site]
+    ) -> None:
         log = io.StringIO()
         site = serve(log=log)
         Http(site.port).request("GET", f"/a{character}b", "Connection: close")
@@ -381,11 +395,11 @@ class TestAccessLog:
         assert '"GET /a' in line
 
 
-class TestDeserializing:
+class TestDeserialization:
     """CVE-2025-61765 (python-socketio): what other processes send is unpickled, so that whoever can
     write to the queue between them runs code in all of them."""
 
-    def test_nothing_here_makes_code_of_data(self) -> None:
+    def test_package_never_executes_data(self) -> None:
         dangerous = {"pickle", "cPickle", "marshal", "shelve", "dill", "yaml", "jsonpickle"}
         for path in Path(webpy_socketio.__file__).parent.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

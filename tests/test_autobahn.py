@@ -18,19 +18,19 @@ import pytest
 
 from .test_conformance import SERVERS, serve
 
-#: How many cases each group has.
+#: Number of cases in each group.
 GROUPS = {1: 16, 2: 11, 3: 7, 4: 10, 5: 20, 6: 145, 7: 37, 10: 1}
 
-#: Cases that are passed without being strict about it, and why. RFC 6455 has no rule against it.
+#: Cases with the verdict NON-STRICT, which RFC 6455 permits.
 NON_STRICT = {
-    # What came right before a bad frame is not echoed any more: the bad frame, read together with
-    # it, has closed the connection, as it may.
+    # A message right before an invalid frame is not echoed: both are read together, and the invalid
+    # frame closes the connection first.
     *("3.2", "3.3", "3.4", "4.1.3", "4.1.4", "4.1.5", "4.2.3", "4.2.4", "4.2.5", "5.15"),
-    # Text is checked when all of it is there, not with each of its fragments.
+    # UTF-8 is checked when the message is complete, not for each fragment.
     *("6.4.1", "6.4.2", "6.4.3", "6.4.4"),
 }
 
-#: Cases without a right and a wrong: data behind a close, and close codes that nobody has defined.
+#: Cases without a verdict: data after a close frame, and undefined close codes.
 INFORMATIONAL = {"7.1.6", "7.13.1", "7.13.2"}
 
 pytestmark = [
@@ -46,19 +46,19 @@ class Verdict(NamedTuple):
     case: str
     messages: str
     closing: str
-    why: str
-    why_closing: str
+    reason: str
+    closing_reason: str
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
-    """The port of the echo server, which is to say nothing on stderr."""
+    """Run the echo server and return its port; output on stderr fails the tests."""
     yield from serve("websocket_server.py", 1)
 
 
 @pytest.fixture(scope="module")
 def verdicts(server: int) -> list[Verdict]:
-    """Of all cases. In a process of their own: what gevent has patched is not what they expect."""
+    """Run all cases, in their own process because they do not work with gevent's patches."""
     run = subprocess.run(
         [
             sys.executable,
@@ -75,7 +75,7 @@ def verdicts(server: int) -> list[Verdict]:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_cases_pass(verdicts: list[Verdict], group: int) -> None:
+def test_autobahn_cases_pass(verdicts: list[Verdict], group: int) -> None:
     of_group = [verdict for verdict in verdicts if verdict.case.split(".")[0] == str(group)]
     assert len(of_group) == GROUPS[group]
     for verdict in of_group:

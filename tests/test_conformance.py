@@ -44,16 +44,16 @@ def serve(name: str, workers: int) -> Iterator[int]:
 
 
 #: In one process, and in two on one port, whichever accepts a request.
-several = {"params": [1, 2], "ids": ["alone", "two workers"]}
+workers = {"params": [1, 2], "ids": ["alone", "two workers"]}
 
 
-@pytest.fixture(scope="module", **several)
+@pytest.fixture(scope="module", **workers)
 def engine(request: pytest.FixtureRequest) -> Iterator[int]:
     """The port of the Engine.IO server."""
     yield from serve("engine_server.py", request.param)
 
 
-@pytest.fixture(scope="module", **several)
+@pytest.fixture(scope="module", **workers)
 def socketio(request: pytest.FixtureRequest) -> Iterator[int]:
     """The port of the Socket.IO server."""
     yield from serve("socketio_server.py", request.param)
@@ -101,7 +101,7 @@ def start_poll(client: Polling) -> gevent.Greenlet:
 
 
 class TestEngineHandshake:
-    def test_over_polling(self, engine: int) -> None:
+    def test_polling_handshake_opens_a_session(self, engine: int) -> None:
         status, body = request(engine, "GET", "EIO=4&transport=polling")
         assert status == 200
         assert re.fullmatch(
@@ -110,7 +110,7 @@ class TestEngineHandshake:
             body,
         )
 
-    def test_over_websocket(self, engine: int) -> None:
+    def test_websocket_handshake_opens_a_session(self, engine: int) -> None:
         client = WebSocket(engine, ENGINE)
         sid = client.open.pop("sid")
         assert isinstance(sid, str)
@@ -130,17 +130,17 @@ class TestEngineHandshake:
             "EIO=4&transport=abc",
         ],
     )
-    def test_a_bad_query_is_refused(self, engine: int, query: str) -> None:
+    def test_invalid_query_is_rejected(self, engine: int, query: str) -> None:
         assert request(engine, "GET", query)[0] == 400
         assert WebSocket(engine, ENGINE, query).status == 400
 
     @pytest.mark.parametrize("method", ["POST", "PUT"])
-    def test_only_a_get_opens_a_session(self, engine: int, method: str) -> None:
+    def test_handshake_with_another_method_is_rejected(self, engine: int, method: str) -> None:
         assert request(engine, method, "EIO=4&transport=polling", b"4a")[0] == 400
 
 
 class TestEngineMessages:
-    def test_polling_echoes(self, engine: int) -> None:
+    def test_polling_echoes_messages(self, engine: int) -> None:
         client = Polling(engine, ENGINE)
         assert client.send("4hello") == (200, "ok")
         assert client.poll() == ["4hello"]
@@ -150,31 +150,31 @@ class TestEngineMessages:
             received += client.poll()
         assert received == ["4test1", "4test2", "4test3"]
 
-    def test_polling_echoes_bytes(self, engine: int) -> None:
+    def test_polling_echoes_binary_messages(self, engine: int) -> None:
         client = Polling(engine, ENGINE)
         assert client.send("bAQIDBA==") == (200, "ok")
         assert client.poll() == ["bAQIDBA=="]
 
     @pytest.mark.parametrize("body", [b"abc", b"", b"2"])
-    def test_polling_refuses_junk(self, engine: int, body: bytes) -> None:
+    def test_polling_rejects_invalid_packets(self, engine: int, body: bytes) -> None:
         client = Polling(engine, ENGINE)
         assert client.request("POST", body)[0] == 400
         assert client.request("GET")[0] == 400
 
-    def test_two_gets_at_once_close_the_session(self, engine: int) -> None:
+    def test_overlapping_gets_close_the_session(self, engine: int) -> None:
         client = Polling(engine, ENGINE)
         answers = [start_poll(client), start_poll(client)]
         assert "1" in [poll.get() for poll in answers]
         assert client.request("GET")[0] == 400
 
-    def test_websocket_echoes_text_and_bytes(self, engine: int) -> None:
+    def test_websocket_echoes_text_and_binary_messages(self, engine: int) -> None:
         client = WebSocket(engine, ENGINE)
         client.send("4hello")
         assert client.receive() == "4hello"
         client.send(b"\1\2\3\4")
         assert client.receive() == b"\1\2\3\4"
 
-    def test_websocket_refuses_junk(self, engine: int) -> None:
+    def test_websocket_invalid_packet_closes(self, engine: int) -> None:
         client = WebSocket(engine, ENGINE)
         client.send("abc")
         assert client.wait_closed() is not None
@@ -193,7 +193,7 @@ class TestEngineHeartbeat:
             assert client.receive(pings=True) == "2"
             client.send("3")
 
-    def test_who_does_not_answer_is_closed(self, engine: int) -> None:
+    def test_client_without_pong_is_closed(self, engine: int) -> None:
         polling = Polling(engine, ENGINE)
         client = WebSocket(engine, ENGINE)
         assert client.receive(pings=True) == "2"
@@ -204,21 +204,21 @@ class TestEngineHeartbeat:
 
 
 class TestEngineClose:
-    def test_polling_by_the_client(self, engine: int) -> None:
+    def test_polling_close_by_the_client_ends_the_poll(self, engine: int) -> None:
         client = Polling(engine, ENGINE)
         poll = start_poll(client)
         assert client.send("1") == (200, "ok")
         assert poll.get() in ("6", "6\x1e1")
         assert client.request("GET")[0] == 400
 
-    def test_websocket_by_the_client(self, engine: int) -> None:
+    def test_websocket_close_by_the_client_closes(self, engine: int) -> None:
         client = WebSocket(engine, ENGINE)
         client.send("1")
         assert client.wait_closed() is not None
 
 
 class TestEngineUpgrade:
-    def test_the_whole_way(self, engine: int) -> None:
+    def test_upgrade_moves_the_session_to_the_websocket(self, engine: int) -> None:
         polling = Polling(engine, ENGINE)
         client = WebSocket(engine, ENGINE, f"EIO=4&transport=websocket&sid={polling.sid}")
         poll = start_poll(polling)
@@ -231,7 +231,7 @@ class TestEngineUpgrade:
         assert client.receive() == "4hello"
         assert polling.request("GET")[0] == 400
 
-    def test_a_second_one_is_ignored(self, engine: int) -> None:
+    def test_second_websocket_is_closed(self, engine: int) -> None:
         client = WebSocket(engine, ENGINE)
         sid = client.open["sid"]
         second = WebSocket(engine, ENGINE, f"EIO=4&transport=websocket&sid={sid}")
@@ -250,7 +250,7 @@ def connect(port: int) -> WebSocket:
 
 
 class TestSocketIOConnect:
-    def test_without_and_with_auth(self, socketio: int) -> None:
+    def test_connect_returns_sid_and_passes_auth(self, socketio: int) -> None:
         client = WebSocket(socketio, SOCKETIO)
         payload = client.connect()
         assert set(payload) == {"sid"}
@@ -260,7 +260,7 @@ class TestSocketIOConnect:
         client.connect('{"token":"123"}')
         assert client.event() == ["auth", {"token": "123"}]
 
-    def test_to_a_namespace(self, socketio: int) -> None:
+    def test_connect_to_a_namespace(self, socketio: int) -> None:
         client = WebSocket(socketio, SOCKETIO)
         assert set(client.connect(namespace="/custom,")) == {"sid"}
         assert client.receive() == '42/custom,["auth",{}]'
@@ -268,12 +268,12 @@ class TestSocketIOConnect:
         assert client.event() == ["auth", {"token": "abc"}]
 
     @pytest.mark.parametrize("auth", ["", '{"token":"123"}'])
-    def test_to_one_that_does_not_exist(self, socketio: int, auth: str) -> None:
+    def test_connect_to_an_unknown_namespace_is_rejected(self, socketio: int, auth: str) -> None:
         client = WebSocket(socketio, SOCKETIO)
         client.send(f"40/random,{auth}")
         assert client.receive() == '44/random,{"message":"Invalid namespace"}'
 
-    def test_over_polling(self, socketio: int) -> None:
+    def test_polling_handshake_opens_a_session(self, socketio: int) -> None:
         client = Polling(socketio, SOCKETIO)
         client.connect()
         assert client.send('42["message",1]') == (200, "ok")
@@ -282,34 +282,34 @@ class TestSocketIOConnect:
             received += client.poll()
         assert received[-1] == '42["message-back",1]'
 
-    def test_who_never_does_is_closed(self, socketio: int) -> None:
+    def test_session_without_connect_is_closed(self, socketio: int) -> None:
         client = WebSocket(socketio, SOCKETIO)
         assert client.wait_closed() is not None
 
-    def test_who_sends_anything_else_first_is_closed(self, socketio: int) -> None:
+    def test_packet_before_connect_closes_the_session(self, socketio: int) -> None:
         client = WebSocket(socketio, SOCKETIO)
         client.send('42["message"]')
         assert client.wait_closed() is not None
 
-    def test_twice_closes(self, socketio: int) -> None:
+    def test_second_connect_closes_the_session(self, socketio: int) -> None:
         client = connect(socketio)
         client.send("40")
         assert client.wait_closed() is not None
 
 
 class TestSocketIOMessages:
-    def test_an_event_is_answered_by_one(self, socketio: int) -> None:
+    def test_event_is_answered_with_an_event(self, socketio: int) -> None:
         client = connect(socketio)
         args: list[Any] = [1, "2", {"3": [True]}, None, "ü"]
         client.emit("message", *args)
         assert client.event() == ["message-back", *args]
 
-    def test_json_has_no_spaces(self, socketio: int) -> None:
+    def test_event_json_has_no_spaces(self, socketio: int) -> None:
         client = connect(socketio)
         client.send('42["message",1,"2",{"3":[true]}]')
         assert client.receive() == '42["message-back",1,"2",{"3":[true]}]'
 
-    def test_bytes_too(self, socketio: int) -> None:
+    def test_binary_event_is_answered_with_a_binary_event(self, socketio: int) -> None:
         client = connect(socketio)
         places = '{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}'
         client.send(f'452-["message",{places}]')
@@ -320,12 +320,12 @@ class TestSocketIOMessages:
         assert reply == f'452-["message-back",{places}]'
         assert [client.receive(), client.receive()] == [b"\1\2\3", b"\4\5\6"]
 
-    def test_an_acknowledgement_carries_the_arguments(self, socketio: int) -> None:
+    def test_acknowledgement_contains_the_arguments(self, socketio: int) -> None:
         client = connect(socketio)
         client.send('42456["message-with-ack",1,"2",{"3":[false]}]')
         assert client.receive() == '43456[1,"2",{"3":[false]}]'
 
-    def test_with_bytes_too(self, socketio: int) -> None:
+    def test_binary_acknowledgement_contains_the_arguments(self, socketio: int) -> None:
         client = connect(socketio)
         client.send('451-789["message-with-ack",{"_placeholder":true,"num":0}]')
         client.send(b"\1\2\3")
@@ -335,14 +335,14 @@ class TestSocketIOMessages:
     @pytest.mark.parametrize(
         "packet", ["4abc", "42{}", '42["a"', "45", "42abc", "42[]", "4", b"lone", '42["connect"]']
     )
-    def test_junk_closes(self, socketio: int, packet: str | bytes) -> None:
+    def test_invalid_packet_closes_the_session(self, socketio: int, packet: str | bytes) -> None:
         client = connect(socketio)
         client.send(packet)
         assert client.wait_closed() is not None
 
 
 class TestSocketIODisconnect:
-    def test_from_a_namespace_of_two(self, socketio: int) -> None:
+    def test_disconnect_from_a_namespace_keeps_the_other(self, socketio: int) -> None:
         client = connect(socketio)
         client.connect(namespace="/custom,")
         assert client.receive() == '42/custom,["auth",{}]'
@@ -350,7 +350,7 @@ class TestSocketIODisconnect:
         client.send('42["message","message to main namespace"]')
         assert client.event() == ["message-back", "message to main namespace"]
 
-    def test_from_the_last_one_it_may_connect_again(self, socketio: int) -> None:
+    def test_disconnect_from_the_last_namespace_allows_another_connect(self, socketio: int) -> None:
         client = connect(socketio)
         client.send("41")
         client.connect()
@@ -358,7 +358,7 @@ class TestSocketIODisconnect:
 
 
 class TestSocketIOUpgrade:
-    def test_events_go_on(self, socketio: int) -> None:
+    def test_upgrade_keeps_events_in_order(self, socketio: int) -> None:
         polling = Polling(socketio, SOCKETIO)
         polling.send("40")
         packets = polling.poll()
@@ -396,7 +396,7 @@ class TestEngineClientServer:
         assert json.loads(packet[1:])["cookie"] == "1=1; 2=2"
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
-    def test_server_denies_by_query(self, engine_client: int, transport: str) -> None:
+    def test_server_rejects_by_query(self, engine_client: int, transport: str) -> None:
         query = f"EIO=4&transport={transport}&deny=1"
         assert request(engine_client, "GET", query) == (403, '{"code":4,"message":"Forbidden"}')
 
@@ -419,7 +419,7 @@ class TestSocketIOClientServer:
         assert handshake["query"]["a"] == "b&c"
         assert handshake["auth"] == {"token": 1}
 
-    def test_server_refuses_a_namespace(self, socketio_client: int) -> None:
+    def test_server_rejects_a_namespace(self, socketio_client: int) -> None:
         client = WebSocket(socketio_client, SOCKETIO)
         client.send("40/no,")
         assert client.receive() == '44/no,{"message":"Auth failed (custom namespace)"}'

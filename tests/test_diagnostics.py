@@ -1,4 +1,4 @@
-"""What a newcomer gets wrong, and what is said about it: docs/troubleshooting.rst is true."""
+"""Messages about common mistakes; each one quoted in docs/reference/troubleshooting.rst is tested."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ Told = Callable[[str], None]
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What was logged since the last call, one text a record."""
+    """Return a function that returns the messages logged since its last call."""
     caplog.set_level(logging.INFO, "webpy_socketio")
 
     def read() -> list[str]:
@@ -83,13 +83,13 @@ def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 class TestDocument:
     def quotes(self) -> set[str]:
-        """The messages in the first column of each table."""
+        """Return the messages in the first column of each table."""
         text = DOCUMENT.read_text(encoding="utf-8")
         cells = re.findall(r"^   \* - (.*(?:\n       .*)*)\n     - ", text, re.MULTILINE)
         return {quote for cell in cells for quote in re.findall(r"``(.+?)``", cell)}
 
     def marks(self) -> set[str]:
-        """The messages that tests have made appear."""
+        """Return the messages that tests trigger."""
         found = {remedy for _, _, remedy in MISTAKES.values()}
         for path in Path(__file__).parent.glob("test_*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -97,13 +97,13 @@ class TestDocument:
                     found.add(ast.literal_eval(node.args[0]))
         return found
 
-    def test_there_are_tables(self) -> None:
+    def test_document_has_quotes(self) -> None:
         assert len(self.quotes()) > 40
 
-    def test_each_message_that_it_quotes_is_really_said(self) -> None:
+    def test_every_quoted_message_is_tested(self) -> None:
         assert self.quotes() - self.marks() == set()
 
-    def test_each_message_that_is_tested_is_in_it(self) -> None:
+    def test_every_tested_message_is_quoted(self) -> None:
         remedies = {remedy for _, _, remedy in MISTAKES.values()}
         assert self.marks() - remedies - self.quotes() == set()
 
@@ -113,11 +113,11 @@ class TestDocument:
         for row in rows:
             assert len(re.findall(r"^     - ", row, re.MULTILINE)) == 2, row
 
-    def test_the_readme_leads_there(self) -> None:
+    def test_readme_links_the_document(self) -> None:
         assert "docs/troubleshooting.rst" in (DOCUMENT.parents[1] / "README.rst").read_text()
 
 
-class TestLeftovers:
+class TestUnfinishedHandlers:
     @quoted("a handler ended with an open transaction, which is rolled back")
     def test_transaction_left_open_is_logged(
         self, site: Site, told: Told, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -144,28 +144,28 @@ def app() -> Any:
     return web.application(socketio_urls, {}, autoreload=False)
 
 
-class TestStarting:
+class TestStart:
     @quoted("SocketIOServer needs an application: app.wsgifunc()")
-    def test_without_an_application(self, told: Told) -> None:
+    def test_server_without_application_raises(self, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0))
         told(str(caught.value))
 
     @quoted("the application is not callable; give it app.wsgifunc()")
-    def test_with_the_application_itself(self, app: Any, told: Told) -> None:
+    def test_uncalled_application_object_raises(self, app: Any, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0), app)
         told(str(caught.value))
 
     @quoted("the application must be app.wsgifunc(), not app.wsgifunc")
-    def test_without_the_parentheses(self, app: Any, told: Told) -> None:
+    def test_uncalled_wsgifunc_raises(self, app: Any, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc)
         told(str(caught.value))
 
     @leaves_a_socket
     @quoted("cannot listen on …; another program is listening there")
-    def test_a_port_that_is_taken(self, app: Any, told: Told) -> None:
+    def test_port_in_use_raises_listen_error(self, app: Any, told: Told) -> None:
         with stdlib_socket.create_server(("127.0.0.1", 0)) as taken:
             server = SocketIOServer(taken.getsockname(), app.wsgifunc(), plugins=[])
             with pytest.raises(ListenError) as caught:
@@ -179,7 +179,7 @@ class TestStarting:
     )
     @leaves_a_socket
     @quoted("cannot listen on …, which is not an address")
-    def test_an_address_that_is_none(self, address: Any, app: Any, told: Told) -> None:
+    def test_invalid_address_raises_listen_error(self, address: Any, app: Any, told: Told) -> None:
         server = SocketIOServer(address, app.wsgifunc(), plugins=[])
         with pytest.raises(ListenError) as caught:
             server.start()
@@ -188,58 +188,58 @@ class TestStarting:
         del caught
         gc.collect()
 
-    @quoted("… is no setting; did you mean …?")
-    def test_a_setting_without_its_prefix(self, told: Told) -> None:
+    @quoted("… is not a setting; did you mean …?")
+    def test_setting_without_prefix_raises(self, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             configure({"PORT": 8001})
         told(str(caught.value))
 
     @quoted("its name is …, without .py")
-    def test_a_settings_module_by_its_file(
+    def test_settings_module_given_as_file_raises(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told
     ) -> None:
         monkeypatch.syspath_prepend(tmp_path)
-        (tmp_path / "settings_of_mine.py").write_text("")
+        (tmp_path / "custom_settings.py").write_text("")
         with pytest.raises(SettingsError) as caught:
-            configure("settings_of_mine.py")
+            configure("custom_settings.py")
         told(str(caught.value))
-        monkeypatch.delitem(sys.modules, "settings_of_mine")
+        monkeypatch.delitem(sys.modules, "custom_settings")
 
-    @quoted("has to be an hour at most, in seconds (Socket.IO on Node.js has milliseconds)")
-    def test_milliseconds(self, told: Told) -> None:
+    @quoted("must be at most an hour, in seconds (Socket.IO on Node.js uses milliseconds)")
+    def test_interval_in_milliseconds_raises(self, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             configure({"SOCKETIO_PING_INTERVAL": 25_000})
         told(str(caught.value))
 
-    @quoted("a name or password with special characters has to be percent-encoded")
+    @quoted("special characters in a name or password must be percent-encoded")
     @quoted("a Unix socket (unix://) is not supported")
-    def test_backplane_url_that_is_rejected_names_the_remedy(self, told: Told) -> None:
+    def test_invalid_backplane_url_names_remedy(self, told: Told) -> None:
         for url in ("redis://:p@ss/word#@host", "unix:///run/redis.sock"):
             with pytest.raises(SettingsError) as caught:
                 configure({"SOCKETIO_BACKPLANE": url})
             told(str(caught.value))
 
     @quoted("there is no setting …; did you mean …?")
-    def test_a_setting_that_is_misspelt(self, app: Any, told: Told) -> None:
+    def test_misspelt_setting_raises_with_suggestion(self, app: Any, told: Told) -> None:
         web.config.SOCKETIO_PING_INTERVALL = 10
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc())
         told(str(caught.value))
 
     @quoted("SocketIOServer() takes no keyword …")
-    def test_a_keyword_that_is_none(self, app: Any, told: Told) -> None:
+    def test_unknown_keyword_raises(self, app: Any, told: Told) -> None:
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc(), certfle="x")
         told(str(caught.value))
 
     @quoted("SOCKETIO_PLUGINS names …, which cannot be imported")
-    def test_a_plugin_that_is_misspelt(self, app: Any, told: Told) -> None:
+    def test_misspelt_plugin_raises(self, app: Any, told: Told) -> None:
         with pytest.raises(PluginError) as caught:
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc(), plugins=["no_such_plugin"])
         told(str(caught.value))
 
     @quoted("Can't locate template for uri …")
-    def test_a_lookup_without_our_folder(self, told: Told) -> None:
+    def test_lookup_without_template_dir_raises(self, told: Told) -> None:
         lookup = mako.lookup.TemplateLookup()
         lookup.put_string("page", '<%include file="socketio_scripts.html"/>')
         with pytest.raises(mako.exceptions.TemplateLookupException) as caught:
@@ -248,7 +248,7 @@ class TestStarting:
 
     @pytest.mark.parametrize("when", ["started", "serving"])
     @quoted("…: set after the server was created, so it has no effect")
-    def test_a_setting_that_comes_too_late(
+    def test_setting_changed_after_creation_is_logged(
         self, when: str, app: Any, log: Callable[[], list[str]], told: Told
     ) -> None:
         web.config.SOCKETIO_PING_TIMEOUT = 5
@@ -276,9 +276,7 @@ class TestStarting:
         assert server.settings.ping_timeout == 5
         told(text)
 
-    def test_settings_that_came_in_time_are_not_mentioned(
-        self, app: Any, log: Callable[[], list[str]]
-    ) -> None:
+    def test_unchanged_setting_is_not_logged(self, app: Any, log: Callable[[], list[str]]) -> None:
         web.config.SOCKETIO_PING_INTERVAL = 10
         server = SocketIOServer(
             ("127.0.0.1", 0), app.wsgifunc(), plugins=[], log=None, block_warning=None
@@ -295,7 +293,7 @@ def visit_all(site: Site, *paths: str) -> None:
 
 
 class Server:
-    """A server whose application's urls are exactly these."""
+    """A server with exactly the given urls."""
 
     def __init__(self, urls: tuple[Any, ...], fvars: dict[str, Any], **keywords: Any) -> None:
         self.app = web.application(urls, fvars, autoreload=False)
@@ -328,13 +326,13 @@ def serve_exactly() -> Iterator[Callable[..., Server]]:
 
 @pytest.mark.usefixtures("log")
 class TestRequests:
-    """That never reach the engine."""
+    """Requests that do not reach the engine."""
 
     @pytest.mark.parametrize(
         "path", [HANDSHAKE, "/socket.io/socket.io.min.js", "/socket.io/webpy_socketio.js?v=1"]
     )
     @quoted("its urls lack socketio_urls")
-    def test_urls_without_ours(
+    def test_urls_without_socketio_urls_are_logged(
         self,
         path: str,
         serve_exactly: Callable[..., Server],
@@ -348,10 +346,10 @@ class TestRequests:
         assert log() == []
         for _ in range(3):
             assert visit(site.port, path).status == 404
-        (text,) = log()  # and once only
+        (text,) = log()  # once only
         told(text)
 
-    def test_by_websocket_too(
+    def test_websocket_to_urls_without_socketio_urls_is_logged(
         self, serve_exactly: Callable[..., Server], log: Callable[[], list[str]]
     ) -> None:
         site = serve_exactly(("/", "page"), {"page": Page})
@@ -359,7 +357,7 @@ class TestRequests:
         assert "its urls lack socketio_urls" in "".join(log())
 
     @quoted("an earlier pattern of its urls matches it")
-    def test_a_pattern_that_takes_everything(
+    def test_earlier_url_pattern_is_logged(
         self, serve_exactly: Callable[..., Server], log: Callable[[], list[str]], told: Told
     ) -> None:
         site = serve_exactly(("/(.*)", "page", *socketio_urls), {"page": Page})
@@ -372,7 +370,7 @@ class TestRequests:
         assert WebSocket(remedy.port).connect()
 
     @quoted("Socket.IO needs its own server")
-    def test_another_server(
+    def test_foreign_wsgi_server_answers_with_remedy(
         self,
         app: Any,
         log: Callable[[], list[str]],
@@ -396,7 +394,7 @@ class TestRequests:
         "path", ["/socket.io/?EIO=4&transport=polling", "/chat/?EIO=4&transport=polling"]
     )
     @quoted("a client requested Socket.IO at …, but this server has it at …")
-    def test_another_path(
+    def test_request_for_another_path_is_logged(
         self, path: str, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
         site = serve(resource="rt")
@@ -406,20 +404,20 @@ class TestRequests:
         told(text)
         assert 'io({path: "/rt/"})' in text
 
-    def test_a_path_without_the_slash_at_its_end(
+    def test_path_without_trailing_slash_is_logged(
         self, site: Site, log: Callable[[], list[str]]
     ) -> None:
         assert visit(site.port, "/socket.io?EIO=4&transport=polling").status == 404
         (text,) = log()
         assert "at '/socket.io', but this server has it at /socket.io/" in text
 
-    def test_what_looks_for_other_things_is_not_mentioned(
+    def test_unrelated_requests_are_not_logged(
         self, site: Site, log: Callable[[], list[str]]
     ) -> None:
         visit_all(site, "/", "/favicon.ico", "/socket.io/nothing", "/socket.io.js", "/x?y=EIO")
         assert log() == []
 
-    def test_a_path_cannot_write_what_it_likes(
+    def test_path_is_escaped_and_truncated_in_log(
         self, site: Site, log: Callable[[], list[str]]
     ) -> None:
         visit(site.port, "/x%0AERROR%3A%20forged%C2%9B" + "y" * 3000 + "/?EIO=4")
@@ -433,12 +431,12 @@ def forbidden(site: Site, origin: str, **headers: str) -> None:
     assert visit(site.port, HANDSHAKE, Origin=origin, **headers).status == 403
 
 
-class TestRefusals:
-    """Of the engine."""
+class TestRejections:
+    """Requests rejected by the engine."""
 
     @pytest.mark.parametrize("version", ["1", "2", "3"])
-    @quoted("an old client asked for Engine.IO protocol …")
-    def test_an_old_client(
+    @quoted("rejected a client with Engine.IO protocol …")
+    def test_old_engineio_protocol_is_logged(
         self, version: str, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
         for _ in range(3):
@@ -448,16 +446,18 @@ class TestRefusals:
         told(text)
         assert "socket.io-client 3 or 4" in text
 
-    @quoted("a client asked for no Engine.IO protocol")
-    def test_a_plain_websocket(self, site: Site, log: Callable[[], list[str]], told: Told) -> None:
+    @quoted("rejected a request without Engine.IO protocol version")
+    def test_websocket_without_protocol_version_is_logged(
+        self, site: Site, log: Callable[[], list[str]], told: Told
+    ) -> None:
         for _ in range(2):
             assert WebSocket(site.port, query="", handshake=False).status == 400
         (text,) = log()
         told(text)
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
-    @quoted("a client asked for the transport …, which SOCKETIO_TRANSPORTS leaves out")
-    def test_a_transport_that_is_switched_off(
+    @quoted("rejected transport …, which SOCKETIO_TRANSPORTS does not allow")
+    def test_disabled_transport_is_logged(
         self,
         transport: str,
         serve: Callable[..., Site],
@@ -473,8 +473,8 @@ class TestRefusals:
         assert visit(site.port, "/socket.io/?EIO=4&transport=flashsocket").status == 400
         assert log() == []
 
-    @quoted("a client came with a session that is not here")
-    def test_a_session_of_another_process(
+    @quoted("rejected a request with an unknown session id")
+    def test_unknown_session_is_logged(
         self, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
         for _ in range(3):
@@ -483,8 +483,8 @@ class TestRefusals:
         told(text)
         assert "secret" not in text
 
-    @quoted("refused a client: SOCKETIO_MAX_SESSIONS is …")
-    def test_a_server_that_is_full(
+    @quoted("rejected a session: the limit of … is reached")
+    def test_session_limit_is_logged(
         self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
         site = serve(max_sessions=1)
@@ -493,8 +493,8 @@ class TestRefusals:
         (text,) = log()
         told(text)
 
-    @quoted("a client asked for the namespace …")
-    def test_a_namespace_that_does_not_exist(
+    @quoted("rejected unknown namespace …")
+    def test_unknown_namespace_is_logged(
         self, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
         client = site.websocket()
@@ -507,7 +507,7 @@ class TestRefusals:
         assert "SOCKETIO_NAMESPACES" in first
         assert second.isascii()
 
-    def test_so_many_namespaces_that_nobody_reads_them(
+    def test_unknown_namespaces_in_log_are_limited(
         self, site: Site, log: Callable[[], list[str]]
     ) -> None:
         client = site.websocket()
@@ -518,11 +518,13 @@ class TestRefusals:
 
 
 class TestOrigins:
-    """Whose origin is refused; the log says why, and the client that it is."""
+    """Rejected origins: the log contains the reason, the client receives none."""
 
     @quoted("rejected Origin … (expected …; from …): …")
     @quoted("to allow the page: SOCKETIO_ALLOWED_ORIGINS = …")
-    def test_another_site(self, site: Site, log: Callable[[], list[str]], told: Told) -> None:
+    def test_rejected_origin_of_another_site_is_logged(
+        self, site: Site, log: Callable[[], list[str]], told: Told
+    ) -> None:
         for _ in range(3):
             forbidden(site, "https://other.example")
         (text,) = log()
@@ -533,7 +535,7 @@ class TestOrigins:
         assert "TRUSTED_PROXIES" not in text
 
     @quoted("the forwarded headers of … match, but it is not a trusted proxy")
-    def test_a_proxy_that_nobody_trusts(
+    def test_rejection_names_untrusted_proxy(
         self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
         site = serve()
@@ -546,11 +548,11 @@ class TestOrigins:
         told(text)
         assert 'SOCKETIO_TRUSTED_PROXIES = ["127.0.0.1"]' in text
         assert "ALLOWED_ORIGINS" not in text
-        mended = serve(trusted_proxies=["127.0.0.1"])
-        answer = visit(mended.port, HANDSHAKE, Origin="https://chat.example", **headers)
+        allowed = serve(trusted_proxies=["127.0.0.1"])
+        answer = visit(allowed.port, HANDSHAKE, Origin="https://chat.example", **headers)
         assert answer.status == 200
 
-    def test_what_such_a_proxy_says_of_another_page_proves_nothing(
+    def test_headers_of_untrusted_proxy_are_ignored(
         self, site: Site, log: Callable[[], list[str]]
     ) -> None:
         forbidden(site, "https://evil.example", X_Forwarded_Host="chat.example")
@@ -560,7 +562,7 @@ class TestOrigins:
 
     @quoted("a proxy in front must pass Host and the browser's scheme as X-Forwarded-Proto")
     @pytest.mark.parametrize("trusted", [[], ["127.0.0.1"]])
-    def test_a_proxy_that_says_nothing(
+    def test_proxy_without_forwarded_headers_is_logged(
         self,
         trusted: list[str],
         serve: Callable[..., Site],
@@ -575,7 +577,9 @@ class TestOrigins:
         assert ("TRUSTED_PROXIES" in text) == (not trusted)
 
     @quoted("the page has no origin")
-    def test_a_page_from_a_file(self, site: Site, log: Callable[[], list[str]], told: Told) -> None:
+    def test_page_without_origin_is_logged(
+        self, site: Site, log: Callable[[], list[str]], told: Told
+    ) -> None:
         forbidden(site, "null")
         (text,) = log()
         told(text)
@@ -583,7 +587,7 @@ class TestOrigins:
 
     @quoted("to allow this app: SOCKETIO_ALLOWED_ORIGINS = …")
     @pytest.mark.parametrize("origin", ["capacitor://localhost", "app://-", "file://"])
-    def test_refusal_of_an_app_names_the_setting_that_allows_it(
+    def test_rejected_app_origin_names_setting(
         self,
         origin: str,
         serve: Callable[..., Site],
@@ -594,11 +598,11 @@ class TestOrigins:
         (text,) = log()
         told(text)
         assert f'SOCKETIO_ALLOWED_ORIGINS = ["{origin}"]' in text
-        mended = serve(allowed_origins=[origin])
-        assert visit(mended.port, HANDSHAKE, Origin=origin).status == 200
+        allowed = serve(allowed_origins=[origin])
+        assert visit(allowed.port, HANDSHAKE, Origin=origin).status == 200
 
     @quoted("rejected Host … of a request …: add it to SOCKETIO_ALLOWED_HOSTS to allow it")
-    def test_refusal_of_a_host_names_the_setting_that_allows_it(
+    def test_rejected_host_names_setting(
         self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
         site = serve(allowed_hosts=["chat.example"])
@@ -608,12 +612,12 @@ class TestOrigins:
         told(text)
         assert f"Host '127.0.0.1:{site.port}'" in text
 
-    def test_what_no_browser_sends(self, site: Site, log: Callable[[], list[str]]) -> None:
+    def test_malformed_origin_is_logged(self, site: Site, log: Callable[[], list[str]]) -> None:
         forbidden(site, "http://ours.example/a/path")
         (text,) = log()
         assert "this is not an origin" in text
 
-    def test_those_that_are_allowed_are_named(
+    def test_rejection_lists_allowed_origins(
         self, serve: Callable[..., Site], log: Callable[[], list[str]]
     ) -> None:
         site = serve(allowed_origins=["https://one.example", "https://two.example:8443"])
@@ -626,7 +630,7 @@ class TestOrigins:
         "origin",
         ["http://x\x9b31mred\x85.example", "http://" + "x" * 3000, 'http://"]; evil = ["x'],
     )
-    def test_an_origin_cannot_write_what_it_likes(
+    def test_origin_is_escaped_and_truncated_in_log(
         self, origin: str, site: Site, log: Callable[[], list[str]]
     ) -> None:
         client = WebSocket(site.port, headers={"Origin": origin}, handshake=False)
@@ -636,21 +640,19 @@ class TestOrigins:
         assert "\n" not in text
         assert len(text) < 600
 
-    def test_the_client_is_told_nothing_of_it(self, site: Site) -> None:
+    def test_rejected_client_receives_no_details(self, site: Site) -> None:
         answer = visit(site.port, HANDSHAKE, Origin="https://other.example")
         assert answer.body == b'{"code":4,"message":"Forbidden: this origin is not allowed"}'
 
 
-class TestNotices:
+class TestThrottledLog:
     class Clock:
         seconds = 0.0
 
         def now(self) -> float:
             return self.seconds
 
-    def test_one_of_a_kind_a_minute_and_how_many_there_were(
-        self, log: Callable[[], list[str]]
-    ) -> None:
+    def test_throttled_log_counts_suppressed_messages(self, log: Callable[[], list[str]]) -> None:
         clock: Any = self.Clock()
         told = ThrottledLog(clock)
         for second in range(130):
@@ -663,23 +665,23 @@ class TestNotices:
 
 
 def handler(request: Any, socket: Any, context: Any, message: Any) -> None:
-    """One that is right."""
+    """A valid handler of messages."""
 
 
-def of_channel(request: Any, socket: Any, context: Any, channel: Any) -> None:
-    """The same."""
+def channel_handler(request: Any, socket: Any, context: Any, channel: Any) -> None:
+    """A valid handler of subscriptions."""
 
 
 class Callables:
     def method(self, request: Any, socket: Any, context: Any, message: Any) -> None:
-        """Of an object."""
+        """A bound method."""
 
     def __call__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
-        """An object itself."""
+        """A callable object."""
 
 
-def injecting(function: Any) -> Any:
-    """What frameworks do: another argument is put in."""
+def inject_argument(function: Any) -> Any:
+    """Insert an additional argument, as frameworks do."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **keywords: Any) -> Any:
@@ -688,13 +690,13 @@ def injecting(function: Any) -> Any:
     return wrapper
 
 
-@injecting
+@inject_argument
 def injected(database: Any, request: Any, socket: Any, context: Any, message: Any) -> None:
-    """Called with five arguments by its wrapper."""
+    """A handler with an inserted argument."""
 
 
 def wrong(decorator: Any, function: Any) -> str:
-    """What is said when a handler is registered; and nothing is."""
+    """Return the error of registering a handler, and check that it was not registered."""
     before = dict(events._registered)
     with pytest.raises(EventError) as caught:
         decorator(function)
@@ -725,14 +727,14 @@ class TestArguments:
         ],
     )
     @quoted("takes (…), and is called with (…), in this order")
-    def test_others_than_the_stage_has(
+    def test_handler_with_wrong_arguments_raises(
         self, decorator: Any, function: Any, wanted: str, told: Told
     ) -> None:
         text = wrong(decorator, function)
         told(text)
         assert wanted in text.partition("called with")[2]
 
-    def test_the_function_is_named_with_its_file_and_line(self) -> None:
+    def test_error_names_function_file_and_line(self) -> None:
         line = handler.__code__.co_firstlineno
         text = wrong(on_connect, handler)
         assert text.startswith(f"@on_connect: handler (test_diagnostics.py:{line}) takes ")
@@ -742,7 +744,7 @@ class TestArguments:
         )
 
     @quoted("decorate a function, or a bound method")
-    def test_a_method_that_has_no_object_yet(self, told: Told) -> None:
+    def test_unbound_method_raises(self, told: Told) -> None:
         told(wrong(on_message, Callables.method))
 
     @pytest.mark.parametrize(
@@ -760,10 +762,10 @@ class TestArguments:
             Callables().method,
             Callables(),
             print,
-            max,  # says nothing about its arguments
+            max,  # has no signature
         ],
     )
-    def test_what_can_be_called_is_taken(self, function: Any) -> None:
+    def test_callable_handler_is_accepted(self, function: Any) -> None:
         if isinstance(function, functools.partial) and function.keywords:
             assert "takes" in wrong(on_message, function)
         else:
@@ -779,12 +781,12 @@ class TestArguments:
             injected,
         ],
     )
-    def test_an_events_own_arguments_are_the_clients(self, function: Any) -> None:
+    def test_event_handler_with_own_arguments_is_accepted(self, function: Any) -> None:
         assert on_event("x")(function) is function
 
 
 async def coroutine(*args: Any) -> None:
-    """Nobody would await it."""
+    """A coroutine function."""
 
 
 async def asynchronous_generator(*args: Any) -> Any:
@@ -797,7 +799,7 @@ def generator(*args: Any) -> Any:
 
 class Asynchronous:
     async def __call__(self, *args: Any) -> None:
-        """Nor this one."""
+        """A coroutine method."""
 
 
 every_way = pytest.mark.parametrize(
@@ -807,22 +809,22 @@ every_way = pytest.mark.parametrize(
 )
 
 
-class TestFunctionsThatWouldNotRun:
+class TestUncallableHandlers:
     @every_way
     @pytest.mark.parametrize(
         "function",
         [coroutine, asynchronous_generator, Asynchronous(), functools.partial(coroutine, 1)],
     )
     @quoted("is a coroutine function")
-    def test_asynchronous_ones(self, register: Any, function: Any, told: Told) -> None:
+    def test_coroutine_function_raises(self, register: Any, function: Any, told: Told) -> None:
         told(wrong(register, function))
 
     @every_way
     @quoted("is a class and would only be instantiated")
-    def test_classes(self, register: Any, told: Told) -> None:
+    def test_class_raises(self, register: Any, told: Told) -> None:
         class Chat:
             def __init__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
-                """As if it were a handler."""
+                """A constructor with the arguments of a handler."""
 
         text = wrong(register, Chat)
         told(text)
@@ -830,19 +832,19 @@ class TestFunctionsThatWouldNotRun:
 
     @every_way
     @quoted("is a generator function (it contains yield)")
-    def test_generators(self, register: Any, told: Told) -> None:
+    def test_generator_function_raises(self, register: Any, told: Told) -> None:
         told(wrong(register, generator))
 
-    def test_a_plain_function_around_one_is_somebodys_own_loop(self) -> None:
+    def test_plain_wrapper_of_coroutine_is_accepted(self) -> None:
         @functools.wraps(coroutine)
         def wrapper(*args: Any) -> None:
-            """Runs it somehow."""
+            """A plain function."""
 
         assert on_message(wrapper) is wrapper
 
     @pytest.mark.parametrize("function", [coroutine, generator])
     @quoted("a receiver returned a coroutine or a generator")
-    def test_what_comes_of_one(
+    def test_returned_coroutine_or_generator_is_reported(
         self, function: Any, site: Site, stages: Journal, told: Told
     ) -> None:
         on_message(lambda *args: function())
@@ -852,23 +854,23 @@ class TestFunctionsThatWouldNotRun:
 
 class TestDecorators:
     @quoted("pass a pattern as keyword")
-    def test_a_pattern_by_position(self, told: Told) -> None:
+    def test_positional_pattern_raises(self, told: Told) -> None:
         told(wrong(on_message, "^room-"))
 
     @quoted("not a regular expression")
     @pytest.mark.parametrize("pattern", ["(", 5, b"x", re.compile(b"x"), ["one", "two"], ("one",)])
-    def test_a_pattern_that_is_none(self, pattern: Any, told: Told) -> None:
+    def test_invalid_pattern_raises(self, pattern: Any, told: Told) -> None:
         text = wrong(on_message(channel=pattern), handler)
         told(text)
         assert pattern == "(" or '"^(one|two)$"' in text
 
     @quoted("a connecting socket has no channels yet")
-    def test_a_pattern_for_connecting(self, told: Told) -> None:
+    def test_pattern_for_connect_raises(self, told: Told) -> None:
         decorator: Any = on_connect
         told(wrong(decorator(channel="x"), lambda request, socket, context: None))
 
     @quoted("@on_event requires the name of the event")
-    def test_an_event_without_a_name(self, told: Told) -> None:
+    def test_event_decorator_without_name_raises(self, told: Told) -> None:
         told(wrong(on_event, handler))
         with pytest.raises(TypeError, match="'name'"):
             on_event()  # type: ignore[call-arg]
@@ -883,23 +885,25 @@ class TestDecorators:
         ],
     )
     @quoted("clients cannot send this event")
-    def test_an_event_that_is_a_stage(self, name: str, remedy: str, told: Told) -> None:
+    def test_event_named_like_a_stage_raises(self, name: str, remedy: str, told: Told) -> None:
         text = wrong(on_event, name)
         told(text)
         assert remedy in text
 
-    def test_those_are_all_that_a_client_cannot_send(self) -> None:
-        from webpy_socketio.engine.socketio.packets import RESERVED_EVENTS as THEIRS
-        from webpy_socketio.socket import RESERVED_EVENTS as OURS
+    def test_stage_names_are_all_reserved_events(self) -> None:
+        from webpy_socketio.engine.socketio.packets import RESERVED_EVENTS as ENGINE_EVENTS
+        from webpy_socketio.socket import RESERVED_EVENTS as SOCKET_EVENTS
 
-        assert set(events._RESERVED) == THEIRS | OURS
+        assert set(events._RESERVED) == ENGINE_EVENTS | SOCKET_EVENTS
 
 
-class TestTwins:
-    """Two handlers of one name in one file: the second one takes the first one's place."""
+class TestDuplicateNames:
+    """Two handlers with one name in one file: the second replaces the first."""
 
     @quoted("…: give each handler a different name")
-    def test_two_functions(self, log: Callable[[], list[str]], told: Told) -> None:
+    def test_two_handlers_with_one_name_are_logged(
+        self, log: Callable[[], list[str]], told: Told
+    ) -> None:
         twin = "@on_message(channel='^{}')\ndef talk(*args): ...\n"
         source = f"{twin.format('a')}\n{twin.format('b')}"
         exec(compile(source, "chat.py", "exec"), {"on_message": on_message})
@@ -907,7 +911,7 @@ class TestTwins:
         told(text)
         assert "talk (chat.py:4) replaces talk (chat.py:1)" in text
 
-    def test_one_function_that_is_made_for_each_channel(
+    def test_handler_defined_in_a_loop_is_logged(
         self, log: Callable[[], list[str]], site: Site
     ) -> None:
         def make(room: str) -> None:
@@ -916,13 +920,13 @@ class TestTwins:
                 return room
 
         make("^a")
-        make("^a")  # by each test anew, as it may be
+        make("^a")  # repeated registration is allowed
         assert log() == []
         make("^b")
         (text,) = log()
         assert ".talk (test_diagnostics.py:" in text
 
-    def test_what_may_be_decorated_twice(self, log: Callable[[], list[str]]) -> None:
+    def test_same_function_may_be_decorated_twice(self, log: Callable[[], list[str]]) -> None:
         for _ in range(2):
             on_message(handler)
             on_message(channel="^a")(handler)
@@ -931,7 +935,7 @@ class TestTwins:
         on_event("x")(handler)
         assert log() == []
 
-    def test_a_module_that_is_reloaded_as_it_was_changed(
+    def test_reloaded_module_is_not_logged(
         self,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -940,13 +944,13 @@ class TestTwins:
         source = "from webpy_socketio import on_message\n@on_message(channel='^a')\ndef talk(*args): ...\n"
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
-        (tmp_path / "a_chat_of_mine.py").write_text(source)
-        module = importlib.import_module("a_chat_of_mine")
+        (tmp_path / "custom_chat.py").write_text(source)
+        module = importlib.import_module("custom_chat")
         for again in ("# a line more\n" + source, source.replace("^a", "^b")):
-            (tmp_path / "a_chat_of_mine.py").write_text(again)
+            (tmp_path / "custom_chat.py").write_text(again)
             importlib.invalidate_caches()
             importlib.reload(module)
-        monkeypatch.delitem(sys.modules, "a_chat_of_mine")
+        monkeypatch.delitem(sys.modules, "custom_chat")
         assert log() == []
 
 
@@ -963,7 +967,7 @@ class TestReceivers:
         ],
     )
     @quoted("takes …, and is called with sender and the keywords …")
-    def test_one_that_does_not_take_what_is_sent(
+    def test_receiver_with_wrong_arguments_raises(
         self, stage: Any, receiver: Any, told: Told
     ) -> None:
         text = wrong(stage.connect, receiver)
@@ -973,7 +977,7 @@ class TestReceivers:
         assert "**extra" in text
         assert not stage.receivers
 
-    def test_the_keywords_are_those_that_are_sent(self, site: Site) -> None:
+    def test_declared_keywords_are_those_sent(self, site: Site) -> None:
         sent: dict[str, set[str]] = {}
 
         def record(name: str) -> Any:
@@ -1002,7 +1006,7 @@ class TestReceivers:
             injected,
         ],
     )
-    def test_others_are_taken(self, receiver: Any) -> None:
+    def test_receiver_with_matching_arguments_is_accepted(self, receiver: Any) -> None:
         assert signals.message.connect(receiver) is receiver
 
     @pytest.mark.parametrize(
@@ -1015,7 +1019,7 @@ class TestReceivers:
         ],
     )
     @quoted("which is not a gate and cannot reject (use …)")
-    def test_a_refusal_where_nothing_is_refused(
+    def test_refused_in_a_plain_handler_names_the_gate(
         self, register: Any, gate: str, site: Site, log: Callable[[], list[str]], told: Told
     ) -> None:
         def refuse(*args: Any) -> None:
@@ -1041,8 +1045,8 @@ class TestReceivers:
         ids=["send", "emit", "call", "subscribe"],
     )
     @pytest.mark.parametrize("watched", [False, True])
-    @quoted("the client is not connected yet, as a gate is still to let it in")
-    def test_a_gate_that_sends(
+    @quoted("the client is not connected yet, because its connecting gate has not returned")
+    def test_sending_in_connecting_gate_raises(
         self, watched: bool, use: Any, site: Site, stages: Journal, told: Told
     ) -> None:
         if watched:
@@ -1055,7 +1059,7 @@ class TestReceivers:
         assert isinstance(stages[-1][1], CallerError)
 
     @quoted("'ThreadedDict' object has no attribute …")
-    def test_a_session_in_a_later_handler(
+    def test_session_in_later_handler_is_reported(
         self, tmp_path: Path, serve: Callable[..., Site], stages: Journal, told: Told
     ) -> None:
         site = serve()
@@ -1066,7 +1070,9 @@ class TestReceivers:
         told(str(stages[-1][1]))
 
     @quoted("a gate returned False")
-    def test_a_gate_that_returns_false(self, site: Site, stages: Journal, told: Told) -> None:
+    def test_gate_returning_false_is_reported(
+        self, site: Site, stages: Journal, told: Told
+    ) -> None:
         gate: Any = on_connecting
         gate(lambda request, socket, context: False)
         client = site.websocket()
@@ -1075,7 +1081,7 @@ class TestReceivers:
         told(str(stages[-1][1]))
 
     @quoted("the text of a Refused cannot be sent")
-    def test_a_gate_whose_words_cannot_be_sent(
+    def test_refused_with_invalid_text_is_reported(
         self, site: Site, stages: Journal, told: Told
     ) -> None:
         @on_connecting
@@ -1088,10 +1094,10 @@ class TestReceivers:
         told(str(stages[-1][1]))
 
 
-class TestUnheard:
+class TestUnhandledEvents:
     @pytest.mark.parametrize("plugins", [[], ["webpy_socketio.plugins.message_logger"]])
     @quoted("no handler for the event …: is the module with its handlers imported?")
-    def test_no_handler_at_all(
+    def test_event_without_any_handler_is_logged(
         self,
         plugins: list[str],
         serve: Callable[..., Site],
@@ -1106,14 +1112,14 @@ class TestUnheard:
         told(record.getMessage())
         assert "'message'" in record.getMessage()
 
-    def test_another_name_than_the_handlers(
+    def test_event_without_handler_suggests_similar_name(
         self, site: Site, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "webpy_socketio")
 
         @on_event("move")
         def move(request: Any, socket: Any, context: Any) -> None:
-            """Too well hidden."""
+            """A handler of another event."""
 
         client = site.connect()
         for name in ("moved", "moved", "\u202e\x9b" * 200):
@@ -1126,7 +1132,7 @@ class TestUnheard:
         assert second.getMessage().isascii()
         assert len(second.getMessage()) < 1500
 
-    def test_a_handler_that_is_bound_to_another_channel_is_there(
+    def test_handler_bound_to_another_channel_counts(
         self, site: Site, log: Callable[[], list[str]]
     ) -> None:
         on_message(channel="^room-")(handler)
@@ -1136,14 +1142,14 @@ class TestUnheard:
         client.emit_and_wait("x")
         assert log() == []
 
-    def test_a_receiver_of_the_applications_hears_everything(
+    def test_plain_receiver_counts_as_handler(
         self, site: Site, log: Callable[[], list[str]]
     ) -> None:
         signals.message.connect(lambda sender, **extra: None)
         site.connect().emit_and_wait("anything")
         assert log() == []
 
-    def test_what_a_plugin_answers_is_handled(
+    def test_event_answered_by_plugin_is_not_logged(
         self, serve: Callable[..., Site], log: Callable[[], list[str]]
     ) -> None:
         client = serve(plugins=["webpy_socketio.plugins.presence"]).connect()
@@ -1151,7 +1157,7 @@ class TestUnheard:
         assert answer["error"] == "not subscribed to this channel"
         assert log() == []
 
-    def test_no_more_names_than_somebody_would_read(
+    def test_unhandled_events_in_log_are_limited(
         self, site: Site, log: Callable[[], list[str]]
     ) -> None:
         client = site.connect()
@@ -1162,10 +1168,10 @@ class TestUnheard:
 
 @pytest.mark.patience(60)  # a slow machine takes ten times as long
 @quoted("matching a channel of … characters was stopped after … ms")
-def test_a_pattern_that_takes_its_time(
+def test_slow_pattern_is_stopped_and_logged(
     site: Site, log: Callable[[], list[str]], told: Told
 ) -> None:
-    on_subscribing(channel="^(a|a)*$")(of_channel)
+    on_subscribing(channel="^(a|a)*$")(channel_handler)
     site.connect().call("__subscribe__", "a" * 60 + "!")
     told("\n".join(log()))
 
@@ -1181,14 +1187,16 @@ class TestSending:
         ],
     )
     @quoted("cannot send this value: in value[…]")
-    def test_what_json_has_no_word_for(self, args: Any, where: str, site: Site, told: Told) -> None:
+    def test_unsupported_value_raises_with_its_place(
+        self, args: Any, where: str, site: Site, told: Told
+    ) -> None:
         socket = socket_of(site.connect())
         with pytest.raises(EncodeError) as caught:
             socket.emit("x", *args)
         assert str(caught.value).startswith(f"cannot send this value: {where}")
         told(str(caught.value).replace("args[1]", "value"))
 
-    def test_where_is_not_told_of_the_value_itself(self, site: Site) -> None:
+    def test_unsupported_top_level_value_raises_without_place(self, site: Site) -> None:
         socket = socket_of(site.connect())
         with pytest.raises(EncodeError, match=r"^cannot send this value: set is not a type"):
             socket.send({1})
@@ -1197,12 +1205,12 @@ class TestSending:
         with pytest.raises(EncodeError, match="nested too deeply or contains itself"):
             socket.send(circle)
 
-    def test_bytes_beside_it_are_no_mistake(self, site: Site) -> None:
+    def test_bytes_beside_unsupported_value_are_accepted(self, site: Site) -> None:
         socket = socket_of(site.connect())
         with pytest.raises(EncodeError, match=re.escape("in value['b'][1], set ")):
             socket.send({"a": b"bytes", "b": [b"bytes", {1}]})
 
-    def test_an_answer_that_cannot_be_sent_is_explained_in_the_log_only(
+    def test_invalid_acknowledgement_is_reported_to_the_log_only(
         self, site: Site, log: Callable[[], list[str]], stages: Journal
     ) -> None:
         on_message(lambda request, socket, context, message: {"secret": {1}})
@@ -1210,7 +1218,7 @@ class TestSending:
         assert "in value['secret'], set is" in str(stages[-1][1])
 
     @quoted("encoding the acknowledgement returned by … failed")
-    def test_whose_answer_it_is(
+    def test_invalid_acknowledgement_names_its_handler(
         self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
     ) -> None:
         @on_message
@@ -1228,7 +1236,7 @@ class TestSending:
         assert "_message" not in text
 
     @quoted("cannot send NaN or Infinity")
-    def test_no_number(self, site: Site, told: Told) -> None:
+    def test_nan_raises_with_its_place(self, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         with pytest.raises(EncodeError) as caught:
             socket.send({"x": [1.5, float("nan")]})
@@ -1236,8 +1244,8 @@ class TestSending:
         assert "in value['x'][1]: " in str(caught.value)
 
     @quoted("is reserved: choose another name for the event")
-    @quoted("is the client's own event")
-    def test_names_of_the_protocols(self, site: Site, told: Told) -> None:
+    @quoted("is reserved by Socket.IO clients")
+    def test_reserved_event_name_raises(self, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         for name in ("__subscribe__", "disconnect"):
             with pytest.raises(EncodeError) as caught:
@@ -1246,7 +1254,7 @@ class TestSending:
 
     @pytest.mark.parametrize("name", [{"text": "hello"}, None, 5, ["x"]])
     @quoted("the name of an event must be text, not …")
-    def test_an_event_without_a_name(self, name: Any, site: Site, told: Told) -> None:
+    def test_event_decorator_without_name_raises(self, name: Any, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         for way in (socket.emit, socket.call, emit):
             with pytest.raises(EncodeError) as caught:
@@ -1254,7 +1262,7 @@ class TestSending:
         told(str(caught.value))
 
     @quoted("a channel name must be text, not …")
-    def test_arguments_that_are_swapped(self, site: Site, told: Told) -> None:
+    def test_swapped_arguments_of_broadcast_raise(self, site: Site, told: Told) -> None:
         socket = socket_of(site.connect())
         socket.subscribe("room")
         wrong: Any = {"text": "hello"}
@@ -1264,7 +1272,7 @@ class TestSending:
         told(str(caught.value))
 
     @quoted("the session id of send() must be text, not …")
-    def test_a_socket_where_its_id_belongs(self, site: Site, told: Told) -> None:
+    def test_send_with_socket_instead_of_id_raises(self, site: Site, told: Told) -> None:
         client = site.connect()
         socket: Any = socket_of(client)
         with pytest.raises(CallerError) as caught:
@@ -1274,45 +1282,45 @@ class TestSending:
         gets(client, "hello")
 
     @quoted("no client is connected: no SocketIOServer runs in this process")
-    def test_before_there_is_a_server(self, told: Told) -> None:
+    def test_broadcast_before_server_start_raises_no_socket(self, told: Told) -> None:
         with pytest.raises(NoSocket) as caught:
-            broadcast("anybody?")
+            broadcast("hello?")
         told(str(caught.value))
 
     @quoted("no client is subscribed to the channel …")
-    def test_to_an_empty_channel(self, site: Site, told: Told) -> None:
+    def test_broadcast_to_empty_channel_raises_no_socket(self, site: Site, told: Told) -> None:
         site.connect()
         with pytest.raises(NoSocket) as caught:
-            broadcast_channel("anybody?", "room-1")
+            broadcast_channel("hello?", "room-1")
         told(str(caught.value))
         assert "process" not in str(caught.value)
 
     @quoted("the client is not connected")
-    def test_a_socket_that_was_kept(self, site: Site, told: Told) -> None:
+    def test_call_on_closed_socket_raises_disconnected(self, site: Site, told: Told) -> None:
         kept = Journal()
         on_finish(lambda request, socket, context: kept.append(socket))
         client, other = site.connect(), site.connect()
         client.close()
         (socket,) = kept.wait(len)
         assert not socket.connected
-        socket.send("to nobody")
+        socket.send("discarded")
         assert socket.subscribe("room") is False
         assert socket.unsubscribe("room") is False
         assert socket.channels == ()
         socket.disconnect()
         with pytest.raises(Disconnected) as caught:
-            socket.call("anybody?")
+            socket.call("hello?")
         told(str(caught.value))
         socket.broadcast("to the others")
         assert other.event() == ["message", "to the others"]
 
 
 class TestQuotes:
-    def test_an_ellipsis_stands_for_anything(self) -> None:
+    def test_ellipsis_in_quote_matches_anything(self) -> None:
         assert pattern_of("a … (b)").search("before: a x\ny (b)")
         assert not pattern_of("a … (b)").search("a x b")
 
-    def test_settings_are_read_as_they_are(self) -> None:
+    def test_changed_settings_are_listed(self) -> None:
         assert settings.changed({}, {}) == []
         assert settings.changed({}, {"SOCKETIO_X": None}) == ["SOCKETIO_X"]
         assert settings.changed({"X": 1}, {}) == ["SOCKETIO_X"]

@@ -1,4 +1,4 @@
-"""What a page gets wrong, and what its console says: in headless Chromium, with a real server."""
+"""Messages in the browser's console about common mistakes of pages, in headless Chromium."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .windows import ARGUMENTS, CHROMIUM, sync_api
 
 quoted = pytest.mark.quoted
 
-#: Pages: with all scripts; without the extension, without the client, without both; with a policy.
+#: Pages with all scripts, the client only, the extension only, no script, and a strict policy.
 APPLICATION = application_source(
     """
 from gevent.pywsgi import WSGIServer
@@ -37,7 +37,7 @@ class page:
 
 class other:
     def GET(self):
-        return str(elsewhere.server_port)
+        return str(foreign.server_port)
 
 urls = ("/other", "other", "/page/(.*)", "page")
 
@@ -45,18 +45,18 @@ urls = ("/other", "other", "/page/(.*)", "page")
 def hello(request, socket, context):
     return "hello"
 
-# The same application on a server that is not ours.
-elsewhere = WSGIServer(
+# The same application on a plain WSGI server.
+foreign = WSGIServer(
     ("127.0.0.1", 0), web.application(urls + socketio_urls, globals()).wsgifunc(), log=None
 )
-elsewhere.start()
+foreign.start()
 """
 )
 
 
 @pytest.fixture(autouse=True)
 def _patience() -> None:
-    """Instead of the one in conftest, which would end the driver in the middle of a switch."""
+    """Replace the fixture of conftest, which would interrupt the driver of Playwright."""
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ class Window:
         """Open one of the pages."""
         return self.page.goto(f"{self.url}/page/{name}")
 
-    def says(self, script: str) -> str:
-        """What the extension says in the console after a script has run."""
+    def console_message(self, script: str) -> str:
+        """Run a script, and return the message of the extension in the console."""
         with self.page.expect_console_message(
             lambda message: message.text.startswith("webpy_socketio: ")
         ) as message:
@@ -96,8 +96,8 @@ class Window:
         assert message.value.type == "error"
         return str(message.value.text)
 
-    def fails(self, script: str) -> str:
-        """The error that a page's own script ends with."""
+    def page_error(self, script: str) -> str:
+        """Run a script, and return its uncaught error."""
         with self.page.expect_event("pageerror") as error:
             self.page.evaluate(f"setTimeout(() => {{ {script} }})")
         return str(error.value)
@@ -112,40 +112,42 @@ def window(chromium: Any, server: ServerProcess) -> Iterator[Window]:
 
 Told = Callable[[str], None]
 
-#: So that nothing is tried again.
+#: Disables retries.
 ONCE = "reconnection: false"
 
 
 class TestConsole:
     @quoted("the server has no Socket.IO at …, but the server of this page has it at …")
-    def test_another_path_than_the_pages(self, window: Window, told: Told) -> None:
+    def test_wrong_path_is_explained(self, window: Window, told: Told) -> None:
         window.open("all")
-        text = window.says(f"io({{ {ONCE} }}); 0")
+        text = window.console_message(f"io({{ {ONCE} }}); 0")
         told(text)
         assert text.endswith(
             'at /socket.io, but the server of this page has it at /rt: io({path: "/rt"})'
         )
 
     @quoted("the server has no Socket.IO at …: add socketio_urls to its urls")
-    def test_a_server_without_socketio(self, window: Window, told: Told) -> None:
+    def test_server_without_socketio_is_explained(self, window: Window, told: Told) -> None:
         window.open("all")
         window.page.route("**/rt/?*", lambda route: route.fulfill(status=404, body="not found"))
-        told(window.says(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
+        told(window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
 
     @quoted("the response at … is not Socket.IO")
-    def test_a_page_that_answers_instead(self, window: Window, told: Told) -> None:
+    def test_page_at_the_path_is_explained(self, window: Window, told: Told) -> None:
         window.open("all")
-        told(window.says(f"io({{path: '/page/x', {ONCE} }}); 0"))
+        told(window.console_message(f"io({{path: '/page/x', {ONCE} }}); 0"))
 
     @quoted("the server has no namespace …")
-    def test_a_namespace_that_does_not_exist(self, window: Window, told: Told) -> None:
+    def test_unknown_namespace_is_explained(self, window: Window, told: Told) -> None:
         window.open("all")
-        text = window.says(f"io('/unknown', {{path: '/rt', {ONCE} }}); 0")
+        text = window.console_message(f"io('/unknown', {{path: '/rt', {ONCE} }}); 0")
         told(text)
         assert 'no namespace "/unknown"' in text
 
     @quoted("the server rejected this page (403)")
-    def test_another_origin(self, window: Window, server: ServerProcess, told: Told) -> None:
+    def test_rejected_origin_is_explained(
+        self, window: Window, server: ServerProcess, told: Told
+    ) -> None:
         window.open("all")
         window.page.route(
             "**/rt/?*",
@@ -155,7 +157,7 @@ class TestConsole:
                 )
             ),
         )
-        text = window.says(f"new io.Socket({{ {ONCE} }}).connect(); 0")
+        text = window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0")
         told(text)
         assert (
             "Forbidden: this origin is not allowed; the log of the server names the setting to change"
@@ -164,14 +166,14 @@ class TestConsole:
         assert "rejected Origin 'https://chat.example' (expected" in server.errors
 
     @quoted("Socket.IO needs its own server")
-    def test_a_server_that_is_not_ours(self, window: Window, told: Told) -> None:
+    def test_foreign_wsgi_server_is_explained(self, window: Window, told: Told) -> None:
         port = window.page.goto(f"{window.url}/other").text()
         window.page.goto(f"http://127.0.0.1:{port}/page/all")
-        told(window.says(f"io({{ {ONCE} }}); 0"))
+        told(window.console_message(f"io({{ {ONCE} }}); 0"))
 
     @quoted("a page loaded over https cannot connect to …")
-    def test_mixed_content(self, window: Window, told: Told) -> None:
-        # A page from https, by way of the browser: what it asks for is taken from our server.
+    def test_mixed_content_is_explained(self, window: Window, told: Told) -> None:
+        # The browser loads the https page from the test server.
         window.page.route(
             "https://page.example/**",
             lambda route: route.fulfill(
@@ -181,16 +183,16 @@ class TestConsole:
             ),
         )
         window.page.goto("https://page.example/page/all")
-        told(window.says(f"io('http://chat.example', {{ {ONCE} }}); 0"))
+        told(window.console_message(f"io('http://chat.example', {{ {ONCE} }}); 0"))
 
     @quoted("the Content-Security-Policy of the page blocks the connection")
-    def test_a_policy(self, window: Window, told: Told) -> None:
+    def test_content_security_policy_is_explained(self, window: Window, told: Told) -> None:
         window.open("policy")
-        told(window.says(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
+        told(window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
 
     @quoted("packets are queued until the socket connects: call connect()")
     @pytest.mark.parametrize("what", ["send('hello')", "subscribe('room-1')"])
-    def test_connect_forgotten(self, what: str, window: Window, told: Told) -> None:
+    def test_missing_connect_call_is_explained(self, what: str, window: Window, told: Told) -> None:
         window.page.clock.install()
         window.open("all")
         window.page.evaluate(f"socket = new io.Socket(); socket.{what}; 0")
@@ -198,10 +200,10 @@ class TestConsole:
             window.page.clock.fast_forward(5001)
         told(message.value.text)
 
-    def test_once_however_often_it_is_tried(self, window: Window) -> None:
+    def test_repeated_failure_is_explained_once(self, window: Window) -> None:
         window.open("all")
-        said: list[str] = []
-        window.page.on("console", lambda message: said.append(message.text))
+        messages: list[str] = []
+        window.page.on("console", lambda message: messages.append(message.text))
         window.page.evaluate(
             """() => new Promise((resolve) => {
                 const socket = io({path: "/nowhere", reconnectionDelay: 1, reconnectionDelayMax: 1});
@@ -209,12 +211,12 @@ class TestConsole:
                 socket.on("connect_error", () => { if (++times === 3) resolve(socket.disconnect()); });
             })"""
         )
-        assert len([text for text in said if text.startswith("webpy_socketio: ")]) == 1
+        assert len([text for text in messages if text.startswith("webpy_socketio: ")]) == 1
 
-    def test_nothing_when_all_is_well_or_the_server_is_away(self, window: Window) -> None:
+    def test_success_and_unreachable_server_log_nothing(self, window: Window) -> None:
         window.open("all")
-        said: list[str] = []
-        window.page.on("console", lambda message: said.append(message.text))
+        messages: list[str] = []
+        window.page.on("console", lambda message: messages.append(message.text))
         answer = window.page.evaluate(
             """async () => {
                 const socket = new io.Socket("/known");
@@ -233,9 +235,9 @@ class TestConsole:
                 socket.connect();
             }).then(() => 0)"""
         )
-        assert [text for text in said if text.startswith("webpy_socketio: ")] == []
+        assert [text for text in messages if text.startswith("webpy_socketio: ")] == []
 
-    def test_a_pages_own_listener_hears_what_it_always_did(self, window: Window) -> None:
+    def test_listener_of_the_page_receives_original_error(self, window: Window) -> None:
         window.open("all")
         reason = window.page.evaluate(
             """() => new Promise((resolve) => {
@@ -248,21 +250,25 @@ class TestConsole:
 
 class TestScripts:
     @quoted("io is not defined")
-    def test_no_client(self, window: Window, told: Told) -> None:
+    def test_missing_client_is_explained(self, window: Window, told: Told) -> None:
         window.open("none")
-        told(window.fails("io()"))
+        told(window.page_error("io()"))
 
     @quoted("Cannot read properties of undefined (reading …)")
     @quoted("socket.subscribe is not a function")
     @quoted("socket.presence is not a function")
-    def test_no_extension(self, window: Window, told: Told) -> None:
+    def test_missing_extension_is_explained(self, window: Window, told: Told) -> None:
         window.open("client")
-        told(window.fails("new io.Socket()"))
-        told(window.fails("const socket = io({autoConnect: false}); socket.subscribe('room-1')"))
-        told(window.fails("const socket = io({autoConnect: false}); socket.presence('room-1')"))
+        told(window.page_error("new io.Socket()"))
+        told(
+            window.page_error("const socket = io({autoConnect: false}); socket.subscribe('room-1')")
+        )
+        told(
+            window.page_error("const socket = io({autoConnect: false}); socket.presence('room-1')")
+        )
 
     @quoted("webpy_socketio.js needs the Socket.IO client 4")
-    def test_no_client_before_the_extension(self, window: Window, told: Told) -> None:
+    def test_extension_before_client_is_explained(self, window: Window, told: Told) -> None:
         with window.page.expect_event("pageerror") as error:
             window.open("extension")
         told(str(error.value))

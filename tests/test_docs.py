@@ -1,4 +1,4 @@
-"""The documentation as it is built: without warnings, without a network, and with everything in it."""
+"""The built documentation: no warnings, no external resources, and a complete reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .snippets import DOCS, ROOT
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the pages, made as ``make docs`` makes them."""
+    """Build the documentation as ``make docs`` does, and return the folder."""
     folder = tmp_path_factory.mktemp("docs")
     command = ["-m", "sphinx", "-E", "-W", "--keep-going", "-q", "-b", "html"]
     done = subprocess.run(
@@ -44,8 +44,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def describe(built: Path) -> set[str]:
-    """The name of everything that the reference describes: ``py:class webpy_socketio.Socket``."""
+def described(built: Path) -> set[str]:
+    """Return the qualified names that the reference describes."""
     inventory = (built / "html" / "objects.inv").read_bytes().split(b"\n", 4)[4]
     lines = zlib.decompress(inventory).decode().splitlines()
     return {
@@ -83,8 +83,8 @@ def messages_of(path: Path) -> list[str]:
     return [node.astext() for node in tree.findall(nodes.system_message)]
 
 
-class Classes(HTMLParser):
-    """Collects the CSS classes of a page's elements."""
+class ClassParser(HTMLParser):
+    """A parser that collects the CSS classes of a page's elements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,8 +121,8 @@ class TestSources:
         assert found == []
 
 
-class Loads(HTMLParser):
-    """What a page loads by itself, as against what it links to."""
+class ResourceParser(HTMLParser):
+    """A parser that collects the resources that a page loads, without its links."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,14 +135,14 @@ class Loads(HTMLParser):
 
 
 class TestPages:
-    def test_nothing_is_loaded_from_elsewhere(self, built: Path) -> None:
+    def test_pages_and_styles_load_no_external_resource(self, built: Path) -> None:
         pages = list((built / "html").rglob("*.html"))
         assert len(pages) > 20
         for page in pages:
-            loads = Loads()
-            loads.feed(page.read_text(encoding="utf-8"))
-            assert loads.found, page
-            for address in loads.found:
+            parser = ResourceParser()
+            parser.feed(page.read_text(encoding="utf-8"))
+            assert parser.found, page
+            for address in parser.found:
                 assert not re.match(r"[a-z]+:|//", address), f"{page.name} loads {address}"
         for style in (built / "html").rglob("*.css"):
             text = style.read_text(encoding="utf-8")
@@ -153,111 +153,127 @@ class TestPages:
 
     def test_pages_show_no_error_box(self, built: Path) -> None:
         for page in (built / "html").rglob("*.html"):
-            classes = Classes()
-            classes.feed(page.read_text(encoding="utf-8"))
-            assert not classes.found & ERROR_CLASSES, page
+            parser = ClassParser()
+            parser.feed(page.read_text(encoding="utf-8"))
+            assert not parser.found & ERROR_CLASSES, page
 
-    def test_every_page_can_be_reached(self, built: Path) -> None:
+    def test_index_links_every_page(self, built: Path) -> None:
         index = (built / "html" / "index.html").read_text(encoding="utf-8")
         for page in DOCS.rglob("*.rst"):
             name = page.relative_to(DOCS).with_suffix(".html").as_posix()
             assert name == "index.html" or f'href="{name}"' in index
 
-    def test_the_picture_is_told_in_words_too(self, built: Path) -> None:
-        page = (built / "html" / "lifecycle.html").read_text(encoding="utf-8")
-        (picture,) = re.findall(r"<svg class=.lifecycle.*?</svg>", page, re.DOTALL)
-        words = page[page.index("The same in words") :]
+    def test_architecture_picture_has_a_description(self, built: Path) -> None:
+        page = (built / "html" / "explanation" / "architecture.html").read_text(encoding="utf-8")
+        (picture,) = re.findall(r"<svg class=.diagram.*?</svg>", page, re.DOTALL)
         assert 'role="img"' in picture
         assert "<desc" in picture
-        (told,) = re.findall(r"<desc.*?>(.*?)</desc>", picture, re.DOTALL)
+
+    def test_lifecycle_picture_and_text_name_every_stage(self, built: Path) -> None:
+        page = (built / "html" / "explanation" / "lifecycle.html").read_text(encoding="utf-8")
+        (picture,) = re.findall(r"<svg class=.lifecycle.*?</svg>", page, re.DOTALL)
+        words = page[page.index("In words") :]
+        assert 'role="img"' in picture
+        assert "<desc" in picture
+        (description,) = re.findall(r"<desc.*?>(.*?)</desc>", picture, re.DOTALL)
         drawn = re.findall(r"<text x=.*?>(\w+)</text>", picture)
         for stage in signals.STAGES:
             assert stage.name in drawn
-            assert stage.name in told
+            assert stage.name in description
             assert f">{stage.name}</span>" in words
 
 
 class TestReference:
     @pytest.mark.parametrize("name", sorted(webpy_socketio.__all__))
-    def test_every_public_name(self, name: str, describe: set[str]) -> None:
-        assert f"webpy_socketio.{name}" in describe
+    def test_public_name_is_described(self, name: str, described: set[str]) -> None:
+        assert f"webpy_socketio.{name}" in described
 
-    def test_every_setting(self, describe: set[str]) -> None:
+    def test_every_setting_is_described(self, described: set[str]) -> None:
         for setting in SETTINGS:
-            assert f"SOCKETIO_{setting.name}" in describe
+            assert f"SOCKETIO_{setting.name}" in described
 
-    def test_every_stage(self, describe: set[str]) -> None:
+    def test_every_stage_is_described(self, described: set[str]) -> None:
         for stage in signals.STAGES:
-            assert f"webpy_socketio.signals.{stage.name}" in describe
-            assert f"webpy_socketio.on_{stage.name}" in describe
+            assert f"webpy_socketio.signals.{stage.name}" in described
+            assert f"webpy_socketio.on_{stage.name}" in described
 
-    def test_every_signal(self, describe: set[str]) -> None:
-        assert {f"webpy_socketio.signals.{name}" for name in signals.__all__} <= describe
+    def test_every_signal_is_described(self, described: set[str]) -> None:
+        assert {f"webpy_socketio.signals.{name}" for name in signals.__all__} <= described
 
-    def test_the_testing_kit(self, describe: set[str]) -> None:
-        assert {f"webpy_socketio.testing.{name}" for name in testing.__all__} <= describe
+    def test_every_testing_name_is_described(self, described: set[str]) -> None:
+        assert {f"webpy_socketio.testing.{name}" for name in testing.__all__} <= described
 
-    def test_every_plugin(self, describe: set[str]) -> None:
+    def test_every_plugin_is_described(self, described: set[str]) -> None:
         bundled = list(pkgutil.iter_modules(plugins.__path__, f"{plugins.__name__}."))
         assert len(bundled) > 1
         for module in (importlib.import_module(found.name) for found in bundled):
             names = set(module.__all__) - {"install", "uninstall"}
-            assert {module.__name__, *(f"{module.__name__}.{name}" for name in names)} <= describe
+            assert {module.__name__, *(f"{module.__name__}.{name}" for name in names)} <= described
 
-    def test_what_a_socket_can_do(self, describe: set[str]) -> None:
-        section = (ROOT / "README.rst").read_text(encoding="utf-8")
-        told = set(re.findall(r"``socket\.([a-z_]+)", section)) & set(dir(Socket))
-        assert len(told) > 12
-        for name in told:
-            assert f"webpy_socketio.Socket.{name}" in describe
+    def test_socket_attributes_named_in_pages_are_described(self, described: set[str]) -> None:
+        text = "".join(path.read_text(encoding="utf-8") for path in DOCS.rglob("*.rst"))
+        named = set(re.findall(r"\bsocket\.([a-z_]+)", text)) & set(dir(Socket))
+        assert len(named) > 12
+        for name in named:
+            assert f"webpy_socketio.Socket.{name}" in described
 
 
-#: What stands in the tables for something that the reader has.
-_READERS = {"app", "client", "server", "gevent", "web", "request", "presence", "socket", "context"}
+#: Names in the tables that stand for objects of the reader's program.
+_PLACEHOLDERS = {
+    "app",
+    "client",
+    "server",
+    "gevent",
+    "web",
+    "request",
+    "presence",
+    "socket",
+    "context",
+}
 
-#: What is there anyway.
-_OTHERS = {"dict", "logging", "webpy_socketio"}
+#: Modules and builtins.
+_MODULES = {"dict", "logging", "webpy_socketio"}
 
 
 class TestEquivalents:
-    """The tables for those who come from elsewhere name only what is there."""
+    """Tables of equivalents in the migration guides name only existing objects."""
 
     @pytest.fixture(params=["from-2012", "from-flask-socketio", "from-nodejs"])
     def last_column(self, request: Any, built: Path) -> list[nodes.Node]:
-        """The cells of the tables that have what is here."""
-        tree = pickle.loads((built / "trees" / "guides" / f"{request.param}.doctree").read_bytes())
+        """Return the cells of the last column, which name objects of this package."""
+        tree = pickle.loads((built / "trees" / "how-to" / f"{request.param}.doctree").read_bytes())
         (table,) = (one for one in tree.findall(nodes.table) if "equivalents" in one["classes"])
         rows = list(table.findall(nodes.row))
         assert len(rows) > 5
         return [row.children[-1] for row in rows]
 
     @pytest.fixture
-    def ours(self, last_column: list[nodes.Node]) -> list[str]:
-        """The code of these."""
+    def snippets(self, last_column: list[nodes.Node]) -> list[str]:
+        """Return the code in these cells."""
         return [code.astext() for cell in last_column for code in cell.findall(nodes.literal)]
 
-    def test_they_are_python(self, ours: list[str]) -> None:
-        for code in ours:
-            ast.parse(_whole(code))
+    def test_code_is_valid_python(self, snippets: list[str]) -> None:
+        for code in snippets:
+            ast.parse(_statement(code))
 
-    def test_every_name_is_there(self, ours: list[str]) -> None:
+    def test_every_name_exists(self, snippets: list[str]) -> None:
         settings = {f"SOCKETIO_{setting.name}" for setting in SETTINGS}
-        for code in ours:
-            for name in _used(ast.parse(_whole(code))):
+        for code in snippets:
+            for name in _names(ast.parse(_statement(code))):
                 assert (
-                    name in _READERS | _OTHERS
+                    name in _PLACEHOLDERS | _MODULES
                     or name in settings
                     or hasattr(webpy_socketio, name)
                     or hasattr(testing, name)
                     or name in {"f", "a", "data", "host", "port", "urls", "session_id", "answer"}
                 ), f"{name} in {code}"
 
-    def test_every_module_is_there(self, ours: list[str]) -> None:
-        for code in ours:
+    def test_every_module_can_be_imported(self, snippets: list[str]) -> None:
+        for code in snippets:
             if code.startswith("webpy_socketio."):
                 importlib.import_module(code)
 
-    def test_every_command_is_one(self, last_column: list[nodes.Node]) -> None:
+    def test_every_command_can_be_parsed(self, last_column: list[nodes.Node]) -> None:
         commands = [code.astext() for cell in last_column for code in cell.findall(nodes.strong)]
         assert commands
         for command in commands:
@@ -268,27 +284,27 @@ class TestEquivalents:
                 assert program == "webpy-socketio"
                 assert cli._parser().parse_args(words)
 
-    def test_every_method_is_there(self, ours: list[str]) -> None:
+    def test_every_method_exists(self, snippets: list[str]) -> None:
         places = {
             "socket": Socket,
             "client": testing.Client,
             "signals": signals,
             "presence": presence,
         }
-        for code in ours:
-            for node in ast.walk(ast.parse(_whole(code))):
+        for code in snippets:
+            for node in ast.walk(ast.parse(_statement(code))):
                 if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                     place = places.get(node.value.id)
                     assert place is None or hasattr(place, node.attr), code
 
 
-def _whole(code: str) -> str:
-    """A decorator alone, as a statement."""
+def _statement(code: str) -> str:
+    """Complete a lone decorator to a statement."""
     return f"{code}\ndef f(): ..." if code.startswith("@") else code
 
 
-def _used(tree: ast.AST) -> Iterator[str]:
-    """The names that are read, but for a function's own parameters."""
+def _names(tree: ast.AST) -> Iterator[str]:
+    """Yield the names that the code reads."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             yield node.id

@@ -128,7 +128,7 @@ EXPECTED = [
     ("problem", "urls", "socketio_urls is not in the application's urls", "urls += socketio_urls"),
     ("warning", "debug", "web.config.debug is on", "web.config.debug = False"),
     ("problem", "settings", "no setting SOCKETIO_PROT; did you mean SOCKETIO_PORT?", "web.config"),
-    ("problem", "settings", "SOCKETIO_PORT is 'http', but has to be a whole number", "correct it"),
+    ("problem", "settings", "SOCKETIO_PORT is 'http', but must be an integer", "correct it"),
     ("warning", "settings", "SOCKETIO_HOST is '127.0.0.2' in web.config, but '127.0.0.1'", "once"),
     ("ok", "settings", "SOCKETIO_OUTBOX_BYTES = 2000, from configure()", ""),
     ("ok", "settings", "SOCKETIO_BACKPLANE = ..., from web.config", ""),
@@ -254,8 +254,8 @@ class TestKeywords:
         report = self.report(tmp_path, "ping_intervall=10, port='http', backplane='secret'")
         for text in (
             "SocketIOServer() takes no keyword 'ping_intervall'; did you mean ping_interval?",
-            "SocketIOServer(): port is 'http', but has to be a whole number",
-            "SocketIOServer(): backplane is something else, but has to be",
+            "SocketIOServer(): port is 'http', but must be an integer",
+            "SocketIOServer(): backplane is <hidden>, but must be",
         ):
             assert report.has(
                 "problem", "settings", f"chat.py:8: {text}", "correct it in chat.py:8"

@@ -1,7 +1,7 @@
-"""What networks do to connections: each fault on each transport, at each moment of its life.
+"""Tests of network faults: each fault on each transport and in each phase of a connection.
 
-Whatever happens, `disconnect` and `finish` come once, with the right reason, nothing is left
-behind, and a client that is connected beside it notices nothing.
+In all cases, `disconnect` and `finish` are sent once and with the right reason, all resources are
+released, and another client is not affected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .load_clients import CountedServer, Counts
 
 pytestmark = [pytest.mark.patience(60), pytest.mark.torture]
 
-#: Deadlines short enough to be waited for, long enough for those who answer.
+#: Timeouts that are short enough for tests, and long enough for responding clients.
 OPTIONS = {
     "ping_interval": 0.2,
     "ping_timeout": 1.0,
@@ -32,7 +32,7 @@ OPTIONS = {
     "idle_timeout": 1.5,
 }
 
-#: How a connection is lost, and how that is told.
+#: Ways to lose a connection, with the fault and the resulting disconnect reason.
 LOSSES = {
     "black hole": (Link.black_hole, "ping timeout"),
     "reset": (Link.reset, "transport close"),
@@ -47,11 +47,11 @@ def loss(request: pytest.FixtureRequest) -> str:
 
 
 class Scene:
-    """A server, a proxy in front of it, and a client that is connected beside the proxy."""
+    """A server, a proxy in front of it, and a bystander that is connected without the proxy."""
 
     def __init__(self, server: CountedServer) -> None:
         self.server = server
-        self._told = len(server.endings())
+        self._previous_endings = len(server.endings())
         self.bystander = load_clients.WebSocket(server.port)
         self.bystander.subscribe("beside")
         self.before = server.counts()
@@ -59,17 +59,17 @@ class Scene:
 
     @property
     def endings(self) -> list[list[str]]:
-        """Who ended in this scene: ``[stage, session id, reason]``, in order."""
-        return self.server.endings()[self._told :]
+        """The ended sockets of this scene as ``[stage, session id, reason]``, in order."""
+        return self.server.endings()[self._previous_endings :]
 
     def wait_for_endings(self, count: int) -> list[list[str]]:
-        """Wait until so many stages have been told, and return all that were."""
+        """Wait for `count` endings, and return all."""
         while len(endings := self.endings) < count:
             gevent.sleep(0.02)
         return endings
 
     def check_ended(self, session_id: str, reason: str) -> None:
-        """Wait for `disconnect` and `finish` of a client; nothing else ended, nothing is left."""
+        """Wait for `disconnect` and `finish` of a client, and check that nothing else ended."""
         self.wait_for_endings(2)
         self.check_nothing_left()
         assert self.endings == [["disconnect", session_id, reason], ["finish", session_id, reason]]
@@ -85,17 +85,17 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountedServer]:
-    with load_clients.running(tmp_path_factory.mktemp("impatient"), **OPTIONS) as server:
+def short_timeouts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountedServer]:
+    with load_clients.running(tmp_path_factory.mktemp("short_timeouts"), **OPTIONS) as server:
         server.warm_up()
         yield server
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountedServer]:
-    """A server that pings nobody as long as a test runs."""
+def long_ping_interval(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountedServer]:
+    """A server whose ping interval is longer than a test."""
     with load_clients.running(
-        tmp_path_factory.mktemp("calm"), **{**OPTIONS, "ping_interval": 600.0}
+        tmp_path_factory.mktemp("long_ping_interval"), **{**OPTIONS, "ping_interval": 600.0}
     ) as server:
         server.warm_up()
         yield server
@@ -107,40 +107,40 @@ def scene_of(server: CountedServer) -> Iterator[Scene]:
     yield scene
     scene.proxy.close()
     load_clients.close_all()
-    # The next scene has the same server: let this one's clients be gone.
+    # The next scene uses the same server: wait until the clients of this one are gone.
     server.eventually(lambda counts: not counts["sessions"] + counts["sockets"])
 
 
 @pytest.fixture
-def scene(impatient: CountedServer) -> Iterator[Scene]:
-    with scene_of(impatient) as scene:
+def scene(short_timeouts: CountedServer) -> Iterator[Scene]:
+    with scene_of(short_timeouts) as scene:
         yield scene
 
 
 @pytest.fixture
-def at_rest(loss: str, request: pytest.FixtureRequest) -> Iterator[Scene]:
-    """A scene in which a poll that waits goes on waiting.
+def idle_scene(loss: str, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """A scene in which a waiting GET is not ended by a ping.
 
-    A heartbeat lets it go, and between two polls there is no connection that could be seen to be lost:
-    what is told then is that the pong is missing. Only a black hole is noticed by nothing else.
+    Between two GETs there is no connection whose loss the server could detect, so the reason would
+    be "ping timeout". A black hole is detected by ping timeout only, so it needs short timeouts.
     """
-    name = "impatient" if loss == "black hole" else "calm"
+    name = "short_timeouts" if loss == "black hole" else "long_ping_interval"
     with scene_of(request.getfixturevalue(name)) as scene:
         yield scene
 
 
 class TestLoss:
-    """The network loses a connection that rests."""
+    """The network loses an idle connection."""
 
-    def test_of_a_websocket(self, scene: Scene, loss: str) -> None:
+    def test_lost_websocket_ends_the_session(self, scene: Scene, loss: str) -> None:
         fault, reason = LOSSES[loss]
         client = load_clients.WebSocket(scene.proxy.port)
         client.subscribe("a")
         fault(scene.proxy.link)
         scene.check_ended(client.id, reason)
 
-    def test_of_a_waiting_poll(self, at_rest: Scene, loss: str) -> None:
-        scene = at_rest
+    def test_lost_waiting_poll_ends_the_session(self, idle_scene: Scene, loss: str) -> None:
+        scene = idle_scene
         fault, reason = LOSSES[loss]
         client = load_clients.Polling(scene.proxy.port)
         client.subscribe("a")
@@ -148,7 +148,7 @@ class TestLoss:
         scene.proxy.everything(fault)
         scene.check_ended(client.id, reason)
 
-    def test_of_a_websocket_that_took_over(self, scene: Scene, loss: str) -> None:
+    def test_lost_upgraded_websocket_ends_the_session(self, scene: Scene, loss: str) -> None:
         fault, reason = LOSSES[loss]
         polling = load_clients.Polling(scene.proxy.port)
         client = polling.upgrade()
@@ -158,10 +158,10 @@ class TestLoss:
 
 
 class TestMidMessage:
-    """The network loses a connection in the middle of what the client says."""
+    """The network loses a connection in the middle of a message of the client."""
 
     @pytest.mark.parametrize("passed", [1, 5, 20], ids=lambda count: f"after {count} bytes")
-    def test_of_a_websocket(self, scene: Scene, loss: str, passed: int) -> None:
+    def test_lost_websocket_ends_the_session(self, scene: Scene, loss: str, passed: int) -> None:
         fault, reason = LOSSES[loss]
         client = load_clients.WebSocket(scene.proxy.port)
         scene.proxy.link.cut_after(passed, fault)
@@ -170,37 +170,37 @@ class TestMidMessage:
         scene.check_ended(client.id, reason)
 
     @pytest.mark.parametrize("passed", [1, 300], ids=["in its head", "in its body"])
-    def test_of_a_post(self, at_rest: Scene, loss: str, passed: int) -> None:
-        scene = at_rest
+    def test_lost_post_ends_the_session(self, idle_scene: Scene, loss: str, passed: int) -> None:
+        scene = idle_scene
         fault, reason = LOSSES[loss]
         client = load_clients.Polling(scene.proxy.port)
         posts = scene.proxy.link
         posts.cut_after(passed, fault)
-        sending = gevent.spawn(self.try_to_send, client)
+        sending = gevent.spawn(self.send_to_lost_connection, client)
         posts.cut.wait()
         if loss != "black hole":
             sending.join()
             if passed == 1:
-                # Half a head says nothing of whose it is; the client gives up by itself.
+                # An incomplete head does not identify the session; the client closes by itself.
                 client.vanish()
             else:
-                reason = "transport error"  # of half a body it is known, and what it said is lost
+                reason = "transport error"  # an incomplete body: its packets are lost
         else:
             scene.proxy.everything(fault)
         scene.check_ended(client.id, reason)
 
     @staticmethod
-    def try_to_send(client: load_clients.Polling) -> None:
+    def send_to_lost_connection(client: load_clients.Polling) -> None:
         with pytest.raises(load_clients.Gone):
             client.emit("echo", "x" * 1000)
 
 
 class TestMidUpgrade:
-    """The network loses a WebSocket that is to replace long-polling."""
+    """The network loses a WebSocket before its upgrade is completed."""
 
     @pytest.fixture(params=["before the probe", "within the probe", "after the probe"])
     def candidate(self, request: pytest.FixtureRequest) -> Callable[[Scene, str, Fault], None]:
-        """Let a WebSocket come as far as this, and then have it lost."""
+        """Return a function that loses a candidate in this phase of the upgrade."""
 
         def lose(scene: Scene, sid: str, fault: Fault) -> None:
             websocket = load_clients.WebSocket(scene.proxy.port, sid)
@@ -217,7 +217,7 @@ class TestMidUpgrade:
 
         return lose
 
-    def test_polling_goes_on(
+    def test_lost_candidate_resumes_polling(
         self, scene: Scene, candidate: Callable[[Scene, str, Fault], None], loss: str
     ) -> None:
         fault, _ = LOSSES[loss]
@@ -231,7 +231,7 @@ class TestMidUpgrade:
         again.goodbye()
         scene.check_ended(client.id, "transport close")
 
-    def test_everything_is_lost_at_once(
+    def test_lost_connections_during_an_upgrade_end_the_session(
         self, scene: Scene, candidate: Callable[[Scene, str, Fault], None], loss: str
     ) -> None:
         fault, _ = LOSSES[loss]
@@ -241,38 +241,38 @@ class TestMidUpgrade:
         scene.wait_for_endings(2)
         scene.check_nothing_left()
         reason = scene.endings[0][2]
-        # The probe lets the poll go: the loss may be seen as its answer is written, or, between two
-        # polls, not before the pong is missing.
+        # The probe ends the waiting GET: the loss is detected when its response is written, or
+        # between two GETs by ping timeout.
         assert reason in (LOSSES[loss][1], "transport error", "ping timeout")
         assert scene.endings == [[stage, client.id, reason] for stage in ("disconnect", "finish")]
 
 
 class TestHeldCloses:
-    """One side closes, and the other one never hears of it."""
+    """One side closes, and the other does not receive the FIN."""
 
-    def test_a_client_whose_end_is_not_heard(self, scene: Scene) -> None:
+    def test_unnoticed_close_of_the_client_ends_with_ping_timeout(self, scene: Scene) -> None:
         client = load_clients.WebSocket(scene.proxy.port)
         scene.proxy.link.hold_closes()
         client.stop_reading()
         client.wire.close()
         scene.check_ended(client.id, "ping timeout")
 
-    def test_a_client_that_never_ends_its_side(self, scene: Scene) -> None:
+    def test_close_by_the_server_without_response_releases_the_socket(self, scene: Scene) -> None:
         client = load_clients.WebSocket(scene.proxy.port)
         before = scene.server.counts()["descriptors"]
         scene.proxy.link.hold_closes()
         client.emit("kick")
         scene.wait_for_endings(2)
-        # The server's side goes, though the proxy keeps its own.
+        # The server closes its side although the proxy keeps the other one open.
         scene.eventually(lambda counts: counts["descriptors"] < before)
         scene.check_ended(client.id, "server namespace disconnect")
 
 
-class TestSlowLines:
-    """Late and in pieces, but whole: nothing is lost, doubled or out of order."""
+class TestSlowNetworks:
+    """Delayed and fragmented data arrives completely and in order."""
 
     @pytest.fixture(params=["a byte at a time", "late"])
-    def line(self, scene: Scene, request: pytest.FixtureRequest) -> Proxy:
+    def slow_proxy(self, scene: Scene, request: pytest.FixtureRequest) -> Proxy:
         if request.param == "late":
             scene.proxy.latency = 0.02
         else:
@@ -280,9 +280,11 @@ class TestSlowLines:
         return scene.proxy
 
     @pytest.mark.parametrize("transport", [load_clients.WebSocket, load_clients.Polling])
-    def test_all_comes_in_order(self, scene: Scene, line: Proxy, transport: Any) -> None:
+    def test_messages_over_a_slow_network_arrive_in_order(
+        self, scene: Scene, slow_proxy: Proxy, transport: Any
+    ) -> None:
         heard = Journal()
-        client = transport(line.port)
+        client = transport(slow_proxy.port)
         client.heard = heard.append
         expected = [["message", f"{number} äß€ 😀"] for number in range(20)]
         for _, message in expected:
@@ -292,8 +294,8 @@ class TestSlowLines:
         client.send("41")
         scene.check_ended(client.id, "client namespace disconnect")
 
-    def test_an_upgrade(self, scene: Scene, line: Proxy) -> None:
-        polling = load_clients.Polling(line.port)
+    def test_upgrade_over_a_slow_network_succeeds(self, scene: Scene, slow_proxy: Proxy) -> None:
+        polling = load_clients.Polling(slow_proxy.port)
         client = polling.upgrade()
         assert client.call("echo", "there") == ["there"]
         client.goodbye()
@@ -301,11 +303,11 @@ class TestSlowLines:
 
 
 class TestUpgradeRaces:
-    """While both sides send, a client goes over to a WebSocket."""
+    """A client upgrades to a WebSocket while both sides are sending."""
 
     @pytest.fixture
     def scene(self, tmp_path: Path) -> Iterator[Scene]:
-        # With deadlines that a busy machine keeps.
+        # With the default timeouts, for busy machines.
         with load_clients.running(tmp_path) as server:
             server.warm_up()
             with scene_of(server) as scene:
@@ -317,7 +319,7 @@ class TestUpgradeRaces:
         def live(turn: int) -> list[int]:
             client: Any = load_clients.Polling(scene.server.port)
             sending = gevent.spawn(self.send_numbers, client, count)
-            for _ in range(turn % 7):  # at another moment each time
+            for _ in range(turn % 7):  # varies the moment of the upgrade
                 gevent.sleep(0)
             websocket = client.upgrade()
             sending.get()

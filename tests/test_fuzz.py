@@ -1,6 +1,6 @@
-"""What clients may say, at random: the readers by bytes, and sessions by whole state_machines.
+"""Fuzzing: parsers with mutated bytes, and sessions with a random state machine.
 
-By hand and for hours: ``python tests/fuzz/fuzz_codecs.py``. What that finds is kept as a case.
+``python tests/fuzz/fuzz_codecs.py`` fuzzes the parsers for longer, and saves failing inputs as cases.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from webpy_socketio.engine import Engine, EngineConfig
 from webpy_socketio.engine.io.packets import SEPARATOR
 from webpy_socketio.engine.io.timeouts import TimeoutQueue
 
-from .fuzz.state_machines import Data, Ledger, Request, Web, settle
+from .fuzz.state_machines import Data, MemoryWebSocket, RecordingReceiver, Request, settle
 from .fuzz.targets import CASES, TARGETS, WORDS, cases
 
-KEPT = [(target, case) for target in TARGETS for case in cases(target)]
+SAVED_CASES = [(target, case) for target in TARGETS for case in cases(target)]
 
-#: The suite's share: some seconds for each target.
+#: Number of inputs per target, and of random sessions with their steps. Limited to some seconds.
 EXAMPLES = 600
-LIVES, STEPS = 200, 40
+MACHINES, STEPS = 200, 40
 
 
 @st.composite
 def mutations(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """A kept case with some edits, or nothing but words."""
+    """Generate a saved case with some edits, or a sequence of words."""
     data = draw(st.sampled_from(seeds) | st.lists(st.sampled_from(WORDS)).map(b"".join))
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, len(data)))
@@ -47,18 +47,20 @@ def mutations(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
     return data
 
 
-class TestReaders:
-    @pytest.mark.parametrize(("target", "case"), KEPT, ids=[f"{t}-{c.name}" for t, c in KEPT])
-    def test_kept_cases(self, target: str, case: Path) -> None:
+class TestParsers:
+    @pytest.mark.parametrize(
+        ("target", "case"), SAVED_CASES, ids=[f"{t}-{c.name}" for t, c in SAVED_CASES]
+    )
+    def test_saved_case_passes(self, target: str, case: Path) -> None:
         TARGETS[target](case.read_bytes())
-        assert not case.name.startswith("crash"), "give it a name that says what it is"
+        assert not case.name.startswith("crash"), "rename it to describe the case"
 
-    def test_every_folder_of_cases_has_its_target(self) -> None:
+    def test_every_case_folder_has_a_target(self) -> None:
         assert {path.name for path in CASES.iterdir()} == set(TARGETS)
 
     @pytest.mark.patience(60)
     @pytest.mark.parametrize("target", TARGETS)
-    def test_nothing_but_documented_errors_escapes(self, target: str) -> None:
+    def test_mutated_cases_raise_documented_errors_only(self, target: str) -> None:
         seeds = [case.read_bytes() for case in cases(target)]
         tried: list[int] = []
 
@@ -77,45 +79,45 @@ class TestReaders:
         assert len(tried) >= EXAMPLES // 2
 
 
-class Life(RuleBasedStateMachine):
-    """One session from its beginning to its end, with a client that does right and wrong."""
+class SessionMachine(RuleBasedStateMachine):
+    """One session from handshake to end, with valid and invalid actions of client and server."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger()
-        self.engine = Engine(self.ledger, EngineConfig(outbox_packets=20))
-        self.web: Web | None = None
-        self.candidate: Web | None = None
+        self.receiver = RecordingReceiver()
+        self.engine = Engine(self.receiver, EngineConfig(outbox_packets=20))
+        self.websocket: MemoryWebSocket | None = None
+        self.candidate: MemoryWebSocket | None = None
         self.probed = False
         self.gets: list[Request] = []
         self.posts: list[Request] = []
-        self.said: list[Data] = []
-        self.told: list[Data] = []
-        self.heard: list[Data] = []
+        self.client_messages: list[Data] = []
+        self.server_messages: list[Data] = []
+        self.received: list[Data] = []
         self.count = 0
         self.age = 0
 
-    # -- how it begins
+    # -- handshake
 
     @initialize(polling=st.booleans(), lifespan=st.integers(0, 24))
     def begin(self, polling: bool, lifespan: int) -> None:
-        self.lifespan = lifespan  # steps; or most of them would come after the end
+        self.lifespan = lifespan  # minimum number of steps before the session may end
         if polling:
             request = Request(self.engine, "GET", None)
             (packet,) = request.packets()
         else:
-            self.web = Web(self.engine, None)
+            self.websocket = MemoryWebSocket(self.engine, None)
             settle()
-            (packet,) = self.web.read()
+            (packet,) = self.websocket.read()
         assert isinstance(packet, str)
         assert packet.startswith("0{")
-        (self.session,) = self.ledger.opens
+        (self.session,) = self.receiver.opens
 
-    # -- what the server does
+    # -- actions of the server
 
     @rule(binary=st.booleans(), times=st.integers(1, 3))
-    def tell(self, binary: bool, times: int) -> None:
-        self._tell(times, binary)
+    def server_send(self, binary: bool, times: int) -> None:
+        self._server_send(times, binary)
 
     @rule()
     def pause(self) -> None:
@@ -128,52 +130,52 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def ping(self) -> None:
-        self._fall_due(self.engine._heartbeat._resting)
+        self._expire(self.engine._heartbeat._idle)
 
-    # -- what a client does
+    # -- actions of the client
 
-    @precondition(lambda self: self._polls)
+    @precondition(lambda self: self._is_polling)
     @rule()
     def get(self) -> None:
         self.gets.append(Request(self.engine, "GET", self.session.id))
 
-    @precondition(lambda self: self._polls and not self.posts)
+    @precondition(lambda self: self._is_polling and not self.posts)
     @rule(binary=st.lists(st.booleans(), min_size=1, max_size=3))
     def post(self, binary: list[bool]) -> None:
-        data = [self._say(each) for each in binary]
+        data = [self._next_client_message(each) for each in binary]
         self.posts.append(Request(self.engine, "POST", self.session.id, payload(*data)))
 
-    @precondition(lambda self: self.web)
+    @precondition(lambda self: self.websocket)
     @rule(binary=st.lists(st.booleans(), min_size=1, max_size=3))
     def send(self, binary: list[bool]) -> None:
-        assert self.web is not None
-        self.web.send(*(typed(self._say(each)) for each in binary))
+        assert self.websocket is not None
+        self.websocket.send(*(typed(self._next_client_message(each)) for each in binary))
 
     @rule()
     def pong(self) -> None:
-        self._packet("3")
+        self._send_packet("3")
 
     @rule()
     def late_get(self) -> None:
-        if self.web is not None:
+        if self.websocket is not None:
             assert Request(self.engine, "GET", self.session.id).response.status.startswith("400")
 
-    @precondition(lambda self: self.web or self.candidate)
+    @precondition(lambda self: self.websocket or self.candidate)
     @rule()
     def stop_reading(self) -> None:
-        (self.web or self.candidate).stream.full = True  # type: ignore[union-attr]
+        (self.websocket or self.candidate).stream.full = True  # type: ignore[union-attr]
 
-    @precondition(lambda self: self.web or self.candidate)
+    @precondition(lambda self: self.websocket or self.candidate)
     @rule()
-    def read_on(self) -> None:
-        (self.web or self.candidate).stream.drain()  # type: ignore[union-attr]
+    def resume_reading(self) -> None:
+        (self.websocket or self.candidate).stream.drain()  # type: ignore[union-attr]
 
-    # -- the upgrade
+    # -- upgrade
 
-    @precondition(lambda self: self._polls and not self.candidate and self.session.open)
+    @precondition(lambda self: self._is_polling and not self.candidate and self.session.open)
     @rule()
     def upgrade(self) -> None:
-        self.candidate, self.probed = Web(self.engine, self.session.id), False
+        self.candidate, self.probed = MemoryWebSocket(self.engine, self.session.id), False
 
     @precondition(lambda self: self.candidate and not self.probed)
     @rule()
@@ -185,45 +187,45 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.candidate and self.probed and not self.posts)
     @rule(binary=st.lists(st.booleans(), max_size=2))
     def complete(self, binary: list[bool]) -> None:
-        """As a client has to: its POST is answered, and its GET has been let go."""
+        """Complete the upgrade as clients must: no POST is pending, and the GET has ended."""
         assert self.candidate is not None
         settle()
-        self._collect()
+        self._collect_responses()
         candidate, self.candidate = self.candidate, None
-        if not self.session.open:  # it never took over, and ends when it has read its farewell
+        if not self.session.open:  # the candidate closes once its close frame is read
             candidate.stream.drain()
             settle()
-            assert candidate.stream.ended
+            assert candidate.stream.closed
             return
-        self.web = candidate
-        self.web.send("5", *(typed(self._say(each)) for each in binary))
+        self.websocket = candidate
+        self.websocket.send("5", *(typed(self._next_client_message(each)) for each in binary))
 
-    @precondition(lambda self: self._polls and not self.candidate and not self.posts)
+    @precondition(lambda self: self._is_polling and not self.candidate and not self.posts)
     @rule(times=st.lists(st.integers(0, 2), min_size=4, max_size=4), waits=st.booleans())
-    def change_over(self, times: list[int], waits: bool) -> None:
-        """The whole way, while the server goes on sending."""
-        self._tell(times[0])
+    def upgrade_while_sending(self, times: list[int], waits: bool) -> None:
+        """Upgrade completely while the server is sending."""
+        self._server_send(times[0])
         settle()
         if not self.session.open:
             return
         if waits and not self.gets:
             self.get()
         self.upgrade()
-        self._tell(times[1])
+        self._server_send(times[1])
         self.probe()
-        self._tell(times[2])
+        self._server_send(times[2])
         self.complete([False] * times[3])
 
     @precondition(lambda self: self.candidate)
-    @rule(how=st.sampled_from(["5", "lost", "goodbye", "too late", "message", "bytes"]))
+    @rule(how=st.sampled_from(["5", "lost", "send_close", "too late", "message", "bytes"]))
     def drop(self, how: str) -> None:
         assert self.candidate is not None
         if how == "too late":
-            self._fall_due(self.engine.upgrades._pending)
+            self._expire(self.engine.upgrades._pending)
         elif how == "lost":
-            self.candidate.stream.break_off("transport close")
-        elif how == "goodbye":
-            self.candidate.goodbye()
+            self.candidate.stream.lose("transport close")
+        elif how == "send_close":
+            self.candidate.send_close()
         elif how == "message":
             self.candidate.send("4too early")
         elif how == "bytes":
@@ -238,72 +240,72 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def second_websocket(self) -> None:
-        if self.session.id in self.engine.sessions and (self.web or self.candidate):
-            other = Web(self.engine, self.session.id)
+        if self.session.id in self.engine.sessions and (self.websocket or self.candidate):
+            other = MemoryWebSocket(self.engine, self.session.id)
             other.send("2probe", "5", "4not mine")
-            assert other.stream.ended
+            assert other.stream.closed
 
-    # -- how it ends
+    # -- end of the session
 
-    @precondition(lambda self: self._old)
+    @precondition(lambda self: self._may_end)
     @rule(packet=st.sampled_from(["0", "2", "5", "6", "9", "", "4!fail", "4!close", "1"]))
     def end_by_packet(self, packet: str) -> None:
-        if self._packet(packet) and not self.session.paused:
+        if self._send_packet(packet) and not self.session.paused:
             assert not self.session.open
 
-    @precondition(lambda self: self._old)
+    @precondition(lambda self: self._may_end)
     @rule(how=st.sampled_from(["deadline", "server", "engine", "overflow", "lost"]))
     def end(self, how: str) -> None:
         if how == "deadline":
-            self._fall_due(self.engine._heartbeat._resting)
-            self._fall_due(self.engine._heartbeat._awaited)
+            self._expire(self.engine._heartbeat._idle)
+            self._expire(self.engine._heartbeat._pending)
         elif how == "server":
             self.session.close("forced close")
         elif how == "engine":
             self.engine.close()
         elif how == "overflow":
-            self._tell(21)
-        elif self.web is not None:
-            self.web.stream.break_off("transport error")
+            self._server_send(21)
+        elif self.websocket is not None:
+            self.websocket.stream.lose("transport error")
 
-    @precondition(lambda self: self._old and self.gets)
+    @precondition(lambda self: self._may_end and self.gets)
     @rule()
-    def end_by_hanging_up(self) -> None:
-        if self.gets[-1].hang_up():
+    def end_by_closing_the_poll(self) -> None:
+        if self.gets[-1].close_connection():
             assert not self.session.open
 
-    @precondition(lambda self: self._old and self.web)
+    @precondition(lambda self: self._may_end and self.websocket)
     @rule()
-    def end_by_goodbye(self) -> None:
-        assert self.web is not None
-        self.web.goodbye()
+    def end_by_close_frame(self) -> None:
+        assert self.websocket is not None
+        self.websocket.send_close()
 
-    # -- what is always true
+    # -- invariants
 
     @invariant()
-    def nothing_is_lost_or_swapped(self) -> None:
-        if not self.ledger.opens:
+    def messages_are_in_order(self) -> None:
+        if not self.receiver.opens:
             return
         self.age += 1
         settle()
-        self._collect()
-        assert self.heard == self.told[: len(self.heard)]
-        assert self.ledger.messages == self.said[: len(self.ledger.messages)]
+        self._collect_responses()
+        assert self.received == self.server_messages[: len(self.received)]
+        assert self.receiver.messages == self.client_messages[: len(self.receiver.messages)]
 
     @invariant()
-    def it_ends_once_and_leaves_nothing(self) -> None:
-        if not self.ledger.opens:
+    def session_ends_once_and_is_removed(self) -> None:
+        if not self.receiver.opens:
             return
         engine, session = self.engine, self.session
         heartbeat = engine._heartbeat
-        waits = (session in heartbeat._resting) + (session in heartbeat._awaited)
+        waits = (session in heartbeat._idle) + (session in heartbeat._pending)
         if session.open:
-            assert self.ledger.closes == []
+            assert self.receiver.closes == []
             assert waits == 1
             assert engine.sessions == {session.id: session}
             assert len(engine._lingering) == 0
         else:
-            assert self.ledger.closes == [session.reason]
+            assert self.receiver.closes == [session.reason]
             assert waits == 0
             assert len(engine._lingering) == len(engine.sessions)
             assert session.upgrading is None
@@ -312,100 +314,100 @@ class Life(RuleBasedStateMachine):
         assert not session.open or bool(self.candidate) == (session.upgrading is not None)
 
     def teardown(self) -> None:
-        """Whatever happened: a client that reads gets all there is, and then nothing is left."""
-        if not self.ledger.opens:
+        """Check that a reading client receives all messages, and that nothing is left afterwards."""
+        if not self.receiver.opens:
             return
         while self.session.paused:
             self.session.resume()
         settle()
-        for web in (self.web, self.candidate):
-            if web is not None:
-                web.stream.drain()
+        for websocket in (self.websocket, self.candidate):
+            if websocket is not None:
+                websocket.stream.drain()
         if self.session.open:
             if self.candidate is not None:
                 self.drop("lost")
-            while self._polls and (self.session.outbox or self.gets):
+            while self._is_polling and (self.session.outbox or self.gets):
                 if not self.gets:
                     self.get()
                 settle()
-                self._collect()
+                self._collect_responses()
                 if not self.session.outbox:
                     break
             settle()
-            self._collect()
-            assert self.heard == self.told
-            assert self.ledger.messages == self.said
+            self._collect_responses()
+            assert self.received == self.server_messages
+            assert self.receiver.messages == self.client_messages
             self.session.close("forced close")
         settle()
-        self._collect()
+        self._collect_responses()
         assert self.gets == []
         assert self.posts == []
-        self._fall_due(self.engine._lingering)
-        self.it_ends_once_and_leaves_nothing()
+        self._expire(self.engine._lingering)
+        self.session_ends_once_and_is_removed()
         assert self.engine.sessions == {}
-        for web in (self.web, self.candidate):
-            assert web is None or web.stream.ended
+        for websocket in (self.websocket, self.candidate):
+            assert websocket is None or websocket.stream.closed
         self.engine.dispose()
 
-    # -- how
+    # -- helpers
 
     @property
-    def _polls(self) -> bool:
-        return self.web is None and bool(self.ledger.opens)
+    def _is_polling(self) -> bool:
+        return self.websocket is None and bool(self.receiver.opens)
 
     @property
-    def _old(self) -> bool:
+    def _may_end(self) -> bool:
         return self.age >= self.lifespan
 
-    def _next(self, binary: bool) -> Data:
+    def _next_message(self, binary: bool) -> Data:
         self.count += 1
         return b"%d" % self.count if binary else str(self.count)
 
-    def _tell(self, times: int, binary: bool = False) -> None:
+    def _server_send(self, times: int, binary: bool = False) -> None:
         for _ in range(times):
-            data = self._next(binary)
+            data = self._next_message(binary)
             if self.session.open:
-                self.told.append(data)
+                self.server_messages.append(data)
             self.session.send(data)
 
-    def _say(self, binary: bool) -> Data:
-        """The next message of the client, which counts if the session is there to hear it."""
-        data = self._next(binary)
-        self.said.append(data)
+    def _next_client_message(self, binary: bool) -> Data:
+        """Return the next message of the client, and record it."""
+        data = self._next_message(binary)
+        self.client_messages.append(data)
         return data
 
-    def _packet(self, packet: str) -> bool:
-        """Send one packet by whatever carries the session; False if nothing can."""
-        if self.web is not None:
-            self.web.send(packet)
+    def _send_packet(self, packet: str) -> bool:
+        """Send one packet by the current transport; return False if a POST is pending."""
+        if self.websocket is not None:
+            self.websocket.send(packet)
         elif not self.posts:
             self.posts.append(Request(self.engine, "POST", self.session.id, packet.encode()))
         else:
             return False
         return True
 
-    def _fall_due(self, deadlines: TimeoutQueue[Any]) -> None:
-        """Let pass the time that what is in `deadlines` has."""
+    def _expire(self, deadlines: TimeoutQueue[Any]) -> None:
+        """Let all timeouts in `deadlines` expire."""
         for item in list(deadlines._due):
             deadlines.discard(item)
             deadlines._on_due(item)
 
-    def _collect(self) -> None:
-        """Take what arrived."""
+    def _collect_responses(self) -> None:
+        """Read completed responses and frames."""
         for request in [each for each in self.gets if each.done]:
             self.gets.remove(request)
-            self._hear(request.packets())
+            self._receive(request.packets())
         self.posts = [each for each in self.posts if not each.done]
-        for web in (self.web, self.candidate):
-            if web is not None:
-                self._hear(web.read())
+        for websocket in (self.websocket, self.candidate):
+            if websocket is not None:
+                self._receive(websocket.read())
 
-    def _hear(self, items: list[Data]) -> None:
+    def _receive(self, items: list[Data]) -> None:
         for item in items:
             if isinstance(item, bytes):
-                self.heard.append(item)
+                self.received.append(item)
             elif item[0] == "4":
-                self.heard.append(item[1:])
+                self.received.append(item[1:])
             else:
                 assert item in ("1", "2", "3probe", "6"), item
 
@@ -422,9 +424,9 @@ def payload(*items: Data) -> bytes:
 
 
 class TestSessions:
-    def test_one_that_was_found(self) -> None:
-        """Closed while its second half of an upgrade waits for a client that does not read."""
-        life = Life()
+    def test_close_during_an_upgrade_of_a_slow_client(self) -> None:
+        """The session is closed while an upgrade waits for a client that does not read."""
+        life = SessionMachine()
         for step in (
             lambda: life.begin(polling=True, lifespan=0),
             life.upgrade,
@@ -435,17 +437,19 @@ class TestSessions:
             life.late_get,
         ):
             step()
-            life.nothing_is_lost_or_swapped()
-            life.it_ends_once_and_leaves_nothing()
+            life.messages_are_in_order()
+            life.session_ends_once_and_is_removed()
         life.teardown()
 
     @pytest.mark.patience(90)
-    def test_every_life_ends_once_and_in_order(self, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level(logging.CRITICAL)  # "!fail" is logged each time
+    def test_random_sessions_end_once_with_messages_in_order(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.CRITICAL)  # each "!fail" is logged
         run_state_machine_as_test(
-            Life,
+            SessionMachine,
             settings=settings(
-                max_examples=LIVES,
+                max_examples=MACHINES,
                 stateful_step_count=STEPS,
                 deadline=None,
                 database=None,

@@ -1,22 +1,23 @@
-"""The JavaScript of the documentation, in headless Chromium."""
+"""Execute the JavaScript and the programs of the documentation in headless Chromium."""
 
 from __future__ import annotations
 
 import pytest
 
-from .servers import ServerProcess, application_source
+from .servers import Served, ServerProcess, application_source
 from .snippets import ROOT, Page, all_pages
+from .test_tutorial import Visitors
 from .windows import Windows, _chromium, _own_patience, expect
 
 __all__ = ["_chromium", "_own_patience"]  # fixtures
 
 PAGES = {path.relative_to(ROOT).as_posix(): Page.read(path) for path in all_pages()}
 
-#: What a page's snippets may use without saying where it comes from.
-BEFORE = "const show = (what) => shown.push(what);"
+#: Defines a function that snippets use without definition.
+PROLOGUE = "const show = (what) => shown.push(what);"
 
-#: Run when all others have.
-AFTER = """
+#: Runs after all snippets of a page.
+EPILOGUE = """
 if (!socket.connected) await new Promise((done) => socket.once("connect", done));
 await socket.emitWithAck("barrier");
 """
@@ -69,26 +70,47 @@ def windows(chromium, server):
 
 
 def script(name):
-    """The loose JavaScript of a page, one after the other in one function."""
-    blocks = "\n".join(block.text for block in PAGES[name].loose("javascript"))
-    return "async () => {\nwindow.shown = [];\n" + BEFORE + blocks + AFTER + "return shown;\n}"
+    """Return a function with all JavaScript blocks without caption of a page."""
+    blocks = "\n".join(block.text for block in PAGES[name].uncaptioned("javascript"))
+    return "async () => {\nwindow.shown = [];\n" + PROLOGUE + blocks + EPILOGUE + "return shown;\n}"
 
 
-@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if page.loose("javascript")])
-def test_it_runs(name, windows):
+@pytest.mark.parametrize(
+    "name", [name for name, page in PAGES.items() if page.uncaptioned("javascript")]
+)
+def test_javascript_snippets_run(name, windows):
     windows.open("/").evaluate(script(name))
 
 
-def test_presence_shows_who_is_here(windows):
+def test_presence_lists_members(windows):
     page = windows.open("/")
-    page.evaluate(script("docs/guides/presence.rst"))
+    page.evaluate(script("docs/how-to/presence.rst"))
     page.wait_for_function("shown.length > 1")
     assert page.evaluate("shown.slice(0, 2)") == [["Ann"], 1]
 
 
-def test_who_is_refused_goes_to_the_login(windows):
+def test_rejected_client_is_redirected_to_login(windows):
     page = windows.open("/?before")
     page.context.add_cookies([{"name": "refused", "value": "1", "url": windows.url}])
-    blocks = PAGES["docs/guides/authorization.rst"].blocks("javascript")
+    blocks = PAGES["docs/how-to/authorization.rst"].blocks("javascript")
     page.evaluate("() => {\n" + blocks[0] + "\n}")
     expect(page).to_have_url(f"{windows.url}/")
+
+
+@pytest.mark.parametrize("name", ["docs/index.rst", "docs/start/quickstart.rst"])
+def test_first_program_sends_messages_to_both_windows(name, chromium, tmp_path):
+    (tmp_path / "chat.py").write_text(PAGES[name].files()["chat.py"])
+    served = Served(["webpy_socketio", "serve", "chat:app", "--port", "0", "--quiet"], tmp_path)
+    served.ready()
+    windows = Visitors(chromium, f"http://127.0.0.1:{served.port}")
+    try:
+        pages = [windows.open("/"), windows.open("/")]
+        for page in pages:
+            page.wait_for_function("() => socket.channels.includes('room-1')")
+        pages[0].get_by_label("Message").fill("Hello")
+        pages[0].keyboard.press("Enter")
+        for page in pages:
+            expect(page.get_by_role("listitem")).to_have_text(["Hello"])
+    finally:
+        windows.close()
+        served.close()

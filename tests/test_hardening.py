@@ -103,7 +103,7 @@ class Scene:
         self.site = serve(("/page", "page"), {"page": self.page()}, **options)
         self.bystander = self.site.connect()
         self.bystander.call("__subscribe__", "room")
-        self.before = held(self.site)
+        self.before = resource_counts(self.site)
 
     def page(self) -> type[Page]:
         return type("page", (Page,), {"visits": self.visits})
@@ -111,7 +111,7 @@ class Scene:
     def http(self) -> Http:
         return Http(self.site.port)
 
-    def check_the_others(self) -> None:
+    def check_others_are_served(self) -> None:
         """The bystander is served as before, and so is a page's visitor."""
         assert self.bystander.call("here", 1) == [1]
         status, _, body = self.http().request("GET", "/page", "Connection: close")
@@ -120,17 +120,17 @@ class Scene:
     def check_ended(self, session_id: str, reason: str) -> None:
         """This client's end was told once, nothing of it is left, and nobody else ended."""
         self.endings.wait_for((session_id, "finish", reason))
-        self.check_nothing_left()
+        self.check_released()
         assert self.endings == [(session_id, "disconnect", reason), (session_id, "finish", reason)]
 
-    def check_nothing_left(self) -> None:
-        self.check_the_others()
+    def check_released(self) -> None:
+        self.check_others_are_served()
         while raw.OPENED[1:]:  # all but the bystander's
             raw.OPENED.pop().close()
         left: dict[str, int] = {}
 
         def settled() -> bool:
-            now = held(self.site)
+            now = resource_counts(self.site)
             left.update({name: now[name] - self.before[name] for name in now})
             return not any(number > 0 for number in left.values())
 
@@ -140,13 +140,13 @@ class Scene:
             raise AssertionError(f"more than before: {left}") from error
 
 
-def held(site: Site) -> dict[str, int]:
+def resource_counts(site: Site) -> dict[str, int]:
     """What the process holds because of its clients, as far as it can be counted quickly."""
     engine, socketio = site.server.engine, site.server._socketio
     spaces = registry.namespaces()
     deadlines = (
-        engine._heartbeat._resting,
-        engine._heartbeat._awaited,
+        engine._heartbeat._idle,
+        engine._heartbeat._pending,
         engine._heartbeat._since,
         engine._lingering,
         engine.upgrades._pending,
@@ -195,7 +195,7 @@ SMUGGLED = b"GET /page?smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = (b"Transfer-Encoding: chunked",)
 
 #: What comes after "POST <target> HTTP/1.1", and the answers that are right.
-BROKEN: dict[str, tuple[tuple[bytes, ...], bytes, set[int]]] = {
+BAD_HEADERS: dict[str, tuple[tuple[bytes, ...], bytes, set[int]]] = {
     "a length and chunks": ((b"Content-Length: 5", *CHUNKED), b"0\r\n\r\n", {400}),
     "chunks and a length": ((*CHUNKED, b"Content-Length: 5"), b"0\r\n\r\n", {400}),
     "two lengths": ((b"Content-Length: 5", b"Content-Length: 0"), b"hello", {400}),
@@ -239,7 +239,7 @@ BROKEN: dict[str, tuple[tuple[bytes, ...], bytes, set[int]]] = {
 }
 
 #: The same for the whole of what is sent first.
-NOT_EVEN: dict[str, tuple[bytes, set[int]]] = {
+BAD_REQUESTS: dict[str, tuple[bytes, set[int]]] = {
     "a request line of 9 KB": (
         b"GET /page?" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
         {400, 414},
@@ -263,13 +263,13 @@ class TestHTTP:
         assert answer.count(b"HTTP/1.1 ") == 1, "a part of it was taken for another request"
         assert b"\r\nConnection: close\r\n" in answer
         assert scene.visits == []
-        scene.check_nothing_left()
+        scene.check_released()
         assert scene.endings == []
         return int(answer.split()[1]), answer
 
     @pytest.mark.parametrize("target", ["/page", ENGINE], ids=["page", "engine"])
-    @pytest.mark.parametrize(("headers", "body", "statuses"), BROKEN.values(), ids=BROKEN)
-    def test_one_refusal_and_closed(
+    @pytest.mark.parametrize(("headers", "body", "statuses"), BAD_HEADERS.values(), ids=BAD_HEADERS)
+    def test_bad_headers_get_one_error_and_a_closed_connection(
         self,
         headers: tuple[bytes, ...],
         body: bytes,
@@ -281,20 +281,26 @@ class TestHTTP:
         status, _ = self.exchange(scene, b"\r\n".join(head) + body + SMUGGLED)
         assert status in statuses
 
-    @pytest.mark.parametrize(("data", "statuses"), NOT_EVEN.values(), ids=NOT_EVEN)
-    def test_what_is_hardly_a_request(self, data: bytes, statuses: set[int], scene: Scene) -> None:
+    @pytest.mark.parametrize(("data", "statuses"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+    def test_bad_request_gets_one_error_and_a_closed_connection(
+        self, data: bytes, statuses: set[int], scene: Scene
+    ) -> None:
         assert self.exchange(scene, data + SMUGGLED)[0] in statuses
 
-    def test_the_connection_goes_though_the_client_keeps_its_side(self, scene: Scene) -> None:
+    def test_rejected_connection_is_released_while_the_client_keeps_its_side_open(
+        self, scene: Scene
+    ) -> None:
         http = scene.http()
         http.sock.sendall(b"junk\r\n\r\n")
         assert http.read_to_end().startswith(b"HTTP/1.1 400 ")
         # Ours alone is left, and the bystander's two were there before.
-        eventually(lambda: held(scene.site)["descriptors"] == scene.before["descriptors"] + 1)
+        eventually(
+            lambda: resource_counts(scene.site)["descriptors"] == scene.before["descriptors"] + 1
+        )
 
     @pytest.mark.parametrize("target", ["/page", "/nowhere", ENGINE, f"{ENGINE}&sid=unknown"])
     @pytest.mark.parametrize("method", ["GET", "POST"])
-    def test_who_asks_for_a_close_is_told_and_closed(
+    def test_connection_close_is_confirmed_and_closes(
         self, method: str, target: str, scene: Scene
     ) -> None:
         http = scene.http()
@@ -303,17 +309,17 @@ class TestHTTP:
         assert http.read_to_end() == b""
 
     @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-    def test_half_a_body_of_a_page_is_nothing(self, reset: bool, scene: Scene) -> None:
+    def test_incomplete_body_never_reaches_a_page(self, reset: bool, scene: Scene) -> None:
         http = scene.http()
         http.send("POST", "/page", "Content-Length: 100", body=b"0123456789")
         if reset:
             http.sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, RESET)
         http.sock.close()
-        scene.check_nothing_left()
+        scene.check_released()
         assert scene.visits == [b"hello"], "the visitor's who came after it"
 
     @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-    def test_half_a_body_ends_its_session(self, reset: bool, scene: Scene) -> None:
+    def test_incomplete_body_closes_its_session(self, reset: bool, scene: Scene) -> None:
         client, http = scene.site.polling(), scene.http()
         client.connect()
         body = b'42["message","half'
@@ -336,7 +342,7 @@ class TestSlowSenders:
         b"POST /page HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;",
     )
 
-    def test_in_the_line_the_headers_and_the_body(self, serve: Callable[..., Site]) -> None:
+    def test_slow_request_gets_408(self, serve: Callable[..., Site]) -> None:
         scene = Scene(serve, header_timeout=0.5, body_timeout=0.5)
         slow = [scene.http() for _ in range(20 * len(self.PLACES))]
         answers = Journal()
@@ -354,12 +360,12 @@ class TestSlowSenders:
             gevent.spawn(trickle, http, beginning)
         served = 0
         while len(answers) < len(slow):
-            scene.check_the_others()
+            scene.check_others_are_served()
             served += 1
         assert served > 1
         assert answers == [b"HTTP/1.1 408"] * len(slow)
         assert scene.visits == [b"hello"] * served
-        scene.check_nothing_left()
+        scene.check_released()
 
 
 # -- Engine.IO
@@ -388,7 +394,7 @@ class TestEngineIO:
     """What is posted and asked for over long-polling."""
 
     @pytest.mark.parametrize("payload", BAD_PAYLOADS.values(), ids=BAD_PAYLOADS)
-    def test_a_bad_packet_ends_its_session_with_one_error(
+    def test_invalid_packet_closes_the_session_with_one_error(
         self, payload: bytes, scene: Scene
     ) -> None:
         client = scene.site.polling()
@@ -401,7 +407,7 @@ class TestEngineIO:
         assert len(scene.errors) <= 1
         assert client.request("GET")[0] == 400
 
-    def test_a_bomb_of_separators_takes_no_memory(self, scene: Scene) -> None:
+    def test_post_of_separators_uses_little_memory(self, scene: Scene) -> None:
         """Taken apart before it is looked at, it would be eight bytes for each of its million."""
         client = scene.site.polling()
         client.connect()
@@ -415,11 +421,11 @@ class TestEngineIO:
         assert peak < 5 * len(bomb)
         scene.check_ended(client.id, "parse error")
 
-    def test_a_bomb_blocks_nobody(self, scene: Scene) -> None:
+    def test_post_of_many_packets_does_not_block(self, scene: Scene) -> None:
         """The longest that others wait; what is unpacked at once takes many times the bound."""
         client = scene.site.polling()
         client.connect()
-        with gaps() as longest:
+        with measure_blocking() as longest:
             assert client.request("POST", b"3\x1e" * 499_999 + b"3")[0] == 200
         assert longest() < 1.0
 
@@ -431,7 +437,7 @@ class TestEngineIO:
         scene.handled.wait(lambda handled: len(handled) == 5000)
         assert scene.handled == [["n", number] for number in range(5000)]
 
-    def test_a_body_of_the_largest_size_is_taken(self, scene: Scene) -> None:
+    def test_body_of_the_maximum_size_is_accepted(self, scene: Scene) -> None:
         client = scene.site.polling()
         client.connect()
         begin, end = '42["m","', '"]'
@@ -440,7 +446,7 @@ class TestEngineIO:
         scene.handled.wait(len)
 
     @pytest.mark.parametrize("how", ["declared", "chunked"])
-    def test_one_byte_more_is_refused_before_it_is_read(self, how: str, scene: Scene) -> None:
+    def test_body_above_the_maximum_size_is_rejected_unread(self, how: str, scene: Scene) -> None:
         client, http = scene.site.polling(), scene.http()
         client.connect()
         size = b"%x\r\n" % 1_000_001 if how == "chunked" else b""
@@ -453,7 +459,7 @@ class TestEngineIO:
         scene.check_ended(client.id, "parse error")
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
-    def test_a_flood_of_pongs_changes_nothing(self, transport: str, scene: Scene) -> None:
+    def test_many_pongs_have_no_effect(self, transport: str, scene: Scene) -> None:
         if transport == "polling":
             client: Any = scene.site.polling()
             client.connect()
@@ -481,7 +487,7 @@ class TestEngineIO:
         assert max(largest, after["watchers"]) <= before["watchers"] + 20
         assert scene.endings == []
 
-    def test_overlapping_gets_end_the_session(self, scene: Scene) -> None:
+    def test_overlapping_gets_close_the_session(self, scene: Scene) -> None:
         client = scene.site.polling()
         client.connect()
         first = gevent.spawn(client.request, "GET")
@@ -492,7 +498,7 @@ class TestEngineIO:
         scene.check_ended(client.id, "transport error")
 
     @pytest.mark.parametrize("passed", [0, 8], ids=["in its head", "in its body"])
-    def test_overlapping_posts_end_the_session(self, passed: int, scene: Scene) -> None:
+    def test_overlapping_posts_close_the_session(self, passed: int, scene: Scene) -> None:
         """However little of the first one's body has come: nobody knows which one is earlier."""
         client, http = scene.site.polling(), scene.http()
         client.connect()
@@ -500,7 +506,7 @@ class TestEngineIO:
         target = f"{ENGINE}&sid={client.sid}"
         http.send("POST", target, f"Content-Length: {len(body)}", body=body[:passed])
         before = gevent.get_hub().loop.activecnt
-        scene.check_the_others()  # whose requests came later, and are answered: it is read by now
+        scene.check_others_are_served()  # whose requests came later, and are answered: it is read by now
         assert client.send('42["message","second"]')[0] == 400
         with contextlib.suppress(OSError):
             http.sock.sendall(body[passed:])
@@ -509,7 +515,7 @@ class TestEngineIO:
         assert scene.handled == []
         assert gevent.get_hub().loop.activecnt <= before
 
-    def test_a_post_behind_one_that_is_answered_overlaps_nothing(self, scene: Scene) -> None:
+    def test_consecutive_posts_do_not_overlap(self, scene: Scene) -> None:
         client = scene.site.polling()
         client.connect()
         for number in range(50):
@@ -517,7 +523,7 @@ class TestEngineIO:
         scene.handled.wait_for(["n", 49])
         assert scene.endings == []
 
-    def test_an_upgrade_in_the_middle_of_a_post_ends_the_session(self, scene: Scene) -> None:
+    def test_upgrade_during_a_post_closes_the_session(self, scene: Scene) -> None:
         """What is left of the POST would come between what comes by the WebSocket, or be lost."""
         client, http = scene.site.polling(), scene.http()
         client.connect()
@@ -558,7 +564,7 @@ class TestEngineIO:
         ],
         ids=lambda query: query[:60],
     )
-    def test_a_bad_query_is_refused_and_nothing_of_it_reflected(
+    def test_invalid_query_is_rejected_without_its_text(
         self, query: str, transport: str, scene: Scene
     ) -> None:
         target = "/socket.io/?" + query.replace("{}", transport)
@@ -575,11 +581,11 @@ class TestEngineIO:
             assert word not in str(answer) + body.decode()
         if "EIO=3" in query or "j=0" in query:
             assert "socket.io-client" in told["message"]
-        scene.check_nothing_left()
+        scene.check_released()
 
     @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])
     @pytest.mark.parametrize("known", [False, True], ids=["without a sid", "with one"])
-    def test_other_methods_are_refused(self, method: str, known: bool, scene: Scene) -> None:
+    def test_other_method_is_rejected(self, method: str, known: bool, scene: Scene) -> None:
         client = scene.site.polling()
         http = scene.http()
         http.send(method, ENGINE + (f"&sid={client.sid}" if known else ""))
@@ -590,7 +596,7 @@ class TestEngineIO:
 
 
 class TestSessionIds:
-    def test_every_bit_of_them_is_random(self, scene: Scene) -> None:
+    def test_session_ids_are_random_in_every_bit(self, scene: Scene) -> None:
         """At least 96 bits, of the secret id and of the public one, and neither tells the other."""
         secret, public = [], []
         for _ in range(100):
@@ -614,7 +620,7 @@ class TestSessionIds:
             assert 10 < sum((one ^ other) >> bit & 1 for one, other in both) < 90, bit
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
-    def test_the_secret_one_is_in_no_handlers_hands(self, transport: str, scene: Scene) -> None:
+    def test_session_id_is_not_available_to_handlers(self, transport: str, scene: Scene) -> None:
         if transport == "polling":
             client: Any = scene.site.polling()
             client.connect()
@@ -664,9 +670,7 @@ class TestWebSocket:
     """Frames that break RFC 6455, and those that are too much."""
 
     @pytest.mark.parametrize(("data", "code"), BAD_FRAMES.values(), ids=BAD_FRAMES)
-    def test_who_breaks_a_rule_is_closed_with_its_code(
-        self, data: bytes, code: int, scene: Scene
-    ) -> None:
+    def test_invalid_frame_closes_with_its_code(self, data: bytes, code: int, scene: Scene) -> None:
         client = scene.site.connect()
         client.call("__subscribe__", "room")
         sending = gevent.spawn(self.send, client, data)
@@ -687,7 +691,7 @@ class TestWebSocket:
         [BAD_FRAMES["1 GiB declared"][0] + b"x" * 1000, BAD_FRAMES["a million empty fragments"][0]],
         ids=["1 GiB declared", "a million empty fragments"],
     )
-    def test_what_is_too_much_takes_no_memory(self, data: bytes, scene: Scene) -> None:
+    def test_oversized_message_uses_little_memory(self, data: bytes, scene: Scene) -> None:
         client = scene.site.connect()
         tracemalloc.start()
         try:
@@ -700,24 +704,28 @@ class TestWebSocket:
         assert peak < 2_000_000
         scene.check_ended(client.id, "parse error")
 
-    def test_the_tcp_connection_goes_though_the_client_keeps_its_side(self, scene: Scene) -> None:
+    def test_closed_websocket_is_released_while_the_client_keeps_its_side_open(
+        self, scene: Scene
+    ) -> None:
         client = scene.site.connect()
         client.send("4abc")
         assert client.wait_closed() == 1002
-        eventually(lambda: held(scene.site)["descriptors"] == scene.before["descriptors"] + 1)
+        eventually(
+            lambda: resource_counts(scene.site)["descriptors"] == scene.before["descriptors"] + 1
+        )
         assert scene.endings[-1] == (client.id, "finish", "parse error")
 
-    def test_a_handshake_that_is_refused_and_reset_is_nothing(self, scene: Scene) -> None:
+    def test_reset_handshake_leaves_nothing_behind(self, scene: Scene) -> None:
         target = "/socket.io/?EIO=4&transport=websocket"
         for headers in (HANDSHAKE[:-1], [h.replace("13", "12") for h in HANDSHAKE], HANDSHAKE):
             http = scene.http()
             http.send("GET", target, *headers, body=b"junk")
             http.sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, RESET)
             http.sock.close()
-        scene.check_nothing_left()
+        scene.check_released()
         assert scene.endings == []
 
-    def test_100_000_pings_of_one_who_does_not_read_are_bounded(self, scene: Scene) -> None:
+    def test_pings_without_reading_pongs_use_limited_memory(self, scene: Scene) -> None:
         """By what the kernel takes and an outbox: their pongs are not kept beyond it."""
         client = scene.site.connect()
         found = socket_of(client)
@@ -742,9 +750,7 @@ class TestWebSocket:
         scene.endings.wait(lambda endings: len(endings) == 2)
         assert {reason for _, _, reason in scene.endings} <= {"slow reader", "transport close"}
 
-    def test_20_mb_to_a_slow_reader_with_a_ping_in_between(
-        self, serve: Callable[..., Site]
-    ) -> None:
+    def test_20_mb_to_a_slow_reader_arrive_intact(self, serve: Callable[..., Site]) -> None:
         scene = Scene(serve, outbox_bytes=32 << 20)
         client = scene.site.connect()
         found = socket_of(client)
@@ -898,7 +904,7 @@ class TestSocketIO:
 
     @pytest.mark.parametrize("send", [over_websocket, over_polling])
     @pytest.mark.parametrize("packets", BAD_PACKETS.values(), ids=BAD_PACKETS)
-    def test_the_sender_is_closed_and_no_handler_called(
+    def test_invalid_packet_closes_the_session_without_calling_handlers(
         self, packets: list[str | bytes], send: Callable[[Site, Any], str], scene: Scene
     ) -> None:
         session_id = send(scene.site, packets)
@@ -910,7 +916,7 @@ class TestSocketIO:
         assert scene.bystander.event() == ["message", "to the others of the room"]
 
     @pytest.mark.parametrize(("packets", "event"), DELIVERED.values(), ids=DELIVERED)
-    def test_event_that_node_delivers_is_delivered(
+    def test_event_accepted_by_node_is_delivered(
         self, packets: list[str | bytes], event: list[Any], scene: Scene
     ) -> None:
         client = scene.site.connect()
@@ -928,9 +934,7 @@ class TestSocketIO:
         assert scene.handled == [["e", "\ufffd"], ["next"]]
 
     @pytest.mark.parametrize("argument", LARGE_ARGUMENTS.values(), ids=LARGE_ARGUMENTS)
-    def test_event_beyond_a_limit_of_content_is_dropped_alone(
-        self, argument: str, scene: Scene
-    ) -> None:
+    def test_event_beyond_a_content_limit_is_dropped(self, argument: str, scene: Scene) -> None:
         client = scene.site.connect()
         client.emit("before")
         client.send(f'427["e",{argument}]')
@@ -945,7 +949,7 @@ class TestSocketIO:
         assert str(error) in answer
         assert scene.endings == []
 
-    def test_event_beyond_a_limit_is_reported_as_the_clients(self, scene: Scene) -> None:
+    def test_event_beyond_a_content_limit_is_reported_as_client_error(self, scene: Scene) -> None:
         with recording([signals.error]) as records:
             client = scene.site.connect()
             client.send(f'42["e",{LARGE_ARGUMENTS["1,000 levels"]}]')
@@ -968,7 +972,7 @@ class TestSocketIO:
         assert client.call("here", 1) == [1]
         assert scene.handled == []
 
-    def test_acknowledgement_beyond_a_limit_raises_where_it_is_awaited(self, scene: Scene) -> None:
+    def test_acknowledgement_beyond_a_content_limit_raises_in_call(self, scene: Scene) -> None:
         client = scene.site.connect()
         call = gevent.util.wrap_errors(ContentError, socket_of(client).call)
         waiting = gevent.spawn(call, "question")
@@ -977,7 +981,7 @@ class TestSocketIO:
         assert isinstance(waiting.get(), ContentError)
         assert client.call("here", 1) == [1]
 
-    def test_auth_beyond_a_limit_refuses_the_connection_alone(
+    def test_auth_beyond_a_content_limit_rejects_the_connection(
         self, serve: Callable[..., Site]
     ) -> None:
         client = serve(namespaces=["/", "/other"]).connect()
@@ -991,7 +995,7 @@ class TestSocketIO:
         client.connect('{"name":"\\ud83c"}')
         assert socket_of(client).auth == {"name": "\ufffd"}
 
-    def test_channel_name_with_half_a_surrogate_pair_is_refused(self, scene: Scene) -> None:
+    def test_channel_name_with_half_a_surrogate_pair_is_rejected(self, scene: Scene) -> None:
         client = scene.site.connect()
         client.send('427["__subscribe__","room-\\ud83c"]')
         answer = json.loads(str(client.receive())[3:])[0]
@@ -1014,15 +1018,17 @@ class TestSocketIO:
         ],
         ids=repr,
     )
-    def test_nothing_comes_before_connect(self, packet: str | bytes, scene: Scene) -> None:
+    def test_packet_before_connect_closes_the_session(
+        self, packet: str | bytes, scene: Scene
+    ) -> None:
         client = scene.site.websocket()
         client.send(packet)
         assert client.wait_closed() == 1002
         check_gone(client)
-        scene.check_nothing_left()
+        scene.check_released()
         assert (scene.handled, scene.errors, scene.endings) == ([], [], [])
 
-    def test_attachments_that_never_come_end_the_session(self, serve: Callable[..., Site]) -> None:
+    def test_missing_attachments_close_the_session(self, serve: Callable[..., Site]) -> None:
         scene = Scene(serve, ping_interval=0.3, ping_timeout=0.5)
         answering = gevent.spawn(self.answer_pings, scene.bystander)
         client = scene.site.connect()
@@ -1031,7 +1037,7 @@ class TestSocketIO:
         assert client.wait_closed() == 1002, "though it answers every ping"
         scene.endings.wait_for((client.id, "finish", "parse error"))
         assert scene.handled == []
-        eventually(lambda: held(scene.site)["deadlines"] <= scene.before["deadlines"])
+        eventually(lambda: resource_counts(scene.site)["deadlines"] <= scene.before["deadlines"])
         answering.kill()
 
     @staticmethod
@@ -1040,7 +1046,7 @@ class TestSocketIO:
             while True:
                 client.receive()
 
-    def test_of_all_of_them_nothing_is_kept(self, scene: Scene) -> None:
+    def test_invalid_packets_leave_no_objects_behind(self, scene: Scene) -> None:
         """Not one object of a connection, greenlet, timer or descriptor, after one of each kind."""
         kinds = ("Session", "Socket", "Connection", "Multiplexer", "WebSocket", "TCPStream")
 
@@ -1055,14 +1061,14 @@ class TestSocketIO:
         over_websocket(scene.site, ["4abc"])
         over_polling(scene.site, ["4abc"])
         scene.endings.wait(lambda endings: len(endings) == 4)
-        scene.check_nothing_left()
+        scene.check_released()
         scene.errors.clear()  # an exception's traceback holds on to whom it came from
         before, objects = counts(scene.site.server), alive()
         for packets in BAD_PACKETS.values():
             for send in (over_websocket, over_polling):
                 send(scene.site, packets)
         scene.endings.wait(lambda endings: len(endings) == 4 + 4 * len(BAD_PACKETS))
-        scene.check_nothing_left()
+        scene.check_released()
         scene.errors.clear()
         after = counts(scene.site.server)
         assert after["watchers"] <= before["watchers"] + 3, "a timer for all is not taken back"
@@ -1086,16 +1092,16 @@ class TestSocketIO:
         ],
         ids=lambda value: value[:24],
     )
-    def test_json_of_a_megabyte_blocks_nobody(self, value: str, scene: Scene) -> None:
+    def test_json_of_a_megabyte_does_not_block(self, value: str, scene: Scene) -> None:
         """The longest that others wait while it is read: a bound several times what it takes."""
         client = scene.site.connect()
-        with gaps() as longest, contextlib.suppress(raw.Closed, OSError):
+        with measure_blocking() as longest, contextlib.suppress(raw.Closed, OSError):
             client.send(f'427["e",{value}]')
             client.receive()
         assert longest() < 1.0
-        scene.check_the_others()
+        scene.check_others_are_served()
 
-    def test_acknowledgements_that_nobody_asked_for_are_ignored(self, scene: Scene) -> None:
+    def test_unexpected_acknowledgements_are_ignored(self, scene: Scene) -> None:
         client = scene.site.connect()
         waiting = gevent.spawn(socket_of(client).call, "question")
         assert client.receive() == '420["question"]'
@@ -1111,7 +1117,7 @@ class TestSocketIO:
         assert not connection._acks
         assert scene.endings == []
 
-    def test_acknowledgements_that_never_come_are_freed_with_the_client(self, scene: Scene) -> None:
+    def test_pending_acknowledgements_are_released_with_the_client(self, scene: Scene) -> None:
         client = scene.site.connect()
         found = socket_of(client)
         before = counts(scene.site.server)
@@ -1161,7 +1167,7 @@ class TestOrigins:
         stages.clear()
         return scene
 
-    def refusals(self, scene: Scene, *headers: str) -> list[tuple[int, Any]]:
+    def handshake_responses(self, scene: Scene, *headers: str) -> list[tuple[int, Any]]:
         """What both transports answer a handshake with these headers: statuses and headers."""
         found = []
         for target, more in (
@@ -1175,18 +1181,18 @@ class TestOrigins:
         return found
 
     @pytest.mark.parametrize("origin", FOREIGN)
-    def test_a_foreign_one_is_refused_before_any_signal(
+    def test_foreign_origin_is_rejected_before_any_signal(
         self, origin: str, scene: Scene, stages: Journal
     ) -> None:
-        for status, answer in self.refusals(
+        for status, answer in self.handshake_responses(
             scene, f"Origin: {origin.format(port=scene.site.port)}"
         ):
             assert status == 403
             assert not [name for name in answer if name.lower().startswith("access-control")]
         assert stages == []
-        scene.check_nothing_left()
+        scene.check_released()
 
-    def test_ours_and_none_at_all_may_connect(self, scene: Scene) -> None:
+    def test_same_origin_or_no_origin_may_connect(self, scene: Scene) -> None:
         own = f"http://127.0.0.1:{scene.site.port}"
         for headers in ({}, {"Origin": own}):
             client = scene.site.connect(**headers)
@@ -1195,7 +1201,7 @@ class TestOrigins:
             polling.connect()
 
     @pytest.mark.parametrize("allowed", [["http://app.example"], ["*"]], ids=["named", "any"])
-    def test_cors_headers_name_the_page_and_never_everybody(
+    def test_cors_headers_contain_the_origin_and_no_wildcard(
         self, allowed: list[str], serve: Callable[..., Site]
     ) -> None:
         scene = Scene(serve, allowed_origins=allowed)
@@ -1203,7 +1209,7 @@ class TestOrigins:
         assert status == 200
         assert answer["Access-Control-Allow-Origin"] == "http://app.example"
         assert answer["Access-Control-Allow-Credentials"] == "true"
-        for status, answer in self.refusals(scene, "Origin: http://app.example/path"):
+        for status, answer in self.handshake_responses(scene, "Origin: http://app.example/path"):
             assert status == 403
             assert answer["Access-Control-Allow-Origin"] is None
         status, answer, _ = scene.http().request("GET", ENGINE, "Origin: null")
@@ -1212,7 +1218,7 @@ class TestOrigins:
         )
 
     @pytest.mark.parametrize("trusted", [[], ["127.0.0.1"], ["192.0.2.1"]], ids=str)
-    def test_a_forwarded_host_is_believed_of_a_trusted_proxy_only(
+    def test_forwarded_host_counts_for_a_trusted_proxy_only(
         self, trusted: list[str], serve: Callable[..., Site]
     ) -> None:
         scene = Scene(serve, trusted_proxies=trusted)
@@ -1244,7 +1250,9 @@ class TestHandlers:
         [ValueError, gevent.GreenletExit, lambda: gevent.Timeout(1), RecursionError, Unprintable],
         ids=["Exception", "GreenletExit", "gevent.Timeout", "RecursionError", "no __str__"],
     )
-    def test_nothing_leaks(self, make: Callable[[], BaseException], scene: Scene) -> None:
+    def test_failing_handler_leaves_nothing_behind(
+        self, make: Callable[[], BaseException], scene: Scene
+    ) -> None:
         told: list[type[BaseException]] = []
 
         @on_message
@@ -1275,7 +1283,7 @@ class TestHandlers:
 
 class TestClock:
     @pytest.mark.parametrize("jump", [3600, -3600], ids=["forward", "back"])
-    def test_a_jump_of_an_hour_is_no_reason_for_anything(
+    def test_clock_jump_of_an_hour_has_no_effect(
         self, jump: float, serve: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Heartbeats go on, nobody is closed, and who is silent is closed as ever."""
@@ -1306,7 +1314,7 @@ class TestClock:
 
 @pytest.mark.patience(30)
 class TestStopping:
-    def test_from_the_signal_on_nobody_is_accepted(self, tmp_path: Path) -> None:
+    def test_no_connection_is_accepted_after_the_stop_signal(self, tmp_path: Path) -> None:
         """Also while the handlers of those who are there still have work to do."""
         server = CountedServer(tmp_path)
         try:
@@ -1330,7 +1338,7 @@ class TestStopping:
 
 
 @contextlib.contextmanager
-def gaps() -> Iterator[Callable[[], float]]:
+def measure_blocking() -> Iterator[Callable[[], float]]:
     """Meanwhile, measure the longest work in seconds between two turns of the others.
 
     By the thread's own clock: that the machine is busy is nobody's fault here.

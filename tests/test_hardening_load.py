@@ -57,7 +57,7 @@ class TestSlowSenders:
         ("body", b"POST /counts HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"),
     )
 
-    def test_they_are_closed_and_hold_nobody_up(self, start: Start) -> None:
+    def test_slow_senders_are_closed_and_others_served(self, start: Start) -> None:
         """Each comes to so many bytes and no further; the others are answered all the while."""
         server = start()
         before = server.warm_up()
@@ -91,9 +91,7 @@ class TestSlowSenders:
 
 
 class TestHandshakeFlood:
-    def test_25_000_sessions_that_are_never_used_go_with_the_ping_deadline(
-        self, start: Start
-    ) -> None:
+    def test_25_000_unused_sessions_end_with_the_ping_timeout(self, start: Start) -> None:
         server = start(ping_interval=5, ping_timeout=5, max_sessions=25_000)
         before = server.warm_up()
 
@@ -111,9 +109,7 @@ class TestHandshakeFlood:
         # Told by memory too: a session that is kept would be some kilobytes.
         assert told["memory"] - before["memory"] < 25_000 * 8_192
 
-    def test_beyond_the_default_cap_they_are_turned_away_and_let_in_again(
-        self, start: Start
-    ) -> None:
+    def test_sessions_beyond_the_default_limit_are_rejected(self, start: Start) -> None:
         server = start(ping_interval=30, ping_timeout=30)
 
         def shake(number: int) -> int:
@@ -128,8 +124,8 @@ class TestHandshakeFlood:
         assert server.counts()["sessions"] == 20_000
 
 
-class TestBackPressure:
-    def test_100_000_messages_to_99_who_read_and_one_who_does_not(self, start: Start) -> None:
+class TestBackpressure:
+    def test_100_000_messages_reach_readers_and_close_a_slow_reader(self, start: Start) -> None:
         """10 GB; whether each is the right one is `test_load`'s to see, here all are counted."""
         total, size, batch = 100_000, 1000, 500
         server = start(ping_interval=600, ping_timeout=600)
@@ -179,8 +175,8 @@ class TestBackPressure:
         assert found["reasons"] == {"transport close": 2, "slow reader": 1}
 
 
-class TestRacing:
-    def test_subscribing_against_disconnecting_10_000_times(
+class TestRaces:
+    def test_subscribing_while_disconnecting_10_000_times_leaves_nothing(
         self, serve: Callable[..., Site]
     ) -> None:
         """While it is broadcast to those who come and go, also from inside of their handlers."""
@@ -259,9 +255,7 @@ class TestRacing:
 
 
 class TestChannels:
-    def test_a_million_come_and_go_and_a_million_are_asked_for(
-        self, serve: Callable[..., Site]
-    ) -> None:
+    def test_million_channels_use_little_memory(self, serve: Callable[..., Site]) -> None:
         """Names nobody has seen before, past handlers that are bound to patterns."""
 
         @on_subscribe(channel="^room-1")
@@ -295,7 +289,7 @@ class TestChannels:
 
 
 class TestAcknowledgements:
-    def test_100_000_that_never_come_are_freed_when_the_client_goes(
+    def test_100_000_pending_acknowledgements_are_released_with_the_client(
         self, serve: Callable[..., Site]
     ) -> None:
         site = serve(ping_interval=600, ping_timeout=600)
@@ -337,9 +331,7 @@ class TestAcknowledgements:
 
 @pytest.mark.usefixtures("_many_descriptors")
 class TestStopping:
-    def test_5_000_websockets_and_1_000_polls_are_told_though_a_handler_waits_for_ever(
-        self, tmp_path: Path
-    ) -> None:
+    def test_stop_notifies_6_000_clients_despite_a_blocked_handler(self, tmp_path: Path) -> None:
         """With a handler among them that would wait for ever."""
         server = CountedServer(tmp_path, ping_interval=600, ping_timeout=600)
         try:

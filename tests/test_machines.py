@@ -28,14 +28,14 @@ from .nginx import Nginx, running_nginx
 from .raw import Polling, WebSocket
 from .redis_server import RedisServer
 from .servers import Process, Served, ServerProcess, application_source, module_source
-from .snippets import ROOT, Page
-from .test_js_client_stays_on_its_machine import APPLICATION_BODY, JS
+from .snippets import DOCS, ROOT, Page
+from .test_js_client import APPLICATION_BODY, JS
 from .test_workers import children, until_gone
 
 pytestmark = pytest.mark.patience(60)
 
 CONFIGURATION = ROOT / "docs" / "nginx" / "machines.conf"
-README = Page.read(ROOT / "README.rst")
+DEPLOYMENT = Page.read(DOCS / "how-to" / "deployment.rst")
 
 MACHINES = ("a", "b")
 
@@ -389,7 +389,7 @@ class TestWorkersOfMachines:
 
 class TestConfiguration:
     def test_configuration_contains_that_of_one_machine(self) -> None:
-        (section,) = README.blocks("nginx")
+        section = DEPLOYMENT.blocks("nginx")[0]
         directives = set(re.findall(r"^ *(proxy_(?!pass).*?);", section, re.MULTILINE))
         assert len(directives) >= 6
         assert directives <= set(

@@ -68,7 +68,7 @@ class TestSecondImport:
 
 
 class TestJobs:
-    """Background jobs in debug mode: docs/guides/background.rst lists those that run twice."""
+    """Background jobs in debug mode: docs/how-to/background.rst lists those that run twice."""
 
     JOB = "import os; os.write(1, b'job ')\n"
 

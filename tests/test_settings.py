@@ -1,4 +1,4 @@
-"""SOCKETIO_* names: where they come from, which one wins, and what they may be."""
+"""Tests of the settings: sources and their precedence, validation, effects."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from webpy_socketio.config.settings import SETTINGS, Settings, resolve
 from .conftest import Site
 from .parallel import stable_id
 
-#: Of "changeit".
+#: Hash of the password "changeit".
 HASH = "$scrypt$ln=4,r=8,p=5$c2FsdCBvZiBhIHRlc3QhIQ$d/Cy/Ro0JZLfjLUUwcKYBHjJZmEyRAPDcWZ9zJXEqPs"
 
-#: What the documentation promises, by the name without prefix.
+#: The documented defaults by name, without prefix.
 DEFAULTS: dict[str, Any] = {
     "HOST": "127.0.0.1",
     "PORT": 8000,
@@ -102,17 +102,17 @@ every_source = pytest.mark.parametrize("source", [from_keywords, from_web_config
 
 
 class TestDefaults:
-    def test_they_are_the_documented_ones(self) -> None:
+    def test_defaults_match_the_documentation(self) -> None:
         assert {setting.name: setting.default for setting in SETTINGS} == DEFAULTS
         settings = resolve({}, {})
         assert {name: getattr(settings, name.lower()) for name in DEFAULTS} == DEFAULTS
 
-    def test_each_is_acceptable_and_explained(self) -> None:
+    def test_every_default_is_valid_and_documented(self) -> None:
         for setting in SETTINGS:
             assert setting.check(setting.default) is None
             assert setting.doc
 
-    def test_a_running_server_has_them(self, site: Site) -> None:
+    def test_server_without_settings_uses_the_defaults(self, site: Site) -> None:
         opened = site.websocket().open
         assert {name: value for name, value in opened.items() if name != "sid"} == {
             "upgrades": [],
@@ -127,42 +127,42 @@ class TestDefaults:
         assert (tuple(config.namespaces), config.allowed_origins) == (("/",), None)
         assert (tuple(config.trusted_proxies), config.allowed_hosts) == ((), None)
 
-    def test_what_is_no_setting_says_so(self) -> None:
+    def test_unknown_attribute_raises_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="SOCKETIO_PORTS"):
             _ = resolve({}, {}).ports
 
 
 class TestSources:
     @every_source
-    def test_each_is_read(self, source: Callable[[str, Any], Settings]) -> None:
+    def test_every_source_is_read(self, source: Callable[[str, Any], Settings]) -> None:
         assert source("PORT", 1234).port == 1234
 
-    def test_the_nearest_wins(self) -> None:
+    def test_sources_have_precedence(self) -> None:
         assert resolve({}, {"SOCKETIO_PORT": 1}).port == 1
         configure({"SOCKETIO_PORT": 2})
         assert resolve({}, {"SOCKETIO_PORT": 1}).port == 2
         assert resolve({"port": 3}, {"SOCKETIO_PORT": 1}).port == 3
-        assert resolve({}, {"SOCKETIO_HOST": "::1"}).host == "::1"  # the others are not lost
+        assert resolve({}, {"SOCKETIO_HOST": "::1"}).host == "::1"  # other settings are kept
         assert resolve({"port": 3}, {}).host == "127.0.0.1"
 
-    def test_a_value_that_is_the_default_wins_too(self) -> None:
+    def test_value_equal_to_the_default_has_precedence(self) -> None:
         configure({"SOCKETIO_MESSAGE_LOG_FORMAT": None})
         assert (
             resolve({}, {"SOCKETIO_MESSAGE_LOG_FORMAT": "%(MESSAGE)s"}).message_log_format is None
         )
 
-    def test_a_server_reads_web_config(self, serve: Callable[..., Site]) -> None:
+    def test_server_reads_web_config(self, serve: Callable[..., Site]) -> None:
         web.config.SOCKETIO_PING_INTERVAL = 5
         assert serve().websocket().open["pingInterval"] == 5000
         assert serve(ping_interval=6).websocket().open["pingInterval"] == 6000
 
-    def test_other_names_are_nobodys_business(self) -> None:
+    def test_names_without_prefix_in_a_mapping_are_ignored(self) -> None:
         configure(
             {"DEBUG": True, "SOCKET_PORT": 5, "MY_SOCKETIO_PORT": 5, "__name__": "x", "so": 1}
         )
         assert resolve({}, {"debug": True, "port": 5}).port == 8000
 
-    def test_a_module_has_names_of_its_own(self) -> None:
+    def test_names_without_prefix_in_a_module_are_ignored(self) -> None:
         module = ModuleType("settings")
         vars(module).update(PORT=5, HOST="x", socketio_urls=(), SOCKET_HOST="x", Socket=None)
         configure(module)
@@ -175,7 +175,7 @@ class TestSources:
             *("SOCKETIO_PORTS", "SocketIO_PORT", "SOCKETIOPORT"),
         ],
     )
-    def test_a_name_that_can_only_be_meant_for_us(self, name: str) -> None:
+    def test_misspelt_prefix_is_rejected(self, name: str) -> None:
         module = ModuleType("settings")
         vars(module)[name] = 5
         for take in (
@@ -187,14 +187,14 @@ class TestSources:
                 take()
 
     @pytest.mark.parametrize("name", ["port", "PORT"])
-    def test_a_name_without_its_beginning(self, name: str) -> None:
+    def test_setting_without_prefix_in_a_mapping_is_rejected(self, name: str) -> None:
         with pytest.raises(
             SettingsError, match=rf"configure\(\): {name} .* did you mean SOCKETIO_PORT"
         ):
             configure({name: 5})
         assert resolve({}, {}).port == 8000
 
-    def test_what_was_refused_changes_nothing(self) -> None:
+    def test_rejected_configure_keeps_the_previous_settings(self) -> None:
         configure({"SOCKETIO_PORT": 8001})
         for wrong in ({"SOCKETIO_PORT": 8002, "PORT": 1}, {"SOCKETO_HOST": "", "SOCKETIO_PORT": 1}):
             with pytest.raises(SettingsError):
@@ -203,24 +203,26 @@ class TestSources:
 
 
 class TestConfigure:
-    def test_a_module_by_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_configure_with_a_module_name_imports_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "my_settings.py").write_text("SOCKETIO_PORT = 1234\nDEBUG = True\n")
         monkeypatch.syspath_prepend(tmp_path)
         configure("my_settings")
         monkeypatch.delitem(sys.modules, "my_settings")
         assert resolve({}, {}).port == 1234
 
-    def test_a_module_itself(self) -> None:
+    def test_configure_with_a_module_reads_it(self) -> None:
         module = ModuleType("settings")
         vars(module)["SOCKETIO_PORT"] = 1234
         configure(module)
         assert resolve({}, {}).port == 1234
 
-    def test_a_mapping(self) -> None:
+    def test_configure_with_a_mapping_reads_it(self) -> None:
         configure({"SOCKETIO_PORT": 1234})
         assert resolve({}, {}).port == 1234
 
-    def test_a_process_without_a_server_may_ask(self) -> None:
+    def test_configured_without_a_server_returns_settings(self) -> None:
         web.config.SOCKETIO_PORT = 7000
         configure({"SOCKETIO_HOST": "localhost"})
         found = configured()
@@ -229,29 +231,29 @@ class TestConfigure:
         with pytest.raises(SettingsError, match="SOCKETIO_PORT"):
             configured()
 
-    def test_it_replaces_what_was_there(self) -> None:
+    def test_configure_again_replaces_all_settings(self) -> None:
         configure({"SOCKETIO_PORT": 1234, "SOCKETIO_HOST": "::1"})
         configure({"SOCKETIO_PORT": 4321})
         settings = resolve({}, {})
         assert (settings.port, settings.host) == (4321, "127.0.0.1")
 
-    def test_a_mistake_changes_nothing(self) -> None:
+    def test_configure_with_an_invalid_value_keeps_the_previous_settings(self) -> None:
         configure({"SOCKETIO_PORT": 1234})
         with pytest.raises(SettingsError):
             configure({"SOCKETIO_PORT": "many"})
         assert resolve({}, {}).port == 1234
 
-    def test_a_module_that_is_not_there(self) -> None:
+    def test_configure_with_a_missing_module_raises(self) -> None:
         with pytest.raises(SettingsError, match="no_such_settings"):
             configure("no_such_settings")
 
-    def test_a_mistake_names_the_module(self) -> None:
+    def test_error_names_the_module(self) -> None:
         module = ModuleType("shop.settings")
         vars(module)["SOCKETIO_PROT"] = 1234
         with pytest.raises(SettingsError, match=r"shop\.settings: .*SOCKETIO_PROT"):
             configure(module)
 
-    def test_a_server_takes_it(self, serve: Callable[..., Site]) -> None:
+    def test_server_uses_configured_settings(self, serve: Callable[..., Site]) -> None:
         configure({"SOCKETIO_PING_TIMEOUT": 3})
         assert serve().websocket().open["pingTimeout"] == 3000
 
@@ -266,24 +268,24 @@ class TestUnknown:
             ("SOCKETIO_MESSAGE_LOG", "SOCKETIO_MESSAGE_LOG_FORMAT"),
         ],
     )
-    def test_the_nearest_name_is_told(self, name: str, near: str) -> None:
+    def test_misspelt_name_suggests_the_most_similar_one(self, name: str, near: str) -> None:
         for refuse in (lambda: configure({name: 1}), lambda: resolve({}, {name: 1})):
             with pytest.raises(SettingsError) as caught:
                 refuse()
             assert f"there is no setting {name}; did you mean {near}?" in str(caught.value)
 
-    def test_nothing_is_near(self) -> None:
+    def test_name_without_similar_setting_has_no_suggestion(self) -> None:
         with pytest.raises(SettingsError) as caught:
             configure({"SOCKETIO_ZZZZ": 1})
         assert "did you mean" not in str(caught.value)
 
-    def test_a_server_does_not_start(self) -> None:
+    def test_unknown_setting_prevents_the_server_from_starting(self) -> None:
         web.config.SOCKETIO_PROT = 1
         app = web.application((), {}, autoreload=False)
         with pytest.raises(SettingsError, match=r"web\.config: .*SOCKETIO_PROT"):
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc())
 
-    def test_it_is_a_configuration_error_and_a_value_error(self) -> None:
+    def test_settings_error_is_a_configuration_and_value_error(self) -> None:
         assert issubclass(SettingsError, (ConfigurationError, ValueError))
 
 
@@ -297,8 +299,8 @@ SECONDS = (
 )
 
 
-#: Those that Socket.IO on Node.js has too, in milliseconds.
-FEW_SECONDS = ([0.001, 1, 25.5, 3600], [0, "5", None, True, float("nan"), 3601, 10_000, 25_000])
+#: Valid and invalid values of durations that Socket.IO on Node.js has in milliseconds.
+SHORT_DURATIONS = ([0.001, 1, 25.5, 3600], [0, "5", None, True, float("nan"), 3601, 10_000, 25_000])
 
 
 RATES: tuple[list[Any], list[Any]] = (
@@ -311,7 +313,7 @@ RATES: tuple[list[Any], list[Any]] = (
 
 
 class Registry:
-    """As much of one as a setting looks at."""
+    """The methods of a registry that the validator requires."""
 
     def register(self) -> None: ...
 
@@ -320,11 +322,11 @@ class Registry:
     def collect(self) -> None: ...
 
 
-def whole(least: int) -> tuple[list[Any], list[Any]]:
+def integers(least: int) -> tuple[list[Any], list[Any]]:
     return [least, least + 1, 100_000], [least - 1, -1, 1.5, "5", None, True, 2**31 + 1]
 
 
-#: What is taken for each setting, and what is refused.
+#: Valid and invalid values of each setting.
 VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "HOST": (["", "0.0.0.0", "::", "localhost"], [None, 5, b"localhost", ["localhost"]]),
     "PORT": ([0, 80, 65_535], [-1, 65_536, "8000", 80.0, None, True]),
@@ -334,25 +336,25 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         [["polling"], ["websocket"], ("websocket", "polling")],
         [[], "polling", ["flash"], ["polling", "xhr"], None, [1]],
     ),
-    "PING_INTERVAL": FEW_SECONDS,
-    "PING_TIMEOUT": FEW_SECONDS,
-    "UPGRADE_TIMEOUT": FEW_SECONDS,
-    "CONNECT_TIMEOUT": FEW_SECONDS,
+    "PING_INTERVAL": SHORT_DURATIONS,
+    "PING_TIMEOUT": SHORT_DURATIONS,
+    "UPGRADE_TIMEOUT": SHORT_DURATIONS,
+    "CONNECT_TIMEOUT": SHORT_DURATIONS,
     "WRITE_TIMEOUT": SECONDS,
-    "MAX_MESSAGE_SIZE": whole(1),
-    "OUTBOX_BYTES": whole(1024),
-    "OUTBOX_PACKETS": whole(16),
-    "INBOX_EVENTS": whole(1),
-    "MAX_SESSIONS": whole(1),
+    "MAX_MESSAGE_SIZE": integers(1),
+    "OUTBOX_BYTES": integers(1024),
+    "OUTBOX_PACKETS": integers(16),
+    "INBOX_EVENTS": integers(1),
+    "MAX_SESSIONS": integers(1),
     "MAX_SESSIONS_PER_ADDRESS": ([None, 1, 10**6], [0, -1, 1.5, "5", True]),
     "MAX_CONNECTIONS_PER_ADDRESS": ([None, 1, 10**6], [0, -1, 1.5, "5", True]),
-    "MAX_BODIES_SIZE": whole(1),
+    "MAX_BODIES_SIZE": integers(1),
     "HEADER_TIMEOUT": SECONDS,
     "BODY_TIMEOUT": SECONDS,
     "IDLE_TIMEOUT": SECONDS,
-    "MAX_BODY_SIZE": whole(0),
-    "MAX_CHANNELS": whole(0),
-    "MAX_CHANNEL_LENGTH": whole(1),
+    "MAX_BODY_SIZE": integers(0),
+    "MAX_CHANNELS": integers(0),
+    "MAX_CHANNEL_LENGTH": integers(1),
     "NAMESPACES": (
         [["/"], ["/", "/chat"], ("/čaj",)],
         [[], "/", ["chat"], ["/a,b"], ["/a?b"], [""], None, [1]],
@@ -461,25 +463,25 @@ def cases(which: int) -> list[Any]:
 
 
 class TestValues:
-    def test_every_setting_is_tried(self) -> None:
+    def test_every_setting_has_test_values(self) -> None:
         assert VALUES.keys() == DEFAULTS.keys()
 
     @pytest.mark.parametrize(("name", "value"), cases(0))
-    def test_taken(self, name: str, value: Any) -> None:
+    def test_valid_value_is_accepted(self, name: str, value: Any) -> None:
         assert getattr(from_keywords(name, value), name.lower()) == value
 
     @every_source
     @pytest.mark.parametrize(("name", "value"), cases(1))
-    def test_refused_with_name_value_and_what_it_has_to_be(
+    def test_invalid_value_is_rejected_with_name_and_value(
         self, source: Callable[[str, Any], Settings], name: str, value: Any
     ) -> None:
         with pytest.raises(SettingsError) as caught:
             source(name, value)
         text = str(caught.value)
         shown = name.lower() if source is from_keywords else f"SOCKETIO_{name}"
-        secret = name in ("BACKPLANE", "ADMIN_PASSWORD")  # it may be, or have, a password
-        given = "something else" if secret else repr(value)
-        assert f"{shown} is {given}, but has to be " in text
+        secret = name in ("BACKPLANE", "ADMIN_PASSWORD")  # may contain a password
+        given = "<hidden>" if secret else repr(value)
+        assert f"{shown} is {given}, but must be " in text
 
     @pytest.mark.parametrize(
         ("url", "remedy"),
@@ -499,8 +501,8 @@ class TestValues:
             ("redis://:secret@host:0", "1 to 65535"),
             ("redis://:secret@host?db=1", "options"),
             ("redis://:secret@host/name", "database"),
-            ("REDIS://:secret@host", "begin with redis://"),
-            ("//:secret@host", "begin with redis://"),
+            ("REDIS://:secret@host", "start with redis://"),
+            ("//:secret@host", "start with redis://"),
             ("unix:///run/redis.sock", "Unix socket"),
             ("unix://:secret@/run/redis.sock?db=1", "Unix socket"),
             ("redis+unix:///run/redis.sock", "Unix socket"),
@@ -525,15 +527,15 @@ class TestValues:
     def test_backplane_url_with_encoded_or_harmless_characters_is_accepted(self, url: str) -> None:
         assert from_keywords("BACKPLANE", url).backplane == url
 
-    def test_a_password_is_not_shown(self) -> None:
+    def test_repr_hides_passwords(self) -> None:
         assert "secret" not in repr(from_keywords("BACKPLANE", "redis://:secret@localhost"))
 
 
 class TestEffect:
-    """Settings that no other module's tests see the effect of."""
+    """Effects of settings that have no tests elsewhere."""
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
-    def test_a_transport_that_is_switched_off(
+    def test_transports_rejects_the_other_transport(
         self, transport: str, serve: Callable[..., Site]
     ) -> None:
         site = serve(transports=["websocket" if transport == "polling" else "polling"])
@@ -548,13 +550,13 @@ class TestEffect:
             assert site.websocket().status == 400
             assert site.polling().open["upgrades"] == []
 
-    def test_namespaces(self, serve: Callable[..., Site]) -> None:
+    def test_namespaces_rejects_other_namespaces(self, serve: Callable[..., Site]) -> None:
         client = serve(namespaces=["/chat"]).websocket()
         client.send("40")
         assert client.receive() == '44{"message":"Invalid namespace"}'
         assert client.connect(namespace="/chat,")
 
-    def test_origins(self, serve: Callable[..., Site]) -> None:
+    def test_allowed_origins_rejects_other_origins(self, serve: Callable[..., Site]) -> None:
         site = serve()
         assert site.websocket(Origin=site.url).status == 101
         assert site.websocket(Origin="http://evil.example").status == 403

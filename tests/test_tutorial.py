@@ -1,4 +1,4 @@
-"""The tutorial, followed to the letter: its files, its commands, and real browsers after each step."""
+"""The tutorial, step by step: its files, its commands, and two browsers after each step."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .windows import Windows, _chromium, _own_patience, expect
 
 __all__ = ["_chromium", "_own_patience"]  # fixtures
 
-STEPS = Page.read(DOCS / "tutorial.rst").sections()
+STEPS = Page.read(DOCS / "start" / "tutorial.rst").sections()
 
-#: The command that serves; all others end by themselves.
+#: The command that starts the server; all others terminate.
 SERVE = ".venv/bin/python chat.py"
 
 
@@ -32,10 +32,10 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-class Learner:
-    """Somebody who does what the tutorial says, in an empty folder, and changes nothing but the port.
+class TutorialRun:
+    """Follows the tutorial in an empty folder, and changes only the port.
 
-    ``pip`` finds the wheel in a folder instead of a registry, and what that depends on is here already.
+    ``pip`` finds the wheel in a local folder; its dependencies are on ``PYTHONPATH``.
     """
 
     def __init__(self, folder: Path, wheels: Path) -> None:
@@ -57,14 +57,14 @@ class Learner:
         return f"http://127.0.0.1:{self.port}"
 
     def reach(self, title: str) -> None:
-        """Follow the tutorial until this step is done."""
+        """Follow the tutorial up to and including a step."""
         while title not in self.done:
             step = next(step for step in STEPS if step not in self.done)
             self.done.append(step)
             self.follow(STEPS[step])
 
     def follow(self, step: Page) -> None:
-        """Write the files of a step, and give its commands."""
+        """Write the files of a step, and run its commands."""
         for name, text in step.files().items():
             path = self.folder / name
             path.parent.mkdir(exist_ok=True)
@@ -92,7 +92,7 @@ class Learner:
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
     def start(self) -> None:
-        """Start the program again."""
+        """Restart the program."""
         self.stop()
         command = shlex.join(["cd", str(self.folder)]) + f" && exec {SERVE}"
         self.program = Process(["bash", "-c", command], self.log, self.env)
@@ -104,7 +104,7 @@ class Learner:
                 assert self.program.popen.poll() is None, self.program.errors
 
     def stop(self) -> None:
-        """Ctrl-C."""
+        """Stop the program with SIGINT."""
         if self.program is not None:
             self.program.popen.send_signal(signal.SIGINT)
             assert self.program.wait() == 0, self.program.errors
@@ -113,7 +113,7 @@ class Learner:
 
 
 def _dependencies(folder: Path) -> Path:
-    """What is installed here, but for webpy_socketio."""
+    """Return a folder of links to all installed packages but webpy_socketio."""
     dependencies = folder / "dependencies"
     dependencies.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
@@ -123,15 +123,15 @@ def _dependencies(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def learner(tmp_path_factory, wheel):
-    learner = Learner(tmp_path_factory.mktemp("tutorial"), wheel.parent)
-    yield learner
-    if learner.program is not None:
-        learner.program.kill()
+def tutorial(tmp_path_factory, wheel):
+    tutorial = TutorialRun(tmp_path_factory.mktemp("tutorial"), wheel.parent)
+    yield tutorial
+    if tutorial.program is not None:
+        tutorial.program.kill()
 
 
 class Visitors(Windows):
-    """Windows of a site that has no icon, which Chromium asks for by itself."""
+    """Windows that ignore the missing favicon, which Chromium requests."""
 
     def _console(self, message):
         if not message.location["url"].endswith("/favicon.ico"):
@@ -139,8 +139,8 @@ class Visitors(Windows):
 
 
 @pytest.fixture
-def windows(chromium, learner):
-    windows = Visitors(chromium, learner.url)
+def windows(chromium, tutorial):
+    windows = Visitors(chromium, tutorial.url)
     yield windows
     windows.close()
 
@@ -149,7 +149,7 @@ def lines(page):
     return page.locator("#log li")
 
 
-def say(page, text):
+def send_message(page, text):
     page.get_by_label("Message").fill(text)
     page.get_by_role("button", name="Send").click()
 
@@ -160,46 +160,46 @@ def join(page, name):
     expect(page.locator("#state")).to_have_text(f"here as {name}")
 
 
-def test_1_an_empty_folder(learner):
-    learner.reach("1. An empty folder")
+def test_step_1_installs_the_wheel(tutorial):
+    tutorial.reach("1. An empty folder")
     where = "import webpy_socketio; print(webpy_socketio.__file__)"
-    learner.do(f"cd / && {learner.folder}/.venv/bin/python -c '{where}' | grep /.venv/")
+    tutorial.do(f"cd / && {tutorial.folder}/.venv/bin/python -c '{where}' | grep /.venv/")
 
 
-def test_2_a_page(learner, windows):
-    learner.reach("2. A page")
-    learner.start()
+def test_step_2_page_reconnects(tutorial, windows):
+    tutorial.reach("2. A page")
+    tutorial.start()
     page = windows.open("/")
     expect(page.locator("#state")).to_have_text("connected")
-    learner.stop()
+    tutorial.stop()
     expect(page.locator("#state")).to_have_text("not connected")
-    learner.start()
+    tutorial.start()
     expect(page.locator("#state")).to_have_text("connected")
 
 
-def test_3_everybody_hears_everybody(learner, windows):
-    learner.reach("3. Everybody hears everybody")
-    learner.start()
+def test_step_3_message_reaches_both_windows(tutorial, windows):
+    tutorial.reach("3. Messages")
+    tutorial.start()
     ann, bob = windows.open("/"), windows.open("/")
     for page in (ann, bob):
         expect(page.locator("#state")).to_have_text("connected")
-    say(ann, "hello")
+    send_message(ann, "hello")
     for page in (ann, bob):
         expect(lines(page)).to_have_text(["hello"])
 
 
-def test_4_rooms(learner, windows):
-    learner.reach("4. Rooms")
-    learner.start()
+def test_step_4_message_stays_in_its_room(tutorial, windows):
+    tutorial.reach("4. Rooms")
+    tutorial.start()
     ann, bob, eve = windows.open("/"), windows.open("/"), windows.open("/")
     for page, room in ((ann, "Lobby"), (bob, "Lobby"), (eve, "Kitchen")):
         page.get_by_role("link", name=room).click()
         expect(page.locator("h1")).to_have_text(room)
         assert page.evaluate("socket.subscribe(document.body.dataset.channel)") == {"ok": True}
-    say(ann, "hello")
+    send_message(ann, "hello")
     expect(lines(bob)).to_have_text(["hello"])
-    say(eve, "nobody here?")
-    expect(lines(eve)).to_have_text(["nobody here?"])
+    send_message(eve, "is this the kitchen?")
+    expect(lines(eve)).to_have_text(["is this the kitchen?"])
     expect(lines(ann)).to_have_text(["hello"])
     assert eve.evaluate("socket.subscribe('room-attic')") == {
         "ok": False,
@@ -207,9 +207,9 @@ def test_4_rooms(learner, windows):
     }
 
 
-def test_5_names(learner, windows):
-    learner.reach("5. Names")
-    learner.start()
+def test_step_5_messages_need_a_name(tutorial, windows):
+    tutorial.reach("5. Names")
+    tutorial.start()
     ann, bob = windows.open("/room-lobby"), windows.open("/room-lobby")
     assert ann.evaluate("socket.emitWithAck('message', 'too early')") == {
         "ok": False,
@@ -217,52 +217,52 @@ def test_5_names(learner, windows):
     }
     join(ann, "Ann")
     join(bob, "Bob")
-    say(ann, "hello")
+    send_message(ann, "hello")
     expect(lines(bob)).to_have_text(["Ann: hello"])
-    say(ann, "x" * 2001)
+    send_message(ann, "x" * 2001)
     expect(ann.locator("#state")).to_have_text("A message has 1 to 2000 characters.")
     assert bob.evaluate("socket.emitWithAck('join', {})")["ok"] is False
 
 
-def test_6_who_is_here(learner, windows):
-    learner.reach("6. Who is here")
-    learner.start()
+def test_step_6_presence_survives_restart(tutorial, windows):
+    tutorial.reach("6. Presence")
+    tutorial.start()
     ann, bob = windows.open("/room-lobby"), windows.open("/room-lobby")
     join(ann, "Ann")
     join(bob, "Bob")
     for page in (ann, bob):
         expect(page.locator("#people li")).to_have_text(["Ann", "Bob"])
-    learner.stop()
+    tutorial.stop()
     for page in (ann, bob):
         expect(page.locator("#state")).to_have_text("not connected")
-    learner.start()
+    tutorial.start()
     for page in (ann, bob):
         expect(page.locator("#people li")).to_have_text(["Ann", "Bob"])
         expect(page.locator("#state")).to_have_text(re.compile("here as"))
-    assert 'Socket.IO join: Ann"' in learner.program.errors
+    assert 'Socket.IO join: Ann"' in tutorial.program.errors
     bob.close()
     expect(ann.locator("#people li")).to_have_text(["Ann"])
 
 
-def test_7_from_a_page(learner, windows):
-    learner.reach("7. From a page")
-    learner.start()
+def test_step_7_page_broadcasts_to_rooms(tutorial, windows):
+    tutorial.reach("7. Messages from a page")
+    tutorial.start()
     ann, bob = windows.open("/room-lobby"), windows.open("/room-lobby")
     join(ann, "Ann")
     join(bob, "Bob")
-    say(ann, "hello")
+    send_message(ann, "hello")
     expect(lines(bob)).to_have_text(["Ann: hello"])
     ringing = windows.open("/")
     ringing.get_by_role("button", name="Ring the bell").click()
-    expect(ringing.locator("body")).to_have_text("Heard in: Lobby")
+    expect(ringing.locator("body")).to_have_text("Rang in: Lobby")
     for page in (ann, bob):
         expect(lines(page)).to_have_text(["Ann: hello", "The bell rings."])
 
 
-def test_what_now(learner):
-    learner.stop()
-    learner.reach("What now")
+def test_last_section_test_passes(tutorial):
+    tutorial.stop()
+    tutorial.reach("What next")
 
 
-def test_every_step_is_here():
+def test_every_step_is_tested():
     assert [title[:1] for title in STEPS][1:] == [*"1234567", "W"]

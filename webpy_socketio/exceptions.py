@@ -1,29 +1,27 @@
-"""Everything the package raises on purpose: whose fault it is, and what to do.
+"""The exceptions of the package, grouped by cause.
 
 ::
 
     SocketIOError
-    ├── ConfigurationError        yours, at start: nothing runs until it is mended
-    │   ├── SettingsError         a SOCKETIO_* name, type or value
-    │   ├── PluginError           a name in SOCKETIO_PLUGINS
-    │   ├── EventError            a decorated handler that can never be called
-    │   ├── PatchingError         web.py was imported before gevent patched
-    │   └── ListenError           the address to listen on cannot be had
-    ├── CallerError               yours, at run time: nothing was sent or changed
-    │   ├── AcknowledgementError  an event acknowledged a second time
-    │   ├── EncodeError           a value that the wire cannot hold
-    │   ├── ChannelError          a channel name, or one channel too many
-    │   └── WrongContext          a call that cannot work where it is made
-    ├── NoSocket                  nobody's: nobody is there to receive
-    ├── BackplaneError            the operator's: nobody is there here, and Redis is away
-    ├── Disconnected              nobody's: the client went while you waited for it
-    ├── CallTimeout               the client's: it did not acknowledge in time
-    ├── Refused                   yours to raise: a gate says no, and why
-    ├── ContentError              the client's: its message exceeds a limit and is dropped
-    └── ProtocolError             the client's: it broke a rule and is closed
-        └── MessageTooBig         ... the rule about size
-
-The module imports nothing, so that every other one may import it.
+    ├── ConfigurationError        application, at startup: the server does not start
+    │   ├── SettingsError         invalid name, type or value of a SOCKETIO_* setting
+    │   ├── PluginError           plugin that cannot be imported or installed
+    │   ├── EventError            invalid use of an on_* decorator
+    │   ├── PatchingError         web.py was imported before gevent patched it
+    │   └── ListenError           listen address in use or not available
+    ├── CallerError               application, at run time: nothing was sent or changed
+    │   ├── AcknowledgementError  event acknowledged twice
+    │   ├── EncodeError           value that cannot be sent
+    │   ├── ChannelError          invalid channel name, or channel limit reached
+    │   └── WrongContext          call that is not possible in this context
+    ├── NoSocket                  normal operation: no socket to send to
+    ├── BackplaneError            infrastructure: no local socket, and Redis did not respond
+    ├── Disconnected              normal operation: client disconnected during a call
+    ├── CallTimeout               client: no acknowledgement in time
+    ├── Refused                   raised by applications: a gate rejects the client
+    ├── ContentError              client: message exceeds a content limit and is dropped
+    └── ProtocolError             client: protocol violation, the session is closed
+        └── MessageTooBig         client: message exceeds the size limit
 """
 
 from __future__ import annotations
@@ -53,83 +51,113 @@ __all__ = [
 
 
 class SocketIOError(Exception):
-    """The root: ``except SocketIOError`` catches whatever the package raises on purpose."""
+    """Base class of all exceptions of the package."""
 
 
 class ConfigurationError(SocketIOError):
-    """The server cannot start as it is configured; the text says what to change."""
+    """The server cannot start with its configuration. The message names what to change."""
 
 
 class SettingsError(ConfigurationError, ValueError):
-    """A setting has an unknown name, a wrong type or an impossible value."""
+    """A setting has an unknown name, a wrong type or an invalid value.
+
+    Correct the setting: the message has its source, its value and the accepted values.
+    """
 
 
 class PluginError(ConfigurationError, ImportError):
-    """A name in ``SOCKETIO_PLUGINS`` cannot be imported or installed."""
+    """A plugin in ``SOCKETIO_PLUGINS`` cannot be imported or installed.
+
+    Correct the name, or install the dependencies of the plugin.
+    """
 
 
 class EventError(ConfigurationError, TypeError):
-    """A handler is decorated in a way in which it could never be called."""
+    """A handler is decorated so that it can never be called.
+
+    Correct the arguments of the decorator or the signature of the handler.
+    """
 
 
 class PatchingError(ConfigurationError, RuntimeError):
-    """web.py was imported before ``gevent.monkey.patch_all()`` ran.
+    """web.py was imported before ``gevent.monkey.patch_all()`` was called.
 
-    ``web.ctx`` is a thread-local made when web.py is imported: unpatched, all greenlets would
-    share one, and one visitor's request would be seen by another.
+    Without patching, all greenlets share one ``web.ctx``, so that requests see each other's data.
+    Call ``gevent.monkey.patch_all()`` before importing web.py, or start with
+    ``python -m webpy_socketio serve``.
     """
 
 
 class ListenError(ConfigurationError, OSError):
-    """The address to listen on cannot be had: it is taken, or not ours."""
+    """The server cannot listen on its address, because it is in use or not available.
+
+    Change ``SOCKETIO_HOST`` or ``SOCKETIO_PORT``, or stop the other process.
+    """
 
 
 class CallerError(SocketIOError):
-    """A call was wrong; it changed nothing and sent nothing."""
+    """A call of the application is invalid. It has sent and changed nothing."""
 
 
 class AcknowledgementError(CallerError, RuntimeError):
-    """A withheld acknowledgement was given a second time."""
+    """An event was acknowledged twice. Acknowledge each event once."""
 
 
 class EncodeError(CallerError, ValueError):
-    """A value cannot be sent: JSON has no word for it, or it is larger than an outbox."""
+    """A value cannot be represented as JSON, or exceeds ``SOCKETIO_OUTBOX_BYTES``.
+
+    Convert the value to JSON types or ``bytes``, or send less.
+    """
 
 
 class ChannelError(CallerError, ValueError):
-    """A channel's name is not acceptable, or the socket holds as many as it may."""
+    """A channel name is invalid, or the socket has reached ``SOCKETIO_MAX_CHANNELS``.
+
+    Choose another name, unsubscribe from a channel, or raise the limit.
+    """
 
 
 class WrongContext(CallerError, RuntimeError):
-    """A call cannot work where it was made: one that waits, on gevent's hub, where nothing may wait;
-    or one of a socket's methods, in a process that was forked from the socket's server.
+    """A call is not possible in this context.
+
+    Blocking calls cannot run on gevent's hub: call them in a greenlet. Methods of a socket cannot
+    run in a process that was forked from its server: use ``SOCKETIO_BACKPLANE`` there.
     """
 
 
 class NoSocket(SocketIOError, LookupError):
-    """Nobody is there to receive an out-of-band message."""
+    """No socket is connected that could receive the message.
+
+    This is part of normal operation. Catch it if a missing recipient is acceptable.
+    """
 
 
 class BackplaneError(SocketIOError, ConnectionError):
-    """Nobody is there to receive in this process, and the others cannot be asked.
+    """No socket of this process could receive the message, and Redis did not respond.
 
-    The text says what is wrong with Redis. The message may have arrived or not: Redis may be gone
-    before it answers.
+    The message has the error of Redis; check ``SOCKETIO_BACKPLANE``. Other processes may have
+    received the message nevertheless, as the connection may fail after publishing.
     """
 
 
 class Disconnected(SocketIOError, ConnectionError):
-    """The connection ended while its answer was awaited."""
+    """The client is not connected, or disconnected while a call waited for it.
+
+    This is part of normal operation. Catch it where `Socket.call` is used.
+    """
 
 
 class CallTimeout(SocketIOError, TimeoutError):
-    """The client did not acknowledge an event within the time given."""
+    """The client did not acknowledge an event within the timeout.
+
+    Catch it, and treat the event as not handled. The client may have received it.
+    """
 
 
 class Refused(SocketIOError):
-    """Raised by a receiver of a gate to deny what the client asked.
+    """Raised by handlers of a gate to reject the client's request.
 
-    The text is shown to the client::
+    The text is sent to the client::
 
         @on_subscribing(channel="^staff-")
         def staff_only(request, socket, context, channel):
@@ -139,22 +167,24 @@ class Refused(SocketIOError):
 
 
 class ContentError(SocketIOError, ValueError):
-    """A message of the client exceeds a limit of content, such as the depth of its JSON.
+    """A message of the client exceeds a content limit, such as the nesting depth of JSON.
 
-    The message is dropped and its acknowledgement is an error. The connection stays.
+    The message is dropped and acknowledged with an error; the connection stays open. Send less in
+    one message. `Socket.call` raises it for an acknowledgement that exceeds a limit.
     """
 
 
 class ProtocolError(SocketIOError, ValueError):
-    """The client broke a rule of the protocol; its connection is closed, nobody else's.
+    """The client violated the protocol, and its session is closed.
 
-    ``close_code`` is the WebSocket close code that fits (RFC 6455, 7.4.1).
+    Correct the client, or load the client version that the server supports.
     """
 
+    #: WebSocket close code (RFC 6455 §7.4.1).
     close_code = 1002
 
 
 class MessageTooBig(ProtocolError):
-    """The client sent a message or body above ``SOCKETIO_MAX_MESSAGE_SIZE``."""
+    """The client sent a message or body larger than ``SOCKETIO_MAX_MESSAGE_SIZE``."""
 
     close_code = 1009

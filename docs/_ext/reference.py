@@ -1,8 +1,14 @@
-"""What the reference takes from the code itself, so that it cannot say anything else.
+"""Sphinx directives that generate reference pages from the code.
 
-``.. settings::`` describes settings of `webpy_socketio.config.settings.SETTINGS`: those that are named, or
-all that no other one of the page names. ``.. stages::`` describes the signals and their decorators,
-``.. errors::`` the tree of exceptions, both in their order, and ``.. plugins::`` every bundled plugin.
+``.. settings:: NAME ...``
+    Settings of `webpy_socketio.config.settings.SETTINGS`. Without names: those that no other directive
+    of the page names.
+``.. stages::``
+    The signals and decorators of the stages, in order.
+``.. errors::``
+    The exceptions, in the order of their tree.
+``.. plugins::``
+    The bundled plugins.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
 
 from webpy_socketio import events, exceptions, plugins, signals
@@ -25,8 +32,8 @@ from webpy_socketio.config.settings import PREFIX, SETTINGS, Setting
 
 PACKAGE = "webpy_socketio"
 
-#: Classes that the package makes, and nobody else: how is not said.
-GIVEN = {
+#: Classes that only the package instantiates: their signatures are omitted.
+INTERNAL_CONSTRUCTORS = {
     f"{PACKAGE}.Socket",
     *(
         f"{PACKAGE}.testing.{name}"
@@ -36,7 +43,7 @@ GIVEN = {
 
 
 class Settings(SphinxDirective):
-    """Describe settings: ``.. settings:: HOST PORT``, or what is left for the one without names."""
+    """Describe the named settings, or all settings that the page has not named."""
 
     optional_arguments = 1
     final_argument_whitespace = True
@@ -56,8 +63,7 @@ def _setting(setting: Setting) -> str:
     default = repr(setting.default)
     if type(setting.default) is int and setting.default > 9999:
         default = f"{setting.default:,}"
-    doc = setting.doc[0].upper() + setting.doc[1:]
-    return f".. setting:: {PREFIX}{setting.name}\n\n   {doc}.\n\n   Default: ``{default}``\n"
+    return f".. setting:: {PREFIX}{setting.name}\n\n   {setting.doc}\n\n   Default: ``{default}``\n"
 
 
 class Stages(SphinxDirective):
@@ -74,11 +80,11 @@ class Stages(SphinxDirective):
 
 
 def _stage(stage: signals.Stage) -> str:
-    arguments, _, says = getattr(events, f"on_{stage.name}").__doc__.partition("): ")
+    arguments, _, description = getattr(events, f"on_{stage.name}").__doc__.partition("): ")
     bound = "" if stage in (signals.connecting, signals.connect) else "(channel=None)"
     return (
         f".. py:decorator:: on_{stage.name}{bound}\n   :module: {PACKAGE}\n\n"
-        f"   For ``def handler{arguments}): ...`` {says[0].upper()}{says[1:]}\n\n{_signal(stage)}"
+        f"   For ``def handler{arguments}): ...`` {description[0].upper()}{description[1:]}\n\n{_signal(stage)}"
     )
 
 
@@ -90,7 +96,7 @@ class Errors(SphinxDirective):
     """Describe every exception."""
 
     def run(self) -> list[nodes.Node]:
-        # In the order in which they stand in the module: the tree's.
+        # Source order is the order of the tree.
         names = sorted(
             exceptions.__all__, key=lambda name: inspect.getsourcelines(vars(exceptions)[name])[1]
         )
@@ -101,7 +107,7 @@ class Errors(SphinxDirective):
 
 
 class Plugins(SphinxDirective):
-    """Describe every bundled plugin: its docstring, and its names but those that the server calls."""
+    """Describe every bundled plugin and its public names."""
 
     def run(self) -> list[nodes.Node]:
         names = sorted(module.name for module in pkgutil.iter_modules(plugins.__path__))
@@ -121,11 +127,11 @@ def _plugin(short: str) -> str:
     ]
     for name in module.__all__:
         if name not in ("install", "uninstall"):
-            lines += [_how(getattr(module, name)).format(f"{module.__name__}.{name}"), ""]
+            lines += [_directive(getattr(module, name)).format(f"{module.__name__}.{name}"), ""]
     return "\n".join(lines)
 
 
-def _how(value: Any) -> str:
+def _directive(value: Any) -> str:
     if inspect.isclass(value):
         return ".. autoclass:: {}\n   :members:"
     return ".. autofunction:: {}" if inspect.isroutine(value) else ".. autodata:: {}\n   :no-value:"
@@ -134,9 +140,10 @@ def _how(value: Any) -> str:
 def resolve(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
 ) -> nodes.Node | None:
-    """Find what a docstring names in short; what is not in the reference stays as it is.
+    """Resolve abbreviated names in docstrings, such as `Socket`.
 
-    A name that is neither there, nor a parameter, nor anywhere in Python is a warning.
+    Names of parameters and of objects outside the reference remain plain text. An unknown name is a
+    warning.
     """
     if node.get("refdomain") != "py":
         return None
@@ -154,7 +161,7 @@ def resolve(
 
 
 def _parameters(node: pending_xref) -> set[str]:
-    """The parameters of whatever has the docstring that a reference stands in."""
+    """Return the parameters of the function whose docstring contains `node`."""
     source = node.source or (node.parent.source if node.parent is not None else None) or ""
     _, _, name = source.partition("docstring of ")
     documented = pydoc.locate(name) if name else None
@@ -162,7 +169,7 @@ def _parameters(node: pending_xref) -> set[str]:
         return set()
     try:
         return set(inspect.signature(documented).parameters)
-    except ValueError:  # some builtin types', exceptions among them, cannot be told
+    except ValueError:  # builtin types without a signature, such as exceptions
         return set()
 
 
@@ -170,20 +177,29 @@ def _exists(name: str) -> bool:
     return name == "None" or pydoc.locate(name) is not None
 
 
-def leave_out_signature(
+def omit_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """Say nothing about how to make what is only given."""
-    return ("", "") if name in GIVEN and signature else None
+    """Omit the constructor's signature of classes that only the package instantiates."""
+    return ("", "") if name in INTERNAL_CONSTRUCTORS and signature else None
+
+
+def _attribute_docstring(docstring: GoogleDocstring) -> list[str]:
+    """Return the docstring of an attribute unchanged.
+
+    napoleon would interpret text before a colon as a type; the types here are annotations.
+    """
+    return list(docstring._consume_to_end())
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Called by Sphinx."""
+    """Register the directives and hooks."""
     app.add_object_type("setting", "setting", objname="setting", indextemplate="pair: %s; setting")
     app.add_directive("settings", Settings)
     app.add_directive("stages", Stages)
     app.add_directive("errors", Errors)
     app.add_directive("plugins", Plugins)
+    GoogleDocstring._parse_attribute_docstring = _attribute_docstring  # type: ignore[method-assign]
     app.connect("missing-reference", resolve)
-    app.connect("autodoc-process-signature", leave_out_signature)
+    app.connect("autodoc-process-signature", omit_signature)
     return {"parallel_read_safe": False}

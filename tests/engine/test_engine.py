@@ -1,4 +1,4 @@
-"""The engine's answers: the handshake to the letter, and errors that reflect nothing."""
+"""Tests of the engine: handshakes, rejections, origins and stopping."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ WEBSOCKET = "/engine.io/?EIO=4&transport=websocket"
 
 
 def error(answer: tuple[int, Any, bytes]) -> tuple[int, int]:
-    """The status and the code of a refusal."""
+    """Return the status and the error code of a rejection."""
     status, headers, body = answer
     assert headers["Content-Type"] == "application/json"
-    told = orjson.loads(body)
-    assert set(told) == {"code", "message"}
-    return status, told["code"]
+    content = orjson.loads(body)
+    assert set(content) == {"code", "message"}
+    return status, content["code"]
 
 
 class TestDocumentation:
-    def test_the_echo_server_of_the_docstring_echoes(self) -> None:
+    def test_docstring_example_echoes_messages(self) -> None:
         source = textwrap.dedent((package.__doc__ or "").partition("::\n")[2]).strip()
         assert len(source.splitlines()) <= 15
         source = source.replace("EngineServer((", "server = EngineServer((")
@@ -54,7 +54,7 @@ class TestDocumentation:
 
 
 class TestHandshake:
-    def test_is_exactly_the_protocols(self, server: Running) -> None:
+    def test_polling_handshake_matches_the_protocol(self, server: Running) -> None:
         status, headers, body = server.http().request("GET", POLLING)
         assert status == 200
         assert re.fullmatch(
@@ -66,26 +66,29 @@ class TestHandshake:
         assert headers["Cache-Control"] == "no-store"
         assert headers["Set-Cookie"] is None
 
-    def test_tells_the_settings(self, run: Callable[..., Running]) -> None:
+    def test_handshake_contains_the_configured_limits(self, run: Callable[..., Running]) -> None:
         running = run(ping_interval=1.5, ping_timeout=0.25, max_message_size=77)
-        told = running.polling().open
-        assert (told["pingInterval"], told["pingTimeout"], told["maxPayload"]) == (1500, 250, 77)
+        opened = running.polling().open
+        limits = (opened["pingInterval"], opened["pingTimeout"], opened["maxPayload"])
+        assert limits == (1500, 250, 77)
 
-    def test_session_ids_are_secrets(self, server: Running) -> None:
+    def test_session_ids_are_unique(self, server: Running) -> None:
         ids = {server.polling().sid for _ in range(50)}
         assert len(ids) == 50
         assert ids == set(server.engine.sessions)
 
-    def test_the_receiver_is_told_with_the_request(self, server: Running) -> None:
+    def test_receiver_opened_gets_the_environ_of_the_handshake(self, server: Running) -> None:
         sid = server.polling(x_custom="value").sid
         assert server.receiver == [("opened", sid)]
         environ = server.session.environ
         assert environ["HTTP_X_CUSTOM"] == "value"
         assert environ["QUERY_STRING"] == "EIO=4&transport=polling"
         assert environ["REMOTE_ADDR"] == "127.0.0.1"
-        assert isinstance(environ["wsgi.input"], io.BytesIO), "the request's would be kept alive"
+        assert isinstance(environ["wsgi.input"], io.BytesIO), "keeps the request's socket alive"
 
-    def test_a_receiver_may_send_at_once(self, run: Callable[..., Running]) -> None:
+    def test_receiver_sending_in_opened_reaches_the_client(
+        self, run: Callable[..., Running]
+    ) -> None:
         class Greeter(Recorder):
             def opened(self, session: Session) -> None:
                 session.send("welcome")
@@ -94,25 +97,31 @@ class TestHandshake:
         assert running.polling().poll() == ["4welcome"]
         assert running.websocket().receive() == "4welcome"
 
-    def test_a_receiver_may_close_at_once(self, run: Callable[..., Running]) -> None:
-        class Doorman(Recorder):
+    def test_receiver_closing_in_opened_closes_the_session(
+        self, run: Callable[..., Running]
+    ) -> None:
+        class Closing(Recorder):
             def opened(self, session: Session) -> None:
                 session.send("sorry")
                 session.close("full")
 
-        running = run(Doorman())
+        running = run(Closing())
         assert running.polling().poll() == ["4sorry", "1"]
         client = running.websocket()
         assert client.receive() == "4sorry"
         assert client.wait_closed() == 1000
         assert running.receiver.endings == ["full", "full"]
 
-    def test_without_websockets_no_upgrade_is_offered(self, run: Callable[..., Running]) -> None:
+    def test_transports_without_websocket_offers_no_upgrade(
+        self, run: Callable[..., Running]
+    ) -> None:
         running = run(transports=("polling",))
         assert running.polling().open["upgrades"] == []
         assert running.websocket().status == 400
 
-    def test_without_polling_websockets_work(self, run: Callable[..., Running]) -> None:
+    def test_transports_without_polling_accepts_websockets(
+        self, run: Callable[..., Running]
+    ) -> None:
         running = run(Recorder(echo=True), transports=("websocket",))
         assert error(running.http().request("GET", POLLING)) == (400, 0)
         client = running.websocket()
@@ -120,7 +129,7 @@ class TestHandshake:
         assert client.receive() == "4a"
 
 
-class TestRefusals:
+class TestRejections:
     @pytest.mark.parametrize(
         ("method", "target", "code"),
         [
@@ -143,7 +152,7 @@ class TestRefusals:
         ],
         ids=lambda value: str(value)[-40:],
     )
-    def test_have_a_code_and_reflect_nothing(
+    def test_invalid_request_is_rejected_with_code_and_without_its_text(
         self, server: Running, method: str, target: str, code: int
     ) -> None:
         answer = server.http().request(method, target)
@@ -153,7 +162,7 @@ class TestRefusals:
             assert word not in answer[2]
         assert server.receiver == []
 
-    def test_old_clients_are_told_what_to_use(self, server: Running) -> None:
+    def test_old_client_is_rejected_with_the_supported_version(self, server: Running) -> None:
         body = server.http().request("GET", "/engine.io/?EIO=3&transport=polling")[2]
         assert b"protocol 4" in body
         assert b"socket.io-client" in body
@@ -161,12 +170,12 @@ class TestRefusals:
         assert b"JSONP" in body
         assert b"socket.io-client" in body
 
-    def test_a_connection_outlives_a_refusal(self, server: Running) -> None:
+    def test_rejected_request_keeps_the_connection_open(self, server: Running) -> None:
         http = server.http()
         assert http.request("GET", POLLING + "&sid=no-such-sid")[0] == 400
         assert http.request("GET", POLLING)[0] == 200
 
-    def test_a_websockets_session_is_not_polled(self, echo: Running) -> None:
+    def test_poll_of_a_websocket_session_is_rejected(self, echo: Running) -> None:
         client = echo.websocket()
         target = f"{POLLING}&sid={client.open['sid']}"
         assert error(echo.http().request("GET", target)) == (400, 3)
@@ -178,9 +187,7 @@ class TestOrigins:
     EVIL = ("http://evil.example", "null", "http://127.0.0.1", "https://127.0.0.1:{port}")
 
     @pytest.mark.parametrize("origin", EVIL)
-    def test_a_foreign_page_is_refused_before_anybody_hears_of_it(
-        self, server: Running, origin: str
-    ) -> None:
+    def test_handshake_from_another_origin_is_rejected(self, server: Running, origin: str) -> None:
         origin = origin.format(port=server.port)
         answer = server.http().request("GET", POLLING, f"Origin: {origin}")
         assert error(answer) == (403, 4)
@@ -188,7 +195,7 @@ class TestOrigins:
         assert server.websocket(Origin=origin).status == 403
         assert server.receiver == []
 
-    def test_in_the_middle_of_a_session_too(self, server: Running) -> None:
+    def test_request_of_a_session_from_another_origin_is_rejected(self, server: Running) -> None:
         sid = server.polling().sid
         target = f"{POLLING}&sid={sid}"
         for method in ("GET", "POST"):
@@ -197,14 +204,14 @@ class TestOrigins:
         assert server.websocket(f"&sid={sid}", Origin="http://evil.example").status == 403
         assert server.session.open
 
-    def test_our_own_page_needs_no_cors(self, server: Running) -> None:
+    def test_handshake_from_the_same_origin_has_no_cors_headers(self, server: Running) -> None:
         own = f"Origin: http://127.0.0.1:{server.port}"
         status, headers, _ = server.http().request("GET", POLLING, own)
         assert status == 200
         assert headers["Access-Control-Allow-Origin"] is None
 
     @pytest.mark.parametrize("allowed", [["http://app.example"], ["*"]], ids=["named", "any"])
-    def test_an_allowed_page_gets_cors_headers(
+    def test_handshake_from_an_allowed_origin_has_cors_headers(
         self, run: Callable[..., Running], allowed: list[str]
     ) -> None:
         running = run(allowed_origins=allowed)
@@ -218,7 +225,7 @@ class TestOrigins:
             assert answer[1]["Vary"] == "Origin"
         assert running.websocket(Origin="http://app.example").status == 101
 
-    def test_a_preflight_is_answered(self, run: Callable[..., Running]) -> None:
+    def test_preflight_of_an_allowed_origin_is_accepted(self, run: Callable[..., Running]) -> None:
         running = run(allowed_origins=["http://app.example"])
         http = running.http()
         status, headers, body = http.request("OPTIONS", POLLING, "Origin: http://app.example")
@@ -231,9 +238,7 @@ class TestOrigins:
         assert status == 403
         assert headers["Access-Control-Allow-Origin"] is None
 
-    def test_preflight_allows_the_headers_that_are_asked_for(
-        self, run: Callable[..., Running]
-    ) -> None:
+    def test_preflight_allows_the_requested_headers(self, run: Callable[..., Running]) -> None:
         def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
             assert "HTTP_AUTHORIZATION" in environ, "a preflight reached the application"
             return take_over_all("/engine.io/")(environ, start_response)  # type: ignore[return-value]
@@ -254,7 +259,7 @@ class TestOrigins:
         )
         assert ok[0] == 200
 
-    def test_preflight_of_another_origin_is_refused(self, server: Running) -> None:
+    def test_preflight_of_another_origin_is_rejected(self, server: Running) -> None:
         status, headers, _ = server.http().request(
             *("OPTIONS", POLLING, "Origin: http://evil.example"),
             *("Access-Control-Request-Method: GET", "Access-Control-Request-Headers: x"),
@@ -264,7 +269,7 @@ class TestOrigins:
 
     @pytest.mark.parametrize("origin", ["null", "file://", "capacitor://localhost", "wss://a.b"])
     @pytest.mark.parametrize("named", [True, False], ids=["named", "any"])
-    def test_app_origin_that_is_allowed_connects_on_both_transports(
+    def test_allowed_app_origin_connects_on_both_transports(
         self, origin: str, named: bool, run: Callable[..., Running]
     ) -> None:
         running = run(allowed_origins=[origin if named else "*"])
@@ -273,7 +278,7 @@ class TestOrigins:
         assert running.websocket(Origin=origin).status == 101
         assert run().websocket(Origin=origin).status == 403
 
-    def test_refusal_by_the_application_can_be_read_by_an_allowed_page(
+    def test_rejection_by_the_application_has_cors_headers_for_an_allowed_origin(
         self, run: Callable[..., Running]
     ) -> None:
         def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -311,7 +316,7 @@ class TestOrigins:
 
 class TestReceivers:
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
-    def test_one_that_fails_closes_its_session_rather_than_losing_messages(
+    def test_receiver_raising_an_exception_closes_the_session(
         self, run: Callable[..., Running], caplog: pytest.LogCaptureFixture, transport: str
     ) -> None:
         class Failing(Recorder):
@@ -335,7 +340,7 @@ class TestReceivers:
 
 
 class TestStopping:
-    def test_new_sessions_are_refused(self, server: Running) -> None:
+    def test_handshake_after_close_is_rejected(self, server: Running) -> None:
         http = server.http()
         server.engine.close()
         answer = http.request("GET", POLLING)
@@ -344,7 +349,7 @@ class TestStopping:
         assert server.websocket().status == 503
         assert server.receiver == []
 
-    def test_everybody_is_told_once(self, server: Running) -> None:
+    def test_close_notifies_each_client_once(self, server: Running) -> None:
         polling = server.polling()
         poll = server.start_poll(polling)
         between_polls = server.polling()
@@ -357,7 +362,7 @@ class TestStopping:
         assert server.receiver.endings == ["server shutting down"] * 3
         assert server.engine.sessions == {}
 
-    def test_dispose_forgets_those_who_did_not_come(self, server: Running) -> None:
+    def test_dispose_removes_sessions_that_wait_for_a_poll(self, server: Running) -> None:
         server.polling()
         server.engine.close()
         assert len(server.engine.sessions) == 1

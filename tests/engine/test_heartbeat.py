@@ -1,4 +1,4 @@
-"""Is the client still there? Pings at an interval, and an end for who does not answer."""
+"""Tests of the heartbeat: pings at an interval, and ping timeouts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from webpy_socketio.engine.io.clock import Clock
 from webpy_socketio.engine.io.packets import PING
 
 from .conftest import Recorder
-from .test_session import Host, Memory
+from .test_session import FakeEngine, MemoryTransport
 
 
 def make_session(journal: Journal, name: str = "transport") -> Session:
-    session = Session(name, {}, Host(Journal()), Recorder(), 1000, 10)
-    session.use(Memory(session, name, journal))
+    session = Session(name, {}, FakeEngine(Journal()), Recorder(), 1000, 10)
+    session.use(MemoryTransport(session, name, journal))
     return session
 
 
@@ -25,14 +25,14 @@ def make_heartbeat(interval: float, timeout: float) -> Heartbeat:
 
 
 class TestPings:
-    def test_a_session_is_pinged_after_the_interval(self, journal: Journal) -> None:
+    def test_session_is_pinged_after_the_interval(self, journal: Journal) -> None:
         heartbeat = make_heartbeat(0.005, 3600)
         heartbeat.add(make_session(journal))
         assert journal == []
         journal.wait_for(("transport", [PING]))
         heartbeat.clear()
 
-    def test_it_is_pinged_again_only_after_its_pong(self, journal: Journal) -> None:
+    def test_session_is_pinged_again_only_after_its_pong(self, journal: Journal) -> None:
         heartbeat = make_heartbeat(0.005, 3600)
         silent, answering = make_session(journal, "silent"), make_session(journal, "answering")
         heartbeat.add(silent)
@@ -43,14 +43,14 @@ class TestPings:
         assert journal.count(("silent", [PING])) == 1
         heartbeat.clear()
 
-    def test_pongs_that_nobody_asked_for_change_nothing(self, journal: Journal) -> None:
+    def test_unexpected_pongs_have_no_effect(self, journal: Journal) -> None:
         heartbeat = make_heartbeat(0.005, 3600)
         session = make_session(journal)
         heartbeat.add(session)
-        due = heartbeat._resting.due(session)
+        due = heartbeat._idle.due(session)
         for _ in range(1000):
             heartbeat.pong(session)
-        assert heartbeat._resting.due(session) == due
+        assert heartbeat._idle.due(session) == due
         journal.wait_for(("transport", [PING]))
         for _ in range(1000):
             heartbeat.pong(session)
@@ -60,14 +60,14 @@ class TestPings:
 
 
 class TestTimeout:
-    def test_who_does_not_answer_is_closed(self, journal: Journal) -> None:
+    def test_session_without_pong_is_closed(self, journal: Journal) -> None:
         heartbeat = make_heartbeat(0.005, 0.005)
         session = make_session(journal)
         heartbeat.add(session)
         assert session.receiver.wait_closed() == "ping timeout"
         assert ("transport", [PING]) in journal
 
-    def test_one_whose_reading_we_stopped_is_not(self, journal: Journal) -> None:
+    def test_paused_session_without_pong_stays_open(self, journal: Journal) -> None:
         heartbeat = make_heartbeat(0.001, 0.001)
         paused, other = make_session(journal, "paused"), make_session(journal, "other")
         paused.pause()
@@ -78,19 +78,19 @@ class TestTimeout:
         paused.resume()
         assert paused.receiver.wait_closed() == "ping timeout"
 
-    def test_one_that_is_read_again_has_its_time_anew(self, journal: Journal) -> None:
+    def test_resumed_session_gets_a_new_timeout(self, journal: Journal) -> None:
         heartbeat = make_heartbeat(0.001, 3600)
         session = make_session(journal)
         heartbeat.add(session)
         journal.wait_for(("transport", [PING]))
-        heartbeat._since[session] -= 4000  # long ago, if nobody had stopped reading
+        heartbeat._since[session] -= 4000  # longer ago than the timeout
         assert heartbeat.check(session)
         session.pause()
         session.resume()
         assert not heartbeat.check(session)
         heartbeat.clear()
 
-    def test_one_that_was_discarded_is_left_alone(self, journal: Journal) -> None:
+    def test_discarded_session_is_neither_pinged_nor_closed(self, journal: Journal) -> None:
         heartbeat = make_heartbeat(0.001, 0.001)
         session, other = make_session(journal, "gone"), make_session(journal, "other")
         heartbeat.add(session)
@@ -100,7 +100,7 @@ class TestTimeout:
         assert session.open
         assert ("gone", [PING]) not in journal
 
-    def test_nobody_is_closed_once_it_is_cleared(self, journal: Journal) -> None:
+    def test_cleared_heartbeat_closes_no_session(self, journal: Journal) -> None:
         cleared, running = make_heartbeat(0.001, 0.001), make_heartbeat(0.002, 0.002)
         session, other = make_session(journal), make_session(journal, "other")
         cleared.add(session)
@@ -111,7 +111,7 @@ class TestTimeout:
 
 
 class TestCheck:
-    """A client that comes late is told so, even if the timer has still to run."""
+    """The timeout of a late client, before its timer has fired."""
 
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -119,7 +119,7 @@ class TestCheck:
         monkeypatch.setattr("time.monotonic", lambda: now[0])
         return now
 
-    def test_the_deadline_is_interval_and_timeout(
+    def test_check_is_true_after_interval_and_timeout(
         self, clock: list[float], journal: Journal
     ) -> None:
         heartbeat = make_heartbeat(25, 20)
@@ -134,5 +134,5 @@ class TestCheck:
         assert not heartbeat.check(session)
         heartbeat.clear()
 
-    def test_a_session_it_does_not_know_is_not_late(self, journal: Journal) -> None:
+    def test_check_of_an_unknown_session_is_false(self, journal: Journal) -> None:
         assert not make_heartbeat(0, 0).check(make_session(journal))

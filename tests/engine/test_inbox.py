@@ -1,4 +1,4 @@
-"""A connection's work: strictly in order, one thing at a time, and reading stops when it piles up."""
+"""Tests of the inbox: job order, failing jobs, and backpressure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from webpy_socketio.engine.io.greenlets import GreenletPool
 from webpy_socketio.engine.socketio.inbox import Inbox
 
 
-class Reading:
-    """The part of a session that an inbox knows."""
+class FakeSession:
+    """The methods of a session that an inbox calls."""
 
     def __init__(self) -> None:
         self.changes: list[str] = []
@@ -28,12 +28,12 @@ class Reading:
 
 
 @pytest.fixture
-def reading() -> Reading:
-    return Reading()
+def reading() -> FakeSession:
+    return FakeSession()
 
 
 @pytest.fixture
-def make_inbox(reading: Reading) -> Iterator[Callable[[int], Inbox]]:
+def make_inbox(reading: FakeSession) -> Iterator[Callable[[int], Inbox]]:
     workers = GreenletPool()
     yield lambda limit: Inbox(reading, workers, limit, 1_000_000)  # type: ignore[arg-type]
     workers.dispose()
@@ -45,14 +45,14 @@ def inbox(make_inbox: Callable[[int], Inbox]) -> Inbox:
 
 
 class TestOrder:
-    def test_jobs_run_in_the_order_they_were_put(self, inbox: Inbox, journal: Journal) -> None:
+    def test_jobs_run_in_fifo_order(self, inbox: Inbox, journal: Journal) -> None:
         for number in range(10):
             inbox.put(journal.append, number)
         assert journal == []
         journal.wait_for(9)
         assert journal == list(range(10))
 
-    def test_a_job_that_waits_holds_back_the_next(self, inbox: Inbox, journal: Journal) -> None:
+    def test_blocking_job_delays_the_next(self, inbox: Inbox, journal: Journal) -> None:
         may_go_on = gevent.event.Event()
 
         def wait() -> None:
@@ -69,7 +69,7 @@ class TestOrder:
         journal.wait_for("next")
         assert journal == ["begin", "end", "next"]
 
-    def test_another_inbox_does_not_wait_with_it(
+    def test_blocking_job_does_not_delay_another_inbox(
         self, inbox: Inbox, make_inbox: Callable[[int], Inbox], journal: Journal
     ) -> None:
         may_go_on = gevent.event.Event()
@@ -81,7 +81,7 @@ class TestOrder:
         may_go_on.set()
         journal.wait_for("slow")
 
-    def test_a_job_may_put_another(self, inbox: Inbox, journal: Journal) -> None:
+    def test_job_putting_another_job_runs_it_later(self, inbox: Inbox, journal: Journal) -> None:
         inbox.put(lambda: inbox.put(journal.append, "second"))
         inbox.put(journal.append, "first")
         journal.wait_for("second")
@@ -92,7 +92,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         "error", [ZeroDivisionError(), gevent.GreenletExit(), gevent.Timeout(1), SystemExit(1)]
     )
-    def test_the_next_job_runs_whatever_the_last_one_did(
+    def test_job_raising_an_exception_does_not_stop_the_next(
         self,
         inbox: Inbox,
         journal: Journal,
@@ -108,9 +108,7 @@ class TestFailures:
         (record,) = caplog.records
         assert record.levelno == logging.ERROR
 
-    def test_interrupt_ends_the_job_that_runs_and_no_other(
-        self, inbox: Inbox, journal: Journal
-    ) -> None:
+    def test_interrupt_ends_the_current_job_only(self, inbox: Inbox, journal: Journal) -> None:
         def wait() -> None:
             journal.append("begin")
             try:
@@ -125,7 +123,7 @@ class TestFailures:
         journal.wait_for("next")
         assert journal == ["begin", "interrupted", "next"]
 
-    def test_interrupt_without_a_job_does_nothing(self, inbox: Inbox, journal: Journal) -> None:
+    def test_interrupt_without_a_job_has_no_effect(self, inbox: Inbox, journal: Journal) -> None:
         inbox.interrupt()
         inbox.put(journal.append, "first")
         journal.wait_for("first")
@@ -135,7 +133,7 @@ class TestFailures:
         journal.wait_for("second")
         assert journal == ["first", "second"]
 
-    def test_interrupt_of_a_job_that_has_yet_to_begin_loses_no_other(
+    def test_interrupt_before_the_first_job_starts_keeps_the_next(
         self, inbox: Inbox, journal: Journal
     ) -> None:
         inbox.put(gevent.event.Event().wait)
@@ -145,9 +143,9 @@ class TestFailures:
         assert len(inbox) == 0
 
 
-class TestBound:
-    def test_reading_stops_at_the_limit_and_goes_on_at_half_of_it(
-        self, inbox: Inbox, reading: Reading, journal: Journal
+class TestLimit:
+    def test_inbox_at_its_limit_pauses_reading_until_half_empty(
+        self, inbox: Inbox, reading: FakeSession, journal: Journal
     ) -> None:
         seen: list[list[str]] = []
         for _ in range(3):
@@ -160,11 +158,11 @@ class TestBound:
         inbox.put(journal.append, "last")
         journal.wait_for("last")
         assert reading.changes == ["pause", "resume"]
-        # Seven were there; the fifth began when two were left.
+        # Of seven jobs, the fifth starts when two are left.
         assert seen == [["pause"]] * 4 + [["pause", "resume"]] * 2
 
-    def test_it_stops_again_when_it_fills_again(
-        self, inbox: Inbox, reading: Reading, journal: Journal
+    def test_inbox_filled_again_pauses_reading_again(
+        self, inbox: Inbox, reading: FakeSession, journal: Journal
     ) -> None:
         for turn in range(3):
             for number in range(5):
@@ -172,8 +170,8 @@ class TestBound:
             journal.wait_for((turn, 4))
         assert reading.changes == ["pause", "resume"] * 3
 
-    def test_a_limit_of_one_works(
-        self, make_inbox: Callable[[int], Inbox], reading: Reading, journal: Journal
+    def test_inbox_with_a_limit_of_one_pauses_and_resumes_reading(
+        self, make_inbox: Callable[[int], Inbox], reading: FakeSession, journal: Journal
     ) -> None:
         make_inbox(1).put(journal.append, "a")
         assert reading.changes == ["pause"]

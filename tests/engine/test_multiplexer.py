@@ -1,4 +1,4 @@
-"""Socket.IO on a session: namespaces, and what a client may do when."""
+"""Tests of the Socket.IO multiplexer: namespaces, protocol errors, acknowledgements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATH = "/engine.io/"
 
 
 class Application(Journal):
-    """Accepts everybody but those who say no, and writes down what it is told."""
+    """Records its callbacks, and accepts connections unless their auth asks for a refusal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,14 +109,16 @@ def application(server: Running) -> Application:
 
 
 class TestConnecting:
-    def test_the_public_id_is_not_the_sessions(
+    def test_public_id_differs_from_the_session_id(
         self, server: Running, application: Application
     ) -> None:
         client = server.connect()
         assert client.id == server.connection.id != client.open["sid"]
         assert len(client.id) >= 16
 
-    def test_who_is_refused_is_told_why(self, server: Running, application: Application) -> None:
+    def test_refused_client_receives_the_reason_and_may_retry(
+        self, server: Running, application: Application
+    ) -> None:
         client = server.websocket()
         client.send('40{"refuse":true}')
         assert client.receive() == '44{"message":"not you"}'
@@ -125,13 +127,13 @@ class TestConnecting:
         application.wait_for(("event", "again", []))
         assert application == [("connect", "/"), ("event", "again", [])]
 
-    def test_an_unknown_namespace_leaves_the_others_alone(self, server: Running) -> None:
+    def test_unknown_namespace_is_rejected_and_others_stay_connected(self, server: Running) -> None:
         client = server.connect()
         client.send("40/nowhere,")
         assert client.receive() == '44/nowhere,{"message":"Invalid namespace"}'
         assert client.call("still here") == []
 
-    def test_events_before_it_is_accepted_close(
+    def test_event_before_accept_closes_the_session(
         self, server: Running, application: Application
     ) -> None:
         application.may_accept = gevent.event.Event()
@@ -144,8 +146,8 @@ class TestConnecting:
         eventually(lambda: not server.connection.inbox)
         assert application == ["waiting", ("failed", "/")]
 
-    def wait_at_the_gate(self, server: Running) -> raw.WebSocket:
-        """A client that is connected to /custom, while the gate of / still decides on it."""
+    def start_connect(self, server: Running) -> raw.WebSocket:
+        """Return a client that is connected to /custom, and whose gate for / is running."""
         application = server.application
         application.may_accept = gevent.event.Event()
         client = server.websocket()
@@ -154,17 +156,17 @@ class TestConnecting:
         application.wait_for("waiting")
         return client
 
-    def test_second_connect_while_the_first_waits_replaces_it(
+    def test_second_connect_during_a_gate_replaces_the_first(
         self, server: Running, application: Application
     ) -> None:
-        client = self.wait_at_the_gate(server)
+        client = self.start_connect(server)
         client.send('40{"attempt":2}')
         reply = client.receive()
         assert isinstance(reply, str)
         assert server.connection.auth == {"attempt": 2}
         assert reply == f'40{{"sid":"{server.connection.id}"}}'
         assert client.call("echo", 1) == [1]
-        # The first one is let in too late.
+        # The gate of the first CONNECT returns too late.
         application.may_accept.set()
         client.send('42/custom,7["other namespace"]')
         assert client.receive() == "43/custom,7[]"
@@ -173,10 +175,10 @@ class TestConnecting:
             ("connect", "/"),
         ]
 
-    def test_second_connect_that_is_refused_leaves_other_namespaces(
+    def test_refused_second_connect_keeps_other_namespaces(
         self, server: Running, application: Application
     ) -> None:
-        client = self.wait_at_the_gate(server)
+        client = self.start_connect(server)
         client.send('40{"refuse":true}')
         assert client.receive() == '44{"message":"not you"}'
         application.may_accept.set()
@@ -187,10 +189,10 @@ class TestConnecting:
         application.wait_for(("disconnected", "/", "client namespace disconnect"))
         assert len(application.endings()) == 1
 
-    def test_many_connects_while_gates_wait_keep_a_bounded_number_of_gates(
+    def test_many_connects_during_gates_run_a_limited_number_of_gates(
         self, server: Running, application: Application
     ) -> None:
-        client = self.wait_at_the_gate(server)
+        client = self.start_connect(server)
         for count in range(2, MAX_ABANDONED + 2):
             client.send('40{"wait":true}')
             application.wait(lambda journal, count=count: journal.count("waiting") == count)
@@ -208,10 +210,10 @@ class TestConnecting:
         assert application.endings() == []
 
     @pytest.mark.parametrize("attempts", [1, 3])
-    def test_client_that_goes_while_gates_wait_leaves_nothing(
+    def test_client_disconnecting_during_gates_leaves_no_connection(
         self, server: Running, application: Application, attempts: int
     ) -> None:
-        client = self.wait_at_the_gate(server)
+        client = self.start_connect(server)
         for count in range(2, attempts + 1):
             client.send('40{"wait":true}')
             application.wait(lambda journal, count=count: journal.count("waiting") == count)
@@ -221,7 +223,7 @@ class TestConnecting:
         eventually(lambda: not any(each.inbox.busy for each in application.connections))
         assert [entry[1] for entry in application.endings()] == ["/custom"]
 
-    def test_second_connect_of_a_connected_namespace_closes(
+    def test_second_connect_of_a_connected_namespace_closes_the_session(
         self, server: Running, application: Application
     ) -> None:
         client = server.connect()
@@ -229,7 +231,7 @@ class TestConnecting:
         assert client.wait_closed() is not None
         assert ("failed", "/") in application
 
-    def test_who_goes_before_it_is_accepted_was_never_there(
+    def test_client_disconnecting_before_accept_causes_no_callbacks(
         self, server: Running, application: Application
     ) -> None:
         application.may_accept = gevent.event.Event()
@@ -242,7 +244,9 @@ class TestConnecting:
         eventually(lambda: not server.connection.inbox)
         assert application == ["waiting"]
 
-    def test_who_connects_to_nothing_is_closed_in_time(self, run: Callable[..., Running]) -> None:
+    def test_session_without_namespace_is_closed_after_the_connect_timeout(
+        self, run: Callable[..., Running]
+    ) -> None:
         running = run(connect_timeout=0.02)
         connected = running.connect()
         idle = running.websocket()
@@ -252,7 +256,9 @@ class TestConnecting:
         connected.send("41")
         assert connected.wait_closed() == 1000
 
-    def test_to_be_refused_again_and_again_buys_no_time(self, run: Callable[..., Running]) -> None:
+    def test_repeatedly_refused_client_is_closed_after_the_connect_timeout(
+        self, run: Callable[..., Running]
+    ) -> None:
         server = run(connect_timeout=0.3)
         client = server.websocket()
         refusals = 0
@@ -264,7 +270,7 @@ class TestConnecting:
         except (raw.Closed, OSError):
             assert refusals > 1
 
-    def test_attachments_that_never_come_are_not_waited_for(
+    def test_missing_attachments_close_the_session_after_a_timeout(
         self, run: Callable[..., Running]
     ) -> None:
         server = run(ping_interval=0.1, ping_timeout=0.2)
@@ -275,7 +281,7 @@ class TestConnecting:
         assert client.wait_closed() == 1002
         server.application.wait_for(("disconnected", "/", "parse error"))
 
-    def test_attachments_that_came_are_forgotten(self, run: Callable[..., Running]) -> None:
+    def test_completed_attachments_stop_the_timeout(self, run: Callable[..., Running]) -> None:
         server = run(ping_interval=0.1, ping_timeout=0.2)
         client = server.websocket()
         client.connect()
@@ -291,7 +297,7 @@ class TestRules:
         ["40", "42", "42{}", '42["connect"]', '42["disconnect"]', "44{}", "45", "4abc", b"lone"],
         ids=repr,
     )
-    def test_who_breaks_one_is_closed_and_the_application_told(
+    def test_protocol_error_closes_the_session_and_calls_failed(
         self, server: Running, application: Application, packet: str | bytes
     ) -> None:
         other = server.connect()
@@ -306,11 +312,11 @@ class TestRules:
         ]
         assert other.call("still here") == []
 
-    def test_what_a_client_says_of_itself_is_bounded(
+    def test_auth_payload_above_the_limit_closes_the_session(
         self, server: Running, application: Application
     ) -> None:
         def auth(size: int) -> str:
-            return '{"a":"'.ljust(size - len('0"}'), "x") + '"}'  # in the packet a 0 stands before
+            return '{"a":"'.ljust(size - len('0"}'), "x") + '"}'  # the packet type 0 counts too
 
         server.websocket().connect(auth(MAX_AUTH))
         client = server.websocket()
@@ -319,7 +325,7 @@ class TestRules:
         assert application == [("connect", "/")]
 
     @pytest.mark.parametrize("item", ["{}", '{"":{}}', "[]", '"\U0001f600"', "1.5"])
-    def test_auth_that_grows_when_decoded_closes_the_session(
+    def test_auth_payload_above_the_memory_limit_closes_the_session(
         self, item: str, server: Running, application: Application
     ) -> None:
         def auth(count: int) -> str:
@@ -333,7 +339,7 @@ class TestRules:
         assert json.memory_of(application.connections[0].auth, 10**9) < MAX_AUTH_MEMORY
 
     @pytest.mark.parametrize("packet", ['42["a"]', "431[]", "41", "451-[]", b"lone"], ids=repr)
-    def test_nothing_comes_before_connect(
+    def test_packet_before_connect_closes_the_session(
         self, server: Running, application: Application, packet: str | bytes
     ) -> None:
         client = server.websocket()
@@ -341,7 +347,7 @@ class TestRules:
         assert client.wait_closed() == 1002
         assert application == []
 
-    def test_a_packet_for_a_namespace_that_just_ended_is_ignored(
+    def test_packet_for_a_namespace_just_closed_is_ignored(
         self, server: Running, application: Application
     ) -> None:
         client = server.connect()
@@ -352,19 +358,19 @@ class TestRules:
         assert client.call("still here") == []
         assert ("event", "late", []) not in application
 
-    def test_client_with_another_parser_is_rejected_with_the_remedy_in_the_log(
+    def test_client_with_another_parser_is_rejected_and_logged(
         self, server: Running, caplog: pytest.LogCaptureFixture
     ) -> None:
         for _ in range(2):
             client = server.websocket()
-            client.send(b"\x84\xa4type\x00")  # a CONNECT, as MessagePack has it
+            client.send(b"\x84\xa4type\x00")  # a CONNECT in MessagePack
             assert client.wait_closed() is not None
         (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
         assert "Load socket.io.min.js" in record.getMessage()
 
 
-class TestEndings:
-    def test_the_client_leaves_one_namespace(
+class TestClosing:
+    def test_disconnect_by_the_client_closes_one_namespace(
         self, server: Running, application: Application
     ) -> None:
         client = server.connect()
@@ -374,7 +380,7 @@ class TestEndings:
         assert client.call("still here") == []
         assert len(application.endings()) == 1
 
-    def test_the_session_ends_and_all_its_namespaces(
+    def test_lost_session_closes_all_namespaces(
         self, server: Running, application: Application
     ) -> None:
         client = server.connect()
@@ -386,7 +392,7 @@ class TestEndings:
             ("disconnected", "/custom", "transport close"),
         ]
 
-    def test_the_server_ends_the_last_one_and_the_session(
+    def test_disconnect_of_the_last_namespace_closes_the_session(
         self, server: Running, application: Application
     ) -> None:
         client = server.connect()
@@ -397,7 +403,7 @@ class TestEndings:
         application.wait_for(("disconnected", "/", "server namespace disconnect"))
         assert len(application.endings()) == 1
 
-    def test_what_was_sent_before_is_handled_before(
+    def test_events_before_a_disconnect_are_handled_first(
         self, server: Running, application: Application
     ) -> None:
         client = server.connect()
@@ -409,18 +415,18 @@ class TestEndings:
         assert numbers == list(range(100))
         assert application[-1] == ("disconnected", "/", "client namespace disconnect")
 
-    def test_who_was_kicked_is_heard_no_more(
+    def test_events_after_a_disconnect_by_the_server_are_discarded(
         self, server: Running, application: Application
     ) -> None:
         application.handlers["kick"] = lambda connection: connection.disconnect()
         client = server.connect()
-        for event in ("kick", "late"):  # in one segment: both are in the inbox
+        for event in ("kick", "late"):  # in one segment, so that the inbox contains both
             client._protocol.send_text(f'42["{event}"]'.encode())
         client._flush()
         application.wait(lambda journal: application.endings())
         assert ("event", "late", []) not in application
 
-    def test_after_the_end_sending_does_nothing(self, server: Running) -> None:
+    def test_emit_on_a_closed_connection_has_no_effect(self, server: Running) -> None:
         client = server.connect()
         connection = server.connection
         connection.disconnect()
@@ -431,8 +437,8 @@ class TestEndings:
         assert client.wait_closed() == 1000
 
 
-class TestFlood:
-    def test_reading_stops_when_handlers_are_behind(self, run: Callable[..., Running]) -> None:
+class TestBackpressure:
+    def test_full_inbox_pauses_reading(self, run: Callable[..., Running]) -> None:
         running = run(inbox_events=10)
         may_go_on = gevent.event.Event()
         running.application.handlers["wait"] = lambda connection: may_go_on.wait()
@@ -450,10 +456,10 @@ class TestFlood:
 
 
 class TestAcknowledgements:
-    def test_the_clients_are_answered(self, server: Running) -> None:
+    def test_event_with_acknowledgement_is_acknowledged(self, server: Running) -> None:
         assert server.connect().call("echo", 1, "two") == [1, "two"]
 
-    def test_call_returns_what_the_client_answers(self, server: Running) -> None:
+    def test_call_returns_the_arguments_of_the_acknowledgement(self, server: Running) -> None:
         client = server.connect()
         call = gevent.spawn(server.connection.call, "question", [1], 10)
         packet = client.receive()
@@ -461,7 +467,9 @@ class TestAcknowledgements:
         client.send('430["answer"]')
         assert call.get() == ["answer"]
 
-    def test_a_handler_may_wait_for_one(self, server: Running, journal: Journal) -> None:
+    def test_call_within_a_handler_returns_the_acknowledgement(
+        self, server: Running, journal: Journal
+    ) -> None:
         server.application.handlers["ask"] = lambda connection: journal.append(
             connection.call("question", [], 10)
         )
@@ -471,7 +479,7 @@ class TestAcknowledgements:
         client.send("430[true]")
         journal.wait_for([True])
 
-    def test_each_call_gets_its_own(self, server: Running) -> None:
+    def test_concurrent_calls_return_their_own_acknowledgements(self, server: Running) -> None:
         client = server.connect()
         calls = [gevent.spawn(server.connection.call, "q", [n], 10) for n in range(5)]
         packets = [client.receive() for _ in calls]
@@ -480,7 +488,7 @@ class TestAcknowledgements:
             client.send(f"43{number}[{number}]")
         assert [call.get() for call in calls] == [[n] for n in range(5)]
 
-    def test_those_nobody_asked_for_are_ignored(self, server: Running) -> None:
+    def test_unexpected_acknowledgements_are_ignored(self, server: Running) -> None:
         client = server.connect()
         client.send("4399[1]")
         call = gevent.spawn(server.connection.call, "q", [], 10)
@@ -490,19 +498,19 @@ class TestAcknowledgements:
         assert call.get() == [1]
         assert client.call("still here") == []
 
-    def test_one_that_does_not_come_is_given_up(self, server: Running) -> None:
+    def test_call_without_acknowledgement_raises_call_timeout(self, server: Running) -> None:
         server.connect()
         with pytest.raises(CallTimeout):
             server.connection.call("q", [], 0.001)
         assert not server.connection._acks
 
-    def test_the_callers_own_timeout_is_its_own(self, server: Running) -> None:
+    def test_call_within_a_gevent_timeout_raises_that_timeout(self, server: Running) -> None:
         server.connect()
         with pytest.raises(gevent.Timeout), gevent.Timeout(0.001):
             server.connection.call("q", [], 10)
         assert not server.connection._acks
 
-    def test_the_client_goes_meanwhile(self, server: Running) -> None:
+    def test_call_of_a_disconnected_client_raises_disconnected(self, server: Running) -> None:
         client = server.connect()
         calls = [gevent.spawn(self.call, server.connection) for _ in range(3)]
         for _ in calls:
@@ -516,7 +524,7 @@ class TestAcknowledgements:
             connection.call("q", [], 10)
         return caught.type
 
-    def test_what_cannot_be_sent_is_told_to_the_caller(self, server: Running) -> None:
+    def test_unserializable_arguments_raise_encode_error(self, server: Running) -> None:
         client = server.connect()
         with pytest.raises(EncodeError):
             server.connection.call("q", [float("nan")], 10)
@@ -525,7 +533,7 @@ class TestAcknowledgements:
         server.connection.emit("next")
         assert client.event() == ["next"]
 
-    def test_on_the_hub_nothing_may_wait(self, server: Running, journal: Journal) -> None:
+    def test_call_on_the_hub_raises_wrong_context(self, server: Running, journal: Journal) -> None:
         server.connect()
 
         def call() -> None:

@@ -1,4 +1,4 @@
-"""Which pages may connect: the same origin, what is allowed, and nobody else."""
+"""Tests of the origin check: same origin, allowed origins, CORS headers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def environ(origin: str | None, host: str = "ours.example", **more: str) -> dict
 class TestSameOrigin:
     origins = Origins(None)
 
-    def test_no_origin_is_no_page(self) -> None:
+    def test_request_without_origin_is_allowed(self) -> None:
         assert self.origins.allow(environ(None))
         assert self.origins.cross(environ(None)) is None
 
@@ -46,7 +46,7 @@ class TestSameOrigin:
             ("http://ours.example", "ours.example:"),
         ],
     )
-    def test_our_own_is_allowed(self, origin: str, host: str) -> None:
+    def test_same_origin_is_allowed(self, origin: str, host: str) -> None:
         assert self.origins.allow(environ(origin, host))
         assert self.origins.cross(environ(origin, host)) is None
 
@@ -95,28 +95,28 @@ class TestSameOrigin:
             "*",
         ],
     )
-    def test_others_are_refused(self, origin: str) -> None:
+    def test_other_origin_is_rejected(self, origin: str) -> None:
         assert not self.origins.allow(environ(origin))
 
-    def test_a_strange_host_is_nobodys_origin(self) -> None:
+    def test_malformed_host_rejects_every_origin(self) -> None:
         for host in ("", "ours.example/path", "ours.example:x", "[", "a@ours.example"):
             assert not self.origins.allow(environ("http://ours.example", host))
 
-    def test_without_a_host_nobody_is_ours(self) -> None:
+    def test_missing_host_rejects_every_origin(self) -> None:
         request = environ("http://ours.example")
         del request["HTTP_HOST"]
         assert not self.origins.allow(request)
 
 
 class TestAllowed:
-    def test_those_named_are_allowed_besides_our_own(self) -> None:
+    def test_named_origins_are_allowed_in_addition_to_the_same_origin(self) -> None:
         origins = Origins(["https://app.example", "http://other.example:8080"])
         for origin in ("https://app.example", "https://APP.example:443", "http://ours.example"):
             assert origins.allow(environ(origin))
         for origin in ("http://app.example", "http://other.example", "https://x.app.example"):
             assert not origins.allow(environ(origin))
 
-    def test_only_those_of_others_need_cors(self) -> None:
+    def test_cross_returns_other_origins_only(self) -> None:
         origins = Origins(["https://app.example"])
         assert origins.cross(environ("https://app.example")) == "https://app.example"
         assert origins.cross(environ("http://ours.example")) is None
@@ -167,7 +167,7 @@ class TestAllowed:
     def test_origin_as_text_is_normalized(self, text: str, shown: str) -> None:
         assert str(parse_origin(text)) == shown
 
-    def test_an_entry_that_is_no_origin_allows_nobody(self) -> None:
+    def test_malformed_entry_allows_no_origin(self) -> None:
         origins = Origins(["app.example", "http://app.example/path"])
         for origin in ("http://app.example", "https://app.example", "garbage", "http://"):
             assert not origins.allow(environ(origin))
@@ -190,7 +190,7 @@ class TestCors:
         }
 
     @pytest.mark.parametrize("origin", ["null", "http://ours.example", "wss://evil.example", "*"])
-    def test_cors_for_another_origin_is_empty(self, origin: str) -> None:
+    def test_cors_for_a_rejected_or_same_origin_is_empty(self, origin: str) -> None:
         assert self.preflight(Origins(["https://app.example"]), origin) == {}
 
     @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ class TestCors:
             (",".join(f"x{number}" for number in range(500)), "x0, x1, "),
         ],
     )
-    def test_preflight_allows_the_names_that_are_asked_for(self, asked: str, allowed: str) -> None:
+    def test_preflight_allows_the_requested_names(self, asked: str, allowed: str) -> None:
         origins = Origins(["https://app.example"])
         headers = self.preflight(
             origins, "https://app.example", HTTP_ACCESS_CONTROL_REQUEST_HEADERS=asked

@@ -1,4 +1,4 @@
-"""Several packets in one body: read lazily, and strictly."""
+"""Tests of long-polling payloads: round trips, invalid packets, base64."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ quickly = settings(max_examples=100, deadline=None, database=None)
 class TestRoundTrip:
     @given(st.lists(TEXTS | st.binary(max_size=30), min_size=1, max_size=8))
     @quickly
-    def test_messages_come_out_as_they_went_in(self, data: list[str | bytes]) -> None:
+    def test_encoded_messages_decode_to_the_same_data(self, data: list[str | bytes]) -> None:
         body = encode_payload(
             Message(None, [item]) if isinstance(item, bytes) else Message(MESSAGE + item.encode())
             for item in data
         )
         assert list(decode_payload(body)) == [(MESSAGE, item) for item in data]
 
-    def test_no_messages_are_an_empty_body(self) -> None:
+    def test_encode_payload_without_messages_is_empty(self) -> None:
         assert encode_payload([]) == b""
 
-    def test_five_thousand_packets_are_no_more_trouble_than_one(self) -> None:
+    def test_decode_payload_of_five_thousand_packets_returns_all(self) -> None:
         body = b"\x1e".join(b"4%d" % number for number in range(5000))
         assert [data for _, data in decode_payload(body)] == [str(n) for n in range(5000)]
 
@@ -60,7 +60,7 @@ class TestStrictness:
         ],
         ids=repr,
     )
-    def test_what_is_no_packet_is_refused(self, body: bytes) -> None:
+    def test_decode_payload_invalid_packet_raises_protocol_error(self, body: bytes) -> None:
         with pytest.raises(ProtocolError):
             list(decode_payload(body))
 
@@ -86,7 +86,7 @@ class TestStrictness:
         body = b"4a\x1eb" + text.encode() + b"\x1e4b"
         assert list(decode_payload(body)) == [(MESSAGE, "a"), (MESSAGE, data), (MESSAGE, "b")]
 
-    def test_what_comes_before_a_bad_packet_is_read(self) -> None:
+    def test_decode_payload_yields_packets_before_an_invalid_one(self) -> None:
         packets = decode_payload(b"4a\x1e3\x1eabc\x1e4b")
         assert next(packets) == (MESSAGE, "a")
         assert next(packets) == (PONG, "")
@@ -94,7 +94,7 @@ class TestStrictness:
             next(packets)
 
     @pytest.mark.parametrize("body", [b"\x1e" * 1_000_000, b"4\x1e" * 500_000], ids=["1e", "4"])
-    def test_a_bomb_of_separators_is_not_unpacked(self, body: bytes) -> None:
+    def test_decode_payload_of_separators_uses_little_memory(self, body: bytes) -> None:
         tracemalloc.start()
         try:
             with pytest.raises(ProtocolError):
@@ -107,7 +107,7 @@ class TestStrictness:
 
     @given(st.binary(max_size=50) | st.text("0123456b\x1e=AQY{", max_size=30).map(str.encode))
     @quickly
-    def test_nothing_but_a_protocol_error_escapes(self, body: bytes) -> None:
+    def test_decode_payload_arbitrary_bytes_raises_protocol_error_only(self, body: bytes) -> None:
         packets: list[Any] = []
         with contextlib.suppress(ProtocolError):
             packets.extend(decode_payload(body))
@@ -115,7 +115,7 @@ class TestStrictness:
 
 
 class TestPacket:
-    def test_is_a_type_and_text(self) -> None:
+    def test_decode_packet_returns_type_and_text(self) -> None:
         assert decode_packet("4grüße".encode()) == (MESSAGE, "grüße")
 
     def test_decode_packet_base64_prefix_returns_bytes(self) -> None:

@@ -1,4 +1,4 @@
-"""Long-polling against a real server: one GET and one POST at a time, and nothing lost."""
+"""Tests of the long-polling transport against a real server."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def send_post(http: Http, sid: str, body: bytes, declared: int | None = None) ->
 
 
 class TestMessages:
-    def test_a_message_is_answered_ok_and_echoed(self, echo: Running) -> None:
+    def test_posted_message_is_answered_with_ok(self, echo: Running) -> None:
         client = echo.polling()
         assert client.send("4hello") == (200, "ok")
         assert client.poll() == ["4hello"]
 
-    def test_bytes_are_base64(self, echo: Running) -> None:
+    def test_binary_message_is_base64(self, echo: Running) -> None:
         client = echo.polling()
         client.send("bAQIDBA==")
         assert echo.receiver.messages == [b"\1\2\3\4"]
@@ -35,37 +35,37 @@ class TestMessages:
 
     @pytest.mark.parametrize("packet", ["bAQ\r\nIDBA==\r\n", "bAQIDBA", "bAQ IDBA="], ids=repr)
     def test_post_of_base64_variant_is_echoed(self, echo: Running, packet: str) -> None:
-        """The Java client breaks lines; others leave the padding out."""
+        """The Java client breaks lines; others omit the padding."""
         client = echo.polling()
         assert client.send("4before", packet, "4behind") == (200, "ok")
         assert client.poll() == ["4before", "bAQIDBA==", "4behind"]
 
-    def test_what_waits_comes_together_and_in_order(self, server: Running) -> None:
+    def test_queued_messages_are_returned_together_in_order(self, server: Running) -> None:
         client = server.polling()
         for number in range(100):
             server.session.send(str(number))
         assert client.poll() == [f"4{number}" for number in range(100)]
 
-    def test_a_get_waits_until_there_is_something(self, server: Running) -> None:
+    def test_get_with_empty_outbox_waits_for_a_message(self, server: Running) -> None:
         client = server.polling()
         poll = server.start_poll(client)
         server.session.send("late")
         assert poll.get() == (200, "4late")
 
-    def test_thousands_of_packets_in_one_post_all_arrive(self, server: Running) -> None:
+    def test_post_of_thousands_of_packets_delivers_all(self, server: Running) -> None:
         client = server.polling()
         packets = [f"4{number}" for number in range(5000)]
         assert client.send(*packets) == (200, "ok")
         assert server.receiver.messages == [packet[1:] for packet in packets]
 
-    def test_one_connection_serves_many_requests(self, echo: Running) -> None:
+    def test_connection_serves_many_requests(self, echo: Running) -> None:
         sid, http = echo.polling().sid, echo.http()
         for number in range(10):
             send_post(http, sid, b"4%d" % number)
             assert http.response()[0] == 200
             assert http.request("GET", f"{QUERY}&sid={sid}")[2] == b"4%d" % number
 
-    def test_a_chunked_body_is_a_body(self, echo: Running) -> None:
+    def test_post_with_a_chunked_body_is_delivered(self, echo: Running) -> None:
         http = echo.http()
         body = b"2\r\n4a\r\n1\r\nb\r\n0\r\n\r\n"
         target = f"{QUERY}&sid={echo.polling().sid}"
@@ -73,7 +73,9 @@ class TestMessages:
         assert (status, answer) == (200, b"ok")
         assert echo.receiver.messages == ["ab"]
 
-    def test_pings_come_and_pongs_are_taken(self, run: Callable[..., Running]) -> None:
+    def test_ping_is_polled_and_pong_keeps_the_session_open(
+        self, run: Callable[..., Running]
+    ) -> None:
         running = run(ping_interval=0.01, ping_timeout=3600)
         client = running.polling()
         for _ in range(3):
@@ -81,14 +83,14 @@ class TestMessages:
             assert client.send("3") == (200, "ok")
         assert running.session.open
 
-    def test_a_flood_of_pongs_changes_nothing(self, server: Running) -> None:
+    def test_post_of_many_pongs_has_no_effect(self, server: Running) -> None:
         client = server.polling()
         assert client.send(*["3"] * 100_000) == (200, "ok")
         assert server.session.open
 
 
-class TestOneAtATime:
-    def test_a_second_get_closes_the_session(self, server: Running) -> None:
+class TestOverlappingRequests:
+    def test_overlapping_gets_close_the_session(self, server: Running) -> None:
         client = server.polling()
         first = server.start_poll(client)
         assert client.request("GET")[0] == 400
@@ -96,9 +98,9 @@ class TestOneAtATime:
         assert server.receiver.endings == ["transport error"]
         assert server.engine.sessions == {}
 
-    def test_a_second_post_closes_the_session(self, run: Callable[..., Running]) -> None:
+    def test_overlapping_posts_close_the_session(self, run: Callable[..., Running]) -> None:
         class Slow(Recorder):
-            """Has the session stop reading at the first message."""
+            """Pauses the session at the first message."""
 
             def message(self, session: Any, data: str | bytes) -> None:
                 super().message(session, data)
@@ -133,7 +135,7 @@ class TestBadRequests:
         ],
         ids=repr,
     )
-    def test_a_bad_packet_closes_the_session(self, server: Running, body: bytes) -> None:
+    def test_invalid_packet_closes_the_session(self, server: Running, body: bytes) -> None:
         client, http = server.polling(), server.http()
         send_post(http, client.sid, body)
         status, headers, answer = http.response()
@@ -144,14 +146,14 @@ class TestBadRequests:
         assert server.receiver.endings == ["parse error"]
         assert client.request("GET")[0] == 400
 
-    def test_a_waiting_get_is_let_go(self, server: Running) -> None:
+    def test_invalid_packet_ends_a_waiting_get(self, server: Running) -> None:
         client = server.polling()
         poll = server.start_poll(client)
         assert client.send("abc")[0] == 400
         assert poll.get() == (200, "1")
 
     @pytest.mark.parametrize("body", [b"abc", b"4a\x1eabc", b"2", b"b!!!!", b"4" + b"x" * 1001])
-    def test_bad_packet_with_queued_messages_delivers_them_and_a_close_packet(
+    def test_invalid_packet_with_queued_messages_delivers_them_and_a_close_packet(
         self, run: Callable[..., Running], body: bytes
     ) -> None:
         running = run(max_message_size=1000)
@@ -194,17 +196,15 @@ class TestBadRequests:
         assert "Session ID unknown" in client.request("GET")[1]
         assert running.receiver.endings == ["parse error"]
 
-    def test_rejected_client_that_never_polls_is_forgotten(
-        self, run: Callable[..., Running]
-    ) -> None:
+    def test_rejected_session_without_poll_is_removed(self, run: Callable[..., Running]) -> None:
         running = run(upgrade_timeout=0.05)
         client = running.polling()
         running.session.send("queued")
         assert client.send("abc")[0] == 400
         eventually(lambda: not running.engine.sessions)
 
-    def test_lost_response_drops_the_queue(self, server: Running) -> None:
-        """Messages behind those that were lost are not delivered: there would be a gap."""
+    def test_lost_response_discards_queued_messages(self, server: Running) -> None:
+        """Later messages are not delivered, because they would follow a gap."""
         client = server.polling()
         server.session.send("queued")
         environ = {"QUERY_STRING": f"EIO=4&sid={client.sid}", "REQUEST_METHOD": "GET"}
@@ -212,18 +212,18 @@ class TestBadRequests:
         assert client.request("GET")[0] == 400
         assert server.receiver.endings == ["transport error"]
 
-    def test_the_largest_body_is_taken(self, run: Callable[..., Running]) -> None:
+    def test_body_of_the_maximum_size_is_accepted(self, run: Callable[..., Running]) -> None:
         running = run(max_message_size=1000)
         assert running.polling().send("4" + "x" * 999) == (200, "ok")
         assert running.receiver.messages == ["x" * 999]
 
     @pytest.mark.parametrize("length", ["1001", "99999999999999999999"])
-    def test_one_that_says_it_is_larger_is_not_read(
+    def test_body_with_a_declared_length_above_the_limit_is_not_read(
         self, run: Callable[..., Running], length: str
     ) -> None:
         running = run(max_message_size=1000)
         http = running.http()
-        # Nothing of the body is ever sent: the answer cannot have waited for it.
+        # The body is never sent, so the response cannot depend on it.
         target = f"{QUERY}&sid={running.polling().sid}"
         status, headers, body = http.request("POST", target, f"Content-Length: {length}")
         assert status == 413
@@ -232,9 +232,7 @@ class TestBadRequests:
         assert http.read_to_end() == b""
         assert running.receiver.endings == ["parse error"]
 
-    def test_a_chunked_one_is_read_no_further_than_the_limit(
-        self, run: Callable[..., Running]
-    ) -> None:
+    def test_chunked_body_above_the_limit_is_rejected(self, run: Callable[..., Running]) -> None:
         running = run(max_message_size=1000)
         http = running.http()
         target = f"{QUERY}&sid={running.polling().sid}"
@@ -245,7 +243,7 @@ class TestBadRequests:
         assert running.receiver.endings == ["parse error"]
 
     @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-    def test_half_a_body_closes_the_session(self, server: Running, reset: bool) -> None:
+    def test_incomplete_body_closes_the_session(self, server: Running, reset: bool) -> None:
         client, http = server.polling(), server.http()
         send_post(http, client.sid, b"4half", declared=100)
         if reset:
@@ -255,7 +253,7 @@ class TestBadRequests:
         assert server.receiver.messages == []
 
     @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])
-    def test_other_methods_are_refused(self, server: Running, method: str) -> None:
+    def test_other_method_is_rejected(self, server: Running, method: str) -> None:
         http = server.http()
         target = f"{QUERY}&sid={server.polling().sid}"
         assert http.request(method, target)[0] == 400
@@ -263,7 +261,7 @@ class TestBadRequests:
 
 
 class TestClosing:
-    def test_the_servers_close_reaches_a_waiting_get(self, server: Running) -> None:
+    def test_close_by_the_server_ends_a_waiting_get(self, server: Running) -> None:
         client = server.polling()
         poll = server.start_poll(client)
         server.session.close("enough")
@@ -271,7 +269,7 @@ class TestClosing:
         assert server.receiver.endings == ["enough"]
         assert server.engine.sessions == {}
 
-    def test_the_servers_close_waits_for_the_next_get(self, server: Running) -> None:
+    def test_close_by_the_server_is_delivered_with_the_next_get(self, server: Running) -> None:
         client = server.polling()
         server.session.send("last words")
         server.session.close("enough")
@@ -280,7 +278,7 @@ class TestClosing:
         assert server.receiver == [("opened", client.sid), ("closed", "enough")]
         assert client.request("GET")[0] == 400
 
-    def test_nobody_who_does_not_come_is_waited_for_for_ever(
+    def test_closed_session_without_poll_is_removed_after_a_timeout(
         self, run: Callable[..., Running]
     ) -> None:
         running = run(upgrade_timeout=0.01)
@@ -289,27 +287,29 @@ class TestClosing:
         assert running.engine.sessions
         eventually(lambda: not running.engine.sessions)
 
-    def test_the_clients_close_gives_its_get_a_noop(self, server: Running) -> None:
+    def test_close_by_the_client_ends_its_waiting_get_with_noop(self, server: Running) -> None:
         client = server.polling()
         poll = server.start_poll(client)
         assert client.send("1") == (200, "ok")
         assert poll.get() == (200, "6")
         assert server.receiver.endings == ["transport close"]
 
-    def test_the_clients_close_may_be_read_before_its_get(self, server: Running) -> None:
+    def test_get_after_close_by_the_client_receives_noop_once(self, server: Running) -> None:
         client = server.polling()
         assert client.send("1") == (200, "ok")
         assert client.request("GET") == (200, "6")
         assert not server.engine.sessions
         assert client.request("GET")[0] == 400
 
-    def test_packets_behind_a_close_are_not_handled(self, server: Running) -> None:
+    def test_packets_after_a_close_packet_are_discarded(self, server: Running) -> None:
         client = server.polling()
         assert client.send("4a", "1", "4b")[0] == 200
         assert server.receiver[1:] == [("message", "a"), ("closed", "transport close")]
 
     @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-    def test_who_hangs_up_while_waiting_is_gone(self, server: Running, reset: bool) -> None:
+    def test_connection_lost_during_a_get_closes_the_session(
+        self, server: Running, reset: bool
+    ) -> None:
         client, http = server.polling(), server.http()
         http.send("GET", f"{QUERY}&sid={client.sid}")
         eventually(lambda: server.session.transport.waiting)
@@ -319,7 +319,7 @@ class TestClosing:
         assert server.receiver.wait_closed() == "transport close"
         assert server.receiver.endings == ["transport close"]
 
-    def test_a_get_that_was_answered_may_hang_up(self, server: Running) -> None:
+    def test_connection_closed_after_a_get_keeps_the_session_open(self, server: Running) -> None:
         client = server.polling()
         poll = server.start_poll(client)
         server.session.send("a")
@@ -328,7 +328,7 @@ class TestClosing:
         assert client.poll() == ["4b"]
         assert server.receiver.endings == []
 
-    def test_a_late_get_is_told_without_the_timers_help(
+    def test_late_get_closes_the_session_before_the_timer_fires(
         self, server: Running, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         client = server.polling()
@@ -336,7 +336,9 @@ class TestClosing:
         assert client.request("GET")[0] == 400
         assert server.receiver.endings == ["ping timeout"]
 
-    def test_who_never_polls_is_given_up(self, run: Callable[..., Running]) -> None:
+    def test_client_that_never_polls_is_closed_by_ping_timeout(
+        self, run: Callable[..., Running]
+    ) -> None:
         running = run(ping_interval=0.01, ping_timeout=0.01)
         clients = [running.polling() for _ in range(5)]
         running.receiver.wait(lambda journal: len(running.receiver.endings) == len(clients))
@@ -344,10 +346,8 @@ class TestClosing:
         assert running.engine.sessions == {}
 
 
-class TestBounds:
-    def test_a_client_that_never_polls_is_closed_at_its_bound(
-        self, run: Callable[..., Running]
-    ) -> None:
+class TestLimits:
+    def test_full_outbox_closes_the_session(self, run: Callable[..., Running]) -> None:
         running = run(outbox_packets=10)
         client = running.polling()
         for _ in range(11):
@@ -355,7 +355,7 @@ class TestBounds:
         assert running.receiver.wait_closed() == "slow reader"
         assert client.request("GET")[0] == 400
 
-    def test_when_handlers_are_behind_the_post_waits(self, server: Running) -> None:
+    def test_paused_session_delays_the_post(self, server: Running) -> None:
         client = server.polling()
         session = server.session
         session.pause()
@@ -366,7 +366,7 @@ class TestBounds:
         assert post.get() == (200, "ok")
         assert server.receiver.messages == ["a", "b"]
 
-    def test_a_post_that_waits_ends_with_its_session(self, server: Running) -> None:
+    def test_delayed_post_ends_when_the_session_is_closed(self, server: Running) -> None:
         client = server.polling()
         session = server.session
         session.pause()
@@ -378,9 +378,9 @@ class TestBounds:
 
 
 class TestFairness:
-    """A body of many packets does not hold everybody else up."""
+    """A body of many packets must not block other greenlets."""
 
-    def test_others_have_their_turn_in_between(self, server: Running) -> None:
+    def test_post_of_many_packets_yields_to_other_greenlets(self, server: Running) -> None:
         polling = server.polling()
         turns = 0
 

@@ -40,7 +40,7 @@ class TestStop:
     def test_stop_answers_waiting_polls_before_it_returns(self, server: Running) -> None:
         polls = [server.start_poll(server.polling()) for _ in range(20)]
         server.server.stop()
-        assert server.engine._answering == 0
+        assert server.engine._pending_responses == 0
         assert [poll.get() for poll in polls] == [(200, "1")] * 20
 
     def test_stop_leaves_no_sessions_and_timers(self, server: Running) -> None:
@@ -52,8 +52,8 @@ class TestStop:
         for deadlines in (
             engine.upgrades._pending,
             engine._lingering,
-            engine._heartbeat._resting,
-            engine._heartbeat._awaited,
+            engine._heartbeat._idle,
+            engine._heartbeat._pending,
         ):
             assert len(deadlines) == 0
             assert deadlines._timer is None

@@ -1,4 +1,4 @@
-"""A session's rules, with transports that are kept in memory."""
+"""Tests of the session, with transports in memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from webpy_socketio.exceptions import MessageTooBig, ProtocolError
 from .conftest import Recorder
 
 
-class Host:
-    """An engine of which a session sees no more than it needs."""
+class FakeEngine:
+    """The methods of an engine that a session calls."""
 
     def __init__(self, journal: Journal) -> None:
         self.flusher = Flusher(gevent.get_hub().loop)
@@ -38,8 +38,8 @@ class Host:
         self.journal.append(("left", session.reason))
 
 
-class Memory:
-    """A transport that delivers into a journal."""
+class MemoryTransport:
+    """A transport that records its calls in a journal."""
 
     try_send = None
 
@@ -70,11 +70,11 @@ class Memory:
         self.journal.append((self.name, "resume"))
 
 
-class Failing(Recorder):
-    """A receiver that objects to a message."""
+class RejectingReceiver(Recorder):
+    """A receiver that rejects every message."""
 
     def message(self, session: Session, data: str | bytes) -> None:
-        raise MessageTooBig("too big for me")
+        raise MessageTooBig("too big")
 
 
 @pytest.fixture
@@ -84,48 +84,46 @@ def receiver() -> Recorder:
 
 @pytest.fixture
 def session(journal: Journal, receiver: Recorder) -> Session:
-    return Session("sid", {"key": "value"}, Host(journal), receiver, 1000, 10)
+    return Session("sid", {"key": "value"}, FakeEngine(journal), receiver, 1000, 10)
 
 
 @pytest.fixture
-def first(session: Session, journal: Journal) -> Memory:
-    transport = Memory(session, "first", journal)
+def first(session: Session, journal: Journal) -> MemoryTransport:
+    transport = MemoryTransport(session, "first", journal)
     session.use(transport)
     return transport
 
 
 class TestSending:
-    def test_text_and_bytes_go_to_the_transport(
-        self, session: Session, first: Memory, journal: Journal
+    def test_send_writes_text_and_bytes_to_the_transport(
+        self, session: Session, first: MemoryTransport, journal: Journal
     ) -> None:
         session.send("a")
         session.send(b"b")
         journal.wait_for(("first", [b"4a", b"bYg=="]))
         assert journal == [("first", [b"4a", b"bYg=="])]
 
-    def test_what_was_sent_before_there_was_a_transport_is_kept(
-        self, session: Session, journal: Journal
-    ) -> None:
+    def test_send_without_transport_is_queued(self, session: Session, journal: Journal) -> None:
         session.send("a")
         gevent.sleep(0)
-        session.use(Memory(session, "first", journal))
+        session.use(MemoryTransport(session, "first", journal))
         session.send("b")
         journal.wait_for(("first", [b"4a", b"4b"]))
         assert journal == [("first", [b"4a", b"4b"])]
 
-    def test_another_transport_goes_on_where_the_first_one_stopped(
-        self, session: Session, first: Memory, journal: Journal
+    def test_use_another_transport_continues_with_queued_messages(
+        self, session: Session, first: MemoryTransport, journal: Journal
     ) -> None:
         session.send("a")
         journal.wait_for(("first", [b"4a"]))
         session.send("b")
-        session.use(Memory(session, "second", journal))
+        session.use(MemoryTransport(session, "second", journal))
         session.send("c")
         journal.wait_for(("second", [b"4b", b"4c"]))
         assert journal == [("first", [b"4a"]), ("second", [b"4b", b"4c"])]
 
-    def test_nothing_is_sent_once_it_is_over(
-        self, session: Session, first: Memory, journal: Journal
+    def test_send_after_close_has_no_effect(
+        self, session: Session, first: MemoryTransport, journal: Journal
     ) -> None:
         session.send("a")
         session.close("enough")
@@ -133,8 +131,8 @@ class TestSending:
         gevent.idle()
         assert journal == [("left", "enough"), ("first", [b"4a"]), ("first", "close", 1000, "")]
 
-    def test_a_slow_reader_is_closed_and_its_transport_ended(
-        self, session: Session, first: Memory, receiver: Recorder, journal: Journal
+    def test_outbox_overflow_closes_the_session_and_aborts_the_transport(
+        self, session: Session, first: MemoryTransport, receiver: Recorder, journal: Journal
     ) -> None:
         for _ in range(11):
             session.send("a")
@@ -145,41 +143,39 @@ class TestSending:
 
 
 class TestReceiving:
-    def test_messages_go_to_the_receiver(self, session: Session, receiver: Recorder) -> None:
+    def test_receive_message_calls_the_receiver(self, session: Session, receiver: Recorder) -> None:
         session.receive(b"4", "a")
         session.receive(b"4", b"b")
         assert receiver.messages == ["a", b"b"]
 
-    def test_a_pong_goes_to_the_host(self, session: Session, journal: Journal) -> None:
+    def test_receive_pong_calls_the_host(self, session: Session, journal: Journal) -> None:
         session.receive(b"3", "")
         assert journal == ["pong"]
 
-    def test_a_close_packet_ends_it(self, session: Session, receiver: Recorder) -> None:
+    def test_receive_close_packet_closes_the_session(
+        self, session: Session, receiver: Recorder
+    ) -> None:
         session.receive(b"1", "")
         assert receiver == [("closed", "transport close")]
 
     @pytest.mark.parametrize("kind", [b"0", b"2", b"5", b"6"])
-    def test_what_only_servers_send_ends_it(
-        self, session: Session, first: Memory, receiver: Recorder, kind: bytes
+    def test_receive_server_packet_raises_protocol_error(
+        self, session: Session, first: MemoryTransport, receiver: Recorder, kind: bytes
     ) -> None:
         with pytest.raises(ProtocolError):
             session.receive(kind, "")
         assert receiver.endings == ["parse error"]
 
-    def test_what_the_receiver_objects_to_ends_it_with_the_right_code(
-        self, journal: Journal
-    ) -> None:
-        receiver = Failing()
-        session = Session("sid", {}, Host(journal), receiver, 1000, 10)
-        session.use(Memory(session, "first", journal))
+    def test_protocol_error_of_the_receiver_closes_with_its_code(self, journal: Journal) -> None:
+        receiver = RejectingReceiver()
+        session = Session("sid", {}, FakeEngine(journal), receiver, 1000, 10)
+        session.use(MemoryTransport(session, "first", journal))
         with pytest.raises(MessageTooBig):
             session.receive(b"4", "a")
         assert receiver.endings == ["parse error"]
         assert ("first", "close", 1009, "") in journal
 
-    def test_nothing_is_received_once_it_is_over(
-        self, session: Session, receiver: Recorder
-    ) -> None:
+    def test_receive_after_close_has_no_effect(self, session: Session, receiver: Recorder) -> None:
         session.close("enough")
         session.receive(b"4", "late")
         session.receive(b"2", "late and wrong")
@@ -187,8 +183,8 @@ class TestReceiving:
 
 
 class TestClosing:
-    def test_the_first_reason_counts_and_is_told_once(
-        self, session: Session, first: Memory, receiver: Recorder, journal: Journal
+    def test_close_twice_keeps_the_first_reason(
+        self, session: Session, first: MemoryTransport, receiver: Recorder, journal: Journal
     ) -> None:
         assert session.open
         session.close("one", 1001, "note")
@@ -198,28 +194,28 @@ class TestClosing:
         assert receiver == [("closed", "one")]
         assert journal == [("left", "one"), ("first", "close", 1001, "note")]
 
-    def test_a_receiver_that_closes_again_is_told_once(self, journal: Journal) -> None:
+    def test_close_within_closed_calls_the_receiver_once(self, journal: Journal) -> None:
         class Closing(Recorder):
             def closed(self, session: Session, reason: str) -> None:
                 super().closed(session, reason)
                 session.close("again")
 
         receiver = Closing()
-        Session("sid", {}, Host(journal), receiver, 1000, 10).close("once")
+        Session("sid", {}, FakeEngine(journal), receiver, 1000, 10).close("once")
         assert receiver == [("closed", "once")]
 
-    def test_a_candidate_ends_with_it(
-        self, session: Session, first: Memory, journal: Journal
+    def test_close_closes_the_upgrading_transport(
+        self, session: Session, first: MemoryTransport, journal: Journal
     ) -> None:
-        session.upgrading = Memory(session, "candidate", journal)
+        session.upgrading = MemoryTransport(session, "candidate", journal)
         session.close("enough")
         assert ("candidate", "close", 1000, "") in journal
         assert session.upgrading is None
 
 
 class TestPausing:
-    def test_as_many_resumes_as_pauses(
-        self, session: Session, first: Memory, journal: Journal
+    def test_resume_after_equally_many_pauses_resumes_the_transport(
+        self, session: Session, first: MemoryTransport, journal: Journal
     ) -> None:
         session.pause()
         session.pause()
@@ -230,21 +226,23 @@ class TestPausing:
         assert not session.paused
         assert journal == [("first", "pause"), ("first", "resume")]
 
-    def test_a_new_transport_is_paused_as_well(self, session: Session, journal: Journal) -> None:
+    def test_use_while_paused_pauses_the_new_transport(
+        self, session: Session, journal: Journal
+    ) -> None:
         session.pause()
-        session.use(Memory(session, "second", journal))
+        session.use(MemoryTransport(session, "second", journal))
         assert journal == [("second", "pause")]
 
 
-class TestRoom:
-    def test_a_session_holds_the_handshake_and_what_is_put_into_it(self, session: Session) -> None:
+class TestData:
+    def test_session_keeps_environ_and_application_data(self, session: Session) -> None:
         assert session.environ == {"key": "value"}
         session.data = Message(b"4mine")
         assert session.data.payload == b"4mine"
 
 
-class TestLongNotes:
-    def test_one_that_no_close_frame_can_hold_is_cut(self, run: Callable[..., Any]) -> None:
+class TestCloseReason:
+    def test_close_note_above_123_bytes_is_truncated(self, run: Callable[..., Any]) -> None:
         server = run()
         client = server.websocket()
         server.session.close("bye", 1008, "x" * 500)

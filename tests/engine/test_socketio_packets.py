@@ -1,4 +1,4 @@
-"""Socket.IO packets: those of the protocol, and no others."""
+"""Tests of the Socket.IO packet encoder and decoder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .test_json import ANYTHING, VALUES, quickly
 
 NAMESPACES = st.just("/") | st.text("abc/-_é", max_size=10).map(lambda name: "/" + name)
 EVENTS = st.text(max_size=10).filter(lambda name: name not in RESERVED_EVENTS)
-#: Arguments with bytes anywhere; a dict that looks like a placeholder cannot be sent with them.
+#: Arguments with bytes at any depth, without dicts that look like placeholders.
 ARGUMENTS = st.lists(
     VALUES | st.binary(max_size=10) | st.dictionaries(st.text(max_size=3), st.binary(max_size=5)),
     max_size=4,
@@ -40,7 +40,7 @@ ARGUMENTS = st.lists(
 
 
 def decode(*data: str | bytes) -> Packet:
-    """The packet that the last of `data` completes; the others complete none."""
+    """Decode `data` and return the packet, which only the last item completes."""
     decoder = Decoder()
     for item in data[:-1]:
         assert decoder.feed(item) is None
@@ -49,32 +49,34 @@ def decode(*data: str | bytes) -> Packet:
     return packet
 
 
-def carry(message: Message) -> list[str | bytes]:
-    """What the other side's Socket.IO gets of `message`."""
+def transfer(message: Message) -> list[str | bytes]:
+    """Encode and decode `message` as a long-polling payload, and return its parts."""
     return [data for _, data in decode_payload(message.payload)]
 
 
 class TestRoundTrip:
     @given(NAMESPACES, EVENTS, ARGUMENTS, st.none() | st.integers(0, 10**15 - 1))
     @quickly
-    def test_an_event(
+    def test_event_decodes_to_the_same_packet(
         self, namespace: str, event: str, args: list[Any], identifier: int | None
     ) -> None:
         message = encode_event(namespace, event, args, identifier)
         if message.count > 1 + MAX_ATTACHMENTS:
             return
-        assert decode(*carry(message)) == Packet(EVENT, namespace, [event, *args], identifier)
+        assert decode(*transfer(message)) == Packet(EVENT, namespace, [event, *args], identifier)
 
     @given(NAMESPACES, st.integers(0, 10**15 - 1), ARGUMENTS)
     @quickly
-    def test_an_acknowledgement(self, namespace: str, identifier: int, args: list[Any]) -> None:
+    def test_acknowledgement_decodes_to_the_same_packet(
+        self, namespace: str, identifier: int, args: list[Any]
+    ) -> None:
         message = encode_ack(namespace, identifier, args)
         if message.count > 1 + MAX_ATTACHMENTS:
             return
-        assert decode(*carry(message)) == Packet(ACK, namespace, args, identifier)
+        assert decode(*transfer(message)) == Packet(ACK, namespace, args, identifier)
 
 
-class TestReading:
+class TestDecoding:
     @pytest.mark.parametrize(
         ("text", "packet"),
         [
@@ -93,19 +95,21 @@ class TestReading:
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
-    def test_the_protocols_own_examples(self, text: str, packet: Packet) -> None:
+    def test_decoder_examples_of_the_protocol_return_packets(
+        self, text: str, packet: Packet
+    ) -> None:
         assert decode(text) == packet
 
-    def test_attachments_take_their_places_by_number(self) -> None:
+    def test_decoder_attachments_replace_placeholders_by_number(self) -> None:
         text = '52-/x,7["a",{"_placeholder":true,"num":1},{"k":[{"num":0,"_placeholder":true}]}]'
         assert decode(text, b"zero", b"one") == Packet(
             EVENT, "/x", ["a", b"one", {"k": [b"zero"]}], 7
         )
 
-    def test_a_binary_acknowledgement(self) -> None:
+    def test_decoder_binary_acknowledgement_returns_packet(self) -> None:
         assert decode('61-5[{"_placeholder":true,"num":0}]', b"x") == Packet(ACK, "/", [b"x"], 5)
 
-    def test_the_decoder_goes_on_after_attachments(self) -> None:
+    def test_decoder_after_attachments_decodes_the_next_packet(self) -> None:
         decoder = Decoder()
         for content in (b"1", b"2"):
             assert decoder.feed('51-["a",{"_placeholder":true,"num":0}]') is None
@@ -165,12 +169,12 @@ class TestReading:
         ],
         ids=lambda text: ascii(text[:24]),
     )
-    def test_what_the_protocol_does_not_allow_is_refused(self, text: str) -> None:
+    def test_decoder_invalid_packet_raises_protocol_error(self, text: str) -> None:
         with pytest.raises(ProtocolError):
             Decoder().feed(text)
 
     @pytest.mark.parametrize("name", sorted(RESERVED_EVENTS))
-    def test_the_clients_own_events_cannot_be_sent(self, name: str) -> None:
+    def test_decoder_reserved_event_raises_protocol_error(self, name: str) -> None:
         with pytest.raises(ProtocolError):
             Decoder().feed(f'2["{name}"]')
 
@@ -190,7 +194,7 @@ class TestReading:
         assert packet is not None
         assert "'_placeholder': True" in str(packet.data)
 
-    def test_the_word_alone_is_no_placeholder(self) -> None:
+    def test_decoder_placeholder_that_is_not_true_is_data(self) -> None:
         data = ["a", "_placeholder", {"_placeholder": False}, {"_placeholder": 1}]
         assert (
             decode('2["a","_placeholder",{"_placeholder":false},{"_placeholder":1}]').data == data
@@ -214,7 +218,7 @@ class TestReading:
             (1, []),
         ],
     )
-    def test_a_placeholder_that_fits_no_attachment_is_refused(
+    def test_decoder_mismatching_placeholders_raise_protocol_error(
         self, count: int, numbers: list[str]
     ) -> None:
         decoder = Decoder()
@@ -225,17 +229,17 @@ class TestReading:
         with pytest.raises(ProtocolError, match="placeholders"):
             decoder.feed(b"x")
 
-    def test_a_placeholder_without_a_number_is_refused(self) -> None:
+    def test_decoder_placeholder_without_number_raises_protocol_error(self) -> None:
         decoder = Decoder()
         decoder.feed('51-["a",{"_placeholder":true}]')
         with pytest.raises(ProtocolError):
             decoder.feed(b"x")
 
-    def test_an_attachment_that_nobody_announced_is_refused(self) -> None:
+    def test_decoder_unexpected_attachment_raises_protocol_error(self) -> None:
         with pytest.raises(ProtocolError):
             Decoder().feed(b"x")
 
-    def test_text_among_attachments_is_refused(self) -> None:
+    def test_decoder_text_before_attachments_raises_protocol_error(self) -> None:
         decoder = Decoder()
         decoder.feed('51-["a",{"_placeholder":true,"num":0}]')
         with pytest.raises(ProtocolError):
@@ -264,7 +268,9 @@ class TestReading:
         )
     )
     @settings(max_examples=150, deadline=None, database=None)
-    def test_nor_from_a_row_of_attachments(self, items: list[str | bytes]) -> None:
+    def test_decoder_arbitrary_attachments_raise_protocol_error_only(
+        self, items: list[str | bytes]
+    ) -> None:
         decoder = Decoder()
         with contextlib.suppress(ProtocolError):
             for item in items:
@@ -272,7 +278,7 @@ class TestReading:
                 assert packet is None or packet.data[0] == "a"
 
 
-class TestWriting:
+class TestEncoding:
     @pytest.mark.parametrize(
         ("message", "payload"),
         [
@@ -286,11 +292,13 @@ class TestWriting:
             (encode_disconnect("/x"), b"41/x,"),
         ],
     )
-    def test_packets_are_the_protocols(self, message: Message, payload: bytes) -> None:
+    def test_encoders_return_payloads_of_the_protocol(
+        self, message: Message, payload: bytes
+    ) -> None:
         assert message.payload == payload
 
     @pytest.mark.parametrize("name", [*sorted(RESERVED_EVENTS), 1, None, b"a"])
-    def test_a_name_that_cannot_be_sent_is_refused(self, name: Any) -> None:
+    def test_encode_event_invalid_name_raises_encode_error(self, name: Any) -> None:
         with pytest.raises(EncodeError):
             encode_event("/", name, [])
 

@@ -1,4 +1,4 @@
-"""The WebSocket transport against a real server: frames, their limits, and the upgrade."""
+"""Tests of the WebSocket transport against a real server: frames, limits, upgrades."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HANDSHAKE = (
 def frame(
     opcode: int, data: bytes = b"", fin: bool = True, rsv: int = 0, masked: bool = True
 ) -> bytes:
-    """A frame as it is on the wire, right or wrong; masked with zeros."""
+    """Encode a frame, valid or not; masked with zeros."""
     head = bytes([(0x80 if fin else 0) | rsv | opcode])
     mask = 0x80 if masked else 0
     if len(data) < 126:
@@ -48,11 +48,11 @@ CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
 class TestMessages:
-    def test_frames_come_as_the_network_cuts_them(self, echo: Running) -> None:
-        # Short ones, alone in a segment, have a way of their own; no mixture may confuse the two.
+    def test_frames_in_arbitrary_segments_are_delivered(self, echo: Running) -> None:
+        # A short text frame alone in a segment takes a fast path, which must not affect others.
         texts = ["4a", "4" + "b" * 124, "4" + "c" * 125, "4", "4d" * 40_000, "4e", "4grüße"]
         frames = [frame(TEXT, text.encode()) for text in texts]
-        long_way = bytes([0x81, 0x80 | 126, 0, 2]) + bytes(4) + b"4l"  # longer than it had to be
+        overlong = bytes([0x81, 0x80 | 126, 0, 2]) + bytes(4) + b"4l"  # a longer header than needed
         pieces = [
             *frames,
             frames[0] + frames[5],
@@ -65,7 +65,7 @@ class TestMessages:
             frame(TEXT, b"4f", fin=False),
             frame(CONT, b"g"),
             frames[5],
-            long_way,
+            overlong,
             frames[0],
         ]
         expected = [
@@ -78,7 +78,7 @@ class TestMessages:
             gevent.sleep(0)
         assert [client.receive() for _ in expected] == expected
 
-    def test_a_short_one_may_not_come_between_fragments(self, echo: Running) -> None:
+    def test_short_text_frame_between_fragments_closes_with_1002(self, echo: Running) -> None:
         client = echo.websocket()
         client.send_raw(frame(TEXT, b"4a", fin=False))
         eventually(lambda: echo.session.transport._fragments)  # type: ignore[union-attr]
@@ -87,14 +87,14 @@ class TestMessages:
         assert echo.receiver.messages == []
 
     @pytest.mark.parametrize("masked", [True, False])
-    def test_a_short_one_has_a_limit_and_a_mask_as_any(
+    def test_short_text_frame_unmasked_or_too_large_is_rejected(
         self, run: Callable[..., Running], masked: bool
     ) -> None:
         client = run(max_message_size=10).websocket()
         client.send_raw(frame(TEXT, b"4" + b"a" * (10 if masked else 9), masked=masked))
         assert client.wait_closed() == (1009 if masked else 1002)
 
-    def test_text_and_bytes_are_echoed(self, echo: Running) -> None:
+    def test_text_and_binary_messages_are_delivered(self, echo: Running) -> None:
         client = echo.websocket()
         client.send("4grüße")
         assert client.receive() == "4grüße"
@@ -102,7 +102,7 @@ class TestMessages:
         assert client.receive() == b"\1\2"
         assert echo.receiver.messages == ["grüße", b"\1\2"]
 
-    def test_the_handshake_is_told_as_everywhere(self, server: Running) -> None:
+    def test_handshake_packet_contains_session_and_limits(self, server: Running) -> None:
         client = server.websocket()
         assert client.open == {
             "sid": server.session.id,
@@ -112,18 +112,18 @@ class TestMessages:
             "maxPayload": 1000000,
         }
 
-    def test_a_frame_right_behind_the_handshake_is_delivered(self, echo: Running) -> None:
+    def test_frame_sent_with_the_handshake_is_delivered(self, echo: Running) -> None:
         http = echo.http()
         http.send("GET", TARGET, *HANDSHAKE, body=frame(TEXT, b"4early"))
         echo.receiver.wait_for(("message", "early"))
 
-    def test_junk_right_behind_the_handshake_closes(self, echo: Running) -> None:
+    def test_invalid_data_sent_with_the_handshake_closes(self, echo: Running) -> None:
         http = echo.http()
         http.send("GET", TARGET, *HANDSHAKE, body=b"GET / HTTP/1.1\r\n\r\n")
         assert http.read_to_end().startswith(b"HTTP/1.1 101 ")
         assert echo.receiver.wait_closed() == "parse error"
 
-    def test_characters_may_be_split_over_fragments_and_segments(self, echo: Running) -> None:
+    def test_character_split_over_fragments_is_delivered(self, echo: Running) -> None:
         client = echo.websocket()
         text = "4ü€😀".encode()
         for number, byte in enumerate(text):
@@ -133,26 +133,26 @@ class TestMessages:
                 gevent.sleep(0)
         assert client.receive() == "4ü€😀"
 
-    def test_a_ping_may_come_between_fragments(self, echo: Running) -> None:
+    def test_ping_between_fragments_is_accepted(self, echo: Running) -> None:
         client = echo.websocket()
         client.send_raw(
             frame(TEXT, b"4a", fin=False) + frame(PING, b"?") + frame(CONT, b"b", fin=True)
         )
         assert client.receive() == "4ab"
 
-    def test_bytes_may_be_fragmented(self, echo: Running) -> None:
+    def test_fragmented_binary_message_is_delivered(self, echo: Running) -> None:
         client = echo.websocket()
         client.send_raw(frame(BINARY, b"a", fin=False) + frame(CONT) + frame(CONT)[:0])
         client.send_raw(frame(CONT, b"b"))
-        assert client.wait_closed() == 1002, "a continuation without a beginning"
+        assert client.wait_closed() == 1002, "a continuation frame without a first frame"
         assert echo.receiver.messages == [b"a"]
 
-    def test_thousands_of_messages_come_in_order(self, echo: Running) -> None:
+    def test_thousands_of_messages_are_delivered_in_order(self, echo: Running) -> None:
         client = echo.websocket()
         client.send_raw(b"".join(frame(TEXT, b"4%d" % number) for number in range(5000)))
         assert [client.receive() for _ in range(5000)] == [f"4{n}" for n in range(5000)]
 
-    def test_no_extension_is_accepted(self, server: Running) -> None:
+    def test_handshake_offering_extensions_accepts_none(self, server: Running) -> None:
         http = server.http()
         http.send(
             "GET",
@@ -213,11 +213,11 @@ class TestBase64:
         client.send("bAQIDBA==")
         assert client.receive() == b"\1\2\3\4"
 
-    def test_websocket_after_upgrade_speaks_base64(self, echo: Running) -> None:
+    def test_websocket_after_upgrade_sends_base64(self, echo: Running) -> None:
         polling = echo.polling()
         client = echo.websocket(f"&b64=1&sid={polling.sid}")
         probe(client)
-        echo.session.send(b"\0")  # queued while neither transport may take it
+        echo.session.send(b"\0")  # queued while neither transport may send it
         client.send("5")
         assert client.receive() == "bAA=="
         client.send("bAQIDBA==")
@@ -255,7 +255,7 @@ class TestBase64:
 
 class TestSubprotocol:
     def negotiate(self, server: Running, *headers: str) -> tuple[int, list[str]]:
-        """The status of a handshake, and the subprotocols in its response."""
+        """Return the status of a handshake and the subprotocols in its response."""
         http = server.http()
         http.send("GET", TARGET, *HANDSHAKE, *headers)
         status, answer, _ = http.response()
@@ -309,7 +309,7 @@ class TestHandshake:
         ],
         ids=["no key", "bad key", "version 12", "no version", "no upgrade", "body", "chunked body"],
     )
-    def test_a_bad_one_is_refused_and_the_connection_closed(
+    def test_invalid_handshake_is_rejected_and_the_connection_closed(
         self, server: Running, headers: list[str], status: int
     ) -> None:
         http = server.http()
@@ -321,18 +321,18 @@ class TestHandshake:
         assert server.engine.sessions == {}
 
     @pytest.mark.parametrize("method", ["POST", "PUT", "HEAD"])
-    def test_only_a_get_upgrades(self, server: Running, method: str) -> None:
+    def test_handshake_with_another_method_is_rejected(self, server: Running, method: str) -> None:
         http = server.http()
         http.send(method, TARGET, *HANDSHAKE)
         assert http.response(method)[0] == 405
         assert server.engine.sessions == {}
 
-    def test_without_the_headers_it_is_refused(self, server: Running) -> None:
+    def test_handshake_without_headers_is_rejected(self, server: Running) -> None:
         status, _, body = server.http().request("GET", TARGET)
         assert status == 400
         assert b"WebSocket handshake was expected" in body
 
-    def test_a_pipelined_request_behind_a_refused_body_is_not_read(self, server: Running) -> None:
+    def test_request_pipelined_after_a_rejected_body_is_not_read(self, server: Running) -> None:
         http = server.http()
         second = b"GET /engine.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: a\r\n\r\n"
         body = b"x" * 5 + second
@@ -341,7 +341,7 @@ class TestHandshake:
         assert answer.count(b"HTTP/1.1 ") == 1
         assert server.engine.sessions == {}
 
-    def test_a_refused_one_may_be_reset(self, server: Running) -> None:
+    def test_reset_of_a_rejected_handshake_is_handled(self, server: Running) -> None:
         for _ in range(20):
             http = server.http()
             http.send("GET", TARGET, *HANDSHAKE[:-1])
@@ -349,7 +349,7 @@ class TestHandshake:
             http.sock.close()
         assert server.polling().sid in server.engine.sessions
 
-    def test_an_accepted_one_may_be_reset(self, server: Running) -> None:
+    def test_reset_of_an_accepted_handshake_is_handled(self, server: Running) -> None:
         for _ in range(20):
             http = server.http()
             http.send("GET", TARGET, *HANDSHAKE)
@@ -359,8 +359,8 @@ class TestHandshake:
         eventually(lambda: len(server.engine.sessions) == 1)
 
 
-class TestRules:
-    """RFC 6455, section 5 and 7.4.1: what is wrong with a frame, and what it is closed with."""
+class TestProtocolErrors:
+    """Invalid frames and their close codes (RFC 6455 §5 and §7.4.1)."""
 
     @pytest.mark.parametrize(
         ("data", "code"),
@@ -407,7 +407,7 @@ class TestRules:
             *("empty", "no packet", "ping", "probe", "upgrade", "base64"),
         ],
     )
-    def test_who_breaks_one_is_closed_with_its_code(
+    def test_protocol_error_closes_with_its_code(
         self, echo: Running, data: bytes, code: int
     ) -> None:
         other = echo.websocket()
@@ -420,13 +420,13 @@ class TestRules:
         other.send("4still here")
         assert other.receive() == "4still here"
 
-    def test_a_message_of_the_largest_size_is_taken(self, echo: Running) -> None:
+    def test_message_of_the_maximum_size_is_accepted(self, echo: Running) -> None:
         client = echo.websocket()
         message = "4" + "x" * 999_999
         client.send(message)
         assert client.receive() == message
 
-    def test_as_many_fragments_as_allowed_are_taken(self, echo: Running) -> None:
+    def test_message_of_the_maximum_number_of_fragments_is_accepted(self, echo: Running) -> None:
         client = echo.websocket()
         data = frame(TEXT, b"4a", fin=False) + frame(CONT, fin=False) * (MAX_FRAGMENTS - 2)
         client.send_raw(data + frame(CONT, b"b"))
@@ -434,25 +434,25 @@ class TestRules:
 
 
 class TestClosing:
-    def test_the_client_closes(self, server: Running) -> None:
+    def test_close_frame_of_the_client_is_echoed(self, server: Running) -> None:
         client = server.websocket()
         client.send_raw(frame(CLOSE, struct.pack("!H", 1000)))
         assert client.wait_closed() == 1000
         assert server.receiver.endings == ["transport close"]
 
     @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-    def test_the_client_vanishes(self, server: Running, reset: bool) -> None:
+    def test_lost_connection_closes_the_session(self, server: Running, reset: bool) -> None:
         server.websocket().vanish(reset)
         assert server.receiver.wait_closed() == "transport close"
         assert server.engine.sessions == {}
 
-    def test_the_client_sends_a_close_packet(self, server: Running) -> None:
+    def test_close_packet_of_the_client_closes_the_session(self, server: Running) -> None:
         client = server.websocket()
         client.send("1")
         assert client.wait_closed() == 1000
         assert server.receiver.endings == ["transport close"]
 
-    def test_the_server_closes_behind_all_it_sent(self, server: Running) -> None:
+    def test_close_by_the_server_follows_all_queued_messages(self, server: Running) -> None:
         client = server.websocket()
         session = server.session
         big = "x" * 1_000_000
@@ -467,13 +467,13 @@ class TestClosing:
         assert closed.value.code == 1000
         assert server.receiver.endings == ["enough"]
 
-    def test_a_ping_that_is_not_answered_ends_it(self, run: Callable[..., Running]) -> None:
+    def test_unanswered_ping_closes_the_session(self, run: Callable[..., Running]) -> None:
         running = run(ping_interval=0.01, ping_timeout=0.01)
         client = running.websocket()
         assert client.receive(pings=True) == "2"
         assert running.receiver.wait_closed() == "ping timeout"
 
-    def test_pings_that_are_answered_keep_it(self, run: Callable[..., Running]) -> None:
+    def test_answered_pings_keep_the_session_open(self, run: Callable[..., Running]) -> None:
         running = run(ping_interval=0.005, ping_timeout=3600)
         client = running.websocket()
         for _ in range(5):
@@ -483,7 +483,7 @@ class TestClosing:
 
 
 class TestSlowReaders:
-    def test_every_byte_comes_intact_with_pings_in_between(
+    def test_large_messages_with_pings_in_between_arrive_intact(
         self, run: Callable[..., Running]
     ) -> None:
         running = run(Recorder(echo=True), outbox_bytes=32 << 20)
@@ -496,9 +496,7 @@ class TestSlowReaders:
         running.receiver.wait_for(("message", "short"))
         assert [client.receive() for _ in range(21)] == ["4" + m for m in [*sent, "short"]]
 
-    def test_one_that_stops_reading_is_closed_and_others_are_not(
-        self, run: Callable[..., Running]
-    ) -> None:
+    def test_slow_reader_is_closed_and_others_are_not(self, run: Callable[..., Running]) -> None:
         running = run(outbox_bytes=500_000)
         slow = running.websocket()
         quick = [running.websocket() for _ in range(5)]
@@ -519,7 +517,7 @@ class TestSlowReaders:
                 received += 1
         assert 0 < received < rounds
 
-    def test_one_that_stops_reading_stalls_no_longer_than_allowed(
+    def test_slow_reader_is_closed_after_the_write_timeout(
         self, run: Callable[..., Running]
     ) -> None:
         running = run(write_timeout=0.05, outbox_bytes=64 << 20)
@@ -527,7 +525,9 @@ class TestSlowReaders:
         running.session.send("x" * (16 << 20))
         assert running.receiver.wait_closed() == "transport error"
 
-    def test_a_flood_of_pings_is_bounded(self, run: Callable[..., Running]) -> None:
+    def test_pings_without_reading_pongs_close_the_session(
+        self, run: Callable[..., Running]
+    ) -> None:
         running = run(outbox_bytes=100_000)
         client = running.websocket()
         pings = frame(PING, b"x" * 125) * 1000
@@ -541,7 +541,7 @@ class TestSlowReaders:
         assert running.receiver.wait_closed() == "slow reader"
         flooding.get()
 
-    def test_when_handlers_are_behind_nothing_is_read(self, server: Running) -> None:
+    def test_paused_session_reads_nothing(self, server: Running) -> None:
         client = server.websocket()
         session = server.session
         client.send("4a")
@@ -556,7 +556,7 @@ class TestSlowReaders:
         server.receiver.wait(lambda journal: len(journal) == 20_002)
         sending.get()
 
-    def test_the_deadline_waits_while_nothing_is_read(self, run: Callable[..., Running]) -> None:
+    def test_paused_session_has_no_ping_timeout(self, run: Callable[..., Running]) -> None:
         running = run(ping_interval=0.005, ping_timeout=0.005)
         paused = running.websocket()
         session = running.session
@@ -579,14 +579,14 @@ class TestUpgrade:
     def candidate(self, running: Running, sid: str) -> WebSocket:
         return running.websocket(f"&sid={sid}")
 
-    def test_the_whole_way(self, echo: Running) -> None:
+    def test_upgrade_moves_the_session_to_the_websocket(self, echo: Running) -> None:
         polling = echo.polling()
         assert polling.open["upgrades"] == ["websocket"]
         poll = echo.start_poll(polling)
         client = self.candidate(echo, polling.sid)
         probe(client)
-        assert poll.get() == (200, "6"), "the pending poll is let go"
-        assert polling.poll() == ["6"], "and so is every new one"
+        assert poll.get() == (200, "6"), "ends the pending GET"
+        assert polling.poll() == ["6"], "ends every new GET"
         client.send("5")
         client.send("4hello")
         assert client.receive() == "4hello"
@@ -594,7 +594,9 @@ class TestUpgrade:
         assert polling.send("4late")[0] == 400
         assert echo.receiver == [("opened", polling.sid), ("message", "hello")]
 
-    def test_what_waited_meanwhile_goes_over_the_websocket(self, server: Running) -> None:
+    def test_messages_queued_during_the_upgrade_are_sent_by_the_websocket(
+        self, server: Running
+    ) -> None:
         polling = server.polling()
         client = self.candidate(server, polling.sid)
         server.session.send("before")
@@ -604,16 +606,16 @@ class TestUpgrade:
         client.send("5")
         assert [client.receive(), client.receive()] == ["4before", "4between"]
 
-    def test_a_get_that_still_waits_takes_nothing_from_the_websocket(self, echo: Running) -> None:
+    def test_waiting_get_at_the_upgrade_receives_noop(self, echo: Running) -> None:
         polling = echo.polling()
         poll = echo.start_poll(polling)
         client = self.candidate(echo, polling.sid)
-        # All at once: the poll has had no chance to leave when the WebSocket takes over.
+        # In one segment: the GET is still waiting when the upgrade completes.
         client.send_raw(frame(TEXT, b"2probe") + frame(TEXT, b"5") + frame(TEXT, b"4now"))
         assert poll.get() == (200, "6")
         assert [client.receive(), client.receive()] == ["3probe", "4now"]
 
-    def test_until_then_polling_goes_on(self, echo: Running) -> None:
+    def test_polling_continues_before_the_probe(self, echo: Running) -> None:
         polling = echo.polling()
         self.candidate(echo, polling.sid)
         polling.send("4a")
@@ -621,9 +623,7 @@ class TestUpgrade:
 
     @pytest.mark.parametrize("probed", [False, True], ids=["before the probe", "after it"])
     @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-    def test_a_candidate_that_dies_changes_nothing(
-        self, echo: Running, probed: bool, reset: bool
-    ) -> None:
+    def test_lost_candidate_resumes_polling(self, echo: Running, probed: bool, reset: bool) -> None:
         polling = echo.polling()
         client = self.candidate(echo, polling.sid)
         session = echo.session
@@ -643,7 +643,7 @@ class TestUpgrade:
         assert echo.receiver.endings == []
 
     @pytest.mark.parametrize("probed", [False, True], ids=["before the probe", "after it"])
-    def test_a_candidate_that_stalls_is_dropped(
+    def test_stalled_candidate_is_closed_after_the_upgrade_timeout(
         self, run: Callable[..., Running], probed: bool
     ) -> None:
         running = run(Recorder(echo=True), upgrade_timeout=0.05)
@@ -661,7 +661,7 @@ class TestUpgrade:
         ["5", "2", "2other", "4hello", "3", "1", "", "abc", b"bytes"],
         ids=repr,
     )
-    def test_a_candidate_that_breaks_a_rule_is_dropped(
+    def test_protocol_error_of_a_candidate_closes_it_and_resumes_polling(
         self, echo: Running, packet: str | bytes
     ) -> None:
         polling = echo.polling()
@@ -672,7 +672,7 @@ class TestUpgrade:
         assert polling.poll() == ["4a"]
         assert echo.receiver.messages == ["a"]
 
-    def test_a_second_probe_is_against_the_rules(self, echo: Running) -> None:
+    def test_second_probe_closes_the_candidate(self, echo: Running) -> None:
         polling = echo.polling()
         client = self.candidate(echo, polling.sid)
         probe(client)
@@ -681,8 +681,10 @@ class TestUpgrade:
         polling.send("4a")
         assert polling.poll() == ["4a"]
 
-    def test_a_candidate_gets_nothing_of_the_session(self, run: Callable[..., Running]) -> None:
-        """Not even when it has stopped reading, and reads again."""
+    def test_candidate_receives_no_messages_of_the_session(
+        self, run: Callable[..., Running]
+    ) -> None:
+        """Also after it stopped reading and reads again."""
         running = run(outbox_bytes=64 << 20, max_message_size=64 << 20)
         polling = running.polling()
         client = self.candidate(running, polling.sid)
@@ -703,7 +705,7 @@ class TestUpgrade:
         assert polling.poll() == ["4a"]
 
     @pytest.mark.parametrize("carried", ["by polling", "by a candidate", "by a websocket"])
-    def test_another_websocket_is_closed_and_the_first_lives_on(
+    def test_second_websocket_is_closed_and_the_first_continues(
         self, echo: Running, carried: str
     ) -> None:
         if carried == "by a websocket":
@@ -727,7 +729,7 @@ class TestUpgrade:
         first.send("4hello")
         assert first.receive() == "4hello"
 
-    def test_there_is_none_in_the_middle_of_a_post(self, server: Running) -> None:
+    def test_upgrade_during_a_post_closes_the_session(self, server: Running) -> None:
         polling = server.polling()
         session = server.session
         session.pause()
@@ -736,16 +738,16 @@ class TestUpgrade:
         eventually(lambda: transport._receiving)
         client = self.candidate(server, polling.sid)
         probe(client)
-        client.send("5")  # what is left of the POST would come in between
+        client.send("5")  # the remaining packets of the POST would mix with the WebSocket's
         assert client.wait_closed() == 1002
         assert post.get()[0] in (200, 400)
         assert session.reason == "parse error"
 
-    def test_an_unknown_session_is_refused(self, server: Running) -> None:
+    def test_upgrade_of_an_unknown_session_is_rejected(self, server: Running) -> None:
         client = server.websocket("&sid=unknown")
         assert client.status == 400
 
-    def test_the_session_ends_and_its_candidate_with_it(self, server: Running) -> None:
+    def test_close_of_the_session_closes_the_candidate(self, server: Running) -> None:
         polling = server.polling()
         client = self.candidate(server, polling.sid)
         probe(client)
@@ -753,8 +755,8 @@ class TestUpgrade:
         assert client.wait_closed() == 1000
         assert polling.poll() == ["1"]
 
-    def test_nothing_is_lost_doubled_or_reordered(self, server: Running) -> None:
-        """Both sides number their messages, and send all the while."""
+    def test_upgrade_under_load_keeps_all_messages_in_order(self, server: Running) -> None:
+        """Both sides send numbered messages during the upgrade."""
         for _ in range(10):
             self.upgrade_while_both_send(server)
 
@@ -769,7 +771,7 @@ class TestUpgrade:
         def send() -> None:
             nonlocal outbound
             while going and session.open:
-                if session.outbox.size < 50_000:  # a slow reader is closed, on a busy machine too
+                if session.outbox.size < 50_000:  # prevents "slow reader" on a busy machine
                     session.send(str(outbound))
                     outbound += 1
                 gevent.sleep(0)
@@ -812,7 +814,7 @@ class TestUpgrade:
         client.close()
 
 
-def test_frames_of_this_module_are_those_of_the_library() -> None:
+def test_frame_helper_matches_the_library() -> None:
     data = b"x" * 300
     ours = frame(TEXT, data, masked=False)
     assert ours == Frame(Opcode.TEXT, data).serialize(mask=False)

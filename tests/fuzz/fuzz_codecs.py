@@ -1,9 +1,9 @@
-"""Fuzzes the readers with atheris, for as long as one likes: ``pip install atheris``, and then
+"""Fuzz the parsers with atheris (``pip install atheris``).
 
-``python tests/fuzz/fuzz_codecs.py [TARGET] [libFuzzer's options, such as -max_total_time=3600]``
+``python tests/fuzz/fuzz_codecs.py [TARGET] [libFuzzer options, such as -max_total_time=3600]``
 
-Without a target, the first byte of each input chooses one. What makes a target fail is written to
-``cases/<target>/``, where `tests/test_fuzz.py` finds it: mend the reader, and keep the file.
+Without a target, the first byte of each input selects one. Failing inputs are saved to
+``cases/<target>/``, where `tests/test_fuzz.py` runs them: fix the parser, and keep the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     names = [name for name in arguments if name in targets.TARGETS] or list(targets.TARGETS)
     options = [option for option in arguments if option.startswith("-")]
     if len(names) + len(options) not in (len(arguments), len(arguments) + len(targets.TARGETS)):
-        raise SystemExit(f"targets are {', '.join(targets.TARGETS)}; options begin with a dash")
+        raise SystemExit(f"targets are {', '.join(targets.TARGETS)}; options start with a dash")
 
     with tempfile.TemporaryDirectory() as name:
         words = Path(name) / "words"
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
             except BaseException:
                 path = targets.CASES / target / f"find-{hashlib.sha1(rest).hexdigest()[:12]}"
                 path.write_bytes(rest)
-                sys.stderr.write(f"kept as {path}\n")
+                sys.stderr.write(f"saved as {path}\n")
                 raise
 
         atheris.Setup(
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _escape(word: bytes) -> str:
-    """A line of libFuzzer's dictionary."""
+    """Return a word as a line of a libFuzzer dictionary."""
     return '"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n'
 
 

@@ -1,4 +1,4 @@
-"""A session in memory, seen from the client's side: real transports, streams without sockets."""
+"""Clients of a session in memory: real transports on streams without sockets."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ Data = str | bytes
 
 
 def settle() -> None:
-    """Let every callback and greenlet that is ready run, and those that they made ready."""
+    """Run all callbacks and greenlets that are ready, and those that they schedule."""
     for _ in range(6):
         gevent.sleep(0)
 
 
 class MemoryStream:
-    """A connection without a socket: what is written arrives, unless it is `full`."""
+    """A stream without a socket that delivers written data unless it is `full`."""
 
     def __init__(self) -> None:
         self.arrived = b""
-        self.ended = False
+        self.closed = False
         self.full = False
-        self._waiting = b""
+        self._unsent = b""
         self._inbound = b""
         self._paused = False
         self._user: StreamUser | None = None
 
-    # -- the transport's side
+    # -- called by the transport
 
     def try_send(self, data: bytes) -> int:
-        assert not self._waiting, "overtaking what waits"
+        assert not self._unsent, "sent before unsent data"
         if self.full:
             raise BlockingIOError
         return len(data) - self.write(data)
 
     @property
     def unsent(self) -> int:
-        return len(self._waiting)
+        return len(self._unsent)
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
         self._user = user
@@ -56,11 +56,11 @@ class MemoryStream:
             user.data_received(first)
 
     def write(self, data: bytes) -> int:
-        assert not self.ended, "written behind the end"
-        self._waiting += data
+        assert not self.closed, "written after the stream was closed"
+        self._unsent += data
         if not self.full:
             self._deliver()
-        return len(self._waiting)
+        return len(self._unsent)
 
     def pause(self) -> None:
         self._paused = True
@@ -71,46 +71,46 @@ class MemoryStream:
 
     def close(self) -> None:
         self._user = None
-        self.ended = not self._waiting
+        self.closed = not self._unsent
 
     def abort(self) -> None:
         self._user = None
-        self._waiting = b""
-        self.ended = True
+        self._unsent = b""
+        self.closed = True
 
-    # -- the client's side
+    # -- called by the client
 
     def send(self, data: bytes) -> None:
-        """Bytes come in, once somebody reads."""
+        """Deliver bytes to the transport once it is reading."""
         self._inbound += data
         while self._inbound and self._user is not None and not self._paused:
             data, self._inbound = self._inbound, b""
             self._user.data_received(data)
 
     def drain(self) -> None:
-        """The client reads again."""
+        """Resume reading by the client."""
         self.full = False
         if self.unsent:
             self._deliver()
             if self._user is None:
-                self.ended = True
+                self.closed = True
             else:
                 self._user.resume_writing()
 
-    def break_off(self, reason: str) -> None:
-        """The connection is lost."""
+    def lose(self, reason: str) -> None:
+        """Lose the connection."""
         user = self._user
         self.abort()
         if user is not None:
             user.connection_lost(reason)
 
     def _deliver(self) -> None:
-        self.arrived += self._waiting
-        self._waiting = b""
+        self.arrived += self._unsent
+        self._unsent = b""
 
 
-class Web:
-    """A client's WebSocket."""
+class MemoryWebSocket:
+    """The client side of a WebSocket."""
 
     def __init__(self, engine: Engine, sid: str | None) -> None:
         self.stream = MemoryStream()
@@ -131,7 +131,7 @@ class Web:
         assert end
 
     def send(self, *items: Data) -> None:
-        """Messages, all in one piece."""
+        """Send messages in one segment."""
         frames = [
             Frame(Opcode.TEXT, item.encode())
             if isinstance(item, str)
@@ -140,12 +140,12 @@ class Web:
         ]
         self.stream.send(b"".join(frame.serialize(mask=True) for frame in frames))
 
-    def goodbye(self) -> None:
-        """A close frame."""
+    def send_close(self) -> None:
+        """Send a close frame."""
         self.stream.send(Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True))
 
     def read(self) -> list[Data]:
-        """The messages that came; nothing is ever cut or mixed."""
+        """Return the messages received so far, and check that all frames are complete."""
         items: list[Data] = []
         data = self.stream.arrived
         while data:
@@ -162,10 +162,10 @@ class Web:
 
 
 class Request:
-    """An HTTP request of long-polling, on its way."""
+    """A long-polling request in progress."""
 
     def __init__(self, engine: Engine, method: str, sid: str | None, body: bytes = b"") -> None:
-        self._hung_up: Callable[[], None] | None = None
+        self._on_close: Callable[[], None] | None = None
         self.abandoned = False
         query = "EIO=4&transport=polling" + (f"&sid={sid}" if sid else "")
         self._greenlet = gevent.spawn(engine.respond, environ(method, query, body), self._watch)
@@ -180,7 +180,7 @@ class Request:
         return self._greenlet.get(block=False)  # type: ignore[no-any-return]
 
     def packets(self) -> list[Data]:
-        """The packets of a response."""
+        """Return the packets of the response."""
         response = self.response
         if self.abandoned or response.status != "200 OK":
             return []
@@ -189,25 +189,25 @@ class Request:
             for packet in response.body.split(SEPARATOR)
         ]
 
-    def hang_up(self) -> bool:
-        """Close the connection while the answer is waited for; False if it is not."""
-        if self._hung_up is None:
+    def close_connection(self) -> bool:
+        """Close the connection of a waiting request; return False if it is not waiting."""
+        if self._on_close is None:
             return False
         self.abandoned = True
-        self._hung_up()
+        self._on_close()
         return True
 
     @contextlib.contextmanager
-    def _watch(self, hung_up: Callable[[], None]) -> Iterator[None]:
-        self._hung_up = hung_up
+    def _watch(self, on_close: Callable[[], None]) -> Iterator[None]:
+        self._on_close = on_close
         try:
             yield
         finally:
-            self._hung_up = None
+            self._on_close = None
 
 
-class Ledger:
-    """A receiver that writes down what it is told of each session, and does what it is told."""
+class RecordingReceiver:
+    """A receiver that records its calls; the messages "!close" and "!fail" are commands."""
 
     def __init__(self) -> None:
         self.opens: list[Session] = []
@@ -218,11 +218,11 @@ class Ledger:
         self.opens.append(session)
 
     def message(self, session: Session, data: Data) -> None:
-        assert not self.closes, "a message behind the end"
+        assert not self.closes, "a message after the end"
         if data == "!close":
             session.close("forced close")
         elif data == "!fail":
-            raise RuntimeError("as asked for")
+            raise RuntimeError("requested by the test")
         else:
             self.messages.append(data)
 

@@ -1,7 +1,7 @@
-"""What is fuzzed: functions of bytes that fail if a reader of a client's words does.
+"""Fuzz targets: functions of bytes that fail if a parser of client data fails.
 
-Each lets pass only the errors that its reader documents, and checks what the reader returned. A
-kept case is a file in ``cases/<target>/``; its bytes are what the target is called with.
+Each target accepts the documented errors of its parser only, and checks the result. A saved case is
+a file in ``cases/<target>/`` with the bytes that the target is called with.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from webpy_socketio.exceptions import ChannelError, ContentError, ProtocolError
 
 CASES = Path(__file__).parent / "cases"
 
-#: Bytes of a body that are taken.
+#: Maximum size of a body in bytes.
 LIMIT = 100
 
 _ORIGINS = Origins(["https://example.com", "http://localhost:8000", "app://shop", "null"])
@@ -52,8 +52,8 @@ def payloads(data: bytes) -> None:
         for kind, item in packets
     )
     assert list(decode_payload(again)) == packets
-    # Base64 may come with line breaks, and with more padding or less.
-    assert _essence(again) == _essence(data), "nothing was passed over"
+    # Line breaks and padding of base64 may differ.
+    assert _normalize(again) == _normalize(data), "data was ignored"
 
 
 def packets(data: bytes) -> None:
@@ -65,11 +65,11 @@ def packets(data: bytes) -> None:
         assert kind + content.encode() == data
     else:
         assert kind == MESSAGE
-        assert _essence(b"b" + base64.b64encode(content)) == _essence(data)
+        assert _normalize(b"b" + base64.b64encode(content)) == _normalize(data)
 
 
-def _essence(payload: bytes) -> list[bytes | int]:
-    """What a payload says: its text packets, and the digits that its base64 packets have."""
+def _normalize(payload: bytes) -> list[bytes | int]:
+    """Return the text packets of a payload, and the number of digits of its base64 packets."""
     return [
         len(packet.translate(None, b" \t\n\v\f\r=")) if packet[:1] == b"b" else packet
         for packet in payload.split(SEPARATOR)
@@ -77,7 +77,7 @@ def _essence(payload: bytes) -> list[bytes | int]:
 
 
 def socketio_packets(data: bytes) -> None:
-    """Messages with separators between them; those that begin with ``b`` are attachments."""
+    """Decode messages joined by separators; those that start with ``b`` are attachments."""
     decoder = Decoder()
     for piece in data.split(SEPARATOR):
         item = piece[1:] if piece[:1] == b"b" else piece.decode("utf-8", "replace")
@@ -94,7 +94,7 @@ def _check_packet(packet: Packet) -> None:
         return
     assert packet.namespace.startswith("/")
     assert "," not in packet.namespace
-    # What a client may say to a handler, the handler can say to others.
+    # Everything that a client can send, a handler can send to others.
     if packet.type == EVENT:
         message = encode_event(packet.namespace, packet.data[0], packet.data[1:], packet.id)
     elif packet.type == ACK and packet.id is not None:
@@ -141,7 +141,7 @@ def heads(data: bytes) -> None:
         assert not set(name) & set("\0\r\n\t :")
         assert not set(value) & set("\0\r\n")
         assert value == value.strip(" \t")
-    # Nothing by which another reader could find another end of the body.
+    # Another parser must find the same end of the body (request smuggling).
     assert names.count("content-length") + names.count("transfer-encoding") <= 1
     assert names.count("host") <= 1
 
@@ -151,7 +151,7 @@ def _check_status(status: str, *allowed: int) -> None:
 
 
 def bodies(data: bytes) -> None:
-    """The first byte is the length, or says that the body is chunked."""
+    """Read a body; the first byte is its length, or 128 and above for a chunked body."""
     length = data[0] if data and data[0] < 128 else None
     file, into = io.BufferedReader(io.BytesIO(data[1:])), io.BytesIO()  # type: ignore[arg-type]
     pieces: list[int] = []
@@ -174,7 +174,7 @@ def queries(data: bytes) -> None:
 
 
 def origins(data: bytes) -> None:
-    """An origin, a host, and what a proxy says, in lines; an empty line is no header."""
+    """Check an origin; the lines are the values of headers, empty for a missing header."""
     keys = (
         *("HTTP_ORIGIN", "HTTP_HOST", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO"),
         *("HTTP_X_FORWARDED_PORT", "HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED"),
@@ -208,7 +208,7 @@ def channel_names(data: bytes) -> None:
     assert not set(name) & {chr(code) for code in range(32)}
 
 
-#: By the name of their folder of cases.
+#: Targets by the name of their folder of cases.
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "payloads": payloads,
     "packets": packets,
@@ -221,7 +221,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "channel_names": channel_names,
 }
 
-#: Words that mean something to the readers; random bytes would hardly ever hit on them.
+#: Words with a meaning to the parsers, which random bytes would rarely contain.
 WORDS = [
     *(b"\x1e", b"b", b"0", b"1", b"2probe", b"3", b"4", b"5", b"6", b"="),
     *(
@@ -296,5 +296,5 @@ WORDS = [
 
 
 def cases(target: str) -> list[Path]:
-    """The kept cases of a target."""
+    """Return the saved cases of a target."""
     return sorted(path for path in (CASES / target).iterdir() if path.is_file())

@@ -1,7 +1,6 @@
-"""The engine: all sessions, how they begin, and which request belongs to which.
+"""The Engine.IO server without I/O: opens sessions and routes requests to them.
 
-It answers Engine.IO requests, given as WSGI environs; where the bytes come from is the server's
-business.
+Requests are WSGI environs. Reading them from a connection is the task of the HTTP server.
 """
 
 from __future__ import annotations
@@ -53,10 +52,14 @@ __all__ = ["Engine", "Upgrade", "sid_in"]
 
 
 class Engine:
-    """An Engine.IO v4 server without the server: sessions, transports, deadlines.
+    """The sessions of one Engine.IO v4 server, with their transports and timeouts.
 
-    `receiver` is told about every session; `path` is where the engine is served, with slashes
-    around it.
+    Not thread-safe: all methods must be called in the thread of the hub that created the engine.
+
+    Args:
+        receiver: Receives the messages and the end of every session.
+        config: Limits and timeouts; the defaults of `EngineConfig` if None.
+        path: URL path at which the engine is served, with leading and trailing slash.
     """
 
     def __init__(
@@ -68,24 +71,25 @@ class Engine:
         self.origins = Origins(config.allowed_origins)
         self.loop: Any = gevent.get_hub().loop
         self.clock = current_clock()
-        #: What is told of clients that are set up wrongly.
+        #: Throttled log of requests from misconfigured clients.
         self.notices = ThrottledLog(self.clock)
-        self.flusher = _flusher()
+        self.flusher = _get_flusher()
         self.receiver = receiver
-        #: Called for each packet that carries no event; see `count`. It must not wait.
+        #: Called for each packet that carries no event (see `Session.count`); must not block.
         self.packet_received: Callable[[Session], None] | None = None
         self._heartbeat = Heartbeat(self.clock, config.ping_interval, config.ping_timeout)
         self.upgrades = Upgrades(self.clock, config.upgrade_timeout)
-        #: Closed polling sessions whose client has still to be told; for as long as a poll may
-        #: reasonably be on its way.
-        self._lingering = TimeoutQueue[Session](self.clock, config.upgrade_timeout, self._forget)
+        #: Closed polling sessions whose close packet is kept for the client's next GET.
+        self._lingering = TimeoutQueue[Session](
+            self.clock, config.upgrade_timeout, self._remove_session
+        )
         self._addresses = AddressQuota(config.max_sessions_per_address, MAX_SESSIONS_PER_ADDRESS)
         self._stopping = False
-        self._answering = 0
-        self._answered = gevent.event.Event()
-        self._answered.set()
+        self._pending_responses = 0
+        self._all_responded = gevent.event.Event()
+        self._all_responded.set()
 
-    # -- what a session asks of its engine
+    # -- SessionHost: called by sessions
 
     def pong(self, session: Session) -> None:
         self._heartbeat.pong(session)
@@ -100,19 +104,19 @@ class Engine:
         if isinstance(session.transport, Polling) and session.transport.awaits_poll:
             self._lingering.add(session)
         else:
-            self._forget(session)
+            self._remove_session(session)
 
-    def _forget(self, session: Session) -> None:
+    def _remove_session(self, session: Session) -> None:
         self.sessions.pop(session.id, None)
         self._addresses.remove(session)
 
     # -- requests
 
     def has_session(self, environ: dict[str, Any]) -> bool:
-        """Return whether the engine answers a request without the application.
+        """Return whether the engine responds to a request without calling the application.
 
-        Those are the requests of its sessions, and preflights: a browser sends them without cookies
-        and without the headers they ask for, so the application could only reject them.
+        This is the case for requests of its sessions, and for CORS preflights. Browsers send
+        preflights without cookies and custom headers, so the application could only reject them.
         """
         query = environ.get("QUERY_STRING", "")
         if not self.serves(environ.get(RAW_PATH) or environ["PATH_INFO"], query):
@@ -125,10 +129,10 @@ class Engine:
         return bool(self.sessions) and sid_in(query) in self.sessions
 
     def serves(self, path: str, query: str) -> bool:
-        """Return whether a request for `path`, decoded, is the engine's.
+        """Return whether a request for `path` (decoded) belongs to the engine.
 
-        A path below which the application is mounted may come first. A WSGI wrapper may also map any
-        other path to the engine: a session's requests have the path at which it began.
+        The path may start with the prefix below which the application is mounted. A WSGI wrapper
+        may map any other path to the engine, so the path of a session's handshake also matches.
         """
         if path.endswith(self.path):
             return True
@@ -136,9 +140,11 @@ class Engine:
         return session is not None and session.environ.get(RAW_PATH) == path
 
     def respond(self, environ: dict[str, Any], watch: Watch) -> Response:
-        """Answer a long-polling request; may wait, for as long as there is nothing to send.
+        """Respond to a long-polling request; a GET blocks until there is something to send.
 
-        `watch` tells while it waits whether the client hangs up.
+        Args:
+            environ: The WSGI environ of the request.
+            watch: Detects that the client closes its connection while the GET waits.
         """
         try:
             self._check_origin(environ)
@@ -146,7 +152,7 @@ class Engine:
                 return self._with_cors(environ, Response("204 No Content"))
             query = read_query(environ, self.config.transports)
             if query.transport != "polling":
-                raise RequestError(3, "Bad request: a WebSocket handshake was expected", close=True)
+                raise RequestError(3, "Bad request: WebSocket handshake was expected", close=True)
             if query.sid is None:
                 response = self._open_polling(environ)
             else:
@@ -158,9 +164,14 @@ class Engine:
     def upgrade(
         self, environ: dict[str, Any], headers: Sequence[tuple[str, str]] = ()
     ) -> Upgrade | Response:
-        """Answer a WebSocket handshake: an `Upgrade` to be started with a stream, or a refusal.
+        """Check a WebSocket handshake.
 
-        `headers` are added to the answer.
+        Args:
+            environ: The WSGI environ of the request.
+            headers: Headers added to the 101 response.
+
+        Returns:
+            An `Upgrade` to start with the connection's stream, or the response that rejects it.
         """
         try:
             self._check_origin(environ)
@@ -169,7 +180,7 @@ class Engine:
                 raise RequestError(3, "Bad request: transport=websocket is required")
             if environ["REQUEST_METHOD"] != "GET":
                 raise RequestError(
-                    2, "Bad handshake method: a WebSocket begins with a GET", _NOT_ALLOWED, True
+                    2, "Bad handshake method: a WebSocket handshake is a GET", _NOT_ALLOWED, True
                 )
             session = None if query.sid is None else self._find(query.sid)
             if session is None:
@@ -197,24 +208,24 @@ class Engine:
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """While an answer of the engine's is waited for and written."""
-        self._answering += 1
-        self._answered.clear()
+        """Mark a response of the engine as pending until it is written; see `wait_answered`."""
+        self._pending_responses += 1
+        self._all_responded.clear()
         try:
             yield
         finally:
-            self._answering -= 1
-            if not self._answering:
-                self._answered.set()
+            self._pending_responses -= 1
+            if not self._pending_responses:
+                self._all_responded.set()
 
     def wait_answered(self, timeout: float) -> bool:
-        """Wait until every answer is written; False if some are not after `timeout` seconds."""
-        return bool(self._answered.wait(timeout))
+        """Wait until all responses are written; return False after `timeout` seconds."""
+        return bool(self._all_responded.wait(timeout))
 
     def begin_post(self, query: str) -> Polling | None:
-        """A POST begins to come in; returns the transport that it is for.
+        """Register a POST whose head has arrived, and return the transport of its session.
 
-        Two of them at once close their session: nobody can tell which one was to be read first.
+        A second POST at the same time closes the session, because the order of the two is unknown.
         """
         session = self.sessions.get(sid_in(query))
         transport = None if session is None else session.transport
@@ -227,7 +238,7 @@ class Engine:
         return transport
 
     def abort_post(self, query: str, reason: str) -> None:
-        """A request came with half a body, or too much: what it was to say is lost, so is all."""
+        """Close the session of a POST whose body is incomplete or too large: packets are lost."""
         session = self.sessions.get(sid_in(query))
         if session is None:
             return
@@ -237,57 +248,63 @@ class Engine:
             session.close(reason)
 
     def response_failed(self, environ: dict[str, Any]) -> None:
-        """An answer could not be written; if messages were in it, they are lost, and so is all."""
+        """Close the session of a GET whose response could not be written: its messages are lost."""
         session = self.sessions.get(sid_in(environ.get("QUERY_STRING", "")))
         if session is not None and environ["REQUEST_METHOD"] == "GET":
             session.close("transport error")
 
     @property
     def stopping(self) -> bool:
-        """Whether no new sessions are taken."""
+        """Whether new sessions are rejected."""
         return self._stopping
 
     def drain(
         self, seconds: float, force: gevent.event.Event, reason: str = "server shutting down"
     ) -> None:
-        """Take no new sessions, and close those that are there little by little; waits.
+        """Reject new sessions and close the open ones in batches; blocks until done.
 
-        It takes `seconds` at most, less with few sessions, and none from when `hurry` is set. Their
-        order is random, so that those who came together do not come back together.
+        The sessions are closed in random order, which spreads their reconnections over time.
+
+        Args:
+            seconds: Maximum duration; shorter if there are few sessions.
+            force: Stops the draining when set; the remaining sessions stay open.
+            reason: Reason given to clients and receivers.
         """
         self._stopping = True
         sessions = [session for session in self.sessions.values() if session.open]
         random.shuffle(sessions)
-        until = time.monotonic() + seconds
-        batch = max(_MIN_BATCH, math.ceil(len(sessions) * _INTERVAL / seconds)) if seconds else 0
-        while sessions and time.monotonic() < until:
+        deadline = time.monotonic() + seconds
+        batch = (
+            max(_MIN_BATCH, math.ceil(len(sessions) * _BATCH_INTERVAL / seconds)) if seconds else 0
+        )
+        while sessions and time.monotonic() < deadline:
             for session in sessions[-batch:]:
                 session.close(reason, 1001, reason)
             del sessions[-batch:]
-            if sessions and force.wait(_INTERVAL * random.uniform(0.5, 1.5)):
+            if sessions and force.wait(_BATCH_INTERVAL * random.uniform(0.5, 1.5)):
                 break
 
     def close(self, reason: str = "server shutting down") -> None:
-        """Take no new sessions and close those that are there; clients may come back elsewhere."""
+        """Reject new sessions and close the open ones; clients may reconnect to another server."""
         self._stopping = True
         for session in list(self.sessions.values()):
             session.close(reason, 1001, reason)
 
     def dispose(self) -> None:
-        """Forget what is left after `close`, and stop every timer."""
+        """Remove the sessions that remain after `close`, and stop all timers."""
         self.sessions.clear()
         self._addresses.clear()
         self._heartbeat.clear()
         self.upgrades.clear()
         self._lingering.clear()
 
-    # -- how a session begins
+    # -- new sessions
 
     def open(self, environ: dict[str, Any]) -> Session:
-        """Begin a session that no transport carries yet."""
+        """Create and register a session without a transport."""
         environ = dict(environ)
         environ["wsgi.input"] = _NO_INPUT
-        secret = secrets.token_urlsafe(18)  # 144 bits: not to be guessed
+        secret = secrets.token_urlsafe(18)  # 144 bits: cannot be guessed
         session = Session(
             self.config.session_prefix + secret + self.config.session_suffix,
             environ,
@@ -301,7 +318,7 @@ class Engine:
         return session
 
     def begin(self, session: Session, upgrades: list[str]) -> bytes:
-        """Start the session's life; return the handshake packet (protocol v4, "Handshake")."""
+        """Start the heartbeat and return the open packet (Engine.IO protocol v4, "Handshake")."""
         config = self.config
         handshake = {
             "sid": session.id,
@@ -315,7 +332,7 @@ class Engine:
 
     def _open_polling(self, environ: dict[str, Any]) -> Response:
         if environ["REQUEST_METHOD"] != "GET":
-            raise RequestError(2, "Bad handshake method: a session begins with a GET")
+            raise RequestError(2, "Bad handshake method: the handshake is a GET")
         self._check_open(environ)
         session = self.open(environ)
         session.use(Polling(session))
@@ -329,17 +346,17 @@ class Engine:
         session = self._find(query.sid or "")
         transport = session.transport
         if not isinstance(transport, Polling):
-            raise RequestError(3, "Bad request: this session is carried by a WebSocket")
+            raise RequestError(3, "Bad request: this session uses a WebSocket")
         try:
             if method == "GET":
                 if self._heartbeat.check(session):
                     session.close("ping timeout")
-                    self._forget(session)
-                    raise RequestError(1, "Session ID unknown: it did not answer a ping in time")
+                    self._remove_session(session)
+                    raise RequestError(1, "Session ID unknown: closed by ping timeout")
                 return Response("200 OK", self._poll(session, transport, watch))
             if method == "POST":
                 if not session.open:
-                    raise RequestError(1, "Session ID unknown: it is closed")
+                    raise RequestError(1, "Session ID unknown: the session is closed")
                 transport.receive(read_body(environ, self.config.max_message_size))
                 return Response("200 OK", b"ok")
         except MessageTooBig as error:
@@ -348,19 +365,19 @@ class Engine:
                 3, f"Payload too large: {error}", "413 Payload Too Large", True
             ) from None
         except (ProtocolError, OSError) as error:
-            # An OSError is a body that ended early: what it was to say is lost, so is the session.
+            # OSError: the body ended early. Its packets are lost, so the session cannot go on.
             if isinstance(error, ProtocolError):
                 session.reject()
             else:
                 session.close("transport error")
             raise RequestError(3, f"Bad request: {error}", close=True) from None
-        raise RequestError(3, "Bad request: only GET and POST are used")
+        raise RequestError(3, "Bad request: only GET and POST are allowed")
 
     def _poll(self, session: Session, transport: Polling, watch: Watch) -> bytes:
         payload = transport.poll(watch)
         if not session.open:
             self._lingering.discard(session)
-            self._forget(session)
+            self._remove_session(session)
         return payload
 
     # -- checks
@@ -371,9 +388,9 @@ class Engine:
             raise RequestError(
                 1,
                 "Session ID unknown",
-                hint="a client came with a session that is not here: after a restart that is as it should "
-                "be; with several processes, the proxy has to send a client's requests to one of them",
-                usual=True,
+                hint="rejected a request with an unknown session id: expected after a restart. "
+                "With several processes, the proxy must route all requests of a client to one of them",
+                expected=True,
             )
         return session
 
@@ -386,17 +403,19 @@ class Engine:
                 "The server is full",
                 "503 Service Unavailable",
                 True,
-                hint=f"refused a client: SOCKETIO_MAX_SESSIONS is {self.config.max_sessions}",
+                hint=f"rejected a session: the limit of {self.config.max_sessions} is reached "
+                "(SOCKETIO_MAX_SESSIONS)",
             )
         address = environ.get("REMOTE_ADDR", "")
         if not self._addresses.has_room(address):
             raise RequestError(
                 3,
-                "Too many sessions of this address",
+                "Too many sessions from this address",
                 "429 Too Many Requests",
                 True,
-                hint=f"rejected a session of {safe_repr(address)}: the address has "
-                f"{self._addresses.limit} (SOCKETIO_MAX_SESSIONS_PER_ADDRESS). If it is a proxy, add it to "
+                hint=f"rejected a session from {safe_repr(address)}: the limit of "
+                f"{self._addresses.limit} sessions per address is reached "
+                "(SOCKETIO_MAX_SESSIONS_PER_ADDRESS). If it is a proxy, add it to "
                 "SOCKETIO_TRUSTED_PROXIES, so that the addresses of its clients are counted",
             )
 
@@ -412,7 +431,7 @@ class Engine:
 
     def _refuse(self, error: RequestError) -> Response:
         if error.hint is not None:
-            level = logging.INFO if error.usual else logging.WARNING
+            level = logging.INFO if error.expected else logging.WARNING
             self.notices.throttled(str(error), error.hint, level)
         return error.response
 
@@ -421,11 +440,11 @@ class Engine:
         return replace(response, headers=[*response.headers, *cors]) if cors else response
 
 
-#: A broadcast may reach the sessions of several engines: those of one hub share a flusher.
+#: Flushers by hub. The engines of a hub share one, as a broadcast may reach sessions of each.
 _flushers: WeakKeyDictionary[Any, Flusher] = WeakKeyDictionary()
 
 
-def _flusher() -> Flusher:
+def _get_flusher() -> Flusher:
     hub = gevent.get_hub()
     flusher = _flushers.get(hub)
     if flusher is None:
@@ -442,7 +461,7 @@ forking.call_in_child(_silence_flushers)
 
 
 class Upgrade:
-    """A WebSocket handshake that was accepted: give it the connection's stream."""
+    """An accepted WebSocket handshake, started with the stream of its connection."""
 
     def __init__(
         self,
@@ -455,12 +474,17 @@ class Upgrade:
         self._engine = engine
         self._environ = environ
         self._session = session
-        #: The HTTP response, headers and all.
+        #: The HTTP response with its headers, encoded.
         self.answer = answer
         self._base64 = base64
 
     def start(self, stream: Stream, first: bytes) -> None:
-        """Answer the handshake on `stream` and begin; `first` came right behind the request."""
+        """Write the handshake response and start reading frames.
+
+        Args:
+            stream: The stream of the connection.
+            first: Bytes that were received after the request's head.
+        """
         engine = self._engine
         limits = (engine.config.max_message_size, engine.config.outbox_bytes)
         if self._session is None:
@@ -484,27 +508,27 @@ class Upgrade:
             )
             websocket.answer(self.answer)
             if not upgrades.begin(session, websocket):
-                # Answered, so that the client learns in its own words that it comes too late.
-                websocket.close(1008, "this session has its WebSocket already")
+                # The handshake is completed first: only a close frame can carry the reason.
+                websocket.close(1008, "the session already has a WebSocket")
                 return
         websocket.start(first)
 
 
-#: Sessions that are closed at once, at least, and the seconds between those and the next.
+#: Draining: minimum number of sessions closed together, and seconds between two batches.
 _MIN_BATCH = 100
-_INTERVAL = 0.1
+_BATCH_INTERVAL = 0.1
 
-#: Sessions of one address, where the settings have no number.
+#: Default of SOCKETIO_MAX_SESSIONS_PER_ADDRESS for addresses other than loopback.
 MAX_SESSIONS_PER_ADDRESS = 1000
 
 _NOT_ALLOWED = "405 Method Not Allowed"
 
-#: Stands in for the body of a handshake, which would keep the request's socket alive.
+#: Replaces `wsgi.input` in the environ of a session: the original keeps the request's socket alive.
 _NO_INPUT = io.BytesIO()
 
 
 def sid_in(query: str) -> str:
-    """The session id in a query string, as the stock client writes it: never percent-encoded."""
+    """Return the session id in a query string, or "". Clients never percent-encode it."""
     for part in query.split("&"):
         if part.startswith("sid="):
             return str(part[4:])

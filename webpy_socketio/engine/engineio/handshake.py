@@ -1,7 +1,6 @@
-"""The WebSocket handshake (RFC 6455, 4.2): checked by the `websockets` library, answered by us.
+"""The WebSocket handshake (RFC 6455 §4.2), checked by the `websockets` library.
 
-The library would like to read it from the wire. The server has read it already, so it is given the
-headers that matter.
+The HTTP server has already parsed the request, so the library gets the relevant headers only.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ __all__ = ["check"]
 
 
 def _select_first(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    # Browsers fail a connection whose subprotocols are all declined (RFC 6455, 4.1). Some
-    # applications pass a token this way, as browsers cannot set other headers. Node's `ws` selects
-    # the first one too.
+    # Browsers fail a connection if none of their subprotocols is selected (RFC 6455 §4.1). Some
+    # applications pass a token as subprotocol, because browsers cannot set other headers. Node's
+    # `ws` also selects the first one.
     return offered[0] if offered else None
 
 
-#: Checks handshakes. It is nobody's connection, so it never changes.
+#: Shared by all handshakes: `accept` does not change its state.
 _negotiator = ServerProtocol(select_subprotocol=_select_first)
 
 _HEADERS = {
@@ -42,19 +41,24 @@ _HEADERS = {
 
 
 def check(environ: dict[str, Any]) -> Response:
-    """The answer to a handshake: a refusal, unless its ``status_code`` is 101.
+    """Check a handshake and return the response to it.
 
-    What the library does not see it cannot negotiate: no extension is ever accepted, as compression
-    would hide the size of a message until it is unpacked. Of the subprotocols that the client
-    offers, the first one is accepted. Raises `ProtocolError` for what is not HTTP/1.1.
+    The first of the offered subprotocols is selected. Extensions are not negotiated: with
+    compression, the size of a message is unknown until it is decompressed.
+
+    Returns:
+        A response with ``status_code`` 101, or one that rejects the handshake.
+
+    Raises:
+        ProtocolError: The request is not valid HTTP/1.1.
     """
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
-        raise ProtocolError("a handshake that is not HTTP/1.1")
+        raise ProtocolError("WebSocket handshake requires HTTP/1.1")
     headers = Headers()
     for key, name in _HEADERS.items():
         value = environ.get(key)
         if value is not None:
             if not value.isprintable():
-                raise ProtocolError("a header that is not HTTP")
+                raise ProtocolError("WebSocket handshake has an invalid header")
             headers[name] = value
     return _negotiator.accept(Request("/", headers))

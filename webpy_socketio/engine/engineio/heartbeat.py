@@ -1,7 +1,7 @@
-"""Is the client still there? A ping at a steady interval, and a deadline for the pong.
+"""The heartbeat: a ping per interval, and a timeout for the pong (Engine.IO v4, "Heartbeat").
 
-Engine.IO protocol v4, "Heartbeat". All sessions share the interval, so two queues serve them all:
-who is to be pinged next, and whose pong is awaited.
+All sessions have the same interval and timeout. Two queues are therefore enough: sessions that wait
+for their next ping, and sessions whose pong is pending.
 """
 
 from __future__ import annotations
@@ -17,59 +17,65 @@ _PING = Message(PING)
 
 
 class Heartbeat:
-    """Pings sessions and closes those that do not answer, with reason "ping timeout"."""
+    """Pings sessions, and closes them with "ping timeout" if they do not respond.
+
+    Args:
+        clock: Clock that runs the timers.
+        interval: Seconds between a pong and the next ping.
+        timeout: Seconds within which the pong must arrive.
+    """
 
     def __init__(self, clock: Clock, interval: float, timeout: float) -> None:
         self._clock = clock
         self._interval = interval
         self._timeout = timeout
-        self._resting = TimeoutQueue[Session](clock, interval, self._ping)
-        self._awaited = TimeoutQueue[Session](clock, timeout, self._give_up)
+        self._idle = TimeoutQueue[Session](clock, interval, self._ping)
+        self._pending = TimeoutQueue[Session](clock, timeout, self._on_timeout)
         self._since: dict[Session, float] = {}
 
     def add(self, session: Session) -> None:
-        """Begin with `session`, which was heard of just now."""
+        """Schedule the first or next ping of `session`, one interval from now."""
         self._since[session] = self._clock.now()
-        self._resting.add(session)
+        self._idle.add(session)
 
     def pong(self, session: Session) -> None:
-        """The client answered. A pong that nobody asked for changes nothing."""
-        if session in self._awaited:
-            self._awaited.discard(session)
+        """Handle a pong; a pong without a pending ping has no effect."""
+        if session in self._pending:
+            self._pending.discard(session)
             self.add(session)
 
     def discard(self, session: Session) -> None:
-        """Forget `session`."""
+        """Stop the heartbeat of `session`."""
         self._since.pop(session, None)
-        self._resting.discard(session)
-        self._awaited.discard(session)
+        self._idle.discard(session)
+        self._pending.discard(session)
 
     def check(self, session: Session) -> bool:
-        """Whether the deadline of `session` has passed, its timer notwithstanding.
+        """Return whether the session has timed out, even if its timer has not fired yet.
 
-        A client that polls late is told that it is late, even if the timer has still to run.
+        A late poll is rejected, although a blocked event loop may delay the timer.
         """
         since = self._since.get(session)
-        if since is None or self._excused(session):
+        if since is None or self._reading_was_paused(session):
             return False
         return self._clock.now() - since >= self._interval + self._timeout
 
     def clear(self) -> None:
-        """Forget all sessions and stop the timers."""
+        """Remove all sessions and stop the timers."""
         self._since.clear()
-        self._resting.clear()
-        self._awaited.clear()
+        self._idle.clear()
+        self._pending.clear()
 
     def _ping(self, session: Session) -> None:
         session.outbox.push(_PING)
-        self._awaited.add(session)
+        self._pending.add(session)
 
-    def _give_up(self, session: Session) -> None:
-        if self._excused(session):
-            self._awaited.add(session)
+    def _on_timeout(self, session: Session) -> None:
+        if self._reading_was_paused(session):
+            self._pending.add(session)
         else:
             session.close("ping timeout")
 
-    def _excused(self, session: Session) -> bool:
-        """Whether we were the ones who did not read: the pong may wait behind all the rest."""
+    def _reading_was_paused(self, session: Session) -> bool:
+        """Return whether the server paused reading: the pong may be queued behind other data."""
         return session.paused or self._clock.now() - session.resumed < self._timeout

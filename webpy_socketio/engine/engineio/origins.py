@@ -1,8 +1,8 @@
-"""Which pages may connect: the same origin, unless the settings allow more.
+"""The origin check: only pages of the same origin may connect, unless settings allow others.
 
-A WebSocket is not bound by the browser's same-origin policy, and long-polling carries cookies:
-without this check, any page a visitor opens could talk to the server in the visitor's name
-(cross-site WebSocket hijacking; RFC 6454 for what an origin is, RFC 6455 §10.2).
+The same-origin policy of browsers does not cover WebSockets, and long-polling requests carry
+cookies. Without this check, every page that a user opens could connect with the user's cookies
+(cross-site WebSocket hijacking, RFC 6455 §10.2). RFC 6454 defines an origin.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from webpy_socketio.engine.forwarding.hosts import DEFAULT_PORTS, parse_host
 
 __all__ = ["CORS_PREFIX", "ORIGINS_KEY", "Origin", "Origins", "parse_origin"]
 
-#: Key of the environ: the `Origins` of the server, for an application that answers with CORS headers.
+#: Environ key of the server's `Origins`, for applications that send CORS headers.
 ORIGINS_KEY = "webpy_socketio.origins"
 
-#: How the names of headers begin that decide which origins may read a response.
+#: Prefix of the CORS response headers, in lower case.
 CORS_PREFIX = "access-control-allow-"
 
-#: Characters of an origin; a host's name has 253 at most.
+#: Maximum length of an origin in characters; a host name has at most 253.
 _MAX_LENGTH = 512
 
-#: Names of headers that a preflight may ask for, and characters of each.
+#: Maximum number of header names that a preflight may request, and the pattern of each.
 _MAX_HEADERS = 64
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
-#: Schemes of the protocol that native clients put into ``Origin``, and those that browsers do.
+#: Schemes that native clients send in ``Origin``, and the equivalents that browsers send.
 _WEB_SCHEMES = {"ws": "http", "wss": "https"}
 
 
 class Origin(NamedTuple):
-    """An origin, as origins are compared."""
+    """An origin, normalized for comparison."""
 
-    #: In lower case; empty for ``null``.
+    #: Lower case; empty for ``null``.
     scheme: str
-    #: In lower case; empty for ``file://``.
+    #: Lower case; empty for ``file://``.
     host: str
-    #: None for a scheme of an app, unless one is given.
+    #: The default port of the scheme if none is given; None if the scheme has no default.
     port: int | None
 
     def __str__(self) -> str:
@@ -59,13 +59,13 @@ _NULL = Origin("", "", None)
 def parse_origin(text: str) -> Origin | None:
     """Return the origin in an ``Origin`` header, or None if it is malformed.
 
-    ``ws`` and ``wss`` count as ``http`` and ``https``: native clients send the address that they
-    connect to. Other schemes are those of apps and extensions, such as ``capacitor://localhost``.
+    ``ws`` and ``wss`` are converted to ``http`` and ``https``, because native clients send the URL
+    that they connect to. Apps and extensions have other schemes, such as ``capacitor://localhost``.
     """
     return None if len(text) > _MAX_LENGTH else _parse(text)
 
 
-@functools.lru_cache(256)  # a site has a few, and each request of a page names one
+@functools.lru_cache(256)  # every cross-origin request has the header; most sites have few origins
 def _parse(text: str) -> Origin | None:
     if text == "null":
         return _NULL
@@ -82,21 +82,21 @@ def _parse(text: str) -> Origin | None:
 
 
 class Origins:
-    """Decides about the ``Origin`` of a request.
+    """Checks the ``Origin`` of requests and returns CORS headers.
 
     Args:
-        allowed: Origins allowed besides the request's own, or None. ``"*"`` allows every origin:
-            apps, ``file://`` and ``null`` too.
+        allowed: Origins allowed in addition to the request's own, or None. ``"*"`` allows all
+            origins, including apps, ``file://`` and ``null``.
     """
 
     def __init__(self, allowed: Sequence[str] | None) -> None:
         self.any = allowed is not None and "*" in allowed
-        #: Those that are named, in their order.
+        #: The allowed origins without ``"*"``, in the given order.
         self.named = [origin for origin in map(parse_origin, allowed or ()) if origin is not None]
         self._allowed = frozenset(self.named)
 
     def allow(self, environ: dict[str, Any]) -> bool:
-        """Return whether a request may be served; one without an Origin is not a page's."""
+        """Return whether a request is allowed; requests without ``Origin`` are not from a page."""
         text = environ.get("HTTP_ORIGIN")
         if text is None:
             return True
@@ -106,24 +106,24 @@ class Origins:
         )
 
     def own(self, environ: dict[str, Any]) -> Origin | None:
-        """Return the origin that the request was sent to."""
+        """Return the origin of the server as addressed by the request, or None if invalid."""
         scheme = environ.get("wsgi.url_scheme", "http")
         return parse_origin(f"{scheme}://{environ.get('HTTP_HOST', '')}")
 
     def cross(self, environ: dict[str, Any]) -> str | None:
-        """Return the ``Origin`` of a request from another origin: its response needs CORS headers."""
+        """Return the ``Origin`` header of a cross-origin request, otherwise None."""
         text: str | None = environ.get("HTTP_ORIGIN")
         if text is None or parse_origin(text) == self.own(environ):
             return None
         return text
 
     def cors(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
-        """Return the CORS headers for a response: none unless it is for an allowed other origin."""
+        """Return the CORS headers of a response; empty for the own origin and rejected origins."""
         text = self.cross(environ)
         if text is None or not self.allow(environ):
             return []
         headers = [
-            # Never "*", which browsers do not accept together with cookies (Fetch §3.3.5).
+            # Browsers reject "*" for requests with cookies (Fetch §3.3.5).
             ("Access-Control-Allow-Origin", text),
             ("Access-Control-Allow-Credentials", "true"),
             ("Vary", "Origin"),
@@ -141,7 +141,7 @@ class Origins:
 
 
 def _requested_headers(environ: dict[str, Any]) -> str:
-    """Return the header names that a preflight asks for, without what is not a name."""
+    """Return the header names requested by a preflight, without malformed ones."""
     wanted = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "").split(",", _MAX_HEADERS)
     names = [name.strip(" \t") for name in wanted[:_MAX_HEADERS]]
     return ", ".join(filter(_HEADER.fullmatch, names)) or "Content-Type"

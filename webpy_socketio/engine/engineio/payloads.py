@@ -1,4 +1,7 @@
-"""Long-polling payloads: several packets in one HTTP body (Engine.IO protocol v4, "Payload")."""
+"""Long-polling payloads: several packets in one HTTP body (Engine.IO protocol v4, "Payload").
+
+Also decodes single text packets, which WebSocket messages contain.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +27,23 @@ __all__ = ["decode_packet", "decode_payload", "encode_payload"]
 
 _KNOWN_TYPES = frozenset((OPEN, CLOSE, PING, PONG, MESSAGE, UPGRADE, NOOP))
 
-#: Maps the URL-safe alphabet of base64 to the standard one (RFC 4648, 5).
+#: Maps the URL-safe alphabet of base64 to the standard one (RFC 4648 §5).
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 _WHITESPACE = b" \t\n\v\f\r"
 
 
 def encode_payload(messages: Iterable[Message]) -> bytes:
-    """Join messages into one HTTP body."""
+    """Encode messages as one HTTP body."""
     return SEPARATOR.join([message.payload for message in messages])
 
 
 def decode_payload(body: bytes) -> Iterator[tuple[bytes, bytes | str]]:
-    """Yield the packets of a body one by one, as `decode_packet` does for text.
+    """Yield the type and data of each packet in a body; see `decode_packet`.
 
-    Lazy, so that a body of a million separators costs no more than its first bad packet. Raises
-    `ProtocolError` when it reaches a packet that is not one.
+    The body is decoded lazily, so a body of a million separators costs no more than one packet.
+
+    Raises:
+        ProtocolError: The next packet is invalid.
     """
     start = 0
     while True:
@@ -47,35 +52,38 @@ def decode_payload(body: bytes) -> Iterator[tuple[bytes, bytes | str]]:
         try:
             yield decode_packet(packet)
         except UnicodeDecodeError:
-            raise ProtocolError("a text packet that is not UTF-8") from None
+            raise ProtocolError("text packet is not valid UTF-8") from None
         if end < 0:
             return
         start = end + 1
 
 
 def decode_packet(packet: bytes) -> tuple[bytes, bytes | str]:
-    """Split one text packet into its type and its data; a ``b`` packet is a message of bytes.
+    """Split one text packet into type and data.
 
-    Raises `UnicodeDecodeError` if it is not UTF-8, for the transport to say so in its own words,
-    and `ProtocolError` if it is no packet.
+    A ``b`` packet is returned as a message whose data is bytes.
+
+    Raises:
+        UnicodeDecodeError: The packet is not valid UTF-8. Each transport has its own close code.
+        ProtocolError: The packet has an unknown type or invalid base64.
     """
     text = packet.decode()
     kind = packet[:1]
     if kind not in _KNOWN_TYPES:
         if kind == BINARY_PREFIX:
             return MESSAGE, _decode_base64(packet[1:])
-        raise ProtocolError("not an Engine.IO packet")
+        raise ProtocolError("unknown Engine.IO packet type")
     return kind, text[1:]
 
 
 def _decode_base64(data: bytes) -> bytes:
     """Decode base64 of either alphabet, with or without line breaks and padding.
 
-    Node's ``Buffer.from(data, "base64")`` accepts the same; the Java client breaks lines every 76
-    characters. Unlike there, other characters and truncated data are errors.
+    Node's ``Buffer.from(data, "base64")`` accepts the same. The Java client breaks lines every 76
+    characters. Unlike in Node, other characters and truncated data are errors.
     """
     try:
-        if len(data) % 4 == 0:  # Python 3.10 would accept some other lengths
+        if len(data) % 4 == 0:  # Python 3.10 accepts some other lengths
             return base64.b64decode(data, validate=True)
     except binascii.Error:
         pass
@@ -83,4 +91,4 @@ def _decode_base64(data: bytes) -> bytes:
     try:
         return base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
     except binascii.Error:
-        raise ProtocolError("a binary packet that is not base64") from None
+        raise ProtocolError("binary packet is not valid base64") from None

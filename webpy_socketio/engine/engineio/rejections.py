@@ -1,6 +1,6 @@
 """Log messages for requests that are rejected because of their ``Origin`` or ``Host``.
 
-They name the value that was compared and the header it came from, and how to allow the request.
+Each names the compared values, the headers they come from, and the setting that allows the request.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from webpy_socketio.engine.io.throttled_log import safe_repr
 
 __all__ = ["explain_host", "explain_origin"]
 
-#: Expected origins that a message names.
+#: Maximum number of expected origins in a message.
 _MAX_SHOWN = 5
 
 
 def explain_origin(environ: dict[str, Any], origins: Origins, proxies: TrustedProxies) -> str:
-    """Return why `origins` do not allow a request, and how to allow it."""
+    """Return why `origins` rejects a request, and how to allow it."""
     text: str = environ["HTTP_ORIGIN"]
     own = origins.own(environ)
     expected = [_safe(origin) for origin in (own, *origins.named) if origin is not None]
@@ -34,7 +34,7 @@ def _source(environ: dict[str, Any], peer: str, proxies: TrustedProxies) -> str:
     """Return which headers the expected origin was taken from."""
     text = environ.get("HTTP_HOST", "")
     host = parse_host(text)
-    # The environ has the forwarded port in HTTP_HOST already, if there is one.
+    # HTTP_HOST already contains the forwarded port, if there is one.
     name = text if host is None else host.name
     sources = list(proxies.describe(peer, {**environ, "HTTP_HOST": name}).sources)
     if not any(source.startswith(("X-Forwarded-Host:", "Forwarded: host")) for source in sources):
@@ -56,16 +56,16 @@ def _remedy(
     allow = f'SOCKETIO_ALLOWED_ORIGINS = ["{_safe(origin)}"]'
     if not origin.scheme:
         return (
-            "the page has no origin (a local file, or a sandboxed frame of any site); serve it by HTTP, "
-            f"or allow all such pages: {allow}"
+            "the page has no origin (a local file, or a sandboxed frame of any site); serve it over "
+            f"HTTP, or allow all such pages: {allow}"
         )
     if origin.scheme not in ("http", "https"):
         return f"to allow this app: {allow}"
     if peer and not proxies.trusts(peer) and _is_forwarded(environ):
         if _forwarded_origin(environ, peer) == origin:
             return (
-                f"the forwarded headers of {peer} match, but it is not a trusted proxy; if it is your "
-                f'proxy: SOCKETIO_TRUSTED_PROXIES = ["{peer}"]'
+                f"the forwarded headers of {peer} match, but it is not a trusted proxy; if it is "
+                f'your proxy: SOCKETIO_TRUSTED_PROXIES = ["{peer}"]'
             )
         return (
             f"the forwarded headers of {peer} are ignored, because it is not in "
@@ -88,17 +88,20 @@ def _is_forwarded(environ: dict[str, Any]) -> bool:
 
 
 def _forwarded_origin(environ: dict[str, Any], peer: str) -> Origin | None:
-    """Return the origin that a peer claims which is not trusted."""
+    """Return the origin in the forwarded headers of an untrusted peer."""
     claimed = TrustedProxies([peer]).describe(peer, environ)
     scheme = claimed.scheme or environ.get("wsgi.url_scheme", "http")
     return parse_origin(f"{scheme}://{claimed.host or environ.get('HTTP_HOST', '')}")
 
 
 def _safe(origin: Origin) -> str:
-    return safe_repr(str(origin))[1:-1]  # it may be a client's
+    return safe_repr(str(origin))[1:-1]  # a client may have chosen it
 
 
 def explain_host(host: str, peer: str) -> str:
     """Return why a request with this ``Host`` is rejected, and how to allow it."""
     where = "over a Unix socket" if peer == UNIX else f"from {peer}"
-    return f"rejected Host {safe_repr(host)} of a request {where}: add it to SOCKETIO_ALLOWED_HOSTS to allow it"
+    return (
+        f"rejected Host {safe_repr(host)} of a request {where}: "
+        "add it to SOCKETIO_ALLOWED_HOSTS to allow it"
+    )

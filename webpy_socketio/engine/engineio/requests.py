@@ -1,4 +1,4 @@
-"""HTTP on its way in and out: what a request asks of Engine.IO, and how it is answered."""
+"""Engine.IO requests and responses: query string, POST body, and error responses."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from webpy_socketio.exceptions import MessageTooBig, ProtocolError
 
 __all__ = ["QUERY_TOO_LONG", "Query", "RequestError", "Response", "read_body", "read_query"]
 
-#: A query longer than this is no client's of ours.
+#: Maximum length of a query string in characters.
 _MAX_QUERY = 4096
 
-#: What there is; a server may be told to do with less.
+#: All transports. SOCKETIO_TRANSPORTS may allow one of them only.
 _TRANSPORTS = ("polling", "websocket")
 
 
 @dataclass(frozen=True)
 class Response:
-    """A whole HTTP response."""
+    """An HTTP response with its complete body."""
 
     status: str
     body: bytes = b""
     content_type: str = "text/plain; charset=UTF-8"
     headers: Sequence[tuple[str, str]] = ()
-    #: Whether the connection ends with it.
+    #: Whether the connection is closed after the response.
     close: bool = False
 
     def all_headers(self) -> list[tuple[str, str]]:
-        """All headers that are the response's own, and not the connection's."""
+        """Return all headers except ``Connection`` and ``Date``, which the HTTP server adds."""
         return [
             ("Content-Type", self.content_type),
             ("Content-Length", str(len(self.body))),
@@ -42,18 +42,26 @@ class Response:
 
 
 class Query(NamedTuple):
-    """What the query string of an Engine.IO request says (protocol v4, "HTTP long-polling")."""
+    """The parameters of an Engine.IO request (protocol v4, "HTTP long-polling")."""
 
     transport: str
     sid: str | None
-    #: Whether the client receives bytes as base64 text on a WebSocket too (``forceBase64``).
+    #: Whether binary messages are sent as base64 on a WebSocket as well (``forceBase64``).
     base64: bool = False
 
 
 class RequestError(Exception):
-    """The request is not one of Engine.IO's; `response` says why, and reflects nothing of it.
+    """An invalid Engine.IO request, with the response that rejects it.
 
-    The codes in it are those of the reference implementation, which clients show as they are.
+    The response never contains text of the request.
+
+    Args:
+        code: Error code of the reference implementation, reported by clients.
+        message: Reason sent to the client.
+        status: HTTP status.
+        close: Whether the connection is closed after the response.
+        hint: Line for the log, or None. It may contain text of the request.
+        expected: Whether the error also occurs in normal operation; it is then logged as INFO.
     """
 
     def __init__(
@@ -63,12 +71,10 @@ class RequestError(Exception):
         status: str = "400 Bad Request",
         close: bool = False,
         hint: str | None = None,
-        usual: bool = False,
+        expected: bool = False,
     ) -> None:
         super().__init__(message)
-        #: Whether it happens where nothing is wrong, too.
-        self.usual = usual
-        #: What the log is to say, for whoever runs the server; it may name what the client sent.
+        self.expected = expected
         self.hint = hint
         body = json.dumps({"code": code, "message": message})
         self.response = Response(status, body, "application/json", close=close)
@@ -76,12 +82,20 @@ class RequestError(Exception):
 
 _TOO_LONG = "Bad request: the query is too long"
 
-#: The answer to a query that is too long even for HTTP.
+#: The response to a query that exceeds the length limit of the HTTP parser.
 QUERY_TOO_LONG = RequestError(3, _TOO_LONG, close=True).response
 
 
 def read_query(environ: dict[str, Any], transports: Sequence[str]) -> Query:
-    """Read and check the query string; raise `RequestError` if it is not acceptable."""
+    """Parse and check the query string.
+
+    Args:
+        environ: The WSGI environ of the request.
+        transports: The transports that clients may use.
+
+    Raises:
+        RequestError: A parameter is missing, repeated or not supported.
+    """
     text = environ.get("QUERY_STRING", "")
     if len(text) > _MAX_QUERY:
         raise RequestError(3, _TOO_LONG)
@@ -89,30 +103,31 @@ def read_query(environ: dict[str, Any], transports: Sequence[str]) -> Query:
     for name, value in _split(text):
         if name in ("EIO", "transport", "sid", "j", "b64"):
             if name in found:
-                raise RequestError(3, "Bad request: a parameter is given twice")
+                raise RequestError(3, "Bad request: a parameter is repeated")
             found[name] = value
     version = found.get("EIO")
     if version != "4":
         if version in ("1", "2", "3"):
             raise RequestError(
                 5,
-                "Unsupported protocol version: this server speaks Engine.IO protocol 4; "
+                "Unsupported protocol version: this server supports Engine.IO protocol 4; "
                 "use socket.io-client 3 or 4",
-                hint=f"an old client asked for Engine.IO protocol {version}, and 4 is spoken here: load "
+                hint=f"rejected a client with Engine.IO protocol {version} (supported: 4): load "
                 "socket.io-client 3 or 4, as socketio_scripts() does; in Python, python-socketio 5",
             )
         raise RequestError(
             5,
             "Unsupported protocol version: EIO=4 is required",
-            hint="a client asked for no Engine.IO protocol (no EIO=4 in the query): a plain WebSocket or "
-            "fetch() cannot talk to this server; use socket.io-client 4, as socketio_scripts() does",
+            hint="rejected a request without Engine.IO protocol version (no EIO=4 in the query): a "
+            "plain WebSocket or fetch() is not supported; use socket.io-client 4, as "
+            "socketio_scripts() does",
         )
     if "j" in found:
-        raise RequestError(3, "JSONP is not spoken here; use socket.io-client 4 with CORS")
+        raise RequestError(3, "JSONP is not supported; use socket.io-client 4 with CORS")
     transport = found.get("transport")
     if transport is None or transport not in transports:
         raise RequestError(0, "Transport unknown", hint=_explain_transport(transport, transports))
-    # Any value counts, "0" too: so does Node.
+    # As in Node, any value enables base64, even "0".
     return Query(transport, found.get("sid"), bool(found.get("b64")))
 
 
@@ -120,8 +135,8 @@ def _explain_transport(transport: str | None, transports: Sequence[str]) -> str 
     if transport not in _TRANSPORTS:
         return None
     return (
-        f"a client asked for the transport {transport}, which SOCKETIO_TRANSPORTS leaves out: tell it, "
-        f"io({{transports: {list(transports)}}})"
+        f"rejected transport {transport}, which SOCKETIO_TRANSPORTS does not allow: add it there, "
+        f"or configure the client: io({{transports: {list(transports)}}})"
     )
 
 
@@ -133,15 +148,24 @@ def _split(query: str) -> list[tuple[str, str]]:
 
 
 def read_body(environ: dict[str, Any], max_size: int) -> bytes:
-    """Read a POST's body, which a limit bounds; raise `MessageTooBig` before reading too much."""
+    """Read the body of a POST.
+
+    Args:
+        environ: The WSGI environ of the request.
+        max_size: Maximum size in bytes; at most one byte more is read.
+
+    Raises:
+        MessageTooBig: The body exceeds `max_size`.
+        ProtocolError: ``Content-Length`` is malformed.
+    """
     declared = environ.get("CONTENT_LENGTH")
     if declared is not None and declared != "":
-        # Digits only: int() would take "+5", "1_0" and spaces.
+        # Digits only: int() also accepts "+5", "1_0" and spaces.
         if not (declared.isascii() and declared.isdigit()):
-            raise ProtocolError("a Content-Length that is not a number")
+            raise ProtocolError("Content-Length is not a number")
         if len(declared) > 15 or int(declared) > max_size:
-            raise MessageTooBig(f"a body above {max_size} bytes")
+            raise MessageTooBig(f"body exceeds {max_size} bytes")
     body: bytes = environ["wsgi.input"].read(max_size + 1)
     if len(body) > max_size:
-        raise MessageTooBig(f"a body above {max_size} bytes")
+        raise MessageTooBig(f"body exceeds {max_size} bytes")
     return body

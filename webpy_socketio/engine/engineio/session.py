@@ -1,7 +1,6 @@
-"""One Engine.IO session: what a connection is, whichever transport carries it at the moment.
+"""The Engine.IO session: one client's connection, independent of its current transport.
 
-No I/O here: packets come in by `Session.receive`, messages go out through the outbox, and a
-transport, long-polling or WebSocket, does the rest.
+Sans-I/O: transports pass packets to `Session.receive` and write the messages of the outbox.
 """
 
 from __future__ import annotations
@@ -24,58 +23,58 @@ logger = logging.getLogger(__name__)
 
 
 class Receiver(Protocol):
-    """Who is told about a session. Called on the hub or in a request's greenlet: must not wait."""
+    """Callbacks of a session. They run on the hub or in a request's greenlet and must not block."""
 
     def opened(self, session: Session) -> None:
-        """The handshake is done."""
+        """Handle a completed handshake."""
 
     def message(self, session: Session, data: str | bytes) -> None:
-        """The client sent a message. A `ProtocolError` raised here closes the session."""
+        """Handle a message of the client. Raising `ProtocolError` closes the session."""
 
     def closed(self, session: Session, reason: str) -> None:
-        """The session is over; exactly once."""
+        """Handle the end of the session. Called exactly once."""
 
 
 class Transport(Writer, Protocol):
-    """What carries a session's packets."""
+    """Reads and writes the packets of a session."""
 
     name: str
 
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye, once everything is written, and end."""
+        """Write the queued messages and a close packet or frame, then close."""
 
     def abort(self) -> None:
-        """End at once, whatever is not written yet."""
+        """Close immediately and discard unwritten messages."""
 
     def pause(self) -> None:
-        """Take nothing more from the client for now."""
+        """Stop reading from the client."""
 
     def resume(self) -> None:
-        """Go on."""
+        """Continue reading from the client."""
 
 
 class SessionHost(Protocol):
-    """What a session needs of the engine it lives in."""
+    """The engine as seen by its sessions."""
 
     flusher: Flusher
     clock: Clock
     notices: ThrottledLog
 
     def pong(self, session: Session) -> None:
-        """The client is alive."""
+        """Handle a pong of the client."""
 
     def count(self, session: Session) -> None:
-        """A packet that carries no event came; the session may be closed for it."""
+        """Count a packet without an event; may close the session."""
 
     def session_closed(self, session: Session) -> None:
-        """The session is over."""
+        """Release what belongs to a closed session."""
 
 
 class Session:
     """One client's Engine.IO connection.
 
-    Made by an `Engine`; an application sends with `send` and `send_bytes`, ends it with `close`,
-    and may keep what it likes in `data`.
+    Sessions are created by an `Engine`. Applications send with `send`, close with `close`, and may
+    store a value in `data`. Not thread-safe: use it in the thread of the engine's hub only.
     """
 
     __slots__ = (
@@ -102,46 +101,46 @@ class Session:
         outbox_bytes: int,
         outbox_packets: int,
     ) -> None:
-        #: The secret that ties a client's requests together; not for other clients' eyes.
+        #: Secret that authenticates the client's requests. Must not be shown to other clients.
         self.id = session_id
         #: The WSGI environ of the handshake.
         self.environ = environ
-        #: Why the session is over; None while it is open.
+        #: Why the session was closed; None while it is open.
         self.reason: str | None = None
-        #: Whether the session ended because the client broke the protocol.
+        #: Whether the session was closed because of a protocol error of the client.
         self.rejected = False
-        #: Who receives what the client sends.
+        #: Receives the client's messages.
         self.receiver = receiver
-        #: Room for the application's own.
+        #: For use by the application.
         self.data: Any = None
-        self.outbox = Outbox(host.flusher, outbox_bytes, outbox_packets, self._overflowed)
+        self.outbox = Outbox(host.flusher, outbox_bytes, outbox_packets, self._on_overflow)
         self.transport: Transport | None = None
-        #: A WebSocket that is to replace long-polling, while it is being tried.
+        #: A WebSocket that is being probed to replace long-polling.
         self.upgrading: Transport | None = None
-        #: The clock's time since which we read again, after the last pause.
+        #: Clock time at which reading resumed after the last pause.
         self.resumed = float("-inf")
         self._host = host
         self._pauses = 0
 
     @property
     def open(self) -> bool:
-        """Whether the session is alive."""
+        """Whether the session is open."""
         return self.reason is None
 
     @property
     def paused(self) -> bool:
-        """Whether reading from the client has been stopped."""
+        """Whether reading from the client is paused."""
         return self._pauses > 0
 
     def send(self, data: str | bytes) -> None:
-        """Send a message; nothing happens if the session is over."""
+        """Queue a message for the client; has no effect if the session is closed."""
         if isinstance(data, str):
             self.outbox.push(Message(MESSAGE + data.encode()))
         else:
             self.outbox.push(Message(None, [data]))
 
     def use(self, transport: Transport) -> None:
-        """Let `transport` carry the session from now on."""
+        """Make `transport` the transport of the session."""
         self.transport = transport
         self.upgrading = None
         self.outbox.use(transport)
@@ -149,12 +148,16 @@ class Session:
             transport.pause()
 
     def count(self) -> bool:
-        """Count a packet that carries no event; return False if it is one too many."""
+        """Count a packet without an event; return False if the session was closed for it."""
         self._host.count(self)
         return self.reason is None
 
     def receive(self, kind: bytes, data: str | bytes) -> None:
-        """Take one packet from the client; whatever is wrong with it closes this session only."""
+        """Handle one packet of the client; an error closes this session only.
+
+        Raises:
+            ProtocolError: The packet is invalid. The session is already closed.
+        """
         if self.reason is not None:
             return
         try:
@@ -167,21 +170,26 @@ class Session:
             elif kind == CLOSE:
                 self.close("transport close")
             else:
-                raise ProtocolError("a packet that only the server sends, or out of place")
+                raise ProtocolError("unexpected Engine.IO packet type")
         except ProtocolError as error:
-            self._host.notices.throttled(error, f"closing a session: {error}", logging.INFO, logger)
+            text = f"session closed after a protocol error: {error}"
+            self._host.notices.throttled(error, text, logging.INFO, logger)
             self.reject(code=error.close_code)
             raise
         except Exception:
-            # To go on would leave a gap: this message was not handled.
-            logger.exception("a receiver failed; its session is closed")
+            # Continuing would silently skip this message.
+            logger.exception("session closed because its receiver raised an exception")
             self.close("forced close", 1011)
 
     def close(self, reason: str, code: int = 1000, note: str = "") -> None:
-        """End the session: what waits is still delivered, then the transport closes.
+        """Close the session after delivering the queued messages.
 
-        `reason` is for the receiver (Socket.IO's words for it); `code` and `note` are for a
-        WebSocket's close frame. Only the first call counts.
+        Only the first call has an effect.
+
+        Args:
+            reason: Disconnect reason of Socket.IO, passed to the receiver.
+            code: WebSocket close code (RFC 6455 §7.4).
+            note: Text of the WebSocket close frame.
         """
         if self.reason is not None:
             return
@@ -198,26 +206,26 @@ class Session:
     def reject(
         self, reason: str = "parse error", code: int = ProtocolError.close_code, note: str = ""
     ) -> None:
-        """End the session because the client broke the protocol; see `close`."""
+        """Close the session because of a protocol error of the client; see `close`."""
         if self.reason is None:
             self.rejected = True
             self.close(reason, code, note)
 
     def pause(self) -> None:
-        """Stop reading from the client until as many `resume` followed."""
+        """Pause reading from the client until `resume` is called equally often."""
         self._pauses += 1
         if self._pauses == 1 and self.transport is not None:
             self.transport.pause()
 
     def resume(self) -> None:
-        """Take one `pause` back."""
+        """Undo one `pause`."""
         self._pauses -= 1
         if self._pauses == 0:
             self.resumed = self._host.clock.now()
             if self.transport is not None:
                 self.transport.resume()
 
-    def _overflowed(self) -> None:
+    def _on_overflow(self) -> None:
         self.close("slow reader", 1008, "reading too slowly")
         if self.transport is not None:
-            self.transport.abort()  # it does not read: a goodbye behind all the rest helps nobody
+            self.transport.abort()  # the client would never read a close frame behind the backlog

@@ -1,4 +1,4 @@
-"""Take-over marks: how a WSGI application leaves a request to the engine."""
+"""Take-over marks: let a WSGI application pass a request on to the engine."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from greenlet import getcurrent
 
 __all__ = ["ACCEPT_KEY", "MARK", "RAW_PATH", "TakeOverMark", "find_mark", "is_serving"]
 
-#: Environ key. Its presence tells the application that it runs on this server. An application that
-#: sets it to True leaves the request to the engine, once its response is complete.
+#: Environ key that is present on this server. An application that sets it to True passes the
+#: request on to the engine once its own response is complete.
 ACCEPT_KEY = "webpy_socketio.take_over"
 
-#: Environ key of the request's `Mark`.
+#: Environ key of the request's `TakeOverMark`.
 MARK = "webpy_socketio.mark"
 
-#: Environ key of the decoded path as the client sent it, before any WSGI wrapper changed PATH_INFO.
+#: Environ key of the path as sent by the client, decoded, before WSGI wrappers changed PATH_INFO.
 RAW_PATH = "webpy_socketio.raw_path"
 
-#: The marks of the requests that applications are handling, by greenlet.
+#: The marks of the requests in progress, by greenlet.
 _marks: dict[Any, TakeOverMark] = {}
 
 
 class TakeOverMark:
-    """What the application decided about one request.
+    """The application's decision about one request.
 
-    The environ holds the mark itself, so that a WSGI wrapper may pass a copy of the environ: a value
-    set in the copy would be lost. For a wrapper that builds a new environ, `find_mark` looks the mark
-    up by greenlet.
+    The environ contains the mark as a mutable object, because WSGI wrappers may pass a copy of the
+    environ: a value set in the copy would be lost. If a wrapper builds a new environ, `find_mark`
+    finds the mark by greenlet.
     """
 
     __slots__ = ("environ", "is_reached", "request")
 
     def __init__(self, request: dict[str, Any]) -> None:
-        #: The environ as the server made it.
+        #: The environ created by the server.
         self.request = request
-        #: The application's environ, once it has left the request to the engine.
+        #: The application's environ, once it has passed the request on.
         self.environ: dict[str, Any] | None = None
-        #: Whether the application's urls led to the view behind `socketio_urls`.
+        #: Whether the application's urls routed the request to the view of `socketio_urls`.
         self.is_reached = False
 
     def __enter__(self) -> TakeOverMark:
@@ -49,15 +49,15 @@ class TakeOverMark:
         self.request.pop(MARK, None)  # a reference cycle otherwise
 
     def take_over(self, environ: dict[str, Any]) -> None:
-        """Leave the request to the engine; `environ` is the application's."""
+        """Pass the request on to the engine with the application's environ."""
         self.environ = environ
 
     def merged(self) -> dict[str, Any]:
-        """Return the environ for the engine: the application's, completed by the server's."""
+        """Return the server's environ, updated with the application's."""
         environ = self.request
         if self.environ is not None and self.environ is not environ:
             environ = {**environ, **self.environ}
-            environ.pop(MARK, None)  # a session keeps its environ, and must not keep both
+            environ.pop(MARK, None)  # a session keeps its environ; the mark refers to both
         return environ
 
 
@@ -66,14 +66,14 @@ def find_mark(environ: dict[str, Any]) -> TakeOverMark | None:
     mark: TakeOverMark | None = environ.get(MARK)
     if mark is None:
         mark = _marks.get(getcurrent())
-        # An application may call itself within a request, as web.py's `application.request` does.
+        # An application may start a nested request, as web.py's `application.request` does.
         if mark is not None and not _is_same(mark.request, environ):
             mark = None
     return mark
 
 
 def is_serving() -> bool:
-    """Return whether a server of this process is waiting for its application's response."""
+    """Return whether an application of this process is handling a request."""
     return bool(_marks)
 
 

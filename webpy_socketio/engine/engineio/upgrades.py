@@ -1,7 +1,7 @@
-"""WebSockets that want to replace long-polling, while they are tried.
+"""Upgrades from long-polling to a WebSocket (Engine.IO protocol v4, "Upgrade").
 
-Engine.IO protocol v4, "Upgrade": the candidate is probed; then long-polling falls silent, and the
-client either changes over or goes on as before.
+The client probes the WebSocket. Long-polling then pauses until the client completes the upgrade, or
+resumes if the WebSocket is lost.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ __all__ = ["Upgrades"]
 
 
 class Upgrades:
-    """The candidates of all sessions; one that takes longer than `seconds` is dropped."""
+    """The pending upgrades of all sessions.
 
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self._pending = TimeoutQueue[WebSocket](clock, seconds, _drop)
+    Args:
+        clock: Clock that runs the timer.
+        timeout: Seconds after which a WebSocket that has not completed its upgrade is closed.
+    """
+
+    def __init__(self, clock: Clock, timeout: float) -> None:
+        self._pending = TimeoutQueue[WebSocket](clock, timeout, _on_timeout)
 
     def begin(self, session: Session, websocket: WebSocket) -> bool:
-        """Let `websocket` try to take `session` over; False if there is nothing to take over."""
+        """Start an upgrade; return False if the session is closed, upgrading or not polling."""
         if not isinstance(session.transport, Polling) or session.upgrading or not session.open:
             return False
         session.upgrading = websocket
@@ -31,37 +36,40 @@ class Upgrades:
         return True
 
     def probed(self, session: Session) -> None:
-        """The WebSocket works: long-polling is to fall silent."""
+        """Pause long-polling, because the WebSocket has been probed."""
         if isinstance(session.transport, Polling):
             session.transport.probed(True)
 
     def completed(self, session: Session, websocket: WebSocket) -> None:
-        """The client changes over to the WebSocket."""
+        """Make the WebSocket the session's transport.
+
+        Raises:
+            ProtocolError: A POST is in progress. Its packets would mix with those of the WebSocket.
+        """
         self._pending.discard(websocket)
         polling = session.transport
         if isinstance(polling, Polling) and polling.receiving:
-            # What is left of the POST would come between what comes by the WebSocket.
-            raise ProtocolError("an upgrade in the middle of a POST")
+            raise ProtocolError("upgrade completed while a POST was in progress")
         session.use(websocket)
         if isinstance(polling, Polling):
             polling.replaced()
 
     def dropped(self, session: Session) -> None:
-        """The WebSocket is gone; long-polling goes on."""
+        """Resume long-polling, because the WebSocket was lost before the upgrade."""
         self.discard(session)
         session.upgrading = None
         if isinstance(session.transport, Polling):
             session.transport.probed(False)
 
     def discard(self, session: Session) -> None:
-        """The session is over, and with it what was tried."""
+        """Stop the timeout of the session's pending upgrade, if there is one."""
         if isinstance(session.upgrading, WebSocket):
             self._pending.discard(session.upgrading)
 
     def clear(self) -> None:
-        """Stop the timer."""
+        """Remove all pending upgrades and stop the timer."""
         self._pending.clear()
 
 
-def _drop(websocket: WebSocket) -> None:
+def _on_timeout(websocket: WebSocket) -> None:
     websocket.give_up("transport error", 1008)

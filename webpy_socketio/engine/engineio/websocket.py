@@ -1,7 +1,7 @@
-"""The WebSocket transport: frames by the `websockets` library, bytes by a `Stream`.
+"""The WebSocket transport: RFC 6455 by the `websockets` library, on top of a `Stream`.
 
-RFC 6455 through the library's Sans-I/O protocol; what it leaves to its user is done here: UTF-8
-across fragments, a cap on fragments, and the upgrade of Engine.IO protocol v4.
+The library's Sans-I/O protocol parses and serializes frames. This module joins fragments, limits
+their number, checks UTF-8, and implements the upgrade of Engine.IO protocol v4.
 """
 
 from __future__ import annotations
@@ -23,23 +23,28 @@ from webpy_socketio.exceptions import ProtocolError
 
 __all__ = ["WebSocket"]
 
-#: Pieces a message may come in. The library bounds a message's bytes, not its fragments: a million
-#: empty ones would be kept.
+#: Maximum number of fragments of a message. The library limits the bytes of a message only, so it
+#: would store a million empty fragments.
 MAX_FRAGMENTS = 1024
 
 
-# The library logs each connection at INFO; its debug log is not for production either.
+# The library logs every connection at INFO, and frames at DEBUG.
 _quiet = logging.getLogger(__name__)
 _quiet.setLevel(logging.WARNING)
 
 
 class WebSocket:
-    """One WebSocket: a session's transport, or a candidate that wants to become it.
+    """The transport of a session, or a candidate that is being probed to replace long-polling.
 
-    A message has at most `max_size` bytes; beyond `outbox_bytes`, unread pongs end it.
-    `upgraded` is called when a candidate has shown that it works and the client says so; `probed`
-    when the probe arrives; `dropped` if it is lost before. With `base64`, bytes are sent as base64
-    in text frames.
+    Args:
+        session: The session.
+        stream: The stream of the connection.
+        max_size: Maximum size of a message in bytes; a larger one closes with code 1009.
+        outbox_bytes: Maximum size of unwritten pongs in bytes; more close the WebSocket with 1008.
+        probed: Called when the probe of a candidate arrives.
+        upgraded: Called when the client completes the upgrade. Given for candidates only.
+        dropped: Called when a candidate is lost before its upgrade.
+        base64: Send binary messages as base64 in text frames.
     """
 
     __slots__ = (
@@ -87,29 +92,29 @@ class WebSocket:
         self._fragments: list[bytes] = []
         self._opcode = Opcode.TEXT
         self._closing = False
-        # Bytes that the library has not made a frame of; frames that are longer than they had to be
-        # count too, which is no harm: zero always means that the next byte begins a frame.
+        # Bytes of incomplete frames in the library. Frames with an overlong length field leave a
+        # remainder, which is harmless: 0 still implies that the next byte starts a frame.
         self._unparsed = 0
 
     def answer(self, response: bytes) -> None:
-        """Complete the handshake; what the session has to say at once goes with it."""
+        """Write the handshake response, followed by the messages that are already queued."""
         messages = [] if self._candidate else self._outbox.take()
         self._write(response + self._join(messages))
 
     def start(self, first: bytes = b"") -> None:
-        """Begin to read; `first` came right behind the handshake."""
+        """Start reading; `first` are bytes received after the handshake."""
         self._stream.start(self, first)
 
-    # -- what the session asks of its transport
+    # -- Transport: called by the session and its outbox
 
     @property
     def try_send(self) -> Callable[[bytes], int] | None:
-        # Frames that are written directly are the same for all recipients of a broadcast.
+        # Broadcasts write the same frames to all recipients, which excludes base64.
         return None if self._base64 else self._stream.try_send
 
     def flush(self) -> None:
         outbox = self._outbox
-        # While the kernel is full, messages wait in the outbox, where they are counted.
+        # While the kernel's buffer is full, messages stay in the outbox, which limits their size.
         if not outbox.unsent and outbox:
             self._write(self._join(outbox.take()))
 
@@ -118,12 +123,11 @@ class WebSocket:
             return
         self._closing = True
         if self._session.transport is self:
-            # Whatever waits goes before the goodbye; the stream keeps what the kernel cannot take.
-            waiting = self._outbox.take()
-            if waiting:
-                self._write(self._join(waiting))
-        with contextlib.suppress(InvalidState):  # the client was quicker
-            # A control frame has 125 bytes, two of them for the code (RFC 6455, 5.5).
+            messages = self._outbox.take()
+            if messages:
+                self._write(self._join(messages))
+        with contextlib.suppress(InvalidState):  # the client has already sent a close frame
+            # A control frame has at most 125 bytes, two of them for the code (RFC 6455 §5.5).
             self._protocol.send_close(code, reason.encode()[:123].decode(errors="ignore"))
         self._write_protocol()
         self._stream.close()
@@ -141,7 +145,7 @@ class WebSocket:
     def resume(self) -> None:
         self._stream.resume()
 
-    # -- what the stream tells
+    # -- called by the stream
 
     def data_received(self, data: bytes) -> None:
         protocol = self._protocol
@@ -156,22 +160,22 @@ class WebSocket:
             for frame in protocol.events_received():
                 if isinstance(frame, Frame):
                     self._unparsed -= size_on_the_wire(len(frame.data))
-                    self._take(frame)
+                    self._receive_frame(frame)
                 if self._closing:
                     return
         except ProtocolError as error:
             self.give_up("parse error", error.close_code)
             return
         if protocol.state is not State.OPEN:
-            self._end_by_protocol()
+            self._handle_close()
         elif protocol.writes:
             self._write_protocol()
-            if self._stream.unsent > self._outbox_bytes:  # pings, and nobody reads the pongs
+            if self._stream.unsent > self._outbox_bytes:  # the client does not read the pongs
                 self.give_up("slow reader", 1008)
                 self.abort()
 
     def resume_writing(self) -> None:
-        if not self._candidate:  # whose session's messages are another transport's to write
+        if not self._candidate:  # the session's messages are still written by long-polling
             self._outbox.unsent = 0
             self.flush()
 
@@ -180,7 +184,7 @@ class WebSocket:
         self.give_up(reason, 1006)
 
     def give_up(self, reason: str, code: int) -> None:
-        """End this WebSocket; and with it the session, unless it was only a candidate."""
+        """Close this WebSocket, and its session unless this is only a candidate."""
         if self._candidate:
             self.close(code, "")
             if self._dropped is not None:
@@ -188,15 +192,15 @@ class WebSocket:
         else:
             self._session.close(reason, code)
 
-    def _end_by_protocol(self) -> None:
-        """The other side closed, or broke the rules: the library has written our answer."""
+    def _handle_close(self) -> None:
+        """Handle a close frame or protocol error; the library has already queued the response."""
         self._closing = True
         if not self._candidate:
-            self._outbox.close()  # nobody reads it any more
+            self._outbox.close()
         close = self._protocol.close_rcvd
         if close is not None and self._fragments:
-            # The library takes a goodbye between fragments for an error. It is none: control frames
-            # may come there, and the code is echoed as ever (RFC 6455, 5.4 and 5.5.1).
+            # The library treats a close frame between fragments as an error. It is valid, and its
+            # code is echoed (RFC 6455 §5.4 and §5.5.1).
             self._protocol.data_to_send()
             data = b"" if close.code == CloseCode.NO_STATUS_RCVD else close.serialize()
             self._write(Frame(Opcode.CLOSE, data).serialize(mask=False))
@@ -216,23 +220,23 @@ class WebSocket:
 
     def _write(self, data: bytes) -> None:
         unsent = self._stream.write(data)
-        if not self._candidate:  # whose session's messages are another transport's to write
+        if not self._candidate:  # the session's messages are still written by long-polling
             self._outbox.unsent = unsent
 
     # -- frames to packets
 
-    def _take(self, frame: Frame) -> None:
+    def _receive_frame(self, frame: Frame) -> None:
         opcode = frame.opcode
         if opcode is Opcode.TEXT and frame.fin:
             self._receive_text(bytes(frame.data))
         elif opcode is Opcode.BINARY and frame.fin:
             self._receive_binary(bytes(frame.data))
         elif opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-            self._take_fragment(frame)
+            self._receive_fragment(frame)
         elif not self._candidate:
             self._session.count()
 
-    def _take_fragment(self, frame: Frame) -> None:
+    def _receive_fragment(self, frame: Frame) -> None:
         if frame.opcode is not Opcode.CONT:
             self._opcode = frame.opcode
         self._fragments.append(bytes(frame.data))
@@ -259,7 +263,7 @@ class WebSocket:
 
     def _receive_binary(self, data: bytes) -> None:
         if self._candidate:
-            raise ProtocolError("a message before the upgrade was completed")
+            raise ProtocolError("message received before the upgrade was completed")
         self._session.receive(MESSAGE, data)
 
     def _receive_as_candidate(self, kind: bytes, content: str | bytes) -> None:
@@ -271,16 +275,16 @@ class WebSocket:
             self._candidate = False
             self._upgraded(self._session, self)
         else:
-            raise ProtocolError("not the way a WebSocket is probed")
+            raise ProtocolError("unexpected packet while probing the WebSocket")
 
 
 def _not_utf8() -> ProtocolError:
-    error = ProtocolError("text that is not UTF-8")
+    error = ProtocolError("text message is not valid UTF-8")
     error.close_code = 1007
     return error
 
 
 def _too_many_fragments() -> ProtocolError:
-    error = ProtocolError(f"a message in more than {MAX_FRAGMENTS} fragments")
+    error = ProtocolError(f"message has more than {MAX_FRAGMENTS} fragments")
     error.close_code = 1009
     return error

@@ -1,4 +1,4 @@
-"""One client in one namespace: what Socket.IO calls a socket, without anything on top."""
+"""The Socket.IO connection: one client in one namespace, below the public `Socket`."""
 
 from __future__ import annotations
 
@@ -36,34 +36,40 @@ CONNECTING, CONNECTED, CLOSED = "connecting", "connected", "closed"
 
 
 class Application(Protocol):
-    """Who is told about Socket.IO connections.
+    """Callbacks of Socket.IO connections.
 
-    `connect`, `event` and `disconnected` run in the connection's greenlet, one after the other,
-    and may wait; `closing` and `failed` are called where it happens and must not.
+    `connect`, `event` and `disconnected` run one after another in the connection's greenlet and may
+    block. `closing` and `failed` run in the greenlet of their cause and must not block.
     """
 
     def connect(self, connection: Connection) -> None:
-        """A client asks to connect: `accept` it, or `refuse` it."""
+        """Decide on a CONNECT: call `Connection.accept` or `Connection.refuse`."""
 
     def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
-        """The client emitted an event; with an `ack`, it wants it acknowledged under that number."""
+        """Handle an event; `ack` is its acknowledgement id, or None."""
 
     def closing(self, connection: Connection) -> None:
-        """An accepted connection is gone; what it still has to do comes before `disconnected`."""
+        """Handle the end of an accepted connection, before its queued jobs have run."""
 
     def disconnected(self, connection: Connection, reason: str) -> None:
-        """An accepted connection is over; exactly once, after everything else."""
+        """Handle the end of an accepted connection, after its queued jobs. Called exactly once."""
 
     def failed(self, connection: Connection, error: ProtocolError | ContentError) -> None:
-        """The client broke a rule: it is being closed, or for a `ContentError` its message is dropped."""
+        """Handle an error of the client.
+
+        A `ProtocolError` closes the session. A `ContentError` only drops the message.
+        """
 
 
 class Connection:
-    """A Socket.IO connection, as the engine sees it."""
+    """One client in one namespace.
+
+    Not thread-safe: use it in the thread of the engine's hub only.
+    """
 
     __slots__ = (
         "_acks",
-        "_asked",
+        "_gate_started",
         "_multiplexer",
         "_next_ack",
         "_state",
@@ -81,41 +87,41 @@ class Connection:
     def __init__(
         self, multiplexer: Multiplexer, application: Application, namespace: str, auth: Any
     ) -> None:
-        #: The public id, which other clients may know; the Engine.IO session's is a secret.
+        #: Public id, which other clients may see. The id of the Engine.IO session is secret.
         self.id = secrets.token_urlsafe(15)
         self.session = multiplexer.session
-        #: Who is told about it.
+        #: Receives the callbacks of the connection.
         self.application = application
         self.namespace = namespace
-        #: What the client sent along with its CONNECT: a dict, or None.
+        #: The auth payload of the CONNECT: a dict, or None.
         self.auth = auth
-        #: Why the connection is over; None while it is not.
+        #: Why the connection was closed; None while it is open.
         self.reason: str | None = None
-        #: Whether we ended it: what the client sent before it knew is not handled any more.
+        #: Whether the server closed the connection; queued events are then discarded.
         self.kicked = False
-        #: Room for the application's own.
+        #: For use by the application.
         self.data: Any = None
         self.inbox = multiplexer.inbox(namespace)
         self._multiplexer = multiplexer
         self._state = CONNECTING
-        self._asked = False
+        self._gate_started = False
         self._acks: dict[int, AsyncResult] | None = None
         self._next_ack = 0
 
     @property
     def connected(self) -> bool:
-        """Whether the client can be sent to."""
+        """Whether the connection is accepted and open."""
         return self._state is CONNECTED
 
     @property
     def deciding(self) -> bool:
-        """Whether the application is deciding on the connection: a gate runs."""
-        return self._asked and self._state is CONNECTING
+        """Whether `Application.connect` is running and has not decided yet."""
+        return self._gate_started and self._state is CONNECTING
 
-    # -- the application's side
+    # -- called by the application
 
     def accept(self) -> bool:
-        """Tell the client that it is connected; False if it has gone meanwhile."""
+        """Accept the connection; return False if it was closed in the meantime."""
         if self._state is not CONNECTING:
             return False
         self._state = CONNECTED
@@ -124,29 +130,37 @@ class Connection:
         return True
 
     def refuse(self, reason: str) -> None:
-        """Tell the client that it may not connect, and why. Raises `EncodeError`, undecided."""
+        """Reject the connection.
+
+        Args:
+            reason: Text sent to the client.
+
+        Raises:
+            EncodeError: The reason cannot be sent. The connection is still undecided.
+        """
         if self._state is CONNECTING:
             message = encode_connect_error(self.namespace, reason)
             if message.size > self._multiplexer.outbox_bytes:
                 raise EncodeError(
-                    f"{message.size} bytes are more than the client's outbox can take"
+                    f"reason of {message.size} bytes exceeds the client's outbox "
+                    "(SOCKETIO_OUTBOX_BYTES)"
                 )
             self._state = CLOSED
             self.session.outbox.push(message)
             self._multiplexer.remove(self)
 
     def send(self, message: Message) -> None:
-        """Send an encoded message; nothing happens when the connection is over."""
+        """Queue an encoded message; has no effect if the connection is closed."""
         if self._state is CONNECTED:
             self.session.outbox.push(message)
         else:
             self.check_begun()
 
     def check_begun(self) -> None:
-        """Raise `CallerError` before the connection is accepted: what is done then would be lost."""
+        """Raise `CallerError` if the connection is not accepted yet: messages would be lost."""
         if self._state is CONNECTING:
             raise CallerError(
-                "the client is not connected yet, as a gate is still to let it in: "
+                "the client is not connected yet, because its connecting gate has not returned: "
                 "send, call and subscribe in @on_connect"
             )
 
@@ -155,23 +169,41 @@ class Connection:
         self.send(encode_event(self.namespace, event, args))
 
     def acknowledge(self, number: int, args: Sequence[Any]) -> None:
-        """Answer an event that asked for it. Raises `EncodeError`."""
+        """Send the acknowledgement with id `number`. Raises `EncodeError`."""
         self.send(self.encode_acknowledgement(number, args))
 
     def encode_acknowledgement(self, number: int, args: Sequence[Any]) -> Message:
-        """Encode the answer to an event, for `send`. Raises `EncodeError`."""
+        """Encode the acknowledgement with id `number`. Raises `EncodeError`."""
         message = encode_ack(self.namespace, number, args)
         if message.size > self._multiplexer.outbox_bytes:
-            raise EncodeError(f"{message.size} bytes are more than the client's outbox can take")
+            raise EncodeError(
+                f"acknowledgement of {message.size} bytes exceeds the client's outbox "
+                "(SOCKETIO_OUTBOX_BYTES)"
+            )
         return message
 
     def call(self, event: str, args: Sequence[Any], timeout: float) -> list[Any]:
-        """Emit an event and wait for the client's acknowledgement, at most `timeout` seconds.
+        """Emit an event and wait for the client's acknowledgement.
 
-        Raises `CallTimeout`, `Disconnected`, `EncodeError`, or `WrongContext` on the hub.
+        Args:
+            event: Name of the event.
+            args: Arguments of the event.
+            timeout: Seconds to wait.
+
+        Returns:
+            The arguments of the acknowledgement.
+
+        Raises:
+            CallTimeout: The client did not acknowledge in time.
+            ContentError: The acknowledgement exceeds a content limit.
+            Disconnected: The connection is closed, or was closed while waiting.
+            EncodeError: The event cannot be encoded.
+            WrongContext: Called on gevent's hub, which must not block.
         """
         if gevent.getcurrent() is gevent.get_hub():
-            raise WrongContext("call() waits for an answer, which cannot be done on gevent's hub")
+            raise WrongContext(
+                "call() waits for an acknowledgement and cannot run on gevent's hub: use a greenlet"
+            )
         number = self._next_ack
         message = encode_event(self.namespace, event, args, number)
         if self._state is not CONNECTED:
@@ -193,9 +225,9 @@ class Connection:
         return answer
 
     def disconnect(self) -> None:
-        """End the connection from the server's side; the stock client does not come back by itself.
+        """Close the connection; the client does not reconnect automatically.
 
-        With its last namespace the client's session ends.
+        The session is closed with its last connection.
         """
         if self._state is CLOSED:
             return
@@ -208,20 +240,20 @@ class Connection:
         self.close("server namespace disconnect")
         self._multiplexer.close_if_unused()
 
-    # -- the engine's side
+    # -- called by the multiplexer
 
     def begin(self, size: int) -> None:
-        """Have the application asked when it is this connection's turn; `size` is the packet's."""
+        """Queue the call of `Application.connect`; `size` is that of the CONNECT in bytes."""
         self.inbox.put(self._handle_connect, size=size)
 
     def _handle_connect(self) -> None:
-        if self._state is CONNECTING:  # and not gone again meanwhile
-            self._asked = True
+        if self._state is CONNECTING:  # not closed in the meantime
+            self._gate_started = True
             self.application.connect(self)
 
     def receive_event(self, data: list[Any], ack: int | None, size: int) -> None:
         if self._state is CONNECTING:
-            raise ProtocolError("an event before the connection was accepted")
+            raise ProtocolError("event received before the connection was accepted")
         self.inbox.put(self._handle_event, data[0], data[1:], ack, size=size)
 
     def _handle_event(self, name: str, args: list[Any], ack: int | None) -> None:
@@ -229,9 +261,9 @@ class Connection:
             self.application.event(self, name, args, ack)
 
     def drop_event(self, error: ContentError, ack: int | None, size: int) -> None:
-        """Answer an event that exceeds a limit with an error, and report it, when it is its turn."""
+        """Queue the rejection of an event that exceeds a content limit."""
         if self._state is CONNECTING:
-            raise ProtocolError("an event before the connection was accepted")
+            raise ProtocolError("event received before the connection was accepted")
         self.inbox.put(self._handle_dropped, error, ack, size=size)
 
     def _handle_dropped(self, error: ContentError, ack: int | None) -> None:
@@ -242,17 +274,17 @@ class Connection:
         self.application.failed(self, error)
 
     def receive_ack(self, number: int, args: list[Any]) -> None:
-        # Not through the inbox: the handler that waits for it is what the inbox waits for.
+        # Bypasses the inbox, whose current job may be the handler that waits in `call`.
         if self._acks is not None and number in self._acks:
             self._acks.pop(number).set(args)
 
     def fail_ack(self, number: int, failure: CallTimeout | ContentError) -> None:
-        """Raise `failure` in the `call` that waits for this acknowledgement."""
+        """Raise `failure` in the `call` that waits for the acknowledgement with id `number`."""
         if self._acks is not None and number in self._acks:
             self._acks.pop(number).set_exception(failure)
 
     def close(self, reason: str) -> None:
-        """The connection is over: tell the application, once, when all that came before is done."""
+        """Close the connection; the application is notified once, after the queued jobs."""
         if self._state is CLOSED:
             return
         accepted = self._state is CONNECTED
@@ -260,7 +292,7 @@ class Connection:
         self.reason = reason
         if self._acks:
             for result in list(self._acks.values()):
-                result.set_exception(Disconnected(f"the client is gone: {reason}"))
+                result.set_exception(Disconnected(f"the client disconnected: {reason}"))
         if accepted:
             self.application.closing(self)
             self.inbox.put(self.application.disconnected, self, reason)

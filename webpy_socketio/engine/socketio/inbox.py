@@ -1,4 +1,4 @@
-"""What a connection still has to do: strictly in order, one thing at a time, never too much."""
+"""The inbox: a bounded queue that runs a connection's handlers one at a time and in order."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ __all__ = ["Inbox"]
 
 logger = logging.getLogger(__name__)
 
-#: Jobs of one connection that are done before others have their turn.
+#: Jobs of one connection that run before yielding to other greenlets.
 _BATCH_SIZE = 64
 
 Job = tuple[Callable[..., None], tuple[Any, ...], int]
 
 
 class Inbox:
-    """A queue of jobs that has a greenlet for as long as there are jobs.
+    """A queue of jobs, run by one greenlet that exists only while there are jobs.
 
-    A connection without work costs no greenlet, and one whose handler waits makes no other wait.
-    When `limit` jobs are queued, or jobs of `max_size` bytes, reading from the client stops until
-    no more than half of that is left.
+    An idle connection needs no greenlet, and a blocking handler delays its own connection only.
+
+    Args:
+        session: Session whose reading is paused while the queue is full, until it is half empty.
+        workers: Pool of greenlets that run the jobs.
+        limit: Number of queued jobs that pauses reading.
+        max_size: Total size of queued jobs that pauses reading, in bytes.
     """
 
     __slots__ = (
@@ -50,7 +54,7 @@ class Inbox:
         self._limit = limit
         self._max_size = max_size
         self._size = 0
-        #: Size of the job that is being done, or was done last.
+        #: Size of the current job, or of the last one, in bytes.
         self.handling = 0
         self._jobs: deque[Job] = deque()
         self._greenlet: Any = None
@@ -61,16 +65,16 @@ class Inbox:
 
     @property
     def current(self) -> bool:
-        """Whether this greenlet is the one that does the jobs."""
+        """Whether the calling greenlet is the one that runs the jobs."""
         return self._greenlet is not None and self._greenlet is getcurrent()
 
     @property
     def busy(self) -> bool:
-        """Whether a greenlet does jobs, or is about to."""
+        """Whether a greenlet is running jobs or is scheduled to."""
         return self._greenlet is not None
 
     def put(self, function: Callable[..., None], *args: Any, size: int = 0) -> None:
-        """Have `function` called when everything before it is done; `size` is what it holds."""
+        """Queue a call of `function`; `size` is the size of its arguments in bytes."""
         self._jobs.append((function, args, size))
         self._size += size
         if self._greenlet is None:
@@ -80,17 +84,17 @@ class Inbox:
             self._session.pause()
 
     def interrupt(self) -> None:
-        """Raise GreenletExit in the job that is running, if one is; the next one follows."""
+        """Raise `GreenletExit` in the current job, if there is one; the next job then runs."""
         if self._greenlet is not None:
             gevent.get_hub().loop.run_callback(self._interrupt, self._greenlet)
 
     def _interrupt(self, greenlet: Any) -> None:
-        if self._greenlet is greenlet:  # and not somebody else's by now
+        if self._greenlet is greenlet:  # by now, the pool may run other jobs in it
             greenlet.throw(GreenletExit)
 
     def _work(self) -> None:
         jobs = self._jobs
-        done = 0
+        count = 0
         worker = getcurrent()
         references = getrefcount(worker)
         while jobs:
@@ -100,17 +104,18 @@ class Inbox:
             if self._paused and len(jobs) <= self._limit // 2 and self._size <= self._max_size // 2:
                 self._paused = False
                 self._session.resume()
-            done += 1
+            count += 1
             try:
-                if not done % _BATCH_SIZE:
+                if not count % _BATCH_SIZE:
                     gevent.sleep(0)
                 function(*args)
-            except BaseException:  # whatever a handler did: the next job is to run
-                logger.exception("a job of a connection failed")
-            worker.gr_context = None  # context variables are the job's
+            except BaseException:  # GreenletExit and timeouts too: the next job must run
+                logger.exception("a queued job of a connection raised an exception")
+            worker.gr_context = None  # each job has its own context variables
             if jobs and getrefcount(worker) != references:
-                # Perhaps a timeout that the job left running, which would be raised in the next.
-                # What resumed the greenlet counts too: after waiting, this is the rule.
+                # The job may have left a gevent.Timeout running, which would be raised in the next
+                # job. Another greenlet therefore continues. Whatever resumed this greenlet also
+                # holds a reference, so that a job that blocked usually takes this branch.
                 self._greenlet = self._workers.run(self._work)
                 return
         self._greenlet = None

@@ -1,4 +1,4 @@
-"""Socket.IO v5 on top of an Engine.IO session: namespaces, events, acknowledgements."""
+"""The Socket.IO v5 multiplexer: the namespaces of one Engine.IO session."""
 
 from __future__ import annotations
 
@@ -26,20 +26,23 @@ from webpy_socketio.exceptions import ProtocolError
 __all__ = ["Multiplexer", "SocketIO"]
 
 
-#: Characters of a CONNECT, and bytes that its auth payload takes in memory: it is kept for as long as
-#: the client is connected.
+#: Maximum size of a CONNECT in characters, and of its auth payload in memory in bytes. The payload
+#: is kept while the client is connected.
 MAX_AUTH, MAX_AUTH_MEMORY = 65_536, 131_072
 
 
-#: Gates of abandoned attempts that one session may keep busy; beyond that, an attempt to connect
-#: waits for the gate of the attempt before it.
+#: Maximum number of running gates of abandoned CONNECTs in a session. Beyond it, a new CONNECT
+#: waits for the gate of the previous one.
 MAX_ABANDONED = 4
 
 
 class SocketIO:
-    """The receiver that an `Engine` is given to speak Socket.IO to an `Application`.
+    """The receiver of an `Engine` that implements Socket.IO and calls an `Application`.
 
-    `others` are applications with a namespace of their own, by its name.
+    Args:
+        application: Handles the connections of the configured namespaces.
+        config: Limits, timeouts and namespaces; the defaults of `EngineConfig` if None.
+        others: Applications with a namespace of their own, by namespace.
     """
 
     def __init__(
@@ -49,21 +52,23 @@ class SocketIO:
         others: Mapping[str, Application] | None = None,
     ) -> None:
         self.config = config or EngineConfig()
-        #: Who is told about the connections of each namespace that exists.
+        #: Applications by namespace. Other namespaces are rejected.
         self.applications: dict[str, Application] = {
             **dict.fromkeys(self.config.namespaces, application),
             **(others or {}),
         }
         self.clock = current_clock()
-        #: What is told of clients that are set up wrongly.
+        #: Throttled log of packets from misconfigured clients.
         self.notices = ThrottledLog(self.clock)
-        #: The greenlets that handlers run in.
+        #: The greenlets that run handlers.
         self.workers = GreenletPool()
-        self._unconnected = TimeoutQueue[Session](self.clock, self.config.connect_timeout, _give_up)
+        self._unconnected = TimeoutQueue[Session](
+            self.clock, self.config.connect_timeout, _on_connect_timeout
+        )
         self._incomplete = TimeoutQueue[Session](
             self.clock,
             self.config.ping_interval + self.config.ping_timeout,
-            self._give_up_waiting,
+            self._on_attachment_timeout,
         )
 
     def opened(self, session: Session) -> None:
@@ -79,35 +84,35 @@ class SocketIO:
         session.data.closed(reason)
 
     def connected(self, session: Session, connected: bool) -> None:
-        """A session has its first namespace, or lost its last one: it may not stay without."""
+        """Stop the connect timeout of a session, or start it if its last namespace is gone."""
         if connected:
             self._unconnected.discard(session)
-        elif session not in self._unconnected:  # to be refused again and again buys no time
+        elif session not in self._unconnected:  # a rejected CONNECT must not restart the timeout
             self._unconnected.add(session)
 
     def attachments_announced(self, session: Session) -> None:
-        """Attachments are to follow: soon, or what came so far would be kept for ever."""
+        """Start the timeout for the attachments of a binary packet."""
         self._incomplete.add(session)
 
-    def _give_up_waiting(self, session: Session) -> None:
-        if session.paused:  # we are the ones who do not read
+    def _on_attachment_timeout(self, session: Session) -> None:
+        if session.paused:  # the attachments may be waiting to be read
             self._incomplete.add(session)
         else:
-            session.reject(note="attachments never came")
+            session.reject(note="attachments missing")
 
     def attachments_completed(self, session: Session) -> None:
-        """The attachments came."""
+        """Stop the timeout for attachments."""
         self._incomplete.discard(session)
 
     def dispose(self) -> None:
-        """Stop the timer, and let idle greenlets go."""
+        """Stop the timers and the idle greenlets."""
         self._unconnected.clear()
         self._incomplete.clear()
         self.workers.dispose()
 
 
 class Multiplexer:
-    """One session's connections, by namespace."""
+    """Routes the packets of one session to its connections, by namespace."""
 
     __slots__ = ("_abandoned", "_connections", "_decoder", "_inboxes", "_socketio", "session")
 
@@ -117,20 +122,20 @@ class Multiplexer:
         self._decoder = Decoder()
         self._connections: dict[str, Connection] = {}
         self._inboxes: dict[str, Inbox] = {}
-        #: Inboxes of attempts to connect that the client gave up while a gate decided on them.
+        #: Inboxes of CONNECTs that the client replaced while their gate was running.
         self._abandoned: Sequence[Inbox] = ()
 
     def inbox(self, namespace: str) -> Inbox:
-        """The inbox of a namespace.
+        """Return the inbox of a namespace, and create it if needed.
 
-        It outlives a connection: a client that connects and leaves again and again waits for what it
-        asked before, and is not read any further while that is too much.
+        Later connections reuse the inbox: a client that reconnects in a loop is subject to the same
+        backpressure.
         """
         inbox = self._inboxes.get(namespace)
         if inbox is None:
             config = self._socketio.config
-            # In memory a message is many times as large as on its way: an empty dict takes 64 bytes
-            # for the 3 that it had. So no more may wait than is let through at once.
+            # Decoded messages are much larger than their JSON: an empty dict takes 64 bytes for 3
+            # characters. The queue is therefore limited to the size of one message.
             inbox = Inbox(
                 self.session, self._socketio.workers, config.inbox_events, config.max_message_size
             )
@@ -139,24 +144,29 @@ class Multiplexer:
 
     @property
     def clock(self) -> Clock:
-        """What its waiting is measured by."""
+        """The clock for timeouts."""
         return self._socketio.clock
 
     @property
     def outbox_bytes(self) -> int:
-        """Bytes that a message to the client may have."""
+        """Maximum size of a message to the client in bytes."""
         return self._socketio.config.outbox_bytes
 
     def receive(self, data: str | bytes) -> None:
-        """Take one message of the client; raises `ProtocolError`, and tells the application so."""
+        """Handle one message of the client.
+
+        Raises:
+            ProtocolError: The message is invalid. `Application.failed` was called.
+        """
         try:
             self._receive(data)
         except ProtocolError as error:
             if isinstance(data, bytes) and not self._connections:
                 self._socketio.notices.throttled(
                     "parser",
-                    "rejected a client whose first packet is binary: its packets are encoded by another "
-                    "parser, such as MessagePack in socket.io.msgpack.min.js. Load socket.io.min.js",
+                    "rejected a client whose first packet is binary: it uses a parser that is not "
+                    "supported, such as MessagePack in socket.io.msgpack.min.js. Load "
+                    "socket.io.min.js",
                 )
             for connection in self._connections.values():
                 connection.application.failed(connection, error)
@@ -166,7 +176,7 @@ class Multiplexer:
         packet = self._decoder.feed(data)
         if packet is None:
             if not self._connections:
-                raise ProtocolError("a binary packet before CONNECT")
+                raise ProtocolError("binary packet received before CONNECT")
             self._socketio.attachments_announced(self.session)
             return
         if isinstance(data, bytes):
@@ -179,10 +189,10 @@ class Multiplexer:
         elif packet.type == CONNECT:
             self._connect(packet.namespace, packet.data, connection)
         elif connection is None:
-            # In flight while we ended this namespace, perhaps; with no other one, there is
-            # nothing it could be in time for.
+            # The packet may have been sent before the client received the DISCONNECT of this
+            # namespace. Without other namespaces, the session is closed in that case.
             if not self._connections:
-                raise ProtocolError("a packet for a namespace that is not connected")
+                raise ProtocolError("packet received for a namespace that is not connected")
         elif packet.type == EVENT:
             if packet.error is None:
                 connection.receive_event(packet.data, packet.id, self._decoder.size)
@@ -199,19 +209,19 @@ class Multiplexer:
 
     def _connect(self, namespace: str, auth: object, connection: Connection | None) -> None:
         if connection is not None and connection.connected:
-            raise ProtocolError("a second CONNECT for the same namespace")
+            raise ProtocolError("second CONNECT for the same namespace")
         if self._decoder.size > MAX_AUTH:
-            raise ProtocolError(f"an auth payload above {MAX_AUTH} characters")
+            raise ProtocolError(f"auth payload exceeds {MAX_AUTH} characters")
         if json.memory_of(auth, MAX_AUTH_MEMORY) > MAX_AUTH_MEMORY:
-            raise ProtocolError(f"an auth payload of more than {MAX_AUTH_MEMORY} bytes in memory")
+            raise ProtocolError(f"auth payload exceeds {MAX_AUTH_MEMORY} bytes in memory")
         application = self._socketio.applications.get(namespace)
         if application is None:
             self._socketio.notices.once(
                 "namespace",
                 namespace,
-                f"a client asked for the namespace {safe_repr(namespace)}, and SOCKETIO_NAMESPACES has only "
-                f"{list(self._socketio.config.namespaces)}: add it there, or correct the client: "
-                'io("/name") names a namespace, io({path: "/name"}) the path of the server\'s resource',
+                f"rejected unknown namespace {safe_repr(namespace)} (SOCKETIO_NAMESPACES is "
+                f"{list(self._socketio.config.namespaces)}): add it there, or correct the client: "
+                'io("/name") connects to a namespace, io({path: "/name"}) to a path of the server',
             )
             self.session.outbox.push(encode_connect_error(namespace, "Invalid namespace"))
             return
@@ -222,9 +232,9 @@ class Multiplexer:
         connection.begin(self._decoder.size)
 
     def _abandon(self, connection: Connection) -> None:
-        """Close an attempt to connect that the client replaced.
+        """Close an undecided connection that a new CONNECT replaces.
 
-        If a gate still decides on it, the new attempt does not wait for that gate.
+        If its gate is still running, the new connection gets another inbox and need not wait.
         """
         if connection.deciding:
             self._abandoned = [inbox for inbox in self._abandoned if inbox.busy]
@@ -233,28 +243,28 @@ class Multiplexer:
         connection.close("client namespace disconnect")
 
     def accepted(self) -> None:
-        """A connection was accepted: the session may stay."""
+        """Stop the connect timeout, because a connection was accepted."""
         self._socketio.connected(self.session, True)
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection that is over, while the session goes on."""
+        """Remove a closed connection; without others, the connect timeout starts."""
         if self._connections.get(connection.namespace) is connection:
             del self._connections[connection.namespace]
         if self.session.open and not self._connections:
             self._socketio.connected(self.session, False)
 
     def close_if_unused(self) -> None:
-        """End the session if the server ended the last of its connections."""
+        """Close the session if it has no connections left."""
         if not self._connections:
             self.session.close("server namespace disconnect")
 
     def closed(self, reason: str) -> None:
-        """The session is over, and all its connections with it."""
+        """Close all connections, because the session is closed."""
         connections = list(self._connections.values())
         self._connections.clear()
         for connection in connections:
             connection.close(reason)
 
 
-def _give_up(session: Session) -> None:
+def _on_connect_timeout(session: Session) -> None:
     session.close("connect timeout")

@@ -1,7 +1,6 @@
-"""Socket.IO packets: what an Engine.IO message carries (Socket.IO protocol v5, "Packet encoding").
+"""Encoding and decoding of Socket.IO packets (Socket.IO protocol v5, "Packet encoding").
 
-Text to packet and back; pure functions, and one small state for the attachments that follow a
-binary packet.
+Encoders are pure functions. `Decoder` keeps a binary packet until its attachments have arrived.
 """
 
 from __future__ import annotations
@@ -39,60 +38,63 @@ __all__ = [
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR = 0, 1, 2, 3, 4
 _BINARY_EVENT, _BINARY_ACK = 5, 6
 
-#: The stock client announces attachments before it sends them; this many are believed.
+#: Maximum number of attachments that a binary packet may announce.
 MAX_ATTACHMENTS: Final = 10
 
-#: Names the client library gives to its own events: neither side may send them.
+#: Event names that the client library uses itself: neither side may send them.
 RESERVED_EVENTS: Final = frozenset(
     ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener")
 )
 
-#: Lists and dicts in a binary packet, which are searched for its placeholders.
+#: Maximum number of lists and dicts in a binary packet, all of which are searched for placeholders.
 _MAX_CONTAINERS: Final = 10_000
 
-# <type>[<attachments>-][/<namespace>,][<acknowledgement id>][JSON]; identifiers are bounded by the
-# integers that JavaScript counts exactly (fewer than 16 digits).
+# <type>[<attachments>-][/<namespace>,][<acknowledgement id>][JSON]. Acknowledgement ids have at
+# most 15 digits: JavaScript represents those integers exactly.
 _HEAD = re.compile(r"([0-6])(?:([0-9]{1,3})-)?(?:(/[^,]{0,255})(?:,|$))?([0-9]{1,15})?")
 
 
 class Packet(NamedTuple):
-    """One Socket.IO packet, its attachments already in place."""
+    """One Socket.IO packet with its attachments in place of the placeholders."""
 
     type: int
     namespace: str
-    #: The payload: the list of an event or acknowledgement, the dict of a CONNECT, or None.
+    #: The payload: a list for an event or acknowledgement, a dict for a CONNECT, or None.
     data: Any
-    #: The number under which an acknowledgement is asked or given.
+    #: The acknowledgement id, or None.
     id: int | None
-    #: The limit that the payload exceeds; `data` is None then.
+    #: Set if the payload exceeds a limit; `data` is then None.
     error: ContentError | None = None
 
 
 class Decoder:
-    """Text and bytes in, packets out; remembers a binary packet until its attachments are there."""
+    """Decodes the messages of one session; a binary packet is kept until it is complete."""
 
     __slots__ = ("_attachments", "_missing", "_packet", "size")
 
     def __init__(self) -> None:
-        #: Characters and bytes of the packet that came last, its attachments included.
+        #: Size of the last packet: characters of its text plus bytes of its attachments.
         self.size = 0
         self._packet: Packet | None = None
         self._attachments: list[bytes] = []
         self._missing = 0
 
     def feed(self, data: str | bytes) -> Packet | None:
-        """Take one Engine.IO message; return the packet it completes, or None.
+        """Decode one Engine.IO message.
 
-        A packet that exceeds a limit of content is returned with its `error`.
+        Returns:
+            The packet, or None while attachments are missing. A packet that exceeds a content limit
+            has an `error` instead of data.
 
-        Raises `ProtocolError` for whatever the protocol does not allow.
+        Raises:
+            ProtocolError: The message is not valid at this point.
         """
         if isinstance(data, bytes):
             self.size += len(data)
             return self._add_attachment(data)
         self.size = len(data)
         if self._packet is not None:
-            raise ProtocolError("text between a binary packet and its attachments")
+            raise ProtocolError("text message received while an attachment was expected")
         packet, attachments = _decode(data)
         if not attachments:
             return packet
@@ -101,7 +103,7 @@ class Decoder:
 
     def _add_attachment(self, data: bytes) -> Packet | None:
         if self._packet is None:
-            raise ProtocolError("an attachment that no packet announced")
+            raise ProtocolError("unexpected binary attachment")
         self._attachments.append(data)
         if len(self._attachments) < self._missing:
             return None
@@ -115,18 +117,18 @@ class Decoder:
 def _decode(text: str) -> tuple[Packet, int]:
     head = _HEAD.match(text)
     if head is None:
-        raise ProtocolError("not a Socket.IO packet")
+        raise ProtocolError("invalid Socket.IO packet")
     digit, announced, path, number = head.groups()
     kind = int(digit)
     binary = kind in (_BINARY_EVENT, _BINARY_ACK)
     if binary != (announced is not None):
-        raise ProtocolError("attachments announced where there are none, or not announced")
+        raise ProtocolError("attachment count does not match the Socket.IO packet type")
     attachments = int(announced) if binary else 0
     if attachments > MAX_ATTACHMENTS:
-        raise ProtocolError(f"more than {MAX_ATTACHMENTS} attachments")
+        raise ProtocolError(f"Socket.IO packet has more than {MAX_ATTACHMENTS} attachments")
     if binary:
         kind -= 3
-    # The client may append a query, of no use here.
+    # Clients may append a query string to the namespace; it is ignored.
     namespace = "/" if path is None else path.partition("?")[0]
     identifier = None if number is None else int(number)
     rest = text[head.end() :]
@@ -136,20 +138,20 @@ def _decode(text: str) -> tuple[Packet, int]:
             data = json.loads(rest)
         if attachments and rest.count("[") + rest.count("{") > _MAX_CONTAINERS:
             raise ContentError(
-                f"a binary message of more than {_MAX_CONTAINERS:,} lists and objects"
+                f"binary message has more than {_MAX_CONTAINERS:,} lists and objects"
             )
     except ContentError as error:
         if kind not in _DROPPABLE:
-            raise ProtocolError("a Socket.IO packet with the wrong payload for its type") from None
+            raise ProtocolError("payload does not match the Socket.IO packet type") from None
         return Packet(kind, namespace, None, identifier, error), attachments
-    if not _FITS[kind](data, identifier):
-        raise ProtocolError("a Socket.IO packet with the wrong payload for its type")
+    if not _IS_VALID[kind](data, identifier):
+        raise ProtocolError("payload does not match the Socket.IO packet type")
     if kind == EVENT and type(data[0]) is not str:
         data[0] = _format_number(data[0])
     return Packet(kind, namespace, data, identifier), attachments
 
 
-#: Packets that can be dropped without ending the session, if their payload exceeds a limit.
+#: Packet types that are dropped without closing the session if their payload exceeds a limit.
 _DROPPABLE = (CONNECT, EVENT, ACK)
 
 
@@ -157,7 +159,7 @@ def _is_event(data: Any, identifier: int | None) -> bool:
     return (
         isinstance(data, list)
         and len(data) > 0
-        # A number is the name that its text is, as in Node; a bool is not a number.
+        # As in Node, a number is a valid event name. `type` instead of isinstance excludes bool.
         and type(data[0]) in (str, int, float)
         and data[0] not in RESERVED_EVENTS
     )
@@ -182,19 +184,20 @@ def _format_number(number: float) -> str:
     return f"-{text}" if sign else text
 
 
-_FITS: dict[int, Callable[[Any, int | None], bool]] = {
+#: Whether a payload and an acknowledgement id are valid for each packet type.
+_IS_VALID: dict[int, Callable[[Any, int | None], bool]] = {
     CONNECT: lambda data, identifier: (
         identifier is None and (data is None or isinstance(data, dict))
     ),
     DISCONNECT: lambda data, identifier: identifier is None and data is None,
     EVENT: _is_event,
     ACK: lambda data, identifier: identifier is not None and isinstance(data, list),
-    CONNECT_ERROR: lambda data, identifier: False,  # the server's to send
+    CONNECT_ERROR: lambda data, identifier: False,  # sent by servers only
 }
 
 
 def _find_placeholders(value: Any) -> list[tuple[Any, Any, dict[str, Any]]]:
-    """Every placeholder below `value`, as (container, key in it, placeholder)."""
+    """Return all placeholders below `value` as tuples (container, key, placeholder)."""
     found: list[tuple[Any, Any, dict[str, Any]]] = []
     stack: list[Any] = [value]
     while stack:
@@ -209,13 +212,13 @@ def _find_placeholders(value: Any) -> list[tuple[Any, Any, dict[str, Any]]]:
 
 
 def _fill(data: Any, attachments: list[bytes]) -> Any:
-    """Put every attachment where its placeholder stands: each exactly once."""
+    """Replace the placeholders with the attachments; each must be used exactly once."""
     placeholders = _find_placeholders(data)
     numbers = [placeholder.get("num") for _, _, placeholder in placeholders]
     if any(type(number) is not int for number in numbers) or sorted(
         number for number in numbers if isinstance(number, int)
     ) != list(range(len(attachments))):
-        raise ProtocolError("placeholders that do not fit the attachments")
+        raise ProtocolError("placeholders do not match the attachments")
     for container, key, placeholder in placeholders:
         container[key] = attachments[placeholder["num"]]
     return data
@@ -224,45 +227,57 @@ def _fill(data: Any, attachments: list[bytes]) -> Any:
 def encode_event(
     namespace: str, event: str, args: Sequence[Any], identifier: int | None = None
 ) -> Message:
-    """An event and its arguments; with an `identifier`, the client is asked to acknowledge it."""
+    """Encode an event.
+
+    Args:
+        namespace: Name of the namespace.
+        event: Name of the event.
+        args: Arguments of the event.
+        identifier: Acknowledgement id, or None if no acknowledgement is requested.
+
+    Raises:
+        EncodeError: The name is reserved or not a str, or an argument is not JSON-serializable.
+    """
     if not isinstance(event, str):
-        raise EncodeError(f"an event's name is a str, not {type(event).__name__}")
+        raise EncodeError(f"event name must be a str, not {type(event).__name__}")
     if event in RESERVED_EVENTS:
-        raise EncodeError(f'"{event}" is the client\'s own event: choose another name')
+        raise EncodeError(
+            f'event name "{event}" is reserved by Socket.IO clients: choose another name'
+        )
     return _encode_message(EVENT, namespace, [event, *args], identifier, 1)
 
 
 def event_head(namespace: str, attachments: int) -> bytes:
-    """What stands before the JSON of an event that no acknowledgement is asked for."""
+    """Return the part before the JSON of an event without acknowledgement id."""
     return _head(EVENT, namespace, attachments, None)
 
 
 def read_event(namespace: str, message: Message) -> list[Any]:
-    """The name and the arguments of an event that `encode_event` made; bytes stay placeholders."""
+    """Return name and arguments of an event encoded by `encode_event`; bytes stay placeholders."""
     text = message.text or b""
-    # Behind the namespace, which may have a bracket in it, and never a comma.
+    # Search after the namespace, which may contain a bracket but no comma.
     start = 0 if namespace == "/" else text.index(b",")
     event: list[Any] = orjson.loads(text[text.index(b"[", start) :])
     return event
 
 
 def encode_ack(namespace: str, identifier: int, args: Sequence[Any]) -> Message:
-    """The answer to an event that asked for one."""
+    """Encode the acknowledgement of an event. Raises `EncodeError`."""
     return _encode_message(ACK, namespace, list(args), identifier, 0)
 
 
 def encode_connect(namespace: str, session_id: str) -> Message:
-    """The reply to a CONNECT that was accepted."""
+    """Encode the response to an accepted CONNECT."""
     return _encode_message(CONNECT, namespace, {"sid": session_id}, None)
 
 
 def encode_connect_error(namespace: str, reason: str) -> Message:
-    """The reply to a CONNECT that was refused, and why."""
+    """Encode the response to a rejected CONNECT. Raises `EncodeError`."""
     return _encode_message(CONNECT_ERROR, namespace, {"message": reason}, None)
 
 
 def encode_disconnect(namespace: str) -> Message:
-    """The server ends this namespace; the stock client does not come back by itself."""
+    """Encode the end of a namespace; clients do not reconnect automatically after it."""
     return Message(_head(DISCONNECT, namespace, 0, None))
 
 
