@@ -1,9 +1,9 @@
-"""The demo in headless Chromium, behind a real nginx with the configuration of README.rst."""
+"""The demo in headless Chromium, behind a real nginx with the configuration of docs/how-to/deployment.rst."""
 
 import pytest
 
 from .nginx import running_nginx
-from .snippets import ROOT, Page
+from .snippets import DOCS, Page
 from .windows import (
     Windows,
     _chat,  # noqa: F401 - a fixture, like the next two
@@ -17,7 +17,7 @@ from .windows import (
     state,
 )
 
-(DIRECTIVES,) = Page.read(ROOT / "README.rst").blocks("nginx")
+DIRECTIVES = Page.read(DOCS / "how-to" / "deployment.rst").blocks("nginx")[0]
 
 
 @pytest.fixture

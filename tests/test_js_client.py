@@ -1,6 +1,6 @@
-"""The stock JavaScript client with our extension, in Node.js, against a real server.
+"""The stock JavaScript client with the channel extension, in Node.js, against a real server.
 
-The scenarios are in ``js/client.mjs``; what they must report is here.
+``js/client.mjs`` has the scenarios; this module compares their reports.
 """
 
 from __future__ import annotations
@@ -95,19 +95,19 @@ APPLICATION = application_source(APPLICATION_BODY)
 
 
 class Client:
-    """A scenario that runs in Node.js."""
+    """A scenario that runs in a Node.js process."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
 
     def step(self, name: str) -> dict[str, Any]:
-        """Return what the scenario reported at its next step, which must be this one."""
+        """Return the next report of the scenario, which must be that of the step `name`."""
         reported: dict[str, Any] = json.loads(self.process.next_line())
         assert reported.pop("step") == name, reported
         return reported
 
     def end(self) -> None:
-        """It came to its end, and nothing keeps its process alive."""
+        """Check that the scenario is complete and its process exits."""
         assert self.step("end") == {}
         assert self.process.wait() == 0, self.process.errors
         assert self.process.errors == ""
@@ -136,7 +136,7 @@ def run(server: ServerProcess, tmp_path: Path, request: pytest.FixtureRequest) -
 
 
 @every_transport
-def test_it_connects_when_told_to_and_disconnects(run: Any, transports: str) -> None:
+def test_client_connects_and_disconnects(run: Any, transports: str) -> None:
     client = run("connect", transports)
     assert client.step("made") == {"connected": False, "active": False, "stock": True}
     assert client.step("connected") == {"id": "string", "transport": transports.split(",")[0]}
@@ -144,14 +144,14 @@ def test_it_connects_when_told_to_and_disconnects(run: Any, transports: str) -> 
     client.end()
 
 
-def test_io_of_the_stock_client_has_the_methods_too(run: Any) -> None:
+def test_stock_io_function_has_channel_methods(run: Any) -> None:
     client = run("stock")
     assert client.step("io") == {"subscribed": {"ok": True}, "apart": True, "waits": True}
     client.end()
 
 
 @every_transport
-def test_messages_acknowledgements_and_calls(run: Any, transports: str) -> None:
+def test_messages_acknowledgements_and_calls_return_values(run: Any, transports: str) -> None:
     client = run("messages", transports)
     for message in ["text", "שלום 🙂", 7, None, {"nested": [1, {"deep": True}]}, "__subscribe__"]:
         assert client.step("echo") == {"answer": [message]}
@@ -164,7 +164,7 @@ def test_messages_acknowledgements_and_calls(run: Any, transports: str) -> None:
 
 
 @every_transport
-def test_binary_both_ways(run: Any, transports: str) -> None:
+def test_binary_data_arrives_in_both_directions(run: Any, transports: str) -> None:
     client = run("binary", transports)
     backwards = [255, 128, 127, 30, 1, 0]
     assert client.step("bytes") == {"event": backwards, "acknowledgement": backwards}
@@ -184,7 +184,7 @@ def test_client_with_force_base64_sends_and_receives_bytes(run: Any, transports:
     client.end()
 
 
-def test_an_upgrade_loses_and_reorders_nothing(run: Any) -> None:
+def test_upgrade_keeps_all_messages_in_order(run: Any) -> None:
     client = run("upgrade")
     assert client.step("first") == {"transport": "polling"}
     assert client.step("second") == {"transport": "websocket"}
@@ -196,7 +196,7 @@ def test_an_upgrade_loses_and_reorders_nothing(run: Any) -> None:
 
 
 @every_transport
-def test_channels(run: Any, transports: str) -> None:
+def test_channel_methods_return_results(run: Any, transports: str) -> None:
     client = run("channels", transports)
     ok = {"ok": True}
     subscribed = client.step("subscribed")
@@ -220,16 +220,16 @@ def test_channels(run: Any, transports: str) -> None:
     }
     assert client.step("off") == {"answer": ok, "channels": ["room-2"]}
     assert client.step("not there any more")["answer"]["ok"] is False
-    client.step("never in")
+    client.step("not subscribed")
     client.end()
 
 
 @every_transport
-def test_what_is_wished_before_connecting_is_done_after(run: Any, transports: str) -> None:
+def test_subscription_before_connect_is_sent_after(run: Any, transports: str) -> None:
     client = run("early", transports)
     assert client.step("waiting") == {"channels": [], "left": {"ok": True}}
     assert client.step("kept") == {
-        "wish": {"ok": True},
+        "subscription": {"ok": True},
         "sent": "delivered",
         "channels": ["room-1"],
     }
@@ -237,7 +237,7 @@ def test_what_is_wished_before_connecting_is_done_after(run: Any, transports: st
 
 
 @every_transport
-def test_after_a_restart_channels_come_back_before_anything_else(
+def test_channels_are_renewed_first_after_restart(
     run: Any, server: ServerProcess, transports: str
 ) -> None:
     client = run("restart", transports)
@@ -245,7 +245,7 @@ def test_after_a_restart_channels_come_back_before_anything_else(
     server.restart()
     lost = client.step("lost")
     assert lost["channels"] == []
-    assert lost["active"] is True, "the client reconnects by itself"
+    assert lost["active"] is True, "the client reconnects automatically"
     assert client.step("back") == {
         "answers": {"handler": "delivered", "buffered": "delivered"},
         "late": {"ok": True},
@@ -256,7 +256,7 @@ def test_after_a_restart_channels_come_back_before_anything_else(
     client.end()
 
 
-def test_channels_do_not_wait_behind_the_queue_of_retries(run: Any, server: ServerProcess) -> None:
+def test_renewed_channels_bypass_queue_of_retries(run: Any, server: ServerProcess) -> None:
     client = run("queue")
     assert client.step("ready") == {}
     server.restart()
@@ -264,7 +264,7 @@ def test_channels_do_not_wait_behind_the_queue_of_retries(run: Any, server: Serv
     client.end()
 
 
-def test_channels_survive_a_page_that_removes_all_listeners(
+def test_channels_are_renewed_after_page_removed_all_listeners(
     run: Any, server: ServerProcess
 ) -> None:
     client = run("cleanup")
@@ -274,7 +274,7 @@ def test_channels_survive_a_page_that_removes_all_listeners(
     client.end()
 
 
-def test_options_of_the_client_that_change_acknowledgements(run: Any) -> None:
+def test_channel_methods_work_with_ack_options(run: Any) -> None:
     client = run("options")
     for _ in ("ackTimeout", "retries"):
         assert client.step("subscribed") == {
@@ -287,7 +287,7 @@ def test_options_of_the_client_that_change_acknowledgements(run: Any) -> None:
 
 
 @every_transport
-def test_presence(run: Any, transports: str) -> None:
+def test_presence_reports_changes(run: Any, transports: str) -> None:
     client = run("presence", transports)
     assert client.step("one tracker") == {"same": True, "channel": "room-1", "count": 0}
     assert client.step("alone") == {"members": {"anna": [{}]}, "count": 1}
@@ -301,18 +301,20 @@ def test_presence(run: Any, transports: str) -> None:
     client.end()
 
 
-def test_presence_recovers_from_a_gap(run: Any) -> None:
+def test_presence_recovers_from_gap(run: Any) -> None:
     client = run("gap")
     assert client.step("missed") == {"members": ["anna"]}
     assert client.step("recovered") == {"members": ["anna", "ben", "cleo"]}
     client.end()
 
 
-def test_presence_after_a_restart(run: Any, server: ServerProcess) -> None:
+def test_presence_recovers_after_restart(run: Any, server: ServerProcess) -> None:
     client = run("comeback")
     assert client.step("ready") == {}
     server.restart()
-    assert client.step("kept") == {"members": ["anna", "ben"]}, "a page does not blink"
+    assert client.step("kept") == {"members": ["anna", "ben"]}, (
+        "the page keeps its members while disconnected"
+    )
     back = client.step("back")
     assert back["left"]["leaves"] == {"ben": [{}]}
     assert back["members"] == ["anna"]

@@ -28,14 +28,14 @@ from .nginx import Nginx, running_nginx
 from .raw import Polling, WebSocket
 from .redis_server import RedisServer
 from .servers import Process, Served, ServerProcess, application_source, module_source
-from .snippets import ROOT, Page
+from .snippets import DOCS, ROOT, Page
 from .test_js_client import APPLICATION_BODY, JS
 from .test_workers import children, until_gone
 
 pytestmark = pytest.mark.patience(60)
 
 CONFIGURATION = ROOT / "docs" / "nginx" / "machines.conf"
-README = Page.read(ROOT / "README.rst")
+DEPLOYMENT = Page.read(DOCS / "how-to" / "deployment.rst")
 
 MACHINES = ("a", "b")
 
@@ -377,7 +377,7 @@ class TestWorkersOfMachines:
 
 class TestConfiguration:
     def test_it_has_all_that_one_machine_needs(self) -> None:
-        (section,) = README.blocks("nginx")
+        section = DEPLOYMENT.blocks("nginx")[0]
         told = set(re.findall(r"^ *(proxy_(?!pass).*?);", section, re.MULTILINE))
         assert len(told) >= 6
         assert told <= set(

@@ -22,12 +22,12 @@ from .certificates import trusting
 from .conftest import Journal, Site
 from .nginx import Nginx, running_nginx
 from .raw import WebSocket
-from .snippets import ROOT, Page
+from .snippets import DOCS, Page
 from .test_application import HANDSHAKE, visit
 
 Serve = Callable[..., Site]
 
-#: Headers that nginx sends with the configuration in README.rst.
+#: Headers that nginx sends with the configuration in docs/how-to/deployment.rst.
 NGINX = {
     "Host": "chat.example",
     "X_Forwarded_Proto": "https",
@@ -234,7 +234,7 @@ def ask_unix(path: Path, target: str, **headers: str) -> int:
 
 
 class TestNginx:
-    """The directives of README.rst, in a real nginx."""
+    """The directives of docs/how-to/deployment.rst, in a real nginx."""
 
     @pytest.fixture(params=["tcp", "unix"])
     def nginx(
@@ -244,7 +244,7 @@ class TestNginx:
         def look(request: Any, socket: Any, context: Any) -> list[str]:
             return [request["REMOTE_ADDR"], web.ctx.home, request["webpy_socketio.peer"]]
 
-        (directives,) = Page.read(ROOT / "README.rst").blocks("nginx")
+        directives = Page.read(DOCS / "how-to" / "deployment.rst").blocks("nginx")[0]
         folder = tmp_path / "nginx"
         folder.mkdir()
         if request.param == "unix":

@@ -35,21 +35,21 @@ TRANSPORTS = {
 
 
 class Client:
-    """The client, with a journal of what it hears."""
+    """The client, and a journal of the events that it receives."""
 
     def __init__(self, transports: list[str], **keywords: Any) -> None:
         self.transports = transports
         self.http = requests.Session()
-        self.http.trust_env = False  # no proxy stands between us
+        self.http.trust_env = False  # no proxy
         keywords.setdefault("reconnection", False)
         self.io = socketio.Client(http_session=self.http, **keywords)
-        self.heard = Journal()
-        self.io.on("*", lambda event, *args: self.heard.append((event, *args)))
+        self.received = Journal()
+        self.io.on("*", lambda event, *args: self.received.append((event, *args)))
         for event in ("connect", "disconnect", "connect_error"):
             self.io.on(event, self._recorder(event))
 
     def _recorder(self, event: str) -> Callable[..., None]:
-        return lambda *args: self.heard.append((event, *args))
+        return lambda *args: self.received.append((event, *args))
 
     def connect(self, site: Site, **keywords: Any) -> Client:
         self.io.connect(site.url, transports=self.transports, socketio_path=site.path, **keywords)
@@ -87,18 +87,18 @@ Make = Callable[..., Client]
 
 
 class TestConnecting:
-    def test_it_connects_and_knows_its_public_id(self, site: Site, make: Make) -> None:
+    def test_connect_yields_public_id(self, site: Site, make: Make) -> None:
         client = make().connect(site)
         assert client.io.get_sid() in registry.namespace("/").sockets
-        assert client.heard == [("connect",)]
+        assert client.received == [("connect",)]
 
-    def test_auth(self, site: Site, make: Make) -> None:
+    def test_auth_reaches_socket(self, site: Site, make: Make) -> None:
         client = make().connect(site, auth={"token": "secret"})
         socket = registry.find(client.io.get_sid())
         assert socket is not None
         assert socket.auth == {"token": "secret"}
 
-    def test_refused(self, site: Site, make: Make) -> None:
+    def test_gate_raising_refused_rejects_connection(self, site: Site, make: Make) -> None:
         @on_connecting
         def gate(request: Any, socket: Any, context: Any) -> None:
             raise Refused("members only")
@@ -106,9 +106,11 @@ class TestConnecting:
         client = make()
         with pytest.raises(socketio.exceptions.ConnectionError):
             client.connect(site)
-        assert ("connect_error", {"message": "members only"}) in client.heard
+        assert ("connect_error", {"message": "members only"}) in client.received
 
-    def test_headers_and_cookies_arrive(self, site: Site, make: Make, journal: Journal) -> None:
+    def test_headers_and_cookies_reach_handler(
+        self, site: Site, make: Make, journal: Journal
+    ) -> None:
         @on_connect
         def handler(request: Any, socket: Any, context: Any) -> None:
             journal.append((request["HTTP_X_NAME"], web.cookies().get("shop")))
@@ -118,7 +120,7 @@ class TestConnecting:
 
 
 class TestMessages:
-    def test_both_ways(self, site: Site, make: Make) -> None:
+    def test_messages_arrive_in_both_directions(self, site: Site, make: Make) -> None:
         @on_message
         def echo(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.send(message)
@@ -127,19 +129,21 @@ class TestMessages:
         messages = ["text", "žluťoučký 🐎", {"a": [1, None, True]}, 0, ""]
         for message in messages:
             client.io.send(message)
-        client.heard.wait(lambda heard: len(heard) == 1 + len(messages))
-        assert client.heard[1:] == [("message", message) for message in messages]
+        client.received.wait(lambda received: len(received) == 1 + len(messages))
+        assert client.received[1:] == [("message", message) for message in messages]
 
-    def test_events_with_several_arguments(self, site: Site, make: Make) -> None:
+    def test_event_with_several_arguments_reaches_handler(self, site: Site, make: Make) -> None:
         @on_event("add")
         def add(request: Any, socket: Any, context: Any, one: int, other: int) -> None:
             socket.emit("sum", one + other, "and more")
 
         client = make().connect(site)
         client.io.emit("add", (1, 2))
-        client.heard.wait_for(("sum", 3, "and more"))
+        client.received.wait_for(("sum", 3, "and more"))
 
-    def test_binary(self, site: Site, make: Make, journal: Journal) -> None:
+    def test_binary_message_arrives_in_both_directions(
+        self, site: Site, make: Make, journal: Journal
+    ) -> None:
         @on_message
         def echo(request: Any, socket: Any, context: Any, message: Any) -> None:
             journal.append(message)
@@ -148,13 +152,13 @@ class TestMessages:
         client = make().connect(site)
         message = {"picture": b"\0\xff" * 5000, "parts": [b"", b"x"]}
         client.io.send(message)
-        client.heard.wait_for(("message", message))
+        client.received.wait_for(("message", message))
         assert journal == [message]
 
-    def test_a_thousand_in_order(
+    def test_thousand_messages_keep_their_order(
         self, site: Site, make: Make, journal: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # The client takes no more than 16 packets at a time over long-polling, unless told to.
+        # By default, the client accepts at most 16 packets per long-polling response.
         monkeypatch.setattr(Payload, "max_decode_packets", 2000)
 
         @on_message
@@ -165,13 +169,13 @@ class TestMessages:
         client = make().connect(site)
         for number in range(1000):
             client.io.send(number)
-        client.heard.wait(lambda heard: len(heard) == 1001)
+        client.received.wait(lambda received: len(received) == 1001)
         assert journal == list(range(1000))
-        assert client.heard[1:] == [("message", number) for number in range(1000)]
+        assert client.received[1:] == [("message", number) for number in range(1000)]
 
 
 class TestAcknowledgements:
-    def test_the_servers(self, site: Site, make: Make) -> None:
+    def test_handler_result_is_acknowledged(self, site: Site, make: Make) -> None:
         @on_message
         def handler(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return {"one": 1, "pair": (1, "two"), "none": None}.get(message)
@@ -181,7 +185,7 @@ class TestAcknowledgements:
         assert client.io.call("message", "pair") == (1, "two")
         assert client.io.call("message", "none") is None
 
-    def test_the_clients(self, site: Site, make: Make) -> None:
+    def test_call_returns_acknowledgement_of_client(self, site: Site, make: Make) -> None:
         client = make()
         client.io.on("question", lambda *args: ("answer", list(args)))
         client.io.on("silence", lambda: None)
@@ -190,12 +194,14 @@ class TestAcknowledgements:
         assert socket is not None
         assert socket.call("question", 1, 2) == ["answer", [1, 2]]
         assert socket.call("silence") is None
-        # Disconnecting before its last POST is answered, the client forgets to say so and waits.
+        # A client that disconnects before its last POST is answered sends no packet and waits.
         client.io.call("__unsubscribe__", "barrier")
 
 
 class TestNamespaces:
-    def test_two_at_once(self, serve: Callable[..., Site], make: Make) -> None:
+    def test_client_in_two_namespaces_has_two_sockets(
+        self, serve: Callable[..., Site], make: Make
+    ) -> None:
         @on_message
         def where(request: Any, socket: Any, context: Any, message: Any) -> Any:
             return socket.namespace
@@ -208,16 +214,16 @@ class TestNamespaces:
 
 
 class TestChannels:
-    def test_subscribe_and_unsubscribe(self, site: Site, make: Make) -> None:
+    def test_subscribed_client_receives_channel_messages(self, site: Site, make: Make) -> None:
         client = make().connect(site)
         assert client.io.call("__subscribe__", "room") == {"ok": True}
         broadcast_channel("hello", "room")
-        client.heard.wait_for(("message", "hello"))
+        client.received.wait_for(("message", "hello"))
         assert client.io.call("__unsubscribe__", "room") == {"ok": True}
         assert client.io.call("__channel__", ("room", "x"))["ok"] is False
         assert client.io.call("__subscribe__", "")["ok"] is False
 
-    def test_two_clients_talk(self, site: Site, make: Make) -> None:
+    def test_subscribers_receive_messages_of_each_other(self, site: Site, make: Make) -> None:
         @on_message(channel="^room$")
         def talk(request: Any, socket: Any, context: Any, message: Any) -> None:
             socket.broadcast_channel(message, "room")
@@ -227,30 +233,32 @@ class TestChannels:
             client.io.call("__subscribe__", "room")
         ann.io.call("__channel__", ("room", "hello from Ann"))
         bob.io.call("__channel__", ("room", "hello from Bob"))
-        bob.heard.wait_for(("message", "hello from Ann"))
-        ann.heard.wait_for(("message", "hello from Bob"))
-        assert len(ann.heard) == len(bob.heard) == 2
+        bob.received.wait_for(("message", "hello from Ann"))
+        ann.received.wait_for(("message", "hello from Bob"))
+        assert len(ann.received) == len(bob.received) == 2
 
 
-class TestEnds:
-    def test_the_client_leaves(self, site: Site, make: Make, stages: Journal) -> None:
+class TestDisconnection:
+    def test_client_disconnect_finishes_once(self, site: Site, make: Make, stages: Journal) -> None:
         client = make().connect(site)
         client.io.disconnect()
         stages.wait(lambda stages: stages[-1][0] == "finish")
         assert stages[-1][1] in ("client namespace disconnect", "transport close")
         assert [name for name, _ in stages].count("disconnect") == 1
 
-    def test_the_server_ends_it(self, site: Site, make: Make, stages: Journal) -> None:
+    def test_server_disconnect_delivers_last_message(
+        self, site: Site, make: Make, stages: Journal
+    ) -> None:
         client = make().connect(site)
         socket = registry.find(client.io.get_sid())
         assert socket is not None
-        socket.send("the last word")
+        socket.send("goodbye")
         socket.disconnect()
-        client.heard.wait(lambda heard: heard[-1][0] == "disconnect")
-        assert ("message", "the last word") in client.heard
+        client.received.wait(lambda received: received[-1][0] == "disconnect")
+        assert ("message", "goodbye") in client.received
         stages.wait_for(("finish", "server namespace disconnect"))
 
-    def test_heartbeats_keep_it(self, serve: Callable[..., Site], make: Make) -> None:
+    def test_heartbeats_keep_connection_open(self, serve: Callable[..., Site], make: Make) -> None:
         site = serve(ping_interval=0.1, ping_timeout=0.5)
         client = make().connect(site)
         socket = registry.find(client.io.get_sid())
@@ -258,13 +266,13 @@ class TestEnds:
         session = socket._connection.session
         heartbeat = site.server.engine._heartbeat
         first = heartbeat._since[session]
-        while heartbeat._since[session] == first:  # until a pong was taken
+        while heartbeat._since[session] == first:  # until a pong was received
             gevent.sleep(0.01)
         assert client.io.call("__unsubscribe__", "barrier") == {"ok": True}
         assert socket.connected
 
     @pytest.mark.patience(30)
-    def test_after_a_restart_it_comes_back(self, make: Make, journal: Journal) -> None:
+    def test_client_reconnects_after_restart(self, make: Make, journal: Journal) -> None:
         @on_connect
         def handler(request: Any, socket: Any, context: Any) -> None:
             journal.append(socket.session_id)
@@ -282,13 +290,13 @@ class TestEnds:
         port = first.server_port
         old = client.io.eio.ws
         first.stop()
-        client.heard.wait(lambda heard: any(event[0] == "disconnect" for event in heard))
+        client.received.wait(lambda received: any(event[0] == "disconnect" for event in received))
         if old is not None:
-            old.shutdown()  # which it leaves open
+            old.shutdown()  # the client leaves it open
         second = start(port)
         try:
             journal.wait(lambda journal: len(journal) == 2)
-            client.heard.wait(lambda heard: heard.count(("connect",)) == 2)
+            client.received.wait(lambda received: received.count(("connect",)) == 2)
             assert journal[0] != journal[1]
             client.io.reconnection = False
             client.io.disconnect()
@@ -297,7 +305,7 @@ class TestEnds:
 
 
 class TestManyPacketsAtOnce:
-    """Its limit of 16 packets in a response, and what docs/troubleshooting.rst says about it."""
+    """The client's limit of 16 packets in a response, and the remedy of docs/troubleshooting.rst."""
 
     COUNT = 40
 
@@ -323,7 +331,7 @@ class TestManyPacketsAtOnce:
             client.disconnect()
 
     @pytest.mark.quoted("Unexpected packet from server, aborting")
-    def test_with_more_than_16_packets_client_disconnects(
+    def test_client_disconnects_after_more_than_16_packets(
         self,
         connect: Callable[..., socketio.Client],
         journal: Journal,
@@ -337,7 +345,7 @@ class TestManyPacketsAtOnce:
         told("\n".join(record.getMessage() for record in caplog.records))
 
     @pytest.mark.parametrize("remedy", ["websocket", "max_decode_packets"])
-    def test_with_remedy_client_receives_all(
+    def test_client_with_remedy_receives_all(
         self,
         remedy: str,
         connect: Callable[..., socketio.Client],

@@ -1,4 +1,4 @@
-"""README.rst is true: its snippets run, and do what it says."""
+"""README.rst and the other top-level documents, and the snippets of `docs/` that they link to."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gevent
 import pytest
 import socketio
 import web
 
+import webpy_socketio
 from webpy_socketio.backplane import send_gap
 from webpy_socketio.config import settings
 from webpy_socketio.plugins import metrics
@@ -28,36 +28,46 @@ from .certificates import trusting
 from .conftest import Journal, Site
 from .nginx import Nginx, free_port, running_nginx
 from .raw import WebSocket
-from .snippets import ROOT, Page
+from .snippets import DOCS, ROOT, Page
 
 README = Page.read(ROOT / "README.rst")
+CONTRIBUTING = Page.read(ROOT / "CONTRIBUTING.rst")
+DESIGN = Page.read(ROOT / "DESIGN.rst")
+SECURITY = Page.read(ROOT / "SECURITY.rst")
+PACKAGE = Path(webpy_socketio.__file__).parent
+
+(PROGRAM,) = README.blocks("python")
 
 METRICS = "webpy_socketio.plugins.metrics"
 RATE_LIMIT = "webpy_socketio.plugins.rate_limit"
-
-PROGRAM, *SNIPPETS = README.blocks("python")
-
-#: A file of its own, not to be run in one module with the others.
-(TEST_FILE,) = (block for block in SNIPPETS if block.startswith("# test_chat.py"))
+ADMIN = "webpy_socketio.plugins.admin"
 
 
-def snippet(word: str) -> str:
-    """The one snippet that has `word` in it."""
-    (found,) = (block for block in SNIPPETS if word in block)
-    return found
+def how_to(name: str) -> Page:
+    return Page.read(DOCS / "how-to" / f"{name}.rst")
+
+
+def settings_of(page: Page) -> dict[str, Any]:
+    """Execute the settings module that a page shows, and return its settings as keywords."""
+    names: dict[str, Any] = {}
+    exec(compile(page.files()["settings.py"], "settings.py", "exec"), names)
+    prefix = "SOCKETIO_"
+    return {
+        name.removeprefix(prefix).lower(): value
+        for name, value in names.items()
+        if name.startswith(prefix)
+    }
 
 
 class TestProgram:
-    """The first snippet is a whole program."""
-
     @pytest.mark.patience(30)
-    def test_it_talks_to_a_client(self, tmp_path: Path, journal: Journal) -> None:
+    def test_readme_program_talks_to_a_client(self, tmp_path: Path, journal: Journal) -> None:
         port = free_port()
         (tmp_path / "chat.py").write_text(PROGRAM.replace("8000", str(port)))
         program = subprocess.Popen(
             [sys.executable, "chat.py"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             stderr=subprocess.DEVNULL,
         )
         client = socketio.Client()
@@ -79,93 +89,157 @@ class TestProgram:
         assert program.wait() == 0
 
 
-class TestTestFile:
-    """The test of the first program is a whole file."""
+class TestReadme:
+    def test_links_lead_to_files(self) -> None:
+        links = re.findall(r"<(docs/[\w./-]*)>`_", README.text)
+        links += re.findall(r"\.\. image:: (\S+)", README.text)
+        links += re.findall(r"``((?:docs|bench|example|webpy_socketio)/[\w./-]*)``", README.text)
+        links += re.findall(r"``([A-Z]+(?:\.rst)?)``", README.text)
+        assert len(links) > 12
+        for link in links:
+            assert (ROOT / link).exists(), link
 
-    @pytest.mark.patience(30)
-    def test_it_passes(self, tmp_path: Path) -> None:
-        (tmp_path / "chat.py").write_text(PROGRAM)
-        (tmp_path / "test_chat.py").write_text(TEST_FILE)
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert "3 passed" in done.stdout, done.stdout + done.stderr
+    def test_commands_are_make_targets(self) -> None:
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        for page in (README, CONTRIBUTING):
+            named = set(re.findall(r"``make ([a-z-]+)``", page.text))
+            assert {"demo", "test", "docs"} <= named <= targets
 
-    def test_every_name_is_there(self) -> None:
-        section = README.text.partition("Testing your handlers\n")[2].partition("\n\n\n")[0]
-        told = set(
-            re.findall(r"``(?:server\.|client\.|with server\.)?([a-z]+)(?:\(.*?\).*?)?``", section)
-        )
-        client = {name for name in vars(Client) if not name.startswith("_")}
-        assert {"send", "receive", "received", "vanish"} <= told & client
-        mine = {"connect", "browser", "advance", "record", "errors", "settle"}
-        assert mine <= told & set(vars(TestServer))
+    def test_speed_ratios_are_those_of_the_results(self) -> None:
+        results = (ROOT / "bench" / "results" / "bench.rst").read_text(encoding="utf-8")
+        rows = {
+            "broadcast to 500, one per loop iteration": "broadcast, one a turn, 500 subscribers",
+            "broadcast to 500, in bursts of 10": "broadcast, bursts of 10, 500 subscribers",
+            "message with acknowledgement": "message with acknowledgement, 50 clients",
+            "memory of an idle WebSocket connection": "idle WebSocket connection",
+        }
+        for named, measured in rows.items():
+            row = results.partition(f"* - {measured}\n")[2].splitlines()[:6]
+            _, _, gevent, _, node = (line.strip("- ") for line in row[:5])
+            (shown,) = re.findall(rf"^{named} +(\S+) +(\S+)$", README.text, re.MULTILINE)
+            for cell, ratio in zip((gevent, node), shown, strict=True):
+                assert float(cell.partition("×")[2]) == pytest.approx(float(ratio), rel=0.05)
+
+
+class TestContributing:
+    def test_map_lists_every_module_and_no_other(self) -> None:
+        listed = re.findall(r"^- ``([\w./]+)``: \S.*\.$", CONTRIBUTING.text, re.MULTILINE)
+        modules = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+        packages = [path.parent for path in PACKAGE.rglob("*/__init__.py")]
+        existing = ["__init__.py"]
+        existing += [path.relative_to(PACKAGE).as_posix() for path in modules]
+        existing += [f"{path.relative_to(PACKAGE).as_posix()}/" for path in packages]
+        assert sorted(listed) == sorted(existing)
+
+    def test_places_to_find_things_exist(self) -> None:
+        section = CONTRIBUTING.sections()["Where to find things"].text
+        places = re.findall(r"``([a-z_/]+\.py)``", section)
+        assert len(places) > 10
+        for place in places:
+            assert (PACKAGE / place).exists(), place
+
+
+class TestDesign:
+    def test_named_files_exist(self) -> None:
+        named = re.findall(r"``([a-z_]+(?:/[a-z_]+)*\.(?:py|rst|lua))``", DESIGN.text)
+        named += re.findall(r"``([a-z_]+(?:/[a-z_]+)*/)``", DESIGN.text)
+        assert len(named) > 30
+        for name in named:
+            assert (PACKAGE / name).exists() or (ROOT / name).exists(), name
+
+
+class TestSecurity:
+    def test_every_named_setting_exists(self) -> None:
+        known = {f"SOCKETIO_{setting.name}" for setting in settings.SETTINGS}
+        named = set(re.findall(r"``(SOCKETIO_[A-Z_]+)``", SECURITY.text))
+        assert len(named) > 20
+        assert named <= known
+
+    def test_every_named_test_exists(self) -> None:
+        tests = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+        named = set(re.findall(r"``(test_\w+)``", SECURITY.text))
+        assert len(named) > 20
+        assert named <= tests
 
 
 @pytest.fixture
-def names(serve: Callable[..., Site], tmp_path: Path, monkeypatch: Any) -> dict[str, Any]:
-    """The names of all snippets, executed in their order in one module, and a running server."""
-    (tmp_path / "shouting.py").write_text(snippet("shouting.py"))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    application = web.application((), {}, autoreload=False)
-    names: dict[str, Any] = {"web": web, "app": application, "__name__": "readme"}
-    README.run(names, PROGRAM, TEST_FILE)
-    settings._configured.clear()
-    web.config.pop("SOCKETIO_PORT", None)
-    names["site"] = serve(
-        plugins=["shouting", *names["SOCKETIO_PLUGINS"], METRICS, RATE_LIMIT],
-        presence_key=names["SOCKETIO_PRESENCE_KEY"],
-        rate_limit_messages=names["SOCKETIO_RATE_LIMIT_MESSAGES"],
-        rate_limit_key=names["SOCKETIO_RATE_LIMIT_KEY"],
-        rate_limit_key_connections=names["SOCKETIO_RATE_LIMIT_KEY_CONNECTIONS"],
-        metrics_port=0,
-        trusted_proxies=names["SOCKETIO_TRUSTED_PROXIES"],
-    )
-    return names
+def run(serve: Callable[..., Site]) -> Callable[..., dict[str, Any]]:
+    """Execute a page's snippets in one module, start a server, and return the module's names."""
+
+    def run(page: Page, **keywords: Any) -> dict[str, Any]:
+        application = web.application((), {}, autoreload=False)
+        names: dict[str, Any] = {"web": web, "app": application, "__name__": "page"}
+        page.run(names)
+        names["site"] = serve(**keywords)
+        return names
+
+    return run
+
+
+Run = Callable[..., dict[str, Any]]
 
 
 def connect(names: dict[str, Any], **headers: str) -> WebSocket:
-    client: WebSocket = names["site"].connect('{"token":"secret"}', **headers)
+    client: WebSocket = names["site"].connect(**headers)
     return client
 
 
 def subscribe(client: WebSocket, channel: str) -> None:
-    """Subscribe, and read what the handlers and plugins say about it."""
     assert client.call("__subscribe__", channel) == [{"ok": True}]
-    assert client.event()[0] == "presence_state"
 
 
-class TestSnippets:
-    def test_a_template_includes_the_scripts(self, names: dict[str, Any]) -> None:
+class TestHowTo:
+    """Snippets of the how-to guides, on a real server."""
+
+    def test_mako_template_includes_the_scripts(self, run: Run) -> None:
+        page = how_to("pages")
+        names = run(page)
         lookup = names["lookup"]
-        lookup.put_string("page", README.blocks("html")[0])
-        page = lookup.get_template("page").render()
-        assert page.count("<script src=") == 3
+        lookup.put_string("page", page.blocks("html+mako")[0])
+        assert lookup.get_template("page").render().count("<script src=") == 3
         assert "<script" in names["head"]
 
-    def test_events(self, names: dict[str, Any]) -> None:
-        client = connect(names, Cookie="name=Ann")
+    def test_echo_handler_answers_and_acknowledges(self, run: Run) -> None:
+        client = connect(run(how_to("handlers")), Cookie="name=Ann")
         client.emit("message", "hello", ack=1)
         assert client.event() == ["message", {"to": "Ann", "text": "hello"}]
         assert client.receive() == '431["received"]'
 
-    def test_a_pool_of_threads(self, names: dict[str, Any]) -> None:
-        assert connect(names).call("factor", 6) == [[1, 2, 3, 6]]
+    def test_handler_in_thread_pool_returns_factors(self, run: Run) -> None:
+        assert connect(run(how_to("handlers"))).call("factor", 6) == [[1, 2, 3, 6]]
 
-    def test_channels(self, names: dict[str, Any]) -> None:
+    def test_bound_handler_announces_new_subscriber(self, run: Run) -> None:
+        names = run(how_to("handlers"))
+        first, second = connect(names), connect(names)
+        subscribe(first, "room-1")
+        subscribe(second, "room-1")
+        assert first.event() == ["message", {"joined": second.id}]
+
+    def test_receiver_counts_messages(self, run: Run) -> None:
+        names = run(how_to("handlers"))
         client = connect(names)
-        subscribe(client, "room-1")
-        client.emit("move", 7, ack=1)
-        assert client.event()[0] == "presence_state"
-        assert client.receive() == "431[true]"
+        client.emit("message", "x", ack=1)
+        assert client.event()[0] == "message"
+        assert client.receive().startswith("431")
+        assert names["seen"]["message"] == 1
 
-    def test_out_of_band(self, names: dict[str, Any]) -> None:
-        assert names["announce"]("anyone?") == "nobody is there to receive it"
+    def test_handler_moves_socket_to_another_channel(self, run: Run) -> None:
+        client = connect(run(how_to("channels")))
+        subscribe(client, "table-7")
+        client.emit("change table", 8, ack=1)
+        assert client.receive() == "431[true]"
+        socket = registry.find(client.id)
+        assert socket is not None
+        assert socket.channels == ("table-8",)
+
+    def test_gate_rejects_subscription_with_reason(self, run: Run) -> None:
+        client = connect(run(how_to("channels")))
+        rejected = [{"ok": False, "error": "there is no such table"}]
+        assert client.call("__subscribe__", "kitchen") == rejected
+
+    def test_functions_without_socket_reach_clients(self, run: Run) -> None:
+        names = run(how_to("sending"))
+        assert names["announce"]("news") == "no client is connected"
         client = connect(names)
         subscribe(client, "room-1")
         assert names["announce"]("news") == "sent"
@@ -177,116 +251,86 @@ class TestSnippets:
             ["news", "more"],
         ]
 
-    def test_binding(self, names: dict[str, Any]) -> None:
-        first, second = connect(names), connect(names)
-        subscribe(first, "room-1")
-        subscribe(second, "room-1")
-        assert first.event() == ["message", {"joined": second.id}]
-
-    def test_signals(self, names: dict[str, Any]) -> None:
+    def test_message_above_rate_limit_notifies_client(self, serve: Callable[..., Site]) -> None:
+        given = settings_of(how_to("rate-limits"))
+        names = {"site": serve(**{**given, "plugins": [RATE_LIMIT]})}
         client = connect(names)
-        client.emit("message", "x", ack=1)
-        assert client.event()[0] == "message"
-        assert client.receive().startswith("431")
-        assert names["seen"]["message"] == 1
+        _, at_once = given["rate_limit_messages"]
+        for number in range(at_once + 1):
+            client.emit("unknown", number)
+        event, notice = client.event()
+        assert (event, notice["what"], notice["refused"]) == ("rate_limit", "messages", 1)
 
-    def test_gates(self, names: dict[str, Any]) -> None:
-        stranger = names["site"].websocket()
-        stranger.send("40")
-        assert stranger.receive() == '44{"message":"who are you?"}'
-        client = connect(names)
-        refused = [{"ok": False, "error": "for staff only"}]
-        assert client.call("__subscribe__", "staff-room") == refused
-        socket = registry.find(client.id)
-        assert socket is not None
-        socket.context["staff"] = True
-        subscribe(client, "staff-room")
-        long = "x" * 3000
-        assert client.call("__channel__", "staff-room", long) == [{"error": "too long"}]
-
-    def test_settings(self, names: dict[str, Any]) -> None:
-        assert names["server"].settings.port == 8002
-        assert names["server"].settings.ping_interval == 10
-
-    def test_plugins(self, names: dict[str, Any]) -> None:
-        client = connect(names)
-        client.emit("message", "HELLO")
-        assert client.event() == ["message", {"to": "stranger", "text": "HELLO"}]
-        assert client.event() == ["message", "no need to shout"]
-
-    def test_presence(self, names: dict[str, Any]) -> None:
-        client = connect(names)
-        subscribe(client, "room-1")
-        assert names["names"]("room-1") == ["stranger"]
-        client.emit("call me", "Ann")
-        diff = client.event()
-        assert diff[0] == "presence_diff"
-        assert names["names"]("room-1") == ["Ann"]
-
-    def test_metrics(self, names: dict[str, Any]) -> None:
-        assert settings.resolve({"metrics_port": names["SOCKETIO_METRICS_PORT"]}, {})
-        connect(names)
-        port = metrics.port()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
-            shown = response.read().decode()
-        section = README.text.partition("\nMetrics\n---")[2].partition("\nRate limits\n---")[0]
-        told = set(re.findall(r"^``([a-z_]+)``", section, re.MULTILINE)) - {"webpy_socketio_"}
-        told |= set(re.findall(r"^``\w+``, ``([a-z_]+)``", section, re.MULTILINE))
-        families = set(re.findall(r"^# TYPE webpy_socketio_(\S+)", shown, re.MULTILINE))
-        assert told == families
-
-    def test_rate_limits(self, names: dict[str, Any]) -> None:
-        client = connect(names)
-        for number in range(31):
-            client.emit("nobody's", number)
-        event, told = client.event()
-        assert (event, told["what"], told["refused"]) == ("rate_limit", "messages", 1)
-        for _ in range(19):
+    def test_connection_above_rate_limit_is_rejected(self, serve: Callable[..., Site]) -> None:
+        given = settings_of(how_to("rate-limits"))
+        names = {"site": serve(**{**given, "plugins": [RATE_LIMIT]})}
+        _, at_once = given["rate_limit_key_connections"]
+        for _ in range(at_once):
             connect(names)
         late = names["site"].websocket()
-        late.send('40{"token":"secret"}')
+        late.send("40")
         assert late.receive() == '44{"message":"rate limit"}'
 
-    def test_the_admin_ui(self, serve: Callable[..., Site], names: dict[str, Any]) -> None:
-        plugins = ["webpy_socketio.plugins.admin"]
-        keys = [key for key in names if key.startswith("SOCKETIO_ADMIN_")]
-        own = {key.removeprefix("SOCKETIO_").lower(): names[key] for key in keys}
-        client = serve(plugins=plugins, **own).websocket()
+    def test_admin_settings_reject_a_wrong_password(self, serve: Callable[..., Site]) -> None:
+        given = settings_of(how_to("admin-ui"))
+        client = serve(**{**given, "plugins": [ADMIN]}).websocket()
         client.send('40/admin,{"username":"ann","password":"a guess"}')
         assert client.receive() == '44/admin,{"message":"invalid credentials"}'
 
-    def test_several_processes(self, names: dict[str, Any]) -> None:
-        assert settings.resolve({"backplane": names["SOCKETIO_BACKPLANE"]}, {})
-        send_gap(None, "node", 3)
-        gevent.sleep(0)
-        assert names["outages"] == [3]
+    def test_settings_of_several_processes_are_valid(self) -> None:
+        given = settings_of(how_to("machines"))
+        assert settings.resolve(given, {}).backplane == given["backplane"]
 
-    def test_every_setting_is_in_the_table(self) -> None:
-        table = README.text.partition("\nsetting  ")[2].partition("\n\n\n")[0]
-        names = set(re.findall(r"``SOCKETIO_([A-Z_]+[A-Z])``", table))
-        names |= {
-            f"RATE_LIMIT_{rest}"
-            for rest in re.findall(r"^\.\.\. ``([A-Z_]+)``", table, re.MULTILINE)
-        }
-        assert names >= {setting.name for setting in settings.SETTINGS}
+    def test_settings_of_metrics_are_valid(self) -> None:
+        given = settings_of(how_to("monitoring"))
+        assert settings.resolve(given, {}).metrics_port == given["metrics_port"]
+
+    def test_gap_receiver_asks_clients_to_reload(self, run: Run) -> None:
+        client = connect(run(how_to("machines")))
+        send_gap(None, "node", 3)
+        assert client.event() == ["reload"]
+
+    def test_testing_guide_names_existing_methods(self) -> None:
+        section = how_to("testing").sections()["Overview"].text
+        terms = "\n".join(re.findall(r"^``.*$", section, re.MULTILINE))
+        named = set(re.findall(r"``(?:server\.|client\.)?([a-z]+)(?:\(.*?\))?``", terms))
+        methods = {name for name in vars(Client) if not name.startswith("_")}
+        assert {"send", "receive", "received", "abort"} <= named & methods
+        helpers = {"connect", "browser", "advance", "record", "errors", "settle"}
+        assert helpers <= named & set(vars(TestServer))
+        assert named <= methods | set(vars(TestServer))
+
+
+class TestMetricsReference:
+    def test_table_lists_every_metric(self, serve: Callable[..., Site]) -> None:
+        serve(plugins=[METRICS], metrics_port=0).connect()
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port()}/metrics") as response:
+            shown = response.read().decode()
+        table = Page.read(DOCS / "reference" / "metrics.rst").text
+        listed = set(re.findall(r"^``([a-z_]+)``", table, re.MULTILINE)) - {"send"}
+        listed |= set(re.findall(r"^``\w+``, ``([a-z_]+)``", table, re.MULTILINE))
+        families = set(re.findall(r"^# TYPE webpy_socketio_(\S+)", shown, re.MULTILINE))
+        assert listed == families
 
 
 class TestNginx:
-    """The directives are those of a real nginx."""
+    """The directives of the deployment guide, in a real nginx."""
 
     @pytest.fixture
     def nginx(self, tmp_path: Path, serve: Callable[..., Site]) -> Iterator[Nginx]:
         site = serve(trusted_proxies=["127.0.0.1"])
-        (directives,) = README.blocks("nginx")
+        directives = how_to("deployment").blocks("nginx")[0]
         with running_nginx(directives, {"127.0.0.1:8000": site.port}, tmp_path) as nginx:
             yield nginx
 
     @pytest.mark.patience(30)
     @pytest.mark.parametrize("transports", [["polling"], ["websocket"], ["polling", "websocket"]])
-    def test_both_transports_pass(self, transports: list[str], nginx: Nginx) -> None:
+    def test_client_connects_with_every_transport(
+        self, transports: list[str], nginx: Nginx
+    ) -> None:
         port = nginx.port
         client = socketio.Client(http_session=trusting(nginx.certificate))
-        # A WebSocket of this client's says by itself where it comes from, as a browser does.
+        # With WebSockets this client sends an Origin itself, as a browser does.
         origin = {} if "websocket" in transports else {"Origin": f"https://localhost:{port}"}
         client.connect(f"https://localhost:{port}", origin, transports=transports)
         try:
@@ -294,7 +338,7 @@ class TestNginx:
         finally:
             client.disconnect()
 
-    def test_another_origin_does_not(self, nginx: Nginx) -> None:
+    def test_other_origin_is_rejected(self, nginx: Nginx) -> None:
         port = nginx.port
         context = ssl.create_default_context()
         context.check_hostname = False

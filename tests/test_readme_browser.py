@@ -1,4 +1,4 @@
-"""The first program of README.rst, in headless Chromium: what one window sends appears in both."""
+"""The first program of README.rst in headless Chromium: a sent message appears in both windows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def _patience() -> None:
-    """`expect` has a limit of its own; see windows.py."""
+    """Disable the time limit of conftest.py; `expect` has its own, see windows.py."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=COMMANDS.values(), ids=COMMANDS)
 def url(request: Any, folder: Path) -> Iterator[str]:
-    """Run the program, and return the address that it logs."""
+    """Run the program and return the address that it logs."""
     script = f"exec {sys.executable} {' '.join(request.param)} 2>&1"
     process = Process(["sh", "-c", script], folder / "log", cwd=folder)
     try:
@@ -48,14 +48,14 @@ def url(request: Any, folder: Path) -> Iterator[str]:
         assert process.wait() == 0
 
 
-def test_two_windows_receive_what_one_sends(url: str) -> None:
-    complaints: list[str] = []
+def test_message_sent_in_one_window_appears_in_both(url: str) -> None:
+    console_messages: list[str] = []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         pages = [browser.new_context().new_page() for _ in range(2)]
         for page in pages:
-            page.on("console", lambda message: complaints.append(message.text))
-            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("console", lambda message: console_messages.append(message.text))
+            page.on("pageerror", lambda error: console_messages.append(str(error)))
             page.goto(url)
             page.wait_for_function("() => socket.channels.includes('room-1')")
         for page, text in zip(pages, ("Hello", "<b>Hi</b>"), strict=True):
@@ -67,10 +67,10 @@ def test_two_windows_receive_what_one_sends(url: str) -> None:
         for page in pages:
             expect(page.get_by_role("listitem")).to_have_text(["Hello", "<b>Hi</b>"])
         browser.close()
-    assert [text for text in complaints if "favicon" not in text and "404" not in text] == []
+    assert [text for text in console_messages if "favicon" not in text and "404" not in text] == []
 
 
-def test_doctor_finds_no_problem(folder: Path) -> None:
+def test_doctor_finds_no_problem_in_readme_program(folder: Path) -> None:
     done = run("doctor", "chat.py", "--port", "0", cwd=folder)
     assert "problem " not in done.out
     assert (done.status, done.err) == (0, "")

@@ -1,12 +1,12 @@
-// The stock client with our extension, driven against a real server by tests/test_js_client.py.
+// Scenarios for the stock client with the channel extension, run by tests/test_js_client.py.
 //
 //   node client.mjs SCENARIO URL TRANSPORTS BUILD
 //
 // TRANSPORTS is "polling", "websocket" or "polling,websocket"; BUILD is "node", the client as Node.js
 // programs use it, or "browser", the minified script that pages load.
 //
-// A scenario reports what happened, a JSON object a line: {"step": ..., ...}. The test compares, and at
-// the step "ready" restarts the server.
+// A scenario reports one JSON object per line: {"step": ..., ...}. The test compares the reports and
+// restarts the server at the step "ready".
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -21,7 +21,7 @@ const load = (name) => {
   vm.runInThisContext(readFileSync(script, "utf8"), { filename: script.pathname });
 };
 if (build === "browser") {
-  // What browsers have and Node.js has not; the packages are those that the client itself uses there.
+  // Globals of browsers that Node.js lacks, from the packages that the client uses on Node.js.
   globalThis.XMLHttpRequest = require("xmlhttprequest-ssl").XMLHttpRequest;
   globalThis.WebSocket = require("ws");
   globalThis.FileReader = class {
@@ -54,7 +54,7 @@ const connected = async (options) => {
   await connect;
   return socket;
 };
-// Seen at the first moment: on a fast machine the upgrade is over before "connect".
+// Read at "open": on a fast machine the upgrade completes before "connect".
 const firstTransport = (socket) =>
   new Promise((resolve) => socket.io.once("open", () => resolve(socket.io.engine.transport.name)));
 const asked = (socket, ...args) => new Promise((resolve) => socket.emit(...args, (...answer) => resolve(answer)));
@@ -88,10 +88,10 @@ const scenarios = {
   },
 
   async stock() {
-    const socket = io(url, OPTIONS); // connects by itself
+    const socket = io(url, OPTIONS); // connects automatically
     open.add(socket);
     await next(socket, "connect");
-    const other = new io.Socket(`${url}/other`, OPTIONS); // io() would share its connection with another namespace
+    const other = new io.Socket(`${url}/other`, OPTIONS); // with io(), both namespaces would share a connection
     report("io", { subscribed: await socket.subscribe("room-1"), apart: other.io !== socket.io, waits: !other.active });
   },
 
@@ -119,7 +119,7 @@ const scenarios = {
     report("nested", { parts: nested.parts.map(bytes), text: nested.text });
   },
 
-  // Bytes as base64 in text, on whichever transport the session ends up with.
+  // Bytes as base64 in text, on the final transport of the session.
   async base64() {
     const socket = newSocket({ forceBase64: true });
     const last = OPTIONS.transports.at(-1);
@@ -137,7 +137,7 @@ const scenarios = {
     });
   },
 
-  // Messages both ways while the transport changes under them.
+  // Messages in both directions during the upgrade.
   async upgrade() {
     const socket = newSocket();
     const [sent, received] = [[], []];
@@ -147,12 +147,12 @@ const scenarios = {
     const upgraded = next(socket.io, "open").then(() => next(socket.io.engine, "upgrade"));
     socket.connect();
     report("first", { transport: await first });
-    for (let count = 0; count < 100; count++) send(); // kept until connected: they leave while the upgrade is tried
+    for (let count = 0; count < 100; count++) send(); // buffered until connected, then sent during the upgrade
     const trickle = setInterval(send, 0);
     await upgraded;
     clearInterval(trickle);
     for (let count = 0; count < 100; count++) send();
-    const [server] = await asked(socket, "numbers"); // behind all echoes
+    const [server] = await asked(socket, "numbers"); // answered after all echoes
     report("second", { transport: socket.io.engine.transport.name });
     report("order", { sent, server, received });
   },
@@ -171,24 +171,24 @@ const scenarios = {
     report("sequence", { answers: both, channels: socket.channels });
     report("off", { answer: await socket.unsubscribe("room-1"), channels: socket.channels });
     report("not there any more", { answer: await sentTo(socket, "room-1", "hello") });
-    report("never in", { ok: (await socket.unsubscribe("room-9")).ok });
+    report("not subscribed", { ok: (await socket.unsubscribe("room-9")).ok });
   },
 
   async early() {
     const socket = newSocket();
-    const wish = socket.subscribe("room-1"); // before connect()
+    const subscription = socket.subscribe("room-1"); // before connect()
     socket.subscribe("room-2");
     const left = await socket.unsubscribe("room-2");
     const sent = sentTo(socket, "room-1", "early");
     report("waiting", { channels: socket.channels, left });
     socket.connect();
-    report("kept", { wish: await wish, sent: await sent, channels: socket.channels });
+    report("kept", { subscription: await subscription, sent: await sent, channels: socket.channels });
   },
 
   async restart() {
     const socket = await connected();
     const answers = {};
-    // The page's handlers come before any of ours.
+    // The page's handlers run before those of the extension.
     socket.on("connect", () => sentTo(socket, "room-1", "connect handler").then((answer) => (answers.handler = answer)));
     socket.on("disconnect", () => sentTo(socket, "room-1", "disconnect handler").then((answer) => (answers.buffered = answer)));
     await socket.subscribe("room-1");
@@ -202,12 +202,12 @@ const scenarios = {
     report("lost", { reason, channels: socket.channels, active: socket.active });
     const late = await Promise.all([socket.subscribe("room-3"), next(socket, "connect")]);
     const [channel, error] = await refused;
-    await asked(socket, "nothing"); // first in, first out: all before it are answered
+    await asked(socket, "nothing"); // answered in order, after all earlier events
     report("back", { answers, late: late[0], channels: socket.channels, refused: { channel, error } });
     report("where", { answer: await asked(socket, "where") });
   },
 
-  // With the client's own queue of unacknowledged packets: a channel does not wait behind it.
+  // With the client's queue of unacknowledged packets (retries): subscriptions bypass it.
   async queue() {
     const socket = await connected({ retries: 3, ackTimeout: 20000 });
     const sent = new Promise((resolve) => {
@@ -221,7 +221,7 @@ const scenarios = {
   async cleanup() {
     const socket = await connected();
     await socket.subscribe("room-1");
-    socket.off(); // as pages do to clean up
+    socket.off(); // as pages do on cleanup
     const lost = new Promise((resolve) => socket.io.once("close", resolve));
     report("ready");
     await lost;
@@ -229,7 +229,7 @@ const scenarios = {
     report("where", { answer: await asked(socket, "where"), channels: socket.channels });
   },
 
-  // The client's own options that change what an acknowledgement looks like.
+  // Options of the client that change the arguments of acknowledgement callbacks.
   async options() {
     for (const options of [{ ackTimeout: 20000 }, { ackTimeout: 20000, retries: 2 }]) {
       const socket = await connected(options);
@@ -237,10 +237,10 @@ const scenarios = {
       report("unsubscribed", { answer: await socket.unsubscribe("room-1"), channels: socket.channels });
     }
     const socket = newSocket({ ackTimeout: 1 });
-    const wish = socket.subscribe("room-1");
-    await new Promise((resolve) => socket.emit("nothing", resolve)); // what the page sends does run out of time
+    const subscription = socket.subscribe("room-1");
+    await new Promise((resolve) => socket.emit("nothing", resolve)); // the page's own event times out
     socket.connect();
-    report("outlived", { answer: await wish });
+    report("outlived", { answer: await subscription });
   },
 
   async presence() {
@@ -256,7 +256,7 @@ const scenarios = {
     await ben.subscribe("room-1");
     report("joined", await joined);
     await asked(ben, "nothing");
-    const there = ben.presence("room-1"); // made after the state came: asks for it
+    const there = ben.presence("room-1"); // created after the state arrived: requests it
     await until(there, () => there.count === 2);
     report("late tracker", { members: members(there) });
     const tab = await connected({ auth: { name: "ben" } });
@@ -272,7 +272,7 @@ const scenarios = {
     report("own view", { members: members(there), count: there.count });
   },
 
-  // A change lost on the way, which a real network cannot do to one packet: dropped at the client's door.
+  // A lost diff. A network cannot lose a single packet, so the client drops it on arrival.
   async gap() {
     const anna = await connected({ auth: { name: "anna" } });
     const here = anna.presence("room-1");
