@@ -140,7 +140,7 @@ MODULES = {
         "def hello(request, socket, context): ...\n",
         # Python 3.10 reports the line of the decorated function.
         f"event.py:{2 if sys.version_info >= (3, 11) else 3}: "
-        "@on_connect(channel=…) on hello: a socket is in no channel",
+        "@on_connect(channel=…) on hello: a connecting socket has no channels yet",
     ),
     "words": ("import sys\nassert sys.argv == [''], sys.argv\n", "the module 'words' has no 'app'"),
     "site": (

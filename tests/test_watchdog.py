@@ -287,10 +287,8 @@ def blocks():
 parent = os.getpid()
 child = os.fork()
 if child == 0:
-    while watchdog._process == parent:
-        gevent.sleep(0.01)
-    blocks()
-    os._exit(0)
+    # It serves no clients, so it may block: this is five times the limit.
+    os._exit(3 if lock.acquire(True, 1) else 0)
 _, status = os.waitpid(child, 0)
 blocks()
 server.stop()
@@ -317,9 +315,9 @@ class TestProcess:
         done = run(PROGRAM, tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
-    def test_forked_child_has_its_own_watchdog(self, tmp_path: Path) -> None:
+    def test_forked_child_is_not_watched(self, tmp_path: Path) -> None:
         done = run(PROGRAM + FORKED, tmp_path)
         assert done.returncode == 0, done.stderr
         logged = [line for line in done.stdout.splitlines() if "no client was served" in line]
-        assert [line.split()[0] for line in logged] == ["False", "True"]
+        assert [line.split()[0] for line in logged] == ["True"]
         assert all("blocks (" in line for line in logged)

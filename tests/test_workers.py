@@ -45,7 +45,7 @@ urls = ("/pid", "Pid")
 
 if OPTIONS["plugins"]:
     from webpy_socketio.plugins import presence
-    from webpy_socketio.plugins.presence.chores import Intervals
+    from webpy_socketio.plugins.presence.periodic import Intervals
 
     presence.INTERVALS = Intervals(heartbeat=0.2, lease=1.0, sweep=0.1, reconcile=60.0)
 
@@ -697,7 +697,7 @@ class TestReload:
 def folder_of(pid: int) -> Path:
     """Return the folder of a worker's hand-off sockets, from its command line."""
     words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    return Path(words[words.index("--as-worker") + 1].split(":", 2)[2])
+    return Path(words[words.index("--as-worker") + 1].split(":", 3)[3])
 
 
 class TestHandOffSockets:

@@ -13,7 +13,6 @@ see `bus.patterns`.)
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 import traceback
@@ -61,7 +60,6 @@ class Watchdog:
         self._timer: Any = None
         self._watched = 0
         self._last_turn = 0.0
-        self._process: int | None = None
         self._end: Any = None
         #: Identifier of the watchdog thread, once it runs.
         self.thread: int | None = None
@@ -79,16 +77,13 @@ class Watchdog:
             self._timer.stop()
             self._timer.close()
             self._timer = None
-        if self._end is not None and self._process == os.getpid():
+        if self._end is not None:
             self._end.release()
             self._end = None
 
     def _record_time(self) -> None:
         self._last_turn = time.monotonic()
-        process = os.getpid()
-        if self._process != process:
-            # The first iteration, also in a forked child, which does not inherit threads.
-            self._process = process
+        if self._end is None:
             self._end = _allocate_lock()
             self._end.acquire()
             self.thread = _start_new_thread(self._watch, (self._end,))

@@ -8,7 +8,8 @@ import sys
 
 import gevent
 
-from webpy_socketio.cli import app_factory, streams, supervisor, worker
+from webpy_socketio.cli import app_factory, supervisor, worker
+from webpy_socketio.engine.io.standard_streams import protect_standard_streams
 from webpy_socketio.exceptions import ConfigurationError
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends the process."""
-    streams.make_tolerant()
+    protect_standard_streams()
     if arguments.as_worker is not None:
         return worker.run(arguments)
     if arguments.workers < 1:

@@ -43,6 +43,7 @@ def _occupy(descriptor: int) -> None:
         if opened != descriptor:
             os.dup2(opened, descriptor)
             os.close(opened)
+        os.set_inheritable(descriptor, True)  # or child processes start without it
 
 
 def _protect(stream: Any) -> None:
