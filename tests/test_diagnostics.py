@@ -660,7 +660,7 @@ class TestThrottledLog:
             told.throttled("one", "one")
             if second == 30:
                 told.throttled("other", "other")
-        more = "one (and 59 more of this kind since the last time)"
+        more = "one (59 similar lines suppressed)"
         assert log() == ["one", "other", more, more]
 
 
@@ -1182,7 +1182,7 @@ class TestSending:
         [
             (({"users": [1, {"tags": {2}}]},), "in value['users'][1]['tags'], set is not a type"),
             ((1, {"a": [object()]}), "in args[1]['a'][0], object is not a type"),
-            (({"a": {("b",): 1}},), "in value['a'], a key of the dict is neither text"),
+            (({"a": {("b",): 1}},), "in value['a'], a dict key is not text"),
             (([["\ud800"]],), "in value[0][0], str is not valid UTF-8"),
         ],
     )
@@ -1202,7 +1202,7 @@ class TestSending:
             socket.send({1})
         circle: list[Any] = []
         circle.append(circle)
-        with pytest.raises(EncodeError, match="nested too deeply, or holds itself"):
+        with pytest.raises(EncodeError, match="nested too deeply or contains itself"):
             socket.send(circle)
 
     def test_bytes_beside_unsupported_value_are_accepted(self, site: Site) -> None:

@@ -29,7 +29,7 @@ from webpy_socketio import (
     send,
     sockets,
 )
-from webpy_socketio.engine.io.flusher import Flusher
+from webpy_socketio.engine.io.outbox import Flusher
 from webpy_socketio.registry import registry
 
 from .conftest import Journal, Site, gets, socket_of

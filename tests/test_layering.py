@@ -85,11 +85,11 @@ PURE = [
     *("bus.introspection", "bus.matcher", "bus.patterns", "bus.receivers", "config.validators"),
     *("backplane.topics", "backplane.envelope", "backplane.sequence"),
     *("engine.config", "engine.io.json", "engine.io.packets", "engine.io.frames"),
-    *("engine.io.outbox", "engine.io.timeouts", "engine.io.flusher", "engine.io.throttled_log"),
+    *("engine.io.outbox", "engine.io.timeouts", "engine.io.throttled_log"),
     *("engine.engineio.payloads", "engine.engineio.session", "engine.engineio.requests"),
     *("engine.engineio.origins", "engine.engineio.rejections", "engine.socketio.packets"),
     *("engine.forwarding.hosts", "engine.forwarding.forwarded", "engine.forwarding.proxies"),
-    *("engine.http.headers", "engine.http.framing"),
+    *("engine.http.headers", "engine.http.framing", "engine.http.pywsgi_internals"),
 ]
 
 #: Third-party package: the core modules and folders that may import it.

@@ -709,10 +709,10 @@ class TestHandOffSockets:
                 for _ in range(20):
                     for pid, client in clients.items():
                         assert client.call("pid") == [pid]
-            while not (folder / "shares").exists():
+            while not (folder / "load").exists():
                 gevent.sleep(0.05)
             one_in_each(served, 2, lambda: RawClient(served.port))
-            assert "was removed: made again" in served.errors
+            assert "was removed; recreated it" in served.errors
             served.stop()
             assert not folder.exists()
 

@@ -195,8 +195,7 @@ class Socket:
             timeout: Longest wait, in seconds.
 
         Returns:
-            The argument of the acknowledgement: None without arguments, a list if there are
-            several.
+            The argument of the acknowledgement. Without arguments it is None, with several a list.
 
         Raises:
             CallTimeout: The client did not acknowledge in time.

@@ -1,4 +1,4 @@
-"""What the engine's tests share: a real server for each test, and a receiver that writes down."""
+"""Fixtures and helpers of the engine tests: a real server for each test, and a recorder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from webpy_socketio.engine import Engine, EngineConfig, EngineServer, Session
 
 
 class Recorder(Journal):
-    """A receiver that writes down what it is told; with `echo`, it sends messages back too."""
+    """A receiver that records its calls; with `echo` it also sends messages back."""
 
     def __init__(self, echo: bool = False) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ class Recorder(Journal):
         return [value for kind, value in self if kind == "closed"]
 
     def wait_closed(self) -> str:
-        """Wait for the end of a session, and return its reason."""
+        """Wait until a session is closed, and return the reason."""
         self.wait(lambda journal: any(kind == "closed" for kind, _ in journal))
         return self.endings[0]
 
 
 class Http:
-    """One HTTP connection, on which anything can be said."""
+    """One HTTP connection, for valid and invalid requests."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -78,7 +78,7 @@ class Http:
         return self.response(method)
 
     def read_to_end(self) -> bytes:
-        """Everything until the server closes the connection, be it by a reset."""
+        """Return all bytes until the server closes or resets the connection."""
         data = b""
         while True:
             try:
@@ -91,7 +91,7 @@ class Http:
 
 
 class Running:
-    """An engine being served, and ways to talk to it."""
+    """A running server with an engine, and clients for it."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Running:
 
     @property
     def session(self) -> Session:
-        """The only session there is."""
+        """The only session of the engine."""
         (session,) = self.engine.sessions.values()
         return session
 
@@ -124,14 +124,14 @@ class Running:
         return raw.WebSocket(self.port, self.engine.path, query, headers)
 
     def start_poll(self, polling: raw.Polling) -> gevent.Greenlet:
-        """Send a GET; returns when the server has it waiting."""
+        """Send a GET, and return when it waits in the server."""
         poll = gevent.spawn(polling.request, "GET")
         eventually(lambda: self.engine.sessions[polling.sid].transport.waiting)
         return poll
 
 
 def eventually(condition: Callable[[], Any]) -> None:
-    """Wait for a state that no event tells of; a test's patience is the limit."""
+    """Wait for a state that has no event, until the test times out."""
     while not condition():
         gevent.sleep(0.001)
 
@@ -145,7 +145,7 @@ def trust_all() -> ssl.SSLContext:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and a certificate of our own, in one file."""
+    """A self-signed certificate and its key in one file."""
     folder = tmp_path_factory.mktemp("tls")
     signed, key = make_certificate(folder)
     path = folder / "both.pem"
@@ -155,7 +155,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., Running]]:
-    """Start a server: ``run(receiver, application, **config)``; stopped afterwards."""
+    """Start a server: ``run(receiver, application, **config)``; it is stopped after the test."""
     running: list[Running] = []
 
     def start(receiver: Any = None, application: Any = None, **config: Any) -> Running:
@@ -170,7 +170,7 @@ def run() -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture
 def server(run: Callable[..., Running]) -> Running:
-    """An engine with default limits, whose receiver writes down."""
+    """An engine with default limits, whose receiver records its calls."""
     return run()
 
 
@@ -182,6 +182,6 @@ def echo(run: Callable[..., Running]) -> Running:
 
 @pytest.fixture(autouse=True)
 def _nothing_printed(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Whatever a client does is no reason for a traceback."""
+    """Check that no client causes output on standard error, such as a traceback."""
     yield
     assert capfd.readouterr().err == ""

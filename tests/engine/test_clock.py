@@ -1,4 +1,4 @@
-"""The clock: gevent's, unless another one was put in its place."""
+"""The clock of the engine and its replacement."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from webpy_socketio.engine.socketio.multiplexer import SocketIO
 from .conftest import Recorder
 
 
-class Standing(Clock):
-    """One that stands still."""
+class StoppedClock(Clock):
+    """A clock whose time does not advance."""
 
     def now(self) -> float:
         return 0.0
 
 
 @pytest.fixture
-def standing() -> Iterator[Clock]:
-    clock = Standing()
+def stopped_clock() -> Iterator[Clock]:
+    clock = StoppedClock()
     before = replace_clock(clock)
     yield clock
     assert replace_clock(before) is clock
 
 
 class TestClock:
-    def test_it_is_the_monotonic_time(self) -> None:
+    def test_default_clock_returns_monotonic_time(self) -> None:
         before = time.monotonic()
         assert before <= current_clock().now() <= time.monotonic()
 
-    def test_what_is_called_later_may_be_taken_back(self, journal: Journal) -> None:
-        call_later(0.001, journal.append, "taken back").close()
+    def test_call_later_after_close_is_not_called(self, journal: Journal) -> None:
+        call_later(0.001, journal.append, "cancelled").close()
         call_later(0.002, journal.append, "called")
         journal.wait_for("called")
         assert journal == ["called"]
 
-    def test_an_engine_keeps_the_one_it_was_made_with(self, standing: Clock) -> None:
+    def test_engine_keeps_the_clock_of_its_creation(self, stopped_clock: Clock) -> None:
         engine = Engine(Recorder(), EngineConfig())
         before = replace_clock(Clock())
         try:
-            assert engine.clock is standing
-            assert Engine(Recorder(), EngineConfig()).clock is not standing
+            assert engine.clock is stopped_clock
+            assert Engine(Recorder(), EngineConfig()).clock is not stopped_clock
         finally:
             replace_clock(before)
 
-    def test_so_does_what_speaks_socketio(self, standing: Clock) -> None:
+    def test_socketio_uses_the_clock_of_its_creation(self, stopped_clock: Clock) -> None:
         socketio = SocketIO(None)  # type: ignore[arg-type]
-        assert socketio.clock is standing
+        assert socketio.clock is stopped_clock
         socketio.dispose()

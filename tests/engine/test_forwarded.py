@@ -1,4 +1,4 @@
-"""What proxies say of a client in `X-Forwarded-*` and `Forwarded`."""
+"""The headers `X-Forwarded-*` and `Forwarded`."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class TestAddress:
             ),
         ],
     )
-    def test_address_is_the_last_that_is_no_proxy(self, value: str, address: str | None) -> None:
+    def test_address_is_the_last_that_is_not_a_proxy(self, value: str, address: str | None) -> None:
         assert read(x_forwarded_for=value).address == address
 
     def test_a_long_list_is_read_from_its_end(self) -> None:
@@ -153,7 +153,7 @@ class TestForwarded:
     ) -> None:
         assert read(forwarded=value)[:3] == found
 
-    def test_value_without_the_quotes_that_it_needs_is_accepted(self) -> None:
+    def test_value_without_required_quotes_is_accepted(self) -> None:
         found = read(forwarded="for=[2001:db8::1]:4711;host=chat.example:8443")
         assert found[:3] == (None, "chat.example:8443", "2001:db8::1")
 
@@ -186,7 +186,7 @@ class TestForwarded:
     def test_malformed_value_counts_as_absent(self, value: str) -> None:
         assert read(forwarded=value) == Description()
 
-    def test_forwarded_beside_x_forwarded_is_not_read(self) -> None:
+    def test_forwarded_beside_x_forwarded_is_ignored(self) -> None:
         forwarded = "for=6.6.6.6;proto=https;host=evil.example"
         assert read(forwarded=forwarded, x_forwarded_proto="http")[:3] == ("http", None, None)
         assert read(forwarded=forwarded, x_forwarded_for="203.0.113.9")[:3] == (

@@ -1,4 +1,4 @@
-"""Greenlets that are used again: one user leaves nothing of itself to the next."""
+"""The greenlet pool: reused greenlets keep no state of earlier functions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def workers() -> Iterator[GreenletPool]:
 
 
 def run(workers: GreenletPool, function: Callable[[], Any]) -> Any:
-    """Run `function` in a worker, and return its result when the worker is idle again."""
+    """Run `function` in the pool, and return its result when the greenlet is idle again."""
     result = gevent.event.AsyncResult()
     workers.run(lambda: result.set(function()))
     value = result.get()
@@ -40,12 +40,12 @@ def run(workers: GreenletPool, function: Callable[[], Any]) -> Any:
 
 
 def current() -> Any:
-    """Return a weak reference to the current greenlet: a strong one would set it aside."""
+    """Return a weak reference to the current greenlet; a strong one would prevent its reuse."""
     return weakref.ref(getcurrent())
 
 
-class TestWorkers:
-    def test_one_after_the_other_they_share_a_greenlet(self, workers: GreenletPool) -> None:
+class TestGreenletPool:
+    def test_run_consecutive_functions_reuses_the_greenlet(self, workers: GreenletPool) -> None:
         first = run(workers, current)
         assert run(workers, current) is first
         assert first() is not getcurrent()
@@ -62,30 +62,30 @@ class TestWorkers:
         ],
         ids=["sleep", "join", "thread", "log", "timeout that ended", "timeout that fired"],
     )
-    def test_worker_with_nothing_pending_is_reused(
+    def test_greenlet_with_nothing_pending_is_reused(
         self, workers: GreenletPool, function: Callable[[], Any]
     ) -> None:
         first = run(workers, lambda: (function(), current())[1])
         assert run(workers, current) is first
 
-    def test_at_the_same_time_each_has_its_own(
+    def test_concurrent_functions_have_their_own_greenlets(
         self, workers: GreenletPool, journal: Journal
     ) -> None:
-        may_go_on = gevent.event.Event()
+        release = gevent.event.Event()
         for number in range(50):
-            workers.run(lambda n=number: (may_go_on.wait(), journal.append((n, getcurrent()))))
+            workers.run(lambda n=number: (release.wait(), journal.append((n, getcurrent()))))
         gevent.idle()
-        may_go_on.set()
+        release.set()
         journal.wait(lambda journal: len(journal) == 50)
         assert len({worker for _, worker in journal}) == 50
 
-    def test_an_idle_one_keeps_nothing_of_what_it_did(self, workers: GreenletPool) -> None:
+    def test_idle_greenlet_does_not_reference_its_function(self, workers: GreenletPool) -> None:
         class Job:
             def __call__(self) -> Any:
                 return getcurrent()
 
         kept = []
-        for _ in range(2):  # the first is what it was started with
+        for _ in range(2):  # the first one is the start argument of the greenlet
             job = Job()
             kept.append(weakref.ref(job))
             run(workers, job)
@@ -93,7 +93,7 @@ class TestWorkers:
         gc.collect()
         assert [reference() for reference in kept] == [None, None]
 
-    def test_run_returns_the_greenlet_and_does_not_wait(
+    def test_run_returns_the_greenlet_without_waiting(
         self, workers: GreenletPool, journal: Journal
     ) -> None:
         worker = workers.run(lambda: journal.append(getcurrent()))
@@ -101,7 +101,7 @@ class TestWorkers:
         assert journal.wait(len) == [worker]
 
     @pytest.mark.parametrize("error", [ZeroDivisionError(), SystemExit(), gevent.GreenletExit()])
-    def test_one_whose_function_failed_is_used_again(
+    def test_greenlet_of_failed_function_is_reused(
         self, workers: GreenletPool, caplog: pytest.LogCaptureFixture, error: BaseException
     ) -> None:
         def fail() -> None:
@@ -113,11 +113,11 @@ class TestWorkers:
         (record,) = caplog.records
         assert record.levelno == logging.ERROR
 
-    def test_context_variables_are_not_handed_on(self, workers: GreenletPool) -> None:
+    def test_context_variables_are_reset_between_functions(self, workers: GreenletPool) -> None:
         run(workers, lambda: variable.set("mine"))
         assert run(workers, variable.get) == "unset"
 
-    def test_worker_with_a_pending_timeout_is_set_aside(
+    def test_greenlet_with_pending_timeout_is_not_reused(
         self, workers: GreenletPool, caplog: pytest.LogCaptureFixture
     ) -> None:
         first = run(workers, lambda: (gevent.Timeout.start_new(0.01), current())[1])
@@ -126,16 +126,14 @@ class TestWorkers:
         assert "0.01 seconds" in record.getMessage()
         assert first() is None, "it ended when the timeout had fired"
 
-    def test_worker_that_is_set_aside_ends_when_nothing_refers_to_it(
-        self, workers: GreenletPool
-    ) -> None:
+    def test_dropped_greenlet_ends_when_unreferenced(self, workers: GreenletPool) -> None:
         pending: list[Any] = []
         first = run(workers, lambda: (pending.append(getcurrent().switch), current())[1])
         assert run(workers, current) is not first
         pending.clear()
         assert first() is None
 
-    def test_worker_resumed_by_something_pending_runs_nothing(
+    def test_greenlet_resumed_by_pending_switch_runs_nothing(
         self, workers: GreenletPool, journal: Journal, caplog: pytest.LogCaptureFixture
     ) -> None:
         pending: list[Any] = []
@@ -145,18 +143,18 @@ class TestWorkers:
         assert run(workers, lambda: 1) == 1
         assert (journal, caplog.records) == ([], [])
 
-    def test_idle_ones_are_bounded(
+    def test_idle_greenlets_are_limited(
         self, workers: GreenletPool, journal: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "MAX_IDLE", 3)
-        may_go_on = gevent.event.Event()
-        all_of_them = [workers.run(may_go_on.wait) for _ in range(10)]
+        release = gevent.event.Event()
+        greenlets = [workers.run(release.wait) for _ in range(10)]
         gevent.idle()
-        may_go_on.set()
+        release.set()
         gevent.idle()
-        assert sum(not worker.dead for worker in all_of_them) == 3
+        assert sum(not worker.dead for worker in greenlets) == 3
 
-    def test_dispose_ends_those_that_are_idle(self) -> None:
+    def test_dispose_ends_idle_greenlets(self) -> None:
         workers = GreenletPool()
         worker = run(workers, getcurrent)
         assert not worker.dead

@@ -1,6 +1,6 @@
-"""Workers that share an address: whose the session is, gets the connection, whole.
+"""Hand-off of connections between the workers that share an address.
 
-Each worker here has a port of its own, so that a test chooses who accepts a connection.
+Each worker has its own port here, so that a test chooses which worker accepts a connection.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tests import raw
 from tests.load_clients import frame
 from webpy_socketio.engine import Engine, PeerWorkers
 from webpy_socketio.engine.http.server import take_over_all
-from webpy_socketio.engine.workers import handoff as neighbours_module
-from webpy_socketio.engine.workers.handoff import HandedConnection, _take_back
+from webpy_socketio.engine.workers import handoff as handoff_module
+from webpy_socketio.engine.workers.handoff import HandedConnection, _withdraw_offer
 
 from .conftest import Http, Recorder, Running, eventually, trust_all
 
@@ -36,17 +36,17 @@ Start = Callable[..., Running]
 
 
 class Page:
-    """An application that says which worker it is in; `gate`, if there is one, is waited for."""
+    """An application that returns the name of its worker, after `gate` if it is set."""
 
     def __init__(self, name: int) -> None:
         self.name = name
         self.gate: gevent.event.Event | None = None
-        self.came = gevent.event.Event()
+        self.called = gevent.event.Event()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         if environ["PATH_INFO"] == "/engine.io/":
             return take_over_all("/engine.io/")(environ, start_response)
-        self.came.set()
+        self.called.set()
         if self.gate is not None:
             self.gate.wait()
         body = json.dumps([self.name, environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]]).encode()
@@ -57,7 +57,7 @@ class Page:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    # Short, as the path of a Unix socket has to be.
+    # Its path is short enough for a Unix socket.
     tmp_path.chmod(0o700)
     return tmp_path
 
@@ -66,8 +66,8 @@ def folder(tmp_path: Path) -> Path:
 def start(run: Callable[..., Running], folder: Path) -> Start:
     """Start a worker: ``start(name)``."""
 
-    def start(name: int, patience: float = 5.0, pywsgi: Any = None, **config: Any) -> Running:
-        peers = PeerWorkers(folder, name, patience)
+    def start(name: int, timeout: float = 5.0, pywsgi: Any = None, **config: Any) -> Running:
+        peers = PeerWorkers(folder, name, timeout)
         return run(
             Recorder(echo=True),
             Page(name),
@@ -89,8 +89,8 @@ def two(start: Start) -> Running:
     return start(2)
 
 
-def who(http: Http) -> Any:
-    """The worker whose page this connection gets."""
+def worker_of(http: Http) -> Any:
+    """Return the worker that serves a page on this connection."""
     status, _, body = http.request("GET", "/page")
     assert status == 200
     return json.loads(body)[0]
@@ -108,19 +108,19 @@ def poll(http: Http, sid: str) -> tuple[int, bytes]:
 
 
 def watched() -> set[int]:
-    """The descriptors that the loop's epoll watches, under the numbers that they had."""
+    """Return the descriptors in the epoll set of the loop, by their original numbers."""
     text = Path(f"/proc/self/fdinfo/{gevent.get_hub().loop.fileno()}").read_text()
     return {int(line.split()[1]) for line in text.splitlines() if line.startswith("tfd:")}
 
 
-class TestWhoseSession:
-    def test_its_id_tells_and_is_as_secret_as_ever(self, two: Running) -> None:
+class TestSessionOwner:
+    def test_session_id_has_the_worker_prefix_and_144_random_bits(self, two: Running) -> None:
         sids = {two.polling().sid for _ in range(20)}
         assert {sid[:2] for sid in sids} == {"2."}
         assert {len(sid) for sid in sids} == {2 + 24}  # 144 bits
         assert len({sid[2:8] for sid in sids}) == 20
 
-    def test_requests_for_another_workers_session(self, one: Running, two: Running) -> None:
+    def test_requests_for_a_peers_session_are_handed_off(self, one: Running, two: Running) -> None:
         sid = two.polling().sid
         for number in range(5):  # each accepted by one
             assert post(one.http(), sid, b"4%d" % number) == (200, b"ok")
@@ -128,26 +128,25 @@ class TestWhoseSession:
         assert len(two.receiver.messages) == 5
         assert one.receiver == []
 
-    def test_a_connection_goes_on_where_it_went(self, one: Running, two: Running) -> None:
-        """Pages are served where the connection is; sessions only where they are."""
+    def test_handed_off_connection_stays_with_the_peer(self, one: Running, two: Running) -> None:
+        """Pages are served by the worker of the connection, sessions by their owner only."""
         mine, theirs, http = one.polling().sid, two.polling().sid, one.http()
-        assert who(http) == 1
+        assert worker_of(http) == 1
         for _ in range(3):
             assert post(http, theirs, b"4to two") == (200, b"ok")
-            assert who(http) == 2
+            assert worker_of(http) == 2
             assert poll(http, theirs) == (200, b"4to two")
             assert post(http, mine, b"4to one") == (200, b"ok")
-            assert who(http) == 1
+            assert worker_of(http) == 1
             assert poll(http, mine) == (200, b"4to one")
 
-    def test_the_address_of_the_client_goes_along(self, one: Running, two: Running) -> None:
+    def test_hand_off_includes_the_client_address(self, one: Running, two: Running) -> None:
         http = one.http()
-        poll_of_nobody = poll(http, "2.nobody")
-        assert poll_of_nobody[0] == 400
+        assert poll(http, "2.unknown")[0] == 400
         assert json.loads(http.request("GET", "/page")[2]) == [2, "127.0.0.1", "http"]
 
     @pytest.mark.parametrize("bound", [None, "\0of-a-proxy"], ids=["unnamed", "abstract"])
-    def test_connection_on_a_unix_socket_is_handed_to_its_worker(
+    def test_connection_on_a_unix_socket_is_handed_off(
         self, bound: str | None, start: Start, two: Running, tmp_path: Path
     ) -> None:
         with contextlib.closing(gevent.socket.socket(socket.AF_UNIX)) as listener:
@@ -163,37 +162,39 @@ class TestWhoseSession:
             assert post(http, two.polling().sid, b"4x") == (200, b"ok")
             assert json.loads(http.request("GET", "/page")[2]) == [2, "unix", "http"]
 
-    def test_a_new_session_begins_where_its_connection_is(self, one: Running, two: Running) -> None:
+    def test_new_session_opens_in_the_accepting_worker(self, one: Running, two: Running) -> None:
         http = one.http()
         assert post(http, two.polling().sid, b"4x") == (200, b"ok")
         assert json.loads(http.request("GET", QUERY)[2][1:])["sid"].startswith("2.")
 
-    def test_pipelined_requests(self, one: Running, two: Running) -> None:
-        """What was read with the request goes along, be it the next one's."""
+    def test_hand_off_includes_pipelined_requests(self, one: Running, two: Running) -> None:
+        """The bytes read so far may include the next request."""
         mine, theirs, http = one.polling().sid, two.polling().sid, one.http()
         requests = b""
         for sid, body in ((theirs, b"4a"), (mine, b"4b"), (theirs, b"4c" * 9000), (mine, b"4d")):
             requests += f"POST {QUERY}&sid={sid} HTTP/1.1\r\nHost: a\r\n".encode()
             requests += b"Content-Length: %d\r\n\r\n" % len(body) + body
         http.sock.sendall(requests + b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n")
-        # One file for all: each response would read into the next.
-        answers = http.sock.makefile("rb")
+        # One file for all responses: a separate one could read into the next response.
+        responses = http.sock.makefile("rb")
         heads = []
         for _ in range(5):
-            heads.append(answers.readline())
+            heads.append(responses.readline())
             size = 0
-            while (line := answers.readline()) != b"\r\n":
+            while (line := responses.readline()) != b"\r\n":
                 if line.lower().startswith(b"content-length:"):
                     size = int(line.split(b":")[1])
-            last = answers.read(size)
-        answers.close()
+            last = responses.read(size)
+        responses.close()
         assert heads == [b"HTTP/1.1 200 OK\r\n"] * 5
         assert json.loads(last)[0] == 1
         assert two.receiver.messages == ["a", "c" + "4c" * 8999]
         assert one.receiver.messages == ["b", "d"]
 
     @pytest.mark.parametrize("first", [0, 1, 9000])
-    def test_a_body_that_was_read_in_part(self, one: Running, two: Running, first: int) -> None:
+    def test_hand_off_includes_a_partially_read_body(
+        self, one: Running, two: Running, first: int
+    ) -> None:
         sid, http, body = two.polling().sid, one.http(), b"4" + bytes(range(97, 123)) * 1000
         http.send("POST", f"{QUERY}&sid={sid}", f"Content-Length: {len(body)}", body=body[:first])
         eventually(lambda: two.session.transport.arriving)
@@ -201,7 +202,9 @@ class TestWhoseSession:
         assert http.response()[0] == 200
         assert two.receiver.messages == [body[1:].decode()]
 
-    def test_a_chunked_body_and_one_that_is_asked_for(self, one: Running, two: Running) -> None:
+    def test_hand_off_with_chunked_body_and_with_100_continue(
+        self, one: Running, two: Running
+    ) -> None:
         sid, http = two.polling().sid, one.http()
         target = f"{QUERY}&sid={sid}"
         http.send("POST", target, "Transfer-Encoding: chunked", body=b"2\r\n4a\r\n0\r\n\r\n")
@@ -213,16 +216,16 @@ class TestWhoseSession:
         assert http.response()[0] == 200
         assert two.receiver.messages == ["a", "b"]
 
-    def test_a_head_larger_than_a_buffer(self, one: Running, two: Running) -> None:
+    def test_hand_off_includes_a_head_larger_than_the_buffer(
+        self, one: Running, two: Running
+    ) -> None:
         sid, http = two.polling().sid, one.http()
         headers = [f"X-{number}: {'x' * 600}" for number in range(90)]
         http.send("POST", f"{QUERY}&sid={sid}", "Content-Length: 2", *headers, body=b"4a")
         assert http.response()[0] == 200
         assert two.receiver.messages == ["a"]
 
-    def test_what_is_wrong_with_a_request_is_told_by_either(
-        self, one: Running, two: Running
-    ) -> None:
+    def test_invalid_request_is_rejected_by_either_worker(self, one: Running, two: Running) -> None:
         sid = two.polling().sid
         assert one.http().request("PUT", f"{QUERY}&sid={sid}")[0] == 400
         http = one.http()
@@ -231,7 +234,7 @@ class TestWhoseSession:
         assert two.receiver.wait_closed() == "parse error"
         assert http.read_to_end() == b""
 
-    def test_an_upgrade_of_another_workers_session(self, one: Running, two: Running) -> None:
+    def test_upgrade_of_a_peers_session_is_handed_off(self, one: Running, two: Running) -> None:
         polling = two.polling()
         websocket = one.websocket(f"&sid={polling.sid}")
         websocket.send("2probe")
@@ -242,7 +245,7 @@ class TestWhoseSession:
         assert two.session.transport.name == "websocket"
         assert one.engine.sessions == {}
 
-    def test_a_frame_right_behind_the_upgrade(self, one: Running, two: Running) -> None:
+    def test_hand_off_includes_a_frame_after_the_upgrade(self, one: Running, two: Running) -> None:
         sid, http = two.polling().sid, one.http()
         http.send(
             *("GET", f"/engine.io/?EIO=4&transport=websocket&sid={sid}"),
@@ -255,14 +258,16 @@ class TestWhoseSession:
             answer += http.sock.recv(1000)
         assert answer.startswith(b"HTTP/1.1 101 ")
 
-    def test_a_get_that_waits_ends_with_its_connection(self, one: Running, two: Running) -> None:
+    def test_waiting_get_ends_with_its_handed_off_connection(
+        self, one: Running, two: Running
+    ) -> None:
         sid, http = two.polling().sid, one.http()
         http.send("GET", f"{QUERY}&sid={sid}")
         eventually(lambda: two.session.transport.waiting)
         http.sock.close()
         assert two.receiver.wait_closed() == "transport close"
 
-    def test_500_sessions_at_once(self, one: Running, two: Running) -> None:
+    def test_500_concurrent_sessions_are_handed_off(self, one: Running, two: Running) -> None:
         sids = [two.polling().sid for _ in range(500)]
 
         def talk(sid: str) -> None:
@@ -275,8 +280,8 @@ class TestWhoseSession:
         assert sorted(two.receiver.messages) == sorted(sids)
         assert one.server.peers._semaphores == {}
 
-    def test_who_gave_a_connection_hears_no_more_of_it(self, one: Running, two: Running) -> None:
-        """epoll watches what a descriptor stands for, and that lives on in the other process."""
+    def test_handed_off_descriptor_is_removed_from_epoll(self, one: Running, two: Running) -> None:
+        """epoll watches the open connection, which continues to exist in the other process."""
         program = (
             "from gevent import monkey; monkey.patch_all()\n"
             "import sys\n"
@@ -304,95 +309,97 @@ class TestWhoseSession:
                 port = int(process.stdout.readline())
                 sid = raw.Polling(port, "/engine.io/").sid
                 http = one.http()
-                assert who(http) == 1
-                eventually(lambda: one.server.resting)
-                (handler,) = one.server.resting
+                assert worker_of(http) == 1
+                eventually(lambda: one.server.idle_handlers)
+                (handler,) = one.server.idle_handlers
                 descriptor = handler.socket.fileno()
                 eventually(lambda: descriptor in watched())
                 assert post(http, sid, b"4x") == (200, b"ok")
-                # The answer may be here before we hear that the connection was taken.
+                # The response may arrive before the confirmation of the hand-off.
                 eventually(lambda: descriptor not in watched())
             finally:
                 process.kill()
 
 
-class TestNobodyThere:
-    """The client gets the protocol's words for it, and begins anew."""
+class TestUnavailableWorker:
+    """The client gets "Session ID unknown" and starts a new session."""
 
-    def test_no_such_worker(self, one: Running) -> None:
+    def test_session_of_a_missing_worker_is_unknown(self, one: Running) -> None:
         assert poll(one.http(), "7.AAAA") == (400, UNKNOWN)
         assert post(one.http(), "7.AAAA", b"4x")[0] == 400
         assert one.websocket("&sid=7.AAAA").status == 400
 
-    def test_a_session_that_its_worker_does_not_know(self, one: Running, two: Running) -> None:
+    def test_session_unknown_to_its_worker_is_unknown(self, one: Running, two: Running) -> None:
         assert poll(one.http(), "2.AAAA") == (400, UNKNOWN)
         assert poll(one.http(), "1.AAAA") == (400, UNKNOWN)
 
-    def test_a_worker_that_died_without_a_word(self, one: Running, folder: Path) -> None:
+    def test_session_of_a_killed_worker_is_unknown(self, one: Running, folder: Path) -> None:
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(folder / "7"))
-        os.utime(folder / "7", (0, 0))  # a younger one may not listen yet
+        os.utime(folder / "7", (0, 0))  # a newer socket may not be listening yet
         assert poll(one.http(), "7.AAAA") == (400, UNKNOWN)
-        assert not (folder / "7").exists(), "nobody has to try again"
+        assert not (folder / "7").exists(), "the stale socket is removed"
 
-    def test_a_worker_that_stands_still(self, start: Start, folder: Path) -> None:
-        """It is waited for, for a while; when it wakes up, the connection is no longer its."""
-        one = start(1, patience=0.1)
-        with socket.socket(socket.AF_UNIX) as still:
-            still.bind(str(folder / "7"))
-            still.listen(100)
-            http = one.http()
-            assert poll(http, "7.AAAA") == (400, UNKNOWN)
-            taken: list[HandedConnection] = []
-            awake = PeerWorkers(folder, 8)
-            link, _ = still.accept()
-            with link:
-                awake._receive(link, taken.append)
-            assert taken == []
-            assert who(http) == 1, "the connection lives on where it is"
-
-    def test_a_worker_that_stands_still_with_its_backlog_full(
+    def test_hand_off_to_a_blocked_worker_times_out_and_is_withdrawn(
         self, start: Start, folder: Path
     ) -> None:
-        one = start(1, patience=0.2)
-        with socket.socket(socket.AF_UNIX) as still:
-            still.bind(str(folder / "7"))
-            still.listen(0)
+        """When the worker continues, it does not own the connection."""
+        one = start(1, timeout=0.1)
+        with socket.socket(socket.AF_UNIX) as blocked:
+            blocked.bind(str(folder / "7"))
+            blocked.listen(100)
+            http = one.http()
+            assert poll(http, "7.AAAA") == (400, UNKNOWN)
+            received: list[HandedConnection] = []
+            continued = PeerWorkers(folder, 8)
+            link, _ = blocked.accept()
+            with link:
+                continued._receive(link, received.append)
+            assert received == []
+            assert worker_of(http) == 1, "the connection stays with the sender"
+
+    def test_hand_off_to_a_blocked_worker_with_full_backlog_times_out(
+        self, start: Start, folder: Path
+    ) -> None:
+        one = start(1, timeout=0.2)
+        with socket.socket(socket.AF_UNIX) as blocked:
+            blocked.bind(str(folder / "7"))
+            blocked.listen(0)
             gets = [gevent.spawn(poll, one.http(), "7.AAAA") for _ in range(200)]
             gevent.joinall(gets, raise_error=True)
         assert {get.value for get in gets} == {(400, UNKNOWN)}
         assert one.server.peers._semaphores == {}
 
-    def test_one_that_takes_it_at_the_last_moment_has_it(self) -> None:
-        """Whoever gives up looks once more: the answer is there, or cannot be given any more."""
+    def test_withdraw_offer_after_late_confirmation_returns_true(self) -> None:
+        """The confirmation has arrived already, or cannot be sent after the withdrawal."""
         link, late = gevent.socket.socketpair()
         with link, late:
             late.sendall(b"\1")
-            assert _take_back(link) is True
+            assert _withdraw_offer(link) is True
         link, late = gevent.socket.socketpair()
         with link, late:
-            assert _take_back(link) is False
+            assert _withdraw_offer(link) is False
             with pytest.raises(BrokenPipeError):
                 late.sendall(b"\1")
 
-    def test_patience_that_ends_with_the_answer_on_its_way(
+    def test_hand_off_confirmed_at_the_timeout_succeeds(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What was taken is given, though nobody waited for it any more."""
-        giver = PeerWorkers(folder, 1, timeout=0.05)
-        before: Any = neighbours_module._take_back
+        """A confirmation that arrives with the timeout counts."""
+        sender = PeerWorkers(folder, 1, timeout=0.05)
+        before: Any = handoff_module._withdraw_offer
 
-        def answered_meanwhile(link: Any) -> bool:
-            taker, _ = late.accept()
-            with taker:
-                taker.sendall(b"\1")
+        def confirmed_late(link: Any) -> bool:
+            receiver_link, _ = late.accept()
+            with receiver_link:
+                receiver_link.sendall(b"\1")
                 return bool(before(link))
 
-        monkeypatch.setattr(neighbours_module, "_take_back", answered_meanwhile)
+        monkeypatch.setattr(handoff_module, "_withdraw_offer", confirmed_late)
         with socket.socket(socket.AF_UNIX) as late, socket.socket() as sock:
             late.bind(str(folder / "7"))
             late.listen(1)
-            assert giver.send_connection(7, sock, ["a", 1], b"") is True
+            assert sender.send_connection(7, sock, ["a", 1], b"") is True
 
     @pytest.mark.parametrize(
         "sid",
@@ -401,40 +408,42 @@ class TestNobodyThere:
             *("9" * 300, "9999999999.A", "2", "2A.A"),
         ],
     )
-    def test_forged_names(self, one: Running, two: Running, sid: str) -> None:
+    def test_forged_worker_name_is_unknown(self, one: Running, two: Running, sid: str) -> None:
         http = one.http()
         http.send("GET", f"{QUERY}&sid={sid}")
         assert http.response()[0] == 400
         assert two.receiver == []
 
-    def test_a_flood_of_forged_names_leaves_nothing(self, one: Running) -> None:
+    def test_many_forged_worker_names_leave_no_semaphores(self, one: Running) -> None:
         http = one.http()
         for number in range(2, 2000):
             assert poll(http, f"{number}.AAAA") == (400, UNKNOWN)
         assert one.server.peers._semaphores == {}
 
 
-class TestOnlyOurs:
-    def test_a_folder_that_others_may_enter_is_refused(self, folder: Path) -> None:
+class TestSecurity:
+    def test_folder_accessible_to_others_is_rejected(self, folder: Path) -> None:
         folder.chmod(0o750)
         with pytest.raises(ValueError, match="mode 700"):
             PeerWorkers(folder, 1)
 
-    def test_a_folder_too_deep_for_a_socket_is_refused(self, folder: Path) -> None:
+    def test_folder_with_too_long_path_is_rejected(self, folder: Path) -> None:
         deep = folder / ("x" * 90)
         deep.mkdir(mode=0o700)
         with pytest.raises(ValueError, match="TMPDIR"):
             PeerWorkers(deep, 1)
 
-    @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be others")
-    def test_another_users_process_is_turned_away(self, folder: Path) -> None:
-        """Even if the folder were open."""
-        peers, taken = PeerWorkers(folder, 1), []
-        peers.start(taken.append)
-        # Nobody but this test: pytest's folders around it are private too.
-        place = Path("/tmp") / f"webpy_socketio-test-{os.getpid()}"
-        (folder / "1").rename(place)
-        place.chmod(0o777)
+    @pytest.mark.skipif(
+        os.name != "posix" or os.geteuid() != 0, reason="only root can change its user"
+    )
+    def test_process_of_another_user_is_rejected(self, folder: Path) -> None:
+        """Even if the folder were accessible."""
+        peers, received = PeerWorkers(folder, 1), []
+        peers.start(received.append)
+        # Only within this test: the parent folders of pytest are private too.
+        path = Path("/tmp") / f"webpy_socketio-test-{os.getpid()}"
+        (folder / "1").rename(path)
+        path.chmod(0o777)
         try:
             program = (
                 "import os, socket, struct, sys; os.setuid(65534)\n"
@@ -443,16 +452,16 @@ class TestOnlyOurs:
                 "message = struct.pack('!cII', b'G', 2, 0) + b'[]'\n"
                 "try:\n"
                 "    socket.send_fds(link, [message], [theirs.fileno()])\n"
-                "    answer = link.recv(1)\n"
+                "    reply = link.recv(1)\n"
                 "except (BrokenPipeError, ConnectionResetError):\n"
-                "    answer = b''\n"
-                "sys.exit(0 if answer == b'' else 1)\n"
+                "    reply = b''\n"
+                "sys.exit(0 if reply == b'' else 1)\n"
             )
-            process = gevent.subprocess.Popen([sys.executable, "-c", program, str(place)])
+            process = gevent.subprocess.Popen([sys.executable, "-c", program, str(path)])
             assert process.wait() == 0
-            assert taken == []
+            assert received == []
         finally:
-            place.unlink()
+            path.unlink()
             peers.stop()
 
     @pytest.mark.parametrize(
@@ -462,7 +471,7 @@ class TestOnlyOurs:
             *(b"X\0\0\0\2\0\0\0\0[]", b"R\0\0\0\2\0\0\0\0[!", b"R\0\0\0\2\0\0\0\5[]half"),
         ],
     )
-    def test_nonsense_is_closed(self, one: Running, folder: Path, message: bytes) -> None:
+    def test_invalid_offer_is_closed(self, one: Running, folder: Path, message: bytes) -> None:
         with socket.socket(socket.AF_UNIX) as link:
             link.connect(str(folder / "1"))
             link.sendall(message)
@@ -470,7 +479,7 @@ class TestOnlyOurs:
             with contextlib.suppress(ConnectionResetError):
                 assert link.recv(1) == b""
 
-    def test_a_descriptor_that_is_no_socket_is_closed(self, one: Running, folder: Path) -> None:
+    def test_descriptor_that_is_not_a_socket_is_closed(self, one: Running, folder: Path) -> None:
         reading, writing = os.pipe()
         with socket.socket(socket.AF_UNIX) as link:
             link.connect(str(folder / "1"))
@@ -478,12 +487,12 @@ class TestOnlyOurs:
             os.close(writing)
             with contextlib.suppress(ConnectionResetError):
                 assert link.recv(1) == b""
-        assert os.read(reading, 1) == b"", "nobody has it any more"
+        assert os.read(reading, 1) == b"", "no process has the other end open"
         os.close(reading)
 
 
-class TestTLS:
-    """Its keys cannot be given away: bytes are passed on."""
+class TestTLSRelay:
+    """TLS keys cannot be handed off, so bytes are relayed."""
 
     @pytest.fixture
     def one(self, start: Start, certificate: Path) -> Running:
@@ -503,21 +512,21 @@ class TestTLS:
 
         return connect
 
-    def test_requests_alternate(
+    def test_relayed_requests_alternate_between_workers(
         self, one: Running, two: Running, https: Callable[[Running], Http]
     ) -> None:
         mine, theirs = self.open(https(one)), self.open(https(two))
         http = https(one)
-        assert who(http) == 1
+        assert worker_of(http) == 1
         for _ in range(3):
             assert post(http, theirs, b"4" + b"a" * 100_000) == (200, b"ok")
             assert poll(http, theirs)[1] == b"4" + b"a" * 100_000
             assert json.loads(http.request("GET", "/page")[2]) == [2, "127.0.0.1", "https"]
             assert post(http, mine, b"4to one") == (200, b"ok")
             assert poll(http, mine) == (200, b"4to one")
-            assert who(http) == 1
+            assert worker_of(http) == 1
 
-    def test_a_websocket_and_its_end(
+    def test_relayed_websocket_is_closed(
         self, one: Running, two: Running, https: Callable[[Running], Http]
     ) -> None:
         sid, http = self.open(https(two)), https(one)
@@ -534,7 +543,7 @@ class TestTLS:
         self.until(http, b"\x88\x02\x03\xe8")
         assert http.read_to_end() == b""
 
-    def test_a_client_that_goes(
+    def test_disconnect_of_a_relayed_client_closes_its_session(
         self, one: Running, two: Running, https: Callable[[Running], Http]
     ) -> None:
         sid, http = self.open(https(two)), https(one)
@@ -557,80 +566,90 @@ class TestTLS:
             data += piece
 
 
-class TestStopping:
-    def test_what_is_new_goes_to_a_younger_one(self, one: Running, two: Running) -> None:
-        """While those are told who have a session here, nobody is refused."""
+class TestStop:
+    def test_new_requests_of_a_stopping_worker_go_to_a_newer_one(
+        self, one: Running, two: Running
+    ) -> None:
+        """No client is rejected while the sessions of the worker are closed."""
         sid, page, handshake = one.polling().sid, one.http(), one.http()
         own = one.http()
         for http in (page, handshake, own):
-            assert who(http) == 1
+            assert worker_of(http) == 1
         one.engine._stopping = True
-        assert who(page) == 2
+        assert worker_of(page) == 2
         assert handshake.request("GET", QUERY)[2].startswith(b'0{"sid":"2.')
         assert post(own, sid, b"4still here") == (200, b"ok")
-        assert who(own) == 2
+        assert worker_of(own) == 2
 
-    def test_the_youngest_says_that_it_stops(self, one: Running, two: Running) -> None:
+    def test_newest_worker_rejects_sessions_while_it_stops(
+        self, one: Running, two: Running
+    ) -> None:
         http = two.http()
-        assert who(http) == 2
+        assert worker_of(http) == 2
         two.engine._stopping = True
         assert http.request("GET", QUERY)[0] == 503
 
-    def test_connections_that_rest_are_given_away(self, one: Running, two: Running) -> None:
-        resting = [one.http() for _ in range(20)]
-        for http in resting:
-            assert who(http) == 1
+    def test_idle_connections_of_a_stopping_worker_are_handed_off(
+        self, one: Running, two: Running
+    ) -> None:
+        connections = [one.http() for _ in range(20)]
+        for http in connections:
+            assert worker_of(http) == 1
         one.server.stop()
-        assert not one.server.handling, "nothing is left that would end with the process"
-        for http in resting:
-            assert who(http) == 2
+        assert not one.server.handlers, "no connection would be closed with the process"
+        for http in connections:
+            assert worker_of(http) == 2
 
-    def test_a_younger_one_may_take_its_time(
+    def test_stopping_worker_waits_for_a_slow_newer_one(
         self, one: Running, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Who is being given away is not told again that it is to go."""
+        """A hand-off in progress is not requested again."""
         http = one.http()
-        assert who(http) == 1
+        assert worker_of(http) == 1
         with socket.socket(socket.AF_UNIX) as slow:
             slow.bind(str(folder / "7"))
             slow.listen(10)
             stopping = gevent.spawn(one.server.stop)
             link, _ = slow.accept()
             with link:
-                rounds = []
-                joined: Any = one.server._hand_off
+                hand_offs = []
+                original: Any = one.server._hand_off
                 monkeypatch.setattr(
-                    one.server, "_hand_off", lambda handler: (rounds.append(1), joined(handler))
+                    one.server,
+                    "_hand_off",
+                    lambda handler: (hand_offs.append(1), original(handler)),
                 )
-                gevent.sleep(0.05)  # several rounds, if there were any
+                gevent.sleep(0.05)  # several iterations of `leave_peers`
                 data, descriptors, _, _ = socket.recv_fds(link, 1000, 1)
                 link.sendall(b"\1")
             assert data.startswith(b"G")
-            assert rounds == [], "it rests no more"
+            assert hand_offs == [], "the handler is not idle"
             stopping.get()
             for descriptor in descriptors:
                 socket.socket(fileno=descriptor).close()
 
-    def test_who_is_served_is_not_disturbed(self, one: Running, two: Running) -> None:
+    def test_stopping_worker_completes_current_requests(self, one: Running, two: Running) -> None:
         page = one.server.application
         page.gate = gevent.event.Event()
         http = one.http()
         http.send("GET", "/page")
-        page.came.wait()
+        page.called.wait()
         stopping = gevent.spawn(one.server.stop, 20)
         eventually(lambda: one.engine.stopping)
         page.gate.set()
         assert json.loads(http.response()[2])[0] == 1
         stopping.get()
-        assert who(http) == 2
+        assert worker_of(http) == 2
 
-    def test_a_page_is_waited_for_without_neighbours_too(self, run: Callable[..., Running]) -> None:
+    def test_stopping_server_without_peers_waits_for_pages(
+        self, run: Callable[..., Running]
+    ) -> None:
         page = Page(0)
         page.gate = gevent.event.Event()
         alone = run(Recorder(), page)
         http = alone.http()
         http.send("GET", "/page")
-        page.came.wait()
+        page.called.wait()
         stopping = gevent.spawn(alone.server.stop, 20)
         eventually(lambda: alone.engine.stopping)
         gevent.sleep(0)
@@ -639,9 +658,11 @@ class TestStopping:
         assert http.response()[0] == 200
         stopping.get()
 
-    def test_its_sessions_are_reached_until_it_has_ended(self, one: Running, two: Running) -> None:
+    def test_sessions_of_a_stopping_worker_are_reachable_until_it_ends(
+        self, one: Running, two: Running
+    ) -> None:
         polling = one.polling()
-        one.server.close()  # it accepts nothing more; two does
+        one.server.close()  # only the other worker accepts connections
         http = two.http()
         assert post(http, polling.sid, b"4late") == (200, b"ok")
         assert poll(http, polling.sid) == (200, b"4late")
@@ -650,8 +671,8 @@ class TestStopping:
         one.server.stop()
         assert http.response()[2] == b"1"
 
-    def test_the_listener_is_forgotten_when_it_is_closed(self, start: Start) -> None:
-        """Others listen on it still: each connection would wake who does not."""
+    def test_closed_listener_is_removed_from_epoll(self, start: Start) -> None:
+        """Peers still listen on the socket, and each connection would wake this process."""
         one = start(1)
         descriptor = one.server.socket.fileno()
         copy = os.dup(descriptor)
@@ -661,7 +682,7 @@ class TestStopping:
         os.close(copy)
 
 
-class TestDraining:
+class TestDrain:
     @pytest.fixture
     def many(self, run: Callable[..., Running]) -> Running:
         running = run()
@@ -669,54 +690,54 @@ class TestDraining:
             running.polling()
         return running
 
-    def test_they_are_told_little_by_little(self, many: Running) -> None:
-        """Batches of a hundred, in no order, and everybody within the time."""
-        left: list[int] = []
+    def test_sessions_are_closed_in_batches(self, many: Running) -> None:
+        """Batches of a hundred, in random order, all within the timeout."""
+        open_counts: list[int] = []
         order = list(many.engine.sessions)
-        told: list[str] = []
+        closed_ids: list[str] = []
         engine: Engine = many.engine
 
-        class Hurry(gevent.event.Event):  # type: ignore[misc]
+        class RecordingEvent(gevent.event.Event):  # type: ignore[misc]
             def wait(self, timeout: Any = None) -> Any:
-                left.append(sum(session.open for session in engine.sessions.values()))
+                open_counts.append(sum(session.open for session in engine.sessions.values()))
                 assert 0 < timeout < 0.2
                 return super().wait(0)
 
         closing = many.receiver.closed
         many.receiver.closed = lambda session, reason: (
-            told.append(session.id),
+            closed_ids.append(session.id),
             closing(session, reason),
         )
-        engine.drain(60, Hurry())
-        assert left == [250, 150, 50]
-        assert sorted(told) == sorted(order)
-        assert set(told[:100]) not in (set(order[:100]), set(order[-100:])), "in no order"
+        engine.drain(60, RecordingEvent())
+        assert open_counts == [250, 150, 50]
+        assert sorted(closed_ids) == sorted(order)
+        assert set(closed_ids[:100]) not in (set(order[:100]), set(order[-100:])), "in random order"
         assert set(many.receiver.endings) == {"server shutting down"}
 
-    def test_more_are_told_at_once_where_time_is_short(self, many: Running) -> None:
+    def test_batches_are_larger_with_a_short_timeout(self, many: Running) -> None:
         waits: list[Any] = []
 
-        class Hurry(gevent.event.Event):  # type: ignore[misc]
+        class RecordingEvent(gevent.event.Event):  # type: ignore[misc]
             def wait(self, timeout: Any = None) -> Any:
                 waits.append(timeout)
                 return super().wait(0)
 
-        many.engine.drain(0.2, Hurry())
+        many.engine.drain(0.2, RecordingEvent())
         assert len(waits) == 1
 
-    def test_who_hurries_leaves_the_rest_to_the_end(self, many: Running) -> None:
-        hurry = gevent.event.Event()
-        hurry.set()
-        many.engine.drain(60, hurry)
+    def test_forced_drain_leaves_the_rest_to_close(self, many: Running) -> None:
+        force = gevent.event.Event()
+        force.set()
+        many.engine.drain(60, force)
         assert len(many.receiver.endings) == 100
         many.engine.close()
         assert len(many.receiver.endings) == 350
 
-    def test_no_new_ones_meanwhile(self, many: Running) -> None:
+    def test_draining_server_rejects_new_sessions(self, many: Running) -> None:
         http = many.http()
-        hurry = gevent.event.Event()
-        draining = gevent.spawn(many.engine.drain, 60, hurry)
+        force = gevent.event.Event()
+        draining = gevent.spawn(many.engine.drain, 60, force)
         eventually(lambda: many.engine.stopping)
         assert http.request("GET", QUERY)[0] == 503
-        hurry.set()
+        force.set()
         draining.join()

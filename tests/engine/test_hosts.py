@@ -1,4 +1,4 @@
-"""Which hosts are served."""
+"""Host names: parsing, and the hosts that a server allows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .conftest import Running
 POLLING = "/engine.io/?EIO=4&transport=polling"
 
 
-class TestParsing:
+class TestParseHost:
     @pytest.mark.parametrize(
         ("text", "found"),
         [
@@ -38,7 +38,7 @@ class TestParsing:
         assert parse_host(text) is None
 
 
-class TestAllowed:
+class TestAllowedHosts:
     @pytest.mark.parametrize(
         ("allowed", "hosts", "others"),
         [
@@ -85,13 +85,13 @@ class TestAllowed:
 
 
 class TestServer:
-    """Of a real server: pages, long-polling and WebSockets alike."""
+    """Allowed hosts of a real server, for pages, long-polling and WebSockets."""
 
     @pytest.mark.parametrize(
         "host", ["evil.example", "127.0.0.1.evil.example", "127.0.0.1:{port}@evil", "[::1]", ""]
     )
     @pytest.mark.parametrize("target", ["/page", POLLING, "/engine.io/?EIO=4&transport=websocket"])
-    def test_request_for_another_host_is_refused_before_the_application(
+    def test_request_for_another_host_is_rejected_before_the_application(
         self, host: str, target: str, run: Callable[..., Running]
     ) -> None:
         called = []
@@ -114,7 +114,7 @@ class TestServer:
         assert running.http().request("GET", "/page")[0] == 404
         assert called == [f"127.0.0.1:{running.port}"]
 
-    def test_request_without_a_host_is_refused(self, run: Callable[..., Running]) -> None:
+    def test_request_without_a_host_is_rejected(self, run: Callable[..., Running]) -> None:
         http = run(allowed_hosts=["127.0.0.1"]).http()
         http.sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert http.read_to_end().startswith(b"HTTP/1.1 400 ")
@@ -127,7 +127,7 @@ class TestServer:
         status, _, _ = running.http().request("GET", POLLING, "X-Forwarded-Host: chat.example")
         assert status == (200 if trusted else 400)
 
-    def test_refusal_is_logged_with_its_remedy(
+    def test_rejection_is_logged_with_its_remedy(
         self, run: Callable[..., Running], caplog: pytest.LogCaptureFixture
     ) -> None:
         running = run(allowed_hosts=["chat.example"])

@@ -1,6 +1,6 @@
-"""What the server does about requests that are not plain HTTP: one 4xx, and the connection closed.
+"""Requests on a real server: invalid ones get one 4xx and close the connection.
 
-On a user's own pages too: these go to the application.
+This applies to requests for the application too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from webpy_socketio.engine.http.server import take_over_all
 
 
 class Pages:
-    """A WSGI application that remembers what reached it, and answers with the body."""
+    """A WSGI application that records the bodies of its requests and returns them."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -33,7 +33,7 @@ class Pages:
         return [data]
 
 
-class Nobody:
+class IgnoringReceiver:
     def opened(self, session: Any) -> None: ...
     def message(self, session: Any, data: Any) -> None: ...
     def closed(self, session: Any, reason: str) -> None: ...
@@ -43,7 +43,7 @@ class Server:
     def __init__(self, **config: Any) -> None:
         self.pages = Pages()
         self.log = io.StringIO()
-        engine = Engine(Nobody(), EngineConfig(**config))
+        engine = Engine(IgnoringReceiver(), EngineConfig(**config))
         self.server = EngineServer(
             ("127.0.0.1", 0), engine, self.pages, log=None, error_log=self.log
         )
@@ -55,7 +55,7 @@ class Server:
         return sock
 
     def exchange(self, data: bytes) -> bytes:
-        """Send, and read until the server closes."""
+        """Send `data`, and read until the server closes the connection."""
         sock = self.connect()
         sock.sendall(data)
         return read_all(sock)
@@ -90,7 +90,7 @@ POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
-class TestRefusals:
+class TestRejections:
     @pytest.mark.parametrize(
         ("request_", "status"),
         [
@@ -117,7 +117,9 @@ class TestRefusals:
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
         ],
     )
-    def test_one_answer_and_closed(self, request_: bytes, status: bytes, pages: Server) -> None:
+    def test_invalid_request_gets_one_response_and_is_closed(
+        self, request_: bytes, status: bytes, pages: Server
+    ) -> None:
         answer = pages.exchange(request_ + SMUGGLED)
         assert answer.startswith(b"HTTP/1.1 " + status)
         assert answer.count(b"HTTP/1.1 ") == 1
@@ -125,11 +127,11 @@ class TestRefusals:
         assert pages.pages.bodies == []
         assert pages.log.getvalue() == ""
 
-    def test_the_others_are_served(self, pages: Server) -> None:
+    def test_valid_requests_are_served_beside_invalid_ones(self, pages: Server) -> None:
         pages.exchange(b"junk\r\n\r\n")
         assert pages.exchange(SMUGGLED).startswith(b"HTTP/1.1 200")
 
-    def test_a_page_has_a_limit_too(self, serve_pages: Callable[..., Server]) -> None:
+    def test_body_above_page_limit_is_rejected(self, serve_pages: Callable[..., Server]) -> None:
         server = serve_pages(max_body_size=10)
         assert server.exchange(POST + b"Content-Length: 11\r\n\r\n").startswith(b"HTTP/1.1 413")
         whole = POST + b"Connection: close\r\nContent-Length: 10\r\n\r\n0123456789"
@@ -138,8 +140,8 @@ class TestRefusals:
 
 class TestHeads:
     @pytest.mark.parametrize("pause", [False, True])
-    def test_an_empty_line_before_a_request_is_forgiven(self, pause: bool, pages: Server) -> None:
-        """RFC 9112, 2.2; whether the head comes at once or piece by piece."""
+    def test_leading_empty_line_is_ignored(self, pause: bool, pages: Server) -> None:
+        """RFC 9112 §2.2; for a head that arrives at once and one that arrives in parts."""
         sock = pages.connect()
         sock.sendall(b"\r\nPOST / HTTP/1.1\r\nHost: x\r\n")
         if pause:
@@ -148,7 +150,7 @@ class TestHeads:
         assert read_all(sock).startswith(b"HTTP/1.1 200")
         assert pages.pages.bodies == [b"hi"]
 
-    def test_what_wsgi_makes_of_it(self) -> None:
+    def test_environ_has_the_entries_of_pep_3333(self) -> None:
         """PEP 3333, "environ Variables"."""
         seen: dict[str, Any] = {}
 
@@ -157,7 +159,7 @@ class TestHeads:
             start_response("200 OK", [("Content-Length", "0")])
             return []
 
-        server = EngineServer(("127.0.0.1", 0), Engine(Nobody()), application, log=None)
+        server = EngineServer(("127.0.0.1", 0), Engine(IgnoringReceiver()), application, log=None)
         server.start()
         sock = socket.create_connection(("127.0.0.1", server.server_port))
         raw.OPENED.append(sock)
@@ -174,14 +176,15 @@ class TestHeads:
         assert seen["REMOTE_PORT"].isdigit()
         assert seen["HTTP_ACCEPT"] == "a,b"
         assert seen["HTTP_COOKIE"] == "a=1; b=2"
-        assert seen["HTTP_X_NAME"] == "true"  # what has an underscore could pass for another one
+        # A name with an underscore could be confused with another header.
+        assert seen["HTTP_X_NAME"] == "true"
         assert seen["CONTENT_TYPE"] == "text/plain"
         assert "CONTENT_LENGTH" not in seen
         assert "HTTP_CONTENT_TYPE" not in seen
 
-    def test_an_old_client_that_stays_is_told_that_it_may(self) -> None:
-        """HTTP/1.0 knows no connection that is kept, unless both sides say so."""
-        server = EngineServer(("127.0.0.1", 0), Engine(Nobody()), log=None)
+    def test_http_1_0_keep_alive_is_confirmed(self) -> None:
+        """In HTTP/1.0 both sides must agree to keep the connection open."""
+        server = EngineServer(("127.0.0.1", 0), Engine(IgnoringReceiver()), log=None)
         server.start()
         sock = socket.create_connection(("127.0.0.1", server.server_port))
         raw.OPENED.append(sock)
@@ -197,25 +200,25 @@ class TestHeads:
 
 
 class TestBodies:
-    def test_one_behind_a_proxy_that_asks_for_an_upgrade_each_time(self, pages: Server) -> None:
-        # As nginx does when it is set up the way Socket.IO's own documentation says.
+    def test_body_with_connection_upgrade_of_a_proxy_is_read(self, pages: Server) -> None:
+        # As nginx does when it is configured as in the documentation of Socket.IO.
         answer = pages.exchange(POST + b"Connection: upgrade\r\nContent-Length: 5\r\n\r\nhello")
         assert answer.startswith(b"HTTP/1.1 200")
         assert b"Connection: close" in answer
         assert pages.pages.bodies == [b"hello"]
 
-    def test_chunks_are_put_together(self, pages: Server) -> None:
+    def test_chunked_body_is_decoded(self, pages: Server) -> None:
         chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"
         answer = pages.exchange(chunked + SMUGGLED)
         assert pages.pages.bodies == [b"hello", b""]
         assert answer.count(b"HTTP/1.1 200") == 2
 
-    def test_a_large_one_arrives_whole(self, pages: Server) -> None:
+    def test_large_body_arrives_complete(self, pages: Server) -> None:
         data = bytes(range(256)) * 4096  # goes to a temporary file
         head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(data)
         assert pages.exchange(head + data).endswith(data)
 
-    def test_one_that_is_asked_for(self, pages: Server) -> None:
+    def test_body_after_100_continue_is_read(self, pages: Server) -> None:
         sock = pages.connect()
         sock.sendall(
             POST + b"Connection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
@@ -224,7 +227,7 @@ class TestBodies:
         sock.sendall(b"hi")
         assert read_all(sock).endswith(b"\r\n\r\nhi")
 
-    def test_what_is_there_and_what_is_to_come(self, pages: Server) -> None:
+    def test_partially_buffered_body_is_read(self, pages: Server) -> None:
         sock = pages.connect()
         sock.sendall(POST + b"Content-Length: 5\r\n\r\nhello")
         sock.sendall(POST + b"Content-Length: 5\r\n\r\nwor")
@@ -235,7 +238,7 @@ class TestBodies:
         assert read_all(sock).count(b"200 OK") == 2
         assert pages.pages.bodies == [b"hello", b"world", b""]
 
-    def test_headers_are_each_requests_own(self, pages: Server) -> None:
+    def test_pipelined_requests_have_their_own_headers(self, pages: Server) -> None:
         sock = pages.connect()
         sock.sendall(
             POST + b"Content-Length: 5\r\n\r\nhello"
@@ -247,7 +250,9 @@ class TestBodies:
         assert pages.pages.bodies == [b"hello", b"me", b"yo", b""]
 
     @pytest.mark.parametrize("reset", [False, True])
-    def test_half_a_body_reaches_nobody(self, reset: bool, pages: Server) -> None:
+    def test_incomplete_body_does_not_reach_the_application(
+        self, reset: bool, pages: Server
+    ) -> None:
         sock = pages.connect()
         sock.sendall(POST + b"Content-Length: 100\r\n\r\n0123456789")
         if reset:
@@ -279,7 +284,7 @@ class TestExpect:
     def test_client_that_neither_reads_nor_sends_is_closed(
         self, serve_pages: Callable[..., Server]
     ) -> None:
-        """The interim response has the write deadline, like every other one."""
+        """The write timeout applies to the interim response too."""
         server = serve_pages(body_timeout=60.0, write_timeout=0.1)
         server.server.application = lambda environ, start: (start("200 OK", []), [b"x" * 5000])[1]
         sock = socket.socket()
@@ -288,11 +293,11 @@ class TestExpect:
         raw.OPENED.append(sock)
         get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
         with contextlib.suppress(OSError):
-            while True:  # until the server has had enough
+            while True:  # until the server closes the connection
                 sock.sendall(get * 100 + self.EXPECTING + b"Content-Length: 5\r\n\r\nhello")
         assert server.exchange(SMUGGLED).startswith(b"HTTP/1.1 200")
 
-    def test_body_above_the_limit_is_refused_without_interim_response(
+    def test_body_above_the_limit_is_rejected_without_100_continue(
         self, serve_pages: Callable[..., Server]
     ) -> None:
         server = serve_pages(max_body_size=10)
@@ -319,18 +324,18 @@ class TestExpect:
         assert pages.pages.bodies == [b"hello"]
 
 
-class TestDeadlines:
-    def test_a_head_that_trickles(self, serve_pages: Callable[..., Server]) -> None:
+class TestTimeouts:
+    def test_trickling_head_times_out(self, serve_pages: Callable[..., Server]) -> None:
         server = serve_pages(header_timeout=0.1)
         sock = server.connect()
         sock.sendall(b"GET / HT")
         assert read_all(sock).startswith(b"HTTP/1.1 408")
 
-    def test_one_that_says_nothing(self, serve_pages: Callable[..., Server]) -> None:
+    def test_silent_connection_times_out(self, serve_pages: Callable[..., Server]) -> None:
         server = serve_pages(header_timeout=0.1)
         assert read_all(server.connect()) == b""
 
-    def test_one_that_rests_between_requests(self, serve_pages: Callable[..., Server]) -> None:
+    def test_idle_keep_alive_connection_times_out(self, serve_pages: Callable[..., Server]) -> None:
         server = serve_pages(idle_timeout=0.1)
         sock = server.connect()
         sock.sendall(SMUGGLED.replace(b"Connection: close\r\n", b""))
@@ -338,14 +343,14 @@ class TestDeadlines:
         assert answer.startswith(b"HTTP/1.1 200")
         assert answer.count(b"HTTP/1.1") == 1
 
-    def test_a_body_that_stops(self, serve_pages: Callable[..., Server]) -> None:
+    def test_stalled_body_times_out(self, serve_pages: Callable[..., Server]) -> None:
         server = serve_pages(body_timeout=0.1)
         sock = server.connect()
         sock.sendall(POST + b"Content-Length: 100\r\n\r\n0123456789")
         assert read_all(sock).startswith(b"HTTP/1.1 408")
         assert server.pages.bodies == []
 
-    def test_a_body_that_trickles(self, serve_pages: Callable[..., Server]) -> None:
+    def test_trickling_body_times_out(self, serve_pages: Callable[..., Server]) -> None:
         server = serve_pages(body_timeout=0.2)
         sock = server.connect()
         sock.sendall(POST + b"Content-Length: 100000\r\n\r\n")
@@ -354,21 +359,21 @@ class TestDeadlines:
             try:
                 while True:
                     sock.sendall(b"x")
-                    gevent.sleep(0.05)  # slower than the least rate, faster than the deadline
+                    gevent.sleep(0.05)  # slower than the minimum rate, but within the timeout
             except OSError:
-                pass  # the server has had enough
+                pass  # closed by the server
 
         trickling = gevent.spawn(trickle)
         answer = sock.recv(1000)
         trickling.kill()
         assert answer.startswith(b"HTTP/1.1 408")
 
-    def test_body_with_a_fast_start_earns_no_time_for_a_slow_end(
+    def test_body_with_fast_start_and_slow_end_times_out(
         self, serve_pages: Callable[..., Server]
     ) -> None:
         server = serve_pages(body_timeout=0.3)
         sock = server.connect()
-        # At 1,000 bytes a second this much would have earned ten minutes.
+        # At 1,000 bytes a second this would extend the deadline by ten minutes.
         sock.sendall(POST + b"Content-Length: 700000\r\n\r\n" + b"x" * 600_000)
 
         def trickle() -> None:
@@ -377,14 +382,14 @@ class TestDeadlines:
                     sock.sendall(b"x")
                     gevent.sleep(0.05)
             except OSError:
-                pass  # closed, as it should be
+                pass  # closed by the server
 
         trickling = gevent.spawn(trickle)
         answer = sock.recv(1000)
         trickling.kill()
         assert answer.startswith(b"HTTP/1.1 408")
 
-    def test_body_as_fast_as_the_least_rate_is_read_whole(
+    def test_body_at_minimum_rate_is_read_completely(
         self, serve_pages: Callable[..., Server]
     ) -> None:
         server = serve_pages(body_timeout=0.3)
@@ -395,7 +400,7 @@ class TestDeadlines:
             gevent.sleep(0.05)
         assert read_all(sock).startswith(b"HTTP/1.1 200")
 
-    def test_many_slow_ones_hold_nobody_up(self, serve_pages: Callable[..., Server]) -> None:
+    def test_slow_requests_do_not_delay_others(self, serve_pages: Callable[..., Server]) -> None:
         server = serve_pages(header_timeout=5.0)
         slow = [server.connect() for _ in range(200)]
         for sock in slow:
@@ -404,13 +409,13 @@ class TestDeadlines:
 
 
 class TestConnectionClose:
-    def test_it_is_said_and_done(self, pages: Server) -> None:
+    def test_connection_close_is_sent_and_performed(self, pages: Server) -> None:
         answer = pages.exchange(SMUGGLED)
         assert b"\r\nConnection: close\r\n" in answer
 
 
 class TestSessions:
-    def test_a_full_server_says_so(self, serve_pages: Callable[..., Server]) -> None:
+    def test_handshake_at_session_limit_gets_503(self, serve_pages: Callable[..., Server]) -> None:
         server = serve_pages(max_sessions=1)
         server.server.application = take_over_all("/engine.io/")
         first = raw.Polling(server.server.server_port, "/engine.io/")

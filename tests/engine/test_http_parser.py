@@ -1,4 +1,4 @@
-"""HTTP requests are read strictly: nothing that two readers could read differently."""
+"""The HTTP parser: ambiguous requests are rejected."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def body(data: bytes, length: int | None, limit: int = 100) -> bytes:
 
 
 class TestReadHead:
-    def test_it_ends_with_the_empty_line(self) -> None:
+    def test_head_ends_with_the_empty_line(self) -> None:
         file = io.BytesIO(head("Host: a") + b"body")
         assert read_head(file) == head("Host: a")
         assert file.read() == b"body"
 
-    def test_nothing_is_nothing(self) -> None:
+    def test_read_head_at_end_of_file_returns_empty_bytes(self) -> None:
         assert read_head(io.BytesIO()) == b""
 
     @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ class TestReadHead:
         ],
         ids=["line", "many", "long", "bare LF", "end in the middle"],
     )
-    def test_too_much_or_not_http(self, data: bytes, status: str) -> None:
+    def test_read_head_of_invalid_data_raises(self, data: bytes, status: str) -> None:
         with pytest.raises(BadRequest) as caught:
             read_head(io.BytesIO(data))
         assert caught.value.status.startswith(status)
 
 
 class TestParseHead:
-    def test_a_plain_one(self) -> None:
+    def test_parse_head_returns_method_target_and_headers(self) -> None:
         parsed = parse_head(
             head("Host: a:80", "X-Y:  z ", "Content-Length: 5", first="POST /p?q HTTP/1.1")
         )
@@ -63,7 +63,7 @@ class TestParseHead:
         assert parsed.headers == [("Host", "a:80"), ("X-Y", "z"), ("Content-Length", "5")]
         assert (parsed.length, parsed.close, parsed.has_body) == (5, False, True)
 
-    def test_chunked_has_no_length(self) -> None:
+    def test_chunked_request_has_no_length(self) -> None:
         parsed = parse_head(head("Host: a", "Transfer-Encoding: Chunked"))
         assert parsed.length is None
         assert parsed.has_body
@@ -76,10 +76,12 @@ class TestParseHead:
             ("GET / HTTP/1.0", ["Connection: Keep-Alive"], False),
         ],
     )
-    def test_who_closes(self, first: str, lines: list[str], close: bool) -> None:
+    def test_close_follows_version_and_connection_header(
+        self, first: str, lines: list[str], close: bool
+    ) -> None:
         assert parse_head(head(*lines, first=first)).close is close
 
-    def test_what_a_connection_repeats_is_not_parsed_again(self) -> None:
+    def test_repeated_headers_are_not_parsed_again(self) -> None:
         lines = ("Host: a", "Content-Length: 5")
         before = parse_head(head(*lines, first="POST /p HTTP/1.1"))
         again = parse_head(head(*lines, first="PUT /q HTTP/1.1"), before)
@@ -95,7 +97,7 @@ class TestParseHead:
             ("GET /q HTTP/1.1", ["Host: a"]),
         ],
     )
-    def test_what_differs_is(self, first: str, lines: list[str]) -> None:
+    def test_different_headers_are_parsed_again(self, first: str, lines: list[str]) -> None:
         before = parse_head(head("Host: a", "Content-Length: 5", first="GET /p HTTP/1.1"))
         assert parse_head(head(*lines, first=first), before) == parse_head(
             head(*lines, first=first)
@@ -105,12 +107,12 @@ class TestParseHead:
         "first",
         ["GET http://b/q HTTP/1.1", "GET q HTTP/1.1", "GET /q  HTTP/1.1", "GET /q HTTP/1.2"],
     )
-    def test_a_bad_line_over_good_headers(self, first: str) -> None:
+    def test_bad_request_line_with_repeated_headers_raises(self, first: str) -> None:
         before = parse_head(head("Host: a"))
         with pytest.raises(BadRequest):
             parse_head(head("Host: a", first=first), before)
 
-    def test_a_target_for_a_proxy(self) -> None:
+    def test_absolute_target_is_reduced_to_its_path(self) -> None:
         assert parse_head(head("Host: a", first="GET http://a/b?c HTTP/1.1")).target == "/b?c"
         assert parse_head(head("Host: a", first="GET http://a?c HTTP/1.1")).target == "/?c"
 
@@ -130,7 +132,7 @@ class TestParseHead:
             "",
         ],
     )
-    def test_bad_request_lines(self, first: str) -> None:
+    def test_bad_request_line_raises(self, first: str) -> None:
         with pytest.raises(BadRequest):
             parse_head(head("Host: a", first=first))
 
@@ -165,23 +167,23 @@ class TestParseHead:
             ["Host: a", "Expect: 200-ok"],
         ],
     )
-    def test_bad_headers(self, lines: list[str]) -> None:
+    def test_bad_headers_raise(self, lines: list[str]) -> None:
         with pytest.raises(BadRequest):
             parse_head(head(*lines))
 
-    def test_a_body_and_an_upgrade_to_nothing_is_the_last_request(self) -> None:
+    def test_body_with_connection_upgrade_but_no_protocol_closes(self) -> None:
         parsed = parse_head(head("Host: a", "Connection: upgrade", "Content-Length: 3"))
         assert (parsed.length, parsed.close, parsed.suspicious) == (3, True, True)
 
-    def test_no_transfer_coding_in_http_1_0(self) -> None:
+    def test_transfer_encoding_in_http_1_0_raises(self) -> None:
         with pytest.raises(BadRequest):
             parse_head(head("Transfer-Encoding: chunked", first="POST / HTTP/1.0"))
 
-    def test_an_impossible_length_is_only_large(self) -> None:
+    def test_huge_content_length_is_accepted_as_large(self) -> None:
         assert parse_head(head("Host: a", "Content-Length: " + "9" * 20)).length == 10**18
 
     @given(st.binary(max_size=200))
-    def test_only_bad_request_escapes(self, data: bytes) -> None:
+    def test_parse_head_of_random_data_raises_only_bad_request(self, data: bytes) -> None:
         try:
             parsed = parse_head(data + b"\r\n\r\n")
         except BadRequest:
@@ -190,10 +192,10 @@ class TestParseHead:
 
 
 class TestReadBody:
-    def test_of_a_length(self) -> None:
+    def test_read_body_with_content_length(self) -> None:
         assert body(b"helloGET /", 5) == b"hello"
 
-    def test_in_chunks(self) -> None:
+    def test_read_body_in_chunks(self) -> None:
         assert body(b"3\r\nhel\r\n2;ext=1\r\nlo\r\n0\r\n\r\nGET /", None) == b"hello"
 
     @pytest.mark.parametrize(
@@ -214,16 +216,16 @@ class TestReadBody:
             b"1;" + b"x" * 1000 + b"\r\na\r\n" + (b"1;" + b"x" * 1000 + b"\r\na\r\n") * 30,
         ],
     )
-    def test_bad_chunks(self, data: bytes) -> None:
+    def test_read_body_with_bad_chunks_raises(self, data: bytes) -> None:
         with pytest.raises(BadRequest):
             body(data, None)
 
     @pytest.mark.parametrize(
         ("data", "length"), [(b"x" * 101, 101), (b"65\r\n" + b"x" * 101, None)]
     )
-    def test_above_the_limit(self, data: bytes, length: int | None) -> None:
+    def test_read_body_above_the_limit_raises(self, data: bytes, length: int | None) -> None:
         file = io.BytesIO(data)
-        with pytest.raises(BadRequest, match="above 100 bytes") as caught:
+        with pytest.raises(BadRequest, match="exceeds 100 bytes") as caught:
             read_body(file, length, 100, io.BytesIO(), lambda size: None)
         assert caught.value.status.startswith("413")
         assert len(file.read()) == 101  # none of it was read
@@ -232,6 +234,6 @@ class TestReadBody:
         ("data", "length"),
         [(b"1234", 5), (b"5\r\n1234", None), (b"5\r\n12345\r\n", None), (b"", None)],
     )
-    def test_an_early_end(self, data: bytes, length: int | None) -> None:
+    def test_read_body_at_early_end_raises(self, data: bytes, length: int | None) -> None:
         with pytest.raises(Truncated):
             body(data, length)

@@ -1,4 +1,4 @@
-"""Strict JSON: what one side may send, the other can read; whoever sends else is told."""
+"""Strict JSON: values that the other side could not decode are rejected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     max_leaves=20,
 )
 
-#: Whatever a careless handler may want to send.
+#: Values that a handler may try to send.
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
     st.none()
     | st.integers()
@@ -64,11 +64,11 @@ def nested(depth: int) -> bytes:
 
 
 def read(text: bytes) -> Any:
-    """Read what bytes hold; what is not UTF-8 becomes lone surrogates, as in a careless decoder."""
+    """Decode bytes and load them; invalid UTF-8 becomes lone surrogates, as in a lax decoder."""
     return json.loads(text.decode("utf-8", "surrogateescape"))
 
 
-class TestReading:
+class TestLoads:
     @pytest.mark.parametrize(
         "text",
         [
@@ -86,7 +86,7 @@ class TestReading:
         ],
         ids=lambda text: text[:20].decode("latin-1") or "empty",
     )
-    def test_what_is_not_strict_json_is_refused(self, text: bytes) -> None:
+    def test_loads_of_invalid_json_raises(self, text: bytes) -> None:
         with pytest.raises(ProtocolError):
             read(text)
 
@@ -122,16 +122,16 @@ class TestReading:
     ) -> None:
         assert read(text) == value
 
-    def test_the_deepest_nest_that_is_read_can_be_written(self) -> None:
+    def test_dumps_accepts_the_deepest_nesting_of_loads(self) -> None:
         value = read(nested(json.MAX_DEPTH))
         assert json.dumps(value) == nested(json.MAX_DEPTH)
 
-    def test_many_brackets_are_not_deep(self) -> None:
+    def test_loads_of_many_shallow_brackets_succeeds(self) -> None:
         assert read(b"[" + b"[]," * 500 + b"[]]") == [[]] * 501
         assert read(b'"' + b"[" * 500 + b'"') == "[" * 500
 
     @pytest.mark.parametrize("end", ["[]]", "nonsense"])
-    def test_the_garbage_collector_rests_while_a_large_one_is_read(self, end: str) -> None:
+    def test_garbage_collector_is_disabled_during_large_loads(self, end: str) -> None:
         phases: list[str] = []
         text = "[" + "[]," * 100_000 + end
         gc.collect()
@@ -141,20 +141,20 @@ class TestReading:
                 json.loads(text)
         finally:
             gc.callbacks.pop()
-        # At most the one that was due when it was over.
+        # At most the collection that was due afterwards.
         assert phases in ([], ["start", "stop"])
         assert gc.isenabled()
 
     @given(st.binary(max_size=40))
     @quickly
-    def test_nothing_but_a_protocol_error_escapes(self, text: bytes) -> None:
+    def test_loads_of_random_bytes_raises_only_protocol_error(self, text: bytes) -> None:
         with contextlib.suppress(ProtocolError):
             value = read(text)
             assert read(json.dumps(value)) == value
 
     @given(st.text('[]{}",:0123456789.eE+-truefalsn\\u d8', max_size=40))
     @quickly
-    def test_nor_from_what_resembles_json(self, text: str) -> None:
+    def test_loads_of_json_like_text_raises_only_protocol_error(self, text: str) -> None:
         with contextlib.suppress(ProtocolError):
             value = json.loads(text)
             assert read(json.dumps(value)) == value
@@ -171,22 +171,22 @@ class Level(enum.Enum):
     BROKEN = math.nan
 
 
-class TestWriting:
+class TestDumps:
     @given(VALUES)
     @quickly
-    def test_what_is_written_reads_the_same(self, value: Any) -> None:
+    def test_dumps_and_loads_round_trip(self, value: Any) -> None:
         assert read(json.dumps(value)) == value
 
     @given(ANYTHING)
     @quickly
-    def test_nothing_but_an_encode_error_escapes(self, value: Any) -> None:
+    def test_dumps_of_any_value_raises_only_encode_error(self, value: Any) -> None:
         attachments: list[bytes] = []
         with contextlib.suppress(EncodeError):
             text = json.dumps(value, attachments)
             assert text.count(b'"_placeholder":true') >= len(attachments)
             read(text)
 
-    def test_there_are_no_spaces(self) -> None:
+    def test_dumps_writes_no_spaces(self) -> None:
         assert json.dumps({"a": [1, 2], "b": None}) == b'{"a":[1,2],"b":null}'
 
     @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ class TestWriting:
         ],
         ids=repr,
     )
-    def test_nan_is_refused_not_sent_as_null(self, value: Any) -> None:
+    def test_dumps_of_nan_raises(self, value: Any) -> None:
         with pytest.raises(EncodeError, match="NaN or Infinity"):
             json.dumps(value)
 
-    def test_none_and_the_word_null_are_no_nan(self) -> None:
+    def test_dumps_of_none_and_null_text_succeeds(self) -> None:
         assert read(json.dumps([None, "null", {"null": 1.5}])) == [
             None,
             "null",
@@ -220,21 +220,21 @@ class TestWriting:
         ["\ud800", {"\udfff": 1}, 2**64, -(2**63) - 1, object(), {1, 2}, 1j, {b"k": 1}, {(1,): 2}],
         ids=stable_id,
     )
-    def test_what_json_cannot_hold_is_refused(self, value: Any) -> None:
+    def test_dumps_of_unsupported_type_raises(self, value: Any) -> None:
         with pytest.raises(EncodeError, match="cannot send this value"):
             json.dumps([value])
 
-    def test_a_circle_is_refused(self) -> None:
+    def test_dumps_of_a_cycle_raises(self) -> None:
         circle: list[Any] = []
         circle.append(circle)
         with pytest.raises(EncodeError):
             json.dumps(circle)
 
-    def test_the_type_that_does_not_fit_is_named(self) -> None:
-        with pytest.raises(EncodeError, match="complex is not a type that JSON can hold"):
+    def test_encode_error_names_the_unsupported_type(self) -> None:
+        with pytest.raises(EncodeError, match="JSON cannot represent the type complex"):
             json.dumps([1j])
 
-    def test_keys_become_text_as_in_javascript(self) -> None:
+    def test_dict_keys_become_text_as_in_javascript(self) -> None:
         assert read(json.dumps({1: "a", None: "b", False: "c"})) == {
             "1": "a",
             "null": "b",
@@ -242,8 +242,8 @@ class TestWriting:
         }
 
 
-class TestBytes:
-    def test_they_leave_placeholders_in_order(self) -> None:
+class TestAttachments:
+    def test_bytes_become_placeholders_in_order(self) -> None:
         attachments: list[bytes] = []
         text = json.dumps(["e", b"a", {"k": bytearray(b"b")}, [memoryview(b"c")]], attachments)
         assert attachments == [b"a", b"b", b"c"]
@@ -254,17 +254,17 @@ class TestBytes:
             [{"_placeholder": True, "num": 2}],
         ]
 
-    def test_a_second_try_for_odd_keys_counts_them_once(self) -> None:
+    def test_attachments_with_non_text_keys_are_counted_once(self) -> None:
         attachments: list[bytes] = []
         text = json.dumps([b"a", {1: b"b"}], attachments)
         assert attachments == [b"a", b"b"]
         assert read(text)[1] == {"1": {"_placeholder": True, "num": 1}}
 
-    def test_without_room_for_them_they_are_refused(self) -> None:
-        with pytest.raises(EncodeError, match="bytes is not a type"):
+    def test_bytes_without_attachments_list_raise(self) -> None:
+        with pytest.raises(EncodeError, match="the type bytes"):
             json.dumps(b"a")
 
-    def test_a_look_alike_beside_them_is_refused(self) -> None:
+    def test_placeholder_look_alike_with_bytes_raises(self) -> None:
         look_alike = {"_placeholder": True, "num": 0}
         with pytest.raises(EncodeError, match="_placeholder"):
             json.dumps([b"a", look_alike], [])

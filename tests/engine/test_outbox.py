@@ -1,4 +1,4 @@
-"""What waits for a client: in order, flushed once a turn, and never too much."""
+"""Outboxes and their flusher: order, one flush per iteration, limits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import gevent.event
 import pytest
 
 from tests.conftest import Journal
-from webpy_socketio.engine.io.flusher import MAX_PENDING_BROADCASTS, Flusher
-from webpy_socketio.engine.io.outbox import Outbox
+from webpy_socketio.engine.io.outbox import MAX_PENDING_BROADCASTS, Flusher, Outbox
 from webpy_socketio.engine.io.packets import Message
 
 
@@ -22,7 +21,7 @@ def flusher() -> Flusher:
 
 
 class Client:
-    """An outbox, and the transport that writes down what it is to write."""
+    """An outbox and a transport that records what it writes."""
 
     try_send: Callable[[bytes], int] | None = None
 
@@ -52,14 +51,14 @@ class Client:
 
 
 class Flush:
-    """Something to be flushed."""
+    """Stands for an outbox in the flusher."""
 
     def __init__(self, flush: Callable[[], object]) -> None:
         self.flush = flush
 
 
 class TestFlusher:
-    def test_runs_once_what_was_scheduled(self, flusher: Flusher, journal: Journal) -> None:
+    def test_flusher_flushes_each_outbox_once(self, flusher: Flusher, journal: Journal) -> None:
         flusher.add(Flush(lambda: journal.append("a")))
         flusher.add(Flush(lambda: journal.append("b")))
         assert journal == []
@@ -68,15 +67,13 @@ class TestFlusher:
         journal.wait_for("c")
         assert journal == ["a", "b", "c"]
 
-    def test_runs_after_the_greenlets_that_are_ready(
-        self, flusher: Flusher, journal: Journal
-    ) -> None:
+    def test_flush_runs_after_ready_greenlets(self, flusher: Flusher, journal: Journal) -> None:
         gevent.spawn(journal.append, "greenlet")
         flusher.add(Flush(lambda: journal.append("flush")))
         journal.wait_for("flush")
         assert journal == ["greenlet", "flush"]
 
-    def test_what_is_scheduled_in_a_flush_runs_too(
+    def test_outbox_added_during_a_flush_is_flushed(
         self, flusher: Flusher, journal: Journal
     ) -> None:
         later = Flush(lambda: journal.append("later"))
@@ -84,7 +81,7 @@ class TestFlusher:
         journal.wait_for("later")
         assert journal == ["later"]
 
-    def test_one_that_fails_stops_no_other(
+    def test_failing_flush_does_not_block_others(
         self, flusher: Flusher, journal: Journal, caplog: pytest.LogCaptureFixture
     ) -> None:
         def fail() -> None:
@@ -96,9 +93,16 @@ class TestFlusher:
         (record,) = caplog.records
         assert record.levelno == logging.ERROR
 
+    def test_silenced_flusher_never_flushes(self, flusher: Flusher, journal: Journal) -> None:
+        flusher.silence()
+        flusher.add(Flush(lambda: journal.append("flush")))
+        flusher.call_after_flush(lambda: journal.append("call"))
+        gevent.idle()
+        assert journal == []
+
 
 class TestOutbox:
-    def test_one_turns_messages_are_flushed_together(
+    def test_messages_of_one_iteration_are_flushed_together(
         self, flusher: Flusher, journal: Journal
     ) -> None:
         outbox = Client(flusher, journal).outbox
@@ -111,7 +115,9 @@ class TestOutbox:
         assert journal == [[b"4a", b"4b", b"4c"]]
         assert not outbox
 
-    def test_the_next_turn_flushes_again(self, flusher: Flusher, journal: Journal) -> None:
+    def test_messages_of_the_next_iteration_are_flushed_again(
+        self, flusher: Flusher, journal: Journal
+    ) -> None:
         outbox = Client(flusher, journal).outbox
         outbox.push(Message(b"4a"))
         journal.wait_for([b"4a"])
@@ -119,9 +125,7 @@ class TestOutbox:
         journal.wait_for([b"4b"])
         assert journal == [[b"4a"], [b"4b"]]
 
-    def test_its_size_is_what_was_pushed_and_not_sent(
-        self, flusher: Flusher, journal: Journal
-    ) -> None:
+    def test_size_counts_queued_and_unsent_bytes(self, flusher: Flusher, journal: Journal) -> None:
         outbox = Client(flusher, journal, unsent=7).outbox
         message = Message(b"4a")
         outbox.push(message)
@@ -136,7 +140,7 @@ class TestOutbox:
         [({"max_bytes": 3 * Message(b"4a").size}, 3), ({"max_packets": 5}, 5)],
         ids=["bytes", "packets"],
     )
-    def test_beyond_a_bound_it_drops_everything_and_tells(
+    def test_outbox_beyond_a_limit_drops_messages_and_calls_overflow(
         self, flusher: Flusher, journal: Journal, limits: dict[str, int], fitting: int
     ) -> None:
         full = Client(flusher, Journal(), **limits)
@@ -147,7 +151,7 @@ class TestOutbox:
         too_full = Client(flusher, journal, **limits)
         for _ in range(fitting + 1):
             too_full.outbox.push(Message(b"4a"))
-        assert "overflow" not in journal, "whoever broadcasts must not be disturbed"
+        assert "overflow" not in journal, "overflow must not be called inside push"
         assert not too_full.outbox
         journal.wait_for("overflow")
         assert journal == [[], "overflow"]
@@ -158,9 +162,7 @@ class TestOutbox:
         journal.wait_for("overflow")
         assert not outbox
 
-    def test_what_the_kernel_did_not_take_counts_too(
-        self, flusher: Flusher, journal: Journal
-    ) -> None:
+    def test_unsent_bytes_count_towards_the_limit(self, flusher: Flusher, journal: Journal) -> None:
         outbox = Client(flusher, journal, max_bytes=100, unsent=99).outbox
         outbox.push(Message(b"4a"))
         journal.wait_for([b"4a"])
@@ -168,7 +170,7 @@ class TestOutbox:
         journal.wait_for("overflow")
         assert not outbox
 
-    def test_overflow_is_told_once(self, flusher: Flusher, journal: Journal) -> None:
+    def test_overflow_is_called_once(self, flusher: Flusher, journal: Journal) -> None:
         outbox = Client(flusher, journal, max_packets=1).outbox
         for _ in range(10):
             outbox.push(Message(b"4a"))
@@ -178,7 +180,7 @@ class TestOutbox:
         journal.wait_for("end")
         assert journal == [[], "overflow", "end"]
 
-    def test_sealed_it_takes_nothing_and_flushes_the_rest(
+    def test_sealed_outbox_ignores_messages_and_flushes_the_rest(
         self, flusher: Flusher, journal: Journal
     ) -> None:
         outbox = Client(flusher, journal).outbox
@@ -188,7 +190,7 @@ class TestOutbox:
         journal.wait(len)
         assert journal == [[b"4a"]]
 
-    def test_closed_it_drops_the_rest(self, flusher: Flusher, journal: Journal) -> None:
+    def test_closed_outbox_drops_the_rest(self, flusher: Flusher, journal: Journal) -> None:
         outbox = Client(flusher, journal).outbox
         outbox.push(Message(b"4a"))
         outbox.close()
@@ -199,15 +201,15 @@ class TestOutbox:
 
 
 class Kernel(Client):
-    """A transport with a shortcut: a kernel that takes so many bytes at once."""
+    """A client with `try_send`, whose kernel accepts `room` bytes per call."""
 
     def __init__(self, flusher: Flusher, journal: Journal, room: int, error: Any = None) -> None:
         super().__init__(flusher, journal)
         self.room = room
         self.error = error
-        self.outbox.try_send = self.take
+        self.outbox.try_send = self.accept
 
-    def take(self, data: bytes) -> int:
+    def accept(self, data: bytes) -> int:
         if self.error is not None:
             raise self.error
         self.journal.append(data[: self.room])
@@ -218,7 +220,7 @@ class Kernel(Client):
         self.outbox.unsent = 1
 
 
-class TestShortcut:
+class TestTrySend:
     TWO = Message(b"4a").frames + Message(b"4b").frames
 
     @staticmethod
@@ -226,7 +228,7 @@ class TestShortcut:
         for text in (b"4a", b"4b"):
             client.outbox.push(Message(text))
 
-    def test_what_the_kernel_takes_is_not_the_transports_business(
+    def test_frames_accepted_by_the_kernel_bypass_the_transport(
         self, flusher: Flusher, journal: Journal
     ) -> None:
         client = Kernel(flusher, journal, room=100)
@@ -236,20 +238,22 @@ class TestShortcut:
         assert client.outbox.size == 0
 
     @pytest.mark.parametrize("room", [1, 5])
-    def test_the_rest_is(self, flusher: Flusher, journal: Journal, room: int) -> None:
+    def test_frames_accepted_in_part_leave_the_rest_to_the_transport(
+        self, flusher: Flusher, journal: Journal, room: int
+    ) -> None:
         self.push_two(Kernel(flusher, journal, room))
         journal.wait(lambda journal: len(journal) == 2)
         assert journal == [self.TWO[:room], ("rest", self.TWO[room:])]
 
     @pytest.mark.parametrize("error", [BlockingIOError(), BrokenPipeError()], ids=repr)
-    def test_so_is_everything_when_the_kernel_takes_nothing(
+    def test_frames_rejected_by_the_kernel_go_to_the_transport(
         self, flusher: Flusher, journal: Journal, error: OSError
     ) -> None:
         self.push_two(Kernel(flusher, journal, 100, error))
         journal.wait(len)
         assert journal == [("rest", self.TWO)]
 
-    def test_it_is_not_taken_while_something_is_unsent(
+    def test_try_send_is_not_used_while_bytes_are_unsent(
         self, flusher: Flusher, journal: Journal
     ) -> None:
         client = Kernel(flusher, journal, room=1)
@@ -261,56 +265,56 @@ class TestShortcut:
 
 
 class TestBroadcasts:
-    """Kept whole until the end of the turn, which nobody can tell."""
+    """Pending broadcasts behave as if they were in the outboxes."""
 
     @staticmethod
-    def crowd(flusher: Flusher, *rooms: int) -> list[Kernel]:
+    def clients_with_room(flusher: Flusher, *rooms: int) -> list[Kernel]:
         return [Kernel(flusher, Journal(), room) for room in rooms]
 
     @staticmethod
-    def heard(clients: list[Kernel]) -> list[list[Any]]:
-        """What each one's kernel and transport were given, when the turn is over."""
+    def sent_data(clients: list[Kernel]) -> list[list[Any]]:
+        """Return what kernel and transport of each client received, after the iteration."""
         done = gevent.event.Event()
         clients[0].outbox.flusher.call_after_flush(done.set)
         done.wait()
         return [list(client.journal) for client in clients]
 
-    def test_one_turns_leave_together(self, flusher: Flusher) -> None:
-        clients = self.crowd(flusher, 100, 100)
+    def test_broadcasts_of_one_iteration_are_sent_together(self, flusher: Flusher) -> None:
+        clients = self.clients_with_room(flusher, 100, 100)
         outboxes = [client.outbox for client in clients]
         for text in (b"4a", b"4b"):
             flusher.broadcast(Message(text), outboxes)
-        assert self.heard(clients) == [[TestShortcut.TWO]] * 2
+        assert self.sent_data(clients) == [[TestTrySend.TWO]] * 2
         flusher.broadcast(Message(b"4c"), outboxes)
-        assert self.heard(clients)[0][1:] == [Message(b"4c").frames]
+        assert self.sent_data(clients)[0][1:] == [Message(b"4c").frames]
 
-    def test_what_is_said_to_one_keeps_its_place(self, flusher: Flusher) -> None:
-        clients = self.crowd(flusher, 100, 100)
+    def test_single_message_between_broadcasts_keeps_its_order(self, flusher: Flusher) -> None:
+        clients = self.clients_with_room(flusher, 100, 100)
         outboxes = [client.outbox for client in clients]
         outboxes[0].push(Message(b"41"))
         flusher.broadcast(Message(b"4a"), outboxes)
         outboxes[0].push(Message(b"42"))
         flusher.broadcast(Message(b"4b"), outboxes)
         own = b"".join(Message(text).frames for text in (b"41", b"4a", b"42", b"4b"))
-        assert self.heard(clients) == [[own], [TestShortcut.TWO]]
+        assert self.sent_data(clients) == [[own], [TestTrySend.TWO]]
 
-    def test_each_gets_those_that_are_for_it(self, flusher: Flusher) -> None:
-        clients = self.crowd(flusher, 100, 100, 100)
+    def test_broadcasts_reach_their_recipients_only(self, flusher: Flusher) -> None:
+        clients = self.clients_with_room(flusher, 100, 100, 100)
         outboxes = [client.outbox for client in clients]
         flusher.broadcast(Message(b"4a"), outboxes[:2])
         flusher.broadcast(Message(b"4b"), outboxes[1:])
         one, other = Message(b"4a").frames, Message(b"4b").frames
-        assert self.heard(clients) == [[one], [one + other], [other]]
+        assert self.sent_data(clients) == [[one], [one + other], [other]]
 
-    def test_who_cannot_take_all_at_once_gets_it_all_the_same(self, flusher: Flusher) -> None:
-        clients = self.crowd(flusher, 100, 3, 100, 100)
+    def test_broadcast_accepted_in_part_is_completed(self, flusher: Flusher) -> None:
+        clients = self.clients_with_room(flusher, 100, 3, 100, 100)
         clients[2].outbox.try_send = None
         clients[3].error = BlockingIOError()
         outboxes = [client.outbox for client in clients]
         for text in (b"4a", b"4b"):
             flusher.broadcast(Message(text), outboxes)
-        two = TestShortcut.TWO
-        assert self.heard(clients) == [
+        two = TestTrySend.TWO
+        assert self.sent_data(clients) == [
             [two],
             [two[:3], ("rest", two[3:])],
             [("rest", two)],
@@ -319,59 +323,59 @@ class TestBroadcasts:
         assert clients[1].outbox.unsent
         flusher.broadcast(Message(b"4c"), outboxes[:2])
         third = Message(b"4c").frames
-        assert [journal[-1] for journal in self.heard(clients[:2])] == [third, ("rest", third)]
+        assert [journal[-1] for journal in self.sent_data(clients[:2])] == [third, ("rest", third)]
 
     @pytest.mark.parametrize("end", ["seal", "close"])
-    def test_what_comes_after_the_end_does_not_arrive(self, flusher: Flusher, end: str) -> None:
-        clients = self.crowd(flusher, 100, 100)
+    def test_broadcast_after_the_end_is_not_sent(self, flusher: Flusher, end: str) -> None:
+        clients = self.clients_with_room(flusher, 100, 100)
         outboxes = [client.outbox for client in clients]
         flusher.broadcast(Message(b"4a"), outboxes)
         getattr(outboxes[0], end)()
         flusher.broadcast(Message(b"4b"), outboxes)
         before = [Message(b"4a").frames] if end == "seal" else []
-        assert self.heard(clients) == [before, [TestShortcut.TWO]]
+        assert self.sent_data(clients) == [before, [TestTrySend.TWO]]
 
-    def test_who_looks_into_an_outbox_sees_them(self, flusher: Flusher) -> None:
+    def test_pending_broadcasts_are_visible_in_the_outbox(self, flusher: Flusher) -> None:
         message = Message(b"4a")
-        for look, seen in (
+        for read, expected in (
             (lambda outbox: outbox.size, message.size),
             (bool, True),
             (lambda outbox: outbox.take(), [message]),
         ):
-            (client,) = self.crowd(flusher, 100)
+            (client,) = self.clients_with_room(flusher, 100)
             flusher.broadcast(message, [client.outbox])
-            assert look(client.outbox) == seen
+            assert read(client.outbox) == expected
 
-    def test_too_much_of_them_is_the_outboxes_to_bound(self, flusher: Flusher) -> None:
-        clients = self.crowd(flusher, 0)
+    def test_large_broadcasts_count_towards_the_outbox_limits(self, flusher: Flusher) -> None:
+        clients = self.clients_with_room(flusher, 0)
         message = Message(b"4" + b"x" * 99)
         for _ in range(2 * MAX_PENDING_BROADCASTS // 100):
             flusher.broadcast(message, [clients[0].outbox])
         assert clients[0].outbox.closed
-        assert self.heard(clients)[0][-1] == "overflow"
+        assert self.sent_data(clients)[0][-1] == "overflow"
 
-    def test_a_rest_beyond_the_bound_is_one_too_many(self, flusher: Flusher) -> None:
-        (client,) = self.crowd(flusher, 1)
+    def test_unsent_rest_beyond_the_limit_calls_overflow(self, flusher: Flusher) -> None:
+        (client,) = self.clients_with_room(flusher, 1)
         client.left = 1001
         client.flush = lambda: setattr(client.outbox, "unsent", 1001)  # type: ignore[method-assign]
         flusher.broadcast(Message(b"4a"), [client.outbox])
-        assert self.heard([client]) == [[TestShortcut.TWO[:1], "overflow"]]
+        assert self.sent_data([client]) == [[TestTrySend.TWO[:1], "overflow"]]
 
-    def test_one_that_fails_stops_no_other(
+    def test_failing_recipient_does_not_block_others(
         self, flusher: Flusher, caplog: pytest.LogCaptureFixture
     ) -> None:
         def fail() -> None:
             raise ZeroDivisionError
 
-        clients = self.crowd(flusher, 1, 100, 1)
+        clients = self.clients_with_room(flusher, 1, 100, 1)
         clients[0].flush = fail  # type: ignore[method-assign]
         flusher.broadcast(Message(b"4a"), [client.outbox for client in clients])
         frame = Message(b"4a").frames
-        assert self.heard(clients)[1:] == [[frame], [frame[:1], ("rest", frame[1:])]]
+        assert self.sent_data(clients)[1:] == [[frame], [frame[:1], ("rest", frame[1:])]]
         assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
-    def test_who_is_told_of_a_loss_may_send(self, flusher: Flusher) -> None:
-        clients = self.crowd(flusher, 1, 100, 100)
+    def test_callback_of_a_lost_connection_may_send(self, flusher: Flusher) -> None:
+        clients = self.clients_with_room(flusher, 1, 100, 100)
         outboxes = [client.outbox for client in clients]
         outboxes[1].try_send = None
 
@@ -382,7 +386,7 @@ class TestBroadcasts:
 
         clients[0].flush = lost  # type: ignore[method-assign]
         flusher.broadcast(Message(b"4a"), outboxes)
-        self.heard(clients)
+        self.sent_data(clients)
         first, second, third = (Message(text).frames for text in (b"4a", b"4b", b"4c"))
         assert b"".join(rest for _, rest in clients[1].journal) == first + second + third
         assert b"".join(clients[2].journal) == first + second

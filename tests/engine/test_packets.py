@@ -14,7 +14,7 @@ from webpy_socketio.engine.io.packets import Message
 
 
 def read_frames(data: bytes) -> list[tuple[Opcode, bytes]]:
-    """The frames as a client reads them."""
+    """Return the frames as a client parses them."""
     client = Protocol(CLIENT, state=OPEN, max_size=None)
     client.receive_data(data)
     frames = client.events_received()
@@ -29,7 +29,9 @@ class TestMessage:
         st.lists(st.binary(max_size=300), max_size=4),
     )
     @settings(max_examples=60, deadline=None, database=None)
-    def test_both_forms_say_the_same(self, text: bytes | None, attachments: list[bytes]) -> None:
+    def test_frames_and_payload_have_the_same_content(
+        self, text: bytes | None, attachments: list[bytes]
+    ) -> None:
         message = Message(text, attachments)
         expected = [] if text is None else [(Opcode.TEXT, text)]
         expected += [(Opcode.BINARY, data) for data in attachments]
@@ -45,7 +47,7 @@ class TestMessage:
         st.lists(st.binary(max_size=300), max_size=4),
     )
     @settings(max_examples=60, deadline=None, database=None)
-    def test_message_base64_frames_are_the_payload_as_text(
+    def test_base64_frames_are_the_payload_as_text(
         self, text: bytes | None, attachments: list[bytes]
     ) -> None:
         message = Message(text, attachments)
@@ -53,12 +55,12 @@ class TestMessage:
         assert all(opcode is Opcode.TEXT for opcode, _ in frames)
         assert packets.SEPARATOR.join(data for _, data in frames) == message.payload
 
-    def test_lengths_at_the_edges_of_a_frame(self) -> None:
+    def test_frame_lengths_at_the_boundaries(self) -> None:
         for length in (0, 125, 126, 65_535, 65_536):
             data = b"x" * length
             assert read_frames(Message(data).frames) == [(Opcode.TEXT, data)]
 
-    def test_what_is_encoded_is_kept(self) -> None:
+    def test_encoded_payload_is_cached(self) -> None:
         message = Message(b"4hello", [b"\0"])
         assert message.payload is message.payload
         assert message.frames is message.frames
@@ -66,11 +68,11 @@ class TestMessage:
         text = Message(b"4hello")
         assert text.base64_frames is text.frames
 
-    def test_it_says_what_it_is(self) -> None:
+    def test_repr_shows_text_and_attachments(self) -> None:
         assert repr(Message(b"4hi", [b"a", b"b"])) == "<Message b'4hi' +2>"
 
 
-class TestTypes:
-    def test_are_those_of_the_protocol(self) -> None:
+class TestPacketTypes:
+    def test_packet_types_match_the_protocol(self) -> None:
         names = ("OPEN", "CLOSE", "PING", "PONG", "MESSAGE", "UPGRADE", "NOOP")
         assert [getattr(packets, name) for name in names] == [b"%d" % n for n in range(7)]

@@ -1,4 +1,4 @@
-"""Slow readers: who makes progress is served to the end, who makes none is closed."""
+"""Slow readers: those that make progress are served, the others are closed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import Journal
 
 from .conftest import Running, trust_all
 
-#: More than the buffers of a connection hold.
+#: Bytes that exceed the buffers of a connection.
 MUCH = b"0123456789abcdef" * 500_000
 
 #: Seconds without progress.
@@ -27,7 +27,7 @@ POLLING = "/engine.io/?EIO=4&transport=polling"
 
 
 class Pages:
-    """Pages of `MUCH`, made in every way that WSGI has; `journal` gets "closed" at their end."""
+    """Pages of `MUCH` bytes, made in each way of WSGI; `journal` gets "closed" at their end."""
 
     def __init__(self, path: Path, journal: Journal) -> None:
         self.path = path
@@ -86,7 +86,7 @@ class Reader:
         self.sock.sendall(f"{request} HTTP/1.1\r\nHost: a\r\n".encode() + b"\r\n")
 
     def read(self, size: int, slowly: int = 60) -> bytes:
-        """Read `size` bytes, the first `slowly` pieces ten in one write timeout."""
+        """Read `size` bytes, the first `slowly` blocks at ten per write timeout."""
         received = b""
         while len(received) < size:
             if slowly:

@@ -20,12 +20,12 @@ from .conftest import Http, Running, eventually
 
 POLLING = "/engine.io/?EIO=4&transport=polling"
 
-#: What is asked about.
+#: The compared keys of the environ.
 KEYS = ("wsgi.url_scheme", "HTTP_HOST", "REMOTE_ADDR", "SERVER_PORT", "webpy_socketio.peer")
 
 
 class Application:
-    """Keeps the environ of every request, and leaves those of the engine to it."""
+    """An application that records each environ and accepts every session."""
 
     def __init__(self) -> None:
         self.environs: list[dict[str, Any]] = []
@@ -37,7 +37,7 @@ class Application:
         return []
 
     def seen(self) -> tuple[Any, ...]:
-        """The interesting values of the last request."""
+        """The compared values of the last request."""
         return tuple(self.environs[-1].get(key) for key in KEYS)
 
 

@@ -1,4 +1,4 @@
-"""Responses of an application: each is framed, or its connection closes."""
+"""Responses of an application: each is framed correctly, or its connection is closed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Pages:
 
 
 class Client:
-    """A connection on which every byte of a response is seen."""
+    """A connection that returns the raw bytes of responses."""
 
     def __init__(self, port: int) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port))
@@ -76,7 +76,7 @@ def serve_page(run: Callable[..., Running]) -> Callable[..., Client]:
 def respond(
     *headers: tuple[str, str], status: str = "200 OK", body: Any = ()
 ) -> Callable[..., Any]:
-    """A page with these headers, and the body that ``body()`` or ``body`` is."""
+    """Return a page with these headers, whose body is ``body()`` or ``body``."""
 
     def page(environ: dict[str, Any], start_response: Any) -> Any:
         start_response(status, list(headers))
@@ -148,7 +148,7 @@ class TestUnknownLength:
             raise RuntimeError("in the middle")
 
         answer = serve_page(respond(body=failing)).exchange()
-        assert answer.endswith(b"\r\n\r\n3\r\none\r\n")  # no last chunk, and nothing else
+        assert answer.endswith(b"\r\n\r\n3\r\none\r\n")  # without the last chunk
         assert "in the middle" in capfd.readouterr().err
 
     def test_file_wrapper_is_framed(
@@ -355,7 +355,7 @@ class TestInvalidHeads:
     def test_application_that_raises_broken_pipe_is_answered_with_500(
         self, serve_page: Callable[..., Client], capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """An error of the page's own: gevent takes it for a client that is gone."""
+        """pywsgi would interpret this error of the page as a disconnect of the client."""
 
         def page(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             raise BrokenPipeError(32, "the page's own")

@@ -1,4 +1,4 @@
-"""The folder in which workers meet: whose it is, and what happens when it is removed."""
+"""The private folder of the workers: its permissions, and its removal by others."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from webpy_socketio.engine.workers.runtime_folder import RuntimeFolder, make_run
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where folders are made, with a short path."""
-    place = Path("/tmp") / f"place-{os.getpid()}-{abs(hash(tmp_path)) % 10_000}"
-    place.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
-    yield place
-    shutil.rmtree(place)
+def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for runtime folders, with a short path."""
+    parent = Path("/tmp") / f"parent-{os.getpid()}-{abs(hash(tmp_path)) % 10_000}"
+    parent.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(parent))
+    yield parent
+    shutil.rmtree(parent)
 
 
-class TestPlace:
-    def test_folder_is_made_in_the_runtime_directory(self, place: Path) -> None:
+class TestParentFolder:
+    def test_folder_is_created_in_the_runtime_directory(self, parent: Path) -> None:
         folder = make_runtime_folder()
-        assert folder.path.parent == place
+        assert folder.path.parent == parent
         assert folder.path.stat().st_mode & 0o777 == 0o700
         folder.close()
 
     @pytest.mark.parametrize("mode", [0o770, 0o777])
     def test_runtime_directory_that_others_may_write_to_is_not_used(
-        self, place: Path, mode: int
+        self, parent: Path, mode: int
     ) -> None:
-        place.chmod(mode)
+        parent.chmod(mode)
         folder = make_runtime_folder()
-        assert folder.path.parent != place
+        assert folder.path.parent != parent
         folder.close()
         folder.path.rmdir()
 
@@ -52,22 +52,22 @@ class TestPlace:
         folder.path.rmdir()
 
 
-class TestOwner:
-    def test_symbolic_link_is_refused(self, place: Path) -> None:
-        (place / "real").mkdir(mode=0o700)
-        (place / "link").symlink_to(place / "real")
-        with pytest.raises(ValueError, match="no link"):
-            RuntimeFolder(place / "link")
+class TestPermissions:
+    def test_symbolic_link_is_rejected(self, parent: Path) -> None:
+        (parent / "real").mkdir(mode=0o700)
+        (parent / "link").symlink_to(parent / "real")
+        with pytest.raises(ValueError, match="not a link"):
+            RuntimeFolder(parent / "link")
 
-    def test_link_in_place_of_a_removed_folder_is_refused(self, place: Path) -> None:
+    def test_link_in_place_of_a_removed_folder_is_rejected(self, parent: Path) -> None:
         folder = make_runtime_folder()
         folder.path.rmdir()
-        (place / "real").mkdir(mode=0o700)
-        folder.path.symlink_to(place / "real")
-        with pytest.raises(ValueError, match="no link"):
+        (parent / "real").mkdir(mode=0o700)
+        folder.path.symlink_to(parent / "real")
+        with pytest.raises(ValueError, match="not a link"):
             folder.ensure()
 
-    def test_open_folder_in_place_of_a_removed_one_is_refused(self, place: Path) -> None:
+    def test_accessible_folder_in_place_of_a_removed_one_is_rejected(self, parent: Path) -> None:
         folder = make_runtime_folder()
         folder.path.rmdir()
         folder.path.mkdir()
@@ -77,7 +77,7 @@ class TestOwner:
 
 
 class TestEnsure:
-    def test_removed_folder_is_made_again(self, place: Path) -> None:
+    def test_removed_folder_is_recreated(self, parent: Path) -> None:
         folder = make_runtime_folder()
         assert not folder.ensure()
         folder.path.rmdir()
@@ -86,7 +86,7 @@ class TestEnsure:
         assert not folder.ensure()
         folder.close()
 
-    def test_folder_is_locked_against_other_processes(self, place: Path) -> None:
+    def test_folder_is_locked_against_other_processes(self, parent: Path) -> None:
         folder = make_runtime_folder()
         program = (
             "import fcntl, os, sys; fd = os.open(sys.argv[1], os.O_RDONLY)\n"
@@ -105,10 +105,10 @@ class TestEnsure:
         assert lock() == 0
 
 
-class TestUnused:
-    def test_folder_of_a_killed_supervisor_is_removed(self, place: Path) -> None:
+class TestCleanup:
+    def test_folder_of_a_killed_supervisor_is_removed(self, parent: Path) -> None:
         killed = make_runtime_folder()
-        (killed.path / "shares").touch()
+        (killed.path / "load").touch()
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(killed.path / "1"))
         killed.close()
@@ -116,15 +116,15 @@ class TestUnused:
         assert not killed.path.exists()
         folder.close()
 
-    def test_folder_in_use_is_kept(self, place: Path) -> None:
+    def test_folder_in_use_is_kept(self, parent: Path) -> None:
         one = make_runtime_folder()
         other = make_runtime_folder()
         assert one.path.exists()
         one.close()
         other.close()
 
-    def test_folder_of_a_worker_without_lock_is_kept(self, place: Path) -> None:
-        """One of a version that did not lock its folder."""
+    def test_folder_of_a_worker_without_lock_is_kept(self, parent: Path) -> None:
+        """As a version made it that did not lock its folder."""
         used = make_runtime_folder()
         used.close()
         with socket.socket(socket.AF_UNIX) as listener:
@@ -133,8 +133,8 @@ class TestUnused:
             make_runtime_folder().close()
             assert used.path.exists()
 
-    def test_folder_with_other_files_is_kept(self, place: Path) -> None:
-        other = place / "webpy_socketio-mine"
+    def test_folder_with_other_files_is_kept(self, parent: Path) -> None:
+        other = parent / "webpy_socketio-mine"
         other.mkdir()
         (other / "notes").touch()
         make_runtime_folder().close()

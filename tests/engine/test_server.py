@@ -1,4 +1,4 @@
-"""`EngineServer`: how it stops, and what it serves."""
+"""`EngineServer`: stopping, and TLS."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ POLLING = "/engine.io/?EIO=4&transport=polling"
 
 
 class TestStop:
-    def test_it_listens_no_more(self, server: Running) -> None:
+    def test_stopped_server_does_not_listen(self, server: Running) -> None:
         server.server.stop()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port))
 
-    def test_every_client_is_told(self, server: Running) -> None:
+    def test_stop_notifies_every_client(self, server: Running) -> None:
         polling = server.polling()
         poll = server.start_poll(polling)
         client = server.websocket()
@@ -37,13 +37,13 @@ class TestStop:
         assert candidate.wait_closed() == 1001
         assert server.receiver.endings == ["server shutting down"] * 2
 
-    def test_waiting_polls_are_answered_before_it_returns(self, server: Running) -> None:
+    def test_stop_answers_waiting_polls_before_it_returns(self, server: Running) -> None:
         polls = [server.start_poll(server.polling()) for _ in range(20)]
         server.server.stop()
         assert server.engine._pending_responses == 0
         assert [poll.get() for poll in polls] == [(200, "1")] * 20
 
-    def test_nothing_is_left(self, server: Running) -> None:
+    def test_stop_leaves_no_sessions_and_timers(self, server: Running) -> None:
         server.polling()
         server.websocket()
         server.server.stop()
@@ -58,15 +58,13 @@ class TestStop:
             assert len(deadlines) == 0
             assert deadlines._timer is None
 
-    def test_twice_is_no_harm(self, server: Running) -> None:
+    def test_stop_twice_is_harmless(self, server: Running) -> None:
         server.websocket()
         server.server.stop()
         server.server.stop()
         assert server.receiver.endings == ["server shutting down"]
 
-    def test_an_answer_that_nobody_reads_does_not_hold_it_up(
-        self, run: Callable[..., Running]
-    ) -> None:
+    def test_stop_is_not_delayed_by_an_unread_response(self, run: Callable[..., Running]) -> None:
         running = run(outbox_bytes=64 << 20)
         sid = running.polling().sid
         running.session.send("x" * (16 << 20))
@@ -77,7 +75,7 @@ class TestStop:
         assert running.receiver.endings == ["server shutting down"]
         http.sock.close()
 
-    def test_serve_forever_returns(self) -> None:
+    def test_serve_forever_returns_after_stop(self) -> None:
         receiver = Recorder()
         server = EngineServer(("127.0.0.1", 0), Engine(receiver), log=None)
         serving = gevent.spawn(server.serve_forever)
@@ -87,7 +85,7 @@ class TestStop:
         serving.get()
         assert client.wait_closed() == 1001
 
-    def test_a_connection_kept_alive_gets_no_new_session(self, server: Running) -> None:
+    def test_keep_alive_connection_gets_no_session_while_stopping(self, server: Running) -> None:
         http = server.http()
         assert http.request("GET", "/")[0] == 404
         server.server.stop()
@@ -96,7 +94,7 @@ class TestStop:
 
 
 class TestTLS:
-    """With a certificate, everything is the same."""
+    """A server with a certificate behaves as one without."""
 
     @pytest.fixture
     def server(self, run: Callable[..., Running], certificate: Path) -> Running:
@@ -107,7 +105,7 @@ class TestTLS:
     @pytest.mark.parametrize(
         "junk", [b"", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x00\x05hello"], ids=repr
     )
-    def test_who_does_not_speak_it_is_closed_and_others_are_not(
+    def test_client_without_tls_is_closed_and_others_are_served(
         self, server: Running, junk: bytes
     ) -> None:
         http = server.http()
@@ -121,7 +119,7 @@ class TestTLS:
             client.sendall(f"GET {POLLING} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
 
-    def test_the_scheme_is_https(self, server: Running) -> None:
+    def test_tls_request_has_scheme_https(self, server: Running) -> None:
         with (
             socket.create_connection(("127.0.0.1", server.port)) as tcp,
             trust_all().wrap_socket(tcp) as client,
@@ -131,11 +129,11 @@ class TestTLS:
             client.sendall(head.encode())
             assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
 
-    def test_a_file_that_is_missing_is_told_at_once(self, tmp_path: Path) -> None:
+    def test_missing_certificate_raises_immediately(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             EngineServer(("127.0.0.1", 0), Engine(Recorder()), certfile=str(tmp_path / "none.pem"))
 
-    def test_pywsgis_keywords_are_taken(self, certificate: Path) -> None:
+    def test_tls_keywords_of_pywsgi_are_supported(self, certificate: Path) -> None:
         keywords: dict[str, Any] = {
             "certfile": str(certificate),
             "ca_certs": str(certificate),
@@ -150,6 +148,6 @@ class TestTLS:
                 pytest.raises((ssl.SSLError, ConnectionError)),
                 trust_all().wrap_socket(tcp) as client,
             ):
-                client.recv(1)  # without a certificate of ours
+                client.recv(1)  # without a client certificate
         finally:
             server.stop()

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Journal
 from webpy_socketio.engine.engineio.session import Session
 from webpy_socketio.engine.io.clock import Clock
-from webpy_socketio.engine.io.flusher import Flusher
+from webpy_socketio.engine.io.outbox import Flusher
 from webpy_socketio.engine.io.packets import Message
 from webpy_socketio.engine.io.throttled_log import ThrottledLog
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError

@@ -17,7 +17,7 @@ import pytest
 
 from .conftest import Http, Running
 
-#: More than is kept in memory, and than the limits below allow in a file.
+#: Bytes that exceed the memory limit, and the file limits below.
 LARGE = b"x" * 4_000_000
 
 LIMIT = 1_000_000
@@ -34,7 +34,7 @@ def upload(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 
 
 def send(http: Http, chunked: bool, body: bytes = LARGE) -> tuple[int, str]:
-    """Send a body, and read the answer only then."""
+    """Send a body completely, then read the response."""
     if chunked:
         framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
         answer = http.request("POST", "/upload", "Transfer-Encoding: chunked", body=framed)

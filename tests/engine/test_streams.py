@@ -1,4 +1,4 @@
-"""Bytes in and out, plain and over TLS: all of them, in order, and nobody waits for ever."""
+"""Streams with and without TLS: complete and ordered data, timeouts, closing."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from webpy_socketio.engine.io.tls import TLSStream
 
 from .conftest import Recorder, Running, eventually, trust_all
 
-#: More than the kernel takes between two sockets that nobody reads.
+#: Bytes that exceed the buffers of two connected sockets.
 MUCH = os.urandom(1 << 20) * 3
 
 
 class User(Journal):
-    """Writes down what a stream tells."""
+    """Records the callbacks of a stream."""
 
     def data_received(self, data: bytes) -> None:
         self.append(("received", data))
 
     def resume_writing(self) -> None:
-        self.append(("drained", b""))
+        self.append(("resumed", b""))
 
     def connection_lost(self, reason: str) -> None:
         self.append(("lost", reason))
@@ -73,7 +73,7 @@ def tls(write_timeout: float, certificate: Path) -> tuple[Stream, Any]:
 
 @pytest.fixture(params=["plain", "tls"])
 def connect(request: pytest.FixtureRequest, certificate: Path) -> Iterator[Connect]:
-    """Two ends of a connection: a stream, and the socket of who talks to it."""
+    """Return the two ends of a connection: a stream and the socket of its peer."""
     opened: list[tuple[Any, Any]] = []
     runners: list[gevent.Greenlet] = []
 
@@ -109,21 +109,21 @@ def user() -> User:
     return User()
 
 
-class TestReading:
-    def test_bytes_come_in_order(self, connect: Connect, user: User) -> None:
+class TestRead:
+    def test_received_bytes_are_in_order(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         stream.start(user)
         sending = gevent.spawn(peer.sendall, MUCH)
         user.wait_data(MUCH)
         sending.get()
 
-    def test_what_was_read_before_comes_first(self, connect: Connect, user: User) -> None:
+    def test_first_bytes_are_delivered_first(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         peer.sendall(b"second")
         stream.start(user, b"first ")
         user.wait_data(b"first second")
 
-    def test_paused_it_takes_nothing(self, connect: Connect, user: User) -> None:
+    def test_paused_stream_receives_nothing(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         stream.start(user)
         peer.sendall(b"a")
@@ -138,7 +138,9 @@ class TestReading:
         user.wait_data(b"a" + MUCH)
         sending.get()
 
-    def test_paused_before_it_started_it_takes_nothing(self, connect: Connect, user: User) -> None:
+    def test_stream_paused_before_start_receives_nothing(
+        self, connect: Connect, user: User
+    ) -> None:
         stream, peer = connect()
         stream.pause()
         stream.start(user)
@@ -150,8 +152,8 @@ class TestReading:
         user.wait_data(b"a")
 
 
-class TestWriting:
-    def test_what_the_kernel_does_not_take_follows(self, connect: Connect, user: User) -> None:
+class TestWrite:
+    def test_unsent_bytes_are_sent_later(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         stream.start(user)
         stream.write(MUCH)
@@ -161,10 +163,10 @@ class TestWriting:
         while len(received) < len(MUCH) + 3:
             received += peer.recv(65_536)
         assert received == MUCH + b"end"
-        user.wait_for(("drained", b""))
+        user.wait_for(("resumed", b""))
         assert stream.unsent == 0
 
-    def test_both_directions_at_once(self, connect: Connect, user: User) -> None:
+    def test_reads_and_writes_are_concurrent(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         stream.start(user)
         stream.write(MUCH)
@@ -176,14 +178,14 @@ class TestWriting:
         user.wait_data(MUCH)
         sending.get()
 
-    def test_a_reader_that_stops_is_given_up(self, connect: Connect, user: User) -> None:
+    def test_peer_that_stops_reading_is_lost(self, connect: Connect, user: User) -> None:
         stream, _ = connect(write_timeout=0.02)
         stream.start(user)
         stream.write(MUCH)
         assert user.wait_lost() == "transport error"
         stream.write(b"ignored")
 
-    def test_an_idle_connection_is_no_stall(self, connect: Connect, user: User) -> None:
+    def test_idle_connection_does_not_time_out(self, connect: Connect, user: User) -> None:
         stream, peer = connect(write_timeout=0.01)
         stream.start(user)
         stream.write(b"a")
@@ -198,8 +200,8 @@ class TestWriting:
         assert peer.recv(1) == b"b"
 
 
-class TestEnding:
-    def test_the_other_side_closes(self, connect: Connect, user: User) -> None:
+class TestClose:
+    def test_close_of_the_peer_is_transport_close(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         stream.start(user)
         peer.sendall(b"last words")
@@ -207,7 +209,7 @@ class TestEnding:
         assert user.wait_lost() == "transport close"
         assert user.data == b"last words"
 
-    def test_the_other_side_resets(self, connect: Connect, user: User) -> None:
+    def test_reset_of_the_peer_is_transport_close(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         stream.start(user)
         stream.write(b"never read")
@@ -215,14 +217,14 @@ class TestEnding:
         peer.close()
         assert user.wait_lost() == "transport close"
 
-    def test_lost_before_it_began_is_told_all_the_same(self, connect: Connect, user: User) -> None:
+    def test_connection_lost_before_start_is_reported(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         peer.close()
         stream.write(b"answer")
         stream.start(user)
         assert user.wait_lost().startswith("transport")
 
-    def test_close_sends_everything_first(self, connect: Connect, user: User) -> None:
+    def test_close_sends_pending_data_first(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         stream.start(user)
         stream.write(MUCH)
@@ -230,25 +232,25 @@ class TestEnding:
         stream.close()
         stream.close()
         assert read_to_end(peer) == MUCH + b"bye"
-        assert all(kind == "drained" for kind, _ in user)
+        assert all(kind == "resumed" for kind, _ in user)
 
-    def test_close_does_not_lose_the_last_words_behind_unread_bytes(
+    def test_close_with_unread_bytes_delivers_the_last_data(
         self, connect: Connect, user: User
     ) -> None:
         stream, peer = connect()
         stream.pause()
         stream.start(user)
-        peer.sendall(b"x" * 60_000)  # over TLS, more than one record: one of them may be read
+        peer.sendall(b"x" * 60_000)  # more than one TLS record, of which one may be read
         for _ in range(20):
             gevent.idle()
         stream.write(b"bye")
         stream.close()
         assert peer.recv(100) == b"bye"
-        # Below TLS, which would pass a reset off as an end.
+        # Below TLS, which reports a reset as a normal end.
         with socket.socket(fileno=os.dup(peer.fileno())) as below:
             assert below.recv(1) == b""
 
-    def test_after_close_nobody_is_told_anything(self, connect: Connect, user: User) -> None:
+    def test_close_stops_callbacks(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         stream.start(user)
         stream.close()
@@ -258,7 +260,7 @@ class TestEnding:
         gevent.idle()
         assert user == []
 
-    def test_closed_before_it_began_it_stays_closed(self, connect: Connect, user: User) -> None:
+    def test_stream_closed_before_start_stays_closed(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         stream.write(b"bye")
         stream.close()
@@ -268,7 +270,9 @@ class TestEnding:
         gevent.idle()
         assert user == []
 
-    def test_a_reader_that_stops_cannot_hold_a_close_up(self, connect: Connect, user: User) -> None:
+    def test_close_is_not_delayed_by_a_peer_that_stops_reading(
+        self, connect: Connect, user: User
+    ) -> None:
         stream, peer = connect(write_timeout=0.02)
         stream.start(user)
         stream.write(MUCH)
@@ -278,13 +282,13 @@ class TestEnding:
             peer.sendall(MUCH)
         assert user == []
 
-    def test_abort_ends_it_at_once(self, connect: Connect, user: User) -> None:
+    def test_abort_closes_immediately(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         stream.start(user)
         stream.write(MUCH)
         stream.abort()
         received = b""
-        with contextlib.suppress(OSError):  # a TLS client is right to be surprised
+        with contextlib.suppress(OSError):  # TLS without a close_notify
             received = read_to_end(peer)
         assert len(received) < len(MUCH)
         stream.write(b"ignored")
@@ -294,7 +298,7 @@ class TestEnding:
         stream.abort()
         assert user == []
 
-    def test_a_user_may_abort_while_it_is_told(self, connect: Connect) -> None:
+    def test_abort_inside_a_callback_is_possible(self, connect: Connect) -> None:
         class Aborting(User):
             def data_received(self, data: bytes) -> None:
                 super().data_received(data)
@@ -309,8 +313,8 @@ class TestEnding:
         assert user == [("received", b"a")]
 
 
-class TestOverTLS:
-    """The same server, with a certificate."""
+class TestServerWithTLS:
+    """The engine server with a certificate."""
 
     def test_polling_and_websocket_work(
         self, certificate: Path, run: Callable[..., Running]

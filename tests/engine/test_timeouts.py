@@ -1,4 +1,4 @@
-"""Many deadlines, one timer: each falls due once, in order, unless it was discarded."""
+"""The timeout queue: items expire once and in order, unless they are discarded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from webpy_socketio.engine.io.timeouts import TimeoutQueue
 
 
 class CountingClock(Clock):
-    """How many timers it was asked for."""
+    """A clock that counts its timers."""
 
     def __init__(self) -> None:
         self.timers = 0
@@ -29,8 +29,8 @@ def clock() -> CountingClock:
     return CountingClock()
 
 
-class TestDeadlines:
-    def test_items_fall_due_in_the_order_they_were_added(
+class TestTimeoutQueue:
+    def test_items_expire_in_the_order_of_adding(
         self, clock: CountingClock, journal: Journal
     ) -> None:
         deadlines = TimeoutQueue[str](clock, 0.01, journal.append)
@@ -40,7 +40,7 @@ class TestDeadlines:
         assert journal == ["a", "b", "c"]
         assert len(deadlines) == 0
 
-    def test_none_falls_due_before_its_time(self, clock: CountingClock, journal: Journal) -> None:
+    def test_item_does_not_expire_early(self, clock: CountingClock, journal: Journal) -> None:
         due: dict[str, float] = {}
         late: list[float] = []
         deadlines = TimeoutQueue[str](
@@ -55,7 +55,7 @@ class TestDeadlines:
         journal.wait_for("c")
         assert min(late) >= 0.0
 
-    def test_one_that_was_discarded_does_not(self, clock: CountingClock, journal: Journal) -> None:
+    def test_discarded_item_does_not_expire(self, clock: CountingClock, journal: Journal) -> None:
         deadlines = TimeoutQueue[str](clock, 0.01, journal.append)
         for item in "abc":
             deadlines.add(item)
@@ -67,7 +67,7 @@ class TestDeadlines:
         journal.wait_for("c")
         assert journal == ["c"]
 
-    def test_one_that_is_added_again_starts_anew(
+    def test_item_added_again_restarts_its_timeout(
         self, clock: CountingClock, journal: Journal
     ) -> None:
         deadlines = TimeoutQueue[str](clock, 0.01, journal.append)
@@ -77,7 +77,9 @@ class TestDeadlines:
         journal.wait_for("a")
         assert journal == ["b", "a"]
 
-    def test_since_counts_from_then(self, clock: CountingClock, journal: Journal) -> None:
+    def test_since_is_the_start_of_the_timeout(
+        self, clock: CountingClock, journal: Journal
+    ) -> None:
         deadlines = TimeoutQueue[str](clock, 3600, journal.append)
         deadlines.add("a", since=time.monotonic() - 3600)
         deadlines.add("b")
@@ -87,7 +89,7 @@ class TestDeadlines:
         assert deadlines.due("a") is None
         deadlines.clear()
 
-    def test_thousands_share_one_timer(self, clock: CountingClock, journal: Journal) -> None:
+    def test_items_share_one_timer(self, clock: CountingClock, journal: Journal) -> None:
         deadlines = TimeoutQueue[int](clock, 3600, journal.append)
         for number in range(5000):
             deadlines.add(number)
@@ -97,7 +99,7 @@ class TestDeadlines:
         assert clock.timers == 1
         deadlines.clear()
 
-    def test_clear_forgets_everything(self, clock: CountingClock, journal: Journal) -> None:
+    def test_clear_removes_all_items(self, clock: CountingClock, journal: Journal) -> None:
         cleared = TimeoutQueue[str](clock, 0.001, journal.append)
         later = TimeoutQueue[str](clock, 0.01, journal.append)
         cleared.add("cleared")
@@ -107,7 +109,7 @@ class TestDeadlines:
         journal.wait_for("later")
         assert journal == ["later"]
 
-    def test_a_callback_may_add_again(self, clock: CountingClock, journal: Journal) -> None:
+    def test_callback_may_add_the_item_again(self, clock: CountingClock, journal: Journal) -> None:
         def again(item: str) -> None:
             journal.append(item)
             if len(journal) < 3:
@@ -118,7 +120,7 @@ class TestDeadlines:
         journal.wait(lambda journal: len(journal) == 3)
         assert journal == ["a", "a", "a"]
 
-    def test_a_callback_may_discard_others(self, clock: CountingClock, journal: Journal) -> None:
+    def test_callback_may_discard_other_items(self, clock: CountingClock, journal: Journal) -> None:
         def only_one(item: str) -> None:
             journal.append(item)
             deadlines.discard("b")
@@ -129,7 +131,7 @@ class TestDeadlines:
         journal.wait_for("c")
         assert journal == ["a", "c"]
 
-    def test_one_that_fails_stops_no_other(
+    def test_failing_callback_does_not_block_the_rest(
         self, clock: CountingClock, journal: Journal, caplog: pytest.LogCaptureFixture
     ) -> None:
         def fail_first(item: str) -> None:
@@ -145,7 +147,7 @@ class TestDeadlines:
         assert record.levelno == logging.ERROR
         assert record.exc_info is not None
 
-    def test_a_jump_of_the_clock_means_nothing(
+    def test_change_of_the_system_time_has_no_effect(
         self, clock: CountingClock, journal: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         deadlines = TimeoutQueue[str](clock, 0.01, journal.append)

@@ -1,4 +1,4 @@
-"""The HTTP side: whose request is whose, and an application beside the engine."""
+"""Dispatch of requests between the engine and the application beside it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ POLLING = "/engine.io/?EIO=4&transport=polling"
 
 
 class Site:
-    """An application with a page, and a door to the engine that writes down who passes."""
+    """An application with a page and a gate for new sessions, which records its calls."""
 
-    def __init__(self, lets_in: bool = True) -> None:
-        self.lets_in = lets_in
+    def __init__(self, accepts: bool = True) -> None:
+        self.accepts = accepts
         self.requests: list[str] = []
         self.completed = 0
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         self.requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
         assert environ[ACCEPT_KEY] is False
-        if environ["PATH_INFO"] == "/engine.io/" and self.lets_in:
-            return self.door(environ, start_response)
+        if environ["PATH_INFO"] == "/engine.io/" and self.accepts:
+            return self.gate(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain")])
         return [b"not", b" you"]
 
-    def door(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+    def gate(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         environ[ACCEPT_KEY] = True
         start_response("200 OK", [("Set-Cookie", "seen=1"), ("X-Page", "1")])
         yield b""
@@ -39,14 +39,18 @@ class Site:
 
 
 class TestApplication:
-    def test_decides_about_new_sessions(self, run: Callable[..., Running]) -> None:
-        running = run(application=Site(lets_in=False))
+    def test_application_accepts_and_rejects_new_sessions(
+        self, run: Callable[..., Running]
+    ) -> None:
+        running = run(application=Site(accepts=False))
         status, _, body = running.http().request("GET", POLLING)
         assert (status, body) == (403, b"not you")
         assert running.websocket().status == 403
         assert running.receiver == []
 
-    def test_is_complete_before_a_session_begins(self, run: Callable[..., Running]) -> None:
+    def test_application_completes_before_the_session_opens(
+        self, run: Callable[..., Running]
+    ) -> None:
         site = Site()
 
         class Watching(Recorder):
@@ -118,7 +122,9 @@ class TestApplication:
         names = [name.lower() for name, _ in lines]
         assert [name for name in names if names.count(name) > 1 and name != "set-cookie"] == []
 
-    def test_is_not_asked_again_for_a_session_that_lives(self, run: Callable[..., Running]) -> None:
+    def test_application_is_not_called_for_existing_sessions(
+        self, run: Callable[..., Running]
+    ) -> None:
         site = Site()
         running = run(Recorder(echo=True), site)
         client = running.polling()
@@ -127,7 +133,7 @@ class TestApplication:
         running.websocket(f"&sid={client.sid}")
         assert site.requests == ["GET /engine.io/"]
 
-    def test_has_its_pages_for_itself(self, run: Callable[..., Running]) -> None:
+    def test_application_serves_its_own_pages(self, run: Callable[..., Running]) -> None:
         site = Site()
         running = run(application=site)
         sid = running.polling().sid
@@ -135,7 +141,7 @@ class TestApplication:
         assert (status, body) == (403, b"not you")
         assert site.requests[-1] == "GET /page"
 
-    def test_its_iterable_is_closed(self, run: Callable[..., Running]) -> None:
+    def test_iterable_of_the_application_is_closed(self, run: Callable[..., Running]) -> None:
         class Closing(list[bytes]):
             closed = 0
 
@@ -152,7 +158,7 @@ class TestApplication:
         assert running.http().request("GET", "/")[2] == b"hi"
         assert Closing.closed == 2
 
-    def test_its_errors_are_no_session(
+    def test_application_error_opens_no_session(
         self, run: Callable[..., Running], capfd: pytest.CaptureFixture[str]
     ) -> None:
         def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -164,14 +170,14 @@ class TestApplication:
         assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-class TestConnections:
-    def test_other_paths_are_not_found(self, server: Running) -> None:
+class TestConnection:
+    def test_other_path_gets_404(self, server: Running) -> None:
         assert server.http().request("GET", "/")[0] == 404
         assert server.http().request("GET", "/engine.io")[0] == 404
         assert server.http().request("GET", "/engine.io/more?EIO=4&transport=polling")[0] == 404
 
     @pytest.mark.parametrize("target", [POLLING, "/"])
-    def test_one_that_will_be_closed_is_told_so(self, server: Running, target: str) -> None:
+    def test_response_before_close_has_connection_close(self, server: Running, target: str) -> None:
         http = server.http()
         _, headers, _ = http.request("GET", target, "Connection: close")
         assert headers["Connection"] == "close"
@@ -187,7 +193,7 @@ class TestConnections:
         assert answer.index(b"404") > answer.rindex(b"200 OK")
         assert len(server.engine.sessions) == 2
 
-    def test_a_head_request_gets_no_body(self, server: Running) -> None:
+    def test_head_request_gets_no_body(self, server: Running) -> None:
         http = server.http()
         http.send("HEAD", POLLING)
         http.send("HEAD", "/", "Connection: close")
@@ -196,7 +202,9 @@ class TestConnections:
         assert second.startswith(b"HTTP/1.1 404 ")
         assert rest == b""
 
-    def test_nor_does_one_for_a_page_of_unknown_length(self, run: Callable[..., Running]) -> None:
+    def test_head_request_for_a_page_of_unknown_length_gets_no_body(
+        self, run: Callable[..., Running]
+    ) -> None:
         def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
             start_response("200 OK", [("Content-Type", "text/plain")])
             yield b"one"
@@ -210,7 +218,7 @@ class TestConnections:
         assert rest.startswith(b"HTTP/1.1 200 ")
         assert rest.endswith(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
-    def test_an_ipv4_client_of_an_ipv6_server_has_its_plain_address(
+    def test_ipv4_client_of_an_ipv6_server_has_an_ipv4_address(
         self, run: Callable[..., Running]
     ) -> None:
         running = run()
@@ -229,9 +237,7 @@ class TestConnections:
         running.polling()
         assert raw_environ["REMOTE_ADDR"] == "192.0.2.1"
 
-    def test_an_answer_that_cannot_be_delivered_ends_its_session(
-        self, run: Callable[..., Running]
-    ) -> None:
+    def test_undeliverable_response_closes_the_session(self, run: Callable[..., Running]) -> None:
         running = run(write_timeout=0.05, outbox_bytes=64 << 20)
         sid = running.polling().sid
         running.session.send("x" * (16 << 20))

@@ -1,4 +1,4 @@
-"""What an engine may be told: its limits and deadlines, each with the reason it exists."""
+"""Settings of an engine: limits, timeouts, transports, origins and proxies."""
 
 from __future__ import annotations
 
@@ -14,73 +14,74 @@ __all__ = ["EngineConfig"]
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Limits and deadlines of an `Engine`; seconds and bytes throughout."""
+    """Settings of an `Engine`. Durations are in seconds, sizes in bytes."""
 
-    #: Seconds between a pong and the next ping; the client is told.
+    #: Seconds between a pong and the next ping; sent to the client in the handshake.
     ping_interval: float = 25.0
-    #: Seconds a client has for its pong, before it counts as gone; the client is told.
+    #: Seconds to wait for a pong before the session is closed; sent to the client in the handshake.
     ping_timeout: float = 20.0
-    #: Seconds a WebSocket may take to replace long-polling once it is connected.
+    #: Seconds to complete an upgrade from long-polling once the WebSocket is connected.
     upgrade_timeout: float = 10.0
-    #: Seconds a client may stay without being connected to any namespace (Socket.IO only).
+    #: Seconds after which a session that is connected to no namespace is closed (Socket.IO only).
     connect_timeout: float = 45.0
-    #: Bytes of the largest message, or long-polling body, taken from a client; the client is told.
+    #: Bytes of the largest message or long-polling body; sent to the client in the handshake.
     max_message_size: int = 1_000_000
-    #: Bytes and packets that may wait for one client; a slower reader is closed.
+    #: Bytes and packets in the outbox of one session; beyond either limit the session is closed.
     outbox_bytes: int = 4 * 1024 * 1024
     outbox_packets: int = 16_384
-    #: Seconds without progress after which writing to a client is given up; progress is 100 bytes a
-    #: second, acknowledged by its TCP.
+    #: Seconds without progress after which a write fails. Progress is 100 bytes a second,
+    #: acknowledged by the TCP of the client.
     write_timeout: float = 20.0
-    #: Sessions at once; further ones are answered with 503.
+    #: Concurrent sessions; further handshakes are answered with 503.
     max_sessions: int = 20_000
-    #: Sessions at once of one address, or of one /64 of IPv6; further ones are answered with 429.
-    #: None for 1,000, and no limit for loopback addresses: those are a local proxy's or a test's.
+    #: Concurrent sessions of one IPv4 address or IPv6 /64; further handshakes are answered with
+    #: 429. None means 1,000, without a limit for loopback addresses (local proxies and tests).
     max_sessions_per_address: int | None = None
-    #: Connections at once of one address, or of one /64 of IPv6, WebSockets not included: those are
-    #: sessions. Trusted proxies have no limit. Further ones are answered with 503. None for 2,000, and
-    #: no limit for loopback addresses.
+    #: Concurrent connections of one IPv4 address or IPv6 /64; further ones are answered with 503.
+    #: WebSockets count as sessions instead, and trusted proxies have no limit. None means 2,000,
+    #: without a limit for loopback addresses.
     max_connections_per_address: int | None = None
-    #: Bytes of all request bodies that are held at once, in memory and in temporary files; a request
-    #: that exceeds them is answered with 503.
+    #: Bytes of all request bodies held concurrently, in memory and in temporary files; a request
+    #: that exceeds the limit is answered with 503.
     max_bodies_size: int = 256 * 1024 * 1024
-    #: Seconds for the head of an HTTP request, and for a TLS handshake.
+    #: Seconds to receive the head of an HTTP request, and to complete a TLS handshake.
     header_timeout: float = 10.0
-    #: Seconds without progress in a request's body; beyond them it has to bring 1,000 bytes each.
+    #: Seconds to receive a request body; each 1,000 bytes received extend the deadline by a second.
     body_timeout: float = 20.0
-    #: Seconds a connection may rest between two HTTP requests.
+    #: Seconds after which an idle keep-alive connection is closed.
     idle_timeout: float = 75.0
-    #: Bytes of the body of a request to the application.
+    #: Bytes of the largest body of a request to the application; beyond it the answer is 413.
     max_body_size: int = 16 * 1024 * 1024
-    #: Events of one connection that may wait for its handlers, before reading from it stops.
+    #: Events of one connection waiting for handlers; at this limit reading from it pauses.
     inbox_events: int = 256
-    #: Put in front of each session id: where several processes or machines share an address, it
-    #: tells whose session it is. Letters, digits, and ``_ . -`` only.
+    #: Prefix of each session id, which identifies the process when several share an address.
+    #: Letters, digits, and ``_ . -`` only.
     session_prefix: str = ""
-    #: Put behind each session id, for the same purpose and in the same letters: the two do not know
-    #: of each other.
+    #: Suffix of each session id, for the same purpose, with the same characters; the two are
+    #: independent.
     session_suffix: str = ""
     #: Transports that clients may use.
     transports: Sequence[str] = ("polling", "websocket")
-    #: Socket.IO namespaces that exist.
+    #: Socket.IO namespaces that accept connections.
     namespaces: Sequence[str] = ("/",)
-    #: Origins (``scheme://host[:port]``) whose pages may connect; None for the same origin only,
-    #: ``"*"`` among them for any. Requests without an Origin do not come from a browser's page.
+    #: Origins (``scheme://host[:port]``) whose pages may connect. None allows the same origin only,
+    #: ``"*"`` allows every origin. Requests without an Origin header are always allowed.
     allowed_origins: Sequence[str] | None = None
-    #: Addresses or networks of proxies, ``"unix"`` for those on a Unix socket, whose
-    #: ``X-Forwarded-*`` and ``Forwarded`` describe the client.
+    #: Addresses or networks of proxies whose ``X-Forwarded-*`` and ``Forwarded`` headers are
+    #: trusted; ``"unix"`` for those on a Unix socket.
     trusted_proxies: Sequence[str] = ()
-    #: Hosts (``name[:port]``) that are served, of pages too; None for all. Others are answered 400.
+    #: Hosts (``name[:port]``) that are served, pages included; others are answered with 400. None
+    #: allows every host.
     allowed_hosts: Sequence[str] | None = None
-    #: Path below which the application is mounted, as a WSGI string, such as ``"/app"``.
+    #: Path under which the application is mounted, as a WSGI string, such as ``"/app"``.
     path_prefix: str = ""
 
     @cached_property
     def proxies(self) -> TrustedProxies:
-        """The proxies of `trusted_proxies`."""
+        """The parsed `trusted_proxies`."""
         return TrustedProxies(self.trusted_proxies)
 
     @cached_property
     def hosts(self) -> AllowedHosts:
-        """The hosts of `allowed_hosts`."""
+        """The parsed `allowed_hosts`."""
         return AllowedHosts(self.allowed_hosts)

@@ -39,7 +39,7 @@ from webpy_socketio.engine.engineio.upgrades import Upgrades
 from webpy_socketio.engine.engineio.websocket import WebSocket
 from webpy_socketio.engine.io import json
 from webpy_socketio.engine.io.clock import current_clock
-from webpy_socketio.engine.io.flusher import Flusher
+from webpy_socketio.engine.io.outbox import Flusher
 from webpy_socketio.engine.io.packets import OPEN, Message
 from webpy_socketio.engine.io.quotas import AddressQuota
 from webpy_socketio.engine.io.streams import Stream

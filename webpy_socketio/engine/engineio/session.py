@@ -15,7 +15,7 @@ from webpy_socketio.exceptions import ProtocolError
 
 if TYPE_CHECKING:
     from webpy_socketio.engine.io.clock import Clock
-    from webpy_socketio.engine.io.flusher import Flusher
+    from webpy_socketio.engine.io.outbox import Flusher
 
 __all__ = ["Receiver", "Session", "SessionHost", "Transport"]
 

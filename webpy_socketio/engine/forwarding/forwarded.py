@@ -1,18 +1,18 @@
 """Headers in which proxies describe the client: ``X-Forwarded-*``, and ``Forwarded`` (RFC 7239).
 
-Each proxy appends to these lists what it sees, so the last value is the nearest proxy's, and a
-client can only write what stands before it. Values are taken from the right, as far as the proxy
+Each proxy appends a value to these lists, so the last value is that of the nearest proxy, and a
+client controls only the values before it. Values are taken from the right, as far as the proxy
 that added them is trusted:
 
-- ``X-Forwarded-Proto``, ``-Host`` and ``-Port``: the last value. These lists cannot be compared with
-  each other, because a proxy may append to one and not to another.
-- ``X-Forwarded-For``: the last value, which the peer added; while a value is the address of a trusted
-  proxy, the one before it.
+- ``X-Forwarded-Proto``, ``-Host`` and ``-Port``: the last value. These lists cannot be compared
+  with each other, because a proxy may append to one and not to another.
+- ``X-Forwarded-For``: the last value, which the peer added; while a value is the address of a
+  trusted proxy, the one before it.
 - ``Forwarded``: the element that is found in the same way by its ``for``. Scheme, host and address
   are those of this one element. Read only if a request has no ``X-Forwarded-*``, since proxies that
-  send those often pass on a ``Forwarded`` that the client made up.
+  send those often pass on a ``Forwarded`` header of the client.
 
-A malformed value counts as absent. Pure functions from text.
+A malformed value counts as absent. The functions keep no state.
 """
 
 from __future__ import annotations
@@ -26,32 +26,33 @@ from webpy_socketio.engine.forwarding.hosts import DEFAULT_PORTS, parse_host
 
 __all__ = ["Description", "describe"]
 
-#: Schemes that proxies name, and what they are in an origin and in a URL.
+#: Schemes in forwarded headers, and the schemes of the origin and URL they stand for.
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
-#: Elements that are read from the end of ``X-Forwarded-For``; a ``Forwarded`` with more, or with more
-#: parameters, is malformed. A chain of proxies is shorter.
+#: Elements that are read from the end of ``X-Forwarded-For``; a ``Forwarded`` with more, or with
+#: more parameters, is malformed. A chain of proxies is shorter.
 _MAX_ELEMENTS = 32
 _MAX_PARAMETERS = 256
 
 _TOKEN = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-# RFC 7239 §4. White space around the separators is accepted, and hosts with a port that lack quotes.
+# RFC 7239 §4. White space around the separators is accepted, and hosts with a port that lack
+# quotes.
 _PAIR = re.compile(rf"[ \t]*(?:([{_TOKEN}]+)=([{_TOKEN}:\[\]]+|{_QUOTED})[ \t]*)?([;,]|$)")
 _ESCAPED = re.compile(r"\\(.)")
 # An address, and the port that some proxies add to it. IPv6 has brackets if a port follows.
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9A-Za-z._-]+)?|([0-9A-Fa-f:.]+)")
 
-#: Whether an address is one of a trusted proxy.
+#: Function that returns whether an address is that of a trusted proxy.
 Trusts = Callable[[str], bool]
 
 
 class Description(NamedTuple):
-    """What trusted proxies say of the client; None for what they do not say."""
+    """The client as trusted proxies describe it; None for missing values."""
 
     #: ``"http"`` or ``"https"``.
     scheme: str | None = None
-    #: As it would be in ``Host``.
+    #: In the format of the ``Host`` header.
     host: str | None = None
     #: An IP address.
     address: str | None = None
@@ -60,11 +61,11 @@ class Description(NamedTuple):
 
 
 def describe(fields: Mapping[str, str], trusts: Trusts) -> Description:
-    """Return what the proxies say of the client.
+    """Return the description of the client by trusted proxies.
 
     Args:
         fields: The headers of a request whose peer is trusted, by their keys in a WSGI environ.
-        trusts: Tells whether an address is a trusted proxy's.
+        trusts: Returns whether an address is that of a trusted proxy.
     """
     if not any(key in fields for key in _X_FORWARDED):
         forwarded = fields.get("HTTP_FORWARDED")

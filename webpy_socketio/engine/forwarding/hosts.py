@@ -1,7 +1,7 @@
-"""Host names: parsing ``host[:port]``, and the names that a server answers to.
+"""Host names: parsing of ``host[:port]``, and the names that a server accepts.
 
-A page whose name resolves to this machine (DNS rebinding) is of the same origin as the server it
-reaches. Only the ``Host`` that it names shows that it does not belong there.
+Checking ``Host`` prevents DNS rebinding: a page whose name resolves to this machine has the same
+origin as the server, and only its ``Host`` header differs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 __all__ = ["DEFAULT_PORTS", "AllowedHosts", "Host", "parse_host"]
 
-#: Ports that browsers leave out, by scheme.
+#: Default ports by scheme, which browsers omit.
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 #: Characters of a host and a port. A DNS name has at most 253.
@@ -25,9 +25,9 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~!$&'()*+;=%-]*)(?::([0-9]{
 
 
 class Host(NamedTuple):
-    """A host and its port, as they are compared."""
+    """A normalized host and port."""
 
-    #: In lower case, without a dot at the end; an IPv6 address in brackets, in its short form.
+    #: In lower case, without a trailing dot; an IPv6 address in brackets, in its short form.
     name: str
     #: None if none is given.
     port: int | None
@@ -38,7 +38,7 @@ def parse_host(text: str) -> Host | None:
     return _parse(text) if len(text) <= _MAX_LENGTH else None
 
 
-@functools.lru_cache(256)  # most requests name one of a few
+@functools.lru_cache(256)  # most requests use one of a few hosts
 def _parse(text: str) -> Host | None:
     match = _HOST.fullmatch(text)
     if match is None:
@@ -56,13 +56,13 @@ def _parse(text: str) -> Host | None:
 
 
 class AllowedHosts:
-    """Decides which ``Host`` a server answers to.
+    """Decides which values of ``Host`` a server accepts.
 
     An entry without a port allows every port of that host. ``"*.example.com"`` allows every
     subdomain of example.com, but not example.com itself; ``"*"`` allows every host.
 
     Args:
-        allowed: The entries; None allows every request, also one without a ``Host``.
+        allowed: The entries; None allows every request, also without a ``Host`` header.
     """
 
     __slots__ = ("_any", "_domains", "_hosts")

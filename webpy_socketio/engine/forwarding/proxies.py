@@ -1,4 +1,4 @@
-"""Proxies whose description of the client is believed."""
+"""Trusted proxies, and the clients that they describe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webpy_socketio.engine.forwarding.hosts import DEFAULT_PORTS, parse_host
 
 __all__ = ["PEER_KEY", "UNIX", "TrustedProxies", "peer_of"]
 
-#: Key of the environ: the address that the connection comes from, a proxy's or the client's.
+#: Key of the environ with the address of the connection, that of a proxy or the client.
 PEER_KEY = "webpy_socketio.peer"
 
 #: Stands for the address of a peer on a Unix socket, which has none.
@@ -22,7 +22,7 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class TrustedProxies:
-    """Decides which peers are trusted proxies, and what their requests say of the client.
+    """Decides which peers are trusted proxies, and reads their forwarded headers.
 
     Args:
         addresses: Addresses and networks (``"10.0.0.0/8"``); ``"unix"`` for every peer on a Unix
@@ -30,7 +30,7 @@ class TrustedProxies:
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        # A site has few proxies, and each request names one; parsing an address takes 2 µs.
+        # Cached: a site has few proxies, and parsing an address takes 2 µs.
         self._is_trusted = functools.lru_cache(256)(self._find_network)
         self._unix = UNIX in addresses
         self._networks: list[_Network] = [
@@ -53,11 +53,11 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
     def describe(self, peer: str, fields: Mapping[str, str]) -> Description:
-        """Return what a request of `peer` says of the client: nothing if it is not trusted."""
+        """Return the description of the client in a request; empty if `peer` is not trusted."""
         return describe(fields, self.trusts) if self.trusts(peer) else Description()
 
     def client_fields(self, peer: str, fields: Mapping[str, str], scheme: str) -> dict[str, str]:
-        """Return the entries of the environ that differ because of what a trusted `peer` says.
+        """Return the entries of the environ that the forwarded headers of a trusted `peer` change.
 
         Args:
             peer: The address that the connection comes from, or ``"unix"``.
@@ -80,7 +80,7 @@ class TrustedProxies:
 
 
 def peer_of(address: Any) -> str:
-    """Return the plain form of what ``accept`` returned, or ``"unix"`` if that has no address."""
+    """Return the IP address of what ``accept`` returned; ``"unix"`` for a Unix socket."""
     if not isinstance(address, (tuple, list)):
         return UNIX
     # A socket that listens on every address has IPv4 clients as IPv6 (RFC 4291 §2.5.5.2).
@@ -88,7 +88,7 @@ def peer_of(address: Any) -> str:
 
 
 def _unmapped(network: _Network) -> _Network:
-    """Return the IPv4 network of one that is written as IPv6: peers are compared as IPv4."""
+    """Return the IPv4 network of an IPv4-mapped one, since peers are compared as IPv4."""
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     if mapped is None or network.prefixlen < 96:
         return network

@@ -1,1 +1,1 @@
-"""HTTP: strict request parser, request handlers, response framing, servers."""
+"""HTTP: request parser, request handlers, response framing and servers."""

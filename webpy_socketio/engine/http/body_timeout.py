@@ -1,4 +1,4 @@
-"""The deadline of a request's body, extended by each piece that arrives."""
+"""The deadline for receiving a request body."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from webpy_socketio.engine.http.parser import BadRequest
 
 __all__ = ["BodyTimeout"]
 
-#: Bytes that extend the deadline of a body by one second.
-_LEAST_RATE = 1000.0
+#: Bytes that extend the deadline by one second.
+_MIN_RATE = 1000.0
 
 
 class BodyTimeout:
-    """The deadline of a body: `seconds` after its start, extended by each piece that arrives.
+    """Deadline of one request body, extended by each block received.
 
-    The deadline is never more than `seconds` ahead, so a fast start earns no time for a slow end. A
-    body that is too late raises `BadRequest` in the greenlet that reads.
+    The deadline is at most `seconds` ahead, so a fast start does not allow a slow end. When it
+    passes, `BadRequest` is raised in the greenlet that created the object.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._until = time.monotonic() + seconds
-        self._pieces = 0
+        self._deadline = time.monotonic() + seconds
+        self._blocks = 0
         self._greenlet: Any = gevent.getcurrent()
-        # One timer for the whole body, which looks when it fires whether anything came meanwhile.
+        # One timer for the whole body: it is restarted only when it fires before the deadline.
         self._timer: Any = gevent.get_hub().loop.timer(seconds)
-        self._timer.start(self._look)
+        self._timer.start(self._check)
 
     def progress(self, size: int) -> None:
-        """`size` bytes came; raises `BadRequest` if they took too long."""
-        self._pieces += 1
-        if not self._pieces % 32:
-            gevent.sleep(0)  # gevent reads without a pause what is there already
+        """Extend the deadline after `size` bytes; raise `BadRequest` if it has passed."""
+        self._blocks += 1
+        if not self._blocks % 32:
+            gevent.sleep(0)  # gevent does not yield while data is available
         now = time.monotonic()
-        self._until = min(self._until + size / _LEAST_RATE, now + self._seconds)
-        if now > self._until:
+        self._deadline = min(self._deadline + size / _MIN_RATE, now + self._seconds)
+        if now > self._deadline:
             raise _too_slow()
 
     def close(self) -> None:
-        """The body is there."""
+        """Stop the timer: the body is complete."""
         self._timer.stop()
         self._timer.close()
 
-    def _look(self) -> None:
-        left = self._until - time.monotonic()
-        if left <= 0:
+    def _check(self) -> None:
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
             self._greenlet.throw(_too_slow())
             return
         self._timer.close()
-        self._timer = gevent.get_hub().loop.timer(left)
-        self._timer.start(self._look)
+        self._timer = gevent.get_hub().loop.timer(remaining)
+        self._timer.start(self._check)
 
 
 def _too_slow() -> BadRequest:
-    return BadRequest("a body too slow", "408 Request Timeout")
+    return BadRequest("the body arrives too slowly", "408 Request Timeout")

@@ -1,4 +1,4 @@
-"""Send a last answer on a connection and end it."""
+"""Send a final response without a connection reset."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import Any
 
 import gevent
 
-__all__ = ["close_after"]
+__all__ = ["respond_and_drain"]
 
-#: Bytes that are read from a connection that is being closed, so that its end can be read.
+#: Bytes that are read and discarded before the connection is closed.
 _MAX_DRAINED = 1_048_576
 
 
-def close_after(sock: Any, answer: bytes) -> None:
-    """Send a last answer, and let the client read it: closing over unread bytes resets.
+def respond_and_drain(sock: Any, response: bytes) -> None:
+    """Send a final response, shut down the sending side and discard what the client still sends.
 
-    Takes one second at most. The caller closes the socket.
+    Closing a socket with unread bytes resets the connection, and the client would lose the
+    response. Takes one second at most. The caller closes the socket.
     """
     with contextlib.suppress(OSError), gevent.Timeout(1.0, False):
-        sock.sendall(answer)
+        sock.sendall(response)
         sock.shutdown(stdlib_socket.SHUT_WR)
         drained = 0
         while drained < _MAX_DRAINED:

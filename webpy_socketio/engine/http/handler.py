@@ -1,8 +1,8 @@
-"""pywsgi's handler with a strict reader: framing, limits and deadlines of HTTP requests.
+"""The request half of the HTTP handler: strict parsing, size limits and timeouts.
 
-A request reaches the application whole, or not at all: its head is read within one deadline, its
-body, bounded, before the application is called. What `webpy_socketio.engine.http.parser` refuses is
-answered with a 4xx, once, and the connection is closed.
+The application receives complete requests only: the head is read within one deadline, and the
+body, limited in size, before the application is called. A request that
+`webpy_socketio.engine.http.parser` rejects is answered with one 4xx, and the connection is closed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from urllib.parse import unquote
 
 import gevent
 
-from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.engineio.rejections import explain_host
 from webpy_socketio.engine.forwarding.proxies import PEER_KEY, peer_of
 from webpy_socketio.engine.http.body_timeout import BodyTimeout
-from webpy_socketio.engine.http.closing import close_after
+from webpy_socketio.engine.http.closing import respond_and_drain
 from webpy_socketio.engine.http.parser import (
     BadRequest,
     Head,
@@ -43,32 +42,34 @@ logger = logging.getLogger(__name__)
 #: Bytes of a body that are kept in memory; larger ones go to a temporary file.
 _MAX_BODY_IN_MEMORY = 262_144
 
-#: Characters of a header's name that is remembered.
-_SHORT = 64
+#: Characters of the longest header name whose environ key is cached.
+_MAX_CACHED_NAME = 64
 
-#: Requests of one connection that are served before others have their turn.
+#: Requests of one connection served before its greenlet yields to others.
 _BATCH_SIZE = 8
 
 
 class ConnectionHandedOff(Exception):
-    """The connection is served by somebody else from now on."""
+    """The connection was handed off to another worker."""
 
 
 class HandOffRequested(Exception):
-    """Thrown into a handler that waits for a request: the connection is to go elsewhere."""
+    """Thrown into the greenlet of an idle handler to make it hand off its connection."""
 
 
-class _Nothing:
-    """What pywsgi is to read of a body that has been read already."""
+class _ConsumedInput:
+    """Stands for `gevent.pywsgi.Input`, whose rest pywsgi discards: the body was read already."""
 
     def _discard(self) -> None:
-        """Nothing is left of it."""
+        """Do nothing."""
 
 
 def _cgi_name(header: str) -> str | None:
-    """The environ's key for a header; None for one that would look like another one's there."""
-    # Clients choose the names: long ones are not remembered.
-    return (_make_cgi_name if len(header) <= _SHORT else _make_cgi_name.__wrapped__)(header)
+    """Return the environ key of a header; None if the key would be ambiguous (an underscore)."""
+    # Clients choose the names, so long ones are not cached.
+    return (_make_cgi_name if len(header) <= _MAX_CACHED_NAME else _make_cgi_name.__wrapped__)(
+        header
+    )
 
 
 @functools.lru_cache(256)
@@ -80,7 +81,7 @@ def _make_cgi_name(header: str) -> str | None:
 
 
 def _cgi_fields(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The environ's part that is made of headers (PEP 3333)."""
+    """Return the environ entries of headers (PEP 3333)."""
     fields: dict[str, str] = {}
     for name, value in headers:
         key = _cgi_name(name)
@@ -95,13 +96,13 @@ def _cgi_fields(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 
 class HTTPHandler(ResponseHandler):
-    """Reads requests so that nobody can read them differently.
+    """Reads requests that have one interpretation only, against request smuggling.
 
-    Subclasses say with `body_limit` how large a body may be, and hear with `broken_off` of one that
-    did not come to its end.
+    Subclasses override `body_limit`, `explain`, `route` and `hand_off`, and the notifications
+    `body_announced` and `body_aborted`.
     """
 
-    # pywsgi's, which says nothing about their types.
+    # Attributes of pywsgi, which has no type annotations.
     rfile: Any
     requestline: Any
     command: Any
@@ -109,92 +110,88 @@ class HTTPHandler(ResponseHandler):
     headers: Any
     content_length: Any
 
+    #: Requests of this connection so far.
     _served = 0
     _head: bytes
-    #: Bytes behind the head that are there already.
-    _behind = 0
-    #: The head of the request, or of the one before.
+    #: Bytes in the read buffer after the head.
+    _buffered = 0
+    #: The parsed head of this request, or of the previous one.
     _parsed: Head | None = None
-    #: The headers of that head and the client's address as WSGI has them, and of which they were made.
+    #: Environ entries of the headers and the client address, and the headers they were made from.
     _fields: tuple[dict[str, str], Any] = ({}, None)
-    #: The address for the access log: the client's, once a request was read.
+    #: The address for the access log: that of the client, once a request has been read.
     remote_address = ""
     _failure: BadRequest | None
     _body: Any
     _body_size: int | None
-    #: Bytes of the body that are counted as held.
+    #: Bytes of the body that are taken from the quota of the server.
     _held_size = 0
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         super().__init__(sock, address, server, rfile)
-        #: The address that the connection comes from, in its plain form; ``"unix"`` if it has none.
+        #: The address of the peer in its plain form; ``"unix"`` for a Unix socket.
         self.peer = peer_of(address)
-        if isinstance(address, bytes):  # an abstract name; only text can be handed to other workers
+        if isinstance(address, bytes):  # an abstract name; a hand-off sends the address as JSON
             self.client_address = ""
 
-    @property
-    def config(self) -> EngineConfig:
-        """Where the limits and deadlines are."""
-        config: EngineConfig = self.server.config
-        return config
-
     def body_limit(self, path: str) -> int:
-        """Bytes that the body of a request for `path` may have."""
+        """Return the largest body, in bytes, of a request for `path`."""
         return self.config.max_body_size
 
     def explain(self, failure: BadRequest) -> tuple[str, str, bytes]:
-        """The status, the content type and the body of the answer to a request that is refused."""
+        """Return the status, content type and body of the response to a rejected request."""
         return failure.status, "text/plain", f"{failure.status}: {failure}\n".encode()
 
     def body_announced(self) -> None:
-        """The request for `self.path` is about to bring its body."""
+        """Handle the start of a body; called before the body of a request is read."""
 
     def body_aborted(self, reason: str) -> None:
-        """The body of the request for `self.path` did not come to its end, or is refused."""
+        """Handle the end of a body that is incomplete or rejected."""
 
     def route(self, head: Head) -> None:
-        """Where there are peers: raise `Elsewhere` if the request is theirs to answer."""
+        """Raise `ConnectionHandedOff` if the request belongs to a peer; called only with peers."""
 
     def hand_off(self) -> None:
-        """Where there are peers: the connection rests, and we are about to end."""
+        """Hand off an idle connection, since this worker stops; called only with peers."""
 
-    # -- what pywsgi calls, in its order
+    # -- methods of pywsgi, in the order of their calls
 
     def read_requestline(self) -> str:
-        """Read the whole head; what is wrong with it is told by `read_request`."""
+        """Read the whole head; `read_request` raises what is wrong with it."""
         self._failure = None
         self.remote_address = self.peer
-        # The first request has to come soon; a connection that is kept alive may rest.
-        patience = self.config.idle_timeout if self._served else self.config.header_timeout
+        # The first request must arrive soon; a keep-alive connection may be idle longer.
+        timeout = self.config.idle_timeout if self._served else self.config.header_timeout
         self._served += 1
         if not self._served % _BATCH_SIZE:
-            gevent.sleep(0)  # gevent reads without a pause what is there already
-        resting = self.server.resting
-        moving = False
-        if resting is not None:
-            resting[self] = gevent.getcurrent()
+            gevent.sleep(0)  # gevent does not yield while data is available
+        idle_handlers = self.server.idle_handlers
+        hand_off = False
+        if idle_handlers is not None:
+            idle_handlers[self] = gevent.getcurrent()
         try:
-            with gevent.Timeout(patience, False):
+            with gevent.Timeout(timeout, False):
                 if not self.rfile.peek(1):
                     return ""
-                patience = 0
+                timeout = 0
         except HandOffRequested:
-            moving = True
+            hand_off = True
         finally:
-            if resting is not None:
-                resting.pop(self, None)
-        if moving:
-            self.hand_off()  # which waits, and is not to be told again meanwhile
-        if patience:
+            if idle_handlers is not None:
+                idle_handlers.pop(self, None)
+        if hand_off:
+            self.hand_off()  # may wait; a second request is impossible, as the handler is not idle
+        if timeout:
             return ""
         taken = take_head(self.rfile)
         if taken is not None:
-            head, self._behind = taken
+            head, self._buffered = taken
         else:
-            self._behind = 0
+            self._buffered = 0
             try:
                 with gevent.Timeout(
-                    self.config.header_timeout, BadRequest("a head too slow", "408 Request Timeout")
+                    self.config.header_timeout,
+                    BadRequest("the request head arrives too slowly", "408 Request Timeout"),
                 ):
                     head = read_head(self.rfile)
             except BadRequest as failure:
@@ -204,12 +201,12 @@ class HTTPHandler(ResponseHandler):
         return head.partition(b"\r\n")[0].decode("latin-1")
 
     def read_request(self, raw_requestline: str) -> bool:
-        """Take the head, and read the body."""
+        """Parse the head and read the body."""
         self.requestline = ""
         if self._failure is not None:
             raise self._failure
         self._parsed = head = parse_head(self._head, self._parsed)
-        # For the access log, where a byte above ASCII may be a control character of a terminal.
+        # For the access log: bytes above ASCII may be control characters of a terminal.
         self.requestline = raw_requestline.encode("ascii", "backslashreplace").decode()
         self.command, self.path = head.method, head.target
         self.request_version = "HTTP/" + head.version
@@ -223,29 +220,30 @@ class HTTPHandler(ResponseHandler):
         try:
             self._read_body(head)
             if head.suspicious and self.read_ahead():
-                raise BadRequest("a request behind one that asked for an upgrade")
+                raise BadRequest("data follows a request with 'Connection: upgrade' and a body")
         except (BadRequest, OSError) as error:
             self._release_body()
-            theirs = isinstance(error, BadRequest)
-            theirs = theirs and not isinstance(error, (StorageFailure, Truncated))
-            self.body_aborted("parse error" if theirs else "transport error")
+            is_client_error = isinstance(error, BadRequest) and not isinstance(
+                error, (StorageFailure, Truncated)
+            )
+            self.body_aborted("parse error" if is_client_error else "transport error")
             raise
         return True
 
     def read_ahead(self) -> bytes:
-        """What the client sent behind its request, as far as it is there already."""
+        """Return the bytes after the request that have arrived already, without consuming them."""
         self.socket.settimeout(0)
         try:
             return bytes(self.rfile.peek())
         except OSError:
-            return b""  # reset meanwhile; whoever writes will find out
+            return b""  # reset; the next write fails
         finally:
             self.socket.settimeout(None)
 
     def get_environ(self) -> dict[str, Any]:
-        """The request as WSGI has it (PEP 3333), made of a head that was parsed already.
+        """Return the WSGI environ (PEP 3333), made from the parsed head.
 
-        pywsgi would look through all headers once for each one that it wants.
+        The method of pywsgi searches all headers once for each entry.
         """
         environ: dict[str, Any] = self.server.get_environ()
         path, _, query = self.path.partition("?")
@@ -256,33 +254,33 @@ class HTTPHandler(ResponseHandler):
         environ["SERVER_PROTOCOL"] = self.request_version
         environ.update(self._fields[0])
         if self._body_size is not None:
-            # Framing is the connection's business: what follows sees a body of known size.
+            # The body is complete, so the application gets its size instead of the framing.
             environ["CONTENT_LENGTH"] = str(self._body_size)
             environ.pop("HTTP_TRANSFER_ENCODING", None)
         environ["wsgi.input"] = self._body
         environ["wsgi.input_terminated"] = True
-        self.wsgi_input = _Nothing()
+        self.wsgi_input = _ConsumedInput()
         return environ
 
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes] | None:
-        """Answer what cannot be served; a client that has gone is not answered."""
+        """Respond to an invalid request; send nothing if the client has disconnected."""
         notices = self.server.notices
         if not isinstance(ex, BadRequest):
             if isinstance(ex, (OSError, ConnectionHandedOff)):
                 return None
-            notices.throttled(ex, "a request could not be read", logging.ERROR, logger, ex)
-            ex = BadRequest("not readable")
-        text = f"rejected a request of {self.remote_address}: {ex}"
+            notices.throttled(ex, "failed to read a request", logging.ERROR, logger, ex)
+            ex = BadRequest("the request cannot be read")
+        text = f"rejected a request from {self.remote_address}: {ex}"
         notices.throttled(ex, text, logging.INFO, logger)
         if isinstance(ex, StorageFailure):
             text = f"{self.requestline}: answered {ex.status}, {ex.report}"
             notices.throttled("body storage", text, logging.ERROR)
         status, content_type, body = self.explain(ex)
-        answer = (
+        response = (
             f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
-        close_after(self.socket, answer.encode() + body)
+        respond_and_drain(self.socket, response.encode() + body)
         self.status = self._orig_status = status
         self.response_length = len(body)
         self.log_request()
@@ -295,19 +293,19 @@ class HTTPHandler(ResponseHandler):
             self._release_body()
 
     def format_request(self) -> str:
-        """Return the line of the access log, with the client's address instead of its proxy's."""
+        """Return the line of the access log, with the address of the client, not of its proxy."""
         peer, self.client_address = self.client_address, self.remote_address
         try:
             return str(super().format_request())
         finally:
             self.client_address = peer
 
-    # -- how
+    # -- helpers
 
     def _read_fields(self, headers: Sequence[tuple[str, str]]) -> dict[str, str]:
-        """Return what the environ has of the headers and of the client behind trusted proxies.
+        """Return the environ entries of the headers, and of the client behind trusted proxies.
 
-        Raises `BadRequest` if the host is not one of the allowed ones.
+        Raises `BadRequest` if the host is not allowed.
         """
         fields = _cgi_fields(headers)
         peer = self.peer
@@ -327,21 +325,21 @@ class HTTPHandler(ResponseHandler):
         return fields
 
     def _hold(self, size: int) -> None:
-        """Count bytes of the body until it is released; raises `BadRequest` if they are too many."""
+        """Take bytes of the body from the quota; raise `BadRequest` if it is exhausted."""
         bodies = self.server.bodies
-        if not bodies.take(size):
+        if not bodies.acquire(size):
             self.server.notices.throttled(
                 "bodies",
-                f"rejected a request of {self.remote_address} with a body: all bodies together have "
-                f"{bodies.limit} bytes (SOCKETIO_MAX_BODIES_SIZE)",
+                f"rejected a request from {self.remote_address} with a body: all request bodies "
+                f"together have reached {bodies.limit} bytes (SOCKETIO_MAX_BODIES_SIZE)",
             )
-            raise BadRequest("more bodies than the server can hold", "503 Service Unavailable")
+            raise BadRequest("the server holds too many request bodies", "503 Service Unavailable")
         self._held_size += size
 
     def _release_body(self) -> None:
-        with contextlib.suppress(OSError):  # it may be the file that could not be written
+        with contextlib.suppress(OSError):  # closing flushes, which fails on a full disk
             self._body.close()
-        self.server.bodies.give_back(self._held_size)
+        self.server.bodies.release(self._held_size)
         self._held_size = 0
 
     def _read_body(self, head: Head) -> None:
@@ -354,23 +352,23 @@ class HTTPHandler(ResponseHandler):
         limit = self.body_limit(head.target)
         if head.length is not None and head.length > limit:
             raise too_large(limit)
-        if head.length is not None and head.length <= self._behind:
-            self._body_size = head.length  # it is there: nothing to wait for
+        if head.length is not None and head.length <= self._buffered:
+            self._body_size = head.length  # buffered completely: no deadline needed
             self._body = io.BytesIO(self.rfile.read(head.length))
             return
-        if head.expects:
+        if head.expects_continue:
             self._sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         if head.length is None or head.length > _MAX_BODY_IN_MEMORY:
-            self._body = tempfile.SpooledTemporaryFile(_MAX_BODY_IN_MEMORY)  # noqa: SIM115 - the request's
-        patience = BodyTimeout(self.config.body_timeout)
+            self._body = tempfile.SpooledTemporaryFile(_MAX_BODY_IN_MEMORY)  # noqa: SIM115 - closed with the request
+        deadline = BodyTimeout(self.config.body_timeout)
         spool = Spool(self._body)
 
         def progress(size: int) -> None:
             self._hold(size)
-            patience.progress(size)
+            deadline.progress(size)
 
         try:
             self._body_size = read_body(self.rfile, head.length, limit, spool, progress)
         finally:
-            patience.close()
+            deadline.close()
         spool.finish()

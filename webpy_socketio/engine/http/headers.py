@@ -1,4 +1,4 @@
-"""Headers that the application sets on a handshake, and which of them its response passes on."""
+"""Headers of the application that the response to a handshake includes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from webpy_socketio.engine.engineio.origins import CORS_PREFIX
 
 __all__ = ["select_headers"]
 
-#: What belongs to one connection, to a body that is not sent, or to the engine's own response.
-_OWN = frozenset(
+#: Headers of one connection, of a body that is not sent, or of the engine's own response.
+_EXCLUDED = frozenset(
     (
         *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer"),
         *(b"transfer-encoding", b"upgrade", b"content-length", b"content-type", b"date"),
@@ -19,14 +19,14 @@ _OWN = frozenset(
     )
 )
 
-#: Decided by the engine: which origins may connect, and the WebSocket handshake.
-_OWN_PREFIXES = (CORS_PREFIX.encode(), b"sec-websocket-")
+#: Headers that the engine sets: CORS and the WebSocket handshake.
+_EXCLUDED_PREFIXES = (CORS_PREFIX.encode(), b"sec-websocket-")
 
 
 def select_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    """Return the headers of the application's response that the handshake's response passes on."""
+    """Return the headers of the application that the response to a handshake includes."""
     return [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in headers
-        if (lower := name.lower()) not in _OWN and not lower.startswith(_OWN_PREFIXES)
+        if (lower := name.lower()) not in _EXCLUDED and not lower.startswith(_EXCLUDED_PREFIXES)
     ]

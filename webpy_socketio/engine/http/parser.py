@@ -1,9 +1,10 @@
-"""HTTP/1.1 requests, read strictly: whatever two readers could read differently is refused.
+"""Strict HTTP/1.1 request parser: ambiguous requests are rejected.
 
-pywsgi is lax where it hurts behind a proxy: it takes the first of two lengths, ``+5`` for a length,
-``xchunked`` for chunked. What one reader takes for a body another one takes for the next request
-(request smuggling; RFC 9112, 11.2). So nothing here is guessed. Pure functions from bytes, and two
-that read from a file; limits are the caller's, deadlines too.
+pywsgi accepts the first of two Content-Length headers, ``+5`` as a length and ``xchunked`` as
+chunked. Behind a proxy that interprets them otherwise, the body of one request becomes the next
+request (request smuggling, RFC 9112 §11.2).
+
+All functions are synchronous and keep no state. The caller sets limits and deadlines.
 """
 
 from __future__ import annotations
@@ -24,82 +25,81 @@ __all__ = [
     "take_head",
 ]
 
-#: Bytes of a request line, of a whole head, and the number of its headers.
+#: Bytes of a request line, bytes of a whole head, and number of headers.
 MAX_LINE = 8192
 MAX_HEAD = 65_536
 MAX_HEADERS = 100
 
-#: Bytes that the sizes of chunks may take beyond what is in them: a body of one-byte chunks costs
-#: six times what it says.
-_FRAMING = 16_384
+#: Bytes by which the chunk framing may exceed the chunk data: one-byte chunks take six bytes each.
+_MAX_FRAMING_EXCESS = 16_384
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-# One space between the parts, no control characters (RFC 9112, 3). Bytes above ASCII are not
-# allowed there either, but browsers of some age send them and nobody misreads them.
+# One space between the parts, no control characters (RFC 9112 §3). Bytes above ASCII are invalid
+# too, but old browsers send them, and their interpretation is unambiguous.
 _REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\x00-\x20\x7f]+) HTTP/(1\.[01])")
-# No space before the colon, no folded lines: both are read differently by different readers
-# (RFC 9112, 5.1 and 5.2).
+# No space before the colon and no folded lines: implementations differ in how they interpret
+# these (RFC 9112 §5.1, §5.2).
 _FIELD = re.compile(rf"({_TOKEN}):([\t\x20-\x7e\x80-\xff]*)")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[0-9A-Za-z._~!$&'()*+;=%\-]*)(?::[0-9]{0,5})?")
-# Fifteen digits are above every limit; more are meant for a reader that counts in 64 bits.
+# 15 digits exceed every limit; longer sizes aim at parsers that overflow 64 bits.
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 
 
 class BadRequest(ValueError):
-    """The request cannot be read, or is too large; the connection is closed after `status`."""
+    """An invalid or too large request: answered with `status`, and the connection is closed."""
 
     def __init__(self, message: str, status: str = "400 Bad Request", line: bytes = b"") -> None:
         super().__init__(message)
         self.status = status
-        #: The beginning of a request line of which no more was read.
+        #: The beginning of a request line that is too long.
         self.line = line
 
 
 class Truncated(BadRequest):
-    """The request ends early: the client has gone."""
+    """The connection ended within the request."""
 
 
 class Reader(Protocol):
-    """A buffered file to read from, as sockets make them."""
+    """A buffered binary file, as ``socket.makefile`` returns it."""
 
     def readline(self, size: int = -1, /) -> bytes:
-        """A line with its end, or less at the end of the file or after `size` bytes."""
+        """Return a line with its end, or less at the end of the file or after `size` bytes."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """`size` bytes, or less at the end of the file."""
+        """Return `size` bytes, or less at the end of the file."""
 
     def read1(self, size: int = -1, /) -> bytes:
-        """What is there of `size` bytes; nothing only at the end of the file."""
+        """Return up to `size` bytes with at most one read; b"" at the end of the file only."""
 
     def peek(self, size: int = 0, /) -> bytes:
-        """What is buffered, without taking it; waits for something if nothing is."""
+        """Return buffered bytes without consuming them; wait for data if the buffer is empty."""
 
 
 class Writer(Protocol):
-    """Where a body is written."""
+    """Destination of a body."""
 
     def write(self, data: bytes, /) -> Any:
         """Write all of `data`."""
 
 
 class Head(NamedTuple):
-    """A request line and headers that can be read one way only."""
+    """The request line and headers of a valid request."""
 
     method: str
     target: str
     version: str
-    #: Names as they came, and values without the white space around them.
+    #: Names as received, and values without surrounding white space.
     headers: list[tuple[str, str]]
     #: Bytes of the body; None if it is chunked.
     length: int | None
-    #: Whether the connection ends with this request.
+    #: Whether the connection is closed after this request.
     close: bool
-    #: Whether it has a body although its connection is to be upgraded, to what is not said.
+    #: Whether it has a body and ``Connection: upgrade``, but no Upgrade header.
     suspicious: bool
-    #: Whether the client waits to be told that its body is wanted.
-    expects: bool
-    #: The headers as they came.
+    #: Whether the client waits for ``100 Continue`` before it sends the body.
+    expects_continue: bool
+    #: The raw header block.
     block: bytes
 
     @property
@@ -109,9 +109,10 @@ class Head(NamedTuple):
 
 
 def take_head(file: Reader) -> tuple[bytes, int] | None:
-    """A head that is buffered whole, as most are, and how many bytes are buffered behind it.
+    """Return a head that is buffered completely, and the number of bytes buffered after it.
 
-    None to have it read by `read_head`, line by line. Waits only if nothing is buffered.
+    Returns None, without consuming anything, if `read_head` must read it line by line. Waits only
+    if the buffer is empty.
     """
     buffered = file.peek()
     end = buffered.find(b"\r\n\r\n")
@@ -126,22 +127,22 @@ def take_head(file: Reader) -> tuple[bytes, int] | None:
 
 
 def read_head(file: Reader) -> bytes:
-    """Read a head, from the request line to the empty line; b"" if the client has gone before.
+    """Read a head, from the request line to the empty line; b"" if the connection has ended.
 
-    Raises `BadRequest` as soon as it is too large.
+    Raises `BadRequest` as soon as the head is too large.
     """
     line = file.readline(MAX_LINE + 1)
-    if line == b"\r\n":  # one empty line before is forgiven (RFC 9112, 2.2)
+    if line == b"\r\n":  # one leading empty line is ignored (RFC 9112 §2.2)
         line = file.readline(MAX_LINE + 1)
     if not line:
         return b""
     if len(line) > MAX_LINE:
-        raise BadRequest(f"a request line above {MAX_LINE} bytes", "414 URI Too Long", line)
+        raise BadRequest(f"the request line exceeds {MAX_LINE} bytes", "414 URI Too Long", line)
     lines = [line]
     size = len(line)
     while line != b"\r\n":
         if not line.endswith(b"\r\n"):
-            raise BadRequest("a line that does not end as HTTP's do, or an end in the middle")
+            raise BadRequest("a header line does not end with CRLF, or the connection ended")
         line = file.readline(MAX_HEAD + 1)
         size += len(line)
         if size > MAX_HEAD or len(lines) > MAX_HEADERS + 1:
@@ -150,24 +151,24 @@ def read_head(file: Reader) -> bytes:
     return b"".join(lines)
 
 
-def parse_head(head: bytes, before: Head | None = None) -> Head:
-    """Parse what `read_head` read; raises `BadRequest` for whatever is not plain HTTP/1.1.
+def parse_head(head: bytes, previous: Head | None = None) -> Head:
+    """Parse the bytes that `read_head` returned; raise `BadRequest` if they are not valid HTTP/1.1.
 
-    `before` is the head of an earlier request of the same connection: a client says the same of
-    itself each time, and what was found good once is not parsed again.
+    `previous` is the head of an earlier request of the same connection. Clients repeat their
+    headers in each request, and identical headers are not parsed again.
     """
     line, _, block = head[:-4].partition(b"\r\n")
     match = _REQUEST_LINE.fullmatch(line.decode("latin-1"))
     if match is None:
-        raise BadRequest("a request line that is not HTTP/1.0 or 1.1")
+        raise BadRequest("the request line is not HTTP/1.0 or 1.1")
     method, target, version = match.groups()
     if (
-        before is not None
-        and before.block == block
-        and before.version == version
-        and target.startswith("/")  # one that names a host is held against the header
+        previous is not None
+        and previous.block == block
+        and previous.version == version
+        and target.startswith("/")  # an absolute target must be compared with the Host header
     ):
-        return before._replace(method=method, target=target)
+        return previous._replace(method=method, target=target)
     headers = [_parse_header(field) for field in block.decode("latin-1").split("\r\n") if block]
     values: dict[str, list[str]] = {}
     for name, value in headers:
@@ -181,25 +182,24 @@ def parse_head(head: bytes, before: Head | None = None) -> Head:
     }
     upgrade = "upgrade" in options
     if upgrade and "upgrade" in values and length != 0:
-        # Whoever upgrades reads what follows as another protocol; a proxy reads it as the body.
-        raise BadRequest("a body in a request that asks for an upgrade")
+        # The new protocol would interpret as its own what a proxy interprets as the body.
+        raise BadRequest("an upgrade request has a body")
     expect = ",".join(values.get("expect", ())).lower()
     if version == "1.0":
-        expect = ""  # a client of HTTP/1.0 cannot wait for an interim response (RFC 9110, 10.1.1)
+        expect = ""  # HTTP/1.0 has no interim responses (RFC 9110 §10.1.1)
     if expect not in ("", "100-continue"):
-        raise BadRequest("an expectation that nobody can meet", "417 Expectation Failed")
+        raise BadRequest("the expectation is not supported", "417 Expectation Failed")
     return Head(
         method,
         _origin_form(target, method),
         version,
         headers,
         length,
-        # Whoever asks for another protocol and gets an answer in this one may not have noticed: what
-        # follows is not to be read as requests (a proxy that takes any answer for "yes" lets through
-        # what it would not have, RFC 9110, 7.8).
+        # If the upgrade is not accepted, following bytes must not be parsed as requests: a proxy
+        # that considers the connection upgraded passes them through unchecked (RFC 9110 §7.8).
         upgrade or "close" in options or (version == "1.0" and "keep-alive" not in options),
-        # Proxies that are set up as Socket.IO's own documentation says send "Connection: upgrade"
-        # with each request, and Upgrade only where the client did.
+        # Proxies configured as in the documentation of Socket.IO send "Connection: upgrade" with
+        # each request, but Upgrade only if the client sent it.
         upgrade and length != 0,
         bool(expect),
         block,
@@ -209,99 +209,107 @@ def parse_head(head: bytes, before: Head | None = None) -> Head:
 def _parse_header(line: str) -> tuple[str, str]:
     match = _FIELD.fullmatch(line)
     if match is None:
-        raise BadRequest("a header without a proper name, or with control characters")
+        raise BadRequest("a header has an invalid name or control characters")
     name, value = match.groups()
     return name, value.strip(" \t")
 
 
 def _check_host(hosts: list[str], version: str, target: str) -> None:
     if len(hosts) > 1 or (version == "1.1" and not hosts):
-        raise BadRequest("not exactly one Host")
+        raise BadRequest("the request must have exactly one Host header")
     if hosts and _HOST.fullmatch(hosts[0]) is None:
-        raise BadRequest("a Host that is not one")
+        raise BadRequest("the Host header is invalid")
     absolute = _ABSOLUTE.match(target)
     if absolute is not None and [absolute[1].lower()] != [host.lower() for host in hosts]:
-        # One reader goes by the first, another one by the second (RFC 9112, 3.2.2).
-        raise BadRequest("a request for one host that names another one as its Host")
+        # Implementations differ in which of the two they use (RFC 9112 §3.2.2).
+        raise BadRequest("the Host header differs from the host of the request target")
 
 
 def _find_length(values: dict[str, list[str]], version: str) -> int | None:
     lengths, codings = values.get("content-length"), values.get("transfer-encoding")
     if codings is not None:
         if lengths is not None or version == "1.0":
-            raise BadRequest("a body with two ways to tell its length")
+            raise BadRequest("Transfer-Encoding is combined with Content-Length or HTTP/1.0")
         if [coding.lower() for coding in codings] != ["chunked"]:
-            raise BadRequest("a transfer coding other than chunked")
+            raise BadRequest("the transfer coding is not chunked")
         return None
     if lengths is None:
         return 0
-    # isdecimal: isdigit would take a superscript, which Latin-1 has.
+    # isdigit would accept the superscript digits of Latin-1.
     if len(lengths) > 1 or not lengths[0].isdecimal():
-        raise BadRequest("a Content-Length that is not one number")
-    return min(int(lengths[0][:19]), 10**18)  # more digits are no more than above every limit
+        raise BadRequest("Content-Length is not one number")
+    return min(int(lengths[0][:19]), 10**18)  # above every limit anyway
 
 
 def _origin_form(target: str, method: str) -> str:
-    """The path and query, also of a request written for a proxy (RFC 9112, 3.2.2)."""
+    """Return the path and query, also of an absolute target (RFC 9112 §3.2.2)."""
     absolute = _ABSOLUTE.match(target)
     if absolute is not None:
         target = target[absolute.end() :] or "/"
         if target.startswith("?"):
             target = "/" + target
     if not target.startswith("/") and not (target == "*" and method == "OPTIONS"):
-        raise BadRequest("a request for something that is not a path here")
+        raise BadRequest("the request target is not a path")
     return target
 
 
 def read_body(
-    file: Reader, length: int | None, limit: int, into: Writer, progress: Callable[[int], None]
+    file: Reader, length: int | None, limit: int, target: Writer, progress: Callable[[int], None]
 ) -> int:
-    """Read a whole body and write it to `into`; returns its size.
+    """Read a whole body, write it to `target` and return its size.
 
-    `progress` is told of each piece's size. Raises `BadRequest` if the body is larger than `limit`,
-    before reading what is too much, is framed wrongly, or ends early.
+    Args:
+        file: The connection.
+        length: Bytes of the body; None if it is chunked.
+        limit: Bytes of the largest body.
+        target: Receives the blocks of the body.
+        progress: Called with the size of each block.
+
+    Raises:
+        BadRequest: The body exceeds `limit` (raised before the excess is read), is framed wrongly
+            or is incomplete.
     """
     if length is not None:
         if length > limit:
             raise too_large(limit)
-        _copy(file, length, into, progress)
+        _copy(file, length, target, progress)
         return length
     total = framing = 0
     while True:
         line = file.readline(MAX_LINE)
         framing += len(line) + 2
-        if framing > total + _FRAMING:
-            raise BadRequest("chunks so small that most of the body is their sizes")
+        if framing > total + _MAX_FRAMING_EXCESS:
+            raise BadRequest("the chunks are too small: most of the body is framing")
         size = _CHUNK.fullmatch(line)
         if not line.endswith(b"\n") and len(line) < MAX_LINE:
-            raise Truncated("a body that ends early")
+            raise Truncated("the connection ended within the body")
         if size is None:
-            raise BadRequest("a chunk without a proper size")
+            raise BadRequest("a chunk has an invalid size")
         chunk = int(size[1], 16)
         if chunk == 0:
             break
         total += chunk
         if total > limit:
             raise too_large(limit)
-        _copy(file, chunk, into, progress)
+        _copy(file, chunk, target, progress)
         if file.read(2) != b"\r\n":
-            raise BadRequest("a chunk longer than its size")
+            raise BadRequest("a chunk is longer than its size")
     if file.readline(MAX_LINE) != b"\r\n":
-        # Trailers are allowed by HTTP and used by nobody; nothing is to be smuggled in them.
-        raise BadRequest("something behind the last chunk")
+        # Trailers are valid HTTP, but practically unused and a way to smuggle headers.
+        raise BadRequest("data or trailers follow the last chunk")
     return total
 
 
 def too_large(limit: int) -> BadRequest:
-    """The refusal of a body of more than `limit` bytes."""
-    return BadRequest(f"a body above {limit} bytes", "413 Payload Too Large")
+    """Return the rejection of a body of more than `limit` bytes."""
+    return BadRequest(f"the body exceeds {limit} bytes", "413 Payload Too Large")
 
 
-def _copy(file: Reader, size: int, into: Writer, progress: Callable[[int], None]) -> None:
+def _copy(file: Reader, size: int, target: Writer, progress: Callable[[int], None]) -> None:
     while size:
         data = file.read1(min(size, 65_536))
         if not data:
-            raise Truncated("a body that ends early")
-        into.write(data)
+            raise Truncated("the connection ended within the body")
+        target.write(data)
         progress(len(data))
         size -= len(data)

@@ -1,7 +1,8 @@
-"""The response half of pywsgi's handler: each response is framed, or the connection closes.
+"""The response half of the HTTP handler: strict framing.
 
-pywsgi leaves an HTTP/1.0 response without a length unframed on a connection that stays open, writes
-whatever an application yields regardless of its Content-Length, and fails on a 204 with a body.
+Every response is framed correctly, or the connection is closed after it. pywsgi keeps a connection
+open after an HTTP/1.0 response without a length, writes more or fewer bytes than Content-Length,
+and fails on a 204 with a body.
 """
 
 from __future__ import annotations
@@ -15,30 +16,33 @@ from typing import Any
 
 from gevent.pywsgi import WSGIHandler, format_date_time
 
+from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.http.framing import BODYLESS, ResponseError, check_head
+from webpy_socketio.engine.http.protocols import HTTPServer
 from webpy_socketio.engine.io.progress import send_all
 
 __all__ = ["ClientGone", "ResponseHandler"]
 
 logger = logging.getLogger(__name__)
 
-#: Blocks up to this size are sent together with the head and the chunk's framing, in one packet.
-_JOINED = 65_536
+#: Bytes of the largest block that is joined with the head and the chunk framing in one write.
+_MAX_JOINED = 65_536
 
-_FAILED = b"Internal Server Error"
+_ERROR_BODY = b"Internal Server Error"
 
 
 class ClientGone(BrokenPipeError):
-    """The client closed the connection, or takes no data any more.
+    """The client closed the connection, or makes no progress in reading the response.
 
-    A class of its own, because an application can raise `BrokenPipeError` for reasons of its own.
+    Distinct from a `BrokenPipeError` that the application itself raises.
     """
 
 
 class ResponseHandler(WSGIHandler):
-    """Writes the responses of an application, and those of the server itself."""
+    """Writes the responses of the application and those of the server itself."""
 
-    # pywsgi declares no types.
+    # Attributes of pywsgi, which has no type annotations.
+    server: HTTPServer
     socket: Any
     result: Any
     status: Any
@@ -46,13 +50,13 @@ class ResponseHandler(WSGIHandler):
     response_headers: Any
     close_connection: Any
 
-    #: The response's Content-Length as the application declared it.
+    #: Content-Length as declared by the application.
     _declared: int | None = None
     #: Whether the application's headers include a Date.
     _dated = False
-    #: Whether no body is sent, whatever the application yields.
+    #: Whether the response has no body; blocks of the application are then discarded.
     _bodyless = False
-    #: Bytes that are missing from the declared length; None if no length limits the body.
+    #: Bytes of the declared length that are still to be sent; None without a declared length.
     _missing: int | None = None
 
     def handle_one_response(self) -> None:
@@ -67,7 +71,7 @@ class ResponseHandler(WSGIHandler):
             self.run_application()
         except ClientGone:
             self.close_connection = True
-        except:  # noqa: E722 - GreenletExit too: the connection must not stay half answered
+        except:  # noqa: E722 - GreenletExit too: a partial response must end the connection
             self.handle_error(*sys.exc_info())
         finally:
             self.time_finish = time.time()
@@ -76,7 +80,7 @@ class ResponseHandler(WSGIHandler):
     def start_response(
         self, status: str, headers: Sequence[tuple[str, str]], exc_info: Any = None
     ) -> Callable[[bytes], None]:
-        """Check and keep the head of the response; it is sent with the first block of the body."""
+        """Check and store the head of the response; it is sent with the first block of the body."""
         if self.headers_sent:
             if exc_info is not None:
                 raise exc_info[1].with_traceback(exc_info[2])
@@ -92,7 +96,7 @@ class ResponseHandler(WSGIHandler):
         return self.write
 
     def write(self, data: bytes) -> None:
-        """Send one block of the body, the head before the first one."""
+        """Send one block of the body, preceded by the head if it is the first."""
         if type(data) is not bytes:
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise ResponseError(
@@ -106,10 +110,10 @@ class ResponseHandler(WSGIHandler):
             self._write_with_headers(data)
 
     def process_result(self) -> None:
-        """Send what the application returned, and check that it was all of the response."""
-        # Iterating over bytes gives numbers, and over text single characters.
-        whole = isinstance(self.result, (bytes, str))
-        for data in [self.result] if whole else self.result:
+        """Send the body that the application returned, and check its length."""
+        # Iterating over bytes yields integers, and over text single characters.
+        is_single = isinstance(self.result, (bytes, str))
+        for data in [self.result] if is_single else self.result:
             if data:
                 self.write(data)
         if not self.headers_sent:
@@ -123,7 +127,7 @@ class ResponseHandler(WSGIHandler):
             )
 
     def finalize_headers(self) -> None:
-        """Decide how the body is framed, and whether the connection can stay open after it."""
+        """Choose the framing of the body, and whether the connection stays open."""
         headers = self.response_headers
         if not self._dated:
             headers.append((b"Date", format_date_time(time.time())))
@@ -133,7 +137,7 @@ class ResponseHandler(WSGIHandler):
         elif not self._bodyless:
             self._missing = self._declared
         if self.close_connection:
-            headers.append((b"Connection", b"close"))  # sent before it is done (RFC 9112, 9.6)
+            headers.append((b"Connection", b"close"))  # RFC 9112 §9.6
         elif self.request_version == "HTTP/1.0":
             headers.append((b"Connection", b"keep-alive"))
 
@@ -141,13 +145,15 @@ class ResponseHandler(WSGIHandler):
         """Frame a body whose length the application did not declare."""
         if isinstance(self.result, (list, tuple)):
             length = sum(map(_size, self.result))
-            if length or not self._bodyless:  # the length of GET's response is unknown to HEAD's
+            if (
+                length or not self._bodyless
+            ):  # for HEAD, an empty list does not imply an empty GET response
                 headers.append((b"Content-Length", b"%d" % length))
             self._missing = None if self._bodyless else length
         elif self._bodyless:
             pass
         elif self.request_version == "HTTP/1.0":
-            self.close_connection = True  # the end of the connection is the end of the body
+            self.close_connection = True  # closing the connection ends the body
         else:
             self.response_use_chunked = True
             headers.append((b"Transfer-Encoding", b"chunked"))
@@ -165,7 +171,7 @@ class ResponseHandler(WSGIHandler):
         self._write(data, b"HTTP/1.1 %s\r\n%s\r\n" % (self.status, head))
 
     def _write(self, data: bytes, head: bytes = b"") -> None:
-        if self._bodyless:  # a client takes it for the next response (RFC 9112, 6.3)
+        if self._bodyless:  # it would be read as the next response (RFC 9112 §6.3)
             data = b""
         excess = 0
         if self._missing is not None:
@@ -174,7 +180,7 @@ class ResponseHandler(WSGIHandler):
             self._missing -= len(data)
         if not data:
             self._sendall(head)
-        elif len(data) > _JOINED:
+        elif len(data) > _MAX_JOINED:
             self._sendall(head + b"%x\r\n" % len(data) if self.response_use_chunked else head)
             self._sendall(data)
             if self.response_use_chunked:
@@ -184,7 +190,7 @@ class ResponseHandler(WSGIHandler):
         else:
             self._sendall(head + data)
         if excess:
-            self.close_connection = True  # also if the application handles the error
+            self.close_connection = True  # also if the application catches the error
             raise ResponseError(
                 f"the body is at least {excess} bytes longer than its Content-Length: these bytes "
                 "were not sent and the connection was closed; set Content-Length to the number of "
@@ -192,9 +198,9 @@ class ResponseHandler(WSGIHandler):
             )
 
     def answer(self, status: str, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        """Write a whole response of our own, with nothing in it that needs to be checked.
+        """Write a complete response of the server, without the checks for applications.
 
-        What pywsgi does for an application's costs several times as much. Raises OSError.
+        Several times faster than the WSGI path. Raises `OSError` if it cannot be sent.
         """
         self.status = self._orig_status = status  # for the access log
         self.code = int(status[:3])
@@ -202,41 +208,46 @@ class ResponseHandler(WSGIHandler):
         lines = [f"HTTP/1.1 {status}", f"Date: {format_date_time(time.time()).decode()}"]
         lines += [f"{name}: {value}" for name, value in headers]
         if self.close_connection:
-            lines.append("Connection: close")  # said before it is done (RFC 9112, 9.6)
+            lines.append("Connection: close")  # RFC 9112 §9.6
         elif self.request_version == "HTTP/1.0":
             lines.append("Connection: keep-alive")
         head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
         self._sendall(head if self.command == "HEAD" else head + body)
 
     def _sendall(self, data: bytes) -> None:
-        """Send all of it; raise `ClientGone` if the client makes no progress or is gone."""
+        """Send all of `data`; raise `ClientGone` if the client disconnects or makes no progress."""
         if not data:
             return
         sock = self.socket
         sock.settimeout(0)
         try:
             try:
-                sent = sock.send(data)  # nearly always the kernel has room for all of it
+                sent = sock.send(data)  # the send buffer nearly always has room for all of it
             except BlockingIOError:
                 sent = 0
             if sent < len(data):
                 sock.settimeout(None)
                 send_all(sock, memoryview(data)[sent:], self.config.write_timeout)
         except OSError as error:
-            self.close_connection = True  # also if the application handles the error
-            raise ClientGone(errno.EPIPE, f"the client is gone: {error}") from error
+            self.close_connection = True  # also if the application catches the error
+            raise ClientGone(errno.EPIPE, f"the client has disconnected: {error}") from error
         finally:
             sock.settimeout(None)
         self.response_length += len(data)
 
     def log_request(self) -> None:
-        """Write the line of the access log; a log that cannot be written disturbs no request."""
-        if self.server.keeps_log:  # to make a line costs more than to write it
+        """Write the line of the access log; a failure to write it is logged and ignored."""
+        if self.server.keeps_log:  # formatting a line costs more than writing it
             try:
                 super().log_request()
             except (OSError, ValueError) as error:  # ValueError: the file is closed
-                text = f"the access log cannot be written ({error}): free space, or open it again"
+                text = f"the access log cannot be written ({error}): free space or reopen the file"
                 self.server.notices.throttled("access log", text, logging.ERROR)
+
+    @property
+    def config(self) -> EngineConfig:
+        """The settings of the server."""
+        return self.server.config
 
     def _log_error(self, t: Any, v: Any, tb: Any) -> None:
         if issubclass(t, ResponseError):
@@ -245,15 +256,15 @@ class ResponseHandler(WSGIHandler):
             super()._log_error(t, v, tb)
 
     def _send_error_response_if_possible(self, error_code: int) -> None:
-        """Answer 500 if nothing has been sent; a response that was cut off ends its connection."""
+        """Send a 500 if nothing has been sent, and close the connection in any case."""
         self.close_connection = True
         if self.headers_sent:
             return
         try:
             self.answer(
                 "500 Internal Server Error",
-                [("Content-Type", "text/plain"), ("Content-Length", str(len(_FAILED)))],
-                _FAILED,
+                [("Content-Type", "text/plain"), ("Content-Length", str(len(_ERROR_BODY)))],
+                _ERROR_BODY,
             )
         except ClientGone:
             return

@@ -1,4 +1,4 @@
-"""A server for the engine: gevent's pywsgi with the engine beside a WSGI application."""
+"""Serve an `Engine` and, beside it, a WSGI application."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ StartResponse = Callable[..., Any]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a worker with more than its part leaves who waits to the others. If nobody takes it
-#: meanwhile, it does; so it is the longest time that this costs a client.
+#: Seconds for which an overloaded worker leaves new connections to its peers. If no peer accepts
+#: them, it does, so this is the longest delay for a client.
 _YIELD_DELAY = 0.001
 
-#: Connections that it accepts then without asking again: the others have no time.
+#: Connections that it then accepts without checking again: all peers are busy.
 _ACCEPT_BURST = 4
 
 
 def take_over_all(path: str) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
-    """A WSGI application that leaves every request for `path` to the engine; the rest is 404."""
+    """Return a WSGI application that accepts every session at `path` and answers 404 elsewhere."""
 
     def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == path:
@@ -50,22 +50,29 @@ def take_over_all(path: str) -> Callable[[dict[str, Any], StartResponse], Iterab
 
 
 class EngineServer(BaseServer):
-    """Serves an `Engine`, and beside it `application` if one is given.
+    """Server for an `Engine` and, optionally, a WSGI application.
 
-    An application that is given decides which sessions may begin: it sets
-    ``environ["webpy_socketio.take_over"]`` to True. Further keywords are pywsgi's.
+    Args:
+        listener: An address, or a listening gevent socket.
+        engine: The engine.
+        application: A WSGI application. It accepts a new session by setting
+            ``environ["webpy_socketio.take_over"]`` to True. None accepts every session.
+        peers: The other workers on the same listening socket. ``session_prefix`` of the engine must
+            be ``peers.prefix``.
+        **pywsgi: Further keyword arguments of `gevent.pywsgi.WSGIServer`.
 
-    With `peers` it is one of several workers that share a listening socket; its engine's
-    ``session_prefix`` has to be theirs.
+    Raises:
+        ValueError: ``session_prefix`` is not that of `peers`.
     """
 
     handler_class = RequestHandler
 
-    #: Connections that may wait to be accepted, if the system lets so many. Of those beyond it each tries
-    #: again after a second or more; gevent's 128 are not enough when all clients come back at once.
+    #: Connections that may wait to be accepted, limited by the system (somaxconn). Clients beyond
+    #: it retry after a second or more; the 128 of gevent are too few when all clients reconnect at
+    #: once.
     backlog = 2048
 
-    #: Seconds for which one that stops waits for a younger peer to give its connections to.
+    #: Seconds for which a stopping worker waits for a newer peer to hand its connections to.
     move_timeout = 0.5
 
     def __init__(
@@ -78,19 +85,20 @@ class EngineServer(BaseServer):
     ) -> None:
         self.engine = engine
         self.peers = peers
-        #: Handlers that wait for a request, and their greenlets; None where nobody asks.
-        self.resting: dict[RequestHandler, Any] | None = None
-        #: Handlers that have a connection, those that wait among them; where somebody asks.
-        self.handling: set[RequestHandler] = set()
+        #: Handlers of idle keep-alive connections and their greenlets; None without peers.
+        self.idle_handlers: dict[RequestHandler, Any] | None = None
+        #: Handlers of all connections, idle ones included; empty without peers.
+        self.handlers: set[RequestHandler] = set()
         self._load_table: LoadTable | None = None
         self._is_watched = False
-        #: Connections that we accept whatever the others have.
+        #: Connections that are accepted without looking at the load of the peers.
         self._accepted_in_burst = 0
         if peers is not None:
             if engine.config.session_prefix != peers.prefix:
-                raise ValueError("the engine's session_prefix has to be that of its peers")
-            self.resting = {}
-            # pywsgi then accepts one connection a turn, so that they are spread over the workers.
+                raise ValueError("session_prefix of the engine must be peers.prefix")
+            self.idle_handlers = {}
+            # pywsgi then accepts one connection per loop iteration, which spreads them over the
+            # workers.
             pywsgi["environ"] = {**pywsgi.get("environ", {}), "wsgi.multiprocess": True}
         if "certfile" in pywsgi and not pywsgi.keys() & {"ssl_context", "ssl_version"}:
             pywsgi["ssl_context"] = _tls_context(pywsgi)
@@ -98,16 +106,16 @@ class EngineServer(BaseServer):
         super().__init__(listener, application, engine.config, engine.notices, **pywsgi)
 
     def log_unmatched(self, environ: dict[str, Any], code: int) -> None:
-        """The application answered a request with `code` that may have been meant for the engine."""
+        """Log a request that the application answered but that may be meant for the engine."""
 
     def start(self) -> None:
         if self.peers is not None and not self.started:
-            self.peers.start(self.serve)  # before there is a session that they may ask for
+            self.peers.start(self.serve)  # before a session exists that a peer may need
             self.init_socket()
             self._load_table = LoadTable(self.peers.folder, self.peers.name, self.socket.fileno())
             self.peers.is_alive = self._load_table.is_alive
-            self._telling = self.loop.timer(0.0, READ_TIMEOUT / 5, ref=False)
-            self._telling.start(self._publish_load)
+            self._publish_timer = self.loop.timer(0.0, READ_TIMEOUT / 5, ref=False)
+            self._publish_timer.start(self._publish_load)
         super().start()
         if not self._is_watched:
             self._is_watched = True
@@ -115,7 +123,7 @@ class EngineServer(BaseServer):
 
     @property
     def _load(self) -> int:
-        return len(self.engine.sessions) + len(self.handling)
+        return len(self.engine.sessions) + len(self.handlers)
 
     def _publish_load(self) -> None:
         if self._load_table is not None:
@@ -125,12 +133,12 @@ class EngineServer(BaseServer):
             self.peers.ensure()
 
     def close(self) -> None:
-        """Accept nothing more; what was accepted is served."""
+        """Stop accepting connections; those already accepted are served."""
         if self.peers is not None and hasattr(self, "socket"):
-            unregister_fd(self.loop, self.socket.fileno())  # the other workers listen on it still
+            unregister_fd(self.loop, self.socket.fileno())  # the other workers still listen on it
         if self._load_table is not None:
-            self._telling.stop()
-            self._telling.close()
+            self._publish_timer.stop()
+            self._publish_timer.close()
             self._load_table.leave()
             self._load_table = None
         super().close()
@@ -139,54 +147,52 @@ class EngineServer(BaseServer):
         if self.peers is None:
             super().handle(sock, address)
         else:
-            self._handle_counted(self.handler_class(sock, address, self))
+            self._run_handler(self.handler_class(sock, address, self))
 
-    def serve(self, visit: HandedConnection) -> None:
-        """Serve a connection that a peer accepted."""
-        sock, peer = visit.sock, peer_of(visit.address)
+    def serve(self, connection: HandedConnection) -> None:
+        """Serve a connection that a peer accepted and handed off."""
+        sock, peer = connection.sock, peer_of(connection.address)
         if not self.engine.config.proxies.trusts(peer):
             if not self._addresses.has_room(peer):
                 self._reject(sock, peer)
                 return
             self._addresses.add(sock, peer)
         try:
-            rfile = prefixed_reader(sock, visit.data)
-            self._handle_counted(self.handler_class(sock, visit.address, self, rfile))
+            rfile = prefixed_reader(sock, connection.data)
+            self._run_handler(self.handler_class(sock, connection.address, self, rfile))
         finally:
             self._addresses.remove(sock)
 
-    def _handle_counted(self, handler: RequestHandler) -> None:
-        self.handling.add(handler)
+    def _run_handler(self, handler: RequestHandler) -> None:
+        self.handlers.add(handler)
         try:
             handler.handle()
         finally:
-            self.handling.discard(handler)
+            self.handlers.discard(handler)
 
     def leave_peers(self, timeout: float) -> None:
-        """Take nothing more from them, and give them the connections that were accepted.
+        """Stop receiving connections from peers, and hand off the accepted ones to them.
 
-        Those that rest go at once, the others when what they do is done, within `timeout` seconds.
+        Idle connections are handed off at once, the others after their current request, within
+        `timeout` seconds.
         """
-        if self.peers is None or self.resting is None:
+        if self.peers is None or self.idle_handlers is None:
             return
         self.peers.stop()
-        until = time.monotonic() + max(timeout, self.move_timeout + 1.0)
-        gevent.sleep(0)  # what was accepted a moment ago has its handler now
-        while self.handling and time.monotonic() < until:
-            for handler in list(self.resting):
+        deadline = time.monotonic() + max(timeout, self.move_timeout + 1.0)
+        gevent.sleep(0)  # let connections that were just accepted get their handlers
+        while self.handlers and time.monotonic() < deadline:
+            for handler in list(self.idle_handlers):
                 self.loop.run_callback(self._hand_off, handler)
             gevent.sleep(0.01)
 
     def _hand_off(self, handler: RequestHandler) -> None:
-        assert self.resting is not None
-        if handler in self.resting:  # and has not heard of a request meanwhile
-            self.resting[handler].throw(HandOffRequested())
+        assert self.idle_handlers is not None
+        if handler in self.idle_handlers:  # no request has arrived meanwhile
+            self.idle_handlers[handler].throw(HandOffRequested())
 
     def do_read(self) -> Any:
-        """Accept a connection, or wait a little.
-
-        A worker with more than its share waits, so that another worker accepts the connection.
-        """
+        """Accept a connection; an overloaded worker pauses first, so that a peer can accept it."""
         if self._load_table is not None:
             load = self._load + 1
             if self._accepted_in_burst:
@@ -196,7 +202,7 @@ class EngineServer(BaseServer):
                 return None
             self._load_table.update(load)
         accepted = super().do_read()
-        if accepted is None:  # another one was faster, and has time
+        if accepted is None:  # a peer accepted it, so not all of them are busy
             self._accepted_in_burst = 0
         return accepted
 
@@ -207,10 +213,12 @@ class EngineServer(BaseServer):
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         try:
-            with gevent.Timeout(self.engine.config.header_timeout, TimeoutError("too slow")):
+            with gevent.Timeout(self.engine.config.header_timeout, TimeoutError("timed out")):
                 sock = self.wrap_socket(client_socket, **self.ssl_args)
-        except OSError as error:  # most often somebody who does not speak TLS, or not ours
-            text = f"a TLS handshake failed: {error}"
+        except (
+            OSError
+        ) as error:  # most often a client without TLS, or without a common version or cipher
+            text = f"TLS handshake failed: {error}"
             self.engine.notices.throttled("TLS handshake", text, logging.DEBUG, logger)
             client_socket.close()
             return
@@ -220,16 +228,20 @@ class EngineServer(BaseServer):
             sock.close()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Stop listening, close every session, and forget them."""
+        """Stop listening, close every session, and free all resources.
+
+        Args:
+            timeout: Seconds for pending responses and hand-offs; None for ``stop_timeout``.
+        """
         self.close()
         self.engine.close()
-        until = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
-        self.engine.wait_answered(until - time.monotonic())
-        self.leave_peers(until - time.monotonic())
+        deadline = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
+        self.engine.wait_answered(deadline - time.monotonic())
+        self.leave_peers(deadline - time.monotonic())
         self.dispose()
 
     def dispose(self) -> None:
-        """Forget what is left of the sessions; the last step of `stop`."""
+        """Discard the remaining sessions; the last step of `stop`."""
         self.engine.dispose()
         if self._is_watched:
             self._is_watched = False
@@ -237,10 +249,10 @@ class EngineServer(BaseServer):
 
 
 def _tls_context(pywsgi: dict[str, Any]) -> Any:
-    """Make a context of pywsgi's TLS keywords, which are taken out.
+    """Make an `SSLContext` of the TLS keywords of pywsgi, and remove them.
 
-    gevent would make one for each connection, and read the files each time; and one of a kind that
-    the standard library deprecates.
+    gevent makes one for each connection, which reads the files each time, and with a protocol
+    constant that the standard library deprecates.
     """
     context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pywsgi.pop("certfile"), pywsgi.pop("keyfile", None))

@@ -1,4 +1,4 @@
-"""Storage of a request's body: in memory, then in a temporary file that a full disk can refuse."""
+"""Store request bodies, and handle failures of the temporary folder."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from webpy_socketio.engine.http.parser import BadRequest
 
 __all__ = ["Spool", "StorageFailure"]
 
-#: Errors that mean that there is no room, rather than that the folder or the system is broken.
-_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+#: Errors for lack of disk space, answered with 507; other errors are answered with 503.
+_DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 class StorageFailure(BadRequest):
-    """The body of a request cannot be stored, through no fault of the client."""
+    """A request body cannot be stored, an error of the server."""
 
     def __init__(self, error: OSError) -> None:
-        full = error.errno in _NO_ROOM
-        # `tempfile` uses an OSError of its own text if it finds no folder that can be written.
+        full = error.errno in _DISK_FULL
+        # `tempfile` raises an OSError with its own text if no folder is writable.
         cause = os.strerror(error.errno) if error.errno is not None else str(error)
         if error.errno == errno.ENOENT:
             cause = error.strerror or cause
@@ -27,18 +27,18 @@ class StorageFailure(BadRequest):
             "the body cannot be stored",
             "507 Insufficient Storage" if full else "503 Service Unavailable",
         )
-        #: For the log: the client does not learn what the server's disk is like.
+        #: Cause and remedy for the log; the client gets no details about the server.
         self.report = (
             f"the body cannot be stored in a temporary file ({cause}): free space in its folder, "
-            "or set TMPDIR to a folder that can be written"
+            "or set TMPDIR to a writable folder"
         )
 
 
 class Spool:
-    """Writes a body to a file, and discards the rest of the body once that fails.
+    """Writes a body to a file; if that fails, the rest of the body is discarded.
 
-    The body is read to its end all the same: a client that is still sending does not read the
-    answer, and a connection that is closed meanwhile is reset, which discards the answer.
+    The body must be read to its end even then: closing the connection while the client sends
+    resets it, and the client would lose the response.
     """
 
     def __init__(self, file: Any) -> None:
@@ -46,7 +46,7 @@ class Spool:
         self._failure: OSError | None = None
 
     def write(self, data: bytes) -> None:
-        """Write `data`, unless an earlier part failed."""
+        """Write `data`, unless an earlier write failed."""
         if self._failure is None:
             try:
                 self._file.write(data)
@@ -54,15 +54,14 @@ class Spool:
                 self._failure = error
 
     def finish(self) -> None:
-        """Make the file ready to be read from its beginning.
+        """Flush the file and rewind it for reading.
 
         Raises:
             StorageFailure: A part of the body was not stored.
-
         """
         if self._failure is None:
             try:
-                self._file.seek(0)  # which writes what is still buffered
+                self._file.seek(0)  # flushes the buffer
                 return
             except OSError as error:
                 self._failure = error

@@ -1,8 +1,8 @@
-"""The HTTP side of the engine, on gevent's pywsgi.
+"""Dispatch HTTP requests to the engine or to the WSGI application.
 
-A request is taken over from the WSGI application that marked it as the engine's, or answered
-without it when its session lives in the engine already. After a WebSocket's handshake the
-connection leaves the request's greenlet altogether, unless it is a TLS one.
+Requests of existing sessions go to the engine directly. New sessions pass through the application,
+which accepts them by a mark in the environ. After a WebSocket handshake the connection is detached
+from the request's greenlet, unless it uses TLS.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from webpy_socketio.engine.engineio.takeover import ACCEPT_KEY, MARK, RAW_PATH, 
 from webpy_socketio.engine.http.handler import ConnectionHandedOff, HTTPHandler
 from webpy_socketio.engine.http.headers import select_headers
 from webpy_socketio.engine.http.parser import BadRequest, Head
+from webpy_socketio.engine.http.protocols import EngineHTTPServer
 from webpy_socketio.engine.io.isolation import Isolation
 from webpy_socketio.engine.io.streams import TCPStream
 from webpy_socketio.engine.io.tls import TLSStream
-from webpy_socketio.engine.workers.handoff import PeerWorkers, unregister_fd
+from webpy_socketio.engine.workers.handoff import unregister_fd
 from webpy_socketio.engine.workers.relay import relay
 
 __all__ = ["ACCEPT_KEY", "RequestHandler"]
@@ -39,20 +40,22 @@ _READ = 1
 
 
 class RequestHandler(HTTPHandler):
-    """pywsgi's handler, with an engine beside the application."""
+    """Handler for an engine beside a WSGI application."""
 
-    #: The session's transport whose POST this is, until it is handled.
+    server: EngineHTTPServer
+
+    #: Transport of the session to which the current POST belongs, until it is handled.
     _posted: Polling | None = None
 
-    #: Of the connection's greenlet, from its first request for the application on.
+    #: Detects timeouts left pending in this greenlet; set by the first request of the application.
     _isolation: Isolation | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         super().__init__(sock, address, server, rfile)
-        sock.settimeout(None)  # the one of the TLS handshake
+        sock.settimeout(None)  # reset the timeout of the TLS handshake
         if sock.family in (_socket.AF_INET, _socket.AF_INET6):
-            # Small answers and frames are the rule here; Nagle's algorithm holds the second of two
-            # back until the first is acknowledged, 40 ms later.
+            # Most responses and frames are small: Nagle's algorithm would delay the second of two
+            # until the first is acknowledged, up to 40 ms.
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
     def body_limit(self, path: str) -> int:
@@ -61,7 +64,7 @@ class RequestHandler(HTTPHandler):
         )
 
     def explain(self, failure: BadRequest) -> tuple[str, str, bytes]:
-        # One of ours that is too long even for HTTP is told so as all the others are.
+        # A request line beyond the limit of HTTP gets the same response as other too long queries.
         path, query, _ = failure.line.partition(b" ")[2].partition(b"?")
         if query and path.endswith(self.server.engine.path.encode()):
             return QUERY_TOO_LONG.status, QUERY_TOO_LONG.content_type, QUERY_TOO_LONG.body
@@ -76,13 +79,14 @@ class RequestHandler(HTTPHandler):
         self.server.engine.abort_post(self.path.partition("?")[2], reason)
 
     def route(self, head: Head) -> None:
-        """Give the connection to the peer that holds the session which the request names.
+        """Hand off the connection to the peer that owns the session of the request.
 
-        And whatever is no session's, once we are about to end, to a younger one.
+        While this worker stops, requests without a session are handed off to a newer worker.
         """
-        peers: PeerWorkers = self.server.peers
+        peers = self.server.peers
+        assert peers is not None
         name = None
-        # Whatever the path: a WSGI wrapper may change it, and only after the request is routed.
+        # For every path: a WSGI wrapper may change it after the request is routed.
         if "sid=" in head.target and ("EIO=" in head.target or self._is_engine_path(head.target)):
             sid = sid_in(head.target.partition("?")[2])
             if sid.startswith(peers.prefix):
@@ -91,44 +95,47 @@ class RequestHandler(HTTPHandler):
         if name is not None:
             if self._send_connection(name, self._head + self.read_ahead()):
                 raise ConnectionHandedOff
-        elif self.server.engine.stopping and self._send_to_younger_worker(
+        elif self.server.engine.stopping and self._send_to_newer_worker(
             self._head + self.read_ahead()
         ):
             raise ConnectionHandedOff
 
     def hand_off(self) -> None:
-        self._send_to_younger_worker(self.read_ahead())
+        self._send_to_newer_worker(self.read_ahead())
 
-    def _send_to_younger_worker(self, data: bytes) -> bool:
+    def _send_to_newer_worker(self, data: bytes) -> bool:
         if isinstance(self.socket, SSLSocket):
-            return False  # we would have to stay, to pass its bytes on
-        until = time.monotonic() + self.server.move_timeout
+            return False  # relaying would keep this worker from stopping
+        peers = self.server.peers
+        assert peers is not None
+        deadline = time.monotonic() + self.server.move_timeout
         while True:
-            if any(self._send_connection(name, data) for name in self.server.peers.younger()):
+            if any(self._send_connection(name, data) for name in peers.newer_workers()):
                 return True
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 return False
-            gevent.sleep(0.02)  # it may be starting still
+            gevent.sleep(0.02)  # it may still be starting
 
     def _send_connection(self, name: int, data: bytes) -> bool:
-        """Give the connection away; False if nobody took it, and it is to be served here."""
-        peers: PeerWorkers = self.server.peers
+        """Hand off the connection; return False if the peer did not accept it."""
+        peers = self.server.peers
+        assert peers is not None
         sock = self.socket
         if isinstance(sock, SSLSocket):
             with peers.relay(name, self.client_address, data) as link:
                 if link is None:
                     return False
-                self.server.handling.discard(self)
+                self.server.handlers.discard(self)
                 relay(sock, link, self.config.write_timeout)
                 sock.close()
         else:
             if not peers.send_connection(name, sock, self.client_address, data):
                 return False
             unregister_fd(self.server.loop, sock.fileno())
-            # At once: gevent's own ways to close may wait for the loop's next turn, and until then
-            # the client would not hear that its new host closes.
+            # Close immediately: gevent may defer the close to the next loop iteration, and until
+            # then the client would not notice when the peer closes the connection.
             _socket.socket(fileno=sock.detach()).close()
-        self.socket = None  # pywsgi reads from a socket that it closes; this one it is to leave
+        self.socket = None  # otherwise pywsgi would drain and close it
         return True
 
     def get_environ(self) -> dict[str, Any]:
@@ -153,8 +160,8 @@ class RequestHandler(HTTPHandler):
         environ: dict[str, Any] = self.environ
         headers: list[tuple[str, str]] = []
         if not engine.has_session(environ):
-            # A new session is the application's to allow; its later requests are not shown to
-            # it: they would load and save a web session each, over what pages save meanwhile.
+            # The application decides about new sessions only. Each later request would load and
+            # save a web session, and overwrite changes that pages make meanwhile.
             mark = TakeOverMark(environ)
             environ[ACCEPT_KEY] = False
             environ[MARK] = mark
@@ -172,26 +179,26 @@ class RequestHandler(HTTPHandler):
     def _run_wsgi(self, mark: TakeOverMark) -> bool:
         """Run the application; return True if it completed and left the request to the engine."""
         environ = self.environ
-        may_be_ours = "EIO=" in environ["QUERY_STRING"] or environ["PATH_INFO"].endswith(
+        may_be_engine = "EIO=" in environ["QUERY_STRING"] or environ["PATH_INFO"].endswith(
             self.server.engine.path
         )
         result: Any = None
-        leaves = "HTTP_UPGRADE" in self.environ  # after it no request follows
-        if self._isolation is None and not (self.close_connection or leaves):
+        is_last = "HTTP_UPGRADE" in self.environ
+        if self._isolation is None and not (self.close_connection or is_last):
             self._isolation = Isolation()
         try:
             result = self.application(environ, self.start_response)
-            if may_be_ours:
-                # A generator does nothing, and marks nothing, before its first piece is asked for.
+            if may_be_engine:
+                # A generator runs, and sets the mark, only when its first block is requested.
                 iterator = iter(result)
                 first = next(iterator, b"")
-                taken = mark.environ is not None or environ.get(ACCEPT_KEY) is True
-                if taken and self.code == 200:
-                    for _ in iterator:  # to its end: processors have work to do there
+                accepted = mark.environ is not None or environ.get(ACCEPT_KEY) is True
+                if accepted and self.code == 200:
+                    for _ in iterator:  # run it to its end, for the processors of web.py
                         pass
                     return True
-                # Not for a page whose query looks like a handshake's: an allowed origin may
-                # connect, but not read the site.
+                # Not for pages whose query looks like a handshake: an allowed origin may connect,
+                # but not read pages.
                 if self.status and environ[RAW_PATH].endswith(self.server.engine.path):
                     self._add_cors_headers()
                 self.result = itertools.chain([first], iterator)
@@ -205,15 +212,16 @@ class RequestHandler(HTTPHandler):
             self.result = None
             if close is not None:
                 close()
-            getcurrent().gr_context = None  # context variables are the request's
+            getcurrent().gr_context = None  # context variables end with the request
             self._check_isolation()
 
     def _check_isolation(self) -> None:
-        """Close the connection if the page left a timeout that would be raised in the next request.
+        """Close the connection if a `gevent.Timeout` of the page is still pending.
 
-        A request of its own greenlet each would cost as much as answering it.
+        It would be raised in the next request. A new greenlet for each request would prevent that
+        too, but cost as much as the request itself.
         """
-        # The check may wait, and a server that stops sets `close_connection` meanwhile.
+        # The check may wait, and a stopping server sets `close_connection` meanwhile.
         if (
             not self.close_connection
             and self._isolation is not None
@@ -222,7 +230,7 @@ class RequestHandler(HTTPHandler):
             self.close_connection = True
 
     def _add_cors_headers(self) -> None:
-        """Let a page of an allowed origin read why the application rejects its handshake."""
+        """Add CORS headers, so that allowed origins can read why a handshake is rejected."""
         if self.code < 400:
             return
         names = {name.lower() for name, _ in self.response_headers}
@@ -243,18 +251,18 @@ class RequestHandler(HTTPHandler):
     ) -> None:
         if "websocket" not in environ.get("HTTP_UPGRADE", "").lower():
             with engine.answering():
-                response = engine.respond(environ, self._watch)
-                self._post_received()  # the client may send the next one as soon as it is answered
+                response = engine.respond(environ, self._watch_for_disconnect)
+                self._post_received()  # before the response: the client may then send the next
                 self._answer(response, headers)
             return
         upgrade = engine.upgrade(environ, headers)
         if isinstance(upgrade, Upgrade):
-            self._hand_over(engine, upgrade)
+            self._start_websocket(engine, upgrade)
         else:
             self._answer(upgrade, headers)
 
     def _is_engine_path(self, target: str) -> bool:
-        """Whether a request is the engine's, however its path is written."""
+        """Return whether a request target is that of the engine, also if it is percent-encoded."""
         engine: Engine = self.server.engine
         path, _, query = target.partition("?")
         return engine.serves(unquote(path, "latin-1"), query)
@@ -265,51 +273,53 @@ class RequestHandler(HTTPHandler):
             posted.arriving = False
 
     def _answer(self, response: Response, headers: list[tuple[str, str]]) -> None:
-        # A client that keeps connections alive would come back to a server that has stopped.
+        # A client must not reuse a connection of a server that stops.
         stopping = self.server.peers is None and self.server.engine.stopping
         self.close_connection = self.close_connection or response.close or stopping
         try:
             self.answer(response.status, response.all_headers() + headers, response.body)
-        except OSError:  # gone, or not reading: nothing to tell anybody but the session
+        except OSError:  # disconnected, or not reading
             self.server.engine.response_failed(self.environ)
             self.close_connection = True
 
-    def _hand_over(self, engine: Engine, upgrade: Upgrade) -> None:
+    def _start_websocket(self, engine: Engine, upgrade: Upgrade) -> None:
         self.status = self._orig_status = "101 Switching Protocols"  # for the access log
-        self.server.handling.discard(self)
+        self.server.handlers.discard(self)
         self.close_connection = True
         self.headers_sent = True
-        first = self.read_ahead()
+        first_bytes = self.read_ahead()
         sock = self.socket
-        self.socket = None  # pywsgi reads from a socket that it closes; this one it is to leave
-        self.begin_websocket(engine, upgrade, sock, first)
+        self.socket = None  # otherwise pywsgi would drain and close it
+        self.begin_websocket(engine, upgrade, sock, first_bytes)
 
-    def begin_websocket(self, engine: Engine, upgrade: Upgrade, sock: Any, first: bytes) -> None:
-        """Let a WebSocket begin on the request's socket, which is ours from now on."""
+    def begin_websocket(
+        self, engine: Engine, upgrade: Upgrade, sock: Any, first_bytes: bytes
+    ) -> None:
+        """Start the WebSocket on the socket of the request, which it then owns."""
         timeout = engine.config.write_timeout
         if isinstance(sock, SSLSocket):
             tls = TLSStream(sock, timeout)
-            upgrade.start(tls, first)
+            upgrade.start(tls, first_bytes)
             tls.run()
             sock.close()
         else:
-            # A plain C socket: gevent's would bring its watchers, and a way to wait.
+            # A plain C socket, without the watchers of gevent.
             raw = _socket.socket(fileno=sock.detach())
             raw.setblocking(False)
-            upgrade.start(TCPStream(raw, engine.loop, timeout), first)
+            upgrade.start(TCPStream(raw, engine.loop, timeout), first_bytes)
 
     @contextlib.contextmanager
-    def _watch(self, hung_up: Callable[[], None]) -> Iterator[None]:
-        """Call `hung_up` if the client closes its connection while it waits for an answer."""
+    def _watch_for_disconnect(self, on_disconnect: Callable[[], None]) -> Iterator[None]:
+        """Call `on_disconnect` if the client closes the connection before the response."""
         watcher = self.server.loop.io(self.socket.fileno(), _READ)
 
-        def look() -> None:
+        def check() -> None:
             try:
                 descriptor = os.dup(self.socket.fileno())
-            except OSError:  # none is left; the heartbeat will find out
+            except OSError:  # no descriptor left; the heartbeat detects the loss later
                 watcher.stop()
                 return
-            # Not gevent's socket, which would wait; nor the TLS one, which cannot peek.
+            # A plain C socket: that of gevent would wait, and a TLS socket cannot peek.
             with contextlib.closing(_socket.socket(fileno=descriptor)) as peeker:
                 peeker.setblocking(False)
                 try:
@@ -320,9 +330,9 @@ class RequestHandler(HTTPHandler):
                     data = b""
             watcher.stop()
             if not data:
-                hung_up()
+                on_disconnect()
 
-        watcher.start(look)
+        watcher.start(check)
         try:
             yield
         finally:

@@ -1,1 +1,1 @@
-"""I/O building blocks: streams, outboxes, timers, greenlets, encoded packets."""
+"""I/O building blocks: streams, outboxes, timers, greenlets and encoded packets."""

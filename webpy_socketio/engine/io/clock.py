@@ -1,6 +1,7 @@
-"""What time it is, and a timer: whatever waits for its time to come asks a clock.
+"""The clock and the timers of the engine, replaceable by tests.
 
-There is one, gevent's, until a test puts another in its place, on which an hour passes at once.
+The default clock uses the monotonic time and the timers of gevent. `webpy_socketio.testing`
+replaces it by a clock with virtual time.
 """
 
 from __future__ import annotations
@@ -15,29 +16,29 @@ __all__ = ["Clock", "Timer", "call_later", "current_clock", "monotonic", "replac
 
 
 class Timer(Protocol):
-    """What a clock gives; gevent's timers are like this."""
+    """A one-shot timer with the interface of gevent's timers."""
 
     def start(self, callback: Callable[..., Any], *args: Any, update: bool | None = None) -> None:
-        """Call `callback` on the hub, once, when the time has come: it must not wait."""
+        """Call `callback` once on the hub when the time has passed; it must not block."""
 
     def stop(self) -> None:
-        """Do not call it any more."""
+        """Cancel the call."""
 
     def close(self) -> None:
-        """Stop, and free what it holds."""
+        """Stop the timer and free its resources."""
 
 
 class Clock:
-    """The machine's: monotonic, so that a jump of its date means nothing."""
+    """Monotonic time and gevent timers; changes of the system time have no effect."""
 
     __slots__ = ()
 
     def now(self) -> float:
-        """Seconds since some moment."""
+        """Return seconds since an arbitrary point in time."""
         return time.monotonic()
 
     def timer(self, seconds: float) -> Timer:
-        """A timer that is still to be started."""
+        """Return a timer for `seconds`, which is not started yet."""
         timer: Timer = gevent.get_hub().loop.timer(seconds)
         return timer
 
@@ -46,28 +47,39 @@ _current = Clock()
 
 
 def current_clock() -> Clock:
-    """The clock that servers are made with."""
+    """Return the clock that new servers use."""
     return _current
 
 
 def replace_clock(clock: Clock) -> Clock:
-    """Let servers be made with `clock` from now on; returns the one before."""
+    """Use `clock` for new servers; return the previous clock."""
     global _current
-    before, _current = _current, clock
-    return before
+    previous, _current = _current, clock
+    return previous
 
 
 def monotonic() -> float:
-    """Seconds since some moment, as `time.monotonic`; in a test, virtual time, as `call_later`."""
+    """Return seconds since an arbitrary point in time, as `time.monotonic`.
+
+    In tests with a virtual clock this is the virtual time.
+    """
     return _current.now()
 
 
 def call_later(seconds: float, function: Callable[..., Any], *args: Any) -> Timer:
-    """Call `function` on the hub in `seconds`, where it must not wait; its ``close()`` takes it back.
+    """Call a function later on the hub.
 
-    For plugins, and for handlers whose tests are not to wait: in a test, virtual time.
+    Tests with a virtual clock run the call without waiting.
+
+    Args:
+        seconds: Delay in seconds.
+        function: The function; it must not block.
+        *args: Its arguments.
+
+    Returns:
+        A timer, whose ``close()`` cancels the call.
     """
     timer = _current.timer(seconds)
-    # gevent's loop keeps its own idea of now, from when the turn began: have it look again.
+    # gevent caches the time at the start of an iteration; `update` refreshes it.
     timer.start(function, *args, update=True)
     return timer

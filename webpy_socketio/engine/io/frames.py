@@ -1,7 +1,7 @@
-"""WebSocket frames of the plainest kind (RFC 6455, 5.2), without detours.
+"""A fast path for the most common WebSocket frames (RFC 6455 §5.2).
 
-Everything else, and all that is not exactly this, is the `websockets` library's to read. Measured: a
-frame takes 1 µs here and 6 there, of the 45 that a message with an acknowledgement takes.
+All other frames are parsed by the `websockets` library. Measured: 1 µs a frame here and 6 µs there,
+of the 45 µs of a message with an acknowledgement.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import struct
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # the library was installed without its compiled part
+except ImportError:  # `websockets` is installed without its C extension
     from websockets.utils import apply_mask
 
 __all__ = ["BINARY", "TEXT", "encode", "size_on_the_wire", "whole_text"]
@@ -18,32 +18,32 @@ __all__ = ["BINARY", "TEXT", "encode", "size_on_the_wire", "whole_text"]
 _FIN, _MASKED = 0x80, 0x80
 TEXT, BINARY = 0x1, 0x2
 
-#: The longest payload whose length fits into the second byte.
-_SHORT = 125
+#: Bytes of the longest payload whose length fits into the second byte of the header.
+_MAX_SHORT = 125
 
-#: Bytes in front of a short payload of a client: two, and the key of the mask.
+#: Bytes of a client's frame before a short payload: two, and the masking key.
 _HEAD = 6
 
 
 def encode(opcode: int, data: bytes) -> bytes:
-    """A server's frame: final, and not masked."""
+    """Return a final, unmasked frame."""
     size = len(data)
-    if size <= _SHORT:
+    if size <= _MAX_SHORT:
         return bytes((_FIN | opcode, size)) + data
     if size <= 0xFFFF:
         return struct.pack("!BBH", _FIN | opcode, 126, size) + data
     return struct.pack("!BBQ", _FIN | opcode, 127, size) + data
 
 
-def whole_text(data: bytes, at_most: int) -> bytes | None:
-    """The payload, if `data` is one short and final text frame of a client, and nothing else.
+def whole_text(data: bytes, max_size: int) -> bytes | None:
+    """Return the payload if `data` is exactly one short, final, masked text frame.
 
-    None for whatever is not, and for a payload of more than `at_most` bytes.
+    Returns None for everything else, and for payloads of more than `max_size` bytes.
     """
     size = len(data) - _HEAD
     if (
-        not 0 <= size <= _SHORT
-        or size > at_most
+        not 0 <= size <= _MAX_SHORT
+        or size > max_size
         or data[0] != _FIN | TEXT
         or data[1] != _MASKED | size
     ):
@@ -52,5 +52,5 @@ def whole_text(data: bytes, at_most: int) -> bytes | None:
 
 
 def size_on_the_wire(size: int) -> int:
-    """Bytes of a client's frame with a payload of `size`, its length written as briefly as it can."""
-    return size + (_HEAD if size <= _SHORT else _HEAD + 2 if size <= 0xFFFF else _HEAD + 8)
+    """Return the bytes of a client's frame with `size` bytes of payload (shortest header)."""
+    return size + (_HEAD if size <= _MAX_SHORT else _HEAD + 2 if size <= 0xFFFF else _HEAD + 8)

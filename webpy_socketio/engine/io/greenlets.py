@@ -1,7 +1,7 @@
-"""Greenlets to run handlers in, used again and again.
+"""A pool of greenlets for handlers.
 
-A connection without work has none. To make a greenlet for each message costs several times what
-the message costs otherwise (measured: 31 µs against 4), so those that are done wait for the next.
+Idle connections have no greenlet. Creating one for each message costs several times as much as the
+message itself (measured: 31 µs against 4), so idle greenlets are reused.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["GreenletPool"]
 
 logger = logging.getLogger(__name__)
 
-#: Idle greenlets that are kept; a stack of Python's each, 16 KB.
+#: Idle greenlets that are kept, of about 16 KB each.
 MAX_IDLE = 256
 
 
 class GreenletPool:
-    """A pool without an upper bound: work never waits for a greenlet, only greenlets for work."""
+    """An unbounded pool of greenlets: a function never waits for a free greenlet."""
 
     __slots__ = ("_hub", "_idle")
 
@@ -34,39 +34,39 @@ class GreenletPool:
         self._idle: list[Any] = []
 
     def run(self, function: Callable[[], None]) -> Any:
-        """Have `function` run soon in a greenlet, which is returned."""
-        # A list is emptied by the worker: a greenlet keeps what it was started with until its end.
+        """Schedule `function` in a greenlet of the pool, and return the greenlet."""
+        # A list, which the worker empties: a greenlet references its start arguments until it ends.
         task = [self, function]
         while self._idle:
             worker = self._idle.pop()
             if getrefcount(worker) == UNREFERENCED:
                 break
-            # Something is pending for it, such as a timeout that an earlier function left running.
-            # It is set aside, and ends when nothing refers to it.
+            # A timeout or another switch is pending for this greenlet, left by an earlier function.
+            # Drop it; it ends when nothing refers to it.
         else:
             worker = greenlet(self._work, self._hub)
         self._hub.loop.run_callback(worker.switch, task)
         return worker
 
     def dispose(self) -> None:
-        """End the greenlets that are idle."""
+        """End all idle greenlets."""
         while self._idle:
             self._hub.loop.run_callback(self._idle.pop().throw)
 
     def _work(self, task: list[Any]) -> None:
-        # No variable of this frame may refer to its greenlet: see `run`.
+        # No variable of this frame may reference its own greenlet; `run` counts references.
         while True:
-            # What an earlier function left pending may switch to this greenlet, with anything.
+            # A pending switch of an earlier function may resume this greenlet with any value.
             if type(task) is list and len(task) == 2 and task[0] is self:
                 function = task.pop()
                 try:
                     function()
                 except BaseException:
-                    logger.exception("a worker's function failed")
+                    logger.exception("a function in the greenlet pool failed")
                 del function
                 if len(self._idle) >= MAX_IDLE:
                     return
-                getcurrent().gr_context = None  # context variables are the function's
+                getcurrent().gr_context = None  # context variables end with the function
                 self._idle.append(getcurrent())
             try:
                 task = self._hub.switch()
@@ -74,7 +74,7 @@ class GreenletPool:
                 if getcurrent() in self._idle:
                     self._idle.remove(getcurrent())
                 return
-            except BaseException as exception:  # noqa: BLE001 - whatever it is, it comes too late
+            except BaseException as exception:  # noqa: BLE001 - raised after the function returned
                 task = []
                 log_late(exception)
                 if getcurrent() not in self._idle:

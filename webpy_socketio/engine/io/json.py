@@ -1,7 +1,7 @@
-"""Strict JSON, both ways: what one side may send, the other can read.
+"""Strict JSON: values that the other side could not decode are rejected in both directions.
 
-JSON has no NaN and no Infinity, UTF-8 no lone surrogates, and a nest of brackets is a cheap way to
-hurt whoever walks it; orjson refuses most of this by itself, the rest is refused here.
+JSON has no NaN and no Infinity, UTF-8 no lone surrogates, and deep nesting is a cheap attack on
+recursive code. orjson rejects most of this; the rest is rejected here.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ from webpy_socketio.exceptions import ContentError, EncodeError, ProtocolError
 
 __all__ = ["MAX_DEPTH", "dumps", "loads", "memory_of"]
 
-#: Levels of nesting accepted from a client. orjson reads 1,024 but writes only 254: without a bound
-#: of our own, a message could be received that no handler would be able to pass on.
+#: Levels of nesting accepted from a client. orjson reads 1,024 levels but writes 254 only; without
+#: this limit a handler could receive a message that it cannot send.
 MAX_DEPTH = 128
 
-#: Lists and dicts in a text from which on Python's garbage collector rests while it is read. It would
-#: run hundreds of times over what is being made, and several times over all that the process holds
-#: (measured: 75 ms instead of 20 for a megabyte of lists, with nothing else in the process), while
-#: everybody waits; and what JSON makes has no cycles.
-_MANY = 10_000
+#: Number of lists and dicts in a text above which the garbage collector is disabled while decoding.
+#: It would run hundreds of times and block the event loop (measured: 75 ms instead of 20 for a
+#: megabyte of lists in an otherwise empty process). Decoded JSON has no cycles.
+_GC_THRESHOLD = 10_000
 
-#: Characters of a key that an error shows.
+#: Characters of a key in an error.
 _MAX_KEY = 40
 
-#: What orjson writes.
+#: Levels of nesting that orjson writes.
 _WRITABLE_DEPTH = 254
 
-#: The escape of half a surrogate pair: a high half that no low half follows, or a low half that
-#: follows no high half. The text must contain no escaped backslash.
+#: The escape of a lone surrogate: a high one that no low one follows, or a low one after no high
+#: one. The text must not contain escaped backslashes.
 _LONE_SURROGATE = re.compile(
     r"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
@@ -47,16 +46,16 @@ _LONE_SURROGATE = re.compile(
 def loads(text: str) -> Any:
     """Decode JSON sent by a client.
 
-    The escape of half a surrogate pair, which JavaScript writes for text cut inside an emoji, is
-    decoded as U+FFFD.
+    The escape of a lone surrogate, which JavaScript writes for text cut inside an emoji, is decoded
+    as U+FFFD.
 
     Raises:
         ProtocolError: `text` is not JSON (RFC 8259).
-        ContentError: `text` is JSON, but nested too deeply, or has a number that no double holds.
-
+        ContentError: `text` is JSON, but nested too deeply, or a number exceeds the
+            range of doubles.
     """
     brackets = text.count("[") + text.count("{")
-    collecting = brackets > _MANY and gc.isenabled()
+    collecting = brackets > _GC_THRESHOLD and gc.isenabled()
     if collecting:
         gc.disable()
     try:
@@ -66,8 +65,8 @@ def loads(text: str) -> Any:
     finally:
         if collecting:
             gc.enable()
-    # Counting brackets is cheap, and nearly always enough. To see how deep they go is left to
-    # orjson, which gives up at a depth of its own, in a hundredth of the time that walking takes.
+    # Counting brackets is cheap and nearly always sufficient. Otherwise the depth is measured by
+    # encoding with orjson, which has a depth limit: a hundred times faster than a walk in Python.
     if brackets > MAX_DEPTH:
         nested = value
         for _ in range(_WRITABLE_DEPTH - MAX_DEPTH):
@@ -87,8 +86,8 @@ def _loads_leniently(text: str, error: ValueError) -> Any:
             return orjson.loads(repaired)
         except ValueError as again:
             error = again
-    # At a limit orjson stops reading, so whether the rest is JSON is unknown; brackets that do not
-    # balance prove that it is not.
+    # orjson stops at a limit, so the rest may or may not be JSON; unbalanced brackets prove that it
+    # is not.
     if _has_balanced_brackets(repaired):
         if "depth limit" in str(error) or "ecursion limit" in str(error):
             raise _too_deep() from None
@@ -100,7 +99,7 @@ def _loads_leniently(text: str, error: ValueError) -> Any:
 def _replace_lone_surrogates(text: str) -> str:
     if "\\ud" not in text and "\\uD" not in text:
         return text
-    # An escaped backslash gets its other spelling: every backslash left then begins an escape.
+    # Respell escaped backslashes, so that every remaining backslash begins an escape.
     plain = text.replace("\\\\", "\\u005c")
     replaced = _LONE_SURROGATE.sub(r"\\ufffd", plain)
     return text if replaced == plain else replaced
@@ -116,9 +115,9 @@ def _too_deep() -> ContentError:
 
 
 def memory_of(value: Any, limit: int) -> int:
-    """Return the bytes that a decoded value takes in memory; the count stops above `limit`.
+    """Return the bytes of memory of a decoded value; counting stops above `limit`.
 
-    A value takes up to 40 times as many bytes as its text has characters: an empty dict takes 64.
+    A value takes up to 40 times as many bytes as its text: an empty dict takes 64.
     """
     total = 0
     stack = [value]
@@ -136,17 +135,24 @@ def memory_of(value: Any, limit: int) -> int:
 def dumps(
     value: Any, attachments: list[bytes] | None = None, arguments: int | None = None
 ) -> bytes:
-    """Encode a value; bytes are moved to `attachments` and leave a placeholder behind.
+    """Encode a value as JSON.
 
-    Raises `EncodeError` at whoever wants to send what JSON cannot hold, before anything is sent. It
-    says where in the value that is; `arguments` is where in a list the caller's own ones begin.
+    Args:
+        value: The value.
+        attachments: Receives ``bytes`` of the value, which are replaced by placeholders. None
+            rejects them.
+        arguments: Index in the list `value` from which on its elements are arguments of the caller,
+            for the text of errors.
+
+    Raises:
+        EncodeError: JSON cannot represent a part of the value. The text names the part.
     """
 
     def default(unknown: Any) -> Any:
         if attachments is not None and isinstance(unknown, (bytes, bytearray, memoryview)):
             attachments.append(bytes(unknown))
             return {"_placeholder": True, "num": len(attachments) - 1}
-        raise TypeError(f"{type(unknown).__name__} is not a type that JSON can hold")
+        raise TypeError(f"JSON cannot represent the type {type(unknown).__name__}")
 
     try:
         text = orjson.dumps(value, default)
@@ -159,26 +165,26 @@ def dumps(
             text = orjson.dumps(value, default, orjson.OPT_NON_STR_KEYS)
         except TypeError as again:
             raise EncodeError(_explain(again, value, default, arguments)) from None
-    # orjson writes NaN and the infinities as null, which would reach the client as a lie.
-    if b"null" in text and _has_unreal_number(value):
-        where = _find(value, _has_unreal_number, arguments)
+    # orjson silently writes NaN and the infinities as null.
+    if b"null" in text and _has_non_finite_number(value):
+        where = _find(value, _has_non_finite_number, arguments)
         raise EncodeError(
-            f"cannot send NaN or Infinity{where and f' in {where}'}: JSON has no such numbers; send None "
-            "or text"
+            f"cannot send NaN or Infinity{where and f' in {where}'}: JSON has no such numbers; "
+            "send None or text"
         )
-    # Only in a binary packet is a placeholder read as one; a look-alike in it would be swapped for
-    # somebody else's attachment (Socket.IO protocol, "Sample encoding: binary event").
+    # Clients interpret placeholders in binary packets only. A dict that looks like one would be
+    # replaced by another attachment (Socket.IO protocol, "Sample encoding: binary event").
     if attachments and text.count(b'"_placeholder":true') != len(attachments):
         raise EncodeError('cannot send a dict with "_placeholder" together with bytes')
     return text
 
 
-#: What orjson says, and what is meant.
-_PLAINLY = {
+#: Error texts of orjson, and the texts that replace them.
+_ERROR_TEXTS = {
     "Dict key must a type serializable with OPT_NON_STR_KEYS": (
-        "a key of the dict is neither text nor something that JSON could write as text"
+        "a dict key is not text and cannot be written as text"
     ),
-    "Recursion limit reached": "it is nested too deeply, or holds itself",
+    "Recursion limit reached": "it is nested too deeply or contains itself",
 }
 
 
@@ -193,15 +199,15 @@ def _explain(
         return False
 
     cause = str(error.__cause__ if isinstance(error.__cause__, TypeError) else error)
-    cause = _PLAINLY.get(cause, cause)
+    cause = _ERROR_TEXTS.get(cause, cause)
     where = _find(value, cannot_be_sent, arguments)
     return f"cannot send this value: {where and f'in {where}, '}{cause}"
 
 
 def _find(value: Any, wrong: Callable[[Any], bool], arguments: int | None) -> str:
-    """Where in a value the first wrong part is, as Python writes it; "" for the value itself.
+    """Return the path of the first wrong part as a Python expression; "" for the value itself.
 
-    Whatever is beside it is looked at by orjson, and only what it is in is walked through.
+    Only the containers of the wrong part are walked; orjson checks everything else.
     """
     path = ""
     for depth in range(_WRITABLE_DEPTH):
@@ -214,7 +220,7 @@ def _find(value: Any, wrong: Callable[[Any], bool], arguments: int | None) -> st
         elif len(value) > arguments + 1:
             path = f"args[{key - arguments}]"
         value = child
-    return ""  # it is nested too deeply, or in a circle
+    return ""  # nested too deeply, or in a cycle
 
 
 def _children(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -226,7 +232,7 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from ((name, getattr(value, name, None)) for name in value.__dataclass_fields__)
 
 
-def _has_unreal_number(value: Any) -> bool:
+def _has_non_finite_number(value: Any) -> bool:
     stack = [value]
     while stack:
         current = stack.pop()
@@ -238,7 +244,7 @@ def _has_unreal_number(value: Any) -> bool:
             stack.extend(key for key in current if isinstance(key, float))
         elif isinstance(current, (list, tuple)):
             stack.extend(current)
-        elif isinstance(current, Enum):  # orjson encodes these by itself, and dataclasses
+        elif isinstance(current, Enum):  # orjson encodes enums and dataclasses natively
             stack.append(current.value)
         elif hasattr(current, "__dataclass_fields__"):
             stack.extend(getattr(current, name, None) for name in current.__dataclass_fields__)

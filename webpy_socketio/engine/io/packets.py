@@ -1,7 +1,7 @@
 """Engine.IO packets: a type and its data (Engine.IO protocol v4, "Packet encoding").
 
-An outgoing message is made once, as a `Message`, and referred to by everyone who gets it: it holds
-the bytes of its WebSocket frames and of its long-polling payload, ready to be written.
+An outgoing message is encoded once, as a `Message`, which all its recipients share. It contains the
+bytes of its WebSocket frames and of its long-polling payload.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = [
 
 OPEN, CLOSE, PING, PONG, MESSAGE, UPGRADE, NOOP = (b"0", b"1", b"2", b"3", b"4", b"5", b"6")
 
-#: What a client appends to its first ping and expects in the pong, on a WebSocket that is to
-#: replace long-polling (Engine.IO protocol v4, "Upgrade").
+#: Data of the ping and pong packets with which a client tests a WebSocket before an upgrade
+#: (Engine.IO protocol v4, "Upgrade").
 PROBE = b"probe"
 
-#: Precedes binary data that is sent as base64 text, on either transport.
+#: Prefix of binary data that is sent as base64 text, on both transports.
 BINARY_PREFIX = b"b"
 
 #: Separates the packets of a long-polling payload (Engine.IO protocol v4, "HTTP long-polling").
@@ -38,18 +38,20 @@ SEPARATOR = b"\x1e"
 
 
 class Message:
-    """One or more packets that travel together, encoded once for all their recipients.
+    """One text packet and its attachments, encoded once for all recipients.
 
-    `text` is a whole text packet (type and data), `attachments` are binary packets that follow it.
+    Args:
+        text: The text packet, type and data; None if there is none.
+        attachments: Data of the binary packets that follow it.
     """
 
     __slots__ = ("_base64_frames", "_payload", "attachments", "count", "frames", "size", "text")
 
-    #: The packets as WebSocket frames, one after the other.
+    #: The packets as concatenated WebSocket frames.
     frames: bytes
-    #: How many packets.
+    #: Number of packets.
     count: int
-    #: Bytes of `frames`; what an outbox counts.
+    #: Bytes of `frames`, which count towards the limit of an outbox.
     size: int
     text: bytes | None
     attachments: tuple[bytes, ...]
@@ -68,14 +70,14 @@ class Message:
 
     @classmethod
     def rest(cls, frames: bytes) -> Message:
-        """What is left of frames that were written in part, for the same WebSocket to write."""
+        """Return the unsent rest of frames, for the WebSocket that sent their beginning."""
         message = cls(None)
         message.frames = frames
         return message
 
     @property
     def payload(self) -> bytes:
-        """The packets as long-polling has them; bytes become base64 behind a ``b``."""
+        """The packets as a long-polling payload; binary data is base64 with the prefix ``b``."""
         if self._payload is None:
             parts = [] if self.text is None else [self.text]
             parts += map(_encode_base64, self.attachments)
@@ -84,7 +86,7 @@ class Message:
 
     @property
     def base64_frames(self) -> bytes:
-        """The packets as WebSocket text frames only, for a client that connected with ``b64=1``."""
+        """The packets as text frames only, for clients that connected with ``b64=1``."""
         if not self.attachments:
             return self.frames
         if self._base64_frames is None:

@@ -1,4 +1,4 @@
-"""Progress of a write: what the client's TCP has acknowledged, not what the kernel has buffered."""
+"""Progress of a write, measured by the bytes that the TCP of the client has acknowledged."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import gevent
 
 __all__ = ["MIN_RATE", "Progress", "send_all"]
 
-#: Bytes per second that a client must acknowledge, averaged over one write timeout. Without a minimum,
-#: a client that takes one byte per timeout would occupy a connection for months.
+#: Bytes per second that a client must acknowledge, averaged over one write timeout. Without a
+#: minimum, a client that reads one byte per timeout would occupy a connection for months.
 MIN_RATE = 100.0
 
 #: Option, size and offset of `tcpi_bytes_acked` in Linux's struct tcp_info (since Linux 4.1).
@@ -25,7 +25,7 @@ _ACKED_END = _ACKED_OFFSET + 8
 
 
 class Progress:
-    """Decides whether a client that does not take data fast enough still makes progress.
+    """Decides whether a client that reads slowly still makes progress.
 
     A socket becomes writable only when a third of its send buffer is free. The buffer can hold
     several megabytes, so a slow but steady reader may not free that much within one timeout.
@@ -83,7 +83,6 @@ def send_all(sock: Any, data: Any, seconds: float) -> None:
     Raises:
         TimeoutError: The client made no progress.
         OSError: The connection is lost.
-
     """
     progress = Progress(sock, seconds)
     view = memoryview(data)
@@ -98,7 +97,7 @@ def send_all(sock: Any, data: Any, seconds: float) -> None:
 
 
 def _acknowledged(sock: Any) -> int:
-    """Bytes that the peer has acknowledged so far; 0 where the system does not report it."""
+    """Return the bytes that the peer has acknowledged; 0 if the system does not report them."""
     if _TCP_INFO is not None:
         with contextlib.suppress(OSError):
             info = sock.getsockopt(stdlib_socket.IPPROTO_TCP, _TCP_INFO, _ACKED_END)
@@ -108,7 +107,7 @@ def _acknowledged(sock: Any) -> int:
 
 
 def _queued(sock: Any) -> int:
-    """Bytes in the kernel's send queue; 0 where the system does not report it."""
+    """Return the bytes in the send queue of the kernel; 0 if the system does not report them."""
     with contextlib.suppress(OSError):
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0])
     return 0

@@ -1,4 +1,4 @@
-"""Quotas: how much of a resource all clients, or the clients of one address, may hold at once."""
+"""Quotas of a resource, for all clients together or for each address."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Hashable
 
 __all__ = ["AddressQuota", "Quota", "network_of"]
 
-#: Bits of an IPv6 address that name a network. One customer has a /64 or more, and may use every
-#: address of it (RFC 6177).
+#: Bits of an IPv6 network prefix. A customer gets a /64 or more and can use all its addresses
+#: (RFC 6177).
 _IPV6_PREFIX = 64
 
-#: Characters of the longest address, with a zone. Other text is no address.
+#: Characters of the longest address with a zone; longer text is not an address.
 _MAX_ADDRESS = 64
 
 
 class Quota:
-    """An amount that all clients share."""
+    """A limited amount that all clients share."""
 
     __slots__ = ("limit", "used")
 
@@ -26,26 +26,27 @@ class Quota:
         self.limit = limit
         self.used = 0
 
-    def take(self, amount: int) -> bool:
-        """Take `amount`; return False, and take nothing, if that is more than is left."""
+    def acquire(self, amount: int) -> bool:
+        """Acquire `amount`; return False, acquiring nothing, if less is available."""
         if self.used + amount > self.limit:
             return False
         self.used += amount
         return True
 
-    def give_back(self, amount: int) -> None:
-        """Return what was taken."""
+    def release(self, amount: int) -> None:
+        """Release an acquired amount."""
         self.used -= amount
 
 
 class AddressQuota:
-    """A number of owners, such as sessions, for each address. IPv6 addresses share one for a /64.
+    """Limits the owners, such as sessions, of each address.
 
-    Owners without an address, as on a Unix socket, are not counted.
+    The addresses of an IPv6 /64 share a limit. Owners without an address, as on a Unix socket, are
+    not counted.
 
     Args:
-        limit: Owners that an address may have; None for `default`, and no limit for loopback addresses.
-        default: The limit where none is given.
+        limit: Owners of one address. None means `default`, without a limit for loopback addresses.
+        default: The limit if `limit` is None.
     """
 
     __slots__ = ("_counts", "_owners", "_spares_loopback", "limit")
@@ -60,19 +61,19 @@ class AddressQuota:
         return len(self._owners)
 
     def has_room(self, address: str) -> bool:
-        """Return whether one more of this address may come."""
+        """Return whether the address is below its limit."""
         network = self._network_of(address)
         return network is None or self._counts.get(network, 0) < self.limit
 
     def add(self, owner: Hashable, address: str) -> None:
-        """Count an owner until `remove`."""
+        """Count an owner until it is removed."""
         network = self._network_of(address)
         if network is not None and owner not in self._owners:
             self._owners[owner] = network
             self._counts[network] += 1
 
     def remove(self, owner: Hashable) -> None:
-        """Count an owner no more; nothing happens if it was not counted."""
+        """Stop counting an owner; ignored if it is not counted."""
         network = self._owners.pop(owner, None)
         if network is not None:
             self._counts[network] -= 1
@@ -86,13 +87,13 @@ class AddressQuota:
         return network
 
     def clear(self) -> None:
-        """Forget all owners."""
+        """Remove all owners."""
         self._owners.clear()
         self._counts.clear()
 
 
 def network_of(address: str) -> str | None:
-    """Return what an address is counted as: itself, or the /64 of an IPv6 one; None for no address."""
+    """Return the key under which an address is counted: itself or its IPv6 /64; None if invalid."""
     return _parse(address) if len(address) <= _MAX_ADDRESS else None
 
 

@@ -12,19 +12,19 @@ __all__ = ["protect_standard_streams"]
 
 
 def protect_standard_streams() -> None:
-    """Make writes to ``sys.stdout`` and ``sys.stderr`` discard what cannot be written.
+    """Make ``sys.stdout`` and ``sys.stderr`` discard what cannot be written.
 
-    A server outlives the terminal or the pipe that it was started with. Without this, ``print`` in
-    a handler, the access log and gevent's report of an exception fail once the reader is gone.
+    A server may outlive the terminal or the pipe that it was started with. Without this, ``print``
+    in a handler, the access log and gevent's error reports raise once the reader has exited.
 
-    Calling this again is harmless, and protects streams that were assigned meanwhile.
+    Idempotent: a further call protects streams that were assigned since.
     """
     for descriptor in (0, 1, 2):
         _occupy(descriptor)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # the interpreter was started with the descriptor closed
-            discarding = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the process's
+            discarding = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until exit
             setattr(sys, name, discarding)
         else:
             _protect(stream)
@@ -33,8 +33,8 @@ def protect_standard_streams() -> None:
 def _occupy(descriptor: int) -> None:
     """Open /dev/null under a closed standard descriptor.
 
-    Otherwise the next connection gets this number, and whatever writes to standard error from C
-    code or in a child process writes to that client.
+    Otherwise the next connection gets this number, and C code or a child process that writes to
+    standard error writes to that client.
     """
     try:
         os.fstat(descriptor)
@@ -48,7 +48,7 @@ def _occupy(descriptor: int) -> None:
 def _protect(stream: Any) -> None:
     """Replace the methods that write.
 
-    The stream object itself stays: logging handlers and other modules hold references to it.
+    The stream object itself must stay: logging handlers and other modules reference it.
     """
     attributes = getattr(stream, "__dict__", None)
     if attributes is None or "_webpy_socketio_protected" in attributes:
@@ -67,7 +67,7 @@ def _discarding(stream: Any, method: Callable[..., Any]) -> Callable[..., Any]:
         except OSError:  # such as EPIPE, EIO of a closed terminal, ENOSPC
             pass
         except ValueError:
-            if not stream.closed:  # UnicodeEncodeError is the caller's to handle
+            if not stream.closed:  # UnicodeEncodeError must reach the caller
                 raise
         return len(arguments[0]) if arguments and isinstance(arguments[0], str) else None
 

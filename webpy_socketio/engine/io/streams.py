@@ -1,8 +1,8 @@
-"""Bytes in, bytes out, and nobody waits: how a connection's socket is held.
+"""Non-blocking byte streams of detached connections.
 
-`TCPStream` costs no greenlet: callbacks on the hub read when there is something to read and write
-when there is room. `webpy_socketio.engine.io.tls` has the other way, for TLS sockets. Both have one
-writer, themselves: no frame is ever cut by another one.
+`TCPStream` needs no greenlet: callbacks on the hub read and write when the socket is ready. For TLS
+sockets see `webpy_socketio.engine.io.tls`. The stream is the only writer of its socket, so frames
+are never interleaved.
 """
 
 from __future__ import annotations
@@ -20,64 +20,66 @@ __all__ = ["CHUNK", "Stream", "StreamUser", "TCPStream", "reason_for"]
 
 logger = logging.getLogger(__name__)
 
-#: Lost connections belong to no engine here.
+# Module-level, as a stream has no reference to an engine.
 _notices = ThrottledLog(current_clock())
 
 _READ, _WRITE = 1, 2
 
-#: Bytes taken from the kernel at once. Reading stops between two of these, not within one; and what
-#: is in one is parsed at a stretch, a thousand of the smallest events.
+#: Bytes of one read. A chunk is parsed without yielding (up to a thousand of the smallest events),
+#: and `pause` takes effect after it.
 CHUNK = 16_384
 
 
 class StreamUser(Protocol):
-    """Who is told what happens; nothing of this may wait."""
+    """Callbacks of a stream, called on the hub or its greenlets; they must not block."""
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came in."""
+        """Handle received bytes."""
 
     def resume_writing(self) -> None:
-        """Everything written has left; there is room again."""
+        """Continue writing: all written data has been sent."""
 
     def connection_lost(self, reason: str) -> None:
-        """The connection is gone (once, and not after `Stream.close`)."""
+        """Handle the loss of the connection; not called after `close` or `abort`."""
 
 
 class Stream(Protocol):
-    """A connection's bytes."""
+    """A connected byte stream."""
 
     @property
     def unsent(self) -> int:
-        """Bytes that were written but have not left yet."""
+        """Written bytes that are not sent yet."""
 
     @property
     def try_send(self) -> Callable[[bytes], int] | None:
-        """Hands bytes to the kernel, as long as nothing is unsent; None if it cannot be done so."""
+        """Function that sends bytes while nothing is unsent; None if unsupported."""
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
-        """Begin to read; `first` are bytes that were read already."""
+        """Start reading. `first` are bytes that were read before, which are delivered first."""
 
     def write(self, data: bytes) -> int:
-        """Send, now or when there is room; returns `unsent`, and `drained` follows if that is not 0."""
+        """Send or queue `data`; return `unsent`. Unless 0, `resume_writing` is called later."""
 
     def pause(self) -> None:
-        """Stop reading: the kernel's buffers fill, and TCP holds the sender back."""
+        """Stop reading, so that TCP flow control stops the sender."""
 
     def resume(self) -> None:
-        """Read again."""
+        """Continue reading."""
 
     def close(self) -> None:
-        """End the connection when everything written has left; nobody is told."""
+        """Close the connection when all written data is sent, without further callbacks."""
 
     def abort(self) -> None:
-        """End the connection at once; nobody is told."""
+        """Close the connection immediately, without further callbacks."""
 
 
 class TCPStream:
-    """A connected TCP or Unix socket, read and written from the hub.
+    """A connected TCP or Unix socket, read and written by callbacks on the hub.
 
-    `sock` is a non-blocking socket of the standard library's C type, not gevent's: nothing here
-    waits. Without progress for `write_timeout` seconds, writing is given up.
+    Args:
+        sock: A non-blocking socket of the C type ``_socket.socket``, not a gevent socket.
+        loop: The event loop.
+        write_timeout: Seconds without progress after which the connection is lost (see `Progress`).
     """
 
     __slots__ = (
@@ -101,7 +103,7 @@ class TCPStream:
         self._reader = loop.io(sock.fileno(), _READ)
         self._writer: Any = None
         self._stall: Any = None
-        #: Progress of what is unsent.
+        #: Progress of the unsent data.
         self._progress: Progress | None = None
         self._unsent = b""
         self._user: StreamUser | None = None
@@ -120,7 +122,7 @@ class TCPStream:
     def start(self, user: StreamUser, first: bytes = b"") -> None:
         if self._closing:
             return
-        if self._sock is None:  # lost before there was anybody to be told
+        if self._sock is None:  # lost before `start`
             user.connection_lost("transport close")
             return
         self._user = user
@@ -184,10 +186,10 @@ class TCPStream:
         sock.close()
 
     def _shut_down(self) -> None:
-        """Say that no more will come, and wait a little for the other side to say the same.
+        """Shut down the sending side and wait up to a second for the peer to close.
 
-        To close while unread bytes are there resets the connection, and takes what we sent last,
-        the reason why, out of the receiver's hands (RFC 6455, 7.1.1).
+        Closing a socket with unread bytes resets the connection, and the peer may lose the close
+        frame with its reason (RFC 6455 §7.1.1).
         """
         try:
             self._sock.shutdown(stdlib_socket.SHUT_WR)
@@ -205,7 +207,7 @@ class TCPStream:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            pass  # reset by the other side, which is an end as well
+            pass  # reset by the peer
         self.abort()
 
     def _readable(self) -> None:
@@ -256,7 +258,7 @@ class TCPStream:
         self._stall.start(self._check_progress)
 
     def _check_progress(self) -> None:
-        if self._progress is None:  # closing: the client has not closed its side in time
+        if self._progress is None:  # the peer has not closed its side in time
             self._lose(TimeoutError("the client did not close its side"))
             return
         try:
@@ -274,7 +276,7 @@ class TCPStream:
 
 
 def reason_for(error: OSError | None) -> str:
-    """The Socket.IO words for how a connection was lost."""
+    """Return the Socket.IO disconnect reason of a lost connection, and log its error."""
     if error is None or isinstance(error, ConnectionResetError):
         return "transport close"
     _notices.throttled(

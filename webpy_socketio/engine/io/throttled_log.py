@@ -1,7 +1,7 @@
-"""What the log says of mistakes that a client repeats: each of them once in a while.
+"""Rate-limited log lines for errors that clients can repeat.
 
-A client that is set up wrongly tries again every few seconds, and one that means harm as often as
-it can. Neither is to fill the log, nor to write into it what it likes.
+A misconfigured client retries every few seconds, an attacker as often as possible. Neither may fill
+the log, or write arbitrary text to it.
 """
 
 from __future__ import annotations
@@ -15,28 +15,32 @@ __all__ = ["ThrottledLog", "safe_repr"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two notices of one kind.
+#: Seconds between two lines of one kind.
 _INTERVAL = 60.0
 
-#: Kinds that are counted apart; all further ones are one kind. An error's text may be a kind.
+#: Distinct kinds; further ones share the kind "other".
 _MAX_KINDS = 200
 
-#: Names of a kind that are told one by one; clients choose them.
+#: Names of one kind that are logged by `once`; clients choose the names.
 _MAX_NAMES = 20
 
-#: Characters of a client's text that are shown.
+#: Characters of client text in a line.
 _MAX_SHOWN = 100
 
 
 class ThrottledLog:
-    """The notices of one server."""
+    """The throttled log lines of one server.
 
-    __slots__ = ("_clock", "_due", "_names", "_untold")
+    Args:
+        clock: Clock for the intervals.
+    """
+
+    __slots__ = ("_clock", "_due", "_names", "_suppressed")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._due: dict[str, float] = {}
-        self._untold: Counter[str] = Counter()
+        self._suppressed: Counter[str] = Counter()
         self._names: Counter[str] = Counter()
 
     def throttled(
@@ -50,10 +54,10 @@ class ThrottledLog:
         """Log `text` at most once a minute for each kind, with the number of lines left out.
 
         Args:
-            kind: What is counted: a text of the server's, never of a client's; or an error, whose text
-                is of the server up to its first colon.
+            kind: The kind, a constant text that contains nothing from a client; or an error, whose
+                type and text up to the first colon are the kind.
             text: The line.
-            level: Its level. Nothing is counted while `log` leaves the level out.
+            level: Level of the line. While `log` has the level disabled, nothing is counted.
             log: The logger.
             exc_info: An exception whose traceback is logged.
         """
@@ -65,16 +69,16 @@ class ThrottledLog:
         if kind not in self._due and len(self._due) >= _MAX_KINDS:
             kind = "other"
         if now < self._due.get(kind, now):
-            self._untold[kind] += 1
+            self._suppressed[kind] += 1
             return
         self._due[kind] = now + _INTERVAL
-        untold = self._untold.pop(kind, 0)
-        more = f" (and {untold} more of this kind since the last time)" if untold else ""
+        suppressed = self._suppressed.pop(kind, 0)
+        more = f" ({suppressed} similar lines suppressed)" if suppressed else ""
         log.log(level, "%s%s", text, more, exc_info=exc_info)
 
     def once(self, kind: str, name: str, text: str, level: int = logging.WARNING) -> None:
-        """Log `text` once for each name, and nothing more of a kind when there were many names."""
-        key = f"{kind} {name[:_MAX_SHOWN]}"  # a client's word is not kept whole
+        """Log `text` once for each name, and for at most 20 names of a kind."""
+        key = f"{kind} {name[:_MAX_SHOWN]}"  # limits the memory for text of clients
         if key in self._names or self._names[kind] >= _MAX_NAMES:
             return
         self._names[key] = 1
@@ -83,5 +87,5 @@ class ThrottledLog:
 
 
 def safe_repr(text: str) -> str:
-    """A client's text as a message may show it: in one line, in ASCII, not too long."""
+    """Return text of a client as one quoted line of ASCII, cut after 100 characters."""
     return ascii(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "...")

@@ -1,7 +1,7 @@
-"""Many deadlines of one length, one timer.
+"""Timeouts of equal length that share one timer.
 
-Everything that waits for the same number of seconds falls due in the order it began to wait: a
-queue and one timer for its head do what a timer for each would, at the cost of a dict entry.
+Items with the same timeout expire in the order in which they were added, so a queue and one timer
+for its head replace a timer for each item. An item costs one dict entry.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 class TimeoutQueue(Generic[T]):
-    """Calls `on_due` for each item `seconds` after it was added, unless it was discarded before.
+    """Calls a function for each item when its timeout expires, unless the item was discarded.
 
-    `on_due` is called on the hub: it must not wait. Times are those of `clock`, monotonic.
+    Args:
+        clock: Clock and timers.
+        seconds: Timeout of all items.
+        on_due: Called with each expired item on the hub; it must not block.
     """
 
     def __init__(self, clock: Clock, seconds: float, on_due: Callable[[T], None]) -> None:
@@ -39,9 +42,12 @@ class TimeoutQueue(Generic[T]):
         return item in self._due
 
     def add(self, item: T, since: float | None = None) -> None:
-        """Let `item` fall due after the set time, from now or from `since`, a time of the clock.
+        """Add an item, or restart its timeout.
 
-        An item that is waiting already starts anew. Times given for `since` must not go backwards.
+        Args:
+            item: The item.
+            since: Time of the clock at which the timeout starts; None for now. Must not decrease
+                from call to call.
         """
         self._due.pop(item, None)
         self._due[item] = (self._clock.now() if since is None else since) + self._seconds
@@ -49,24 +55,24 @@ class TimeoutQueue(Generic[T]):
             self._start()
 
     def discard(self, item: T) -> None:
-        """Forget `item`, if it is waiting."""
-        # The timer is left as it is: it will find a later head, which is cheaper than to set it
-        # anew for each of the thousands that are discarded in time.
+        """Remove an item; ignored if it is not in the queue."""
+        # Keep the timer: finding a later head when it fires is cheaper than restarting it for each
+        # of thousands of discarded items.
         self._due.pop(item, None)
 
     def due(self, item: T) -> float | None:
-        """The clock's time at which `item` falls due, or None if it is not waiting."""
+        """Return the time of the clock at which `item` expires; None if it is not in the queue."""
         return self._due.get(item)
 
     def clear(self) -> None:
-        """Forget everything and stop the timer."""
+        """Remove all items and stop the timer."""
         self._due.clear()
         self._stop()
 
     def _start(self) -> None:
         head = next(iter(self._due.values()))
         self._timer = self._clock.timer(max(0.0, head - self._clock.now()))
-        # gevent's loop keeps its own idea of now, from when the turn began: have it look again.
+        # gevent caches the time at the start of an iteration; `update` refreshes it.
         self._timer.start(self._fire, update=True)
 
     def _stop(self) -> None:
@@ -85,7 +91,7 @@ class TimeoutQueue(Generic[T]):
             del self._due[item]
             try:
                 self._on_due(item)
-            except Exception:  # one item's trouble is not to keep the others waiting for ever
-                logger.exception("a deadline's callback failed")
+            except Exception:  # one failing callback must not block the rest
+                logger.exception("the callback of a timeout failed")
         if self._due and self._timer is None:
             self._start()

@@ -1,6 +1,6 @@
-"""The stream of a TLS connection: reads and writes of TLS depend on each other, and have to wait.
+"""The stream of a TLS connection, with the interface of `TCPStream`.
 
-So greenlets do what `TCPStream` does from callbacks, behind the same interface.
+Reads and writes of TLS depend on each other and may block, so greenlets perform them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ __all__ = ["TLSStream"]
 
 
 class TLSStream:
-    """A TLS socket of gevent's, read by one greenlet and written by another.
+    """A gevent TLS socket, read by one greenlet and written by another.
 
-    `run` is the reader: whoever has a greenlet to spare, such as the request handler that accepted
-    the connection, calls it and returns when the connection is over.
+    The request handler that accepted the connection calls `run` in its greenlet and closes the
+    socket afterwards.
+
+    Args:
+        sock: The TLS socket.
+        write_timeout: Seconds without progress after which the connection is lost (see `Progress`).
     """
 
     def __init__(self, sock: Any, write_timeout: float) -> None:
@@ -45,7 +49,7 @@ class TLSStream:
 
     @property
     def try_send(self) -> None:
-        return None  # to encrypt may wait
+        return None  # writing to a TLS socket may block
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
         if self._closing:
@@ -55,7 +59,7 @@ class TLSStream:
             user.data_received(first)
 
     def run(self) -> None:
-        """Read until the connection is over."""
+        """Read until the connection is closed or lost."""
         reader = gevent.spawn(self._read_all)
         self._ended.wait()
         reader.kill()
@@ -63,7 +67,7 @@ class TLSStream:
             self._linger()
 
     def _linger(self) -> None:
-        """Let the other side read to the end what we sent last (see `TCPStream._shut_down`)."""
+        """Shut down the sending side and wait for the peer (see `TCPStream._shut_down`)."""
         with contextlib.suppress(OSError), gevent.Timeout(min(1.0, self._write_timeout), False):
             self._sock.shutdown(stdlib_socket.SHUT_WR)
             while self._sock.recv(CHUNK):
@@ -102,7 +106,7 @@ class TLSStream:
                 self._may_read.wait()
                 if self._user is not None:
                     self._user.data_received(data)
-                gevent.sleep(0)  # gevent reads without a pause what is there already
+                gevent.sleep(0)  # gevent does not yield while data is available
         except OSError as exception:
             error = exception
         self._lose(error)

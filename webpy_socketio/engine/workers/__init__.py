@@ -1,1 +1,1 @@
-"""Several worker processes on one port: hand-off, relay, load, forked children."""
+"""Several worker processes on one port: hand-off, relay, load and forked children."""

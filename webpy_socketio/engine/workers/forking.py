@@ -1,9 +1,9 @@
-"""Forked child processes: keep them from serving the clients of their parent.
+"""Prevent forked child processes from serving the clients of their parent.
 
-gevent's event loop goes on in a child that `os.fork` made, with all greenlets and all connections of
-the parent. A handler that starts a process by multiprocessing would have its clients served twice.
-In the child of a process that serves, only the greenlet that forked survives, as only the calling
-thread does in POSIX; and every listening socket and every connection of a client is closed there.
+In a child made by `os.fork`, the event loop of gevent continues with all greenlets and connections
+of the parent. If a handler started a process with multiprocessing, clients would be served twice.
+Therefore, in the child of a serving process, only the greenlet that forked survives (as only the
+calling thread does in POSIX), and all listening sockets and client connections are closed.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ __all__ = ["call_in_child", "close_in_child", "reset_in_child", "unwatch", "watc
 
 logger = logging.getLogger(__name__)
 
-#: The event loop of the servers that run, and how many they are.
+#: Number of running servers by event loop.
 _loops: dict[Any, int] = {}
 
-#: Sockets besides listening ones and those that these accepted.
+#: Sockets to close in children besides listening sockets and the connections they accepted.
 _sockets: WeakSet[Any] = WeakSet()
 
-#: Signals whose handlers are the parent's.
+#: Signals that get their default action in children.
 _signals: set[int] = set()
 
-#: Called in the child, the last one first.
+#: Functions called in children, the last registered first.
 _callbacks: list[Callable[[], None]] = []
 
-#: What must never be freed in a child: to free a greenlet runs its `finally` blocks.
+#: Objects that must never be freed in a child: freeing a greenlet runs its `finally` blocks.
 _abandoned: list[Any] = []
 
 _is_registered = False
 
 
 def watch(loop: Any) -> None:
-    """Count a server that starts on `loop`: from now on forked processes are kept from serving."""
+    """Register a server that starts on `loop`; processes forked from now on do not serve."""
     global _is_registered
     if not _is_registered and hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_after_fork)
@@ -57,24 +57,24 @@ def watch(loop: Any) -> None:
 
 
 def unwatch(loop: Any) -> None:
-    """Take one `watch` back."""
+    """Undo one call of `watch`."""
     count = _loops.pop(loop, 0) - 1
     if count > 0:
         _loops[loop] = count
 
 
 def close_in_child(sock: Any) -> None:
-    """Have a socket closed in forked processes, which is no client's connection."""
+    """Close a socket in forked processes; not needed for listeners and accepted connections."""
     _sockets.add(sock)
 
 
 def reset_in_child(*numbers: int) -> None:
-    """Have signals that the server handles get their default action in forked processes."""
+    """Restore the default action of signals in forked processes."""
     _signals.update(numbers)
 
 
 def call_in_child(function: Callable[[], None]) -> None:
-    """Have `function`, which must not wait, called in forked processes while a server runs."""
+    """Call `function` in processes forked while a server runs; it must not block."""
     _callbacks.insert(0, function)
 
 
@@ -91,34 +91,34 @@ def _after_fork() -> None:
         try:
             step()
         except Exception:
-            logger.exception("a forked process could not be separated from its parent's clients")
+            logger.exception("failed to detach a forked process from the connections of its parent")
 
 
 def _disconnect() -> None:
-    """Close the child's copies of connections; those of the parent live on.
+    """Close the child's copies of connections; those of the parent stay open.
 
-    Each descriptor is made one of /dev/null rather than closed: the socket objects that own them
-    exist in the child too, and would close whatever has the number next.
+    Each descriptor is redirected to /dev/null instead of being closed. The socket objects that own
+    it exist in the child too and would close an unrelated descriptor with the same number.
     """
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        for descriptor in _inherited():
+        for descriptor in _inherited_descriptors():
             os.dup2(null, descriptor, inheritable=False)
     finally:
         os.close(null)
 
 
-def _inherited() -> Iterator[int]:
-    """Yield the descriptors of listening sockets, of what they accepted, and of `_sockets`."""
+def _inherited_descriptors() -> Iterator[int]:
+    """Yield the descriptors of listening sockets, accepted connections and `_sockets`."""
     for sock in _sockets:
         with contextlib.suppress(OSError, ValueError):
             if sock.fileno() >= 0:
                 yield sock.fileno()
     found = {number: names for number in _descriptors() if (names := _names(number))}
-    listening = {_place(name) for is_listening, name, _ in found.values() if is_listening}
+    listening = {_endpoint(name) for is_listening, name, _ in found.values() if is_listening}
     listening.discard(None)
     for number, (_, name, peer) in found.items():
-        if _place(name) in listening or _place(peer) in listening:
+        if _endpoint(name) in listening or _endpoint(peer) in listening:
             yield number
 
 
@@ -130,7 +130,7 @@ def _descriptors() -> list[int]:
 
 
 def _names(descriptor: int) -> tuple[bool, Any, Any] | None:
-    """Return whether a stream socket listens, its name and a Unix socket's peer; None for others."""
+    """Return whether a stream socket listens, its name and its Unix peer; None for others."""
     try:
         sock = _socket.socket(fileno=descriptor)
     except OSError:
@@ -149,8 +149,8 @@ def _names(descriptor: int) -> tuple[bool, Any, Any] | None:
         sock.detach()
 
 
-def _place(name: Any) -> Any:
-    """Return what a listening socket has in common with the connections that it accepted."""
+def _endpoint(name: Any) -> Any:
+    """Return the part of a name that a listener shares with its accepted connections."""
     return name[1] if isinstance(name, tuple) else name or None
 
 
@@ -161,23 +161,23 @@ def _reset_signals() -> None:
 
 
 def _replace_hub(old: Any) -> None:
-    """Give the greenlet that forked a hub and a loop of its own; no other greenlet ever runs again."""
+    """Create a new hub and loop for the greenlet that forked; no other greenlet runs again."""
     current = getcurrent()
     loop = old.loop
     _abandoned.extend((old, loop))
-    loop.destroy()  # which closes the child's descriptors of epoll, and frees the default loop
+    loop.destroy()  # closes the epoll descriptor of the child, and frees the default loop
     set_loop(None)
     hub_class = type(old)
     hub = hub_class()
     set_hub(hub)
-    # libev keeps count of what keeps the default loop running, even when that is destroyed.
+    # libev keeps the count of active watchers of the default loop even when it is destroyed.
     for _ in range(hub.loop.activecnt):
         hub.loop.unref()
     hub.NOT_ERROR = old.NOT_ERROR
     if current.parent is not None:
-        hub.parent = _Last(current, old.parent)
+        hub.parent = _ExitGreenlet(current, old.parent)
         current.parent = hub
-    # Locks and events remember the hub that they were used on, and forget a dead one.
+    # Locks and events keep a reference to their hub and replace it if it is dead.
     old.__class__ = type("AbandonedHub", (hub_class,), {"dead": True, "switch": _switch_to_hub})
     old.loop = hub.loop
 
@@ -186,13 +186,13 @@ def _switch_to_hub(self: Any) -> Any:
     return gevent.get_hub().switch()
 
 
-class _Last(greenlet):
-    """Runs when the greenlet that forked has ended, or waits for what cannot happen: ends the process."""
+class _ExitGreenlet(greenlet):
+    """Ends the process when the greenlet that forked ends or blocks forever."""
 
     def __init__(self, forked: Any, parent: Any) -> None:
         super().__init__(parent=parent)
         self._forked = forked
-        self.switch(getcurrent())  # into `run`, which has to be there to catch what is thrown
+        self.switch(getcurrent())  # enter `run`, so that it can catch exceptions thrown into it
 
     def run(self, back: Any) -> None:
         status: Any = 0
@@ -204,11 +204,11 @@ class _Last(greenlet):
             if not self._forked.dead:
                 status = 1
                 logger.error(
-                    "a forked process (pid %d) waits for something that only its parent could do, and "
-                    "ends. End a process made by os.fork() with os._exit()",
+                    "the forked process %d waits for a greenlet of its parent, which cannot run, "
+                    "and exits. End a process made by os.fork() with os._exit()",
                     os.getpid(),
                 )
-        except BaseException:  # noqa: BLE001 - nothing is left to handle it
+        except BaseException:  # noqa: BLE001 - printed, then the process ends
             status = 1
             traceback.print_exc()
         finally:

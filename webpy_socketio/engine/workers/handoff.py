@@ -1,12 +1,12 @@
-"""The workers of one machine that share an address, and how a connection gets to the right one.
+"""Hand-off of accepted connections between the workers that share an address.
 
-A session id begins with the name of the worker that holds the session. Whoever accepts a request
-that is somebody else's gives the whole connection away, with what it has read of it so far, over a
-socket in a folder that only this user may enter. Whose the connection is afterwards is never in
-doubt: it is given when the other one says so, and that can be taken back until then.
+A session id begins with the name of the worker that owns the session. A worker that accepts a
+request for a session of a peer sends the whole connection, with the bytes read so far, over a Unix
+socket in a folder that only this user may enter. The peer owns the connection as soon as it
+confirms; until then the sender can withdraw the offer.
 
-A TLS connection cannot be given, as its keys are not the kernel's: its bytes are passed on instead
-(`webpy_socketio.engine.workers.relay`).
+A TLS connection cannot be sent, as its keys are in the memory of the process. Its bytes are relayed
+instead (`webpy_socketio.engine.workers.relay`).
 """
 
 from __future__ import annotations
@@ -38,105 +38,111 @@ __all__ = ["HandedConnection", "PeerWorkers", "unregister_fd"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a peer has to take a connection. One that is merely busy takes it in time; one
-#: that is dead or stands still is not waited for any longer, and its client begins anew.
+#: Seconds for a peer to accept a connection: enough for a busy peer. If the peer is dead or
+#: blocked, the session is unknown after this time, and the client starts a new one.
 TIMEOUT = 5.0
 
-#: Connections that are on their way to one peer at once; the next ones wait for their turn.
+#: Concurrent hand-offs to one peer; further ones wait.
 _MAX_CONCURRENT = 64
 
-#: Bytes of what is said about a connection, and of what was read of it: a head, and a buffer full.
-_MAX_ABOUT = 1024
+#: Bytes of the client address, and of the data read so far (a request head and a full buffer).
+_MAX_ADDRESS = 1024
 _MAX_DATA = 262_144
 
 _BACKLOG = 1024
 
-#: The kind of visit, the sizes of what is said and of what was read.
+#: Kind of hand-off, bytes of the address, bytes of the data.
 _HEADER = struct.Struct("!cII")
-_GIVEN, _RELAYED = b"G", b"R"
-_TAKEN = b"\x01"
+_SENT, _RELAYED = b"G", b"R"
+_ACCEPTED = b"\x01"
 
-#: Seconds after which the socket of a worker that cannot be connected to is removed: one that is
-#: younger may be bound already, and not listen yet.
-_SETTLED = 2.0
+#: Age in seconds above which a socket that refuses connections is removed. A newer socket may be
+#: bound but not listening yet.
+_STALE_AFTER = 2.0
 
 
 class HandedConnection(NamedTuple):
-    """A connection that a peer accepted."""
+    """A connection that a peer accepted and handed off."""
 
-    #: gevent's socket: the client's own, or one on which a peer passes its bytes on.
+    #: A gevent socket: the connection of the client, or one on which a peer relays its bytes.
     sock: Any
-    #: The client's address, as ``accept`` told it.
+    #: Address of the client, as returned by ``accept``.
     address: Any
-    #: What was read already.
+    #: Bytes that the peer has read.
     data: bytes
 
 
 class PeerWorkers:
-    """This worker among the others that listen on the same address.
+    """This worker among the workers that listen on the same address.
 
-    `folder` is theirs alone: it has to belong to this user, and nobody else may enter it. `name` is
-    a number that no other one has, and none had before: the younger a worker, the higher. It is
-    part of the session ids, which are not easier to guess for that.
+    Args:
+        folder: The folder that the workers share; only this user may have access to it.
+        name: Number of this worker, greater than that of every earlier worker. It is the prefix of
+            the session ids, in addition to their random part.
+        timeout: Seconds for a peer to accept a connection.
+
+    Raises:
+        ValueError: `folder` is accessible to others, not a folder, or its path is too long.
+        OSError: `folder` cannot be opened.
     """
 
     def __init__(self, folder: str | Path, name: int, timeout: float = TIMEOUT) -> None:
         self._folder = RuntimeFolder(folder)
         self.folder = self._folder.path
         self.name = name
-        self.patience = timeout
-        #: What the ids of our own sessions begin with.
+        self.timeout = timeout
+        #: Prefix of the session ids of this worker.
         self.prefix = f"{name}."
         self._semaphores: dict[int, BoundedSemaphore] = {}
         self._notices = ThrottledLog(current_clock())
         self._server: StreamServer | None = None
-        #: Returns whether the worker of that name serves, as far as it is known.
+        #: Returns whether the worker of that name is known to serve.
         self.is_alive: Callable[[int], bool] = lambda name: False
-        self._take: Callable[[HandedConnection], None] | None = None
+        self._on_connection: Callable[[HandedConnection], None] | None = None
         self._bound: os.stat_result | None = None
         self._is_failing = False
 
     def owner(self, sid: str) -> int | None:
-        """The name in a session id that is not ours; None if there is none in it."""
+        """Return the worker in the id of a session of a peer; None if there is none."""
         name, dot, _ = sid.partition(".")
-        # A client may write what it likes there: it becomes a number, or nothing.
+        # Clients can send any text, so the name is validated strictly.
         if not dot or not name.isascii() or not name.isdecimal() or len(name) > 9:
             return None
         return None if int(name) == self.name else int(name)
 
-    def younger(self) -> Iterator[int]:
-        """The workers that began after us, the youngest first."""
+    def newer_workers(self) -> Iterator[int]:
+        """Return the workers that started after this one, the newest first."""
         try:
             names = {int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()}
         except FileNotFoundError:  # removed by a cleaner
             names = set()
         return iter(sorted((name for name in names if name > self.name), reverse=True))
 
-    # -- taking
+    # -- receiving
 
-    def start(self, take: Callable[[HandedConnection], None]) -> None:
-        """Take what others give: `take` serves the connection, in a greenlet of its own."""
-        self._take = take
+    def start(self, on_connection: Callable[[HandedConnection], None]) -> None:
+        """Accept connections from peers; `on_connection` serves each in its own greenlet."""
+        self._on_connection = on_connection
         self._listen()
 
     def ensure(self) -> None:
-        """Listen anew if the socket or its folder was removed, by a cleaner of temporary files."""
-        if self._take is None:
+        """Recreate the socket or its folder if a cleaner of temporary files removed them."""
+        if self._on_connection is None:
             return
         try:
             self._folder.ensure()
             if not self._is_bound():
                 self._listen()
                 logger.warning(
-                    "the hand-off socket of worker %d was removed: made again", self.name
+                    "the hand-off socket of worker %d was removed; recreated it", self.name
                 )
             self._is_failing = False
         except (OSError, ValueError) as error:
             if not self._is_failing:
                 logger.error(
-                    "the hand-off socket of worker %d was removed, and cannot be made again (%s): "
-                    "long-polling clients lose their sessions. Restart the server, and keep cleaners "
-                    "of temporary files away from %s",
+                    "the hand-off socket of worker %d was removed and cannot be recreated (%s): "
+                    "long-polling clients lose their sessions. Restart the server and exclude %s "
+                    "from cleaners of temporary files",
                     self.name,
                     error,
                     self.folder,
@@ -144,8 +150,8 @@ class PeerWorkers:
             self._is_failing = True
 
     def stop(self) -> None:
-        """Take nothing more. What is on its way stays with the one who wanted to give it."""
-        self._take = None
+        """Stop receiving connections; senders keep the ones that are not confirmed."""
+        self._on_connection = None
         if self._server is not None:
             if self._is_bound():
                 self._path(self.name).unlink(missing_ok=True)
@@ -154,26 +160,26 @@ class PeerWorkers:
         self._folder.close()
 
     def _listen(self) -> None:
-        place = self._path(self.name)
-        take = self._take
-        assert take is not None
+        path = self._path(self.name)
+        on_connection = self._on_connection
+        assert on_connection is not None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            place.unlink(missing_ok=True)
-            # Under its final name: cleaners keep a socket whose name the kernel lists as bound.
-            sock.bind(str(place))
-            self._bound = place.lstat()
+            path.unlink(missing_ok=True)
+            # Bind under the final name: cleaners keep sockets that the kernel lists as bound.
+            sock.bind(str(path))
+            self._bound = path.lstat()
             sock.listen(_BACKLOG)
         except BaseException:
             sock.close()
             raise
-        before, self._server = (
+        previous, self._server = (
             self._server,
-            StreamServer(sock, lambda link, address: self._receive(link, take)),
+            StreamServer(sock, lambda link, address: self._receive(link, on_connection)),
         )
         self._server.start()
-        if before is not None:
-            before.close()
+        if previous is not None:
+            previous.close()
 
     def _is_bound(self) -> bool:
         try:
@@ -182,124 +188,135 @@ class PeerWorkers:
             return False
         return self._bound is not None and os.path.samestat(found, self._bound)
 
-    def _receive(self, link: Any, take: Callable[[HandedConnection], None]) -> None:
-        visit = None
+    def _receive(self, link: Any, on_connection: Callable[[HandedConnection], None]) -> None:
+        received = None
         try:
-            if not _is_ours(link):
-                logger.warning("another user's process knocked at a worker's socket")
+            if not _is_same_user(link):
+                logger.warning("rejected a connection of another user to the hand-off socket")
                 return
-            with gevent.Timeout(self.patience, False):
-                visit = _read(link)
-            if visit is None:
+            with gevent.Timeout(self.timeout, False):
+                received = _read(link)
+            if received is None:
                 return
-            link.sendall(_TAKEN)  # fails if it was taken back
-            if visit.sock is not link:
+            link.sendall(_ACCEPTED)  # fails if the offer was withdrawn
+            if received.sock is not link:
                 link.close()
         except (OSError, ValueError) as error:
             self._notices.throttled(
-                "visit", f"nothing came of a visit: {error}", logging.DEBUG, logger
+                "receive", f"failed to receive a connection: {error}", logging.DEBUG, logger
             )
-            if visit is not None:
-                visit.sock.close()
+            if received is not None:
+                received.sock.close()
             return
         try:
-            take(visit)
+            on_connection(received)
         finally:
-            visit.sock.close()
+            received.sock.close()
 
-    # -- giving
+    # -- sending
 
     def send_connection(self, name: int, sock: Any, address: Any, data: bytes) -> bool:
-        """Give a plain connection away; False if nobody took it: then it is ours still.
+        """Hand off a connection without TLS; waits up to `timeout` seconds.
 
-        Waits, `timeout` at most. When it was taken, the caller closes its own copy (`forget`).
+        Args:
+            name: The worker.
+            sock: Socket of the client.
+            address: Address of the client.
+            data: Bytes read from `sock` so far.
+
+        Returns:
+            Whether the worker accepted it. Then the caller must close its copy of the socket (see
+            `unregister_fd`).
         """
         with self._offer(name, address, data, sock) as link:
             return link is not None
 
     @contextlib.contextmanager
     def relay(self, name: int, address: Any, data: bytes) -> Iterator[Any]:
-        """A socket on which a peer expects the rest of a connection; None if it does not."""
+        """Offer a TLS connection: yields the socket to relay its bytes on; None if not accepted."""
         with self._offer(name, address, data, None) as link:
             yield link
 
     @contextlib.contextmanager
     def _offer(self, name: int, address: Any, data: bytes, sock: Any) -> Iterator[Any]:
-        about = json.dumps(address).encode()
-        header = _HEADER.pack(_RELAYED if sock is None else _GIVEN, len(about), len(data))
-        message = header + about + data
-        rights = [] if sock is None else [_rights(sock)]
-        # Names are the client's to choose: what is kept for one is not kept beyond its use.
-        door = self._semaphores.setdefault(name, BoundedSemaphore(_MAX_CONCURRENT))
+        encoded_address = json.dumps(address).encode()
+        header = _HEADER.pack(_RELAYED if sock is None else _SENT, len(encoded_address), len(data))
+        message = header + encoded_address + data
+        # Clients choose the names, so a semaphore is removed when it is unused.
+        semaphore = self._semaphores.setdefault(name, BoundedSemaphore(_MAX_CONCURRENT))
         link = None
-        taken = False
+        accepted = False
         try:
             try:
-                with gevent.Timeout(self.patience, False), door:
+                with gevent.Timeout(self.timeout, False), semaphore:
                     link = self._connect(name)
-                    if link is not None and not _is_ours(link):
-                        logger.warning("another user's process listens on a worker's socket")
+                    if link is not None and not _is_same_user(link):
+                        logger.warning(
+                            "did not hand off a connection to worker %d: its socket belongs to a "
+                            "process of another user",
+                            name,
+                        )
                         link.close()
                         link = None
                     if link is not None:
                         close_in_child(link)
-                        sent = link.sendmsg([message], rights)
+                        sent = _send_with_descriptor(link, message, sock)
                         link.sendall(message[sent:])
-                        taken = link.recv(1) == _TAKEN
+                        accepted = link.recv(1) == _ACCEPTED
             except OSError as error:
-                text = f"worker {name} did not take a connection: {error}"
-                self._notices.throttled("not taken", text, logging.DEBUG, logger)
+                text = f"worker {name} did not accept a connection: {error}"
+                self._notices.throttled("send", text, logging.DEBUG, logger)
             finally:
-                if door.counter == _MAX_CONCURRENT:
+                if semaphore.counter == _MAX_CONCURRENT:
                     self._semaphores.pop(name, None)
                 if link is not None:
-                    taken = taken or _take_back(link)
-            yield link if taken else None
+                    accepted = accepted or _withdraw_offer(link)
+            yield link if accepted else None
         finally:
             if link is not None:
                 link.close()
 
     def _connect(self, name: int) -> Any:
-        place = self._path(name)
-        # Not gevent's way: to wait until a socket that is not connected can be written to is not
-        # to wait at all.
+        path = self._path(name)
+        # Not with a gevent socket: it would wait for writability, and an unconnected Unix socket is
+        # always writable.
         sock = _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
             while True:
                 try:
-                    sock.connect(str(place))
-                except BlockingIOError:  # more than its backlog takes
+                    sock.connect(str(path))
+                except BlockingIOError:  # its backlog is full
                     gevent.sleep(0.01)
                 except FileNotFoundError:
                     if not self.is_alive(name):
                         return None
-                    gevent.sleep(0.05)  # removed by a cleaner: its worker makes it again
+                    gevent.sleep(0.05)  # removed by a cleaner: its worker recreates it
                 else:
                     return socket.socket(fileno=sock.detach())
         except ConnectionRefusedError:
-            self._remove_dead(place)
+            self._remove_stale(path)
             return None
         finally:
             sock.close()
 
     @staticmethod
-    def _remove_dead(place: Path) -> None:
+    def _remove_stale(path: Path) -> None:
         """Remove the socket of a worker that was killed."""
         with contextlib.suppress(OSError):
-            if time.time() - place.lstat().st_mtime > _SETTLED:
-                place.unlink()
+            if time.time() - path.lstat().st_mtime > _STALE_AFTER:
+                path.unlink()
 
     def _path(self, name: int) -> Path:
         return self.folder / str(name)
 
 
 def unregister_fd(loop: Any, descriptor: int) -> None:
-    """Have the loop let go of a descriptor that stays open in another process.
+    """Remove a descriptor that stays open in another process from the epoll set of the loop.
 
-    libev leaves that to ``close``, which forgets a descriptor only when it was the last one for its
-    connection. While another process has one too, each byte that comes there would wake us, and have
-    libev set up all its descriptors anew.
+    libev relies on ``close`` for this, but epoll keeps a descriptor while another process has the
+    same connection open. Each received byte would then wake this process and make libev set up all
+    its descriptors again.
     """
     if loop.backend != "epoll" or descriptor < 0:
         return
@@ -307,38 +324,44 @@ def unregister_fd(loop: Any, descriptor: int) -> None:
     try:
         epoll.unregister(descriptor)
     except OSError:
-        pass  # it was never waited for
+        pass  # not in the set
     finally:
         epoll.close()
 
 
-def _rights(sock: Any) -> tuple[int, int, bytes]:
-    return stdlib_socket.SOL_SOCKET, stdlib_socket.SCM_RIGHTS, struct.pack("i", sock.fileno())
+def _send_with_descriptor(link: Any, message: bytes, sock: Any) -> int:
+    # The functions of the standard library call the methods of `link`, a gevent socket, and so wait
+    # without blocking the hub.
+    if sock is None:
+        return int(link.send(message))
+    return stdlib_socket.send_fds(link, [message], [sock.fileno()])
 
 
-def _take_back(link: Any) -> bool:
-    """End an offer; True if it was taken in the last moment.
+def _withdraw_offer(link: Any) -> bool:
+    """Withdraw an offer, and return whether the peer has accepted it nevertheless.
 
-    After the shutdown the other side's answer cannot be sent, so it is there already or never comes.
+    After the shutdown the peer cannot send its confirmation, so it has either arrived or never
+    will.
     """
     link.settimeout(0)
     try:
         link.shutdown(socket.SHUT_RDWR)
-        return bool(link.recv(1) == _TAKEN)
-    except OSError:  # not connected, or closed by the other side
+        return bool(link.recv(1) == _ACCEPTED)
+    except OSError:  # not connected, or closed by the peer
         return False
 
 
-def _is_ours(link: Any) -> bool:
+def _is_same_user(link: Any) -> bool:
     peer = getattr(stdlib_socket, "SO_PEERCRED", None)
-    if peer is None:  # not Linux: the folder's mode is what there is
+    if peer is None:  # not Linux: the mode of the folder must suffice
         return True
     found = link.getsockopt(stdlib_socket.SOL_SOCKET, peer, struct.calcsize("3i"))
     return bool(struct.unpack("3i", found)[1] == os.geteuid())
 
 
 def _read(link: Any) -> HandedConnection | None:
-    """Read what is given; raises `ValueError` if it is none of ours."""
+    """Read an offered connection; None if withdrawn. Raises `ValueError` if invalid."""
+    # Not `socket.recv_fds`, which ignores its flags: children would inherit the descriptor.
     flags = getattr(stdlib_socket, "MSG_CMSG_CLOEXEC", 0)
     room = stdlib_socket.CMSG_SPACE(struct.calcsize("i"))
     head, ancillary, _, _ = link.recvmsg(_HEADER.size, room, flags)
@@ -347,19 +370,19 @@ def _read(link: Any) -> HandedConnection | None:
         for level, kind, data in ancillary
         if (level, kind) == (stdlib_socket.SOL_SOCKET, stdlib_socket.SCM_RIGHTS)
     ]
-    sock = _adopt(descriptors[0]) if descriptors else None
+    sock = _socket_from(descriptors[0]) if descriptors else None
     try:
         if not head:
-            return None  # taken back before it began
-        kind, about_size, data_size = _HEADER.unpack(
-            head + _exactly(link, _HEADER.size - len(head))
+            return None
+        kind, address_size, data_size = _HEADER.unpack(
+            head + _receive_exactly(link, _HEADER.size - len(head))
         )
-        if about_size > _MAX_ABOUT or data_size > _MAX_DATA:
-            raise ValueError("a visit too large")
-        address = json.loads(_exactly(link, about_size))
-        data = _exactly(link, data_size)
-        if kind != (_RELAYED if sock is None else _GIVEN):
-            raise ValueError("a visit without its connection")
+        if address_size > _MAX_ADDRESS or data_size > _MAX_DATA:
+            raise ValueError("the offer is too large")
+        address = json.loads(_receive_exactly(link, address_size))
+        data = _receive_exactly(link, data_size)
+        if kind != (_RELAYED if sock is None else _SENT):
+            raise ValueError("the offer has no descriptor")
     except BaseException:
         if sock is not None:
             sock.close()
@@ -369,19 +392,19 @@ def _read(link: Any) -> HandedConnection | None:
     return HandedConnection(link if sock is None else sock, address, data)
 
 
-def _adopt(descriptor: int) -> Any:
+def _socket_from(descriptor: int) -> Any:
     try:
         return socket.socket(fileno=descriptor)
-    except OSError:  # none
+    except OSError:  # not a socket
         os.close(descriptor)
         raise
 
 
-def _exactly(link: Any, size: int) -> bytes:
+def _receive_exactly(link: Any, size: int) -> bytes:
     data = b""
     while len(data) < size:
         piece = link.recv(size - len(data))
         if not piece:
-            raise ValueError("a visit that ended early")
+            raise ValueError("the offer is incomplete")
         data += piece
     return data

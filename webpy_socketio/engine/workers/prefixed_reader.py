@@ -1,4 +1,4 @@
-"""A connection's file whose beginning was read by somebody else."""
+"""A file of a connection, preceded by bytes that another process has read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["prefixed_reader"]
 
 
 class _PrefixedReader(io.RawIOBase):
-    """First what was read already, then what the connection brings."""
+    """Reads the given bytes first, then the connection."""
 
     def __init__(self, data: bytes, rest: Any) -> None:
         super().__init__()
@@ -34,5 +34,5 @@ class _PrefixedReader(io.RawIOBase):
 
 
 def prefixed_reader(sock: Any, data: bytes) -> io.BufferedReader:
-    """A buffered file of `sock`, with `data` in front."""
+    """Return a buffered file that reads `data`, then `sock`."""
     return io.BufferedReader(_PrefixedReader(data, sock.makefile("rb", 0)))

@@ -1,4 +1,4 @@
-"""Bytes passed on between a connection that is ours and a peer who answers on it."""
+"""Relay the bytes of a client connection to the worker that serves it."""
 
 from __future__ import annotations
 
@@ -16,32 +16,36 @@ _CHUNK = 65_536
 
 
 def relay(client: Any, peer: Any, write_timeout: float) -> None:
-    """Pass bytes on in both directions, until the peer ends it or either side is gone.
+    """Copy bytes in both directions, until the peer closes or either side is lost.
 
-    A side that makes no progress in reading for `write_timeout` seconds is gone (see `Progress`). All
-    other deadlines are the peer's, who has the session.
+    All other timeouts are enforced by the peer, which owns the session.
+
+    Args:
+        client: Connection of the client.
+        peer: Connection to the other worker.
+        write_timeout: Seconds without progress after which a side counts as lost (see `Progress`).
     """
     client.settimeout(None)
-    inbound = gevent.spawn(_bring_in, client, peer, write_timeout)
+    inbound = gevent.spawn(_copy_and_shut_down, client, peer, write_timeout)
     try:
-        _pass_on(peer, client, write_timeout)
+        _copy(peer, client, write_timeout)
     finally:
         inbound.kill()
-    # Let the client read to the end what came last (see `TLSStream`).
+    # Let the client read the last bytes (see `TLSStream`).
     with contextlib.suppress(OSError), gevent.Timeout(min(1.0, write_timeout), False):
         client.shutdown(stdlib_socket.SHUT_WR)
         while client.recv(_CHUNK):
             pass
 
 
-def _bring_in(client: Any, peer: Any, write_timeout: float) -> None:
-    _pass_on(client, peer, write_timeout)
+def _copy_and_shut_down(client: Any, peer: Any, write_timeout: float) -> None:
+    _copy(client, peer, write_timeout)
     with contextlib.suppress(OSError):
         peer.shutdown(stdlib_socket.SHUT_WR)
 
 
-def _pass_on(source: Any, target: Any, write_timeout: float) -> None:
-    with contextlib.suppress(OSError):  # gone, on one side or the other
+def _copy(source: Any, target: Any, write_timeout: float) -> None:
+    with contextlib.suppress(OSError):  # either side is lost
         while data := source.recv(_CHUNK):
             send_all(target, data, write_timeout)
-            gevent.sleep(0)  # gevent reads without a pause what is there already
+            gevent.sleep(0)  # gevent does not yield while data is available

@@ -1,4 +1,4 @@
-"""The private folder in which the workers of one machine meet."""
+"""The private folder that the workers of one server share."""
 
 from __future__ import annotations
 
@@ -14,28 +14,33 @@ from typing import Any
 fcntl: Any
 try:
     import fcntl
-except ImportError:  # Windows, where there are no workers
+except ImportError:  # Windows, which has no workers
     fcntl = None
 
 __all__ = ["RuntimeFolder", "make_runtime_folder"]
 
 _PREFIX = "webpy_socketio-"
 
-#: Bytes of a Unix socket's path, less than the 104 of macOS: a name comes behind the folder's.
+#: Bytes of the longest folder path. macOS limits socket paths to 104, including the file name.
 _MAX_LENGTH = 90
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class RuntimeFolder:
-    """A folder that belongs to this user, that no other user may enter, and that is locked.
+    """A folder of this user with mode 700, locked while it is in use.
 
-    systemd-tmpfiles leaves a folder alone while a process holds a lock on it; the lock also shows to
-    `make_runtime_folder` that the folder is in use. Other cleaners do not look: `ensure` makes the
-    folder again.
+    systemd-tmpfiles does not remove a folder while a process holds a lock on it. The lock also
+    shows `make_runtime_folder` that the folder is in use. Other cleaners ignore the lock; `ensure`
+    recreates the folder.
 
-    Raises `ValueError` if the folder is another user's, or open to others, or no folder, or its path
-    is too long for a Unix socket; `OSError` if it cannot be opened.
+    Args:
+        path: An existing folder.
+
+    Raises:
+        ValueError: The folder belongs to another user, is accessible to others or is not a folder,
+            or its path is too long for a Unix socket.
+        OSError: The folder cannot be opened.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,14 +51,14 @@ class RuntimeFolder:
         self._open()
 
     def ensure(self) -> bool:
-        """Make the folder again if it is missing; returns True if it had to be made.
+        """Recreate the folder if it is missing, and return whether that was necessary.
 
-        Raises as the class does.
+        Raises the exceptions of the class.
         """
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.lstat(self.path), os.fstat(self._descriptor)):
                 return False
-        with contextlib.suppress(FileExistsError):  # another worker was faster, or an attacker
+        with contextlib.suppress(FileExistsError):  # made by another worker, or by an attacker
             self.path.mkdir(mode=0o700)
         self.close()
         self._open()
@@ -62,23 +67,23 @@ class RuntimeFolder:
     def close(self) -> None:
         """Release the lock."""
         if self._descriptor >= 0:
-            with contextlib.suppress(OSError):  # gevent's os.close may wait for the loop
+            with contextlib.suppress(OSError):  # unlock first: gevent may defer os.close
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 
     def _open(self) -> None:
         try:
-            descriptor = os.open(self.path, _FLAGS)  # not by a symbolic link
+            descriptor = os.open(self.path, _FLAGS)  # does not follow symbolic links
         except NotADirectoryError:
-            raise ValueError(f"{self.path} has to be a folder, and no link to one") from None
+            raise ValueError(f"{self.path} must be a folder, not a link to one") from None
         try:
             found = os.fstat(descriptor)
             if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
                 raise ValueError(
-                    f"{self.path} has to belong to this user, and no other user may enter it (mode 700)"
+                    f"{self.path} must belong to this user and be accessible to no other (mode 700)"
                 )
-            with contextlib.suppress(OSError):  # a file system without locks
+            with contextlib.suppress(OSError):  # the file system has no locks
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BaseException:
             os.close(descriptor)
@@ -87,19 +92,21 @@ class RuntimeFolder:
 
 
 def make_runtime_folder(user: int | None = None, group: int = -1) -> RuntimeFolder:
-    """Make a new folder in $XDG_RUNTIME_DIR, or where temporary files are; remove unused ones.
+    """Make a new folder in $XDG_RUNTIME_DIR or the temporary folder, and remove unused ones.
 
-    `user` and `group` are those of the workers, if they are not this process's.
+    Args:
+        user: User id of the workers; None for that of this process.
+        group: Group id of the workers, if `user` differs from that of this process.
     """
     if user in (None, os.geteuid()):
         user = None
-    place = _place() if user is None else Path(tempfile.gettempdir())
-    _remove_unused(place)
+    parent = _parent_folder() if user is None else Path(tempfile.gettempdir())
+    _remove_unused(parent)
     while True:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))  # of mode 700
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))  # of mode 700
         try:
             folder = RuntimeFolder(path)
-        except FileNotFoundError:  # removed as unused, before it was locked
+        except FileNotFoundError:  # removed by another process before it was locked
             continue
         if path.exists():
             if user is not None:
@@ -108,7 +115,7 @@ def make_runtime_folder(user: int | None = None, group: int = -1) -> RuntimeFold
         folder.close()
 
 
-def _place() -> Path:
+def _parent_folder() -> Path:
     given = os.environ.get("XDG_RUNTIME_DIR", "")
     with contextlib.suppress(OSError):
         found = os.lstat(given)
@@ -124,9 +131,9 @@ def _place() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def _remove_unused(place: Path) -> None:
-    """Remove folders of supervisors that were killed: ours, and locked by no process."""
-    for path in place.glob(_PREFIX + "*"):
+def _remove_unused(parent: Path) -> None:
+    """Remove folders of this user that no process has locked (of supervisors that were killed)."""
+    for path in parent.glob(_PREFIX + "*"):
         try:
             descriptor = os.open(path, _FLAGS)
         except OSError:
@@ -143,9 +150,9 @@ def _remove_unused(place: Path) -> None:
 
 
 def _is_in_use(path: Path) -> bool:
-    """Return whether a worker listens there, or something is there that no worker has put there."""
+    """Return whether a worker listens there, or a file is not one of a worker."""
     for each in path.iterdir():
-        if each.name == "shares":
+        if each.name == "load":
             continue
         if not each.name.isdecimal():
             return True
