@@ -297,11 +297,11 @@ class TestAcknowledgements:
         endings = Journal()
         arrived = 0
 
-        def on_event(event: list[Any]) -> None:
+        def count_event(event: list[Any]) -> None:
             nonlocal arrived
             arrived += 1
 
-        client.heard = on_event
+        client.heard = count_event
         found = registry.find(client.id)
         assert found is not None
         connection = found._connection
