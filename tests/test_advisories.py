@@ -1,8 +1,8 @@
 """Tests of vulnerabilities published for similar projects; one class for each kind.
 
 The advisories are those of socket.io, engine.io, ws, python-socketio, python-engineio, websockets,
-gevent, gunicorn, waitress, uvicorn, daphne, Phoenix and Centrifugo. Kinds that other modules test as
-a protocol rule or a limit are not repeated here.
+gevent, gunicorn, waitress, uvicorn, daphne, Phoenix and Centrifugo. Kinds that other modules test
+as a protocol rule or a limit are not repeated here.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TestRejectedUpgrades:
         "target",
         [
             "/socket.io/",
-            WEBSOCKET + "&sid=nobody",
+            WEBSOCKET + "&sid=unknown",
             WEBSOCKET + "&sid=__proto__",
             WEBSOCKET + "&j=1",
             WEBSOCKET + "#fragment",
@@ -228,7 +228,7 @@ class TestNoAttachments:
         client = site.connect()
         client.send('450-["none","complete"]')
         journal.wait_for("complete")
-        client.send(b"for nobody")
+        client.send(b"unexpected")
         assert client.wait_closed() == 1002
 
 

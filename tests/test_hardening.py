@@ -506,7 +506,7 @@ class TestEngineIO:
         target = f"{ENGINE}&sid={client.sid}"
         http.send("POST", target, f"Content-Length: {len(body)}", body=body[:passed])
         before = gevent.get_hub().loop.activecnt
-        scene.check_others_are_served()  # whose requests came later, and are answered: it is read by now
+        scene.check_others_are_served()  # afterwards, the server has read the first request
         assert client.send('42["message","second"]')[0] == 400
         with contextlib.suppress(OSError):
             http.sock.sendall(body[passed:])

@@ -147,28 +147,28 @@ class TestBackpressure:
         for client in listeners:
             client.stop_reading()
         draining = [gevent.spawn(drain, number) for number in range(len(listeners))]
-        heard = 0
+        event_count = 0
 
-        def hear(event: list[Any]) -> None:
-            nonlocal heard
-            assert event[1].startswith(f"{heard} ")
-            heard += 1
+        def count_event(event: list[Any]) -> None:
+            nonlocal event_count
+            assert event[1].startswith(f"{event_count} ")
+            event_count += 1
 
-        speaker.heard = hear
+        speaker.heard = count_event
         largest = memory = 0
         for first in range(0, total, batch):
             speaker.call("publish", first, batch, size)
             # The next batch starts when all readers have received this one, so that only the client
             # that does not read falls behind.
             expected = (first + batch) * (whole // total)
-            while min(received) < expected or heard < first + batch:
+            while min(received) < expected or event_count < first + batch:
                 gevent.sleep(0)
             if first % 5000 == 0:
                 found = server.counts()
                 largest, memory = max(largest, found["outbox"]), max(memory, found["memory"])
         gevent.joinall(draining, raise_error=True)
         assert received == [whole] * len(listeners)
-        assert heard == total
+        assert event_count == total
         assert largest <= 4 << 20
         assert memory - before["memory"] < 64 << 20
         found = server.eventually(lambda counts: counts["sessions"] == 1 + len(listeners))
@@ -189,12 +189,12 @@ class TestRaces:
         @signals.subscribe.connect
         def subscribed(sender: Any, channel: str, **extra: Any) -> None:
             came[sender.session_id, channel] += 1
-            sender.broadcast_channel("somebody came", channel)
+            sender.broadcast_channel("subscribed", channel)
 
         @signals.unsubscribe.connect
         def unsubscribed(sender: Any, channel: str, **extra: Any) -> None:
             came[sender.session_id, channel] -= 1
-            sender.broadcast_channel("somebody went", channel)
+            sender.broadcast_channel("unsubscribed", channel)
 
         for stage in (signals.disconnect, signals.finish):
 
@@ -204,8 +204,8 @@ class TestRaces:
             stage.connect(end)
         steady = WebSocket(site.port)
         steady.subscribe("room")
-        heard = Journal()
-        steady.heard = lambda event: heard.append(event[1]) if type(event[1]) is int else None
+        events = Journal()
+        steady.heard = lambda event: events.append(event[1]) if type(event[1]) is int else None
         before = counts(site.server)
         lives = 10_000
 
@@ -229,8 +229,8 @@ class TestRaces:
 
         together(live, lives)
         eventually(lambda: sum(ended.values()) >= 2 * lives)
-        heard.wait(lambda heard: len(heard) == lives // 10)
-        assert sorted(heard) == list(range(lives // 10))
+        events.wait(lambda events: len(events) == lives // 10)
+        assert sorted(events) == list(range(lives // 10))
         assert set(ended.values()) == {1}
         came[steady.id, "room"] -= 1  # still subscribed
         assert not any(came.values()), "every subscription was ended once"
@@ -294,14 +294,14 @@ class TestAcknowledgements:
     ) -> None:
         site = serve(ping_interval=600, ping_timeout=600)
         client = WebSocket(site.port)
-        heard = Journal()
+        endings = Journal()
         arrived = 0
 
-        def hear(event: list[Any]) -> None:
+        def count_event(event: list[Any]) -> None:
             nonlocal arrived
             arrived += 1
 
-        client.heard = hear
+        client.heard = count_event
         found = registry.find(client.id)
         assert found is not None
         connection = found._connection
@@ -311,7 +311,7 @@ class TestAcknowledgements:
             try:
                 found.call("question", timeout=3600)
             except Disconnected:
-                heard.append("gone")
+                endings.append("gone")
 
         for first in range(0, 100_000, 1000):
             for _ in range(1000):
@@ -319,7 +319,7 @@ class TestAcknowledgements:
             eventually(lambda first=first: arrived >= first + 1000)
         assert len(connection._acks) == 100_000
         client.wire.close(reset=True)
-        heard.wait(lambda heard: len(heard) == 100_000)
+        endings.wait(lambda endings: len(endings) == 100_000)
         assert not connection._acks
         del found, connection
         gc.collect()

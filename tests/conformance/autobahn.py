@@ -31,5 +31,5 @@ async def main(url: str, *cases: str) -> None:
 if __name__ == "__main__":
     asyncio.run(main(*sys.argv[1:]))
     sys.stdout.flush()
-    # Skips the interpreter's shutdown, in which kosoku's threads (0.1.0) sometimes abort the process.
+    # Skips the interpreter's shutdown, in which threads of kosoku 0.1.0 sometimes abort.
     os._exit(0)

@@ -78,7 +78,7 @@ SUITES = {
 
 
 def exceptions() -> list[str]:
-    """Return the titles of skipped tests, which are the terms of a definition list in README.rst."""
+    """Return the titles of skipped tests: the terms of the definition list in README.rst."""
     text = (HERE / "README.rst").read_text(encoding="utf-8")
     return re.findall(r"^``(.+)``$\n +\S", text, re.MULTILINE)
 
