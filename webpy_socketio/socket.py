@@ -195,7 +195,7 @@ class Socket:
             timeout: Longest wait, in seconds.
 
         Returns:
-            The argument of the acknowledgement: None without arguments, a list if there are
+            The argument of the acknowledgement, None without arguments, a list if there are
             several.
 
         Raises:
