@@ -112,7 +112,7 @@ class Socket:
 
     @property
     def session(self) -> SessionRef:
-        """Reference to the session: ``socket.session.session_id`` is the public id."""
+        """Reference to the session, whose ``session_id`` is the public id."""
         return SessionRef(self._connection.id)
 
     @property
@@ -127,7 +127,7 @@ class Socket:
 
     @property
     def transport(self) -> str:
-        """Current transport: "polling" or "websocket"."""
+        """Current transport, "polling" or "websocket"."""
         transport = self._connection.session.transport
         return "" if transport is None else transport.name
 
@@ -138,7 +138,7 @@ class Socket:
 
     @property
     def message_size(self) -> int:
-        """Size of the message being handled: characters of text plus bytes of attachments.
+        """Size of the message being handled, in characters of text plus bytes of attachments.
 
         Measured as received, including the name of the event and JSON syntax.
         """
