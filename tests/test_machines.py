@@ -29,7 +29,7 @@ from .raw import Polling, WebSocket
 from .redis_server import RedisServer
 from .servers import Process, Served, ServerProcess, application_source, module_source
 from .snippets import ROOT, Page
-from .test_js_client_stays_on_its_machine import APPLICATION_BODY, JS
+from .test_js_client import APPLICATION_BODY, JS
 from .test_workers import children, until_gone
 
 pytestmark = pytest.mark.patience(60)
