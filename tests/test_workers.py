@@ -45,7 +45,7 @@ urls = ("/pid", "Pid")
 
 if OPTIONS["plugins"]:
     from webpy_socketio.plugins import presence
-    from webpy_socketio.plugins.presence.chores import Intervals
+    from webpy_socketio.plugins.presence.periodic import Intervals
 
     presence.INTERVALS = Intervals(heartbeat=0.2, lease=1.0, sweep=0.1, reconcile=60.0)
 
