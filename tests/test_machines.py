@@ -55,7 +55,7 @@ def forwarded(request, socket, context):
     return {name: value for name, value in request.items() if name.startswith("HTTP_X_F")}
 
 @on_event("full")
-def is_full(request, socket, context):
+def limit_sessions(request, socket, context):
     server.engine.config = __import__("dataclasses").replace(server.engine.config, max_sessions=1)
 
 @on_event("broadcast")
@@ -94,8 +94,8 @@ def one_process(folder: Path, env: dict[str, str]) -> ServerProcess:
 
 def two_workers(folder: Path, env: dict[str, str]) -> Served:
     folder.mkdir()
-    (folder / "site_of_ours.py").write_text(module_source(BODY), encoding="utf-8")
-    command = ["webpy_socketio", "serve", "site_of_ours:application", "--port", "0", "--quiet"]
+    (folder / "site_module.py").write_text(module_source(BODY), encoding="utf-8")
+    command = ["webpy_socketio", "serve", "site_module:application", "--port", "0", "--quiet"]
     served = Served([*command, "--workers", "2"], folder, env)
     served.ready()
     return served
@@ -136,7 +136,7 @@ def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine
         with running_machines(tmp_path) as machines:
             yield machines
     else:
-        yield request.getfixturevalue("lasting_machines")
+        yield request.getfixturevalue("shared_machines")
 
 
 class PythonClient:
@@ -148,9 +148,9 @@ class PythonClient:
             reconnection=reconnection,
             reconnection_delay=0.1,
         )
-        self.heard = Journal()
-        self.io.on("message", self.heard.append)
-        self.io.on("connect", lambda: self.heard.append("connected"))
+        self.received = Journal()
+        self.io.on("message", self.received.append)
+        self.io.on("connect", lambda: self.received.append("connected"))
         # WebSocket connections of this client send an Origin header themselves, as browsers do.
         origin = {} if "websocket" in transports else {"Origin": machines.url}
         self.io.connect(machines.url, origin, transports=transports)
@@ -207,7 +207,7 @@ class TestStickiness:
             assert client.machine == name
         clients["a"].io.emit("broadcast", "hello")
         for client in clients.values():
-            client.heard.wait_for("hello")
+            client.received.wait_for("hello")
 
     @pytest.mark.parametrize(
         ("scenario", "transports"),
@@ -265,15 +265,15 @@ class TestMachineDown:
             lambda: connect(transports, True), lambda client: client.machine
         )
         lost, other = clients["a"], clients["b"]
-        lost.heard.clear()
-        other.heard.clear()
+        lost.received.clear()
+        other.received.clear()
         machines.servers["a"].process.kill()
-        lost.heard.wait_for("connected")
+        lost.received.wait_for("connected")
         assert lost.machine == "b"
         lost.io.emit("broadcast", "hello")
-        lost.heard.wait_for("hello")
-        other.heard.wait_for("hello")
-        assert "connected" not in other.heard
+        lost.received.wait_for("hello")
+        other.received.wait_for("hello")
+        assert "connected" not in other.received
         assert other.machine == "b"
 
     def test_new_sessions_succeed_while_a_machine_is_down(self, machines: Machines) -> None:

@@ -37,15 +37,17 @@ logger = logging.getLogger("webpy_socketio")
 #: and disconnects a subscriber whose buffer reaches 32 MB.
 MAX_BYTES = 1_000_000
 
-#: Sent when messages of other processes are missing or may be missing. Keywords: ``node``, the
-#: process that sent them; ``missed``, their number; ``topic``, their `Topic`. All three are None
-#: after this process lost its connection to Redis, because the loss cannot be counted. Receivers
-#: run in a new greenlet and may block.
+#: Sent when messages of other processes are missing or may be missing.
+#:
+#: Its keywords are ``node``, the process that sent them; ``missed``, their number; and ``topic``,
+#: their `Topic`. All three are None after this process lost its connection to Redis, because the
+#: loss cannot be counted. Receivers run in a new greenlet and may block.
 gap = OrderedSignal("Messages of other processes are missing or may be missing.")
 
-#: Events since the process started: ``"dropped"``, messages not published because Redis was
-#: unreachable or too slow; ``"ignored"``, invalid messages received on a topic; ``"gaps"``, signals
-#: sent.
+#: Counters of events since the process started.
+#:
+#: ``"dropped"`` counts messages that were not published because Redis was unreachable or too slow,
+#: ``"ignored"`` invalid messages received on a topic, and ``"gaps"`` signals sent.
 counts: Counter[str] = Counter()
 
 
