@@ -1,8 +1,8 @@
-"""What was published about others, tried on this server: one class for each kind of weakness.
+"""Tests of vulnerabilities published for similar projects; one class for each kind.
 
 The advisories are those of socket.io, engine.io, ws, python-socketio, python-engineio, websockets,
-gevent, gunicorn, waitress, uvicorn, daphne, Phoenix and Centrifugo. Kinds that another module tests
-already, as a rule of a protocol or as a limit, are not repeated here.
+gevent, gunicorn, waitress, uvicorn, daphne, Phoenix and Centrifugo. Kinds that other modules test
+as a protocol rule or a limit are not repeated here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SMUGGLED = b"GET /secret HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
 class Page:
-    """A page that must not be reached by whoever was refused."""
+    """A page that rejected requests must not reach."""
 
     visits = 0
 
@@ -43,31 +43,31 @@ class Page:
 
 @pytest.fixture
 def pages(serve: Callable[..., Site]) -> Site:
-    """A server with a page at every address that is not the engine's."""
+    """Run a server with a page at every path except that of the engine."""
     Page.visits = 0
     return serve(("/(?!socket.io).*", "page"), {"page": Page})
 
 
 def masked(text: str) -> bytes:
-    """A short text frame as clients send it, masked with zeros."""
+    """Encode a short text frame of a client, masked with zeros."""
     data = text.encode()
     assert len(data) < 126
     return bytes([0x81, 0x80 | len(data), 0, 0, 0, 0]) + data
 
 
 class TestRejectedUpgrades:
-    """CVE-2023-31125, CVE-2026-59724 (engine.io), CVE-2026-129502 (fastify-http-proxy), CVE-2020-7693
-    (sockjs): an upgrade that is not what was expected brings the process down. And WebSocket
-    smuggling: a proxy takes the refusal for an acceptance, and tunnels what it would have filtered.
+    """An unexpected upgrade request crashes the process, or enables WebSocket smuggling.
 
-    So whoever asked to speak something else is answered once, and closed.
+    CVE-2023-31125, CVE-2026-59724 (engine.io), CVE-2026-129502 (fastify-http-proxy), CVE-2020-7693
+    (sockjs). In WebSocket smuggling, a proxy takes the rejection for an acceptance and forwards
+    unfiltered data. A rejected upgrade therefore gets one response and a closed connection.
     """
 
     @pytest.mark.parametrize(
         "target",
         [
             "/socket.io/",
-            WEBSOCKET + "&sid=nobody",
+            WEBSOCKET + "&sid=unknown",
             WEBSOCKET + "&sid=__proto__",
             WEBSOCKET + "&j=1",
             WEBSOCKET + "#fragment",
@@ -103,8 +103,10 @@ class TestRejectedUpgrades:
 
 
 class TestPipelinedUpgrades:
-    """CVE-2026-130647 (fastify-http-proxy), CVE-2022-21676 (engine.io): an upgrade that comes behind
-    another request, or frames that come with it, in one segment."""
+    """An upgrade is pipelined after another request, or frames arrive in its segment.
+
+    CVE-2026-130647 (fastify-http-proxy), CVE-2022-21676 (engine.io).
+    """
 
     def test_pipelined_upgrade_is_answered_in_order_and_delivers_frames(
         self, pages: Site, journal: Journal
@@ -119,8 +121,10 @@ class TestPipelinedUpgrades:
 
 
 class TestLineSeparators:
-    """CVE-2026-44546 (daphne): a byte that one parser takes for the end of a line, and another one
-    does not, brings in a header that nobody sent."""
+    """A byte that only one of two parsers treats as a line separator adds a header.
+
+    CVE-2026-44546 (daphne).
+    """
 
     @pytest.mark.parametrize("byte", "\x0b\x0c\x1c\x1d\x1e\x85", ids=ascii)
     def test_line_separator_in_a_header_adds_no_header(self, byte: str, site: Site) -> None:
@@ -133,8 +137,10 @@ class TestLineSeparators:
 
 
 class TestForgedHeaders:
-    """CVE-2015-0219 (Django and its servers), CVE-2026-71485 (Centrifugo): what only a proxy may say
-    of a request is said by the client, in another spelling or another place."""
+    """A client sets a header reserved for proxies, in another spelling or in its payload.
+
+    CVE-2015-0219 (Django and its servers), CVE-2026-71485 (Centrifugo).
+    """
 
     def test_header_with_underscore_is_ignored(self, serve: Callable[..., Site]) -> None:
         site = serve(trusted_proxies=["127.0.0.1"])
@@ -156,8 +162,10 @@ class TestForgedHeaders:
 
 
 class TestTwoHosts:
-    """The kind of CVE-2024-1135 and CVE-2024-6827 (gunicorn), for the host: a request line that names
-    one and a header that names another are read differently by a proxy and by what is behind it."""
+    """Proxy and server take different hosts from a request line and a header that differ.
+
+    Similar to CVE-2024-1135 and CVE-2024-6827 (gunicorn).
+    """
 
     @pytest.mark.parametrize(
         "authority", ["evil.example", "ours.example:8080", "user@ours.example", ""]
@@ -178,9 +186,9 @@ class TestTwoHosts:
 
 
 class TestWildcardOrigins:
-    """CVE-2022-42975 (Phoenix): a wildcard among the allowed origins lets in whom it should not.
+    """A pattern in the allowed origins matches unintended origins: CVE-2022-42975 (Phoenix).
 
-    There are none: an entry is one origin, and one with a ``*`` in it is refused at the start.
+    Patterns are not supported: the server does not start with one.
     """
 
     @pytest.mark.parametrize(
@@ -194,9 +202,9 @@ class TestWildcardOrigins:
 
 
 class TestBodyLimit:
-    """CVE-2020-36048 (engine.io): a large body for long-polling takes memory and time.
+    """A large body of long-polling takes memory and time: CVE-2020-36048 (engine.io).
 
-    However the address of the engine is written, its limit is the one that holds.
+    The limit applies to every spelling of the engine's path.
     """
 
     @pytest.mark.parametrize("path", ["/socket.io/", "/socket%2eio/", "/%73ocket.io%2F"])
@@ -208,8 +216,10 @@ class TestBodyLimit:
 
 
 class TestNoAttachments:
-    """CVE-2026-69185 (socket.io-parser): a binary packet that announces no attachment is waited for
-    without end, and everything that comes is kept."""
+    """A binary packet without attachments is never completed, and all messages are stored.
+
+    CVE-2026-69185 (socket.io-parser).
+    """
 
     def test_binary_packet_without_attachments_is_delivered(
         self, site: Site, journal: Journal
@@ -218,15 +228,14 @@ class TestNoAttachments:
         client = site.connect()
         client.send('450-["none","complete"]')
         journal.wait_for("complete")
-        client.send(b"for nobody")
+        client.send(b"unexpected")
         assert client.wait_closed() == 1002
 
 
 class TestQueuedMessages:
-    """CVE-2020-36049 (socket.io-parser), CVE-2026-48779 (ws): what is small on its way is large in
-    memory, so that a limit on the one does not hold the other.
+    """Small messages are large in memory, so that a limit of their number is not enough.
 
-    What waits for handlers is counted in bytes too, not in messages only.
+    CVE-2020-36049 (socket.io-parser), CVE-2026-48779 (ws). The inbox limits messages and bytes.
     """
 
     def test_queued_events_are_limited_in_bytes(
@@ -242,7 +251,7 @@ class TestQueuedMessages:
 
         client = site.connect()
         (session,) = site.server.engine.sessions.values()
-        count = 100  # of 256 that may wait
+        count = 100  # SOCKETIO_INBOX_EVENTS is 256
         dicts = ",".join(["{}"] * 10_000)
         sending = gevent.spawn(
             lambda: [client.send(f'42["large",{number},[{dicts}]]') for number in range(count)]
@@ -293,7 +302,7 @@ class TestQueuedMessages:
         auth = json.dumps({"a": "x" * 60_000})
         client.send("40" + auth)
         journal.wait_for("asked")
-        for _ in range(5):  # what each brings is kept until it is its turn
+        for _ in range(5):  # each auth payload is queued
             client.send("41")
             client.send("40" + auth)
         eventually(lambda: session.paused)
@@ -303,8 +312,10 @@ class TestQueuedMessages:
 
 
 class TestEventNames:
-    """CVE-2024-38355 (socket.io), CVE-2023-32695 (socket.io-parser): an event is named like
-    something that the server has its own use for, such as "error"."""
+    """An event has a name that the server uses internally, such as "error".
+
+    CVE-2024-38355 (socket.io), CVE-2023-32695 (socket.io-parser).
+    """
 
     @pytest.mark.parametrize(
         "name",
@@ -340,8 +351,10 @@ class TestEventNames:
 
 
 class TestExhaustion:
-    """CVE-2026-59725 (engine.io), CVE-2024-49769 (waitress): connections use up the descriptors that
-    a process may have. While there are none it says so, in words; when there are, it goes on."""
+    """Connections exhaust the file descriptors of the process.
+
+    CVE-2026-59725 (engine.io), CVE-2024-49769 (waitress). The server logs a warning and recovers.
+    """
 
     APPLICATION = application_source(
         """
@@ -379,8 +392,10 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
 
 
 class TestAccessLog:
-    """CVE-2020-7694 (uvicorn), CVE-2009-4492 (WEBrick): an address with control characters in it is
-    written to the log as it came, and steers the terminal of whoever reads it."""
+    """Control characters of a URL in the log control the terminal that shows it.
+
+    CVE-2020-7694 (uvicorn), CVE-2009-4492 (WEBrick).
+    """
 
     @pytest.mark.parametrize("character", ["\x9b31m", "\x85", "\x90", "é", "%1b[31m"])
     def test_access_log_has_no_control_characters(
@@ -396,8 +411,10 @@ class TestAccessLog:
 
 
 class TestDeserialization:
-    """CVE-2025-61765 (python-socketio): what other processes send is unpickled, so that whoever can
-    write to the queue between them runs code in all of them."""
+    """Messages of other processes are unpickled, so that access to the queue executes code.
+
+    CVE-2025-61765 (python-socketio).
+    """
 
     def test_package_never_executes_data(self) -> None:
         dangerous = {"pickle", "cPickle", "marshal", "shelve", "dill", "yaml", "jsonpickle"}

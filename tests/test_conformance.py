@@ -1,6 +1,6 @@
-"""The servers of `tests/conformance`, and what the official protocol suites expect of them.
+"""Tests of the servers in `tests/conformance` with the checks of the official protocol suites.
 
-The suites themselves need Node; here, raw clients ask what they ask.
+The suites themselves require Node.js; these tests repeat them with raw clients.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ENGINE, SOCKETIO = "/engine.io/", "/socket.io/"
 
 
 def serve(name: str, workers: int) -> Iterator[int]:
-    """Run a server in a process of its own; its port. It is to say nothing on stderr."""
+    """Run a server in its own process and yield its port; output on stderr is an error."""
     process = subprocess.Popen(
         [sys.executable, SERVERS / name, "0", str(workers)],
         stdout=subprocess.PIPE,
@@ -36,45 +36,45 @@ def serve(name: str, workers: int) -> Iterator[int]:
     try:
         assert process.stdout is not None
         yield int(process.stdout.readline().removeprefix("PORT "))
-        assert process.poll() is None, "it has died"
+        assert process.poll() is None, "the server has exited"
     finally:
         process.terminate()
         _, errors = process.communicate()
     assert errors == ""
 
 
-#: In one process, and in two on one port, whichever accepts a request.
+#: One process, or two that share a port.
 workers = {"params": [1, 2], "ids": ["alone", "two workers"]}
 
 
 @pytest.fixture(scope="module", **workers)
 def engine(request: pytest.FixtureRequest) -> Iterator[int]:
-    """The port of the Engine.IO server."""
+    """Run the Engine.IO server and return its port."""
     yield from serve("engine_server.py", request.param)
 
 
 @pytest.fixture(scope="module", **workers)
 def socketio(request: pytest.FixtureRequest) -> Iterator[int]:
-    """The port of the Socket.IO server."""
+    """Run the Socket.IO server and return its port."""
     yield from serve("socketio_server.py", request.param)
 
 
 @pytest.fixture(scope="module")
 def engine_client() -> Iterator[int]:
-    """The port of the server for the suite of engine.io-client."""
+    """Run the server for the suite of engine.io-client and return its port."""
     yield from serve("engine_client_server.py", 1)
 
 
 @pytest.fixture(scope="module")
 def socketio_client() -> Iterator[int]:
-    """The port of the server for the suite of socket.io-client."""
+    """Run the server for the suite of socket.io-client and return its port."""
     yield from serve("socketio_client_server.py", 1)
 
 
 def request(
     port: int, method: str, query: str, body: bytes | None = None, path: str = ENGINE
 ) -> tuple[int, str]:
-    """One request with any query; its status and body."""
+    """Send one request and return its status and body."""
     connection = raw.http.client.HTTPConnection("127.0.0.1", port)
     try:
         connection.request(method, f"{path}?{query}", body)
@@ -85,7 +85,7 @@ def request(
 
 
 def start_poll(client: Polling) -> gevent.Greenlet:
-    """A GET on its way; what is sent after it comes after it."""
+    """Send a GET, and return a greenlet that reads its response."""
     connection = raw.socket.create_connection(("127.0.0.1", client.port))
     raw.OPENED.append(connection)
     head = f"GET {client.path}?{client.query} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -199,7 +199,7 @@ class TestEngineHeartbeat:
         assert client.receive(pings=True) == "2"
         with pytest.raises(Closed):
             client.receive(pings=True)
-        # The poller began before and never came back: it is late as well.
+        # The polling client has an earlier session and never polled: it has timed out as well.
         assert polling.request("GET")[0] == 400
 
 
@@ -242,7 +242,7 @@ class TestEngineUpgrade:
 
 
 def connect(port: int) -> WebSocket:
-    """A client of the main namespace that has been told its auth."""
+    """Return a client of the main namespace that has received its "auth" event."""
     client = WebSocket(port, SOCKETIO)
     client.connect()
     assert client.event() == ["auth", {}]

@@ -283,14 +283,14 @@ class TestSlowNetworks:
     def test_messages_over_a_slow_network_arrive_in_order(
         self, scene: Scene, slow_proxy: Proxy, transport: Any
     ) -> None:
-        heard = Journal()
+        events = Journal()
         client = transport(slow_proxy.port)
-        client.heard = heard.append
+        client.heard = events.append
         expected = [["message", f"{number} äß€ 😀"] for number in range(20)]
         for _, message in expected:
             client.emit("back", message)
-        heard.wait(lambda heard: len(heard) >= len(expected))
-        assert heard == expected
+        events.wait(lambda events: len(events) >= len(expected))
+        assert events == expected
         client.send("41")
         scene.check_ended(client.id, "client namespace disconnect")
 

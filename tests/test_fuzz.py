@@ -1,6 +1,6 @@
 """Fuzzing: parsers with mutated bytes, and sessions with a random state machine.
 
-``python tests/fuzz/fuzz_codecs.py`` fuzzes the parsers for longer, and saves failing inputs as cases.
+``python tests/fuzz/fuzz_codecs.py`` fuzzes the parsers for longer and saves failing inputs.
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert not session.open or bool(self.candidate) == (session.upgrading is not None)
 
     def teardown(self) -> None:
-        """Check that a reading client receives all messages, and that nothing is left afterwards."""
+        """Check that a reading client receives all messages, and that nothing remains."""
         if not self.receiver.opens:
             return
         while self.session.paused:

@@ -1,10 +1,10 @@
-"""What clients and faults may do to a whole server: a web.py page, sockets, and a bystander.
+"""Tests of a complete server against invalid and malicious input.
 
-Each class is a kind of trouble. Whatever its cause, an end means the same (`Scene.check_ended`):
-the client is told in the words of its protocol, its TCP connection is gone, ``disconnect`` and
-``finish`` come once with one reason, nothing of it is kept, a client beside it notices nothing, and
-nobody prints a traceback. What takes long is in `test_hardening_load`; the parts have tests of
-their own in ``tests/engine``.
+After every error (`Scene.check_ended`), the client has received an error of its protocol, its TCP
+connection is closed, ``disconnect`` and ``finish`` were sent once with the same reason, all
+resources are released, another client is not affected, and no traceback is printed.
+
+Tests that take long are in `test_hardening_load`; ``tests/engine`` tests the parts on their own.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class Page:
-    """A page of the user's own, which counts who comes and answers with what they brought."""
+    """A page of the application that records its requests and returns their bodies."""
 
     visits: list[bytes]
 
@@ -75,12 +75,12 @@ class Page:
 
 
 class Scene:
-    """A server with a page, what its handlers were told, and a client beside whoever misbehaves."""
+    """A server with a page, records of its signals, and a well-behaved client (bystander)."""
 
     def __init__(self, serve: Callable[..., Site], **options: Any) -> None:
         self.handled = Journal()
         self.errors = Journal()
-        #: Each end as ``(session id, stage, reason)``.
+        #: Ended sockets as ``(session id, stage, reason)``.
         self.endings = Journal()
         self.visits: list[bytes] = []
 
@@ -112,20 +112,20 @@ class Scene:
         return Http(self.site.port)
 
     def check_others_are_served(self) -> None:
-        """The bystander is served as before, and so is a page's visitor."""
+        """Check that the bystander and the page are served."""
         assert self.bystander.call("here", 1) == [1]
         status, _, body = self.http().request("GET", "/page", "Connection: close")
         assert (status, body) == (200, b"hello")
 
     def check_ended(self, session_id: str, reason: str) -> None:
-        """This client's end was told once, nothing of it is left, and nobody else ended."""
+        """Check that this client, and no other, has ended once, and released its resources."""
         self.endings.wait_for((session_id, "finish", reason))
         self.check_released()
         assert self.endings == [(session_id, "disconnect", reason), (session_id, "finish", reason)]
 
     def check_released(self) -> None:
         self.check_others_are_served()
-        while raw.OPENED[1:]:  # all but the bystander's
+        while raw.OPENED[1:]:  # all except the bystander
             raw.OPENED.pop().close()
         left: dict[str, int] = {}
 
@@ -141,7 +141,7 @@ class Scene:
 
 
 def resource_counts(site: Site) -> dict[str, int]:
-    """What the process holds because of its clients, as far as it can be counted quickly."""
+    """Return the numbers of resources that clients use, as far as they can be counted quickly."""
     engine, socketio = site.server.engine, site.server._socketio
     spaces = registry.namespaces()
     deadlines = (
@@ -164,7 +164,7 @@ def resource_counts(site: Site) -> dict[str, int]:
 
 
 def check_gone(client: raw.WebSocket) -> None:
-    """The server has closed the TCP connection too, though this side keeps its own open."""
+    """Check that the server has closed the TCP connection, although the client has not."""
     with contextlib.suppress(ConnectionResetError):
         while client.sock.recv(65_536):
             pass
@@ -174,13 +174,13 @@ def check_gone(client: raw.WebSocket) -> None:
 def _nothing_printed(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> Iterator[None]:
-    """Whatever a client does is no reason for a traceback, or for a line that looks like one."""
+    """Check that no client causes a traceback or an unexpected log line."""
     yield
     assert capfd.readouterr().err == ""
-    # What is said of mistakes, in one line and once in a while: tests/test_diagnostics.py.
+    # tests/test_diagnostics.py tests the throttled log.
     records = [each for each in caplog.get_records("call") if each.name != throttled_log.__name__]
     lines = [record.getMessage() for record in records if record.levelno >= logging.WARNING]
-    # Only what a handler of the test's own raises on purpose is reported.
+    # Only exceptions that handlers of the tests raise are reported.
     assert [line for line in lines if not line.startswith("a receiver of 'message', ")] == []
 
 
@@ -194,7 +194,7 @@ def scene(serve: Callable[..., Site]) -> Scene:
 SMUGGLED = b"GET /page?smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = (b"Transfer-Encoding: chunked",)
 
-#: What comes after "POST <target> HTTP/1.1", and the answers that are right.
+#: Headers and body after "POST <target> HTTP/1.1", and the correct statuses.
 BAD_HEADERS: dict[str, tuple[tuple[bytes, ...], bytes, set[int]]] = {
     "a length and chunks": ((b"Content-Length: 5", *CHUNKED), b"0\r\n\r\n", {400}),
     "chunks and a length": ((*CHUNKED, b"Content-Length: 5"), b"0\r\n\r\n", {400}),
@@ -238,7 +238,7 @@ BAD_HEADERS: dict[str, tuple[tuple[bytes, ...], bytes, set[int]]] = {
     "two hosts": ((b"Host: b",), b"", {400}),
 }
 
-#: The same for the whole of what is sent first.
+#: Complete requests, and the correct statuses.
 BAD_REQUESTS: dict[str, tuple[bytes, set[int]]] = {
     "a request line of 9 KB": (
         b"GET /page?" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -253,14 +253,14 @@ BAD_REQUESTS: dict[str, tuple[bytes, set[int]]] = {
 
 
 class TestHTTP:
-    """Requests that two readers could read differently, or that are too much; a page's too."""
+    """Ambiguous and oversized requests, for the engine and for pages."""
 
     def exchange(self, scene: Scene, data: bytes) -> tuple[int, bytes]:
-        """Send all this, and all that follows it; the only answer's status, and the answer."""
+        """Send `data`, check that it gets exactly one response, and return status and response."""
         http = scene.http()
         http.sock.sendall(data)
         answer = http.read_to_end()
-        assert answer.count(b"HTTP/1.1 ") == 1, "a part of it was taken for another request"
+        assert answer.count(b"HTTP/1.1 ") == 1, "a part of it was parsed as another request"
         assert b"\r\nConnection: close\r\n" in answer
         assert scene.visits == []
         scene.check_released()
@@ -293,7 +293,7 @@ class TestHTTP:
         http = scene.http()
         http.sock.sendall(b"junk\r\n\r\n")
         assert http.read_to_end().startswith(b"HTTP/1.1 400 ")
-        # Ours alone is left, and the bystander's two were there before.
+        # One descriptor more: the client's side of this connection.
         eventually(
             lambda: resource_counts(scene.site)["descriptors"] == scene.before["descriptors"] + 1
         )
@@ -316,7 +316,7 @@ class TestHTTP:
             http.sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, RESET)
         http.sock.close()
         scene.check_released()
-        assert scene.visits == [b"hello"], "the visitor's who came after it"
+        assert scene.visits == [b"hello"], "from check_released"
 
     @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
     def test_incomplete_body_closes_its_session(self, reset: bool, scene: Scene) -> None:
@@ -332,9 +332,9 @@ class TestHTTP:
 
 
 class TestSlowSenders:
-    """Who sends a byte now and then is closed at a deadline that bytes do not move."""
+    """Requests sent byte by byte are closed at a timeout that single bytes do not extend."""
 
-    #: What has come of a request before it trickles.
+    #: Beginnings of requests that continue byte by byte.
     PLACES: tuple[bytes, ...] = (
         b"GET /pa",
         b"GET /page HTTP/1.1\r\nHost: a\r\nX-Slow: ",
@@ -350,7 +350,7 @@ class TestSlowSenders:
         def trickle(http: Http, beginning: bytes) -> None:
             http.sock.sendall(beginning)
             reading = gevent.spawn(http.read_to_end)
-            with contextlib.suppress(OSError):  # the server has had enough
+            with contextlib.suppress(OSError):  # the server closes the connection
                 while not reading.ready():
                     http.sock.sendall(b"x")
                     reading.join(0.05)
@@ -391,7 +391,7 @@ BAD_PAYLOADS: dict[str, bytes] = {
 
 
 class TestEngineIO:
-    """What is posted and asked for over long-polling."""
+    """Invalid and oversized requests of long-polling."""
 
     @pytest.mark.parametrize("payload", BAD_PAYLOADS.values(), ids=BAD_PAYLOADS)
     def test_invalid_packet_closes_the_session_with_one_error(
@@ -408,7 +408,7 @@ class TestEngineIO:
         assert client.request("GET")[0] == 400
 
     def test_post_of_separators_uses_little_memory(self, scene: Scene) -> None:
-        """Taken apart before it is looked at, it would be eight bytes for each of its million."""
+        """Splitting the body at once would take eight bytes for each of a million separators."""
         client = scene.site.polling()
         client.connect()
         bomb = b"\x1e" * 1_000_000
@@ -422,7 +422,7 @@ class TestEngineIO:
         scene.check_ended(client.id, "parse error")
 
     def test_post_of_many_packets_does_not_block(self, scene: Scene) -> None:
-        """The longest that others wait; what is unpacked at once takes many times the bound."""
+        """Decoding the body at once would block many times longer than the limit of this test."""
         client = scene.site.polling()
         client.connect()
         with measure_blocking() as longest:
@@ -451,7 +451,7 @@ class TestEngineIO:
         client.connect()
         size = b"%x\r\n" % 1_000_001 if how == "chunked" else b""
         length = "Transfer-Encoding: chunked" if size else "Content-Length: 1000001"
-        # Of the body itself nothing is ever sent: the answer cannot have waited for it.
+        # The body is never sent, so the response cannot depend on it.
         http.send("POST", f"{ENGINE}&sid={client.sid}", length, body=size)
         answer = http.read_to_end()
         assert answer.startswith(b"HTTP/1.1 413 ")
@@ -482,7 +482,7 @@ class TestEngineIO:
             client.call("here")
         looking.kill()
         after = counts(scene.site.server)
-        # Each side's own connection costs a few; a pong costs nothing, neither then nor later.
+        # The connections of both sides need a few; pongs need none.
         assert after["greenlets"] <= before["greenlets"] + 5
         assert max(largest, after["watchers"]) <= before["watchers"] + 20
         assert scene.endings == []
@@ -499,14 +499,14 @@ class TestEngineIO:
 
     @pytest.mark.parametrize("passed", [0, 8], ids=["in its head", "in its body"])
     def test_overlapping_posts_close_the_session(self, passed: int, scene: Scene) -> None:
-        """However little of the first one's body has come: nobody knows which one is earlier."""
+        """The order of the two is unknown, even if only the head of the first has arrived."""
         client, http = scene.site.polling(), scene.http()
         client.connect()
         body = b'42["message","first"]'
         target = f"{ENGINE}&sid={client.sid}"
         http.send("POST", target, f"Content-Length: {len(body)}", body=body[:passed])
         before = gevent.get_hub().loop.activecnt
-        scene.check_others_are_served()  # whose requests came later, and are answered: it is read by now
+        scene.check_others_are_served()  # afterwards, the server has read the first request
         assert client.send('42["message","second"]')[0] == 400
         with contextlib.suppress(OSError):
             http.sock.sendall(body[passed:])
@@ -524,7 +524,7 @@ class TestEngineIO:
         assert scene.endings == []
 
     def test_upgrade_during_a_post_closes_the_session(self, scene: Scene) -> None:
-        """What is left of the POST would come between what comes by the WebSocket, or be lost."""
+        """The remaining packets of the POST would be lost, or mix with those of the WebSocket."""
         client, http = scene.site.polling(), scene.http()
         client.connect()
         http.send("POST", f"{ENGINE}&sid={client.sid}", "Content-Length: 30", body=b'42["message')
@@ -574,13 +574,13 @@ class TestEngineIO:
         status, answer, body = http.response()
         assert status == 400
         assert answer["Content-Type"] == "application/json"
-        told = json.loads(body)
-        assert set(told) == {"code", "message"}
-        assert type(told["code"]) is int
+        content = json.loads(body)
+        assert set(content) == {"code", "message"}
+        assert type(content["code"]) is int
         for word in ("pigeon", "__proto__", "constructor", "99", "Pigeon"):
             assert word not in str(answer) + body.decode()
         if "EIO=3" in query or "j=0" in query:
-            assert "socket.io-client" in told["message"]
+            assert "socket.io-client" in content["message"]
         scene.check_released()
 
     @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])
@@ -597,7 +597,7 @@ class TestEngineIO:
 
 class TestSessionIds:
     def test_session_ids_are_random_in_every_bit(self, scene: Scene) -> None:
-        """At least 96 bits, of the secret id and of the public one, and neither tells the other."""
+        """Secret and public ids have at least 96 random bits each, and are independent."""
         secret, public = [], []
         for _ in range(100):
             client = scene.site.connect()
@@ -615,7 +615,7 @@ class TestSessionIds:
             numbers.append([int.from_bytes(each[:12], "big") for each in raw_ids])
             for bit in range(96):
                 assert 10 < sum(number >> bit & 1 for number in numbers[-1]) < 90, bit
-        for bit in range(96):  # of their difference too
+        for bit in range(96):  # independent: their difference is random as well
             both = zip(*numbers, strict=True)
             assert 10 < sum((one ^ other) >> bit & 1 for one, other in both) < 90, bit
 
@@ -667,14 +667,14 @@ BAD_FRAMES: dict[str, tuple[bytes, int]] = {
 
 
 class TestWebSocket:
-    """Frames that break RFC 6455, and those that are too much."""
+    """Frames that violate RFC 6455 or exceed limits."""
 
     @pytest.mark.parametrize(("data", "code"), BAD_FRAMES.values(), ids=BAD_FRAMES)
     def test_invalid_frame_closes_with_its_code(self, data: bytes, code: int, scene: Scene) -> None:
         client = scene.site.connect()
         client.call("__subscribe__", "room")
         sending = gevent.spawn(self.send, client, data)
-        # A length that no 64-bit number may have is no WebSocket's at all (RFC 6455, 5.2).
+        # The most significant bit of a 64-bit length must be 0 (RFC 6455 §5.2).
         assert client.wait_closed() in ({code, 1002} if data[2:3] == b"\x80" else {code})
         sending.kill()
         check_gone(client)
@@ -683,7 +683,7 @@ class TestWebSocket:
 
     @staticmethod
     def send(client: raw.WebSocket, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # it need not all be taken
+        with contextlib.suppress(OSError):  # the server may close before reading all
             client.send_raw(data)
 
     @pytest.mark.parametrize(
@@ -726,7 +726,7 @@ class TestWebSocket:
         assert scene.endings == []
 
     def test_pings_without_reading_pongs_use_limited_memory(self, scene: Scene) -> None:
-        """By what the kernel takes and an outbox: their pongs are not kept beyond it."""
+        """Pongs are limited by the kernel's buffer and ``SOCKETIO_OUTBOX_BYTES``."""
         client = scene.site.connect()
         found = socket_of(client)
         session = found._connection.session
@@ -744,7 +744,7 @@ class TestWebSocket:
         eventually(lambda: sending.ready() or not session.open)
         looking.kill()
         sending.kill()
-        # Above the cap by no more than what is read at once.
+        # Above the limit by at most one read.
         assert most <= scene.site.server.settings.outbox_bytes + 65_536
         client.sock.close()
         scene.endings.wait(lambda endings: len(endings) == 2)
@@ -772,7 +772,7 @@ def placeholder(number: str) -> str:
     return f'{{"_placeholder":true,"num":{number}}}'
 
 
-#: What a connected client sends, in order; bytes are attachments.
+#: Messages of a connected client, in order; bytes are attachments.
 BAD_PACKETS: dict[str, list[str | bytes]] = {
     "a placeholder beyond the attachments": [f'451-["e",{placeholder("1")}]', b"x"],
     "a negative placeholder": [f'451-["e",{placeholder("-1")}]', b"x"],
@@ -818,7 +818,7 @@ BAD_PACKETS: dict[str, list[str | bytes]] = {
     "1,000 levels of malformed JSON": ['42["e",' + "[" * 1000 + "nonsense" + "]" * 1000 + "]"],
 }
 
-#: Arguments of an event that are JSON beyond a limit of content.
+#: Arguments of an event that exceed a content limit.
 LARGE_ARGUMENTS: dict[str, str] = {
     "1e400": "1e400",
     "-1e400": "-1e400",
@@ -831,7 +831,7 @@ LARGE_ARGUMENTS: dict[str, str] = {
     "half a surrogate beside the levels": '"\\ud800",' + "[" * 2000 + "]" * 2000,
 }
 
-#: What a client sends, and the event that Node delivers for it.
+#: Messages of a client, and the event that Node delivers for them.
 DELIVERED: dict[str, tuple[list[str | bytes], list[Any]]] = {
     "a placeholder in a text event": (
         [f'427["e",{placeholder("0")}]'],
@@ -874,7 +874,7 @@ DELIVERED: dict[str, tuple[list[str | bytes], list[Any]]] = {
 
 
 def over_websocket(site: Site, packets: list[str | bytes]) -> str:
-    """Send these; the public id of who did, which is closed by now."""
+    """Send invalid packets over a WebSocket, and return the public id of the closed client."""
     client = site.connect()
     client.call("__subscribe__", "room")
     for packet in packets:
@@ -885,7 +885,7 @@ def over_websocket(site: Site, packets: list[str | bytes]) -> str:
 
 
 def over_polling(site: Site, packets: list[str | bytes]) -> str:
-    """The same in one POST."""
+    """Send invalid packets in one POST, and return the public id of the closed client."""
     client = site.polling()
     client.connect()
     client.send('420["__subscribe__","room"]')
@@ -900,7 +900,7 @@ def over_polling(site: Site, packets: list[str | bytes]) -> str:
 
 
 class TestSocketIO:
-    """Packets that the protocol does not allow: their sender is closed, and nobody else."""
+    """Packets that violate the protocol: only the session of their sender is closed."""
 
     @pytest.mark.parametrize("send", [over_websocket, over_polling])
     @pytest.mark.parametrize("packets", BAD_PACKETS.values(), ids=BAD_PACKETS)
@@ -912,8 +912,8 @@ class TestSocketIO:
         assert scene.handled == []
         (failed,) = scene.errors
         assert failed[0] == session_id
-        broadcast("to the others of the room")
-        assert scene.bystander.event() == ["message", "to the others of the room"]
+        broadcast("to the others")
+        assert scene.bystander.event() == ["message", "to the others"]
 
     @pytest.mark.parametrize(("packets", "event"), DELIVERED.values(), ids=DELIVERED)
     def test_event_accepted_by_node_is_delivered(
@@ -940,7 +940,7 @@ class TestSocketIO:
         client.send(f'427["e",{argument}]')
         client.emit("after", 1, ack=8)
         answer = str(client.receive())
-        assert answer.startswith('437[{"error":"'), "the acknowledgement says why"
+        assert answer.startswith('437[{"error":"'), "the acknowledgement has the reason"
         assert client.receive() == "438[1]"
         assert scene.handled == [["before"], ["after", 1]]
         ((session_id, error),) = scene.errors
@@ -1047,7 +1047,7 @@ class TestSocketIO:
                 client.receive()
 
     def test_invalid_packets_leave_no_objects_behind(self, scene: Scene) -> None:
-        """Not one object of a connection, greenlet, timer or descriptor, after one of each kind."""
+        """No object of a connection, greenlet, timer or descriptor remains."""
         kinds = ("Session", "Socket", "Connection", "Multiplexer", "WebSocket", "TCPStream")
 
         def alive() -> dict[str, int]:
@@ -1062,7 +1062,7 @@ class TestSocketIO:
         over_polling(scene.site, ["4abc"])
         scene.endings.wait(lambda endings: len(endings) == 4)
         scene.check_released()
-        scene.errors.clear()  # an exception's traceback holds on to whom it came from
+        scene.errors.clear()  # tracebacks keep references to the connection
         before, objects = counts(scene.site.server), alive()
         for packets in BAD_PACKETS.values():
             for send in (over_websocket, over_polling):
@@ -1071,7 +1071,7 @@ class TestSocketIO:
         scene.check_released()
         scene.errors.clear()
         after = counts(scene.site.server)
-        assert after["watchers"] <= before["watchers"] + 3, "a timer for all is not taken back"
+        assert after["watchers"] <= before["watchers"] + 3, "shared timers may remain"
         for name in ("sessions", "sockets", "channels", "greenlets", "descriptors"):
             assert after[name] <= before[name], name
         assert alive() == objects
@@ -1093,7 +1093,7 @@ class TestSocketIO:
         ids=lambda value: value[:24],
     )
     def test_json_of_a_megabyte_does_not_block(self, value: str, scene: Scene) -> None:
-        """The longest that others wait while it is read: a bound several times what it takes."""
+        """The limit of this test is several times the measured duration."""
         client = scene.site.connect()
         with measure_blocking() as longest, contextlib.suppress(raw.Closed, OSError):
             client.send(f'427["e",{value}]')
@@ -1146,7 +1146,7 @@ class TestSocketIO:
 
 
 class TestOrigins:
-    """Another page's requests reach nobody, on either transport."""
+    """Requests from other origins are rejected on both transports."""
 
     FOREIGN = (
         "http://evil.example",
@@ -1168,7 +1168,7 @@ class TestOrigins:
         return scene
 
     def handshake_responses(self, scene: Scene, *headers: str) -> list[tuple[int, Any]]:
-        """What both transports answer a handshake with these headers: statuses and headers."""
+        """Return status and headers of a handshake with these headers, for both transports."""
         found = []
         for target, more in (
             (ENGINE, ()),
@@ -1237,13 +1237,13 @@ class TestOrigins:
 
 class Unprintable(Exception):
     def __str__(self) -> str:
-        raise RuntimeError("not even its text")
+        raise RuntimeError("__str__ failed")
 
     __repr__ = __str__
 
 
 class TestHandlers:
-    """Whatever a handler raises: one error each, others run, the connection stays."""
+    """Exceptions of handlers cause one error each; other handlers run, the connection stays."""
 
     @pytest.mark.parametrize(
         "make",
@@ -1253,7 +1253,7 @@ class TestHandlers:
     def test_failing_handler_leaves_nothing_behind(
         self, make: Callable[[], BaseException], scene: Scene
     ) -> None:
-        told: list[type[BaseException]] = []
+        reported: list[type[BaseException]] = []
 
         @on_message
         def bad(request: Any, socket: Any, context: Any, message: Any) -> None:
@@ -1261,7 +1261,7 @@ class TestHandlers:
 
         @on_error
         def failed(request: Any, socket: Any, context: Any, exception: BaseException) -> None:
-            told.append(type(exception))
+            reported.append(type(exception))
 
         client = scene.site.connect()
         client.call("message", 0)
@@ -1269,7 +1269,7 @@ class TestHandlers:
         for number in range(1, 100):
             assert client.call("message", number) == [{"error": "internal error"}]
         assert scene.handled == [["message", number] for number in range(100)]
-        assert told == [type(make())] * 100
+        assert reported == [type(make())] * 100
         scene.errors.clear()
         after = counts(scene.site.server)
         for name in HELD:
@@ -1286,7 +1286,7 @@ class TestClock:
     def test_clock_jump_of_an_hour_has_no_effect(
         self, jump: float, serve: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Heartbeats go on, nobody is closed, and who is silent is closed as ever."""
+        """Heartbeats continue, responding clients stay open, and silent ones are closed."""
         scene = Scene(serve, ping_interval=0.1, ping_timeout=1.0)
         answering = gevent.spawn(TestSocketIO.answer_pings, scene.bystander)
         client = scene.site.connect()
@@ -1303,7 +1303,7 @@ class TestClock:
         silent = scene.site.connect()
         keeping = gevent.spawn(TestSocketIO.answer_pings, client)
         scene.endings.wait_for((silent.id, "finish", "ping timeout"))
-        # (So may be the polling client by now, which is silent as well.)
+        # The polling client is silent too, and may have been closed.
         assert {client.id, scene.bystander.id}.isdisjoint(each for each, *_ in scene.endings)
         for each in (answering, keeping):
             each.kill()
@@ -1315,7 +1315,7 @@ class TestClock:
 @pytest.mark.patience(30)
 class TestStopping:
     def test_no_connection_is_accepted_after_the_stop_signal(self, tmp_path: Path) -> None:
-        """Also while the handlers of those who are there still have work to do."""
+        """Not even while handlers of connected clients are still running."""
         server = CountedServer(tmp_path)
         try:
             client = raw.WebSocket(server.port, "/socket.io/")
@@ -1328,7 +1328,7 @@ class TestStopping:
             assert client.wait_closed() == 1001
             with pytest.raises(OSError, match="refused"):
                 stdlib_socket.create_connection(("127.0.0.1", server.port))
-            # Nor on a connection that is kept alive.
+            # A keep-alive connection gets status 503.
             assert kept.request("GET", ENGINE)[0] == 503
             server.open_gate()
             assert server.process.wait() == 0
@@ -1339,9 +1339,9 @@ class TestStopping:
 
 @contextlib.contextmanager
 def measure_blocking() -> Iterator[Callable[[], float]]:
-    """Meanwhile, measure the longest work in seconds between two turns of the others.
+    """Measure the longest time in seconds for which the event loop is blocked.
 
-    By the thread's own clock: that the machine is busy is nobody's fault here.
+    Uses the CPU time of the thread, so that other processes do not affect the result.
     """
     longest = 0.0
 

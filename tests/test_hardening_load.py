@@ -1,6 +1,6 @@
-"""What `test_hardening` asks of a server, in the numbers that take their time.
+"""Tests of `test_hardening` with large numbers of clients and messages.
 
-Nothing here is about speed: what is counted is what is kept, lost, doubled or let in.
+They check that resources are limited and that messages arrive once and in order, not the speed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ pytestmark = [pytest.mark.torture, pytest.mark.patience(180)]
 
 
 class TestSlowSenders:
-    """500 sockets that send a byte each 5 s: closed after 10 s of a head, 20 s of a body."""
+    """500 connections that send a byte every 5 s are closed by the header and body timeouts."""
 
     PLACES = (
         ("line", b"GET /cou"),
@@ -58,7 +58,7 @@ class TestSlowSenders:
     )
 
     def test_slow_senders_are_closed_and_others_served(self, start: Start) -> None:
-        """Each comes to so many bytes and no further; the others are answered all the while."""
+        """The number of bytes of each is limited, and other clients are served meanwhile."""
         server = start()
         before = server.warm_up()
         sent: Counter[tuple[str, int]] = Counter()
@@ -84,7 +84,7 @@ class TestSlowSenders:
         gevent.joinall(slow, raise_error=True)
         assert sum(sent.values()) == 500
         assert max(count for place, count in sent if place != "body") <= 2
-        # 20 s without progress would be moved by each byte: the least rate is what ends it.
+        # Each byte restarts the 20 s without progress; the minimum rate closes the connection.
         assert max(count for place, count in sent if place == "body") <= 5
         assert answered >= 20
         server.settle(before)
@@ -104,10 +104,10 @@ class TestHandshakeFlood:
         assert "" not in sids
         assert len(set(sids)) == 25_000
         server.settle(before)
-        told = server.counts()
-        assert told["connects"] == 2, "nobody heard of the others"
-        # Told by memory too: a session that is kept would be some kilobytes.
-        assert told["memory"] - before["memory"] < 25_000 * 8_192
+        after = server.counts()
+        assert after["connects"] == 2, "no handler was called for the others"
+        # Sessions that are not released would take several kilobytes each.
+        assert after["memory"] - before["memory"] < 25_000 * 8_192
 
     def test_sessions_beyond_the_default_limit_are_rejected(self, start: Start) -> None:
         server = start(ping_interval=30, ping_timeout=30)
@@ -126,7 +126,7 @@ class TestHandshakeFlood:
 
 class TestBackpressure:
     def test_100_000_messages_reach_readers_and_close_a_slow_reader(self, start: Start) -> None:
-        """10 GB; whether each is the right one is `test_load`'s to see, here all are counted."""
+        """Sends 10 GB and counts it; `test_load` checks the contents of messages."""
         total, size, batch = 100_000, 1000, 500
         server = start(ping_interval=600, ping_timeout=600)
         before = server.warm_up()
@@ -134,7 +134,7 @@ class TestBackpressure:
         listeners = together(lambda number: WebSocket(server.port), 98)
         lazy = WebSocket(server.port)
         lazy.stop_reading()
-        # A frame's head of four bytes, and the packet.
+        # A frame header of four bytes, and the packet.
         whole = total * (4 + len('42["message",""]') + size)
         received = [0] * len(listeners)
 
@@ -147,28 +147,28 @@ class TestBackpressure:
         for client in listeners:
             client.stop_reading()
         draining = [gevent.spawn(drain, number) for number in range(len(listeners))]
-        heard = 0
+        event_count = 0
 
-        def hear(event: list[Any]) -> None:
-            nonlocal heard
-            assert event[1].startswith(f"{heard} ")
-            heard += 1
+        def count_event(event: list[Any]) -> None:
+            nonlocal event_count
+            assert event[1].startswith(f"{event_count} ")
+            event_count += 1
 
-        speaker.heard = hear
+        speaker.heard = count_event
         largest = memory = 0
         for first in range(0, total, batch):
             speaker.call("publish", first, batch, size)
-            # A batch has to be with every one of them before the next: whoever falls behind, and it
-            # is the lazy one alone, is not waited for.
-            there = (first + batch) * (whole // total)
-            while min(received) < there or heard < first + batch:
+            # The next batch starts when all readers have received this one, so that only the client
+            # that does not read falls behind.
+            expected = (first + batch) * (whole // total)
+            while min(received) < expected or event_count < first + batch:
                 gevent.sleep(0)
             if first % 5000 == 0:
                 found = server.counts()
                 largest, memory = max(largest, found["outbox"]), max(memory, found["memory"])
         gevent.joinall(draining, raise_error=True)
         assert received == [whole] * len(listeners)
-        assert heard == total
+        assert event_count == total
         assert largest <= 4 << 20
         assert memory - before["memory"] < 64 << 20
         found = server.eventually(lambda counts: counts["sessions"] == 1 + len(listeners))
@@ -179,7 +179,7 @@ class TestRaces:
     def test_subscribing_while_disconnecting_10_000_times_leaves_nothing(
         self, serve: Callable[..., Site]
     ) -> None:
-        """While it is broadcast to those who come and go, also from inside of their handlers."""
+        """Broadcasts, also from handlers, run while clients connect and disconnect."""
         site = serve()
         came: Counter[tuple[str, str]] = Counter()
         ended: Counter[tuple[str, str]] = Counter()
@@ -189,12 +189,12 @@ class TestRaces:
         @signals.subscribe.connect
         def subscribed(sender: Any, channel: str, **extra: Any) -> None:
             came[sender.session_id, channel] += 1
-            sender.broadcast_channel("somebody came", channel)
+            sender.broadcast_channel("subscribed", channel)
 
         @signals.unsubscribe.connect
         def unsubscribed(sender: Any, channel: str, **extra: Any) -> None:
             came[sender.session_id, channel] -= 1
-            sender.broadcast_channel("somebody went", channel)
+            sender.broadcast_channel("unsubscribed", channel)
 
         for stage in (signals.disconnect, signals.finish):
 
@@ -204,8 +204,8 @@ class TestRaces:
             stage.connect(end)
         steady = WebSocket(site.port)
         steady.subscribe("room")
-        heard = Journal()
-        steady.heard = lambda event: heard.append(event[1]) if type(event[1]) is int else None
+        events = Journal()
+        steady.heard = lambda event: events.append(event[1]) if type(event[1]) is int else None
         before = counts(site.server)
         lives = 10_000
 
@@ -229,11 +229,11 @@ class TestRaces:
 
         together(live, lives)
         eventually(lambda: sum(ended.values()) >= 2 * lives)
-        heard.wait(lambda heard: len(heard) == lives // 10)
-        assert sorted(heard) == list(range(lives // 10))
+        events.wait(lambda events: len(events) == lives // 10)
+        assert sorted(events) == list(range(lives // 10))
         assert set(ended.values()) == {1}
-        came[steady.id, "room"] -= 1  # it is there still
-        assert not any(came.values()), "who came went, and as often"
+        came[steady.id, "room"] -= 1  # still subscribed
+        assert not any(came.values()), "every subscription was ended once"
         space = registry.namespace("/")
         assert list(space.sockets) == [steady.id]
         assert [each.session_id for each in space.channels.members("room")] == [steady.id]
@@ -256,7 +256,7 @@ class TestRaces:
 
 class TestChannels:
     def test_million_channels_use_little_memory(self, serve: Callable[..., Site]) -> None:
-        """Names nobody has seen before, past handlers that are bound to patterns."""
+        """All names are new, and handlers with channel patterns are bound."""
 
         @on_subscribe(channel="^room-1")
         def bound(request: Any, socket: Any, context: Any, channel: str) -> None:
@@ -272,7 +272,7 @@ class TestChannels:
                 assert socket.unsubscribe(f"room-{number}")
                 with contextlib.suppress(NoSocket):
                     broadcast_channel(None, f"unknown-{number}")
-                    raise AssertionError("nobody is there")
+                    raise AssertionError("expected NoSocket")
 
         site = serve(ping_interval=600)
         client = site.connect()
@@ -294,14 +294,14 @@ class TestAcknowledgements:
     ) -> None:
         site = serve(ping_interval=600, ping_timeout=600)
         client = WebSocket(site.port)
-        heard = Journal()
+        endings = Journal()
         arrived = 0
 
-        def hear(event: list[Any]) -> None:
+        def on_event(event: list[Any]) -> None:
             nonlocal arrived
             arrived += 1
 
-        client.heard = hear
+        client.heard = on_event
         found = registry.find(client.id)
         assert found is not None
         connection = found._connection
@@ -311,7 +311,7 @@ class TestAcknowledgements:
             try:
                 found.call("question", timeout=3600)
             except Disconnected:
-                heard.append("gone")
+                endings.append("gone")
 
         for first in range(0, 100_000, 1000):
             for _ in range(1000):
@@ -319,7 +319,7 @@ class TestAcknowledgements:
             eventually(lambda first=first: arrived >= first + 1000)
         assert len(connection._acks) == 100_000
         client.wire.close(reset=True)
-        heard.wait(lambda heard: len(heard) == 100_000)
+        endings.wait(lambda endings: len(endings) == 100_000)
         assert not connection._acks
         del found, connection
         gc.collect()
@@ -332,7 +332,7 @@ class TestAcknowledgements:
 @pytest.mark.usefixtures("_many_descriptors")
 class TestStopping:
     def test_stop_notifies_6_000_clients_despite_a_blocked_handler(self, tmp_path: Path) -> None:
-        """With a handler among them that would wait for ever."""
+        """One handler blocks indefinitely."""
         server = CountedServer(tmp_path, ping_interval=600, ping_timeout=600)
         try:
             websockets = together(lambda number: WebSocket(server.port), 5000)
@@ -344,10 +344,10 @@ class TestStopping:
             assert server.process.wait() == 0
             assert [client.closed.get() for client in websockets] == [1001] * 5000
             assert [client.closed.get() for client in polls] == ["1"] * 1000
-            told = json.loads(server.process.wait_for("TOLD "))
-            assert told["reasons"] == {"server shutting down": 6000}
-            assert told["finishes"] == 5999
-            # The one that waited had to be interrupted, which is reported, and is all that is.
+            ended = json.loads(server.process.wait_for("TOLD "))
+            assert ended["reasons"] == {"server shutting down": 6000}
+            assert ended["finishes"] == 5999
+            # The interrupted handler is reported, and nothing else.
             assert server.errors.count("Traceback") == 1
             assert server.errors.rstrip().endswith("GreenletExit")
         finally:

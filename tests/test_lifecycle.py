@@ -361,7 +361,7 @@ class TestNamespaces:
 
 
 def _give_up(client: Any, site: Site, socket: Any) -> None:
-    site.server.engine._heartbeat._give_up(socket._connection.session)
+    site.server.engine._heartbeat._on_timeout(socket._connection.session)
 
 
 Trigger = tuple[Callable[[Any, Site, Any], Any], str]

@@ -1,6 +1,6 @@
-"""How the servers of this folder run: they say which port they got, and serve.
+"""Runs a server of this folder, after printing its port.
 
-``python SERVER [PORT [WORKERS]]``: with several workers, in as many processes on that port.
+``python SERVER [PORT [WORKERS]]`` starts the given number of processes that share the port.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from gevent import socket
 
 from webpy_socketio.engine import EngineConfig, EngineServer, PeerWorkers
 
-#: Makes a server on an address or a listening socket.
+#: Creates a server for an address or a listening socket.
 Make = Callable[[Any, EngineConfig, "PeerWorkers | None"], EngineServer]
 
 _WORKER = "CONFORMANCE_WORKER"
 
 
 def run(make: Make, config: EngineConfig, port: int = 3000, workers: int = 1) -> None:
-    """Start, print ``PORT <port>``, and serve until a signal ends the process."""
-    # The suites' clients make mistakes on purpose; what is said of them is tested elsewhere.
+    """Start the server, print ``PORT <port>``, and serve until a signal ends the process."""
+    # The suites send invalid requests on purpose; the log lines are tested elsewhere.
     logging.getLogger("webpy_socketio.engine.io.throttled_log").disabled = True
     if _WORKER in os.environ:
         descriptor, name, folder = os.environ[_WORKER].split(":", 2)
@@ -73,5 +73,5 @@ def _share(port: int, workers: int) -> None:
 
 
 def start(make: Make, config: EngineConfig) -> None:
-    """Run as the command line says."""
+    """Run a server with the arguments of the command line."""
     run(make, config, *(int(argument) for argument in sys.argv[1:]))

@@ -1,7 +1,7 @@
-"""Runs Autobahn's WebSocket cases, as the package kosoku has them, against an echo server.
+"""Runs Autobahn's WebSocket cases (package kosoku) against an echo server.
 
-``python tests/conformance/autobahn.py URL CASE…`` where a case is ``1.1.1`` or ``6.*``. Writes one
-line of JSON a case: its id, the two verdicts (on the messages, on the closing), and why.
+``python tests/conformance/autobahn.py URL CASE…`` with cases such as ``1.1.1`` or ``6.*``. Writes a
+line of JSON per case: its id, the verdicts on messages and closing, and the reason of each.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import sys
 
 from kosoku import FailureError, run_fuzzingclient
 
-#: Cases at once. Most of a case's time is spent waiting for what is not to happen.
+#: Number of concurrent cases. Most of their time is spent waiting for timeouts.
 CONCURRENCY = 8
 
 
 async def main(url: str, *cases: str) -> None:
     try:
         results = await run_fuzzingclient(url, cases, concurrency=CONCURRENCY)
-    except FailureError as failure:  # a verdict too, and in the results
+    except FailureError as failure:  # the results include failed cases
         results = failure.results
     for result in results:
         verdicts = result.behavior.value, result.behavior_close.value
@@ -31,6 +31,5 @@ async def main(url: str, *cases: str) -> None:
 if __name__ == "__main__":
     asyncio.run(main(*sys.argv[1:]))
     sys.stdout.flush()
-    # Not by way of the interpreter's end: kosoku's threads are still there (0.1.0), and now and then
-    # one of them aborts the process over it.
+    # Skips the interpreter's shutdown, in which threads of kosoku 0.1.0 sometimes abort.
     os._exit(0)

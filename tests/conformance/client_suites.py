@@ -1,8 +1,8 @@
 """Runs the test suites of the Socket.IO project against the servers of this folder.
 
-``python tests/conformance/client_suites.py CHECKOUT [SUITE…]``: CHECKOUT is a clone of the project's
-repository; without a SUITE, all of `SUITES` run. Needs Node.js 20.6 or later with npm, and the ports
-3000 and 3210. Tests that README.rst in this folder names as exceptions are left out.
+``python tests/conformance/client_suites.py CHECKOUT [SUITE…]``, where CHECKOUT is a clone of the
+project's repository. Without a SUITE, all suites run. Requires Node.js 20.6 or later with npm, and
+the ports 3000 and 3210. README.rst in this folder lists the tests that are skipped.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
-#: Where a suite is copied to and installed, below CHECKOUT.
+#: Folder in CHECKOUT in which suites are copied and installed.
 FOLDER = ".webpy_socketio"
 
-#: Packages of npm that the suites of the clients need, in the version that CHECKOUT asks for.
+#: npm packages that the suites of the clients require, in the versions of CHECKOUT.
 CLIENT_TOOLS = (
     *("@sinonjs/fake-timers", "@types/expect.js", "@types/mocha", "@types/node"),
     *("base64-arraybuffer", "expect.js", "has-cors", "mocha", "text-blob-builder", "tsx"),
     "typescript",
 )
 
-#: Seconds after which a suite counts as stuck.
+#: Timeout of a suite in seconds.
 TIMEOUT = 300
 
-#: Milliseconds a test may take. Mocha's 2,000 are not enough on a slow machine for the tests that
-#: start Node.js.
+#: Timeout of a test in milliseconds. Mocha's default of 2,000 is too short for tests that start
+#: Node.js on a slow machine.
 TEST_TIMEOUT = 10_000
 
-#: Further runs of the tests that failed. Some expect an answer within 50 ms, connection included.
+#: Number of retries of failed tests. Some expect a response within 50 ms, including the handshake.
 RETRIES = 2
 
 
 @dataclass(frozen=True)
 class Suite:
-    """One suite: where it is, which of our servers it runs against, and how it is started."""
+    """A test suite: its folder, the server that it tests, and how it is started."""
 
     source: str
     server: str
@@ -62,7 +62,7 @@ SUITES = {
         "socketio_client_server.py",
         3210,
         ("test/index.ts",),
-        (("NODE_OPTIONS", "--import=tsx"),),  # for the processes that the tests start, too
+        (("NODE_OPTIONS", "--import=tsx"),),  # applies to child processes of the tests too
     ),
     "engine.io-protocol": Suite(
         "docs/engine.io-protocol/v4-test-suite",
@@ -78,25 +78,25 @@ SUITES = {
 
 
 def exceptions() -> list[str]:
-    """The titles in README.rst, each a term of a definition list."""
+    """Return the titles of skipped tests: the terms of the definition list in README.rst."""
     text = (HERE / "README.rst").read_text(encoding="utf-8")
     return re.findall(r"^``(.+)``$\n +\S", text, re.MULTILINE)
 
 
 def install(checkout: Path, suite: Suite) -> Path:
-    """Copy the suite, and install what it needs; returns its folder."""
+    """Copy the suite, install its dependencies, and return its folder."""
     root = checkout / FOLDER / Path(suite.source).parts[0]
     folder = checkout / FOLDER / suite.source
     skipped = shutil.ignore_patterns("node_modules", "package-lock.json")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(checkout / suite.source, folder, ignore=skipped)
     if suite.source.startswith("packages/"):
-        asked = json.loads((checkout / "package.json").read_text())["devDependencies"]
+        versions = json.loads((checkout / "package.json").read_text())["devDependencies"]
         manifest = {
             "private": True,
-            # The sources in CHECKOUT, not what is published under the same name.
+            # Use the sources in CHECKOUT, not the published packages of the same name.
             "workspaces": ["*-client"],
-            "devDependencies": {name: asked[name] for name in CLIENT_TOOLS},
+            "devDependencies": {name: versions[name] for name in CLIENT_TOOLS},
         }
         (root / "package.json").write_text(json.dumps(manifest))
         shutil.copytree(
@@ -120,7 +120,7 @@ def npm_install(folder: Path) -> None:
 
 
 def build(package: Path) -> None:
-    """Translate a client's TypeScript; its types are the business of its own project."""
+    """Compile the TypeScript of a client without checking types."""
     for project in ("tsconfig.json", "tsconfig.esm.json"):
         subprocess.run(["npx", "tsc", "--noCheck", "-p", project], cwd=package, check=True)
     subprocess.run(["bash", "./postcompile.sh"], cwd=package, check=True)
@@ -137,14 +137,14 @@ def serve(suite: Suite) -> Iterator[None]:
         try:
             assert server.stdout is not None
             if server.stdout.readline() != f"PORT {suite.port}\n":
-                raise SystemExit(f"{suite.server} did not start: see above")
+                raise SystemExit(f"{suite.server} did not start: see its output above")
             yield
         finally:
             server.terminate()
 
 
 def mocha(folder: Path, suite: Suite, titles: list[str], *flags: str) -> list[dict[str, Any]]:
-    """Run the tests with these titles; with ``--invert``, all others. Returns those that failed."""
+    """Run the tests with these titles (or all others with ``--invert``), and return failures."""
     report = folder / "report.json"
     pattern = "|".join(re.escape(title) for title in titles)
     subprocess.run(
@@ -167,7 +167,7 @@ def mocha(folder: Path, suite: Suite, titles: list[str], *flags: str) -> list[di
 
 
 def run(name: str, checkout: Path) -> bool:
-    """Run one suite; print its verdict, and return whether all tests passed."""
+    """Run one suite, print its result, and return whether all tests passed."""
     suite = SUITES[name]
     folder = install(checkout, suite)
     sys.stdout.write(f"{name}: ")
@@ -186,7 +186,7 @@ def run(name: str, checkout: Path) -> bool:
 def main(checkout: str, *names: str) -> int:
     unknown = set(names) - SUITES.keys()
     if unknown:
-        raise SystemExit(f"unknown suites: {', '.join(sorted(unknown))}; there are {list(SUITES)}")
+        raise SystemExit(f"unknown suites: {', '.join(sorted(unknown))}; known: {list(SUITES)}")
     passed = [run(name, Path(checkout).resolve()) for name in names or SUITES]
     return 0 if all(passed) else 1
 

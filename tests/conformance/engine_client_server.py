@@ -1,6 +1,7 @@
-"""The server that the suite of engine.io-client expects.
+"""The server for the test suite of engine.io-client.
 
-``python tests/conformance/engine_client_server.py [PORT]`` (3000; 0 picks one). Prints ``PORT <port>``.
+``python tests/conformance/engine_client_server.py [PORT]`` (default 3000; 0 for a free port).
+Prints ``PORT <port>``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from webpy_socketio.engine.io import json
 
 CONFIG = EngineConfig(ping_interval=0.5, max_message_size=100, allowed_origins=["*"])
 
-#: The cookies of a handshake: the client keeps "1" and "2".
+#: The cookies of the handshake response, of which the client stores "1" and "2".
 COOKIES = (
     "1=1; Max-Age=86400",
     "2=2; Path=/; HttpOnly; Secure; SameSite=Strict",
@@ -35,7 +36,7 @@ COOKIES = (
 
 
 class Receiver:
-    """Greets a client, answers its questions, and echoes everything else."""
+    """Sends "hi", responds to the commands of the suite, and echoes other messages."""
 
     def opened(self, session: Session) -> None:
         session.send("hi")
@@ -54,7 +55,7 @@ class Receiver:
 
 
 class RecordingEngine(Engine):
-    """An engine whose sessions have the headers of their last POST in `Session.data`."""
+    """An engine that stores the headers of the last POST in `Session.data`."""
 
     def respond(self, environ: dict[str, Any], watch: Watch) -> Response:
         session = self.sessions.get(sid_in(environ["QUERY_STRING"]))
@@ -68,7 +69,7 @@ class RecordingEngine(Engine):
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Let a session begin, with cookies, unless its query has ``deny``."""
+    """Accept handshakes and set cookies; reject those with ``deny`` in the query."""
     if "deny" in parse_qs(environ["QUERY_STRING"]):
         start_response("403 Forbidden", [("Content-Type", "application/json")])
         return [b'{"code":4,"message":"Forbidden"}']

@@ -1,6 +1,7 @@
-"""The server that the official Engine.IO protocol test suite expects: an echo, and no Socket.IO.
+"""The Engine.IO echo server for the official Engine.IO protocol test suite.
 
-``python tests/conformance/engine_server.py [PORT [WORKERS]]`` (3000; 0 picks one). Prints ``PORT <port>``.
+``python tests/conformance/engine_server.py [PORT [WORKERS]]`` (default 3000; 0 for a free port).
+Prints ``PORT <port>``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CONFIG = EngineConfig(
 
 
 class Echo:
-    """Sends every message back with its type."""
+    """Echoes every message with its type."""
 
     def opened(self, session: Session) -> None:
         pass

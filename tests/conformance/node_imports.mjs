@@ -1,4 +1,4 @@
-// The globals that the protocol suites expect, in place of their own node-imports.js.
+// Defines the globals that the protocol suites expect; replaces their node-imports.js.
 
 import { Agent } from "node:http";
 
@@ -9,14 +9,14 @@ import { WebSocket } from "ws";
 
 (chai.default ?? chai).use(chaiString);
 
-// Node.js 19 and later keep connections alive by default, and reuse those that the server closes.
+// Node.js 19 and later use keep-alive by default, and reuse connections that the server closes.
 const agent = new Agent({ keepAlive: false });
 
 globalThis.chai = chai.default ?? chai;
 globalThis.fetch = (url, options) => fetch(url, { agent, ...options });
 globalThis.WebSocket = class extends WebSocket {
   constructor(url) {
-    // One event per turn: the suite waits for one message after another.
+    // By default one event per turn, because the suites wait for single messages.
     super(url, { allowSynchronousEvents: process.env.SYNCHRONOUS_EVENTS === "1" });
   }
 };

@@ -1,7 +1,7 @@
-"""The server that the suite of socket.io-client expects, on the public API.
+"""The server for the test suite of socket.io-client, built with the public API.
 
-``python tests/conformance/socketio_client_server.py [PORT]`` (3000; 0 picks one; the suite looks for it
-at 3210). Prints ``PORT <port>``.
+``python tests/conformance/socketio_client_server.py [PORT]`` (default 3000; 0 for a free port; the
+suite expects 3210). Prints ``PORT <port>``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONFIG = EngineConfig(
     namespaces=("/", "/foo", "/timeout_socket", "/valid", "/asd", "/abc", "/no"),
 )
 
-#: Seconds that a handshake takes at least: the suite tests clients that do not wait for it.
+#: Minimum duration of a handshake in seconds; the suite tests clients that do not wait for it.
 HANDSHAKE = 0.01
 
 TEXTS = ("てすと", "Я Б Г Д Ж Й", "Ä ä Ü ü ß", "utf8 — string", "utf8 — string")
@@ -48,7 +48,7 @@ DATA = b"asdfasdf"
 
 
 def now() -> str:
-    """The time as JavaScript writes a Date into JSON."""
+    """Return the time in the format of a JavaScript Date in JSON."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
@@ -81,7 +81,7 @@ def hi(request: Any, socket: Any, context: Any) -> None:
 
 @on_event("echo")
 def echo(request: Any, socket: Any, context: Any, value: Any) -> Any:
-    return (value,)  # in a tuple, None is a value too
+    return (value,)  # a tuple, because None alone means no acknowledgement arguments
 
 
 @on_event("getId")
@@ -97,11 +97,11 @@ def get_handshake(request: Any, socket: Any, context: Any) -> dict[str, Any]:
 @on_event("ack")
 def ask(request: Any, socket: Any, context: Any) -> None:
     gevent.spawn(confirm, socket)
-    socket.withhold_acknowledgement()  # the suite expects none, and a timeout in the client
+    socket.withhold_acknowledgement()  # the suite expects a timeout in the client
 
 
 def confirm(socket: Socket) -> None:
-    """Ask for an acknowledgement; some clients never give it."""
+    """Request an acknowledgement, which some clients of the suite never send."""
     with contextlib.suppress(CallTimeout, Disconnected):
         if socket.call("ack") == [5, {"test": True}]:
             socket.emit("got it")

@@ -1,6 +1,7 @@
-"""The server that the official Socket.IO protocol test suite expects.
+"""The server for the official Socket.IO protocol test suite.
 
-``python tests/conformance/socketio_server.py [PORT [WORKERS]]`` (3000; 0 picks one). Prints ``PORT <port>``.
+``python tests/conformance/socketio_server.py [PORT [WORKERS]]`` (default 3000; 0 for a free port).
+Prints ``PORT <port>``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ CONFIG = EngineConfig(
 
 
 class Conformance:
-    """Tells the client its auth payload, and answers two events."""
+    """Sends the auth payload back to the client, and responds to two events."""
 
     def connect(self, connection: Connection) -> None:
         connection.accept()

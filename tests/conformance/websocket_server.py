@@ -1,9 +1,10 @@
-"""The server that Autobahn's WebSocket cases expect: an echo of every message, and no Engine.IO.
+"""The WebSocket echo server for Autobahn's cases, without Engine.IO.
 
-``python tests/conformance/websocket_server.py [PORT]`` (9001; 0 picks one). Prints ``PORT <port>``.
+``python tests/conformance/websocket_server.py [PORT]`` (default 3000; 0 for a free port). Prints
+``PORT <port>``.
 
-Requests, handshake, frames, UTF-8, limits, closing and the bytes on the wire are the engine's own;
-only the packet type is put before a text that comes in, and not written before one that goes out.
+It uses the engine's HTTP parser, handshake, frames, UTF-8 checks, limits and closing. Incoming text
+gets a packet type, which outgoing text does not have.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from webpy_socketio.engine.io.streams import Stream
 
 
 class Untyped(WebSocket):
-    """A WebSocket on which all text is a message."""
+    """A WebSocket that treats all text as messages."""
 
     __slots__ = ()
 
@@ -35,7 +36,7 @@ class Untyped(WebSocket):
 
 
 class Echo:
-    """Sends every message back as it came."""
+    """Echoes every message unchanged."""
 
     def opened(self, session: Session) -> None:
         pass
@@ -51,7 +52,7 @@ class Echo:
 
 
 class EchoUpgrade(Upgrade):
-    """An accepted handshake, after which the session begins without a packet."""
+    """An accepted handshake that sends no open packet."""
 
     def start(self, stream: Stream, first: bytes) -> None:
         session = self._engine.open(self._environ)
@@ -63,7 +64,7 @@ class EchoUpgrade(Upgrade):
 
 
 class EchoEngine(Engine):
-    """An engine to which every WebSocket is a session's first."""
+    """An engine that opens a new session for every WebSocket."""
 
     def upgrade(
         self, environ: dict[str, Any], headers: Sequence[tuple[str, str]] = ()

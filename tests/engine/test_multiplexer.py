@@ -21,7 +21,7 @@ PATH = "/engine.io/"
 
 
 class Application(Journal):
-    """Records its callbacks, and accepts connections unless their auth asks for a refusal."""
+    """Records its callbacks; the auth payload decides whether a connection is accepted."""
 
     def __init__(self) -> None:
         super().__init__()

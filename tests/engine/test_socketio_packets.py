@@ -247,7 +247,7 @@ class TestDecoding:
 
     @given(st.text(max_size=30) | st.from_regex(r"\A[0-6]([0-9]{1,3}-)?(/[a-z]*,)?[0-9]*.{0,20}"))
     @quickly
-    def test_nothing_but_a_protocol_error_escapes(self, text: str) -> None:
+    def test_decoder_arbitrary_text_raises_protocol_error_only(self, text: str) -> None:
         with contextlib.suppress(ProtocolError):
             packet = Decoder().feed(text)
             assert packet is None or packet.namespace.startswith("/")

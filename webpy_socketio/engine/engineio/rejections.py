@@ -56,8 +56,8 @@ def _remedy(
     allow = f'SOCKETIO_ALLOWED_ORIGINS = ["{_safe(origin)}"]'
     if not origin.scheme:
         return (
-            "the page has no origin (a local file, or a sandboxed frame of any site); serve it over "
-            f"HTTP, or allow all such pages: {allow}"
+            "the page has no origin (a local file, or a sandboxed frame of any site); serve it "
+            f"over HTTP, or allow all such pages: {allow}"
         )
     if origin.scheme not in ("http", "https"):
         return f"to allow this app: {allow}"

@@ -65,7 +65,7 @@ class Inbox:
 
     @property
     def current(self) -> bool:
-        """Whether the calling greenlet is the one that runs the jobs."""
+        """Whether the calling greenlet runs the jobs."""
         return self._greenlet is not None and self._greenlet is getcurrent()
 
     @property
