@@ -61,7 +61,7 @@ from .raw import WebSocket
 from .test_application import HANDSHAKE, visit, visit_websocket
 from .test_server import MISTAKES, leaves_a_socket
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "troubleshooting.rst"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "troubleshooting.rst"
 
 quoted = pytest.mark.quoted
 
@@ -114,7 +114,9 @@ class TestDocument:
             assert len(re.findall(r"^     - ", row, re.MULTILINE)) == 2, row
 
     def test_readme_links_the_document(self) -> None:
-        assert "docs/troubleshooting.rst" in (DOCUMENT.parents[1] / "README.rst").read_text()
+        assert (
+            "docs/reference/troubleshooting.rst" in (DOCUMENT.parents[2] / "README.rst").read_text()
+        )
 
 
 class TestUnfinishedHandlers:

@@ -138,7 +138,7 @@ quoted = pytest.mark.quoted
 
 
 class TestMessages:
-    """Log lines that docs/troubleshooting.rst explains."""
+    """Log lines that docs/reference/troubleshooting.rst explains."""
 
     @pytest.fixture
     def logged(

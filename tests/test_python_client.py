@@ -305,7 +305,7 @@ class TestDisconnection:
 
 
 class TestManyPacketsAtOnce:
-    """The client's limit of 16 packets in a response, and the remedy of docs/troubleshooting.rst."""
+    """The limit of 16 packets in a response; see docs/reference/troubleshooting.rst."""
 
     COUNT = 40
 

@@ -1,8 +1,8 @@
 """Sphinx directives that generate reference pages from the code.
 
 ``.. settings:: NAME ...``
-    Settings of `webpy_socketio.config.settings.SETTINGS`. Without names: those that no other directive
-    of the page names.
+    The named settings of `webpy_socketio.config.settings.SETTINGS`. Without names: those that no
+    other directive of the page names.
 ``.. stages::``
     The signals and decorators of the stages, in order.
 ``.. errors::``
@@ -84,7 +84,8 @@ def _stage(stage: signals.Stage) -> str:
     bound = "" if stage in (signals.connecting, signals.connect) else "(channel=None)"
     return (
         f".. py:decorator:: on_{stage.name}{bound}\n   :module: {PACKAGE}\n\n"
-        f"   For ``def handler{arguments}): ...`` {description[0].upper()}{description[1:]}\n\n{_signal(stage)}"
+        f"   For ``def handler{arguments}): ...`` {description[0].upper()}{description[1:]}\n\n"
+        f"{_signal(stage)}"
     )
 
 
