@@ -27,7 +27,7 @@ from . import builds, load_clients, parallel, raw
 
 parallel.use_native_locks()
 
-# A shell that starts a command in the background has it ignore Ctrl-C, and so would all that tests start.
+# A shell makes background commands ignore SIGINT; processes started by tests would inherit that.
 if unix_signals.getsignal(unix_signals.SIGINT) is unix_signals.SIG_IGN:
     unix_signals.signal(unix_signals.SIGINT, unix_signals.default_int_handler)
 
@@ -180,7 +180,7 @@ def _many_descriptors() -> Iterator[None]:
 
 @pytest.fixture
 def told(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
-    """To be told what was really said; each message that the test is marked with has to be in it."""
+    """Check texts against the messages that the test is marked with; each must be found once."""
     left = [mark.args[0] for mark in request.node.iter_markers("quoted")]
 
     def tell(text: str) -> None:

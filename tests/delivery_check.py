@@ -83,7 +83,9 @@ def send_directly_to(session_id):
     if writer is not None:
         writer.kill()
     reader = session_id
-    writer = gevent.spawn(send_numbered, ["direct", session_id], lambda message: send(session_id, message))
+    writer = gevent.spawn(
+        send_numbered, ["direct", session_id], lambda message: send(session_id, message)
+    )
 
 def run_commands():
     for line in FileObject(sys.stdin.fileno(), "r", closefd=False):

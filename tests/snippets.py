@@ -85,7 +85,7 @@ class Page:
     def run(self, names: dict[str, Any], *exclude: str) -> dict[str, Any]:
         """Execute the Python blocks without caption in one namespace, and return it.
 
-        Line numbers in tracebacks are those of the page. Blocks that contain a text of `exclude` are
+        Line numbers in tracebacks are those of the page. Blocks with a text of `exclude` are
         skipped.
         """
         for block in self.uncaptioned("python"):

@@ -189,7 +189,8 @@ class TestScripts:
         lookup = mako.lookup.TemplateLookup(directories=[assets.template_dir])
         lookup.put_string(
             "page.html",
-            """<%include file="socketio_scripts.html" args="nonce='n', socketio_resource='live'"/>""",
+            """<%include file="socketio_scripts.html" """
+            """args="nonce='n', socketio_resource='live'"/>""",
         )
         assert lookup.get_template("page.html").render() == assets.socketio_scripts("n", "live")
 

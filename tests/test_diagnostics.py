@@ -1,4 +1,4 @@
-"""Messages about common mistakes; each one quoted in docs/reference/troubleshooting.rst is tested."""
+"""Messages about common mistakes; docs/reference/troubleshooting.rst quotes them."""
 
 from __future__ import annotations
 
@@ -943,7 +943,10 @@ class TestDuplicateNames:
         monkeypatch: pytest.MonkeyPatch,
         log: Callable[[], list[str]],
     ) -> None:
-        source = "from webpy_socketio import on_message\n@on_message(channel='^a')\ndef talk(*args): ...\n"
+        source = (
+            "from webpy_socketio import on_message\n"
+            "@on_message(channel='^a')\ndef talk(*args): ...\n"
+        )
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
         (tmp_path / "custom_chat.py").write_text(source)

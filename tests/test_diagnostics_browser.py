@@ -160,9 +160,9 @@ class TestConsole:
         text = window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0")
         told(text)
         assert (
-            "Forbidden: this origin is not allowed; the log of the server names the setting to change"
-            in text
-        )
+            "Forbidden: this origin is not allowed; "
+            "the log of the server names the setting to change"
+        ) in text
         assert "rejected Origin 'https://chat.example' (expected" in server.errors
 
     @quoted("Socket.IO needs its own server")
@@ -206,9 +206,12 @@ class TestConsole:
         window.page.on("console", lambda message: messages.append(message.text))
         window.page.evaluate(
             """() => new Promise((resolve) => {
-                const socket = io({path: "/nowhere", reconnectionDelay: 1, reconnectionDelayMax: 1});
+                const options = {reconnectionDelay: 1, reconnectionDelayMax: 1};
+                const socket = io({path: "/nowhere", ...options});
                 let times = 0;
-                socket.on("connect_error", () => { if (++times === 3) resolve(socket.disconnect()); });
+                socket.on("connect_error", () => {
+                    if (++times === 3) resolve(socket.disconnect());
+                });
             })"""
         )
         assert len([text for text in messages if text.startswith("webpy_socketio: ")]) == 1

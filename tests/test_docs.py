@@ -53,7 +53,7 @@ def described(built: Path) -> set[str]:
     }
 
 
-#: CSS classes of the boxes that docutils, Sphinx and the theme show for an error in a page's source.
+#: CSS classes of the boxes in which docutils, Sphinx and the theme show errors.
 #: furo marks ".. contents::", which has the class "contents", with a red box of its own.
 ERROR_CLASSES = {"system-message", "system-messages", "problematic", "contents"}
 

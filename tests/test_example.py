@@ -218,7 +218,8 @@ def test_token_of_another_session_is_rejected(chat, visitor):
         (b"csrf=\xff&name=x", "application/x-www-form-urlencoded"),
         (b"junk", "multipart/form-data; boundary=x"),
         (
-            b'--x\r\nContent-Disposition: form-data; name="csrf"; filename="a"\r\n\r\n1\r\n--x--\r\n',
+            b'--x\r\nContent-Disposition: form-data; name="csrf"; filename="a"\r\n\r\n1'
+            b"\r\n--x--\r\n",
             "multipart/form-data; boundary=x",
         ),
     ],

@@ -70,7 +70,8 @@ class TestMatchCounts:
             (answer,) = client.call("__subscribe__", "a" * length + "!")
             assert answer == {
                 "ok": False,
-                "error": "a channel name must have 1 to 20 characters (SOCKETIO_MAX_CHANNEL_LENGTH)",
+                "error": "a channel name must have 1 to 20 characters "
+                "(SOCKETIO_MAX_CHANNEL_LENGTH)",
             }
             client.call("__channel__", "a" * length + "!", "hello")
         patterns = [bound.pattern for _, (bound,) in events._registered.values()]

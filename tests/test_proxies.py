@@ -167,11 +167,13 @@ class TestRefusals:
             ),
             (
                 {"X_Forwarded_Proto": "WSS", "X_Forwarded_Host": "a.example, b.example:81"},
-                "https://b.example:81; from X-Forwarded-Proto: WSS, X-Forwarded-Host: b.example:81 of",
+                "https://b.example:81; from X-Forwarded-Proto: WSS, "
+                "X-Forwarded-Host: b.example:81 of",
             ),
             (
                 {"X_Forwarded_Port": "8443"},
-                "expected http://chat.example:8443; from X-Forwarded-Port: 8443, Host: chat.example",
+                "expected http://chat.example:8443; "
+                "from X-Forwarded-Port: 8443, Host: chat.example",
             ),
             (
                 {"Forwarded": "for=1.2.3.4;proto=https;host=a.example"},

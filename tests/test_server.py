@@ -116,7 +116,7 @@ leaves_a_socket = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWa
 
 class TestListening:
     def test_many_simultaneous_connections_wait_in_the_backlog(self, site: Site) -> None:
-        """With gevent's backlog of 128, the kernel drops connections; they retry after one second."""
+        """With gevent's backlog of 128 the kernel drops connections, which retry after 1 s."""
         site.server.stop_accepting()
         there = crowd(site.port)
         site.server.start_accepting()

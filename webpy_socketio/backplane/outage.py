@@ -26,7 +26,7 @@ class Outage:
         """Log the loss, unless it is logged already."""
         if self._began is None:
             self._began = time.monotonic()
-            logger.warning("%s; %s", error, self._effect)
+            logger.warning("%s; %s", str(error), self._effect)
 
     def end(self, address: str, consequence: str) -> None:
         """Log the return with the address, the duration and the consequence."""

@@ -70,7 +70,7 @@ def log_late(exception: BaseException) -> None:
         "a %s was raised after the handler or page that caused it had returned, and was ignored: "
         "%s. Use 'with gevent.Timeout(...):'",
         f"{type(exception).__module__.partition('.')[0]}.{type(exception).__name__}",
-        exception,
+        str(exception),
     )
 
 

@@ -144,7 +144,7 @@ class PeerWorkers:
                     "long-polling clients lose their sessions. Restart the server and exclude %s "
                     "from cleaners of temporary files",
                     self.name,
-                    error,
+                    str(error),
                     self.folder,
                 )
             self._is_failing = True

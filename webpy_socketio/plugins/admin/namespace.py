@@ -86,12 +86,12 @@ class AdminNamespace:
     def failed(self, connection: Connection, error: ProtocolError) -> None:
         self._log(logging.INFO, "an admin from %s violated the protocol: %s", connection, error)
 
-    def _log(self, level: int, text: str, connection: Connection, reason: Exception) -> None:
+    def _log(self, level: int, text: str, connection: Connection, cause: Exception) -> None:
         """Log a line, at most once per `LOG_INTERVAL` for each text."""
         now = time.monotonic()
         if now >= self._log_due.get(text, now):
             self._log_due[text] = now + LOG_INTERVAL
-            logger.log(level, text, _address(connection), str(reason))
+            logger.log(level, text, _address(connection), str(cause))
 
 
 def _address(connection: Connection) -> str:
