@@ -152,7 +152,7 @@ def dumps(
         if attachments is not None and isinstance(unknown, (bytes, bytearray, memoryview)):
             attachments.append(bytes(unknown))
             return {"_placeholder": True, "num": len(attachments) - 1}
-        raise TypeError(f"JSON cannot represent the type {type(unknown).__name__}")
+        raise TypeError(f"{type(unknown).__name__} is not a type that JSON can represent")
 
     try:
         text = orjson.dumps(value, default)

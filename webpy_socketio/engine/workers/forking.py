@@ -205,7 +205,7 @@ class _ExitGreenlet(greenlet):
                 status = 1
                 logger.error(
                     "the forked process %d waits for a greenlet of its parent, which cannot run, "
-                    "and exits. End a process made by os.fork() with os._exit()",
+                    "and ends. End a process made by os.fork() with os._exit()",
                     os.getpid(),
                 )
         except BaseException:  # noqa: BLE001 - printed, then the process ends
