@@ -257,10 +257,10 @@ class TestTargets:
             assert callable(target.wsgi(target.load(f"right:{name}")))
 
     @pytest.mark.parametrize("command", ["serve", "routes", "doctor"])
-    def test_nested_urls_are_rejected(self, command: str, here: Path, capsys: Any) -> None:
+    def test_nested_urls_are_rejected(self, command: str, here: Path, capfd: Any) -> None:
         (here / "nested.py").write_text(WRONG["nested"][0])
         assert main([command, "nested:nested"]) == 1
-        output = capsys.readouterr()
+        output = capfd.readouterr()
         assert "urls = (...) + socketio_urls" in output.out + output.err
         assert "Traceback" not in output.out + output.err
 

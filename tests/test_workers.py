@@ -260,7 +260,7 @@ class TestJavaScript:
         assert steps
         if scenario == "upgrade":
             order = steps[-1]
-            assert order["server"] == order["sent"] == order["heard"]
+            assert order["server"] == order["sent"] == order["received"]
 
     @pytest.mark.parametrize("transports", ["polling", "websocket", "polling,websocket"])
     def test_javascript_client_reconnects_after_restart(
@@ -656,7 +656,7 @@ class TestReload:
             helper.write_text("WORD = 'second'\n")
             self.until(served, "second")
             helper.write_text("WORD = \n")
-            while "SyntaxError" not in served.errors or "goes on" not in served.errors:
+            while "SyntaxError" not in served.errors or "continues" not in served.errors:
                 gevent.sleep(0.05)
             self.until(served, "second")
             helper.write_text("WORD = 'the third'\n")
