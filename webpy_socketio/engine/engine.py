@@ -389,7 +389,8 @@ class Engine:
                 1,
                 "Session ID unknown",
                 hint="rejected a request with an unknown session id: expected after a restart. "
-                "With several processes, the proxy must route all requests of a client to one of them",
+                "With several processes, the proxy must route all requests of a client to one of "
+                "them",
                 expected=True,
             )
         return session

@@ -95,7 +95,7 @@ class Inbox:
     def _work(self) -> None:
         jobs = self._jobs
         count = 0
-        worker = getcurrent()
+        worker: Any = getcurrent()
         references = getrefcount(worker)
         while jobs:
             function, args, size = jobs.popleft()
@@ -117,5 +117,9 @@ class Inbox:
                 # job. Another greenlet therefore continues. Whatever resumed this greenlet also
                 # holds a reference, so that a job that blocked usually takes this branch.
                 self._greenlet = self._workers.run(self._work)
-                return
-        self._greenlet = None
+                break
+        else:
+            self._greenlet = None
+        # A traceback kept by a log handler keeps this frame, whose variables must not reference the
+        # greenlet: the pool counts references before it reuses one.
+        worker = None
