@@ -1,4 +1,4 @@
-"""The users: their names, their connections, and who was sent away.
+"""The users: their names, their connections, and the list of users sent away.
 
 A user is a browser: `who` is the public name of its session. A name belongs to the first user who
 takes it, in one room, while one of the user's tabs is in the room.
@@ -78,13 +78,13 @@ def send_away(who):
 
 
 def seconds_away(who):
-    """Return the seconds until a user who was sent away may return."""
+    """Return the seconds until a banned user may return."""
     row = database.select("away", where={"who": who}).first()
     return max(0, math.ceil(row.until - time.time())) if row else 0
 
 
 def disconnect(who, why):
-    """Close a user's connections; pages connected to other processes are asked to disconnect."""
+    """Close a user's connections; pages of other processes disconnect on an event."""
     with contextlib.suppress(NoSocket, BackplaneError):
         emit("goodbye", who, why)
     for socket in list(sockets.get(who, ())):

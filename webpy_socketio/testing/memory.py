@@ -29,7 +29,7 @@ class MemorySocket:
 
     def __init__(self, request: bytes, stream: MemoryStream | None = None) -> None:
         self._request = request
-        #: The stream of a WebSocket, if the request asks for one.
+        #: The stream of a WebSocket, for upgrade requests.
         self.stream = stream
         #: The response.
         self.answer = bytearray()
