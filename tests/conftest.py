@@ -1,4 +1,4 @@
-"""What the tests share: a patched process, a server for each test, and nothing left behind it."""
+"""Shared fixtures: gevent's patches, servers, clients, and cleanup after each test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ parallel.use_native_locks()
 if unix_signals.getsignal(unix_signals.SIGINT) is unix_signals.SIG_IGN:
     unix_signals.signal(unix_signals.SIGINT, unix_signals.default_int_handler)
 
-#: Seconds after which a test that waits for something is told that it will not come.
+#: Seconds after which a waiting test fails; see the marker ``time_limit``.
 TIMEOUT = 10.0
 
 
@@ -44,13 +44,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 class Site:
-    """A running server with a web.py application, and ways to talk to it."""
+    """A running server with a web.py application, and clients for it."""
 
     def __init__(self, urls: tuple[Any, ...], fvars: dict[str, Any], **keywords: Any) -> None:
         self.app = web.application((*urls, *socketio_urls), fvars, autoreload=False)
         keywords.setdefault("plugins", [])
         keywords.setdefault("log", None)
-        keywords.setdefault("block_warning", None)  # tests wait in ways of their own
+        keywords.setdefault("block_warning", None)  # some tests block the event loop
         self.server = SocketIOServer(("127.0.0.1", 0), self.app.wsgifunc(), **keywords)
         self.server.start()
         self.port: int = self.server.server_port
@@ -59,29 +59,29 @@ class Site:
         self.path = self.server.engine.path
 
     def websocket(self, **headers: str) -> raw.WebSocket:
-        """A raw Engine.IO connection over WebSocket, its handshake packet already read."""
+        """Open a raw Engine.IO WebSocket and read its handshake packet."""
         return raw.WebSocket(self.port, self.path, headers=headers)
 
     def polling(self, **headers: str) -> raw.Polling:
-        """A raw Engine.IO session over long-polling, its handshake already done."""
+        """Open a raw Engine.IO session over long-polling."""
         return raw.Polling(self.port, self.path, headers=headers)
 
     def connect(self, auth: str = "", **headers: str) -> raw.WebSocket:
-        """A raw Socket.IO connection over WebSocket, accepted; its public id is ``.id``."""
+        """Open an accepted raw Socket.IO connection over WebSocket; its public id is ``.id``."""
         websocket = self.websocket(**headers)
         websocket.connect(auth)
         return websocket
 
 
 def socket_of(client: raw.WebSocket) -> Socket:
-    """The server's side of a raw client."""
+    """Return the socket of a raw client."""
     socket = registry.find(client.id)
     assert socket is not None
     return socket
 
 
 def gets(client: raw.WebSocket, *messages: Any) -> None:
-    """Assert that a client got these messages, and nothing else."""
+    """Assert that a client receives these messages and no other event."""
     for message in messages:
         assert client.event() == ["message", message]
     client.barrier()
@@ -114,7 +114,7 @@ def site(serve: Callable[..., Site]) -> Site:
 
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
-    """Take back what a test opened, registered, connected or configured."""
+    """Close, unregister and reset everything that a test left."""
     yield
     while raw.OPENED:
         raw.OPENED.pop().close()
@@ -134,9 +134,9 @@ def _nothing_left() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _patience(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test waits for ever; ``@pytest.mark.patience(60)`` for one that needs longer."""
-    marker = request.node.get_closest_marker("patience")
+def _time_limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail tests after `TIMEOUT`, or after the seconds of ``@pytest.mark.time_limit(60)``."""
+    marker = request.node.get_closest_marker("time_limit")
     seconds = marker.args[0] if marker else TIMEOUT
     with gevent.Timeout(seconds, AssertionError(f"nothing happened for {seconds} s")):
         yield
@@ -162,7 +162,7 @@ def wheel(built: Path) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[load_clients.Start]:
-    """Start a server that is a process of its own; whatever it goes through, it prints nothing."""
+    """Start a server in a separate process, which must not print anything."""
     with contextlib.ExitStack() as servers:
         yield lambda **options: servers.enter_context(load_clients.running(tmp_path, **options))
         load_clients.close_all()
@@ -170,7 +170,7 @@ def start(tmp_path: Path) -> Iterator[load_clients.Start]:
 
 @pytest.fixture
 def _many_descriptors() -> Iterator[None]:
-    """Let this process, and the servers it starts, have sockets for thousands of clients."""
+    """Raise the limit of open files for thousands of clients, also in started servers."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     if not load_clients.raise_descriptor_limit(10_000):
         pytest.skip(f"10,000 open files are needed, and no more than {before[1]} are allowed")
@@ -179,21 +179,21 @@ def _many_descriptors() -> Iterator[None]:
 
 
 @pytest.fixture
-def told(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
+def match_quote(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
     """Check texts against the messages that the test is marked with; each must be found once."""
-    left = [mark.args[0] for mark in request.node.iter_markers("quoted")]
+    missing = [mark.args[0] for mark in request.node.iter_markers("quoted")]
 
-    def tell(text: str) -> None:
-        found = [quote for quote in left if pattern_of(quote).search(text)]
-        assert found, f"none of {left} in {text!r}"
-        left[:] = [quote for quote in left if quote not in found]
+    def match(text: str) -> None:
+        found = [quote for quote in missing if pattern_of(quote).search(text)]
+        assert found, f"none of {missing} in {text!r}"
+        missing[:] = [quote for quote in missing if quote not in found]
 
-    yield tell
-    assert left == [], "never said"
+    yield match
+    assert missing == [], "quoted, but not logged or raised"
 
 
 def pattern_of(quote: str) -> re.Pattern[str]:
-    """A message as the documentation quotes it, with … for what differs."""
+    """Return a pattern for a message as the documentation quotes it, with … for varying parts."""
     return re.compile(".*?".join(map(re.escape, quote.split("…"))), re.DOTALL)
 
 
@@ -209,7 +209,7 @@ class Journal(list[Any]):
         self._changed.set()
 
     def wait(self, condition: Callable[[Journal], Any]) -> Journal:
-        """Wait until `condition` holds for the list; a test's patience is the limit."""
+        """Wait until `condition` holds for the list, at most for the time limit of the test."""
         while not condition(self):
             self._changed.clear()
             self._changed.wait()

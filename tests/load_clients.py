@@ -137,7 +137,7 @@ class _Client:
     def __init__(self) -> None:
         #: The public Socket.IO ID.
         self.id = ""
-        #: Received events, as lists of name and arguments; `heard` may be replaced by a callback.
+        #: Received events, as lists of name and arguments. Tests may replace the callback `heard`.
         self.events: list[list[Any]] = []
         self.heard: Callable[[list[Any]], None] = self.events.append
         #: Number of received pings, and whether they are answered.

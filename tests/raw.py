@@ -1,4 +1,4 @@
-"""Clients that speak the protocols by hand: they send what they are told, right or wrong."""
+"""Clients that send arbitrary bytes, valid or invalid, and decode the responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from websockets.uri import parse_uri
 
 SEPARATOR = "\x1e"
 
-#: Every socket that was opened; whoever runs the tests closes them.
+#: All opened sockets; a fixture of conftest closes them after each test.
 OPENED: list[socket.socket] = []
 
 

@@ -112,7 +112,7 @@ class Process:
         except queue.Empty:
             raise AssertionError(f"no output for {TIMEOUT} s; stderr:\n{self.errors}") from None
         if line is None:
-            self._lines.put(None)  # the end stays the end, however often it is asked for
+            self._lines.put(None)  # later calls must see the end too
             status = self.popen.wait(TIMEOUT)
             raise AssertionError(f"ended with status {status}; stderr:\n{self.errors}")
         return line

@@ -18,7 +18,7 @@ from .commands import APP, command
 from .nginx import free_port
 from .servers import Process
 
-pytestmark = pytest.mark.patience(60)
+pytestmark = pytest.mark.time_limit(60)
 
 
 @pytest.mark.parametrize(

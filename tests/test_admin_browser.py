@@ -14,7 +14,7 @@ from . import raw
 from .servers import Process, ServerProcess, application_source
 from .windows import (  # noqa: F401 - fixtures
     _chromium,
-    _own_patience,
+    _own_time_limit,
     expect,
 )
 

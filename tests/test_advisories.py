@@ -375,7 +375,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
 """
     )
 
-    @pytest.mark.patience(60)
+    @pytest.mark.time_limit(60)
     def test_exhausted_descriptors_are_logged_and_the_server_recovers(self, tmp_path: Path) -> None:
         server = ServerProcess(self.APPLICATION, tmp_path)
         try:

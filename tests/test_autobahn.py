@@ -38,7 +38,7 @@ pytestmark = [
         importlib.util.find_spec("kosoku") is None,
         reason="kosoku is not installed, which brings Autobahn's cases; no wheel for this machine?",
     ),
-    pytest.mark.patience(120),
+    pytest.mark.time_limit(120),
 ]
 
 

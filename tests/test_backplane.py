@@ -57,7 +57,7 @@ from .raw import WebSocket
 from .redis_server import LONG_TIMEOUT, RedisServer, extend_redis_timeouts
 from .servers import ServerProcess, application_source
 
-pytestmark = pytest.mark.patience(30)
+pytestmark = pytest.mark.time_limit(30)
 
 #: Seconds without a byte after which a process with short timeouts closes its connections.
 SHORT_TIMEOUT = 0.9

@@ -51,7 +51,7 @@ def growth() -> Iterator[Callable[[], int]]:
     tracemalloc.stop()
 
 
-@pytest.mark.patience(60)
+@pytest.mark.time_limit(60)
 @pytest.mark.parametrize("namespace", ["", "/chat,"])
 def test_long_event_names_are_not_cached(
     namespace: str, serve: Callable[..., Site], growth: Callable[[], int]
@@ -75,7 +75,7 @@ def test_long_event_names_are_not_cached(
     assert len(signals.message._by_event) <= 4
 
 
-@pytest.mark.patience(60)
+@pytest.mark.time_limit(60)
 def test_rejected_channel_names_are_not_cached(
     serve: Callable[..., Site], growth: Callable[[], int]
 ) -> None:

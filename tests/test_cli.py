@@ -20,7 +20,7 @@ from webpy_socketio.cli import COMMANDS, main, target
 from .commands import APP, command, run
 from .servers import Process
 
-pytestmark = pytest.mark.patience(90)
+pytestmark = pytest.mark.time_limit(90)
 
 
 class TestArguments:

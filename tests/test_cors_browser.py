@@ -75,7 +75,7 @@ Open = Callable[[str], tuple[Any, str, str]]
 
 
 @pytest.fixture(autouse=True)
-def _patience() -> None:
+def _time_limit() -> None:
     """Instead of the one in conftest, which would end the driver in the middle of a switch."""
 
 

@@ -12,7 +12,7 @@ from .delivery_check import Cluster, Gap, Received, Sender, verdict
 from .faults import Link
 from .redis_server import RedisServer
 
-pytestmark = pytest.mark.patience(60)
+pytestmark = pytest.mark.time_limit(60)
 
 ANN, BOB = Sender("a", "room"), Sender("b", "all")
 SEVERAL = Sender("a", "several")

@@ -9,7 +9,7 @@ from .test_example import PAGES
 from .windows import (
     _chat,  # noqa: F401 - a fixture, like the next three
     _chromium,  # noqa: F401
-    _own_patience,  # noqa: F401
+    _own_time_limit,  # noqa: F401
     _windows,  # noqa: F401
     expect,
     join,

@@ -9,7 +9,7 @@ from .windows import (
     SENT_AWAY,
     Windows,
     _chromium,  # noqa: F401 - a fixture, like the next one
-    _own_patience,  # noqa: F401
+    _own_time_limit,  # noqa: F401
     expect,
     join,
     log,

@@ -8,7 +8,7 @@ from .windows import (
     Windows,
     _chat,  # noqa: F401 - a fixture, like the next two
     _chromium,  # noqa: F401
-    _own_patience,  # noqa: F401
+    _own_time_limit,  # noqa: F401
     expect,
     join,
     messages,

@@ -65,7 +65,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "troubleshooting.r
 
 quoted = pytest.mark.quoted
 
-Told = Callable[[str], None]
+MatchQuote = Callable[[str], None]
 
 
 @pytest.fixture
@@ -122,23 +122,23 @@ class TestDocument:
 class TestUnfinishedHandlers:
     @quoted("a handler ended with an open transaction, which is rolled back")
     def test_transaction_left_open_is_logged(
-        self, site: Site, told: Told, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, site: Site, match_quote: MatchQuote, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         database = web.database(dbn="sqlite", db=str(tmp_path / "shop.db"))
         database.printing = False
         on_message(lambda request, socket, context, message: bool(database.transaction()))
         assert site.connect().call("message", 1) == [True]
         eventually(lambda: caplog.messages)
-        told(caplog.messages[0])
+        match_quote(caplog.messages[0])
 
     @quoted("a gevent.Timeout was raised after the handler or page that caused it had returned")
     def test_timeout_left_running_is_logged(
-        self, site: Site, told: Told, caplog: pytest.LogCaptureFixture
+        self, site: Site, match_quote: MatchQuote, caplog: pytest.LogCaptureFixture
     ) -> None:
         on_message(lambda request, socket, context, message: gevent.Timeout.start_new(0.001) and 1)
         assert site.connect().call("message", 1) == [1]
         eventually(lambda: caplog.messages)
-        told(caplog.messages[0])
+        match_quote(caplog.messages[0])
 
 
 @pytest.fixture
@@ -148,31 +148,31 @@ def app() -> Any:
 
 class TestStart:
     @quoted("SocketIOServer needs an application: app.wsgifunc()")
-    def test_server_without_application_raises(self, told: Told) -> None:
+    def test_server_without_application_raises(self, match_quote: MatchQuote) -> None:
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0))
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @quoted("the application is not callable; give it app.wsgifunc()")
-    def test_uncalled_application_object_raises(self, app: Any, told: Told) -> None:
+    def test_uncalled_application_object_raises(self, app: Any, match_quote: MatchQuote) -> None:
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0), app)
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @quoted("the application must be app.wsgifunc(), not app.wsgifunc")
-    def test_uncalled_wsgifunc_raises(self, app: Any, told: Told) -> None:
+    def test_uncalled_wsgifunc_raises(self, app: Any, match_quote: MatchQuote) -> None:
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc)
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @leaves_a_socket
     @quoted("cannot listen on …; another program is listening there")
-    def test_port_in_use_raises_listen_error(self, app: Any, told: Told) -> None:
+    def test_port_in_use_raises_listen_error(self, app: Any, match_quote: MatchQuote) -> None:
         with stdlib_socket.create_server(("127.0.0.1", 0)) as taken:
             server = SocketIOServer(taken.getsockname(), app.wsgifunc(), plugins=[])
             with pytest.raises(ListenError) as caught:
                 server.start()
-        told(str(caught.value))
+        match_quote(str(caught.value))
         del caught
         gc.collect()
 
@@ -181,77 +181,81 @@ class TestStart:
     )
     @leaves_a_socket
     @quoted("cannot listen on …, which is not an address")
-    def test_invalid_address_raises_listen_error(self, address: Any, app: Any, told: Told) -> None:
+    def test_invalid_address_raises_listen_error(
+        self, address: Any, app: Any, match_quote: MatchQuote
+    ) -> None:
         server = SocketIOServer(address, app.wsgifunc(), plugins=[])
         with pytest.raises(ListenError) as caught:
             server.start()
-        told(str(caught.value))
+        match_quote(str(caught.value))
         assert '("127.0.0.1", 8000)' in str(caught.value)
         del caught
         gc.collect()
 
     @quoted("… is not a setting; did you mean …?")
-    def test_setting_without_prefix_raises(self, told: Told) -> None:
+    def test_setting_without_prefix_raises(self, match_quote: MatchQuote) -> None:
         with pytest.raises(SettingsError) as caught:
             configure({"PORT": 8001})
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @quoted("its name is …, without .py")
     def test_settings_module_given_as_file_raises(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, match_quote: MatchQuote
     ) -> None:
         monkeypatch.syspath_prepend(tmp_path)
         (tmp_path / "custom_settings.py").write_text("")
         with pytest.raises(SettingsError) as caught:
             configure("custom_settings.py")
-        told(str(caught.value))
+        match_quote(str(caught.value))
         monkeypatch.delitem(sys.modules, "custom_settings")
 
     @quoted("must be at most an hour, in seconds (Socket.IO on Node.js uses milliseconds)")
-    def test_interval_in_milliseconds_raises(self, told: Told) -> None:
+    def test_interval_in_milliseconds_raises(self, match_quote: MatchQuote) -> None:
         with pytest.raises(SettingsError) as caught:
             configure({"SOCKETIO_PING_INTERVAL": 25_000})
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @quoted("special characters in a name or password must be percent-encoded")
     @quoted("a Unix socket (unix://) is not supported")
-    def test_invalid_backplane_url_names_remedy(self, told: Told) -> None:
+    def test_invalid_backplane_url_names_remedy(self, match_quote: MatchQuote) -> None:
         for url in ("redis://:p@ss/word#@host", "unix:///run/redis.sock"):
             with pytest.raises(SettingsError) as caught:
                 configure({"SOCKETIO_BACKPLANE": url})
-            told(str(caught.value))
+            match_quote(str(caught.value))
 
     @quoted("there is no setting …; did you mean …?")
-    def test_misspelt_setting_raises_with_suggestion(self, app: Any, told: Told) -> None:
+    def test_misspelt_setting_raises_with_suggestion(
+        self, app: Any, match_quote: MatchQuote
+    ) -> None:
         web.config.SOCKETIO_PING_INTERVALL = 10
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc())
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @quoted("SocketIOServer() takes no keyword …")
-    def test_unknown_keyword_raises(self, app: Any, told: Told) -> None:
+    def test_unknown_keyword_raises(self, app: Any, match_quote: MatchQuote) -> None:
         with pytest.raises(SettingsError) as caught:
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc(), certfle="x")
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @quoted("SOCKETIO_PLUGINS names …, which cannot be imported")
-    def test_misspelt_plugin_raises(self, app: Any, told: Told) -> None:
+    def test_misspelt_plugin_raises(self, app: Any, match_quote: MatchQuote) -> None:
         with pytest.raises(PluginError) as caught:
             SocketIOServer(("127.0.0.1", 0), app.wsgifunc(), plugins=["no_such_plugin"])
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @quoted("Can't locate template for uri …")
-    def test_lookup_without_template_dir_raises(self, told: Told) -> None:
+    def test_lookup_without_template_dir_raises(self, match_quote: MatchQuote) -> None:
         lookup = mako.lookup.TemplateLookup()
         lookup.put_string("page", '<%include file="socketio_scripts.html"/>')
         with pytest.raises(mako.exceptions.TemplateLookupException) as caught:
             lookup.get_template("page").render()
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @pytest.mark.parametrize("when", ["started", "serving"])
     @quoted("…: set after the server was created, so it has no effect")
     def test_setting_changed_after_creation_is_logged(
-        self, when: str, app: Any, log: Callable[[], list[str]], told: Told
+        self, when: str, app: Any, log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         web.config.SOCKETIO_PING_TIMEOUT = 5
         server = SocketIOServer(
@@ -276,7 +280,7 @@ class TestStart:
                 serving.get()
         assert text.startswith("SOCKETIO_PING_INTERVAL, SOCKETIO_PING_TIMEOUT: ")
         assert server.settings.ping_timeout == 5
-        told(text)
+        match_quote(text)
 
     def test_unchanged_setting_is_not_logged(self, app: Any, log: Callable[[], list[str]]) -> None:
         web.config.SOCKETIO_PING_INTERVAL = 10
@@ -339,7 +343,7 @@ class TestRequests:
         path: str,
         serve_exactly: Callable[..., Server],
         log: Callable[[], list[str]],
-        told: Told,
+        match_quote: MatchQuote,
     ) -> None:
         site = serve_exactly(("/", "page"), {"page": Page})
         assert visit(site.port, "/").status == 200
@@ -349,7 +353,7 @@ class TestRequests:
         for _ in range(3):
             assert visit(site.port, path).status == 404
         (text,) = log()  # once only
-        told(text)
+        match_quote(text)
 
     def test_websocket_to_urls_without_socketio_urls_is_logged(
         self, serve_exactly: Callable[..., Server], log: Callable[[], list[str]]
@@ -360,14 +364,17 @@ class TestRequests:
 
     @quoted("an earlier pattern of its urls matches it")
     def test_earlier_url_pattern_is_logged(
-        self, serve_exactly: Callable[..., Server], log: Callable[[], list[str]], told: Told
+        self,
+        serve_exactly: Callable[..., Server],
+        log: Callable[[], list[str]],
+        match_quote: MatchQuote,
     ) -> None:
         site = serve_exactly(("/(.*)", "page", *socketio_urls), {"page": Page})
         assert visit(site.port, "/anything?a=b").status == 200
         assert log() == []
         assert visit(site.port, HANDSHAKE).body == b"<p>a page</p>"
         (text,) = log()
-        told(text)
+        match_quote(text)
         remedy = serve_exactly((*socketio_urls, "/(.*)", "page"), {"page": Page})
         assert WebSocket(remedy.port).connect()
 
@@ -376,7 +383,7 @@ class TestRequests:
         self,
         app: Any,
         log: Callable[[], list[str]],
-        told: Told,
+        match_quote: MatchQuote,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(application, "_throttled_log", ThrottledLog(current_clock()))
@@ -387,7 +394,7 @@ class TestRequests:
         finally:
             server.stop()
         (text,) = log()
-        told(text)
+        match_quote(text)
         assert answers[0].status == 500
         assert answers[0].body.decode() == text + "\n"
         assert answers[0].headers["Content-Type"] == "text/plain; charset=utf-8"
@@ -397,13 +404,17 @@ class TestRequests:
     )
     @quoted("a client requested Socket.IO at …, but this server has it at …")
     def test_request_for_another_path_is_logged(
-        self, path: str, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+        self,
+        path: str,
+        serve: Callable[..., Site],
+        log: Callable[[], list[str]],
+        match_quote: MatchQuote,
     ) -> None:
         site = serve(resource="rt")
         for _ in range(3):
             assert visit(site.port, path).status == 404
         (text,) = log()
-        told(text)
+        match_quote(text)
         assert 'io({path: "/rt/"})' in text
 
     def test_path_without_trailing_slash_is_logged(
@@ -439,23 +450,23 @@ class TestRejections:
     @pytest.mark.parametrize("version", ["1", "2", "3"])
     @quoted("rejected a client with Engine.IO protocol …")
     def test_old_engineio_protocol_is_logged(
-        self, version: str, site: Site, log: Callable[[], list[str]], told: Told
+        self, version: str, site: Site, log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         for _ in range(3):
             answer = visit(site.port, f"/socket.io/?EIO={version}&transport=polling")
             assert (answer.status, b"use socket.io-client 3 or 4" in answer.body) == (400, True)
         (text,) = log()
-        told(text)
+        match_quote(text)
         assert "socket.io-client 3 or 4" in text
 
     @quoted("rejected a request without Engine.IO protocol version")
     def test_websocket_without_protocol_version_is_logged(
-        self, site: Site, log: Callable[[], list[str]], told: Told
+        self, site: Site, log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         for _ in range(2):
             assert WebSocket(site.port, query="", handshake=False).status == 400
         (text,) = log()
-        told(text)
+        match_quote(text)
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
     @quoted("rejected transport …, which SOCKETIO_TRANSPORTS does not allow")
@@ -464,47 +475,47 @@ class TestRejections:
         transport: str,
         serve: Callable[..., Site],
         log: Callable[[], list[str]],
-        told: Told,
+        match_quote: MatchQuote,
     ) -> None:
         (other,) = {"polling", "websocket"} - {transport}
         site = serve(transports=[other])
         assert visit(site.port, f"/socket.io/?EIO=4&transport={transport}").status == 400
         (text,) = log()
-        told(text)
+        match_quote(text)
         assert f"io({{transports: ['{other}']}})" in text
         assert visit(site.port, "/socket.io/?EIO=4&transport=flashsocket").status == 400
         assert log() == []
 
     @quoted("rejected a request with an unknown session id")
     def test_unknown_session_is_logged(
-        self, site: Site, log: Callable[[], list[str]], told: Told
+        self, site: Site, log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         for _ in range(3):
             assert visit(site.port, HANDSHAKE + "&sid=secret").status == 400
         (text,) = log()
-        told(text)
+        match_quote(text)
         assert "secret" not in text
 
     @quoted("rejected a session: the limit of … is reached")
     def test_session_limit_is_logged(
-        self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+        self, serve: Callable[..., Site], log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         site = serve(max_sessions=1)
         site.connect()
         assert visit(site.port, HANDSHAKE).status == 503
         (text,) = log()
-        told(text)
+        match_quote(text)
 
     @quoted("rejected unknown namespace …")
     def test_unknown_namespace_is_logged(
-        self, site: Site, log: Callable[[], list[str]], told: Told
+        self, site: Site, log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         client = site.websocket()
         for name in ("/chat", "/chat", "/\x9bforged\u202e"):
             client.send(f"40{name},")
             assert "Invalid namespace" in str(client.receive())
         first, second = log()  # once each
-        told(first)
+        match_quote(first)
         assert "'/chat'" in first
         assert "SOCKETIO_NAMESPACES" in first
         assert second.isascii()
@@ -525,12 +536,12 @@ class TestOrigins:
     @quoted("rejected Origin … (expected …; from …): …")
     @quoted("to allow the page: SOCKETIO_ALLOWED_ORIGINS = …")
     def test_rejected_origin_of_another_site_is_logged(
-        self, site: Site, log: Callable[[], list[str]], told: Told
+        self, site: Site, log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         for _ in range(3):
             forbidden(site, "https://other.example")
         (text,) = log()
-        told(text)
+        match_quote(text)
         own = f"127.0.0.1:{site.port}"
         assert f"'https://other.example' (expected http://{own}; from Host: {own}): " in text
         assert 'SOCKETIO_ALLOWED_ORIGINS = ["https://other.example"]' in text
@@ -538,7 +549,7 @@ class TestOrigins:
 
     @quoted("the forwarded headers of … match, but it is not a trusted proxy")
     def test_rejection_names_untrusted_proxy(
-        self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+        self, serve: Callable[..., Site], log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         site = serve()
         headers = {
@@ -547,7 +558,7 @@ class TestOrigins:
         }
         forbidden(site, "https://chat.example", **headers)
         (text,) = log()
-        told(text)
+        match_quote(text)
         assert 'SOCKETIO_TRUSTED_PROXIES = ["127.0.0.1"]' in text
         assert "ALLOWED_ORIGINS" not in text
         allowed = serve(trusted_proxies=["127.0.0.1"])
@@ -569,22 +580,22 @@ class TestOrigins:
         trusted: list[str],
         serve: Callable[..., Site],
         log: Callable[[], list[str]],
-        told: Told,
+        match_quote: MatchQuote,
     ) -> None:
         site = serve(trusted_proxies=trusted)
         forbidden(site, "https://chat.example", Host="chat.example")
         (text,) = log()
-        told(text)
+        match_quote(text)
         assert "expected http://chat.example; from Host: chat.example" in text
         assert ("TRUSTED_PROXIES" in text) == (not trusted)
 
     @quoted("the page has no origin")
     def test_page_without_origin_is_logged(
-        self, site: Site, log: Callable[[], list[str]], told: Told
+        self, site: Site, log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         forbidden(site, "null")
         (text,) = log()
-        told(text)
+        match_quote(text)
         assert 'SOCKETIO_ALLOWED_ORIGINS = ["null"]' in text
 
     @quoted("to allow this app: SOCKETIO_ALLOWED_ORIGINS = …")
@@ -594,24 +605,24 @@ class TestOrigins:
         origin: str,
         serve: Callable[..., Site],
         log: Callable[[], list[str]],
-        told: Told,
+        match_quote: MatchQuote,
     ) -> None:
         forbidden(serve(), origin)
         (text,) = log()
-        told(text)
+        match_quote(text)
         assert f'SOCKETIO_ALLOWED_ORIGINS = ["{origin}"]' in text
         allowed = serve(allowed_origins=[origin])
         assert visit(allowed.port, HANDSHAKE, Origin=origin).status == 200
 
     @quoted("rejected Host … of a request …: add it to SOCKETIO_ALLOWED_HOSTS to allow it")
     def test_rejected_host_names_setting(
-        self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+        self, serve: Callable[..., Site], log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         site = serve(allowed_hosts=["chat.example"])
         for _ in range(3):
             assert visit(site.port, "/").status == 400
         (text,) = [line for line in log() if line.startswith("rejected Host")]
-        told(text)
+        match_quote(text)
         assert f"Host '127.0.0.1:{site.port}'" in text
 
     def test_malformed_origin_is_logged(self, site: Site, log: Callable[[], list[str]]) -> None:
@@ -656,12 +667,12 @@ class TestThrottledLog:
 
     def test_throttled_log_counts_suppressed_messages(self, log: Callable[[], list[str]]) -> None:
         clock: Any = self.Clock()
-        told = ThrottledLog(clock)
+        match_quote = ThrottledLog(clock)
         for second in range(130):
             clock.seconds = float(second)
-            told.throttled("one", "one")
+            match_quote.throttled("one", "one")
             if second == 30:
-                told.throttled("other", "other")
+                match_quote.throttled("other", "other")
         more = "one (59 similar lines suppressed)"
         assert log() == ["one", "other", more, more]
 
@@ -730,10 +741,10 @@ class TestArguments:
     )
     @quoted("takes (…), and is called with (…), in this order")
     def test_handler_with_wrong_arguments_raises(
-        self, decorator: Any, function: Any, wanted: str, told: Told
+        self, decorator: Any, function: Any, wanted: str, match_quote: MatchQuote
     ) -> None:
         text = wrong(decorator, function)
-        told(text)
+        match_quote(text)
         assert wanted in text.partition("called with")[2]
 
     def test_error_names_function_file_and_line(self) -> None:
@@ -746,8 +757,8 @@ class TestArguments:
         )
 
     @quoted("decorate a function, or a bound method")
-    def test_unbound_method_raises(self, told: Told) -> None:
-        told(wrong(on_message, Callables.method))
+    def test_unbound_method_raises(self, match_quote: MatchQuote) -> None:
+        match_quote(wrong(on_message, Callables.method))
 
     @pytest.mark.parametrize(
         "function",
@@ -818,24 +829,26 @@ class TestUncallableHandlers:
         [coroutine, asynchronous_generator, Asynchronous(), functools.partial(coroutine, 1)],
     )
     @quoted("is a coroutine function")
-    def test_coroutine_function_raises(self, register: Any, function: Any, told: Told) -> None:
-        told(wrong(register, function))
+    def test_coroutine_function_raises(
+        self, register: Any, function: Any, match_quote: MatchQuote
+    ) -> None:
+        match_quote(wrong(register, function))
 
     @every_way
     @quoted("is a class and would only be instantiated")
-    def test_class_raises(self, register: Any, told: Told) -> None:
+    def test_class_raises(self, register: Any, match_quote: MatchQuote) -> None:
         class Chat:
             def __init__(self, request: Any, socket: Any, context: Any, message: Any) -> None:
                 """A constructor with the arguments of a handler."""
 
         text = wrong(register, Chat)
-        told(text)
+        match_quote(text)
         assert "on_...(Room().talk)" in text
 
     @every_way
     @quoted("is a generator function (it contains yield)")
-    def test_generator_function_raises(self, register: Any, told: Told) -> None:
-        told(wrong(register, generator))
+    def test_generator_function_raises(self, register: Any, match_quote: MatchQuote) -> None:
+        match_quote(wrong(register, generator))
 
     def test_plain_wrapper_of_coroutine_is_accepted(self) -> None:
         @functools.wraps(coroutine)
@@ -847,33 +860,33 @@ class TestUncallableHandlers:
     @pytest.mark.parametrize("function", [coroutine, generator])
     @quoted("a receiver returned a coroutine or a generator")
     def test_returned_coroutine_or_generator_is_reported(
-        self, function: Any, site: Site, stages: Journal, told: Told
+        self, function: Any, site: Site, stages: Journal, match_quote: MatchQuote
     ) -> None:
         on_message(lambda *args: function())
         assert site.connect().call("message", 1) == [{"error": "internal error"}]
-        told(str(stages[-1][1]))
+        match_quote(str(stages[-1][1]))
 
 
 class TestDecorators:
     @quoted("pass a pattern as keyword")
-    def test_positional_pattern_raises(self, told: Told) -> None:
-        told(wrong(on_message, "^room-"))
+    def test_positional_pattern_raises(self, match_quote: MatchQuote) -> None:
+        match_quote(wrong(on_message, "^room-"))
 
     @quoted("not a regular expression")
     @pytest.mark.parametrize("pattern", ["(", 5, b"x", re.compile(b"x"), ["one", "two"], ("one",)])
-    def test_invalid_pattern_raises(self, pattern: Any, told: Told) -> None:
+    def test_invalid_pattern_raises(self, pattern: Any, match_quote: MatchQuote) -> None:
         text = wrong(on_message(channel=pattern), handler)
-        told(text)
+        match_quote(text)
         assert pattern == "(" or '"^(one|two)$"' in text
 
     @quoted("a connecting socket has no channels yet")
-    def test_pattern_for_connect_raises(self, told: Told) -> None:
+    def test_pattern_for_connect_raises(self, match_quote: MatchQuote) -> None:
         decorator: Any = on_connect
-        told(wrong(decorator(channel="x"), lambda request, socket, context: None))
+        match_quote(wrong(decorator(channel="x"), lambda request, socket, context: None))
 
     @quoted("@on_event requires the name of the event")
-    def test_event_decorator_without_name_raises(self, told: Told) -> None:
-        told(wrong(on_event, handler))
+    def test_event_decorator_without_name_raises(self, match_quote: MatchQuote) -> None:
+        match_quote(wrong(on_event, handler))
         with pytest.raises(TypeError, match="'name'"):
             on_event()  # type: ignore[call-arg]
 
@@ -887,9 +900,11 @@ class TestDecorators:
         ],
     )
     @quoted("clients cannot send this event")
-    def test_event_named_like_a_stage_raises(self, name: str, remedy: str, told: Told) -> None:
+    def test_event_named_like_a_stage_raises(
+        self, name: str, remedy: str, match_quote: MatchQuote
+    ) -> None:
         text = wrong(on_event, name)
-        told(text)
+        match_quote(text)
         assert remedy in text
 
     def test_stage_names_are_all_reserved_events(self) -> None:
@@ -904,13 +919,13 @@ class TestDuplicateNames:
 
     @quoted("…: give each handler a different name")
     def test_two_handlers_with_one_name_are_logged(
-        self, log: Callable[[], list[str]], told: Told
+        self, log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         twin = "@on_message(channel='^{}')\ndef talk(*args): ...\n"
         source = f"{twin.format('a')}\n{twin.format('b')}"
         exec(compile(source, "chat.py", "exec"), {"on_message": on_message})
         (text,) = log()
-        told(text)
+        match_quote(text)
         assert "talk (chat.py:4) replaces talk (chat.py:1)" in text
 
     def test_handler_defined_in_a_loop_is_logged(
@@ -973,10 +988,10 @@ class TestReceivers:
     )
     @quoted("takes …, and is called with sender and the keywords …")
     def test_receiver_with_wrong_arguments_raises(
-        self, stage: Any, receiver: Any, told: Told
+        self, stage: Any, receiver: Any, match_quote: MatchQuote
     ) -> None:
         text = wrong(stage.connect, receiver)
-        told(text)
+        match_quote(text)
         assert text.startswith(f"signals.{stage.name}.connect: ")
         assert "test_diagnostics.py:" in text
         assert "**extra" in text
@@ -1025,7 +1040,12 @@ class TestReceivers:
     )
     @quoted("which is not a gate and cannot reject (use …)")
     def test_refused_in_a_plain_handler_names_the_gate(
-        self, register: Any, gate: str, site: Site, log: Callable[[], list[str]], told: Told
+        self,
+        register: Any,
+        gate: str,
+        site: Site,
+        log: Callable[[], list[str]],
+        match_quote: MatchQuote,
     ) -> None:
         def refuse(*args: Any) -> None:
             raise Refused("no")
@@ -1036,7 +1056,7 @@ class TestReceivers:
         client.emit_and_wait("message")
         client.call("__unsubscribe__", "room")
         (text,) = (each for each in log() if "refuse" in each)
-        told(text)
+        match_quote(text)
         assert f"(use {gate}), failed" in text
 
     @pytest.mark.parametrize(
@@ -1052,7 +1072,7 @@ class TestReceivers:
     @pytest.mark.parametrize("watched", [False, True])
     @quoted("the client is not connected yet, because its connecting gate has not returned")
     def test_sending_in_connecting_gate_raises(
-        self, watched: bool, use: Any, site: Site, stages: Journal, told: Told
+        self, watched: bool, use: Any, site: Site, stages: Journal, match_quote: MatchQuote
     ) -> None:
         if watched:
             signals.sent.connect(lambda sender, **extra: None)
@@ -1060,34 +1080,34 @@ class TestReceivers:
         client = site.websocket()
         client.send("40")
         assert "not allowed" in str(client.receive())
-        told(str(stages[-1][1]))
+        match_quote(str(stages[-1][1]))
         assert isinstance(stages[-1][1], CallerError)
 
     @quoted("'ThreadedDict' object has no attribute …")
     def test_session_in_later_handler_is_reported(
-        self, tmp_path: Path, serve: Callable[..., Site], stages: Journal, told: Told
+        self, tmp_path: Path, serve: Callable[..., Site], stages: Journal, match_quote: MatchQuote
     ) -> None:
         site = serve()
         store = web.session.DiskStore(str(tmp_path))
         session = web.session.Session(site.app, store, initializer={"count": 0})
         on_message(lambda request, socket, context, message: session.count)
         assert site.connect().call("message") == [{"error": "internal error"}]
-        told(str(stages[-1][1]))
+        match_quote(str(stages[-1][1]))
 
     @quoted("a gate returned False")
     def test_gate_returning_false_is_reported(
-        self, site: Site, stages: Journal, told: Told
+        self, site: Site, stages: Journal, match_quote: MatchQuote
     ) -> None:
         gate: Any = on_connecting
         gate(lambda request, socket, context: False)
         client = site.websocket()
         client.send("40")
         assert "not allowed" in str(client.receive())
-        told(str(stages[-1][1]))
+        match_quote(str(stages[-1][1]))
 
     @quoted("the text of a Refused cannot be sent")
     def test_refused_with_invalid_text_is_reported(
-        self, site: Site, stages: Journal, told: Told
+        self, site: Site, stages: Journal, match_quote: MatchQuote
     ) -> None:
         @on_connecting
         def gate(request: Any, socket: Any, context: Any) -> None:
@@ -1096,7 +1116,7 @@ class TestReceivers:
         client = site.websocket()
         client.send("40")
         assert client.receive() == '44{"message":"refused"}'
-        told(str(stages[-1][1]))
+        match_quote(str(stages[-1][1]))
 
 
 class TestUnhandledEvents:
@@ -1107,14 +1127,14 @@ class TestUnhandledEvents:
         plugins: list[str],
         serve: Callable[..., Site],
         caplog: pytest.LogCaptureFixture,
-        told: Told,
+        match_quote: MatchQuote,
     ) -> None:
         client = serve(plugins=plugins).connect()
         for _ in range(3):
             client.emit_and_wait("message", "hello")
         (record,) = (each for each in caplog.records if each.name == "webpy_socketio")
         assert record.levelno == logging.WARNING
-        told(record.getMessage())
+        match_quote(record.getMessage())
         assert "'message'" in record.getMessage()
 
     def test_event_without_handler_suggests_similar_name(
@@ -1171,14 +1191,14 @@ class TestUnhandledEvents:
         assert len(log()) == signals.MAX_EVENTS
 
 
-@pytest.mark.patience(60)  # a slow machine takes ten times as long
+@pytest.mark.time_limit(60)  # a slow machine takes ten times as long
 @quoted("matching a channel of … characters was stopped after … ms")
 def test_slow_pattern_is_stopped_and_logged(
-    site: Site, log: Callable[[], list[str]], told: Told
+    site: Site, log: Callable[[], list[str]], match_quote: MatchQuote
 ) -> None:
     on_subscribing(channel="^(a|a)*$")(channel_handler)
     site.connect().call("__subscribe__", "a" * 60 + "!")
-    told("\n".join(log()))
+    match_quote("\n".join(log()))
 
 
 class TestSending:
@@ -1196,13 +1216,13 @@ class TestSending:
     )
     @quoted("cannot send this value: in value[…]")
     def test_unsupported_value_raises_with_its_place(
-        self, args: Any, where: str, site: Site, told: Told
+        self, args: Any, where: str, site: Site, match_quote: MatchQuote
     ) -> None:
         socket = socket_of(site.connect())
         with pytest.raises(EncodeError) as caught:
             socket.emit("x", *args)
         assert str(caught.value).startswith(f"cannot send this value: {where}")
-        told(str(caught.value).replace("args[1]", "value"))
+        match_quote(str(caught.value).replace("args[1]", "value"))
 
     def test_unsupported_top_level_value_raises_without_place(self, site: Site) -> None:
         socket = socket_of(site.connect())
@@ -1231,7 +1251,7 @@ class TestSending:
 
     @quoted("encoding the acknowledgement returned by … failed")
     def test_invalid_acknowledgement_names_its_function(
-        self, serve: Callable[..., Site], log: Callable[[], list[str]], told: Told
+        self, serve: Callable[..., Site], log: Callable[[], list[str]], match_quote: MatchQuote
     ) -> None:
         @on_message
         def tags(request: Any, socket: Any, context: Any, message: Any) -> set[int]:
@@ -1241,74 +1261,84 @@ class TestSending:
         plugins = ["webpy_socketio.plugins.message_logger"]
         serve(plugins=plugins).connect().call("message")
         (text,) = (each for each in log() if "failed" in each)
-        told(text)
+        match_quote(text)
         line = tags.__code__.co_firstlineno
         assert re.search(rf"returned by \S*\.tags \(test_diagnostics\.py:{line}\) failed", text)
         assert "handler" not in text
         assert "_message" not in text
 
     @quoted("cannot send NaN or Infinity")
-    def test_nan_raises_with_its_place(self, site: Site, told: Told) -> None:
+    def test_nan_raises_with_its_place(self, site: Site, match_quote: MatchQuote) -> None:
         socket = socket_of(site.connect())
         with pytest.raises(EncodeError) as caught:
             socket.send({"x": [1.5, float("nan")]})
-        told(str(caught.value))
+        match_quote(str(caught.value))
         assert "in value['x'][1]: " in str(caught.value)
 
     @quoted("is reserved: choose another name for the event")
     @quoted("is reserved by Socket.IO clients")
-    def test_reserved_event_name_raises(self, site: Site, told: Told) -> None:
+    def test_reserved_event_name_raises(self, site: Site, match_quote: MatchQuote) -> None:
         socket = socket_of(site.connect())
         for name in ("__subscribe__", "disconnect"):
             with pytest.raises(EncodeError) as caught:
                 socket.emit(name)
-            told(str(caught.value))
+            match_quote(str(caught.value))
 
     @pytest.mark.parametrize("name", [{"text": "hello"}, None, 5, ["x"]])
     @quoted("the name of an event must be text, not …")
-    def test_event_decorator_without_name_raises(self, name: Any, site: Site, told: Told) -> None:
+    def test_event_decorator_without_name_raises(
+        self, name: Any, site: Site, match_quote: MatchQuote
+    ) -> None:
         socket = socket_of(site.connect())
         for way in (socket.emit, socket.call, emit):
             with pytest.raises(EncodeError) as caught:
                 way(name)
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @quoted("a channel name must be text, not …")
-    def test_swapped_arguments_of_broadcast_raise(self, site: Site, told: Told) -> None:
+    def test_swapped_arguments_of_broadcast_raise(
+        self, site: Site, match_quote: MatchQuote
+    ) -> None:
         socket = socket_of(site.connect())
         socket.subscribe("room")
         wrong: Any = {"text": "hello"}
         for way in (broadcast_channel, socket.broadcast_channel):
             with pytest.raises(ChannelError) as caught:
                 way("room", wrong)
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @quoted("the session id of send() must be text, not …")
-    def test_send_with_socket_instead_of_id_raises(self, site: Site, told: Told) -> None:
+    def test_send_with_socket_instead_of_id_raises(
+        self, site: Site, match_quote: MatchQuote
+    ) -> None:
         client = site.connect()
         socket: Any = socket_of(client)
         with pytest.raises(CallerError) as caught:
             send(socket, "hello")
-        told(str(caught.value))
+        match_quote(str(caught.value))
         send(socket.session.session_id, "hello")
         gets(client, "hello")
 
     @quoted("no client is connected: no SocketIOServer runs in this process")
-    def test_broadcast_before_server_start_raises_no_socket(self, told: Told) -> None:
+    def test_broadcast_before_server_start_raises_no_socket(self, match_quote: MatchQuote) -> None:
         with pytest.raises(NoSocket) as caught:
             broadcast("hello?")
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @quoted("no client is subscribed to the channel …")
-    def test_broadcast_to_empty_channel_raises_no_socket(self, site: Site, told: Told) -> None:
+    def test_broadcast_to_empty_channel_raises_no_socket(
+        self, site: Site, match_quote: MatchQuote
+    ) -> None:
         site.connect()
         with pytest.raises(NoSocket) as caught:
             broadcast_channel("hello?", "room-1")
-        told(str(caught.value))
+        match_quote(str(caught.value))
         assert "process" not in str(caught.value)
 
     @quoted("the client is not connected")
-    def test_call_on_closed_socket_raises_disconnected(self, site: Site, told: Told) -> None:
+    def test_call_on_closed_socket_raises_disconnected(
+        self, site: Site, match_quote: MatchQuote
+    ) -> None:
         kept = Journal()
         on_finish(lambda request, socket, context: kept.append(socket))
         client, other = site.connect(), site.connect()
@@ -1322,7 +1352,7 @@ class TestSending:
         socket.disconnect()
         with pytest.raises(Disconnected) as caught:
             socket.call("hello?")
-        told(str(caught.value))
+        match_quote(str(caught.value))
         socket.broadcast("to the others")
         assert other.event() == ["message", "to the others"]
 

@@ -55,7 +55,7 @@ foreign.start()
 
 
 @pytest.fixture(autouse=True)
-def _patience() -> None:
+def _time_limit() -> None:
     """Replace the fixture of conftest, which would interrupt the driver of Playwright."""
 
 
@@ -110,7 +110,7 @@ def window(chromium: Any, server: ServerProcess) -> Iterator[Window]:
     context.close()
 
 
-Told = Callable[[str], None]
+MatchQuote = Callable[[str], None]
 
 #: Disables retries.
 ONCE = "reconnection: false"
@@ -118,35 +118,37 @@ ONCE = "reconnection: false"
 
 class TestConsole:
     @quoted("the server has no Socket.IO at …, but the server of this page has it at …")
-    def test_wrong_path_is_explained(self, window: Window, told: Told) -> None:
+    def test_wrong_path_is_explained(self, window: Window, match_quote: MatchQuote) -> None:
         window.open("all")
         text = window.console_message(f"io({{ {ONCE} }}); 0")
-        told(text)
+        match_quote(text)
         assert text.endswith(
             'at /socket.io, but the server of this page has it at /rt: io({path: "/rt"})'
         )
 
     @quoted("the server has no Socket.IO at …: add socketio_urls to its urls")
-    def test_server_without_socketio_is_explained(self, window: Window, told: Told) -> None:
+    def test_server_without_socketio_is_explained(
+        self, window: Window, match_quote: MatchQuote
+    ) -> None:
         window.open("all")
         window.page.route("**/rt/?*", lambda route: route.fulfill(status=404, body="not found"))
-        told(window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
+        match_quote(window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
 
     @quoted("the response at … is not Socket.IO")
-    def test_page_at_the_path_is_explained(self, window: Window, told: Told) -> None:
+    def test_page_at_the_path_is_explained(self, window: Window, match_quote: MatchQuote) -> None:
         window.open("all")
-        told(window.console_message(f"io({{path: '/page/x', {ONCE} }}); 0"))
+        match_quote(window.console_message(f"io({{path: '/page/x', {ONCE} }}); 0"))
 
     @quoted("the server has no namespace …")
-    def test_unknown_namespace_is_explained(self, window: Window, told: Told) -> None:
+    def test_unknown_namespace_is_explained(self, window: Window, match_quote: MatchQuote) -> None:
         window.open("all")
         text = window.console_message(f"io('/unknown', {{path: '/rt', {ONCE} }}); 0")
-        told(text)
+        match_quote(text)
         assert 'no namespace "/unknown"' in text
 
     @quoted("the server rejected this page (403)")
     def test_rejected_origin_is_explained(
-        self, window: Window, server: ServerProcess, told: Told
+        self, window: Window, server: ServerProcess, match_quote: MatchQuote
     ) -> None:
         window.open("all")
         window.page.route(
@@ -158,7 +160,7 @@ class TestConsole:
             ),
         )
         text = window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0")
-        told(text)
+        match_quote(text)
         assert (
             "Forbidden: this origin is not allowed; "
             "the log of the server names the setting to change"
@@ -166,13 +168,15 @@ class TestConsole:
         assert "rejected Origin 'https://chat.example' (expected" in server.errors
 
     @quoted("Socket.IO needs its own server")
-    def test_foreign_wsgi_server_is_explained(self, window: Window, told: Told) -> None:
+    def test_foreign_wsgi_server_is_explained(
+        self, window: Window, match_quote: MatchQuote
+    ) -> None:
         port = window.page.goto(f"{window.url}/other").text()
         window.page.goto(f"http://127.0.0.1:{port}/page/all")
-        told(window.console_message(f"io({{ {ONCE} }}); 0"))
+        match_quote(window.console_message(f"io({{ {ONCE} }}); 0"))
 
     @quoted("a page loaded over https cannot connect to …")
-    def test_mixed_content_is_explained(self, window: Window, told: Told) -> None:
+    def test_mixed_content_is_explained(self, window: Window, match_quote: MatchQuote) -> None:
         # The browser loads the https page from the test server.
         window.page.route(
             "https://page.example/**",
@@ -183,22 +187,26 @@ class TestConsole:
             ),
         )
         window.page.goto("https://page.example/page/all")
-        told(window.console_message(f"io('http://chat.example', {{ {ONCE} }}); 0"))
+        match_quote(window.console_message(f"io('http://chat.example', {{ {ONCE} }}); 0"))
 
     @quoted("the Content-Security-Policy of the page blocks the connection")
-    def test_content_security_policy_is_explained(self, window: Window, told: Told) -> None:
+    def test_content_security_policy_is_explained(
+        self, window: Window, match_quote: MatchQuote
+    ) -> None:
         window.open("policy")
-        told(window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
+        match_quote(window.console_message(f"new io.Socket({{ {ONCE} }}).connect(); 0"))
 
     @quoted("packets are queued until the socket connects: call connect()")
     @pytest.mark.parametrize("what", ["send('hello')", "subscribe('room-1')"])
-    def test_missing_connect_call_is_explained(self, what: str, window: Window, told: Told) -> None:
+    def test_missing_connect_call_is_explained(
+        self, what: str, window: Window, match_quote: MatchQuote
+    ) -> None:
         window.page.clock.install()
         window.open("all")
         window.page.evaluate(f"socket = new io.Socket(); socket.{what}; 0")
         with window.page.expect_console_message() as message:
             window.page.clock.fast_forward(5001)
-        told(message.value.text)
+        match_quote(message.value.text)
 
     def test_repeated_failure_is_explained_once(self, window: Window) -> None:
         window.open("all")
@@ -253,25 +261,27 @@ class TestConsole:
 
 class TestScripts:
     @quoted("io is not defined")
-    def test_missing_client_is_explained(self, window: Window, told: Told) -> None:
+    def test_missing_client_is_explained(self, window: Window, match_quote: MatchQuote) -> None:
         window.open("none")
-        told(window.page_error("io()"))
+        match_quote(window.page_error("io()"))
 
     @quoted("Cannot read properties of undefined (reading …)")
     @quoted("socket.subscribe is not a function")
     @quoted("socket.presence is not a function")
-    def test_missing_extension_is_explained(self, window: Window, told: Told) -> None:
+    def test_missing_extension_is_explained(self, window: Window, match_quote: MatchQuote) -> None:
         window.open("client")
-        told(window.page_error("new io.Socket()"))
-        told(
+        match_quote(window.page_error("new io.Socket()"))
+        match_quote(
             window.page_error("const socket = io({autoConnect: false}); socket.subscribe('room-1')")
         )
-        told(
+        match_quote(
             window.page_error("const socket = io({autoConnect: false}); socket.presence('room-1')")
         )
 
     @quoted("webpy_socketio.js needs the Socket.IO client 4")
-    def test_extension_before_client_is_explained(self, window: Window, told: Told) -> None:
+    def test_extension_before_client_is_explained(
+        self, window: Window, match_quote: MatchQuote
+    ) -> None:
         with window.page.expect_event("pageerror") as error:
             window.open("extension")
-        told(str(error.value))
+        match_quote(str(error.value))

@@ -20,7 +20,7 @@ from .commands import APP, run
 from .conftest import Site
 from .redis_server import RedisServer
 
-pytestmark = pytest.mark.patience(90)
+pytestmark = pytest.mark.time_limit(90)
 
 
 class Report(NamedTuple):

@@ -19,7 +19,7 @@ from .conftest import Journal
 from .faults import Fault, Link, Proxy
 from .load_clients import CountedServer, Counts
 
-pytestmark = [pytest.mark.patience(60), pytest.mark.torture]
+pytestmark = [pytest.mark.time_limit(60), pytest.mark.torture]
 
 #: Timeouts that are short enough for tests, and long enough for responding clients.
 OPTIONS = {

@@ -17,7 +17,7 @@ from .redis_server import RedisServer
 from .servers import ServerProcess, application_source
 from .test_workers import until_gone
 
-pytestmark = pytest.mark.patience(60)
+pytestmark = pytest.mark.time_limit(60)
 
 BODY = """
 import gevent, json, multiprocessing, signal, socket as network, subprocess, threading, time

@@ -58,7 +58,7 @@ class TestParsers:
     def test_every_case_folder_has_a_target(self) -> None:
         assert {path.name for path in CASES.iterdir()} == set(TARGETS)
 
-    @pytest.mark.patience(60)
+    @pytest.mark.time_limit(60)
     @pytest.mark.parametrize("target", TARGETS)
     def test_mutated_cases_raise_documented_errors_only(self, target: str) -> None:
         seeds = [case.read_bytes() for case in cases(target)]
@@ -441,7 +441,7 @@ class TestSessions:
             life.session_ends_once_and_is_removed()
         life.teardown()
 
-    @pytest.mark.patience(90)
+    @pytest.mark.time_limit(90)
     def test_random_sessions_end_once_with_messages_in_order(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -87,7 +87,7 @@ class TestEveryPage:
     def test_snippets_run(self, name: str, run: Callable[[Page], dict[str, Any]]) -> None:
         run(GUIDES[name])
 
-    @pytest.mark.patience(60)
+    @pytest.mark.time_limit(60)
     @pytest.mark.parametrize(
         "name",
         [
@@ -159,13 +159,13 @@ class TestBackground:
 
     @pytest.mark.quoted("SQLite objects created in a thread can only be used in that same thread")
     def test_lazy_result_of_a_thread_fails(
-        self, names: dict[str, Any], told: Callable[[str], None]
+        self, names: dict[str, Any], match_quote: Callable[[str], None]
     ) -> None:
         pool = gevent.get_hub().threadpool
         rows = pool.apply(names["database"].select, ("member",))
         with pytest.raises(sqlite3.ProgrammingError) as caught:
             list(rows)
-        told(str(caught.value))
+        match_quote(str(caught.value))
 
     @pytest.mark.quoted("'ThreadedDict' object has no attribute 'env'")
     @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ class TestBackground:
         ids=["web.ctx.env", "web.input", "web.cookies"],
     )
     def test_web_ctx_in_a_greenlet_is_empty(
-        self, use: Callable[[], Any], site: Site, told: Callable[[str], None]
+        self, use: Callable[[], Any], site: Site, match_quote: Callable[[str], None]
     ) -> None:
         @webpy_socketio.on_message
         def ask(request: Any, socket: Any, context: Any, message: Any) -> str:
@@ -190,7 +190,7 @@ class TestBackground:
                 return error
 
         (answer,) = site.connect().call("message")
-        told(answer)
+        match_quote(answer)
 
 
 class TestChannels:
@@ -375,7 +375,7 @@ class TestPathPrefixes:
         finally:
             server.stop()
 
-    @pytest.mark.patience(30)
+    @pytest.mark.time_limit(30)
     @pytest.mark.parametrize("slash", ["", "/"])
     def test_nginx_and_setting_mount_the_application(
         self, folder: Path, serve: Callable[..., Site], slash: str
@@ -393,7 +393,7 @@ class TestPathPrefixes:
 
 
 class TestProcesses:
-    @pytest.mark.patience(60)
+    @pytest.mark.time_limit(60)
     @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
     def test_each_start_method_works_in_a_server(self, tmp_path: Path, method: str) -> None:
         (block,) = guide("processes").uncaptioned("python")
@@ -425,7 +425,7 @@ class TestDeployment:
         unit.read(folder / "chat.service")
         return unit["Service"]
 
-    @pytest.mark.patience(30)
+    @pytest.mark.time_limit(30)
     def test_program_starts_serves_and_stops(self, unit: Any, folder: Path) -> None:
         program, *words = unit["ExecStart"].split()
         assert program.endswith("/bin/webpy-socketio")

@@ -7,9 +7,9 @@ import pytest
 from .servers import Served, ServerProcess, application_source
 from .snippets import ROOT, Page, all_pages
 from .test_tutorial import Visitors
-from .windows import Windows, _chromium, _own_patience, expect
+from .windows import Windows, _chromium, _own_time_limit, expect
 
-__all__ = ["_chromium", "_own_patience"]  # fixtures
+__all__ = ["_chromium", "_own_time_limit"]  # fixtures
 
 PAGES = {path.relative_to(ROOT).as_posix(): Page.read(path) for path in all_pages()}
 

@@ -25,7 +25,7 @@ from .test_workers import BODY, Visitor, children, one_in_each, page, until_gone
 
 pytest.importorskip("gunicorn", reason="gunicorn is not installed")
 
-pytestmark = pytest.mark.patience(60)
+pytestmark = pytest.mark.time_limit(60)
 
 #: A WSGI application for gunicorn.
 WSGI = "\nwsgi = application.wsgifunc()\n"

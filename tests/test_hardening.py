@@ -1312,7 +1312,7 @@ class TestClock:
 # -- stopping
 
 
-@pytest.mark.patience(30)
+@pytest.mark.time_limit(30)
 class TestStopping:
     def test_no_connection_is_accepted_after_the_stop_signal(self, tmp_path: Path) -> None:
         """Not even while handlers of connected clients are still running."""

@@ -45,7 +45,7 @@ from .load_clients import (
     together,
 )
 
-pytestmark = [pytest.mark.torture, pytest.mark.patience(180)]
+pytestmark = [pytest.mark.torture, pytest.mark.time_limit(180)]
 
 
 class TestSlowSenders:

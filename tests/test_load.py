@@ -24,7 +24,7 @@ from .load_clients import (
 MANY = 5000
 POLLS = 1000
 
-pytestmark = [pytest.mark.patience(120), pytest.mark.torture]
+pytestmark = [pytest.mark.time_limit(120), pytest.mark.torture]
 
 
 @pytest.mark.usefixtures("_many_descriptors")

@@ -82,7 +82,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.patience(30)
+@pytest.mark.time_limit(30)
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
 def test_mistake_is_logged_once_a_minute_at_every_level(
     mistake: Callable[[Site], None], serve: Callable[..., Site], caplog: pytest.LogCaptureFixture

@@ -36,13 +36,13 @@ def disable_existing() -> None:
 
 @pytest.mark.quoted("the logging configuration disabled the logger webpy_socketio")
 def test_server_start_enables_disabled_loggers_with_a_warning(
-    serve: Callable[..., Site], caplog: pytest.LogCaptureFixture, told: Callable[[str], None]
+    serve: Callable[..., Site], caplog: pytest.LogCaptureFixture, match_quote: Callable[[str], None]
 ) -> None:
     disable_existing()
     serve()
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    told(record.getMessage())
+    match_quote(record.getMessage())
     assert not PACKAGE.disabled
     assert not MESSAGES.disabled
 

@@ -32,7 +32,7 @@ from .snippets import DOCS, ROOT, Page
 from .test_js_client import APPLICATION_BODY, JS
 from .test_workers import children, until_gone
 
-pytestmark = pytest.mark.patience(60)
+pytestmark = pytest.mark.time_limit(60)
 
 CONFIGURATION = ROOT / "docs" / "nginx" / "machines.conf"
 DEPLOYMENT = Page.read(DOCS / "how-to" / "deployment.rst")

@@ -11,7 +11,7 @@ import pytest
 
 from .commands import APP
 
-pytestmark = pytest.mark.patience(60)
+pytestmark = pytest.mark.time_limit(60)
 
 #: The application in debug mode of web.py, whose reloader imports the main script again.
 DEBUG = APP.replace("web.config.debug = False\n", "").partition("if __name__")[0]
@@ -43,10 +43,10 @@ class TestSecondImport:
 
     @pytest.mark.quoted("the module starts a server while it is imported")
     def test_run_without_guard_has_the_quoted_message(
-        self, tmp_path: Path, told: Callable[[str], None]
+        self, tmp_path: Path, match_quote: Callable[[str], None]
     ) -> None:
         (tmp_path / "chat.py").write_text(DEBUG + RUN)
-        told(run(tmp_path, "chat.py", "127.0.0.1:0")[1])
+        match_quote(run(tmp_path, "chat.py", "127.0.0.1:0")[1])
 
     @pytest.mark.parametrize("start", [RUN, RUNSIMPLE], ids=["run", "runsimple"])
     def test_web_py_server_without_guard_fails_with_message(

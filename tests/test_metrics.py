@@ -292,7 +292,7 @@ class TestCounts:
             "ProtocolError,client": 1,
         }
 
-    @pytest.mark.patience(60)
+    @pytest.mark.time_limit(60)
     def test_outbox_bytes_of_a_slow_reader_are_reported(
         self, serve: Callable[..., Site], stages: Journal
     ) -> None:
@@ -384,7 +384,7 @@ class TestDurations:
         assert histogram.counts == [1] * (len(BUCKETS) + 1)
 
 
-@pytest.mark.patience(60)
+@pytest.mark.time_limit(60)
 class TestCardinality:
     def test_client_names_create_no_series(self, site: Site) -> None:
         @on_message(channel="^room-")
@@ -566,7 +566,7 @@ class TestRegistration:
         assert found.of("handler_seconds_count", stage="message", event="message") == 3
 
 
-@pytest.mark.patience(60)
+@pytest.mark.time_limit(60)
 class TestEndpointLimits:
     """The endpoint has the limits and timeouts of the site."""
 

@@ -24,7 +24,7 @@ from .redis_server import RedisServer
 from .servers import module_source
 from .test_workers import children, serving
 
-pytestmark = pytest.mark.patience(60)
+pytestmark = pytest.mark.time_limit(60)
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 Wrap = Callable[[Wsgi], Wsgi]

@@ -20,7 +20,7 @@ from webpy_socketio.cli.new import STARTER
 from .commands import Done, run
 from .conftest import Journal
 
-pytestmark = pytest.mark.patience(90)
+pytestmark = pytest.mark.time_limit(90)
 
 FILES = {
     *("README.md", "app.py", "conftest.py", "settings.py", "test_app.py"),

@@ -28,7 +28,7 @@ server.serve_forever()
 
 
 @pytest.fixture(autouse=True)
-def _patience() -> None:
+def _time_limit() -> None:
     """Replace the fixture of conftest: `expect` has its own timeout; see windows.py."""
 
 

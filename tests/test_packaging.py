@@ -79,7 +79,7 @@ class TestWheel:
         names = {re.split(r"[ <>=!~\[;]", text)[0].lower() for text in needed}
         assert names == {"web.py", "gevent", "blinker", "mako", "websockets", "orjson", "regex"}
 
-    @pytest.mark.patience(120)
+    @pytest.mark.time_limit(120)
     def test_wheel_works_in_a_new_environment(self, wheel: Path, tmp_path: Path) -> None:
         environment = tmp_path / "venv"
         venv.create(environment, with_pip=False)

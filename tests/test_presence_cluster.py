@@ -35,7 +35,7 @@ from .raw import WebSocket
 from .redis_server import LONG_TIMEOUT, RedisServer, extend_redis_timeouts
 from .servers import ServerProcess, application_source
 
-pytestmark = pytest.mark.patience(40)
+pytestmark = pytest.mark.time_limit(40)
 
 PLUGIN = "webpy_socketio.plugins.presence"
 ROOM = ("/", "room")

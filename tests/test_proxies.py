@@ -265,7 +265,7 @@ class TestNginx:
             with running_nginx(directives, {"127.0.0.1:8000": site.port}, folder) as nginx:
                 yield nginx
 
-    @pytest.mark.patience(30)
+    @pytest.mark.time_limit(30)
     @pytest.mark.parametrize("transports", [["polling"], ["websocket"]], ids="".join)
     def test_client_connects_and_handlers_see_it(self, transports: list[str], nginx: Nginx) -> None:
         url = f"https://localhost:{nginx.port}"

@@ -271,7 +271,7 @@ class TestDisconnection:
         assert client.io.call("__unsubscribe__", "barrier") == {"ok": True}
         assert socket.connected
 
-    @pytest.mark.patience(30)
+    @pytest.mark.time_limit(30)
     def test_client_reconnects_after_restart(self, make: Make, journal: Journal) -> None:
         @on_connect
         def handler(request: Any, socket: Any, context: Any) -> None:
@@ -336,13 +336,13 @@ class TestManyPacketsAtOnce:
         connect: Callable[..., socketio.Client],
         journal: Journal,
         caplog: pytest.LogCaptureFixture,
-        told: Callable[[str], None],
+        match_quote: Callable[[str], None],
     ) -> None:
         client = connect("polling")
         client.on("disconnect", lambda reason: journal.append(reason))
         client.emit("many")
         journal.wait(len)
-        told("\n".join(record.getMessage() for record in caplog.records))
+        match_quote("\n".join(record.getMessage() for record in caplog.records))
 
     @pytest.mark.parametrize("remedy", ["websocket", "max_decode_packets"])
     def test_client_with_remedy_receives_all(

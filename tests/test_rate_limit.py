@@ -629,7 +629,7 @@ def join_and_leave(client: Any, event: str) -> Any:
 
 
 class TestBuckets:
-    @pytest.mark.patience(60)
+    @pytest.mark.time_limit(60)
     @settings(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         rate=st.sampled_from([0.25, 1, 8]),

@@ -60,7 +60,7 @@ def settings_of(page: Page) -> dict[str, Any]:
 
 
 class TestProgram:
-    @pytest.mark.patience(30)
+    @pytest.mark.time_limit(30)
     def test_readme_program_talks_to_a_client(self, tmp_path: Path, journal: Journal) -> None:
         port = free_port()
         (tmp_path / "chat.py").write_text(PROGRAM.replace("8000", str(port)))
@@ -323,7 +323,7 @@ class TestNginx:
         with running_nginx(directives, {"127.0.0.1:8000": site.port}, tmp_path) as nginx:
             yield nginx
 
-    @pytest.mark.patience(30)
+    @pytest.mark.time_limit(30)
     @pytest.mark.parametrize("transports", [["polling"], ["websocket"], ["polling", "websocket"]])
     def test_client_connects_with_every_transport(
         self, transports: list[str], nginx: Nginx

@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 @pytest.fixture(autouse=True)
-def _patience() -> None:
+def _time_limit() -> None:
     """Disable the time limit of conftest.py; `expect` has its own, see windows.py."""
 
 

@@ -13,7 +13,7 @@ from webpy_socketio import signals
 from .commands import APP, run
 from .redis_server import RedisServer
 
-pytestmark = pytest.mark.patience(90)
+pytestmark = pytest.mark.time_limit(90)
 
 HANDLERS = """\
 import functools

@@ -431,7 +431,7 @@ def run(tmp_path: Path) -> Iterator[Callable[[str], Program]]:
             program.end()
 
 
-@pytest.mark.patience(30)
+@pytest.mark.time_limit(30)
 class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     @pytest.mark.parametrize("times", [1, 2])
@@ -519,7 +519,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
 }
 
 
-@pytest.mark.patience(30)
+@pytest.mark.time_limit(30)
 class TestConfigurationErrors:
     @pytest.mark.parametrize("name", MISTAKES)
     def test_configuration_error_names_the_remedy_and_does_not_start(

@@ -12,7 +12,7 @@ SOAK = Path(__file__).with_name("soak.py")
 
 
 @pytest.mark.torture
-@pytest.mark.patience(180)
+@pytest.mark.time_limit(180)
 def test_short_soak_leaves_nothing_behind() -> None:
     run = subprocess.run(
         [sys.executable, str(SOAK), "--seconds", "30"],

@@ -131,7 +131,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     assert process.wait(TIMEOUT) == 0
 
 
-@pytest.mark.patience(60)
+@pytest.mark.time_limit(60)
 @pytest.mark.parametrize("logs", ["", "yes"])
 class TestStreams:
     @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ class TestStreams:
         stop(process)
 
 
-@pytest.mark.patience(60)
+@pytest.mark.time_limit(60)
 def test_closed_descriptors_are_not_reused_for_connections(start: Start) -> None:
     process, port = start("<&- >&- 2>&-")
     visit(port)

@@ -1077,7 +1077,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.patience(60)
+@pytest.mark.time_limit(60)
 class TestFrameworks:
     """Test files of users in several frameworks."""
 

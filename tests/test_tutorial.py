@@ -16,9 +16,9 @@ import pytest
 
 from .servers import Process
 from .snippets import DOCS, Page
-from .windows import Windows, _chromium, _own_patience, expect
+from .windows import Windows, _chromium, _own_time_limit, expect
 
-__all__ = ["_chromium", "_own_patience"]  # fixtures
+__all__ = ["_chromium", "_own_time_limit"]  # fixtures
 
 STEPS = Page.read(DOCS / "start" / "tutorial.rst").sections()
 

@@ -69,7 +69,7 @@ def errors(request: pytest.FixtureRequest) -> Errors:
     return found
 
 
-@pytest.mark.patience(120)
+@pytest.mark.time_limit(120)
 class TestSamples:
     def test_correct_handlers_have_no_errors(self, errors: Errors) -> None:
         assert "good.py" not in errors

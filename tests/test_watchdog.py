@@ -78,7 +78,7 @@ def here(function: Any) -> str:
     return f"(test_watchdog.py:{function.__code__.co_firstlineno})"
 
 
-@pytest.mark.patience(60)
+@pytest.mark.time_limit(60)
 class TestWarning:
     @pytest.mark.quoted("no client was served for … s")
     def test_warning_names_the_handler_and_the_line(
@@ -183,7 +183,7 @@ class TestWarning:
         assert len(warnings.texts) == 2
 
 
-@pytest.mark.patience(60)
+@pytest.mark.time_limit(60)
 class TestNoWarning:
     def test_handler_waiting_in_gevent_is_not_logged(
         self, serve: Callable[..., Site], warnings: Warnings
@@ -309,7 +309,7 @@ def run(source: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.patience(90)
+@pytest.mark.time_limit(90)
 class TestProcess:
     def test_watchdog_does_not_keep_the_program_running(self, tmp_path: Path) -> None:
         done = run(PROGRAM, tmp_path)

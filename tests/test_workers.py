@@ -32,7 +32,7 @@ from .test_js_client import APPLICATION_BODY, JS
 from .test_js_client import Client as JsClient
 from .test_python_client import TRANSPORTS, Client
 
-pytestmark = pytest.mark.patience(60)
+pytestmark = pytest.mark.time_limit(60)
 
 BODY = """
 OPTIONS = {
@@ -297,7 +297,7 @@ class TestBacklog:
 
 
 @pytest.mark.torture
-@pytest.mark.patience(120)
+@pytest.mark.time_limit(120)
 @pytest.mark.usefixtures("_many_descriptors")
 class TestStopping:
     def test_stop_notifies_clients_of_all_workers(self, two: Served) -> None:

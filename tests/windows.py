@@ -30,8 +30,8 @@ SERVER_AWAY = re.compile("net::ERR_|WebSocket connection to .* failed")
 expect.set_options(timeout=30_000)  # upper limit; no test depends on its length
 
 
-@pytest.fixture(autouse=True, name="_patience")
-def _own_patience():
+@pytest.fixture(autouse=True, name="_time_limit")
+def _own_time_limit():
     """Replace the fixture of conftest: `expect` has its own timeout.
 
     gevent's timeout would interrupt Playwright's driver during a greenlet switch.
