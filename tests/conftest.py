@@ -35,6 +35,34 @@ if unix_signals.getsignal(unix_signals.SIGINT) is unix_signals.SIG_IGN:
 TIMEOUT = 10.0
 
 
+#: Modules whose tests run in headless Chromium.
+BROWSER = {
+    *("test_admin_browser", "test_cors_browser", "test_demo_accessibility", "test_demo_browser"),
+    *("test_demo_cluster", "test_demo_connection", "test_demo_nginx", "test_diagnostics_browser"),
+    *("test_guides_browser", "test_new_browser", "test_readme_browser", "test_tutorial"),
+}
+
+#: Modules whose tests start other programs, or take long for another reason.
+SLOW = {
+    *("test_autobahn", "test_backplane", "test_cli", "test_conformance", "test_delivery"),
+    *("test_doctor", "test_docs", "test_example", "test_faults", "test_forking", "test_fuzz"),
+    *("test_guides", "test_gunicorn", "test_hardening", "test_hardening_load", "test_js_client"),
+    *("test_load", "test_machines", "test_main_script", "test_mounting", "test_new"),
+    *("test_packaging", "test_presence_cluster", "test_python_client", "test_readme"),
+    *("test_standard_streams", "test_soak", "test_typing", "test_workers"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that ``make test-fast`` leaves out."""
+    for item in items:
+        module = item.path.stem
+        if module in BROWSER:
+            item.add_marker("browser")
+        elif module in SLOW:
+            item.add_marker("slow")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Escape lone surrogates in captured output, which cannot be sent to another process."""

@@ -97,9 +97,12 @@ def test_rejected_channel_names_are_not_cached(
 def test_metric_labels_are_limited_to_those_of_handlers(growth: Callable[[], int]) -> None:
     on_event("news")(handler)
     labels = metrics.labels.Labels()
-    assert labels.of("news", None) == ("news", "")
+    assert labels.labels_of("news", None) == ("news", "")
     for number in range(100):
-        assert labels.of(f"{number}{'x' * 100_000}", f"channel-{number}") == ("other", "other")
+        assert labels.labels_of(f"{number}{'x' * 100_000}", f"channel-{number}") == (
+            "other",
+            "other",
+        )
     assert growth() < GROWTH
 
 

@@ -1207,9 +1207,12 @@ class TestSending:
         [
             (
                 ({"users": [1, {"tags": {2}}]},),
-                "in value['users'][1]['tags'], JSON cannot represent the type set",
+                "in value['users'][1]['tags'], set is not a type that JSON can represent",
             ),
-            ((1, {"a": [object()]}), "in args[1]['a'][0], JSON cannot represent the type object"),
+            (
+                (1, {"a": [object()]}),
+                "in args[1]['a'][0], object is not a type that JSON can represent",
+            ),
             (({"a": {("b",): 1}},), "in value['a'], a dict key is not text"),
             (([["\ud800"]],), "in value[0][0], str is not valid UTF-8"),
         ],
@@ -1227,7 +1230,7 @@ class TestSending:
     def test_unsupported_top_level_value_raises_without_place(self, site: Site) -> None:
         socket = socket_of(site.connect())
         with pytest.raises(
-            EncodeError, match=r"^cannot send this value: JSON cannot represent the type set"
+            EncodeError, match=r"^cannot send this value: set is not a type that JSON can represent"
         ):
             socket.send({1})
         circle: list[Any] = []
@@ -1238,7 +1241,8 @@ class TestSending:
     def test_bytes_beside_unsupported_value_are_accepted(self, site: Site) -> None:
         socket = socket_of(site.connect())
         with pytest.raises(
-            EncodeError, match=re.escape("in value['b'][1], JSON cannot represent the type set")
+            EncodeError,
+            match=re.escape("in value['b'][1], set is not a type that JSON can represent"),
         ):
             socket.send({"a": b"bytes", "b": [b"bytes", {1}]})
 
@@ -1247,7 +1251,7 @@ class TestSending:
     ) -> None:
         on_message(lambda request, socket, context, message: {"secret": {1}})
         assert site.connect().call("message") == [{"error": "internal error"}]
-        assert "in value['secret'], JSON cannot represent the type set" in str(stages[-1][1])
+        assert "in value['secret'], set is not a type that JSON can represent" in str(stages[-1][1])
 
     @quoted("encoding the acknowledgement returned by … failed")
     def test_invalid_acknowledgement_names_its_function(

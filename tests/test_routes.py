@@ -115,9 +115,9 @@ class TestJson:
         assert received["finish", "Counter"][2] == "handlers.py:17"
         assert received["finish", "partial"][2] == "handlers.py:18"
         assert received["error", "receive"] == (None, None, "mine.py:3", "mine")
-        assert received["message", "_Presence._tell_state"][3] == PLUGINS[0]
+        assert received["message", "_Presence._on_state_request"][3] == PLUGINS[0]
         names = [one["name"] for one in stages["message"]["receivers"]]
-        assert names == ["talk", "join", "leave", "Counter.count", "_Presence._tell_state"]
+        assert names == ["talk", "join", "leave", "Counter.count", "_Presence._on_state_request"]
 
     def test_shadowing_url_pattern_is_reported(self, folder: Path) -> None:
         program = (folder / "chat.py").read_text()
@@ -156,5 +156,5 @@ class TestIsolation:
 
 
 def test_docstrings_of_gates_say_so() -> None:
-    gates = [stage for stage in signals.STAGES if str(stage.__doc__).startswith("A gate")]
+    gates = [stage for stage in signals.STAGES if str(stage.__doc__).startswith("Gate:")]
     assert gates == list(signals.GATES)

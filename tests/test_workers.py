@@ -174,7 +174,7 @@ class TestClients:
                     assert tuple(answer) == (number, turn)
             made[0].io.send("to all of you")
             for client in made:
-                client.heard.wait_for(("message", "to all of you"))
+                client.received.wait_for(("message", "to all of you"))
         finally:
             for client in made:
                 client.close()
@@ -326,7 +326,7 @@ class TestCrash:
         os.kill(victim, signal.SIGKILL)
         stranded.closed.wait()
         assert kept.call("echo", "still here") == ["still here"]
-        stock.heard.wait(lambda received: received.count(("connect",)) == again)
+        stock.received.wait(lambda received: received.count(("connect",)) == again)
         assert stock.io.call("echo", "back", timeout=30) == "back"
         stock.close()
         with pytest.raises(load_clients.Gone):
