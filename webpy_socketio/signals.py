@@ -14,13 +14,13 @@ signal           keywords                 sent
 ``subscribe``    ``channel``              after a socket has subscribed
 ``unsubscribe``  ``channel``, ``reason``  after a socket has left a channel; at the end of a
                                           connection, once for each channel
-``error``        ``exception``,           after a receiver raised, or after the client sent
-                 ``by_client``            invalid data (``by_client`` is True)
+``error``        ``exception``,           after a receiver raised, its result could not be sent,
+                 ``by_client``            or the client sent invalid data (``by_client`` is True)
 ``disconnect``   ``reason``               when the connection has closed
 ``finish``       ``reason``               after all other stages, also when the server stops
 ===============  =======================  ===================================================
 
-The sender is the `Socket`. All signals have the keywords ``request`` (the WSGI environ of the
+The sender is the `Socket`. All stages have the keywords ``request`` (the WSGI environ of the
 handshake), ``socket`` and ``context`` (a dict that lives as long as the connection). A receiver
 accepts the keywords it needs, and ``**extra`` for those of later versions::
 
@@ -28,7 +28,8 @@ accepts the keywords it needs, and ``**extra`` for those of later versions::
     def count(sender, socket, message, **extra):
         ...
 
-Receivers run in the order of connection, in the greenlet of the connection, and may wait. An
+Receivers run in the order in which they were connected, in the greenlet of the client's connection,
+and may wait. If the server subscribes a socket, `subscribing` runs in the calling greenlet. An
 exception does not stop other receivers; it is sent as ``error``. In a gate, any exception rejects;
 raise `Refused` to give the client a reason.
 
@@ -37,15 +38,16 @@ Unlike in blinker, receivers are strongly referenced unless connected with ``wea
 raises `EventError`.
 
 ``reason`` is one of Socket.IO's: "client namespace disconnect", "server namespace disconnect",
-"transport close", "transport error", "ping timeout", "parse error", "slow reader" or "server
-shutting down". It is None when a socket unsubscribed from a channel.
+"transport close", "transport error", "ping timeout", "parse error", "forced close", "slow reader"
+or "server shutting down". In ``unsubscribe`` it is None if the connection stays open.
 
 Three more signals are not stages. Without receivers they cost nothing.
 
 ``handled``
     After the receivers of a stage other than ``error`` have run. Has the keywords of the stage,
     ``stage`` (its name), ``seconds`` (duration, including waits), ``failures`` (number of receivers
-    that raised) and ``refused`` (the reason if a gate rejected, otherwise None).
+    that raised; 0 for gates, whose failures are rejections) and ``refused`` (the reason if a gate
+    rejected, otherwise None).
 
 ``sent``
     For each event sent to clients of this process. The sender is the name of the namespace. Has
@@ -269,7 +271,7 @@ _GATE_OF = {connect: "on_connecting", message: "on_receiving", subscribe: "on_su
 handled = Stage("handled", "The receivers of a stage have run.")
 
 #: Outcome of a signal: the returned values in order, the number of receivers that failed, and
-#: whether a decorated handler ran. Other receivers may only observe.
+#: whether a decorated handler ran. Other receivers count only if they return a value.
 Outcome = tuple[list[Any], int, bool]
 
 
@@ -338,8 +340,7 @@ def _run_gate(gate: Stage, socket: Socket, keywords: dict[str, Any]) -> None:
         try:
             value = receiver(socket, **keywords) if call is None else call(socket, keywords)
             if value is not None:
-                # The receiver neither observes nor rejects: it counts as failed, so the gate
-                # rejects.
+                # A coroutine, a generator or False is a failure, so that the gate rejects.
                 _check_has_run(value)
                 if value is False:
                     raise TypeError('a gate returned False; raise Refused("reason") to reject')

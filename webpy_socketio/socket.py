@@ -49,7 +49,7 @@ def _do_nothing() -> None:
 
 @dataclass(frozen=True)
 class SessionRef:
-    """Identifies a socket for `send(session_id, message)`."""
+    """Reference to a socket, not to its Engine.IO session; the name is that of 2012."""
 
     #: Public id of the connection. It may be shared with other clients: it grants no access.
     session_id: str
@@ -217,7 +217,8 @@ class Socket:
 
         For handlers of messages and custom events. Their return values are not sent; call the
         returned object with the answer, once, from any greenlet or thread. All handlers of one
-        event share one object. If a handler raises, the client receives an error at once.
+        event share one object. If a handler raises, the client receives an error after all handlers
+        have run, unless the event was acknowledged before.
 
         Returns:
             The deferred acknowledgement. It has no effect if the client did not request one.
@@ -308,14 +309,14 @@ class Socket:
         """Subscribe to a channel.
 
         Runs the `subscribing` gate first. When called outside the handlers of this socket, the
-        method returns once the socket is subscribed; receivers of `subscribe` run later, in the
-        order of events.
+        method returns once the socket is subscribed; receivers of `subscribe` run after the events
+        that are already queued.
 
         Args:
             channel: Name of the channel.
 
         Returns:
-            True if the socket was not subscribed before.
+            True if the socket is newly subscribed, False if it was subscribed or has disconnected.
 
         Raises:
             Refused: A gate rejected the subscription.
@@ -406,8 +407,8 @@ class Socket:
     def _send_signal(self, stage: Stage, **keywords: Any) -> None:
         """Send a signal at once, or queue it if called outside the handlers of this socket.
 
-        Events of a connection are handled one at a time. Waiting here could deadlock, because the
-        running handler may be waiting for the caller.
+        Events of a connection are handled one at a time. Waiting here could deadlock if the
+        running handler waits for the calling greenlet.
         """
         inbox = self._connection.inbox
         if inbox.current and not self._pending_signals:

@@ -6,8 +6,10 @@ A plugin module may define any of these functions; one that only decorates handl
 - ``uninstall()`` is called after it has stopped.
 - ``namespaces(settings)`` is called for each server when it is created, and returns further
   namespaces, each with an application of the engine (`webpy_socketio.engine.Application`).
+- ``examine(settings)`` is called by ``webpy-socketio doctor``.
 
-The bundled plugins use public names only, and the core refers to none of them:
+The bundled plugins use public names only. The core imports them by the names in
+``SOCKETIO_PLUGINS``:
 
 - `webpy_socketio.plugins.admin`
 - `webpy_socketio.plugins.message_logger`

@@ -1,7 +1,7 @@
-"""A fast path for the most common WebSocket frames (RFC 6455 §5.2).
+"""WebSocket data frames (RFC 6455 §5.2): encoding, and a fast path for short incoming text frames.
 
-All other frames are parsed by the `websockets` library. Measured: 1 µs a frame here and 6 µs there,
-of the 45 µs of a message with an acknowledgement.
+All other incoming frames are parsed by the `websockets` library. Measured: 1 µs a frame here and
+6 µs there, of the 45 µs of a message with an acknowledgement.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Writer(Protocol):
 
     @property
     def try_send(self) -> Callable[[bytes], int] | None:
-        """Function that sends frames while nothing is unsent; None if unsupported."""
+        """Function that passes frames to the kernel while nothing is unsent, or None."""
 
     def flush(self) -> None:
         """Write the messages of the outbox as far as the socket accepts them."""
@@ -35,10 +35,10 @@ class Flusher:
     """Writes the messages queued during one event-loop iteration at its end.
 
     Broadcasts are kept in `pending_broadcasts` with their recipients instead of being copied to
-    every outbox. At the end of the iteration, recipients with nothing else queued get the frames in
-    one `send`; all others receive them through their outbox.
+    every outbox. If all of them have the same recipients, those with nothing else queued get the
+    frames in one `send` at the end of the iteration. Other messages go through the outboxes.
 
-    Call `distribute` before reading or appending to an outbox, so that messages keep their order.
+    Call `distribute` before accessing `Outbox.pending`, so that messages keep their order.
     """
 
     __slots__ = ("_loop", "_size", "dirty", "pending_broadcasts")
@@ -144,9 +144,9 @@ class _SilencedFlusher(Flusher):
 class Outbox:
     """A bounded queue of the messages to one client, flushed at the end of the iteration.
 
-    The first message adds the outbox to its flusher. The `flush` of the transport takes the
-    messages and sets `unsent` to the bytes that are not sent yet. A transport that cannot send at
-    that moment flushes later by itself.
+    The first message adds the outbox to its flusher. `flush` passes the messages to `try_send`, or
+    the transport takes them; its `unsent` is the number of bytes that are not sent yet. The
+    transport flushes the rest when the socket is writable, or at the next poll.
 
     When a limit is exceeded, all messages are dropped and `overflow` is called later on the hub. It
     is never called inside `push`, so a broadcast can iterate over its recipients.
