@@ -166,8 +166,8 @@ def test_admin_logs_in_sees_sockets_and_disconnects_one(ui):
     page.get_by_label("Join a room").fill("room-2")
     page.locator("main form button[type=submit]").click()
     expect(ui.row("room-2")).to_be_visible()
-    visitor.emit("x", ack=8)
-    while visitor.receive() != "438[]":
+    visitor.emit("__unsubscribe__", "barrier", ack=8)
+    while visitor.receive() != '438[{"ok":true}]':
         pass
 
     ui.go("Sockets")
