@@ -209,7 +209,7 @@ class TestChannelLimit:
         "channel limit reached: a socket may subscribe to … channels (SOCKETIO_MAX_CHANNELS)"
     )
     def test_subscribe_beyond_the_limit_is_rejected_and_keeps_the_connection(
-        self, site: Site, told: Callable[[str], None]
+        self, site: Site, match_quote: Callable[[str], None]
     ) -> None:
         client = site.connect()
         for number in range(128):
@@ -217,7 +217,7 @@ class TestChannelLimit:
         ((answer),) = client.call("__subscribe__", "one more")
         assert answer["ok"] is False
         assert "128" in answer["error"]
-        told(answer["error"])
+        match_quote(answer["error"])
         assert client.call("__subscribe__", "room-5") == OK  # a member already
         with pytest.raises(ChannelError, match="128"):
             socket_of(client).subscribe("one more")

@@ -145,11 +145,11 @@ class TestMessages:
         self,
         get: Callable[..., bytes],
         caplog: pytest.LogCaptureFixture,
-        told: Callable[[str], None],
+        match_quote: Callable[[str], None],
     ) -> Callable[[Callable[[], Any]], None]:
         def check(page: Callable[[], Any]) -> None:
             get(page)
-            told(caplog.text)
+            match_quote(caplog.text)
 
         return check
 
@@ -179,24 +179,24 @@ class TestMessages:
         site: Site,
         tmp_path: Path,
         caplog: pytest.LogCaptureFixture,
-        told: Callable[[str], None],
+        match_quote: Callable[[str], None],
     ) -> None:
         body = b"x" * 400_000
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
             answer = Http(site.port).request("POST", "/", f"Content-Length: {len(body)}", body=body)
         assert answer[0] == 503
-        told(caplog.text)
+        match_quote(caplog.text)
 
     @quoted("the access log cannot be written")
     def test_access_log_that_is_closed_is_logged(
         self,
         serve: Callable[..., Site],
         caplog: pytest.LogCaptureFixture,
-        told: Callable[[str], None],
+        match_quote: Callable[[str], None],
     ) -> None:
         log = io.StringIO()
         site = serve(log=log)
         log.close()
         assert Http(site.port).request("GET", "/")[0] == 404
-        told(caplog.text)
+        match_quote(caplog.text)

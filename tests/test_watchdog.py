@@ -29,7 +29,7 @@ from .test_application import visit
 allocate_lock = monkey.get_original("_thread", "allocate_lock")
 get_ident = monkey.get_original("_thread", "get_ident")
 
-Told = Callable[[str], None]
+MatchQuote = Callable[[str], None]
 
 
 class Warnings(logging.Handler):
@@ -82,7 +82,7 @@ def here(function: Any) -> str:
 class TestWarning:
     @pytest.mark.quoted("no client was served for … s")
     def test_warning_names_the_handler_and_the_line(
-        self, site: Site, warnings: Warnings, told: Told
+        self, site: Site, warnings: Warnings, match_quote: MatchQuote
     ) -> None:
         @on_message
         def careless(request: Any, socket: Any, context: Any, message: Any) -> str:
@@ -91,7 +91,7 @@ class TestWarning:
 
         assert site.connect().call("message", 1) == ["done"]
         (text,) = warnings.texts
-        told(text)
+        match_quote(text)
         assert f"a receiver of 'message', {careless.__qualname__} {here(careless)}, blocks" in text
         assert "threadpool.apply(function, args)" in text
         assert "    warnings.block()  # on a separate line\n" in text

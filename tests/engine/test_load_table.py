@@ -133,11 +133,15 @@ class TestAccept:
         return sorted(len(worker.engine.sessions) for worker in pair)
 
     def test_connections_are_distributed_evenly(self, pair: list[Running]) -> None:
-        for _ in range(40):
-            pair[0].websocket()
-        fewer, more = self.loads(pair)
-        assert fewer + more == 40
-        assert more <= 40 / 2 * 1.125 + 2
+        # A peer that the machine keeps waiting misses connections; further ones make up for it.
+        for total in (40, 80, 120):
+            for _ in range(40):
+                pair[0].websocket()
+            fewer, more = self.loads(pair)
+            assert fewer + more == total
+            if more <= total / 2 * 1.125 + 2:
+                return
+        raise AssertionError(f"{fewer} and {more} connections")
 
     def test_connections_are_accepted_if_the_peer_does_not_accept(
         self, pair: list[Running]
