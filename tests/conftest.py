@@ -47,7 +47,14 @@ SLOW = {
     *("test_autobahn", "test_backplane", "test_cli", "test_conformance", "test_delivery"),
     *("test_doctor", "test_docs", "test_example", "test_faults", "test_forking", "test_fuzz"),
     *("test_guides", "test_gunicorn", "test_hardening", "test_hardening_load", "test_js_client"),
-    *("test_load", "test_machines", "test_main_script", "test_mounting", "test_new"),
+    *(
+        "test_load",
+        "test_machines",
+        "test_main_script",
+        "test_metrics",
+        "test_mounting",
+        "test_new",
+    ),
     *("test_packaging", "test_presence_cluster", "test_python_client", "test_readme"),
     *("test_standard_streams", "test_soak", "test_typing", "test_workers"),
 }
