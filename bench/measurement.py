@@ -21,6 +21,9 @@ __all__ = [
     "measure_inside",
     "measure_relay",
     "measure_workers",
+    "pick_cores",
+    "pinned",
+    "running_server",
 ]
 
 #: The figures of one measurement by name; see `measure`.
@@ -36,9 +39,13 @@ class MeasurementError(Exception):
 
 
 def measure(
-    server: Sequence[str], arguments: Sequence[str], workload: str, options: Mapping[str, float]
+    server: Sequence[str],
+    arguments: Sequence[str],
+    workload: str,
+    options: Mapping[str, float],
+    recovery: int = 0,
 ) -> Figures:
-    """Run a workload against a server.
+    """Run a workload against a server, with connection state recovery for some seconds or without.
 
     Returns:
         At least ``units`` (of work done), ``cpu`` (of the server, microseconds per unit), ``rate``
@@ -47,8 +54,9 @@ def measure(
     Raises:
         MeasurementError: The server or the load failed.
     """
-    server_core, load_core = _cores()
-    with _running([*server, "0", *arguments], {server_core}) as (port, pid):
+    server_core, load_core = pick_cores()
+    command = [*server, "0", *arguments]
+    with running_server(command, {server_core}, BENCH_RECOVERY=str(recovery)) as (port, pid):
         return _load(workload, port, pid, options, load_core)
 
 
@@ -61,8 +69,8 @@ def measure_relay(
     """
     with _redis() as (url, others, load_core), contextlib.ExitStack() as stack:
         command = [*server, "0", *arguments, url]
-        port, pid = stack.enter_context(_running(command, others))
-        port2, pid2 = stack.enter_context(_running(command, others, "server2.log"))
+        port, pid = stack.enter_context(running_server(command, others))
+        port2, pid2 = stack.enter_context(running_server(command, others, "server2.log"))
         return _load(workload, port, pid, {**options, "port2": port2, "pid2": pid2}, load_core)
 
 
@@ -79,14 +87,14 @@ def measure_workers(
         command += ["--settings", "workers", "--workers", str(workers)]
         command += ["--host", "127.0.0.1", "--port", "0", "--quiet"]
         folder = Path(program).parent
-        with _running(command, others, folder=folder, BENCH_REDIS=url) as (port, pid):
+        with running_server(command, others, folder=folder, BENCH_REDIS=url) as (port, pid):
             return _load(workload, port, pid, options, load_core)
 
 
 @contextlib.contextmanager
 def _redis() -> Iterator[tuple[str, set[int], int]]:
     """Start Redis; yields its URL, the cores that the load leaves, and the load's core."""
-    load_core = _cores()[1]
+    load_core = pick_cores()[1]
     others = os.sched_getaffinity(0) - {load_core} or {load_core}
     with contextlib.ExitStack() as stack:
         try:
@@ -107,17 +115,17 @@ def _load(workload: str, port: int, pid: int, options: Mapping[str, float], core
 
 def measure_inside(program: str) -> Figures:
     """Run a program that measures the package in its own process."""
-    return _run_json([sys.executable, str(HERE / program)], {_cores()[0]})
+    return _run_json([sys.executable, str(HERE / program)], {pick_cores()[0]})
 
 
-def _cores() -> tuple[int, int]:
+def pick_cores() -> tuple[int, int]:
     """Return a core for the server and one for the load; the same if there is only one."""
     cores = sorted(os.sched_getaffinity(0))
     return cores[-1], cores[0]
 
 
 def _run_json(command: Sequence[str], cores: set[int]) -> Figures:
-    with _pinned(cores):
+    with pinned(cores):
         program = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -135,7 +143,7 @@ def _run_json(command: Sequence[str], cores: set[int]) -> Figures:
 
 
 @contextlib.contextmanager
-def _running(
+def running_server(
     command: Sequence[str],
     cores: set[int],
     name: str = "server.log",
@@ -147,7 +155,7 @@ def _running(
     The first line that it prints must end with the port.
     """
     log = BUILD / name
-    with log.open("wb") as errors, _pinned(cores):
+    with log.open("wb") as errors, pinned(cores):
         server = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -173,7 +181,7 @@ def _running(
 
 
 @contextlib.contextmanager
-def _pinned(cores: set[int]) -> Iterator[None]:
+def pinned(cores: set[int]) -> Iterator[None]:
     """Pin processes that are started in this context, and their threads, to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)

@@ -1,6 +1,7 @@
-"""Measure the cost of signals and bound handlers in one process; prints microseconds as JSON.
+"""Measure signals, bound handlers and sends to rooms in one process; prints microseconds as JSON.
 
 A real server has one real client. Signals are sent as the server sends them, without the network.
+The other members of a room are sockets whose bytes are discarded.
 """
 
 # ruff: noqa: E402 - gevent patches before other imports
@@ -17,18 +18,21 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import web
 from gevent.event import AsyncResult
 
 from webpy_socketio import (
     Socket,
     SocketIOServer,
+    default_runtime,
     off,
     on_connect,
     on_message,
     signals,
     socketio_urls,
 )
+from webpy_socketio.engine.io.outbox import Flusher, Outbox
 
 web.config.debug = False
 
@@ -37,6 +41,9 @@ TIMES, TIMINGS = 5000, 9
 
 #: Channels of the socket, each with a bound handler.
 CHANNELS = [f"room-{number}" for number in range(100)]
+
+#: Members of the rooms.
+ROOMS = (10, 100, 500)
 
 arrived = AsyncResult()
 
@@ -53,7 +60,7 @@ def main() -> None:
     server.start()
     try:
         socket = _connect(f"http://127.0.0.1:{server.server_port}/socket.io/")
-        figures = {"emit": _emit(socket), **_handlers(socket)}
+        figures = {"emit": _emit(socket), **_handlers(socket), **_rooms(socket)}
     finally:
         server.stop()
     sys.stdout.write(json.dumps(figures) + "\n")
@@ -80,7 +87,7 @@ def _emit(socket: Socket) -> float:
     receivers = [_receiver() for _ in range(3)]
     for receiver in receivers:
         signals.connect.connect(receiver)
-    return _microseconds(lambda: signals.emit(signals.connect, socket, auth=None))
+    return _microseconds(lambda: default_runtime.signals.emit(signals.connect, socket, auth=None))
 
 
 def _handlers(socket: Socket) -> dict[str, float]:
@@ -90,11 +97,56 @@ def _handlers(socket: Socket) -> dict[str, float]:
         socket.subscribe(channel)
 
     def message(channel: str | None) -> Callable[[], object]:
-        return lambda: signals.emit(
+        return lambda: default_runtime.signals.emit(
             signals.message, socket, message="hi", event="message", args=["hi"], channel=channel
         )
 
     return {"addressed": _microseconds(message(CHANNELS[50])), "all": _microseconds(message(None))}
+
+
+def _rooms(socket: Socket) -> dict[str, float]:
+    """Time both ways to send to the other members of a room, with the flush."""
+    figures = {}
+    for size in ROOMS:
+        room = f"members-{size}"
+        socket.subscribe(room)
+        members = default_runtime.registry.namespace("/").channels
+        for _ in range(size - 1):
+            member = _Member(socket.outbox.flusher)
+            members.add(member, room, member.outbox)  # type: ignore[arg-type]
+
+        def send(function: Callable[[], object]) -> Callable[[], object]:
+            def send_and_flush() -> None:
+                function()
+                gevent.sleep(0)  # the flush runs before this greenlet
+
+            return send_and_flush
+
+        # As default arguments: each lambda is called before the next iteration.
+        figures[f"broadcast_channel_{size}"] = _microseconds(
+            send(lambda room=room: socket.broadcast_channel("hi", room))  # type: ignore[misc]
+        )
+        figures[f"to_emit_{size}"] = _microseconds(
+            send(lambda room=room: socket.to(room).emit("message", "hi"))  # type: ignore[misc]
+        )
+    return figures
+
+
+class _Member:
+    """A socket with an outbox whose transport accepts and discards all bytes."""
+
+    def __init__(self, flusher: Flusher) -> None:
+        self.outbox = Outbox(flusher, 1 << 20, 1000, lambda: None)
+        self.outbox.use(self)
+
+    #: Returns the number of accepted bytes: all of them.
+    try_send = staticmethod(len)
+
+    def unsent(self) -> int:
+        return 0
+
+    def flush(self) -> None:
+        pass
 
 
 def _receiver() -> Callable[..., None]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import scaling
 from environment import HERE, SetupError, build_c
 from measurement import (
     Figures,
@@ -30,7 +31,7 @@ from table import lines
 from workloads import WORKLOADS, Workload
 
 #: Seconds of warming up, and of the measurement.
-TIMES = {"warming": 1.0, "seconds": 1.0}
+TIMES = {"warming": 0.7, "seconds": 0.8}
 QUICK_TIMES = {"warming": 0.3, "seconds": 0.3}
 
 _START = time.monotonic()
@@ -38,6 +39,8 @@ _START = time.monotonic()
 
 def main() -> int:
     """Run from the command line; returns the exit status: 0 if all workloads were measured."""
+    if sys.argv[1:2] == ["scaling"]:
+        return scaling.main(sys.argv[2:])
     arguments = _arguments()
     signal.signal(signal.SIGTERM, _exit)
     try:
@@ -66,7 +69,7 @@ def main() -> int:
 
 
 class _Run:
-    """The rounds of workloads; the servers take turns, so that disturbances affect all of them."""
+    """The rounds of workloads; the servers alternate, so that disturbances affect all of them."""
 
     def __init__(self, ready: dict[str, ReadyServer], arguments: argparse.Namespace) -> None:
         self._ready = ready
@@ -99,7 +102,7 @@ class _Run:
             elif workload.workers:
                 found.append(measure_workers(command, workload.workers, workload.load, options))
             elif workload.load:
-                found.append(measure(command, handlers, workload.load, options))
+                found.append(measure(command, handlers, workload.load, options, workload.recovery))
             else:
                 found.append(measure_inside(f"{workload.name}.py"))
         except MeasurementError as error:

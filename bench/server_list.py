@@ -70,11 +70,25 @@ def _node() -> ReadyServer:
     node = install_node()
     command = [node, "--version"]
     found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    versions = [("Node.js", found)]
-    for package in ("socket.io", "ws", "@socket.io/redis-adapter", "redis"):
-        text = (HERE / "node_modules" / package / "package.json").read_text(encoding="utf-8")
-        versions.append((package, json.loads(text)["version"]))
+    packages = ("socket.io", "ws", "@socket.io/redis-adapter", "redis")
+    versions = [("Node.js", found), *map(_node_package, packages)]
     return ReadyServer((node, "--expose-gc", str(FOLDER / "node.js")), _joined(versions))
+
+
+def _bun() -> ReadyServer:
+    _node()  # installs the packages
+    # The package "bun" would find this program only after an installation with scripts.
+    programs = sorted((HERE / "node_modules" / "@oven").glob("bun-*/bin/bun"))
+    if not programs:
+        raise SetupError("npm has no build of Bun for this machine")
+    versions = map(_node_package, ("bun", "socket.io", "@socket.io/bun-engine"))
+    return ReadyServer((str(programs[0]), str(FOLDER / "bun.js")), _joined(versions))
+
+
+def _node_package(name: str) -> tuple[str, str]:
+    """Return the name and the installed version."""
+    text = (HERE / "node_modules" / name / "package.json").read_text(encoding="utf-8")
+    return name, json.loads(text)["version"]
 
 
 def _c() -> ReadyServer:
@@ -93,6 +107,7 @@ SERVERS = (
     Server("gevent", "python-socketio, gevent", _gevent),
     Server("uvicorn", "python-socketio, uvicorn", _uvicorn),
     Server("node", "Socket.IO, Node.js", _node),
+    Server("bun", "Socket.IO, Bun", _bun),
     Server("c", "C, only the sends", _c),
 )
 

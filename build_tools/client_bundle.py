@@ -1,7 +1,7 @@
 """The Socket.IO client: fetched from npm in its pinned version and copied into the package.
 
 It is third-party code, so the repository holds its name, version and integrity
-(``client/package-lock.json``) and never the code itself.
+(``build_tools/stock_client/package-lock.json``) and never the code itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CLIENT = ROOT / "client"
+CLIENT = ROOT / "build_tools" / "stock_client"
 STATIC = ROOT / "webpy_socketio" / "static"
 LICENSE = STATIC / "socket.io.LICENSE.txt"
 
@@ -67,8 +67,8 @@ def ensure() -> None:
         _npm_ci(Path(folder))
         package = Path(folder, "node_modules", PACKAGE)
         for name in (*MAPS, *BUILDS):
-            _write(STATIC / name, (package / "dist" / name).read_text(encoding="utf-8"))
-        _write(LICENSE, (package / "LICENSE").read_text(encoding="utf-8").rstrip() + "\n")
+            write_file(STATIC / name, (package / "dist" / name).read_text(encoding="utf-8"))
+        write_file(LICENSE, (package / "LICENSE").read_text(encoding="utf-8").rstrip() + "\n")
     if not is_bundled():
         raise BundleError(f"a script of {PACKAGE} is not the one of version {pinned_version()}")
 
@@ -108,7 +108,7 @@ def _advice(problem: str, output: str = "") -> str:
     )
 
 
-def _write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
     """Replace a file atomically: two builds of one tree may run at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(

@@ -18,8 +18,14 @@ napoleon_numpy_docstring = False
 # Single backticks in docstrings refer to Python objects; see _ext/reference.py.
 default_role = "py:obj"
 nitpicky = True
-# The return type of connect_redis is described in its docstring only.
-nitpick_ignore = [("py:class", "RedisConnection")]
+# Types in signatures that docstrings describe.
+nitpick_ignore = [
+    ("py:class", name)
+    for name in (
+        *("EventDecorator", "PeerWorkers", "VolatileSender", "RedisConnection", "Settings"),
+        *("PyWSGIKeywords", "ServerKeywords", "SettingKeywords"),
+    )
+]
 
 add_module_names = False
 autodoc_member_order = "bysource"

@@ -1,4 +1,4 @@
-"""The chat: what happens when a browser connects, enters a room, joins and talks.
+"""The chat: handlers for browsers that connect, enter a room, join and send messages.
 
 Importing this module connects its handlers. Those with `channel=` run for sockets in a room.
 """
@@ -24,10 +24,12 @@ from webpy_socketio import (
     on_event,
     on_finish,
     on_message,
+    on_resume,
     on_subscribe,
     on_subscribing,
+    signals,
+    to,
 )
-from webpy_socketio.backplane import gap
 from webpy_socketio.plugins import presence
 
 ROOM = "^(room|admin)-"
@@ -70,12 +72,24 @@ def remember(request, socket, context):
     people.sockets.setdefault(session.who, set()).add(socket)
 
 
+@on_resume
+def remember_again(request, socket, context, missed):
+    """Store a socket that may have moved here from another process."""
+    people.sockets.setdefault(context["who"], set()).add(socket)
+
+
 @on_finish
 def forget(request, socket, context):
     connections = people.sockets.get(context.get("who"), set())
     connections.discard(socket)
     if not connections:
         people.sockets.pop(context.get("who"), None)
+
+
+@signals.release.connect
+def forget_moved(sender, **extra):
+    """Forget a socket that moves to another process."""
+    forget(sender.request, sender, sender.context)
 
 
 @on_subscribing
@@ -140,7 +154,7 @@ def history(request, socket, context, number):
     return {"messages": messages.since(context["room"], number)}
 
 
-@gap.connect
+@signals.gap.connect
 def missed(sender, **extra):
     """Ask the pages of this process to fetch messages: it may have missed those of others."""
     with contextlib.suppress(NoSocket):
@@ -171,8 +185,8 @@ def typing(request, socket, context, on):
     if context["name"] is None or known:
         return
     context.update(typing=on, typed=now)
-    with contextlib.suppress(NoSocket):  # the sender may have disconnected
-        emit("typing", context["name"], context["who"], on, channel=context["room"])
+    # Volatile: not sent again to a page that was away in the meantime.
+    to(context["room"]).volatile.emit("typing", context["name"], context["who"], on)
 
 
 def check_joined(socket, context):

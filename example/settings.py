@@ -33,9 +33,13 @@ SOCKETIO_PLUGINS = [
 ]
 
 
+# Seconds within which a page whose connection was lost continues where it was.
+SOCKETIO_RECOVERY_TIME = 120
+
+
 def SOCKETIO_PRESENCE_KEY(request, socket, context):
     """Do not track open pages (None): events.py tracks users once they have chosen a name."""
 
 
-# Seconds until a user whose connection was lost counts as gone.
+# Seconds until a user of a process that has died counts as gone.
 SOCKETIO_PRESENCE_GRACE = 3

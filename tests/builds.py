@@ -20,6 +20,7 @@ LEFT_OUT = shutil.ignore_patterns(
     ".*_cache",
     ".hypothesis",
     "data",
+    "*.so",
 )
 
 

@@ -45,7 +45,7 @@ def make_certificate(folder: Path, days: int = 1) -> tuple[Path, Path]:
 
 
 def trusting(certificate: Path) -> requests.Session:
-    """A session of requests that trusts one certificate, whatever the environment says."""
+    """A session of requests that trusts one certificate, and ignores the environment."""
     session = requests.Session()
     session.trust_env = False
     session.verify = str(certificate)

@@ -1,4 +1,4 @@
-"""Run the command line in a new process."""
+"""Run the command line or a program in a new process, which starts by a fork if possible."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["APP", "Done", "command", "run"]
+from . import preloaded
+
+__all__ = ["APP", "Done", "command", "run", "run_python"]
 
 #: Seconds after which a command fails its test.
 TIMEOUT = 60
@@ -34,21 +36,45 @@ class Done(NamedTuple):
     err: str
 
 
-def command(*words: str) -> list[str]:
-    """Return a command line of this interpreter, with warnings as errors."""
-    return [sys.executable, "-W", "error", "-m", "webpy_socketio", *words]
+def command(*words: str, strict: bool = True) -> list[str]:
+    """Return a command line of this interpreter; `strict` makes warnings errors."""
+    options = preloaded.STRICT if strict else []
+    return [sys.executable, *options, *preloaded.COMMAND_LINE, *words]
 
 
-def run(*words: str, cwd: Path, before: tuple[str, ...] = (), **env: str) -> Done:
+def run(
+    *words: str,
+    cwd: Path,
+    before: tuple[str, ...] = (),
+    fork: bool = True,
+    strict: bool = True,
+    **env: str,
+) -> Done:
     """Run a command until it ends; `before` is a prefix of its command line."""
-    done = subprocess.run(
-        [*before, *command(*words)],
-        cwd=cwd,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=TIMEOUT,
-        check=False,
-    )
+    return _run(command(*words, strict=strict), cwd, env, before, fork)
+
+
+def run_python(*words: str, cwd: Path, **env: str) -> Done:
+    """Run ``python`` with these arguments until it ends; the program must patch with gevent."""
+    return _run([sys.executable, *words], cwd, env)
+
+
+def _run(
+    line: list[str], cwd: Path, env: dict[str, str], before: tuple[str, ...] = (), fork: bool = True
+) -> Done:
+    whole = {**os.environ, **env}
+    if fork and not before and preloaded.can_run(line, env):
+        done = preloaded.run(line, whole, cwd, TIMEOUT)
+    else:
+        done = subprocess.run(
+            [*before, *line],
+            cwd=cwd,
+            env=whole,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=TIMEOUT,
+            check=False,
+        )
     return Done(done.returncode, done.stdout, done.stderr)

@@ -7,67 +7,116 @@ from gevent import monkey
 monkey.patch_all()
 
 import contextlib
+import gc
+import os
 import re
 import resource
 import signal as unix_signals
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent
 import gevent.event
+import hypothesis
 import pytest
 import web
 
-from webpy_socketio import Socket, SocketIOServer, backplane, events, signals, socketio_urls
-from webpy_socketio.config import settings
-from webpy_socketio.registry import registry
+from webpy_socketio import Socket, SocketIOServer, signals, socketio_urls
+from webpy_socketio.runtime import default_runtime
 
-from . import builds, load_clients, parallel, raw
+from . import builds, load_clients, parallel, preloaded, raw
 
 parallel.use_native_locks()
+
+
+def _reject_at_fork(
+    *, register: Callable[..., None] = os.register_at_fork, **functions: Callable[[], None]
+) -> None:
+    """Register functions of the standard library, gevent and this package, but no others.
+
+    They cannot be unregistered. OpenTelemetry's start threads in each child: gevent would switch to
+    greenlets of the test, which would read from the connections of the parent.
+    """
+    name = sys._getframe(1).f_globals["__name__"]
+    allowed = {*sys.stdlib_module_names, "gevent", "webpy_socketio"}
+    assert name.partition(".")[0] in allowed, f"{name} adds functions to all forks of later tests"
+    register(**functions)
+
+
+os.register_at_fork = _reject_at_fork
 
 # A shell makes background commands ignore SIGINT; processes started by tests would inherit that.
 if unix_signals.getsignal(unix_signals.SIGINT) is unix_signals.SIG_IGN:
     unix_signals.signal(unix_signals.SIGINT, unix_signals.default_int_handler)
 
+# A deadline for each example would be a timing assertion.
+hypothesis.settings.register_profile("webpy_socketio", deadline=None)
+hypothesis.settings.load_profile("webpy_socketio")
+
 #: Seconds after which a waiting test fails; see the marker ``time_limit``.
 TIMEOUT = 10.0
 
 
-#: Modules whose tests run in headless Chromium.
-BROWSER = {
-    *("test_admin_browser", "test_cors_browser", "test_demo_accessibility", "test_demo_browser"),
-    *("test_demo_cluster", "test_demo_connection", "test_demo_nginx", "test_diagnostics_browser"),
-    *("test_guides_browser", "test_new_browser", "test_readme_browser", "test_tutorial"),
-}
+#: Folder of the tests that run in headless Chromium.
+BROWSER = Path(__file__).with_name("browser")
+#: Folder of the tests that start no server.
+UNIT = Path(__file__).with_name("unit")
 
-#: Modules whose tests start other programs, or take long for another reason.
+#: Modules whose tests start other programs, or take long for another reason. Single tests that
+#: start an interpreter have the marker ``slow``.
 SLOW = {
     *("test_autobahn", "test_backplane", "test_cli", "test_conformance", "test_delivery"),
     *("test_doctor", "test_docs", "test_example", "test_faults", "test_forking", "test_fuzz"),
     *("test_guides", "test_gunicorn", "test_hardening", "test_hardening_load", "test_js_client"),
-    *(
-        "test_load",
-        "test_machines",
-        "test_main_script",
-        "test_metrics",
-        "test_mounting",
-        "test_new",
-    ),
+    *("test_load", "test_machines", "test_main_script", "test_mounting", "test_new"),
+    *("test_comparison", "test_compression_clients", "test_native_build", "test_npm_client"),
     *("test_packaging", "test_presence_cluster", "test_python_client", "test_readme"),
-    *("test_standard_streams", "test_soak", "test_typing", "test_workers"),
+    "test_redis_cluster",
+    *("test_recovery_cluster", "test_recovery_js", "test_recovery_processes"),
+    *("test_emitter_js", "test_receipts_js", "test_recovery_properties", "test_routes"),
+    *("test_redis_connections", "test_sentinel", "test_server_requests"),
+    *("test_deployment_files", "test_health", "test_load_command", "test_log_format"),
+    "test_service",
+    *("test_admin_cluster", "test_standard_streams", "test_status", "test_soak", "test_typing"),
+    *("test_worker_metrics", "test_workers"),
 }
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return two processes more than there are cores, as tests often wait for other programs."""
+    return (os.cpu_count() or 1) + 2
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import modules whose tests ``-m`` excludes: that takes as long as a tenth of a run."""
+    expression: str = config.option.markexpr
+    excluded = [] if " or " in expression else expression.split(" and ")
+    slow = collection_path.stem in SLOW and "not slow" in excluded
+    return slow or (collection_path == BROWSER and "not browser" in excluded) or None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that ``make test-fast`` leaves out."""
+    """Mark the tests that ``make test-fast`` leaves out, and start with the longest ones."""
     for item in items:
-        module = item.path.stem
-        if module in BROWSER:
+        if item.path.is_relative_to(BROWSER):
             item.add_marker("browser")
-        elif module in SLOW:
+        elif item.path.stem in SLOW:
             item.add_marker("slow")
+    items.sort(key=lambda item: item.get_closest_marker("torture") is None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Prepare for tests that start servers, while the first tests run."""
+    # Modules and collected tests remain: the garbage collector need not visit them in each test.
+    gc.collect()
+    gc.freeze()
+    if not session.config.option.collectonly and not all(
+        item.path.is_relative_to(UNIT) for item in session.items
+    ):
+        preloaded.prepare()
+    gc.freeze()  # later collections would visit all modules and test items
 
 
 @pytest.hookimpl(wrapper=True)
@@ -110,7 +159,7 @@ class Site:
 
 def socket_of(client: raw.WebSocket) -> Socket:
     """Return the socket of a raw client."""
-    socket = registry.find(client.id)
+    socket = default_runtime.registry.find(client.id)
     assert socket is not None
     return socket
 
@@ -138,7 +187,9 @@ def serve() -> Iterator[Callable[..., Site]]:
     for site in sites:
         site.server.stop()
         assert not site.server.engine.sessions
-    assert not any(space.sockets or len(space.channels) for space in registry.namespaces())
+    assert not any(
+        space.sockets or len(space.channels) for space in default_runtime.registry.namespaces()
+    )
 
 
 @pytest.fixture
@@ -153,17 +204,9 @@ def _nothing_left() -> Iterator[None]:
     yield
     while raw.OPENED:
         raw.OPENED.pop().close()
-    for function, _ in list(events._registered.values()):
-        events.off(function)
-    for signal in (
-        *signals.STAGES,
-        signals.handled,
-        signals.packet,
-        signals.sent,
-        backplane.gap,
-    ):
-        signal._clear_state()
-    settings._configured.clear()
+    default_runtime.events.clear()
+    default_runtime.signals.clear()
+    default_runtime.sources.reset()
     for name in [name for name in web.config if name.startswith("SOCKETIO_")]:
         del web.config[name]
 
@@ -186,7 +229,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist and the wheel."""
-    return builds.build(source, tmp_path_factory.mktemp("built"))
+    return parallel.build_once(
+        tmp_path_factory, "built", lambda folder: builds.build(source, folder)
+    )
 
 
 @pytest.fixture(scope="session")

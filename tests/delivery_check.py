@@ -41,11 +41,14 @@ PROGRAM = application_source(
     """
 import gevent
 from gevent.fileobject import FileObject
-from webpy_socketio.backplane import counts, gap, publisher, subscriber
-from webpy_socketio.registry import registry
+from webpy_socketio.backplane import publisher, subscriber
+from webpy_socketio.runtime import default_runtime
+from webpy_socketio.signals import gap
 
+registry = default_runtime.registry
 OPTIONS = {"plugins": [], "log": None, "backplane": os.environ["BACKPLANE"]}
-subscriber.CONFIRM_TIMEOUT = 20.0
+# Redis may be late on a busy machine. Messages dropped after ANSWER_TIMEOUT are a real gap.
+subscriber.CONFIRM_TIMEOUT = publisher.ANSWER_TIMEOUT = 20.0
 phase = 0
 paused = False
 failed = {}
@@ -59,7 +62,7 @@ def report_gap(sender, node, missed, topic, **extra):
         pass
 
 def send_numbered(kind, function):
-    node = registry.backplane._sequence.node
+    node = default_runtime.registry.backplane._sequence.node
     number = 0
     while True:
         for _ in range(0 if paused else 5):
@@ -86,6 +89,9 @@ def send_directly_to(session_id):
     writer = gevent.spawn(
         send_numbered, ["direct", session_id], lambda message: send(session_id, message)
     )
+
+def pubsub():
+    return registry.backplane._subscriber._pubsub
 
 def run_commands():
     for line in FileObject(sys.stdin.fileno(), "r", closefd=False):
@@ -219,7 +225,7 @@ class Member:
         self._last: dict[Sender, int] = {}
         self._own_messages = 0
         self._received = gevent.event.Event()
-        self.send_line("say(registry.backplane._sequence.node)")
+        self.send_line("say(default_runtime.registry.backplane._sequence.node)")
         self.node = self.server.process.next_line()
         self.wait_done()
         self.client = raw.WebSocket(self.server.port)
@@ -398,9 +404,8 @@ class Cluster:
         members = {member.node: (member.stream, member.known) for member in self.members}
         yield phase
         self.settle()
-        # A client that has received these messages has received its gap, too: a gap is sent after
-        # the messages read with it, and before the messages that other members send in the next
-        # phase.
+        # A client that has received these messages has received its gap, too. A gap is sent after
+        # the messages read with it, and before messages of the next phase.
         self.settle()
         self._gather_failures()
         members |= {member.node: (member.stream, member.known) for member in self.members}

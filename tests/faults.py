@@ -34,6 +34,8 @@ class Link:
         self._server = server
         self._flowing = gevent.event.Event()
         self._flowing.set()
+        self._replying = gevent.event.Event()
+        self._replying.set()
         self._closing = gevent.event.Event()
         self._closing.set()
         self._cut: tuple[int, Fault] | None = None
@@ -47,8 +49,17 @@ class Link:
     # -- faults
 
     def black_hole(self) -> None:
-        """Forward nothing any more, neither data nor FIN, and keep both sides open."""
+        """Stop forwarding data and FIN, and keep both sides open."""
         self._flowing.clear()
+
+    def release(self) -> None:
+        """Forward data again, also what has arrived meanwhile."""
+        self._flowing.set()
+        self._replying.set()
+
+    def hold_replies(self) -> None:
+        """Forward data of the client only."""
+        self._replying.clear()
 
     def reset(self) -> None:
         """Close both sides with RST."""
@@ -108,6 +119,8 @@ class Link:
             if self._proxy.latency:
                 gevent.sleep(self._proxy.latency)
             self._flowing.wait()
+            if target is self._client:
+                self._replying.wait()
             target.sendall(data[start : start + size])
 
 
@@ -123,6 +136,8 @@ class Proxy:
         self.latency = 0.0
         #: Maximum size of a segment in bytes; with 1, every byte is sent on its own.
         self.piece = 65_536
+        #: Whether new connections are closed at once.
+        self.is_refusing = False
         #: The connections, in the order of arrival.
         self.links: list[Link] = []
         self._target = target
@@ -147,6 +162,8 @@ class Proxy:
             link.end()
 
     def _accept(self, client: Any, address: Any) -> None:
+        if self.is_refusing:
+            return
         server = socket.create_connection(("127.0.0.1", self._target))
         for sock in (client, server):
             # Otherwise, the kernel would join the segments.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import resource
 import signal
 import struct
@@ -39,6 +40,7 @@ __all__ = [
     "frame",
     "raise_descriptor_limit",
     "running",
+    "scaled",
     "together",
 ]
 
@@ -49,6 +51,11 @@ SEPARATOR = b"\x1e"
 
 #: Maximum of concurrently opened connections, because a server's backlog is limited.
 _AT_ONCE = 100
+
+
+def scaled(full: int, part: int) -> int:
+    """Return the full size of a load in ``make torture`` (``FULL_LOAD=1``), otherwise a part."""
+    return full if "FULL_LOAD" in os.environ else part
 
 
 def together(function: Callable[[int], T], count: int) -> list[T]:
@@ -370,18 +377,18 @@ HELD = ("sessions", "sockets", "channels", "greenlets", "watchers", "descriptors
 
 def counts(server: Any) -> Counts:
     """Return the resources of the process, with memory in bytes."""
-    from webpy_socketio.registry import registry
+    from webpy_socketio.runtime import default_runtime
 
     gc.collect()
     # A bounded number of idle greenlets is kept on purpose.
     workers = len(server._socketio.workers._idle)
     alive = sum(isinstance(one, greenlet.greenlet) and not one.dead for one in gc.get_objects())
-    spaces = registry.namespaces()
+    spaces = default_runtime.registry.namespaces()
     sessions = list(server.engine.sessions.values())
     inboxes = [
         connection.inbox
         for session in sessions
-        for connection in session.data._connections.values()
+        for connection in session.receiver._connections.values()
     ]
     return {
         "sessions": len(sessions),

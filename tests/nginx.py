@@ -14,6 +14,7 @@ import gevent
 import pytest
 
 from .certificates import make_certificate
+from .servers import free_port
 
 __all__ = ["Nginx", "free_port", "running_nginx"]
 
@@ -24,12 +25,6 @@ class Nginx(NamedTuple):
     port: int
     plain_port: int
     certificate: Path
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""pytest-xdist: stable test ids, and native locks in a process that gevent has patched.
+"""pytest-xdist: stable test ids, builds shared by all workers, and native locks.
 
 A worker's main thread runs the tests, and a second thread receives their numbers. gevent's locks
 cannot wake the main thread from another thread while no greenlet is waiting for I/O.
@@ -6,15 +6,20 @@ cannot wake the main thread from another thread while no greenlet is waiting for
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import execnet.gateway_base
+import pytest
 from gevent import monkey
 
-__all__ = ["escape_surrogates", "stable_id", "use_native_locks"]
+__all__ = ["build_once", "escape_surrogates", "stable_id", "use_native_locks"]
 
 _SimpleQueue: Any = monkey.get_original("queue", "SimpleQueue")
 _RLock: Any = monkey.get_original("_thread", "RLock")
@@ -47,6 +52,25 @@ def use_native_locks() -> None:
     model: Any = execnet.gateway_base.MainThreadOnlyExecModel
     model.Event = lambda self: _Event()
     model.RLock = lambda self: _RLock()
+
+
+def build_once(paths: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """Return a folder of the whole run, which the first worker that needs it has built.
+
+    Other workers wait meanwhile. ``build`` receives the folder, which is empty.
+    """
+    run = paths.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run = run.parent
+    folder, complete = run / name, run / f"{name}.complete"
+    with (run / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            build(folder)
+            complete.touch()
+    return folder
 
 
 def stable_id(value: Any) -> str:

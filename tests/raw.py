@@ -21,18 +21,18 @@ OPENED: list[socket.socket] = []
 
 
 def crowd(port: int) -> list[socket.socket]:
-    """So many connections as a server's queue should have room for, opened one after the other.
+    """Open as many connections as the server's listen queue must hold, one after another.
 
-    Does not return where it has none.
+    Blocks if the queue is shorter.
     """
     count = min(300, int(Path("/proc/sys/net/core/somaxconn").read_text()))
-    there = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
-    OPENED.extend(there)
-    return there
+    opened = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+    OPENED.extend(opened)
+    return opened
 
 
 class Closed(Exception):
-    """The server closed the connection; `code` is the WebSocket close code, if it said one."""
+    """The server closed the connection; `code` is the WebSocket close code, or None."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(code)
@@ -40,7 +40,7 @@ class Closed(Exception):
 
 
 class WebSocket:
-    """A WebSocket to the engine: text in, text out, bytes as bytes."""
+    """A WebSocket client that sends and receives Engine.IO packets as str or bytes."""
 
     def __init__(
         self,
@@ -51,6 +51,8 @@ class WebSocket:
         handshake: bool = True,
     ) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port))
+        # Nagle's algorithm would delay the second of two frames until an ACK: measured, 40 ms.
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         OPENED.append(self.sock)
         self._protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}{path}?{query}"))
         request = self._protocol.connect()
@@ -62,7 +64,7 @@ class WebSocket:
         self.status = self._read_response()
         #: The Socket.IO id, once connected.
         self.id = ""
-        #: The handshake's values.
+        #: The values of the open packet.
         self.open: dict[str, Any] = {}
         if handshake and self.status == 101 and "sid=" not in query:
             packet = self.receive()
@@ -71,7 +73,7 @@ class WebSocket:
             self.open = json.loads(packet[1:])
 
     def connect(self, auth: str = "", namespace: str = "") -> dict[str, Any]:
-        """Connect to a namespace (``"/custom,"``); returns the reply's payload."""
+        """Connect to a namespace, such as ``"/custom,"``; return the payload of the response."""
         self.send(f"40{namespace}{auth}")
         reply = self.receive()
         assert isinstance(reply, str), reply
@@ -93,16 +95,16 @@ class WebSocket:
         return json.loads(reply[3:])
 
     def emit_and_wait(self, event: str, *args: Any) -> None:
-        """Send an event and return when the server has handled it; nothing may come meanwhile."""
+        """Send an event and wait until it is handled; no packet may arrive in between."""
         self.emit(event, *args)
         self.barrier()
 
     def barrier(self) -> None:
-        """Return when the server has handled everything that this client sent before."""
+        """Wait until the server has handled all earlier packets of this client."""
         assert self.call("__unsubscribe__", "barrier") == [{"ok": True}]
 
     def event(self) -> list[Any]:
-        """The next event, as a list of its name and arguments."""
+        """Return the next event as a list of its name and arguments."""
         packet = self.receive()
         assert isinstance(packet, str), packet
         assert packet.startswith("42"), packet
@@ -110,7 +112,7 @@ class WebSocket:
         return event
 
     def send(self, data: str | bytes) -> None:
-        """Send one frame; raises `Closed` if the server's close frame was there before."""
+        """Send one frame; raise `Closed` if the server has sent a close frame already."""
         try:
             if isinstance(data, str):
                 self._protocol.send_text(data.encode())
@@ -121,11 +123,11 @@ class WebSocket:
         self._flush()
 
     def send_raw(self, data: bytes) -> None:
-        """Send bytes that may not even be a frame."""
+        """Send bytes, which need not be a valid frame."""
         self.sock.sendall(data)
 
     def receive(self, pings: bool = False) -> str | bytes:
-        """The next message; raises `Closed`. Pings are answered, and left out unless `pings`."""
+        """Return the next message, or raise `Closed`; answer and skip pings unless `pings`."""
         while True:
             while not self._frames:
                 self._read()
@@ -143,7 +145,7 @@ class WebSocket:
             return data.decode()
 
     def wait_closed(self) -> int | None:
-        """Read until the server closes; returns the close code."""
+        """Read until the server closes, and return the close code."""
         while True:
             try:
                 self.receive()
@@ -151,14 +153,14 @@ class WebSocket:
                 return closed.code
 
     def close(self) -> None:
-        """Say goodbye as WebSockets do."""
+        """Send a close frame and close the TCP connection."""
         with contextlib.suppress(OSError):
             self._protocol.send_close()
             self._flush()
         self.sock.close()
 
     def vanish(self, reset: bool = False) -> None:
-        """Close the TCP connection without a word; with `reset`, by RST."""
+        """Close the TCP connection without a close frame; with `reset`, by RST."""
         if reset:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.sock.close()
@@ -194,7 +196,7 @@ class WebSocket:
 
 
 class Polling:
-    """A long-polling session: GET and POST, each on a connection of its own."""
+    """A long-polling session, with a new connection for each GET and POST."""
 
     def __init__(
         self,
@@ -216,7 +218,7 @@ class Polling:
         return "EIO=4&transport=polling" + (f"&sid={sid}" if sid else "")
 
     def request(self, method: str, body: bytes | None = None) -> tuple[int, str]:
-        """One request; returns its status and body."""
+        """Send one request; return status and body of the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port)
         try:
             connection.request(method, f"{self.path}?{self.query}", body, self.headers)
@@ -226,7 +228,7 @@ class Polling:
             connection.close()
 
     def poll(self) -> list[str]:
-        """Wait for the next payload; returns its packets."""
+        """Wait for the next payload, and return its packets."""
         status, body = self.request("GET")
         assert status == 200, (status, body)
         return body.split(SEPARATOR)

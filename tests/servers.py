@@ -1,6 +1,6 @@
 """Real servers for the tests: a web.py application in a process of its own.
 
-Its output is read line by line; nothing here sleeps: what is awaited is a line.
+The output of a process is read line by line. Tests wait for lines and never sleep.
 """
 
 from __future__ import annotations
@@ -8,20 +8,23 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-#: Seconds until something that never happens fails the test. No test depends on its length.
+from . import preloaded
+
+#: Seconds after which a missing line or exit fails the test; does not slow down passing tests.
 TIMEOUT = 30
 
 _BEGINNING = """\
 from gevent import monkey; monkey.patch_all()
 import os, sys
-import web
+import gevent, web
 from webpy_socketio import *
 web.config.debug = False
 OPTIONS = {}
@@ -38,7 +41,7 @@ _END = """
 application = web.application(urls + socketio_urls, globals())
 server = SocketIOServer(("127.0.0.1", int(os.environ["PORT"])), application.wsgifunc(), **OPTIONS)
 server.start()
-say("PORT", server.server_port)
+gevent.spawn(say, "PORT", server.server_port)  # once it runs, and stops on SIGTERM
 server.serve_forever()
 """
 
@@ -46,9 +49,9 @@ server.serve_forever()
 def application_source(body: str) -> str:
     """Return the source of a server whose handlers are ``body``.
 
-    ``body`` finds ``web`` and the package's public names imported; it may set ``urls`` (a tuple of
-    its own pages) and ``OPTIONS`` (a dict, the keywords of ``SocketIOServer``), and call
-    ``say(words)`` for the test to wait for (`Process.wait_for`).
+    ``web`` and the public names of the package are imported. ``body`` may set ``urls``, a tuple of
+    pages, and ``OPTIONS``, a dict of keywords of ``SocketIOServer``. It may call ``say(words)`` to
+    print a line that the test waits for (`Process.wait_for`).
     """
     return _BEGINNING + body + _END
 
@@ -68,8 +71,19 @@ application = web.application(urls + socketio_urls, globals())
     )
 
 
+def free_port() -> int:
+    """Return a TCP port of the loopback address that no program uses."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
 class Process:
-    """A program whose output is awaited line by line."""
+    """A program whose output is awaited line by line.
+
+    With ``fork``, the Python program ``command`` starts by a fork, see `preloaded`. The first
+    statement of a script must be ``from gevent import monkey; monkey.patch_all()``.
+    """
 
     def __init__(
         self,
@@ -77,19 +91,27 @@ class Process:
         log: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        *,
+        fork: bool = False,
     ) -> None:
         self._log = log
+        # With CI set, tools of Node.js colour their output even in a pipe.
+        whole = {**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
+        self.popen: Any
         with log.open("ab") as errors:
-            self.popen = subprocess.Popen(
-                command,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                cwd=cwd,
-                text=True,
-                encoding="utf-8",
-            )
+            if fork and preloaded.can_run(command, env or {}):
+                self.popen = preloaded.Program.piped(command, errors, whole, cwd)
+            else:
+                self.popen = subprocess.Popen(
+                    command,
+                    env=whole,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    cwd=cwd,
+                    text=True,
+                    encoding="utf-8",
+                )
         self._lines: queue.Queue[str | None] = queue.Queue()
         assert self.popen.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(self.popen.stdout,), daemon=True)
@@ -102,11 +124,11 @@ class Process:
 
     @property
     def errors(self) -> str:
-        """All that was written to standard error."""
+        """The output on standard error."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def next_line(self) -> str:
-        """Return the next line of output; fails the test at the end of it, or after `TIMEOUT`."""
+        """Return the next line of output; fail at the end of the output, or after `TIMEOUT`."""
         try:
             line = self._lines.get(timeout=TIMEOUT)
         except queue.Empty:
@@ -118,7 +140,7 @@ class Process:
         return line
 
     def wait_for(self, beginning: str) -> str:
-        """Skip to the next line that begins like this, and return the rest of it."""
+        """Skip lines until one starts with `beginning`, and return the rest of it."""
         while True:
             line = self.next_line()
             if line.startswith(beginning):
@@ -131,7 +153,7 @@ class Process:
         self.popen.stdin.flush()
 
     def wait(self) -> int:
-        """Return the exit status, once the program has ended."""
+        """Wait until the program has ended, and return its exit status."""
         status = self.popen.wait(TIMEOUT)
         self._reader.join(TIMEOUT)
         for pipe in (self.popen.stdin, self.popen.stdout):
@@ -140,24 +162,31 @@ class Process:
         return status
 
     def kill(self) -> None:
-        """End it at once, if it has not ended, and free what it held."""
+        """Kill the program if it runs, and release its pipes."""
         if self.popen.poll() is None:
             self.popen.kill()
         self.wait()
 
 
 class Served:
-    """An application that the command line serves, or gunicorn: workers on one port.
+    """An application served by the command line or by gunicorn: workers on one port.
 
-    ``command`` is what comes behind ``python -m``; it has to say where it listens.
+    ``command`` are the arguments of ``python -m``. The program must print its address. The command
+    line and its workers start by a fork, unless `fork` is False.
     """
 
     def __init__(
-        self, command: list[str], folder: Path, env: Mapping[str, str] | None = None
+        self,
+        command: list[str],
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        fork: bool = True,
     ) -> None:
         self.folder = folder
         self._log = folder / "served.log"
-        self.process = Process([sys.executable, "-m", *command], self._log, env, folder)
+        fork = fork and command[0] == preloaded.COMMAND_LINE[1]
+        self.process = Process([sys.executable, "-m", *command], self._log, env, folder, fork=fork)
         self.port = 0
 
     @property
@@ -167,11 +196,11 @@ class Served:
 
     @property
     def errors(self) -> str:
-        """All that was written to standard error."""
+        """The output on standard error."""
         return self.process.errors
 
     def ready(self) -> None:
-        """Wait until it says that it serves."""
+        """Wait until the program prints its address."""
         try:
             self.port = int(self.process.wait_for("Serving ").rpartition(":")[2].strip("/"))
         except BaseException:
@@ -183,13 +212,13 @@ class Served:
         self.process.popen.send_signal(number)
 
     def stop(self) -> None:
-        """Stop it as a service manager does; it must end by itself, with status 0."""
+        """Stop as a service manager does: the program must exit with status 0 on SIGTERM."""
         self.signal(signal.SIGTERM)
         status = self.process.wait()
         assert status == 0, f"exit status {status}; stderr:\n{self.errors}"
 
     def close(self) -> None:
-        """Stop it if it runs: the end of a fixture."""
+        """Stop the program if it runs, at the end of a fixture."""
         if self.process.popen.poll() is None:
             try:
                 self.stop()
@@ -202,8 +231,9 @@ class Served:
 class ServerProcess:
     """A server on a port of its own, which it keeps when restarted.
 
-    ``source`` is a whole program (see `application_source`): it listens on 127.0.0.1 and the port
-    of the environment variable ``PORT`` (0: any), and says ``PORT n`` when it does.
+    ``source`` is a complete program, as returned by `application_source`. It listens on 127.0.0.1
+    and the port in the environment variable ``PORT`` (0 for a free port), and then prints
+    ``PORT n``.
     """
 
     def __init__(self, source: str, folder: Path, env: Mapping[str, str] | None = None) -> None:
@@ -222,13 +252,13 @@ class ServerProcess:
 
     @property
     def errors(self) -> str:
-        """All that it wrote to standard error, over its restarts."""
+        """The output on standard error, including that of earlier starts."""
         return self.process.errors
 
     def start(self) -> None:
-        """Start, and wait until it listens."""
+        """Start the program, and wait until it listens."""
         env = {**self._env, "PORT": str(self.port)}
-        self.process = Process([sys.executable, str(self._script)], self._log, env)
+        self.process = Process([sys.executable, str(self._script)], self._log, env, fork=True)
         try:
             self.port = int(self.process.wait_for("PORT "))
         except BaseException:
@@ -236,11 +266,12 @@ class ServerProcess:
             raise
 
     def wait_for(self, beginning: str) -> str:
-        """Return the rest of the next line of its output that begins like this."""
+        """Skip lines until one starts with `beginning`, and return the rest of it."""
+        # Delegates to the current process, which `restart` replaces.
         return self.process.wait_for(beginning)
 
     def stop(self) -> None:
-        """Stop it as a service manager does; it must end by itself, with status 0."""
+        """Stop as a service manager does: the program must exit with status 0 on SIGTERM."""
         self.process.popen.send_signal(signal.SIGTERM)
         try:
             status = self.process.wait()
@@ -255,7 +286,7 @@ class ServerProcess:
         self.start()
 
     def close(self) -> None:
-        """Stop it if it runs: the end of a fixture."""
+        """Stop the program if it runs, at the end of a fixture."""
         if self.process.popen.poll() is None:
             self.stop()
         else:

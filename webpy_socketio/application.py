@@ -13,7 +13,6 @@ import web
 from gevent import monkey
 from gevent.event import AsyncResult
 
-from webpy_socketio import signals
 from webpy_socketio.assets import RESOURCE_KEY, asset
 from webpy_socketio.dispatcher import Dispatcher
 from webpy_socketio.engine.engineio.origins import CORS_PREFIX, ORIGINS_KEY
@@ -30,6 +29,10 @@ __all__ = ["SocketIOView", "WebDispatcher", "add_resource", "check_patching", "s
 
 #: Environ key of the application that routed the handshake.
 _APPLICATION = "webpy_socketio.application"
+
+#: Environ key that is present if the application has no processors. The value is the content of
+#: `web.ctx` until it is used.
+_CONTEXT = "webpy_socketio.context"
 
 #: Environ key of the response headers of the handshake; processors may still add to them.
 _HEADERS = "webpy_socketio.headers"
@@ -106,7 +109,12 @@ class SocketIOView:
         # The pattern matches the resources of all servers.
         if web.ctx.env["PATH_INFO"] != f"/{resource}/":
             raise web.notfound(f"Socket.IO is at /{resource}/ on this server.\n")
-        web.ctx.env[_APPLICATION] = web.ctx.app_stack[0]
+        application = web.ctx.app_stack[0]
+        web.ctx.env[_APPLICATION] = application
+        if len(web.ctx.app_stack) == 1 and not _has_processors(application):
+            web.ctx.env[_CONTEXT] = context = dict(web.ctx.__dict__)
+            context["env"] = context["environ"] = None  # no reference to itself
+            context["app_stack"] = []
         web.ctx.env[_HEADERS] = web.ctx.headers
         web.ctx.env[ACCEPT_KEY] = True
         mark.take_over(web.ctx.env)
@@ -185,6 +193,26 @@ def _add_cors_headers() -> None:
     web.ctx.headers += found or [("Vary", "Origin")]
 
 
+#: The code of the processors that web.py makes of hooks, and the hooks that it adds to every
+#: application. The hooks are private; if they are renamed, all processors run twice.
+_HOOK_CODES = (web.loadhook(release).__code__, web.unloadhook(release).__code__)
+_OWN_HOOKS = [getattr(web.application, name, None) for name in ("_load", "_unload")]
+
+
+def _has_processors(application: Any) -> bool:
+    """Return whether an application has processors, or a way of handling requests, of its own."""
+    return type(application) is not web.application or not all(
+        map(_is_own_processor, application.processors)
+    )
+
+
+def _is_own_processor(processor: Any) -> bool:
+    """Return whether web.py added a processor, to keep ``web.ctx.app_stack``."""
+    if getattr(processor, "__code__", None) not in _HOOK_CODES:
+        return False
+    return getattr(processor.__closure__[0].cell_contents, "__func__", processor) in _OWN_HOOKS
+
+
 class _ConnectJob:
     """A call of the connect handlers within all processors of the application."""
 
@@ -209,8 +237,8 @@ class _ConnectJob:
 def _keep_cookies(environ: dict[str, Any]) -> None:
     """Add the cookies of the handshake's response to the handshake's request.
 
-    Otherwise a web.py session that began with the handshake would be lost: the processors run again
-    when the client connects, would not find its cookie and start another session.
+    The processors run again when the client connects. Without its cookie, they would not find a
+    web.py session that began with the handshake, and would start another one.
     """
     cookies = [
         value.partition(";")[0]
@@ -236,8 +264,22 @@ class WebDispatcher(Dispatcher):
             connect()
             return
         _keep_cookies(socket.request)
-        application.load(socket.request)
-        socket.web_context = dict(web.ctx.__dict__)
+        saved = None
+        is_plain = _CONTEXT in socket.request
+        if is_plain:  # one namespace takes it: the environ must not refer to itself
+            saved, socket.request[_CONTEXT] = socket.request[_CONTEXT], None
+        if saved is None:
+            application.load(socket.request)
+            saved = dict(web.ctx.__dict__)
+        else:
+            saved["env"] = saved["environ"] = socket.request
+        socket.web_context = saved
+        if is_plain:
+            # Routing the request to the view again would change nothing.
+            self.enter_context(socket)
+            web.ctx.app_stack = [application]
+            connect()
+            return
         web.ctx.socketio_job = inner = _ConnectJob(connect)
         self._run_processors(application, socket, inner)
 
@@ -245,10 +287,10 @@ class WebDispatcher(Dispatcher):
         try:
             application.handle_with_processors()
         except web.HTTPError as error:
-            # The response of a processor, such as a redirect to a login page, or the error page of
-            # web.py after it has logged an exception of a processor.
+            # The response of a processor, such as a redirect to a login page. Or the error page of
+            # web.py, which has logged an exception of a processor.
             if inner.ran:
-                signals.report_error(socket, error, "a processor of the application")
+                self._signals.report_error(socket, error, "a processor of the application")
             elif str(error).startswith("500"):
                 raise
             else:
@@ -265,6 +307,14 @@ class WebDispatcher(Dispatcher):
             context = web.ctx.__dict__
             context.update(saved)
             context["headers"] = []  # handlers may append to it; a shared list would grow
+
+    def restore_context(self, socket: Socket) -> None:
+        """Make a `web.ctx` from the environ of a handshake that another process has handled."""
+        try:
+            web.application((), {}, autoreload=False).load(socket.request)
+            socket.web_context = dict(web.ctx.__dict__)
+        finally:
+            release()
 
     def release(self) -> None:
         """Release the thread-locals of web.py; the greenlet is reused for other connections."""

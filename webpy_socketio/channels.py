@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Generic, TypeVar
 
 from webpy_socketio.exceptions import ChannelError
@@ -11,27 +11,29 @@ from webpy_socketio.exceptions import ChannelError
 __all__ = ["Channels", "check_name"]
 
 T = TypeVar("T")
+V = TypeVar("V")
 
-_EMPTY: Collection[Any] = ()
+_NO_CHANNELS: Collection[str] = ()
+_NO_MEMBERS: Mapping[Any, Any] = {}
 
 
-class Channels(Generic[T]):
-    """The members of each channel and the channels of each member.
+class Channels(Generic[T, V]):
+    """The members of each channel, each with a value, and the channels of each member.
 
     All operations take constant time, or time proportional to their result. Reading creates no
     entries, and empty entries are removed.
     """
 
     def __init__(self) -> None:
-        self._members: dict[str, dict[T, None]] = {}
+        self._members: dict[str, dict[T, V]] = {}
         self._held: dict[T, dict[str, None]] = {}
 
     def __len__(self) -> int:
         return len(self._members)
 
-    def members(self, channel: str) -> Collection[T]:
-        """Return the members of `channel` in the order of joining."""
-        return self._members.get(channel, _EMPTY)
+    def members(self, channel: str) -> Mapping[T, V]:
+        """Return the members of `channel` with their values, in the order of joining."""
+        return self._members.get(channel, _NO_MEMBERS)
 
     def memberships(self) -> int:
         """Return the sum of the member counts of all channels."""
@@ -39,16 +41,21 @@ class Channels(Generic[T]):
 
     def channels_of(self, member: T) -> Collection[str]:
         """Return the channels of `member` in the order of joining."""
-        return self._held.get(member, _EMPTY)
+        return self._held.get(member, _NO_CHANNELS)
 
-    def add(self, member: T, channel: str) -> bool:
-        """Add `member` to `channel`; return False if it is a member already."""
+    def add(self, member: T, channel: str, value: V) -> bool:
+        """Add `member` to `channel` with a value; return False if it is a member already."""
         channels = self._held.setdefault(member, {})
         if channel in channels:
             return False
         channels[channel] = None
-        self._members.setdefault(channel, {})[member] = None
+        self._members.setdefault(channel, {})[member] = value
         return True
+
+    def replace_value(self, member: T, value: V) -> None:
+        """Replace the value of `member` in all its channels."""
+        for channel in self.channels_of(member):
+            self._members[channel][member] = value
 
     def remove(self, member: T, channel: str) -> bool:
         """Remove `member` from `channel`; return False if it is not a member."""

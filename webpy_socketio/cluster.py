@@ -1,58 +1,279 @@
-"""The connection of this process to other processes: the backplane of its servers, or a sender."""
+"""The connection of a runtime to other processes: the backplane of its servers, or a sender."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import web
 
 from webpy_socketio.backplane import MAX_BYTES, Topic
-from webpy_socketio.config import settings as settings_module
+from webpy_socketio.backplane.answers import Answers
+from webpy_socketio.backplane.connector import RedisConnector, import_opening
+from webpy_socketio.backplane.filters import NO_FILTER, RecipientFilter
+from webpy_socketio.backplane.requests import Request
 from webpy_socketio.config.settings import Settings
+from webpy_socketio.config.sources import SettingsSources
 from webpy_socketio.engine.io.packets import Message
-from webpy_socketio.exceptions import ConfigurationError
-from webpy_socketio.registry import ForkedRegistry, Limits, registry
+from webpy_socketio.engine.socketio.parser import get_parser
+from webpy_socketio.exceptions import BackplaneError, ConfigurationError
+from webpy_socketio.recovery import OFFSET_BYTES, disable, enable, settings_of_recovery
+from webpy_socketio.registry import ForkedRegistry, Limits, SocketRegistry, topics_of
+from webpy_socketio.server_requests import ServerRequests, check_can_wait
+from webpy_socketio.session_moves import SessionMoves
 
 if TYPE_CHECKING:
     from webpy_socketio.backplane.connection import RedisConnection
 
-__all__ = [
-    "configured",
-    "connect_redis",
-    "is_forked",
-    "join",
-    "leave",
-    "limits",
-    "limits_of",
-    "publish_and_count",
-    "reset_after_fork",
-    "serving",
-]
+__all__ = ["Cluster", "connect_redis", "limits_of"]
+
+#: URL and topic prefix of a backplane; the URL is None without one.
+Address = tuple[str | None, str]
 
 
-class _State:
-    """The state of the cluster in this process."""
+class Cluster:
+    """The connection of one runtime to other processes.
 
-    #: Number of running servers.
-    servers = 0
-    #: URL and topic prefix of the backplane of the running servers; the URL is None without one.
-    address: tuple[str | None, str] = (None, "")
-    #: In a process without servers: backplane address, limits and sender.
-    standalone: tuple[tuple[str | None, str], Limits, Any] | None = None
-    #: In a process forked from a server: the parent's backplane address.
-    inherited: tuple[str | None, str] = (None, "")
-
-
-def configured() -> Settings:
-    """Return the settings that a server created now without keywords would have.
-
-    For processes without a server, such as cron jobs and shells. The ``install`` function of a
-    plugin receives the settings of its server.
-
-    Raises:
-        SettingsError: A setting has an unknown name or an invalid value.
+    Either the backplane of its running servers or, in a process without servers, a sender that is
+    created on first use.
     """
-    return settings_module.resolve({}, web.config)
+
+    def __init__(self, registry: SocketRegistry[Any], sources: SettingsSources) -> None:
+        self.registry = registry
+        #: Requests to all servers, in a process with a server.
+        self.requests = ServerRequests(registry)
+        self._sources = sources
+        #: Number of running servers.
+        self._servers = 0
+        #: The backplane of the running servers.
+        self._address: Address = (None, "")
+        #: Settings of recovery of the running servers.
+        self._recovery: object = None
+        #: In a process without servers: backplane address, limits and sender.
+        self._standalone_sender: tuple[Address, Limits, Any] | None = None
+        #: In a process forked from a server: the parent's backplane address.
+        self._inherited: Address = (None, "")
+
+    def configured(self) -> Settings:
+        """Return the settings that a server created now without keywords would have."""
+        return self._sources.resolve({}, web.config)
+
+    def join(self, settings: Settings) -> None:
+        """Register a server that starts; the first one of a process opens the backplane.
+
+        Raises:
+            ConfigurationError: Another server of the runtime uses a different backplane or parser,
+                or has different settings of recovery.
+        """
+        parser = get_parser(settings.parser)
+        if self._servers and parser is not self.registry.parser:
+            raise ConfigurationError(
+                "another server uses a different SOCKETIO_PARSER; servers of one runtime share "
+                "their messages and must use the same parser. Give this server a runtime of its "
+                "own, runtime=Runtime(), or the same SOCKETIO_PARSER"
+            )
+        address = (settings.backplane, settings.backplane_prefix)
+        if self._servers and address != self._address:
+            raise ConfigurationError(
+                "another server uses a different SOCKETIO_BACKPLANE; servers of one runtime share "
+                "their clients and must use the same backplane. Pass runtime=Runtime() to this "
+                "server for a separate runtime, or set the same SOCKETIO_BACKPLANE"
+            )
+        self.registry.parser = parser
+        recovery = settings_of_recovery(settings)
+        if self._servers and recovery != self._recovery:
+            raise ConfigurationError(
+                "another server has different settings SOCKETIO_RECOVERY_*; servers of one runtime "
+                "share their clients and must use the same values. Give this server a runtime of "
+                "its own, runtime=Runtime(), or the same settings"
+            )
+        if not self._servers:
+            enable(self.registry, settings)
+            self._recovery = recovery
+        if not self._servers and settings.backplane is not None:
+            self.registry.backplane = _import().RedisBackplane(
+                *address, self.registry.receive, self.registry.report_gap
+            )
+            # Not earlier: a request needs the backplane of the registry for its answer.
+            self.registry.backplane.open()
+            if self.registry.recovery is not None:
+                self.registry.recovery.moves = SessionMoves(
+                    *(self.registry.recovery, self.registry, self.requests),
+                    *(self.registry.backplane, settings),
+                )
+        self._servers += 1
+        self._address = address
+
+    def leave(self) -> None:
+        """Unregister a server that has stopped; the last one closes the backplane."""
+        self._servers -= 1
+        if self._servers:
+            return
+        if self.registry.backplane is not None:
+            if self.registry.recovery is not None:
+                # Later requests fail at once, instead of waiting for an answer.
+                with contextlib.suppress(BackplaneError):
+                    self.registry.backplane.retire(Topic.node(self.registry.backplane.node))
+            self.requests.close()
+            backplane, self.registry.backplane = self.registry.backplane, None
+            backplane.stop()
+        # Last: until here, claims of sessions that have moved are redirected.
+        disable(self.registry)
+        self.registry.detach()
+
+    def reset_after_fork(self) -> None:
+        """Discard the state of the parent process in a forked child, which runs no servers."""
+        self.registry.reset_after_fork()
+        self.requests.reset_after_fork()
+        if self._servers:
+            self._inherited = self._address
+        self._servers = 0
+        self._standalone_sender = None
+
+    def is_forked(self) -> bool:
+        """Return whether this process was forked from a server and runs no server itself."""
+        return not self._servers and isinstance(self.registry, ForkedRegistry)
+
+    def serving(self) -> bool:
+        """Return whether a server runs in this process, or a backplane reaches other processes."""
+        return bool(self._servers) or self._configured_address()[0] is not None
+
+    def explain_no_server(self) -> str:
+        """Return why no socket can be reached, as the end of an error message; may be empty."""
+        if self.serving():
+            return ""
+        if self.is_forked():
+            return (
+                ": this process was forked from a server and cannot use the connections of its "
+                "parent; to reach those clients, set SOCKETIO_BACKPLANE"
+            )
+        return (
+            ": no SocketIOServer runs in this process; to reach the clients of another process, "
+            "set the same SOCKETIO_BACKPLANE in both"
+        )
+
+    def limits(self) -> Limits:
+        """Return the limits for messages that are not sent by a socket."""
+        if self._servers:
+            return self.registry.limits
+        address = self._configured_address()
+        if address[0] is None:
+            return self.registry.limits
+        return self._standalone(address)[1]
+
+    def send(
+        self,
+        message: Message,
+        namespace: str,
+        channels: Collection[str] | None,
+        local: bool,
+        excluded: RecipientFilter,
+    ) -> None:
+        """Send an encoded message to sockets of a namespace, in all processes unless `local`.
+
+        Raises:
+            BackplaneError: This process has no server, and Redis did not answer.
+        """
+        if self._servers:
+            self.registry.send(message, namespace, channels, local, excluded)
+            return
+        address = self._configured_address()
+        if address[0] is not None and not local:
+            topics = topics_of(namespace, channels)
+            self._standalone(address)[2].publish_and_count(message, *topics, recipients=excluded)
+
+    def send_to_socket(
+        self,
+        message: Message,
+        session_id: str,
+        local: bool,
+        excluded: RecipientFilter,
+    ) -> None:
+        """Send an event, encoded for the namespace ``"/"``, to one socket of any namespace.
+
+        Raises:
+            BackplaneError: This process has no server, and Redis did not answer.
+        """
+        if self._servers:
+            self.registry.send_to_socket(message, session_id, local, excluded)
+            return
+        address = self._configured_address()
+        if address[0] is not None and not local:
+            topic = Topic.session(session_id)
+            self._standalone(address)[2].publish_and_count(message, topic, recipients=excluded)
+
+    def command(
+        self,
+        message: Message,
+        request: Request,
+        recipients: RecipientFilter = NO_FILTER,
+        is_local: bool = False,
+        to_self: bool = True,
+    ) -> None:
+        """Send a request without answers to all servers, or to this one only if `is_local`.
+
+        Raises:
+            BackplaneError: This process has no server, and Redis did not answer.
+        """
+        if self._servers:
+            self.requests.send(message, request, recipients, is_local, to_self)
+        elif not is_local and (address := self._configured_address())[0] is not None:
+            self._standalone(address)[2].send_request(message, request, recipients)
+
+    def ask(
+        self,
+        message: Message,
+        request: Request,
+        recipients: RecipientFilter = NO_FILTER,
+        is_local: bool = False,
+        to_self: bool = True,
+    ) -> Answers:
+        """Send a request to all servers, or to this one only, and wait for their answers.
+
+        Raises:
+            BackplaneError: Redis did not answer.
+            WrongContext: Called on the hub of gevent.
+        """
+        if self._servers:
+            return self.requests.ask(message, request, recipients, is_local, to_self)
+        check_can_wait()
+        address = self._configured_address()
+        if is_local or address[0] is None:
+            return Answers(0)
+        answers: Answers = self._standalone(address)[2].ask(message, request, recipients)
+        return answers
+
+    def publish_and_count(
+        self, message: Message, topic: Topic, excluded: RecipientFilter = NO_FILTER
+    ) -> bool:
+        """Send to other processes and return whether any of them received the message.
+
+        Raises:
+            BackplaneError: Redis did not answer.
+        """
+        if self._servers:
+            if self.registry.backplane is None:
+                return False
+            publish: Any = self.registry.backplane.publish_and_count
+            if self.registry.recovery is not None:
+                publish = self.registry.publish_and_count
+            return bool(self.registry.run_on_hub(publish, message, topic, excluded))
+        address = self._configured_address()
+        return address[0] is not None and bool(
+            self._standalone(address)[2].publish_and_count(message, topic)
+        )
+
+    def _configured_address(self) -> Address:
+        address: Address = self._sources.backplane(web.config)
+        return self._inherited if address[0] is None else address
+
+    def _standalone(self, address: Address) -> tuple[Address, Limits, Any]:
+        known = self._standalone_sender
+        if known is None or known[0] != address:
+            known = (address, limits_of(self.configured()), _import().RedisSender(*address))
+            self._standalone_sender = known
+        return known
 
 
 def connect_redis(url: str, timeout: float) -> RedisConnection:
@@ -61,9 +282,9 @@ def connect_redis(url: str, timeout: float) -> RedisConnection:
     The connection closes at its first failure; open another one to reconnect.
 
     ``connection.execute(*commands)`` returns one reply for each command.
-    ``connection.subscribe(topics)``, ``connection.unsubscribe(topics)`` and ``connection.read()``
-    are for Pub/Sub, ``connection.send(*words)`` for other commands without a reply, and
-    ``connection.close()`` closes it. Each raises `BackplaneError` after the connection has closed.
+    ``connection.send(*words)`` sends a command without waiting, and ``connection.read()`` returns
+    the next reply. ``connection.close()`` closes the connection; afterwards the others raise
+    `BackplaneError`. For Pub/Sub use `PubSub`.
 
     Args:
         url: Redis URL, as in ``SOCKETIO_BACKPLANE``.
@@ -74,15 +295,15 @@ def connect_redis(url: str, timeout: float) -> RedisConnection:
 
     Raises:
         BackplaneError: Redis cannot be reached.
-        ConfigurationError: The library ``redis`` is not installed.
+        ConfigurationError: The URL is invalid, or the library ``redis`` is not installed.
     """
-    connection: RedisConnection = _import().RedisConnection(url, timeout)
-    return connection
+    return RedisConnector(url).open(timeout)
 
 
 def limits_of(settings: Settings) -> Limits:
     """Return the limits of sockets that follow from `settings`."""
-    outbox = settings.outbox_bytes
+    # A message grows when it is numbered.
+    outbox = settings.outbox_bytes - (OFFSET_BYTES if settings.recovery_time else 0)
     return Limits(
         settings.max_channels,
         settings.max_channel_length,
@@ -91,97 +312,9 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def join(settings: Settings) -> None:
-    """Register a server that starts; the first one of a process opens the backplane.
-
-    Raises:
-        ConfigurationError: Another server of this process uses a different backplane.
-    """
-    address = (settings.backplane, settings.backplane_prefix)
-    if _State.servers and address != _State.address:
-        raise ConfigurationError(
-            "another server of this process uses a different SOCKETIO_BACKPLANE; servers of one "
-            "process share their clients and must use the same backplane"
-        )
-    if not _State.servers and settings.backplane is not None:
-        registry.backplane = _import().RedisBackplane(*address, registry.receive)
-    _State.servers += 1
-    _State.address = address
-
-
-def leave() -> None:
-    """Unregister a server that has stopped; the last one closes the backplane."""
-    _State.servers -= 1
-    if not _State.servers and registry.backplane is not None:
-        backplane, registry.backplane = registry.backplane, None
-        backplane.stop()
-
-
-def reset_after_fork() -> None:
-    """Discard the state of the parent process in a forked child, where its servers do not run."""
-    registry.reset_after_fork()
-    if _State.servers:
-        _State.inherited = _State.address
-    _State.servers = 0
-    _State.standalone = None
-
-
-def is_forked() -> bool:
-    """Return whether this process was forked from a server process and runs no server itself."""
-    return not _State.servers and isinstance(registry, ForkedRegistry)
-
-
-def serving() -> bool:
-    """Return whether a server runs in this process, or a backplane reaches other processes."""
-    return bool(_State.servers) or _configured_address()[0] is not None
-
-
-def limits() -> Limits:
-    """Return the limits for messages that are not sent by a socket."""
-    if _State.servers:
-        return registry.limits
-    address = _configured_address()
-    if address[0] is None:
-        return registry.limits
-    return _standalone(address)[1]
-
-
-def publish_and_count(message: Message, topic: Topic) -> bool:
-    """Send to other processes and return whether any of them received the message.
-
-    Raises:
-        BackplaneError: Redis did not answer.
-    """
-    if _State.servers:
-        if registry.backplane is None:
-            return False
-        return bool(registry.run_on_hub(registry.backplane.publish_and_count, message, topic))
-    address = _configured_address()
-    return address[0] is not None and bool(
-        _standalone(address)[2].publish_and_count(message, topic)
-    )
-
-
-def _configured_address() -> tuple[str | None, str]:
-    address: tuple[str | None, str] = settings_module.backplane(web.config)
-    return _State.inherited if address[0] is None else address
-
-
-def _standalone(address: tuple[str | None, str]) -> tuple[tuple[str | None, str], Limits, Any]:
-    known = _State.standalone
-    if known is None or known[0] != address:
-        known = (address, limits_of(configured()), _import().RedisSender(*address))
-        _State.standalone = known
-    return known
-
-
 def _import() -> Any:
     """Import the Redis module on first use; most processes do not need it."""
-    try:
-        from webpy_socketio.backplane import redis
-    except ImportError as error:
-        raise ConfigurationError(
-            f'SOCKETIO_BACKPLANE needs the library "redis" ({error}): '
-            'pip install "webpy_socketio[redis]"'
-        ) from error
+    import_opening()
+    from webpy_socketio.backplane import redis
+
     return redis

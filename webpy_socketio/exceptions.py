@@ -10,14 +10,15 @@
     │   ├── PatchingError         web.py was imported before gevent patched it
     │   └── ListenError           listen address in use or not available
     ├── CallerError               application, at run time: nothing was sent or changed
-    │   ├── AcknowledgementError  event acknowledged twice
+    │   ├── AcknowledgementError  event acknowledged twice, or after its timeout
     │   ├── EncodeError           value that cannot be sent
     │   ├── ChannelError          invalid channel name, or channel limit reached
     │   └── WrongContext          call that is not possible in this context
     ├── NoSocket                  normal operation: no socket to send to
     ├── BackplaneError            infrastructure: no local socket, and Redis did not respond
+    │   └── NodeUnavailable       a node of a Redis Cluster cannot execute a command now
     ├── Disconnected              normal operation: client disconnected during a call
-    ├── CallTimeout               client: no acknowledgement in time
+    ├── CallTimeout               clients or servers: no answer in time
     ├── Refused                   raised by applications: a gate rejects the client
     ├── ContentError              client: message exceeds a content limit and is dropped
     └── ProtocolError             client: protocol violation, the session is closed
@@ -25,6 +26,8 @@
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 __all__ = [
     "AcknowledgementError",
@@ -40,6 +43,7 @@ __all__ = [
     "ListenError",
     "MessageTooBig",
     "NoSocket",
+    "NodeUnavailable",
     "PatchingError",
     "PluginError",
     "ProtocolError",
@@ -100,7 +104,10 @@ class CallerError(SocketIOError):
 
 
 class AcknowledgementError(CallerError, RuntimeError):
-    """An event was acknowledged twice. Acknowledge each event once."""
+    """An event was acknowledged twice, or after its timeout.
+
+    Acknowledge each event once, and within the timeout of `Socket.withhold_acknowledgement`.
+    """
 
 
 class EncodeError(CallerError, ValueError):
@@ -140,6 +147,13 @@ class BackplaneError(SocketIOError, ConnectionError):
     """
 
 
+class NodeUnavailable(BackplaneError):
+    """A node of a Redis Cluster is unreachable, or does not serve a slot now.
+
+    Commands for other nodes are not affected. Try again later.
+    """
+
+
 class Disconnected(SocketIOError, ConnectionError):
     """The client is not connected, or disconnected while a call waited for it.
 
@@ -148,10 +162,23 @@ class Disconnected(SocketIOError, ConnectionError):
 
 
 class CallTimeout(SocketIOError, TimeoutError):
-    """The client did not acknowledge an event within the timeout.
+    """Answers to a call are missing, because its timeout has passed or a process failed.
 
-    Catch it, and treat the event as not handled. The client may have received it.
+    Catch it, and treat the event as not handled. The clients may have received it.
+
+    Args:
+        text: The message.
+        answers: The answers that have arrived, in the form that the call would have returned.
+        silent_processes: Number of processes that have not responded at all, as they are suspended,
+            have ended or have lost Redis; their clients' answers are missing.
     """
+
+    def __init__(self, text: str = "", answers: Any = (), silent_processes: int = 0) -> None:
+        super().__init__(text)
+        #: The answers that have arrived; an empty tuple for `Socket.call`.
+        self.answers = answers
+        #: Number of processes that have not responded.
+        self.silent_processes = silent_processes
 
 
 class Refused(SocketIOError):
@@ -162,8 +189,22 @@ class Refused(SocketIOError):
         @on_subscribing(channel="^staff-")
         def staff_only(request, socket, context, channel):
             if not context.get("staff"):
-                raise Refused("for staff only")
+                raise Refused("for staff only", data={"code": 403})
+
+    Args:
+        *args: The text, which the client receives as ``error.message`` or ``error``.
+        data: JSON-serializable value that the client receives as ``error.data`` of the event
+            ``connect_error``, or as ``data`` of an acknowledgement. None sends nothing. If JSON
+            cannot represent it, the client receives the text only, and the error is reported.
     """
+
+    #: The value of the argument `data`; a class attribute, as subclasses may not call `__init__`.
+    data: Any = None
+
+    def __init__(self, *args: object, data: Any = None) -> None:
+        super().__init__(*args)
+        if data is not None:
+            self.data = data
 
 
 class ContentError(SocketIOError, ValueError):

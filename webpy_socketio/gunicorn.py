@@ -11,12 +11,15 @@ SOCKETIO_TRUSTED_PROXIES instead, also for ``-b unix:...``.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import datetime
 import ipaddress
 import os
 import shutil
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gevent
@@ -31,8 +34,8 @@ __all__ = ["Worker"]
 _REIMPORTED = ("web", "webpy_socketio")
 
 
-#: Seconds that a worker's replacement has to start, before remaining connections are closed.
-_START_TIMEOUT = 3.0
+#: End of the name of a file that exists while the worker of that age starts.
+_STARTING = ".starting"
 
 
 class _Answer(NamedTuple):
@@ -60,7 +63,12 @@ class Worker(Base):
             Worker._lock = runtime_folder  # keeps it locked while this process runs
             Worker._folder = str(runtime_folder.path)
             atexit.register(_remove, Worker._folder, os.getpid())
+        # The master creates the new workers before it stops the old ones, which see this file.
+        with contextlib.suppress(OSError):  # removed by a cleaner: the workers recreate the folder
+            (Path(Worker._folder) / f"{self.age}{_STARTING}").touch()
         self._servers: list[Any] = []
+        #: Whether to stop without waiting for later workers.
+        self._is_forced = False
 
     def init_process(self) -> None:
         if not monkey.is_module_patched("socket"):
@@ -85,10 +93,10 @@ class Worker(Base):
         with refusing_servers():  # a server without a `__main__` guard would block the import
             super().load_wsgi()
         forking.reset_in_child(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
-        tls = {}
+        tls: dict[str, Any] = {}
         if self.cfg.is_ssl:
             tls = {"certfile": self.cfg.certfile, "keyfile": self.cfg.keyfile}
-        mounted = {}
+        mounted: dict[str, Any] = {}
         if script_name := os.environ.get("SCRIPT_NAME", "").rstrip("/"):
             mounted = {"path_prefix": script_name}
         folder = Worker._folder
@@ -96,10 +104,12 @@ class Worker(Base):
         for number, listener in enumerate(self.sockets):
             # The name must differ for each worker (age) and each of its sockets.
             name = self.age * len(self.sockets) + number
+            peers = PeerWorkers(folder, name)
+            peers.may_be_replaced = self._newer_is_starting
             server = SocketIOServer(
                 _gevent_socket(listener.sock),
                 self.wsgi,
-                peers=PeerWorkers(folder, name),
+                peers=peers,
                 handler_class=_handler_class(self.cfg, self.log),
                 log=None if self.cfg.accesslog is None else _NullLog(),
                 **tls,
@@ -112,33 +122,53 @@ class Worker(Base):
                     "workers"
                 )
             # The master stops old workers before the new ones have started.
-            server.move_timeout = min(_START_TIMEOUT, self.cfg.graceful_timeout / 3)
+            server.move_timeout = self.cfg.graceful_timeout / 2
             self._servers.append(server)
 
     def run(self) -> None:
         """Serve until the master stops the worker or ends."""
         for server in self._servers:
             server.start()
+            server.open_status_socket()
+        assert Worker._folder is not None
+        (Path(Worker._folder) / f"{self.age}{_STARTING}").unlink(missing_ok=True)
         while self.alive:
             self.notify()
             if self.ppid != os.getppid():
                 self.log.info("Parent changed, shutting down: %s", self)
                 break
             gevent.sleep(1.0)
+        self._await_newer()
         stopping = [gevent.spawn(server.stop) for server in self._servers]
         while not gevent.joinall(stopping, timeout=1.0) or not all(
             each.ready() for each in stopping
         ):
             self.notify()
 
+    def _await_newer(self) -> None:
+        """Serve until later workers do, for half of the graceful timeout at most."""
+        deadline = time.monotonic() + self.cfg.graceful_timeout / 2
+        while time.monotonic() < deadline and not self._is_forced and self._newer_is_starting():
+            self.notify()
+            gevent.sleep(0.05)
+
+    def _newer_is_starting(self) -> bool:
+        """Return whether the master has created a later worker that does not serve yet."""
+        assert Worker._folder is not None
+        names = [path.name for path in Path(Worker._folder).glob(f"*{_STARTING}")]
+        return any(int(name.removesuffix(_STARTING)) > self.age for name in names)
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         if not self.alive:
-            for server in self._servers:
-                server.force_close()
+            self._force_close()
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         self.alive = False
+        self._force_close()
+
+    def _force_close(self) -> None:
+        self._is_forced = True
         for server in self._servers:
             server.force_close()
 
@@ -196,6 +226,10 @@ def _handler_class(cfg: Any, log: Any) -> Any:
         def mount(self, environ: dict[str, Any], prefix: str) -> None:
             found = script_name.find(self.headers, self.client_address)
             super().mount(environ, prefix if found is None else found)
+
+        def learn(self, environ: dict[str, Any]) -> None:
+            if not self.server.keeps_log:  # gunicorn's lines need the environ of each request
+                super().learn(environ)
 
         def _handle_client_error(self, ex: Exception) -> Any:
             self.environ = self.headers = None  # remove those of the previous request

@@ -1,33 +1,30 @@
 """Types of the decorators and handlers, for type checkers.
 
-At run time, `events` inspects the functions themselves. A decorator returns its function unchanged,
-so the type variables keep the type; their bounds define which functions are accepted. One class for
-each signature, because a bound cannot be a parameter.
+At run time, `handlers` inspects the functions themselves. A decorator returns its function
+unchanged, so the type variables keep the type; their bounds define which functions are accepted.
+One class for each signature, because a bound cannot be a parameter.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
-if TYPE_CHECKING:
-    from webpy_socketio.socket import Socket
+from webpy_socketio.bus.patterns import Pattern
+from webpy_socketio.socket import Socket
 
 __all__ = [
     "ChannelDecorator",
     "EventDecorator",
     "ExceptionDecorator",
     "MessageDecorator",
-    "Pattern",
     "ReceivingDecorator",
+    "ResumeDecorator",
     "SocketDecorator",
     "SocketGateDecorator",
     "SubscribingDecorator",
     "UnboundSocketDecorator",
 ]
-
-Pattern: TypeAlias = "str | re.Pattern[str]"
 
 #: The WSGI environ of the handshake, or the context of a connection.
 Dict: TypeAlias = "dict[str, Any]"
@@ -35,6 +32,7 @@ Dict: TypeAlias = "dict[str, Any]"
 _SocketHandler = TypeVar("_SocketHandler", bound="Callable[[Dict, Socket, Dict], object]")
 _MessageHandler = TypeVar("_MessageHandler", bound="Callable[[Dict, Socket, Dict, Any], object]")
 _ChannelHandler = TypeVar("_ChannelHandler", bound="Callable[[Dict, Socket, Dict, str], object]")
+_ResumeHandler = TypeVar("_ResumeHandler", bound="Callable[[Dict, Socket, Dict, int], object]")
 _ExceptionHandler = TypeVar(
     "_ExceptionHandler", bound="Callable[[Dict, Socket, Dict, BaseException], object]"
 )
@@ -59,7 +57,9 @@ class SocketGateDecorator(Protocol):
     @overload
     def __call__(self, function: _SocketGate, /) -> _SocketGate: ...
     @overload
-    def __call__(self) -> Callable[[_SocketGate], _SocketGate]: ...
+    def __call__(
+        self, *, namespace: Pattern | None = None
+    ) -> Callable[[_SocketGate], _SocketGate]: ...
 
 
 class UnboundSocketDecorator(Protocol):
@@ -68,17 +68,19 @@ class UnboundSocketDecorator(Protocol):
     @overload
     def __call__(self, function: _SocketHandler, /) -> _SocketHandler: ...
     @overload
-    def __call__(self) -> Callable[[_SocketHandler], _SocketHandler]: ...
+    def __call__(
+        self, *, namespace: Pattern | None = None
+    ) -> Callable[[_SocketHandler], _SocketHandler]: ...
 
 
 class SocketDecorator(Protocol):
-    """Type of ``@on_disconnect`` and ``@on_finish``."""
+    """Type of ``@on_suspend``, ``@on_disconnect`` and ``@on_finish``."""
 
     @overload
     def __call__(self, function: _SocketHandler, /) -> _SocketHandler: ...
     @overload
     def __call__(
-        self, *, channel: Pattern | None = None
+        self, *, channel: Pattern | None = None, namespace: Pattern | None = None
     ) -> Callable[[_SocketHandler], _SocketHandler]: ...
 
 
@@ -89,7 +91,7 @@ class MessageDecorator(Protocol):
     def __call__(self, function: _MessageHandler, /) -> _MessageHandler: ...
     @overload
     def __call__(
-        self, *, channel: Pattern | None = None
+        self, *, channel: Pattern | None = None, namespace: Pattern | None = None
     ) -> Callable[[_MessageHandler], _MessageHandler]: ...
 
 
@@ -100,7 +102,7 @@ class ReceivingDecorator(Protocol):
     def __call__(self, function: _MessageGate, /) -> _MessageGate: ...
     @overload
     def __call__(
-        self, *, channel: Pattern | None = None
+        self, *, channel: Pattern | None = None, namespace: Pattern | None = None
     ) -> Callable[[_MessageGate], _MessageGate]: ...
 
 
@@ -111,7 +113,7 @@ class SubscribingDecorator(Protocol):
     def __call__(self, function: _ChannelGate, /) -> _ChannelGate: ...
     @overload
     def __call__(
-        self, *, channel: Pattern | None = None
+        self, *, channel: Pattern | None = None, namespace: Pattern | None = None
     ) -> Callable[[_ChannelGate], _ChannelGate]: ...
 
 
@@ -122,8 +124,19 @@ class ChannelDecorator(Protocol):
     def __call__(self, function: _ChannelHandler, /) -> _ChannelHandler: ...
     @overload
     def __call__(
-        self, *, channel: Pattern | None = None
+        self, *, channel: Pattern | None = None, namespace: Pattern | None = None
     ) -> Callable[[_ChannelHandler], _ChannelHandler]: ...
+
+
+class ResumeDecorator(Protocol):
+    """Type of ``@on_resume``."""
+
+    @overload
+    def __call__(self, function: _ResumeHandler, /) -> _ResumeHandler: ...
+    @overload
+    def __call__(
+        self, *, channel: Pattern | None = None, namespace: Pattern | None = None
+    ) -> Callable[[_ResumeHandler], _ResumeHandler]: ...
 
 
 class ExceptionDecorator(Protocol):
@@ -133,7 +146,7 @@ class ExceptionDecorator(Protocol):
     def __call__(self, function: _ExceptionHandler, /) -> _ExceptionHandler: ...
     @overload
     def __call__(
-        self, *, channel: Pattern | None = None
+        self, *, channel: Pattern | None = None, namespace: Pattern | None = None
     ) -> Callable[[_ExceptionHandler], _ExceptionHandler]: ...
 
 

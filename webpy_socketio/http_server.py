@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from webpy_socketio.config.keywords import PyWSGIKeywords
 from webpy_socketio.config.settings import Settings
 from webpy_socketio.engine.http.base_server import BaseServer
-from webpy_socketio.server import engine_config
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["HTTPServer"]
 
@@ -36,8 +39,6 @@ class HTTPServer(BaseServer):
         application: Any,
         settings: Settings,
         max_connections: int = 64,
-        **pywsgi: Any,
+        **pywsgi: Unpack[PyWSGIKeywords],
     ) -> None:
-        super().__init__(
-            listener, application, engine_config(settings), spawn=max_connections, **pywsgi
-        )
+        super().__init__(listener, application, settings, spawn=max_connections, **pywsgi)

@@ -35,7 +35,7 @@ class IsolatedApplication:
             try:
                 self._application.connect(connection)
             except Refused as refusal:
-                connection.refuse(str(refusal) or "refused")
+                connection.refuse(str(refusal) or "refused", refusal.data)
         except Exception:  # noqa: BLE001 - the plugin's own code
             self._log("connect")
             connection.refuse("not allowed")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import logging
 import pkgutil
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 from webpy_socketio import plugins
 from webpy_socketio.config.settings import Settings
 from webpy_socketio.engine import Application
 from webpy_socketio.exceptions import ConfigurationError, PluginError
 from webpy_socketio.plugin_isolation import IsolatedApplication
+from webpy_socketio.runtime import Runtime, default_runtime
 
 __all__ = ["PluginManager"]
 
@@ -24,11 +26,15 @@ logger = logging.getLogger("webpy_socketio")
 class PluginManager:
     """The plugins of one server.
 
+    A plugin receives the signals of all servers of a runtime: the first of them installs it with
+    its settings, the last one uninstalls it.
+
     Raises:
         PluginError: A name cannot be imported.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], runtime: Runtime) -> None:
+        self._runtime = runtime
         self._modules = [_import(name) for name in dict.fromkeys(names)]
         self._installed: list[ModuleType] = []
 
@@ -40,9 +46,9 @@ class PluginManager:
         """
         for module in self._modules:
             install = getattr(module, "install", None)
-            if install is not None and module not in _users:
+            if install is not None and module not in self._runtime.plugin_users:
                 try:
-                    install(settings)
+                    self._call(module, install, settings)
                 except ConfigurationError:  # its message contains the remedy
                     raise
                 except Exception as error:
@@ -50,7 +56,7 @@ class PluginManager:
                         f"the plugin {module.__name__!r} cannot be installed: {error!r}"
                     ) from error
             self._installed.append(module)
-            _users[module] += 1
+            self._runtime.plugin_users[module] += 1
 
     def namespaces(self, settings: Settings) -> dict[str, Application]:
         """Return the namespaces that the plugins provide, with their applications.
@@ -61,7 +67,7 @@ class PluginManager:
         """
         found: dict[str, Application] = {}
         for module in self._modules:
-            for name, application in _namespaces_of(module, settings).items():
+            for name, application in self._namespaces_of(module, settings).items():
                 if name in found or name in settings.namespaces:
                     raise PluginError(
                         f"the plugin {module.__name__!r} provides the namespace {name!r}, which "
@@ -75,35 +81,46 @@ class PluginManager:
         """Uninstall all plugins in reverse order; failures are logged."""
         while self._installed:
             module = self._installed.pop()
-            _users[module] -= 1
-            if not _users[module]:
-                del _users[module]
+            users = self._runtime.plugin_users
+            users[module] -= 1
+            if not users[module]:
+                del users[module]
                 uninstall = getattr(module, "uninstall", None)
                 if uninstall is None:
                     continue
                 try:
-                    uninstall()
+                    self._call(module, uninstall)
                 except Exception:
                     logger.exception("uninstalling the plugin %r failed", module.__name__)
 
+    def _namespaces_of(self, module: ModuleType, settings: Settings) -> dict[str, Application]:
+        namespaces = getattr(module, "namespaces", None)
+        if namespaces is None:
+            return {}
+        try:
+            return dict(self._call(module, namespaces, settings))
+        except ConfigurationError:  # its message contains the remedy
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"the plugin {module.__name__!r} cannot list its namespaces: {error!r}"
+            ) from error
 
-#: Number of running servers that use a plugin. A plugin receives the signals of all servers: the
-#: first one installs it with its settings, the last one uninstalls it.
-_users: Counter[ModuleType] = Counter()
+    def _call(self, module: ModuleType, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of a plugin, with the runtime as last argument if it accepts one."""
+        parameters = inspect.signature(function).parameters.values()
+        if sum(each.kind in _POSITIONAL for each in parameters) > len(args):
+            return function(*args, self._runtime)
+        if self._runtime is not default_runtime:
+            raise PluginError(
+                f"the plugin {module.__name__!r} serves the default runtime only, because its "
+                f"function {function.__name__} takes no runtime: remove it from the settings of "
+                "this server, or add a last parameter for the runtime"
+            )
+        return function(*args)
 
 
-def _namespaces_of(module: ModuleType, settings: Settings) -> dict[str, Application]:
-    namespaces = getattr(module, "namespaces", None)
-    if namespaces is None:
-        return {}
-    try:
-        return dict(namespaces(settings))
-    except ConfigurationError:  # its message contains the remedy
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"the plugin {module.__name__!r} cannot list its namespaces: {error!r}"
-        ) from error
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def _import(name: str) -> ModuleType:

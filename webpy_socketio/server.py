@@ -9,46 +9,49 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import gevent.event
 import web
 
-from webpy_socketio import cluster, loggers
+from webpy_socketio import loggers
 from webpy_socketio.addresses import is_wildcard, location, shown
 from webpy_socketio.application import (
     WebDispatcher,
     add_resource,
     check_patching,
 )
-from webpy_socketio.assets import RESOURCE_KEY
-from webpy_socketio.config import settings as settings_module
-from webpy_socketio.dispatcher import packet_received
-from webpy_socketio.engine import Engine, EngineConfig, EngineServer, PeerWorkers, SocketIO
+from webpy_socketio.assets import PARSER_KEY, RESOURCE_KEY
+from webpy_socketio.backplane import Backplane
+from webpy_socketio.cluster import limits_of
+from webpy_socketio.config.keywords import PyWSGIKeywords, ServerKeywords
+from webpy_socketio.config.validation import is_setting, suggest
+from webpy_socketio.engine import Engine, EngineServer, PeerWorkers, SocketIO
 from webpy_socketio.engine.engineio.origins import ORIGINS_KEY
+from webpy_socketio.engine.engineio.requests import Response
 from webpy_socketio.engine.workers import forking
 from webpy_socketio.exceptions import ListenError, SettingsError
+from webpy_socketio.health import HealthChecks
 from webpy_socketio.main_script import imported_again
 from webpy_socketio.misrouted import log_misrouted
+from webpy_socketio.namespaces import AllowedNamespaces
 from webpy_socketio.plugin_manager import PluginManager
-from webpy_socketio.registry import registry
-from webpy_socketio.stats import engines
+from webpy_socketio.process_status import ServerEntry
+from webpy_socketio.runtime import Runtime, default_runtime
+from webpy_socketio.status_service import StatusService, open_status_service
 from webpy_socketio.watchdog import Watchdog
 
-__all__ = ["KEYWORDS", "SocketIOServer", "engine_config", "listen_error"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["KEYWORDS", "SocketIOServer", "listen_error"]
 
 logger = logging.getLogger("webpy_socketio")
 
 #: Keywords of pywsgi's server, and TLS keywords that it passes on.
-KEYWORDS = [
-    *("backlog", "environ", "error_log", "handler_class", "log", "spawn"),
-    *("ca_certs", "cert_reqs", "certfile", "ciphers", "do_handshake_on_connect", "keyfile"),
-    *("server_side", "ssl_context", "ssl_version", "suppress_ragged_eofs"),
-]
-
-forking.call_in_child(cluster.reset_after_fork)
-forking.call_in_child(engines.clear)
+KEYWORDS = list(PyWSGIKeywords.__annotations__)
 
 #: Seconds for handing open connections to other workers when this one stops.
 _HANDOFF_TIMEOUT = 2.0
@@ -66,8 +69,9 @@ class SocketIOServer(EngineServer):
         application: The WSGI application, returned by ``app.wsgifunc()``.
         resource: First part of the URL path of Socket.IO.
         peers: The other workers that share the listening socket; passed by the command line and
-            by the
-            gunicorn worker.
+            by the gunicorn worker.
+        runtime: Handlers, sockets and plugins of the server. Servers with different runtimes are
+            independent. Default: the runtime of the module's functions and decorators.
         **keywords: Settings, and keywords of ``gevent.pywsgi.WSGIServer``.
 
     Raises:
@@ -78,11 +82,14 @@ class SocketIOServer(EngineServer):
         >>> server.serve_forever()
     """
 
-    #: Seconds that handlers have to finish when the server stops.
+    #: Seconds for handlers to finish when the server stops.
     stop_timeout = 5
 
     #: Whether `serve_forever` logs the address; the command line prints it instead.
     announces = True
+
+    #: Called without arguments when `stop` begins, before connections are closed.
+    on_stopping: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -90,57 +97,81 @@ class SocketIOServer(EngineServer):
         application: Any = None,
         resource: str = "socket.io",
         peers: PeerWorkers | None = None,
-        **keywords: Any,
+        runtime: Runtime = default_runtime,
+        **keywords: Unpack[ServerKeywords],
     ) -> None:
         check_patching()
         if application is None:
             raise SettingsError("SocketIOServer needs an application: app.wsgifunc()")
         if not callable(application):
-            hint = "; give it app.wsgifunc()" if isinstance(application, web.application) else ""
+            hint = "; pass app.wsgifunc()" if isinstance(application, web.application) else ""
             raise SettingsError(f"the application is not callable{hint}")
         if getattr(application, "__func__", None) is web.application.wsgifunc:
             raise SettingsError(
                 "the application must be app.wsgifunc(), not app.wsgifunc: add the parentheses"
             )
-        given_settings = {
-            name: keywords.pop(name) for name in list(keywords) if settings_module.is_setting(name)
-        }
-        for name in keywords:
+        pywsgi: dict[str, Any] = {**keywords}
+        given_settings = {name: pywsgi.pop(name) for name in list(pywsgi) if is_setting(name)}
+        for name in pywsgi:
             if name not in KEYWORDS:
-                hint = settings_module.suggest(name, KEYWORDS)
+                hint = suggest(name, KEYWORDS)
                 raise SettingsError(f"SocketIOServer() takes no keyword {name!r}{hint}")
+        if not isinstance(runtime, Runtime):
+            raise SettingsError(f"runtime must be a Runtime, not {type(runtime).__name__}")
+        self.runtime = runtime
         #: The effective settings.
-        self.settings = settings = settings_module.resolve(given_settings, web.config)
-        self._sources = settings_module.snapshot(web.config)
+        self.settings = settings = runtime.sources.resolve(given_settings, web.config)
+        self._sources = runtime.sources.snapshot(web.config)
         resource = resource.strip("/")
         if not resource:
             raise SettingsError(
                 'resource is empty; it must be the path of Socket.IO, such as "socket.io"'
             )
         add_resource(resource)
-        self._plugins = PluginManager(settings.plugins)
-        self._limits = cluster.limits_of(settings)
+        self._plugins = PluginManager(settings.plugins, runtime)
+        self._limits = limits_of(settings)
         self._watchdog = Watchdog(settings.block_warning) if settings.block_warning else None
-        self._dispatcher = WebDispatcher(self._limits)
-        config = engine_config(settings, "" if peers is None else peers.prefix)
+        self._dispatcher = WebDispatcher(runtime.cluster, self._limits)
         plugin_namespaces = self._plugins.namespaces(settings)
-        self._socketio = SocketIO(self._dispatcher, config, plugin_namespaces)
-        engine = Engine(self._socketio, config, f"/{resource}/")
-        engine.packet_received = packet_received
+        self._namespaces = AllowedNamespaces(settings.namespaces)
+        self._socketio = SocketIO(self._dispatcher, settings, plugin_namespaces, self._namespaces)
+        engine = Engine(self._socketio, settings, f"/{resource}/")
+        engine.packet_received = self._dispatcher.packet_received
         if listener is None:
             listener = (settings.host, settings.port)
         self._stopping: gevent.event.Event | None = None
+        self._is_draining = False
+        self._health = (
+            HealthChecks(f"{engine.path}health", self._reports_draining, self._current_backplane)
+            if settings.health
+            else None
+        )
         self._joined = False
+        self._status_service: StatusService | None = None
         self._force = gevent.event.Event()
         try:
-            super().__init__(listener, engine, application, peers, **keywords)
+            super().__init__(listener, engine, application, peers, **pywsgi)
         except OSError as error:  # ssl.SSLError is one
-            files = (keywords.get("certfile"), keywords.get("keyfile"))
+            files = (pywsgi.get("certfile"), pywsgi.get("keyfile"))
             raise SettingsError(
                 f"TLS cannot be enabled with certfile and keyfile {files}: {error}"
             ) from error
         self.environ[RESOURCE_KEY] = resource  # for socketio_scripts()
+        self.environ[PARSER_KEY] = settings.parser
         self.environ[ORIGINS_KEY] = engine.origins
+
+    def respond_early(self, environ: dict[str, Any]) -> Response | None:
+        return None if self._health is None else self._health.respond(environ)
+
+    def begin_draining(self) -> None:
+        """Report ``draining`` to health checks; connections are accepted until `stop`."""
+        self._is_draining = True
+
+    def _reports_draining(self) -> bool:
+        return self._is_draining or self.engine.stopping
+
+    def _current_backplane(self) -> Backplane | None:
+        return self.runtime.registry.backplane
 
     def log_unmatched(self, environ: dict[str, Any], code: int) -> None:
         log_misrouted(environ, code, self.engine.path, self.engine.notices)
@@ -169,22 +200,37 @@ class SocketIOServer(EngineServer):
             ) from error
         joined = False
         try:
-            registry.attach(self._limits)
-            cluster.join(self.settings)
+            self.runtime.registry.attach(self._limits, self._namespaces.names)
+            self.runtime.cluster.join(self.settings)
             joined = True
+            recovery = self.runtime.registry.recovery
+            if recovery is not None:
+                self.engine.confirm_positions(recovery.last_number)
             self._plugins.install(self.settings)
+            self._dispatcher.start_adopting()
         except BaseException:
             # Roll back: close the listener and uninstall the plugins.
+            self._dispatcher.stop_adopting()
             self._plugins.uninstall()
             if joined:
-                cluster.leave()
+                self.runtime.cluster.leave()
             self.close()
             raise
         super().start()
         self._joined = True
         if self._watchdog is not None:
             self._watchdog.start()
-        engines.append(self.engine)
+        self.runtime.engines.append(self.engine)
+        self.runtime.status.add(
+            ServerEntry(
+                self.engine,
+                location(self.address, self.ssl_enabled),
+                None if self.peers is None else self.peers.name,
+                list(self.settings.plugins),
+                self._reports_draining,
+                self.settings.backplane,
+            )
+        )
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until `stop` is called or SIGINT or SIGTERM arrives; then stop gracefully.
@@ -193,11 +239,12 @@ class SocketIOServer(EngineServer):
         http://127.0.0.1:8000/ (Ctrl-C stops)". Without a logging configuration the line is written
         to standard error, like the lines of requests; ``log=None`` disables both.
 
-        A second signal ends the draining of connections (``SOCKETIO_DRAIN_TIME``) at once. After a
-        signal has stopped the server, further signals are ignored, because the program is ending.
+        A second signal ends the delay (``SOCKETIO_DRAIN_DELAY``) and the draining of connections
+        (``SOCKETIO_DRAIN_TIME``) at once. After a signal has stopped the server, further signals
+        are ignored, because the program is ending.
 
         Args:
-            stop_timeout: Seconds that requests and handlers have to finish. Default: the attribute
+            stop_timeout: Seconds for requests and handlers to finish. Default: the attribute
                 `stop_timeout`, 5 seconds.
 
         Raises:
@@ -217,8 +264,11 @@ class SocketIOServer(EngineServer):
             nonlocal is_signalled
             if is_signalled:
                 self.force_close()
+            if is_signalled or not self._has_drain_delay():
+                self.close()
+            else:
+                gevent.spawn(self.stop, stop_timeout)
             is_signalled = True
-            self.close()
 
         if threading.current_thread() is threading.main_thread():
             watchers = {
@@ -226,6 +276,7 @@ class SocketIOServer(EngineServer):
                 for number in (signal.SIGINT, signal.SIGTERM)
             }
             forking.reset_in_child(*watchers)
+        self.open_status_socket()
         if self.announces:
             self._announce()
         try:
@@ -246,10 +297,13 @@ class SocketIOServer(EngineServer):
         are closed gradually, within ``SOCKETIO_DRAIN_TIME``. Requests and handlers then have
         `timeout` seconds to finish, before GreenletExit is raised in the handlers.
 
+        With ``SOCKETIO_DRAIN_DELAY``, the server first listens for that time, and its health check
+        reports that it drains. Workers leave this delay to their supervisor.
+
         In a handler, the method returns at once; the server stops in another greenlet.
 
         Args:
-            timeout: Seconds that requests and handlers have to finish. Default: `stop_timeout`.
+            timeout: Seconds for requests and handlers to finish. Default: `stop_timeout`.
         """
         if self._dispatcher.handling():
             # In a new greenlet: a handler must not wait for its own end.
@@ -260,10 +314,19 @@ class SocketIOServer(EngineServer):
             return
         self._stopping = gevent.event.Event()
         try:
+            self.begin_draining()
+            if self.on_stopping is not None:
+                self.on_stopping()
+            if self._has_drain_delay():
+                self._force.wait(self.settings.drain_delay)
             self.close()
+            self._dispatcher.stop_adopting()
             self.engine.drain(self.settings.drain_time, self._force)
             deadline = time.monotonic() + (self.stop_timeout if timeout is None else timeout)
             self.engine.close()
+            began = time.monotonic()
+            self._dispatcher.end_suspended(deadline - began - 1.0)
+            deadline += time.monotonic() - began
             self.engine.wait_answered(deadline - time.monotonic())
             if not self._dispatcher.wait(deadline - time.monotonic()):
                 self._interrupt()
@@ -271,14 +334,27 @@ class SocketIOServer(EngineServer):
             if self._watchdog is not None:
                 self._watchdog.stop()
             self.leave_peers(_HANDOFF_TIMEOUT)
+            if self._status_service is not None:
+                self._status_service.close()
             self.dispose()
             self._socketio.dispose()
             self._plugins.uninstall()
             if self._joined:
                 self._joined = False
-                engines.remove(self.engine)
-                cluster.leave()
+                self.runtime.engines.remove(self.engine)
+                self.runtime.status.remove(self.engine)
+                self.runtime.cluster.leave()
             self._stopping.set()
+
+    @property
+    def released_sessions(self) -> int:
+        """Number of sessions that have moved to other servers, while this one runs or stops."""
+        recovery = self.runtime.registry.recovery
+        return 0 if recovery is None or recovery.moves is None else recovery.moves.released
+
+    def _has_drain_delay(self) -> bool:
+        """Return whether `stop` listens for SOCKETIO_DRAIN_DELAY; workers have a supervisor."""
+        return self.peers is None and self.started and self.settings.drain_delay > 0
 
     def _announce(self) -> None:
         if not self.started:
@@ -293,14 +369,23 @@ class SocketIOServer(EngineServer):
                 sys.stderr.write(f"{text}\n")
 
     def _warn_late_settings(self) -> None:
-        late = settings_module.changed(self._sources, web.config)
-        self._sources = settings_module.snapshot(web.config)
+        sources = self.runtime.sources
+        late = sources.changed(self._sources, web.config)
+        self._sources = sources.snapshot(web.config)
         if late:
             logger.warning(
                 "%s: set after the server was created, so it has no effect; set it before "
                 "SocketIOServer(...), or pass it as keyword",
                 ", ".join(late),
             )
+
+    def open_status_socket(self) -> None:
+        """Answer ``webpy-socketio status`` until the server has stopped.
+
+        `serve_forever` calls this. Failures, as on a read-only file system, are logged at INFO.
+        """
+        if self._status_service is None:
+            self._status_service = open_status_service(self.runtime.answer, self.peers)
 
     def force_close(self) -> None:
         """Close the remaining connections at once while the server is draining."""
@@ -315,38 +400,6 @@ class SocketIOServer(EngineServer):
         logger.error(
             "%d connections cannot be closed: their handlers ignore GreenletExit", remaining
         )
-
-
-def engine_config(settings: settings_module.Settings, prefix: str = "") -> EngineConfig:
-    """Return the limits and timeouts of an engine or HTTP server that follow from `settings`."""
-    return EngineConfig(
-        session_prefix=prefix,
-        ping_interval=settings.ping_interval,
-        ping_timeout=settings.ping_timeout,
-        upgrade_timeout=settings.upgrade_timeout,
-        connect_timeout=settings.connect_timeout,
-        max_message_size=settings.max_message_size,
-        outbox_bytes=settings.outbox_bytes,
-        outbox_packets=settings.outbox_packets,
-        write_timeout=settings.write_timeout,
-        max_sessions=settings.max_sessions,
-        max_sessions_per_address=settings.max_sessions_per_address,
-        max_connections_per_address=settings.max_connections_per_address,
-        max_bodies_size=settings.max_bodies_size,
-        header_timeout=settings.header_timeout,
-        body_timeout=settings.body_timeout,
-        idle_timeout=settings.idle_timeout,
-        max_body_size=settings.max_body_size,
-        inbox_events=settings.inbox_events,
-        transports=tuple(settings.transports),
-        namespaces=tuple(settings.namespaces),
-        allowed_origins=settings.allowed_origins,
-        trusted_proxies=tuple(settings.trusted_proxies),
-        allowed_hosts=settings.allowed_hosts,
-        session_suffix=f".{settings.machine}" if settings.machine else "",
-        # WSGI decodes paths as Latin-1 (PEP 3333).
-        path_prefix=settings.path_prefix.encode().decode("latin-1"),
-    )
 
 
 def listen_error(error: OSError, address: Any) -> ListenError:

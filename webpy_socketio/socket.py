@@ -10,28 +10,38 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from webpy_socketio import signals
-from webpy_socketio.acknowledgement import Acknowledgement
+from webpy_socketio.acknowledgement import Acknowledgement, AckSender
+from webpy_socketio.arguments import check_close, check_seconds
+from webpy_socketio.backplane.filters import RecipientFilter
 from webpy_socketio.bus.receivers import ResolvedReceivers
+from webpy_socketio.bus.stages import Stage
 from webpy_socketio.channels import check_name
+from webpy_socketio.cluster import Cluster
 from webpy_socketio.engine.io.packets import Message
 from webpy_socketio.engine.io.throttled_log import ThrottledLog
-from webpy_socketio.engine.socketio.connection import Connection
-from webpy_socketio.engine.socketio.packets import encode_event
-from webpy_socketio.exceptions import ChannelError, EncodeError, WrongContext
-from webpy_socketio.registry import Limits, Namespace, registry, send_sent_signal
-from webpy_socketio.signals import Stage
+from webpy_socketio.engine.socketio.connection import AckReceiver, Connection
+from webpy_socketio.exceptions import ChannelError, WrongContext
+from webpy_socketio.registry import Limits, Namespace
+from webpy_socketio.targets import Target, add_channels, encode
+from webpy_socketio.volatile import VolatileSender
 
-__all__ = ["RESERVED_EVENTS", "SessionRef", "Socket", "encode"]
-
-#: Event names of the protocol extension for channels; not available for messages.
-RESERVED_EVENTS = frozenset(("__subscribe__", "__unsubscribe__", "__channel__"))
+__all__ = ["SessionRef", "Socket"]
 
 
 class Host(Protocol):
     """The part of the dispatcher that a socket uses."""
 
+    cluster: Cluster
     notices: ThrottledLog
+
+    def adopt(self, socket: Socket) -> None:
+        """Take over a socket that a server of the same runtime has accepted."""
+
+    def release_socket(self, socket: Socket) -> None:
+        """Leave a socket to another server of the same runtime."""
+
+    def end(self, socket: Socket, reason: str) -> None:
+        """Send the last stages of a socket."""
 
     def enter_context(self, socket: Socket) -> None:
         """Prepare the greenlet of the socket for a handler."""
@@ -58,7 +68,8 @@ class SessionRef:
 class Socket:
     """A connected client.
 
-    Handlers receive it as their second argument. Sockets are hashable and compare by identity.
+    Handlers receive it as their second argument. Sockets are hashable and compare by identity. In a
+    process that was forked from the server, methods raise `WrongContext`.
     """
 
     __slots__ = (
@@ -68,9 +79,12 @@ class Socket:
         "_limits",
         "_namespace",
         "_pending_signals",
+        "_registry",
+        "_signals",
         "answering",
         "context",
         "in_message",
+        "namespace",
         "outbox",
         "receiver_cache",
         "request",
@@ -78,19 +92,23 @@ class Socket:
     )
 
     def __init__(
-        self, connection: Connection, namespace: Namespace, limits: Limits, host: Host
+        self, connection: Connection, namespace: Namespace[Socket], limits: Limits, host: Host
     ) -> None:
         #: WSGI environ of the handshake.
         self.request: dict[str, Any] = connection.session.environ
         #: Data of the application; lives as long as the connection.
         self.context: dict[str, Any] = {}
+        #: Name of the Socket.IO namespace.
+        self.namespace: str = namespace.name
         #: Sockets and channels of the namespace; internal.
         self._namespace = namespace
+        self._registry = namespace.registry
+        self._signals = namespace.registry.signals
         self.outbox = connection.session.outbox
         #: Content of `web.ctx` while a handler runs.
         self.web_context: dict[str, Any] | None = None
         #: Cache of the handlers for its events; see `OrderedSignal.resolve`.
-        self.receiver_cache: dict[Any, tuple[int, ResolvedReceivers]] | None = None
+        self.receiver_cache: dict[Any, tuple[Any, ResolvedReceivers]] | None = None
         #: Whether handlers of a message are running.
         self.in_message = False
         #: Id of the requested acknowledgement, or the deferred acknowledgement.
@@ -116,14 +134,18 @@ class Socket:
         return SessionRef(self._connection.id)
 
     @property
-    def namespace(self) -> str:
-        """Name of the Socket.IO namespace."""
-        return self._namespace.name
-
-    @property
     def connected(self) -> bool:
         """Whether the client is connected."""
         return self._connection.connected
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the connection was lost and the client may resume it.
+
+        Only with ``SOCKETIO_RECOVERY_TIME``. The socket keeps its channels and its context, and
+        messages to it are retained; `connected` is False.
+        """
+        return False
 
     @property
     def transport(self) -> str:
@@ -154,6 +176,11 @@ class Socket:
         """Throttled log of invalid data from clients; internal."""
         return self._host.notices
 
+    @property
+    def owner(self) -> Any:
+        """The runtime; internal, use `Runtime.of`."""
+        return self._registry.owner
+
     # -- send to this client
 
     def send(self, message: Any) -> None:
@@ -163,6 +190,7 @@ class Socket:
             message: JSON-serializable value, or ``bytes``.
 
         Raises:
+            CallerError: The `connecting` gate of this socket has not returned yet.
             EncodeError: `message` cannot be represented as JSON, or is too large.
         """
         self.emit("message", message)
@@ -175,16 +203,27 @@ class Socket:
             *args: JSON-serializable values; ``bytes`` are sent as binary attachments.
 
         Raises:
-            EncodeError: An argument cannot be represented as JSON, or the event is too large.
+            CallerError: The `connecting` gate of this socket has not returned yet.
+            EncodeError: An argument cannot be represented as JSON, the event is too large, or its
+                name is reserved.
 
         Example:
             >>> socket.emit("progress", 40, "percent")
         """
         message = self._encode(event, args)
-        if signals.sent.receivers:
-            registry.call_soon(self._send_with_signal, message)
+        if self._signals.sent.receivers:
+            self._registry.call_soon(self._send_with_signal, message)
         else:
-            registry.call_soon(self._connection.send, message)
+            self._registry.call_soon(self._connection.send, message)
+
+    @property
+    def volatile(self) -> VolatileSender:
+        """Sends events that are dropped while this client has unsent data.
+
+        Example:
+            >>> socket.volatile.emit("position", 12, 7)
+        """
+        return VolatileSender(self)
 
     def call(self, event: str, *args: Any, timeout: float = 10.0) -> Any:
         """Send an event and wait for the acknowledgement of the client.
@@ -198,21 +237,26 @@ class Socket:
             The argument of the acknowledgement. Without arguments it is None, with several a list.
 
         Raises:
+            CallerError: The `connecting` gate of this socket has not returned yet, or `timeout` is
+                not a positive number.
             CallTimeout: The client did not acknowledge in time.
-            Disconnected: The connection closed before the acknowledgement.
-            EncodeError: An argument cannot be represented as JSON, or the event is too large.
+            ContentError: The acknowledgement exceeds a content limit.
+            Disconnected: The client is not connected, or disconnected during the call.
+            EncodeError: An argument cannot be represented as JSON, the event is too large, or its
+                name is reserved.
             WrongContext: Called on the hub of gevent, which must not wait.
 
         Example:
             >>> name = socket.call("ask", "What is your name?", timeout=60)
         """
+        check_seconds("call", timeout)
         message = self._encode(event, args)  # raises EncodeError in the calling thread
-        if signals.sent.receivers:
-            registry.call_soon(self._send_sent_signal, message)
-        answer = registry.run_on_hub(self._connection.call, event, args, timeout)
+        if self._signals.sent.receivers:
+            self._registry.call_soon(self._send_sent_signal, message)
+        answer = self._registry.run_on_hub(self._connection.call, event, args, timeout)
         return answer[0] if len(answer) == 1 else answer or None
 
-    def withhold_acknowledgement(self) -> Acknowledgement:
+    def withhold_acknowledgement(self, timeout: float | None = None) -> Acknowledgement:
         """Defer the acknowledgement of the event being handled.
 
         For handlers of messages and custom events. Their return values are not sent; call the
@@ -220,10 +264,16 @@ class Socket:
         event share one object. If a handler raises, the client receives an error after all handlers
         have run, unless the event was acknowledged before.
 
+        Args:
+            timeout: Seconds until the client receives ``{"error": "timeout"}`` if the event was not
+                acknowledged before. None waits without a limit, or keeps the timeout that another
+                handler of the event has set; the last timeout replaces an earlier one.
+
         Returns:
             The deferred acknowledgement. It has no effect if the client did not request one.
 
         Raises:
+            CallerError: `timeout` is not a positive number.
             WrongContext: Called outside a handler of a message, or in another greenlet.
 
         Example:
@@ -239,17 +289,61 @@ class Socket:
                 "greenlets and threads"
             )
         if not isinstance(self.answering, Acknowledgement):
-            self.answering = Acknowledgement(self._connection, self.answering)
+            self.answering = Acknowledgement(self.ack_sender, self._registry, self.answering)
+        if timeout is not None:
+            self.answering.set_timeout(timeout)
         return self.answering
 
-    def disconnect(self) -> None:
+    def disconnect(self, close: bool = False) -> None:
         """Close the connection after sending queued messages.
 
-        The stock client does not reconnect automatically after this.
+        The reason is "server namespace disconnect". The stock client does not reconnect
+        automatically after this. Has no effect after the client has disconnected.
+
+        Args:
+            close: Close the session, with the client's connections to all namespaces. Each of them
+                ends with the same reason.
+
+        Raises:
+            CallerError: `close` is not a bool.
         """
-        registry.call_soon(self._connection.disconnect)
+        self._registry.call_soon(self._connection.disconnect, check_close(close))
 
     # -- send to other clients
+
+    @property
+    def others(self) -> Target:
+        """All other sockets of the namespace.
+
+        Example:
+            >>> socket.others.volatile.emit("position", 12, 7)
+        """
+        excluded = RecipientFilter((self._connection.id,))
+        return Target(self._host.cluster, self._namespace.name, None, excluded)
+
+    def to(self, *channels: str) -> Target:
+        """Return the other members of channels as a target.
+
+        Args:
+            *channels: Names of channels.
+
+        Returns:
+            The target, without this socket.
+
+        Raises:
+            CallerError: No channel was given.
+            ChannelError: A name is not valid.
+
+        Example:
+            >>> socket.to("room-1", "room-2").emit("news", {"text": "hello"})
+        """
+        cluster = self._host.cluster
+        return Target(
+            cluster,
+            self._namespace.name,
+            add_channels(cluster, (), channels),
+            RecipientFilter((self._connection.id,)),
+        )
 
     def broadcast(self, message: Any) -> None:
         """Send a message to all other sockets of the namespace.
@@ -260,7 +354,7 @@ class Socket:
         Raises:
             EncodeError: `message` cannot be represented as JSON, or is too large.
         """
-        self._broadcast(message, self)
+        self._namespace.send(self._encode_broadcast(message), skip=self)
 
     def send_and_broadcast(self, message: Any) -> None:
         """Send a message to all sockets of the namespace, including this one.
@@ -271,7 +365,7 @@ class Socket:
         Raises:
             EncodeError: `message` cannot be represented as JSON, or is too large.
         """
-        self._broadcast(message, None)
+        self._namespace.send(self._encode_broadcast(message))
 
     def broadcast_channel(self, message: Any, channel: str | None = None) -> None:
         """Send a message to all other subscribers of a channel.
@@ -285,7 +379,8 @@ class Socket:
             EncodeError: `message` cannot be represented as JSON, or is too large.
             ChannelError: `channel` is not a valid name.
         """
-        self._broadcast_channel(message, channel, self)
+        channels = self.channels if channel is None else (self._check_name(channel),)
+        self._namespace.send(self._encode_broadcast(message), channels, skip=self)
 
     def send_and_broadcast_channel(self, message: Any, channel: str | None = None) -> None:
         """Send a message to all subscribers of a channel and to this socket.
@@ -301,16 +396,16 @@ class Socket:
             EncodeError: `message` cannot be represented as JSON, or is too large.
             ChannelError: `channel` is not a valid name.
         """
-        self._broadcast_channel(message, channel, None)
+        channels = self.channels if channel is None else (self._check_name(channel),)
+        self._namespace.send(self._encode_broadcast(message), channels, also=self)
 
     # -- channels
 
     def subscribe(self, channel: str) -> bool:
         """Subscribe to a channel.
 
-        Runs the `subscribing` gate first. When called outside the handlers of this socket, the
-        method returns once the socket is subscribed; receivers of `subscribe` run after the events
-        that are already queued.
+        Runs the `subscribing` gate first. Outside the handlers of this socket, the method returns
+        once the socket is subscribed, and receivers of `subscribe` run after the queued events.
 
         Args:
             channel: Name of the channel.
@@ -319,11 +414,14 @@ class Socket:
             True if the socket is newly subscribed, False if it was subscribed or has disconnected.
 
         Raises:
-            Refused: A gate rejected the subscription.
+            CallerError: The `connecting` gate of this socket has not returned yet.
             ChannelError: The name is not valid, or the socket has reached
                 ``SOCKETIO_MAX_CHANNELS``.
+            Refused: A gate rejected the subscription.
         """
-        return bool(registry.run_on_hub(self._host.run_in_context, self, self._subscribe, channel))
+        return bool(
+            self._registry.run_on_hub(self._host.run_in_context, self, self._subscribe, channel)
+        )
 
     def unsubscribe(self, channel: str) -> bool:
         """Unsubscribe from a channel.
@@ -338,12 +436,29 @@ class Socket:
             ChannelError: The name is not valid.
         """
         return bool(
-            registry.run_on_hub(
+            self._registry.run_on_hub(
                 self._host.run_in_context, self, self.unsubscribe_for_client, channel
             )
         )
 
+    def emit_volatile(self, event: str, args: tuple[Any, ...]) -> None:
+        """Send an event, unless the client has unsent data; used by `volatile`."""
+        self._registry.call_soon(self._send_volatile, self._encode(event, args))
+
     # -- for the dispatcher
+
+    def accept(self) -> bool:
+        """Accept the connection; return False if it was closed in the meantime."""
+        return self._connection.accept()
+
+    @property
+    def ack_sender(self) -> AckSender:
+        """Sends the acknowledgement of the event that is handled."""
+        return self._connection
+
+    def is_lost_with(self, connection: Connection) -> bool:
+        """Return whether the end of `connection` has suspended the socket."""
+        return False
 
     def subscribe_for_client(self, channel: Any, on_subscribed: Callable[[], None]) -> bool:
         """Subscribe; call `on_subscribed` as soon as the socket is a member, before any message."""
@@ -353,14 +468,40 @@ class Socket:
         self, channel: Any, on_unsubscribed: Callable[[], None] = _do_nothing
     ) -> bool:
         """Unsubscribe; call `on_unsubscribed` before the handlers of `unsubscribe`."""
-        check_name(channel, self._limits.max_channel_length)
+        self._check_name(channel)
         # A closed connection keeps its list of channels only for its last handlers.
-        changed = self.connected and self._namespace.leave(self, channel)
+        changed = self._is_open and self._namespace.leave(self, channel)
         on_unsubscribed()
         if changed:
             self.receiver_cache = None
-            self._send_signal(signals.unsubscribe, channel=channel, reason=None)
+            self._send_signal(self._signals.unsubscribe, {"channel": channel, "reason": None})
         return changed
+
+    # -- for requests of servers
+
+    @property
+    def opened_at(self) -> float:
+        """Time of the handshake, in seconds since the epoch."""
+        return self._connection.session.opened_at
+
+    def expect_acknowledgement(self, number: int, receiver: AckReceiver) -> None:
+        """Pass the acknowledgement with an id to a receiver."""
+        self._connection.expect_ack(number, receiver)
+
+    def forget_acknowledgement(self, number: int) -> None:
+        """Ignore the acknowledgement with an id."""
+        self._connection.forget_ack(number)
+
+    def report_error(self, exception: Exception, what: str) -> None:
+        """Send an exception as ``error``; `what` describes the failed component."""
+        self._host.run_in_context(self, self._signals.report_error, self, exception, what)
+
+    # -- for the dispatcher
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether the socket can subscribe and unsubscribe."""
+        return self._connection.connected
 
     @property
     def handling(self) -> bool:
@@ -377,24 +518,34 @@ class Socket:
     def _subscribe(
         self, channel: Any, on_subscribed: Callable[[], None] = _do_nothing, by_client: bool = False
     ) -> bool:
-        check_name(channel, self._limits.max_channel_length)
-        if not self.connected:
+        self._check_name(channel)
+        if not self._is_open:
             self._connection.check_begun()
             return False
-        channels = self._namespace.channels
-        if channel in channels.channels_of(self):
+        held = self._namespace.channels.channels_of(self)
+        if channel in held:
             on_subscribed()
             return False
-        self._check_channel_limit()
-        signals.check_gate(signals.subscribing, self, channel=channel, by_client=by_client)
+        self._check_channel_limit(len(held))
+        signals = self._signals
+        if signals.is_observed(signals.subscribing):
+            signals.check_gate(signals.subscribing, self, channel=channel, by_client=by_client)
         changed = self._namespace.join(self, channel, partial(self._may_join, channel))
-        if not self.connected:
+        if not self._is_open:
             return False
         on_subscribed()
         if changed:
             self.receiver_cache = None
-            self._send_signal(signals.subscribe, channel=channel)
+            self._send_signal(signals.subscribe, {"channel": channel})
         return changed
+
+    def _send_volatile(self, message: Message) -> None:
+        if self.outbox.is_congested:
+            return
+        if self._signals.sent.receivers:
+            self._send_with_signal(message)
+        else:
+            self._connection.send(message)
 
     def _send_with_signal(self, message: Message) -> None:
         self._connection.send(message)
@@ -402,9 +553,9 @@ class Socket:
 
     def _send_sent_signal(self, message: Message) -> None:
         if self.connected:
-            send_sent_signal(self._namespace.name, message, [self])
+            self._namespace.send_sent_signal(message, [self])
 
-    def _send_signal(self, stage: Stage, **keywords: Any) -> None:
+    def _send_signal(self, stage: Stage, keywords: dict[str, Any]) -> None:
         """Send a signal at once, or queue it if called outside the handlers of this socket.
 
         Events of a connection are handled one at a time. Waiting here could deadlock if the
@@ -412,7 +563,9 @@ class Socket:
         """
         inbox = self._connection.inbox
         if inbox.current and not self._pending_signals:
-            signals.emit(stage, self, **keywords)
+            signals = self._signals
+            if signals.handled.receivers or not stage.is_idle():
+                signals.emit(stage, self, **keywords)
         else:  # keeps the order of queued signals
             self._pending_signals += 1
             inbox.put(self._send_signal_in_order, stage, keywords)
@@ -421,59 +574,35 @@ class Socket:
         self._pending_signals -= 1
         self._host.enter_context(self)
         try:
-            signals.emit(stage, self, **keywords)
+            self._signals.emit(stage, self, **keywords)
         finally:
             self._host.release()
 
     def _may_join(self, channel: str) -> bool:
         # While the gate was waiting, the client may have disconnected or subscribed again.
-        if not self.connected:
+        if not self._is_open:
             return False
-        if channel not in self._namespace.channels.channels_of(self):
-            self._check_channel_limit()
+        held = self._namespace.channels.channels_of(self)
+        if channel not in held:
+            self._check_channel_limit(len(held))
         return True
 
-    def _check_channel_limit(self) -> None:
+    def _check_channel_limit(self, count: int) -> None:
         limit = self._limits.max_channels
-        if len(self._namespace.channels.channels_of(self)) >= limit:
+        if count >= limit:
             raise ChannelError(
                 f"channel limit reached: a socket may subscribe to {limit} channels "
                 "(SOCKETIO_MAX_CHANNELS)"
             )
 
-    def _broadcast(self, message: Any, skip: Socket | None) -> None:
-        encoded = self._encode("message", (message,), self._limits.broadcast_bytes)
-        registry.call_soon(self._namespace.broadcast, encoded, skip)
+    def _check_name(self, channel: Any) -> str:
+        return check_name(channel, self._limits.max_channel_length)
 
-    def _broadcast_channel(self, message: Any, channel: str | None, skip: Socket | None) -> None:
-        if channel is not None:
-            check_name(channel, self._limits.max_channel_length)
-        encoded = self._encode("message", (message,), self._limits.broadcast_bytes)
-        registry.call_soon(self._deliver_channel, encoded, channel, skip)
-
-    def _deliver_channel(self, message: Message, channel: str | None, skip: Socket | None) -> None:
-        names = self._namespace.channels.channels_of(self) if channel is None else (channel,)
-        also = self if skip is None and self.connected else None
-        self._namespace.broadcast_channels(message, names, skip, also)
-
-    def _encode(self, event: str, args: tuple[Any, ...], max_bytes: int | None = None) -> Message:
-        limit = self._limits.outbox_bytes if max_bytes is None else max_bytes
-        return encode(self._namespace.name, event, args, limit)
-
-
-def encode(namespace: str, event: str, args: tuple[Any, ...], max_bytes: int) -> Message:
-    """Encode an event for sending.
-
-    Raises:
-        EncodeError: The event cannot be represented as JSON, is too large, or has a reserved name.
-    """
-    if not isinstance(event, str):
-        raise EncodeError(f"the name of an event must be text, not {type(event).__name__}")
-    if event in RESERVED_EVENTS:
-        raise EncodeError(f'"{event}" is reserved: choose another name for the event')
-    message = encode_event(namespace, event, args)
-    if message.size > max_bytes:
-        raise EncodeError(
-            f"a message of {message.size} bytes exceeds the limit of {max_bytes} bytes"
+    def _encode(self, event: str, args: tuple[Any, ...]) -> Message:
+        return encode(
+            self._registry.parser, self._namespace.name, event, args, self._limits.outbox_bytes
         )
-    return message
+
+    def _encode_broadcast(self, message: Any) -> Message:
+        limit = self._limits.broadcast_bytes
+        return encode(self._registry.parser, self._namespace.name, "message", (message,), limit)

@@ -23,9 +23,9 @@ from typing import Any, ClassVar
 import gevent
 from gevent import monkey
 
-from webpy_socketio import signals
 from webpy_socketio.bus.introspection import describe
-from webpy_socketio.bus.patterns import ChannelPattern
+from webpy_socketio.bus.patterns import NamePattern
+from webpy_socketio.bus.signals import Signals
 from webpy_socketio.engine.http.wsgi import RequestHandler
 from webpy_socketio.engine.io.throttled_log import safe_repr
 
@@ -163,11 +163,12 @@ def _describe_page(values: dict[str, Any]) -> str:
 
 #: Functions that call application code, and how to describe the call from their variables.
 _DESCRIPTIONS: dict[CodeType, Callable[[dict[str, Any]], str]] = {
-    signals.emit.__code__: lambda values: _describe_receiver(values["stage"].name, values),
-    signals._run_gate.__code__: lambda values: _describe_receiver(values["gate"].name, values),
-    signals._send_handled.__code__: lambda values: _describe_receiver("handled", values),
-    signals.report_error.__code__: lambda values: _describe_receiver("error", values),
-    ChannelPattern._match.__code__: lambda values: (
+    Signals.emit.__code__: lambda values: _describe_receiver(values["stage"].name, values),
+    Signals.emit_message.__code__: lambda values: _describe_receiver("message", values),
+    Signals._run_gate.__code__: lambda values: _describe_receiver(values["gate"].name, values),
+    Signals._send_handled.__code__: lambda values: _describe_receiver("handled", values),
+    Signals.report_error.__code__: lambda values: _describe_receiver("error", values),
+    NamePattern._match.__code__: lambda values: (
         f"the pattern of {values['self'].description}, in which a repetition contains a repetition,"
     ),
     RequestHandler.run_application.__code__: _describe_page,

@@ -51,15 +51,20 @@ void client_close(struct client *client, bool disconnect_first)
     client->stage = LEAVING;
 }
 
-static void end(struct client *client)
+void client_lose(struct client *client)
 {
-    if (client->stage != LEAVING)
-        die("the server closed connection %d", client->number);
     close(client->source.fd);
     free(client->rest);
     client->rest = NULL;
     client->rest_length = client->skipping = 0;
     client->stage = GONE;
+}
+
+static void end(struct client *client)
+{
+    if (client->stage != LEAVING)
+        die("the server closed connection %d", client->number);
+    client_lose(client);
     if (client->closed)
         client->closed(client);
 }
@@ -67,10 +72,13 @@ static void end(struct client *client)
 static void packet(struct client *client, const char *text, size_t length)
 {
     switch (length ? text[0] : 0) {
-    case '0':
-        client_send(client, "40");
+    case '0': {
+        char connect[512];
+        snprintf(connect, sizeof connect, "40%s", client->auth ? client->auth : "");
+        client_send(client, connect);
         client->stage = JOINING;
         break;
+    }
     case '2':
         if (client->stage != LEAVING)
             client_send(client, "3");
@@ -80,6 +88,8 @@ static void packet(struct client *client, const char *text, size_t length)
             die("the server rejected the connection: %.*s", (int)length, text);
         if (text[1] == '0') {
             client->stage = READY;
+            if (client->accepted)
+                client->accepted(client, text, length);
             client->connected(client);
         } else if (client->stage == READY) {
             client->received(client, text, length);

@@ -39,8 +39,8 @@ double now(void)
     return read_clock(CLOCK_MONOTONIC);
 }
 
-/* The CPU clock of another process has a resolution of nanoseconds, and includes all threads, user
- * and system time; /proc/<pid>/stat has the same in steps of 10 ms. */
+/* The CPU clock of another process has a resolution of nanoseconds. It includes all threads, user
+ * and system time. /proc/<pid>/stat has a resolution of 10 ms. */
 void watch_server(pid_t pid)
 {
     if (server_count == MAX_SERVERS)

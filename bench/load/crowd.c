@@ -12,6 +12,7 @@
 #define TIMEOUT 30
 
 struct client controller;
+int crowd_share = 1;
 
 static struct client *members;
 static int next, last, opened, subscriptions;
@@ -54,7 +55,7 @@ static void subscribe(struct client *client)
     for (int i = 0; i < count; i++) {
         if (subscriptions)
             snprintf(packet, sizeof packet, "42%d[\"__subscribe__\",\"bench-%d-%d\"]", i, i,
-                     client->number);
+                     client->number / crowd_share);
         else
             snprintf(packet, sizeof packet, "420[\"__subscribe__\",\"bench\"]");
         client_send(client, packet);

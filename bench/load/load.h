@@ -74,6 +74,8 @@ struct client {
     struct source source;
     enum stage stage;
     int number;                   /* index, used by the owner */
+    const char *auth;             /* JSON that is sent with CONNECT, or NULL */
+    void (*accepted)(struct client *, const char *packet, size_t); /* the response to CONNECT, or NULL */
     void (*connected)(struct client *);                            /* the namespace is connected */
     void (*received)(struct client *, const char *packet, size_t); /* an event or acknowledgement */
     void (*closed)(struct client *);                               /* after `client_close` */
@@ -84,6 +86,7 @@ struct client {
 void client_open(struct client *client);
 void client_send(struct client *client, const char *packet); /* an Engine.IO packet, as a frame */
 void client_close(struct client *client, bool disconnect_first); /* with a Socket.IO disconnect? */
+void client_lose(struct client *client); /* close the connection without a close frame */
 
 /* -- crowd.c ----------------------------------------------------------------------------------- */
 
@@ -92,8 +95,11 @@ extern struct client controller;
 
 struct client *crowd(int size); /* allocate */
 
+/* Clients with consecutive numbers that subscribe to the same channels; 1 by default. */
+extern int crowd_share;
+
 /* Open clients[from..to), a few at a time, each subscribed to `channels` channels that end in
- * the client's number, or to "bench" if it is 0; `received` is called for all that follows. */
+ * the client's number / crowd_share, or to "bench" if it is 0; `received` is called for all that follows. */
 void crowd_open(struct client *clients, int from, int to, int channels,
                 void (*received)(struct client *, const char *, size_t));
 void controller_open(void);

@@ -35,9 +35,9 @@ void rewatch(struct source *source, uint32_t events)
     control(source, EPOLL_CTL_MOD, events);
 }
 
-/* Returns whether stop() was called before `end`. Never sleeps: the server's `send` would have to
- * wake the load, at the server's expense (2 us on a kernel where the whole `send` takes 6), and more
- * often for slow servers. */
+/* Returns whether stop() was called before `end`. Never sleeps: otherwise the server's `send` wakes
+ * the load, at the server's expense. This takes 2 us on a kernel where the whole `send` takes 6, and
+ * happens more often for slow servers. */
 static bool run_until(double end)
 {
     struct epoll_event events[512];
@@ -84,7 +84,7 @@ int dial(void)
         die("no more sockets: %s", strerror(errno));
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    /* Choose the port on connect: it only has to be unused for this pair of addresses. */
+    /* Choose the port on connect: it must be unused for this pair of addresses only. */
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
     struct sockaddr_in here = {.sin_family = AF_INET,
                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + dialled++ % 100)};

@@ -83,6 +83,54 @@ static void echo(void)
     closed_loop(option("seconds", 1));
 }
 
+/* -- messages to a room, acknowledged ---------------------------------------------------------- */
+
+/* Clients send the event "room" with the name of their room; the server broadcasts to the other
+ * members, then acknowledges. Each waits for its acknowledgement before it sends again. */
+static size_t room_sent, room_acknowledged, room_messages;
+static bool room_closed;
+
+static void send_to_room(struct client *client)
+{
+    char packet[160];
+    snprintf(packet, sizeof packet,
+             "421[\"room\",\"bench-0-%d\",\"How do you do? Very well, thank you, and yourself?\"]",
+             client->number / crowd_share);
+    room_sent++;
+    client_send(client, packet);
+}
+
+static void room_received(struct client *client, const char *packet, size_t length)
+{
+    if (length >= 12 && !memcmp(packet, "42[\"message\"", 12)) {
+        room_messages++;
+        return;
+    }
+    if (length < 3 || memcmp(packet, "431", 3))
+        die("neither a message nor an acknowledgement: %.*s", (int)length, packet);
+    room_acknowledged++;
+    unit_done();
+    if (!room_closed)
+        send_to_room(client);
+}
+
+/* `rooms` rooms of `members` clients each. */
+static void rooms(void)
+{
+    int size = (int)option("members", 10), count = size * (int)option("rooms", 1);
+    struct client *clients = crowd(count);
+    crowd_share = size;
+    crowd_open(clients, 0, count, 1, room_received);
+    for (int i = 0; i < count; i++)
+        send_to_room(&clients[i]);
+    closed_loop(option("seconds", 1));
+    room_closed = true;
+    for (double end = now() + TIMEOUT; now() < end; run_for(0.05))
+        if (room_acknowledged == room_sent && room_messages == room_sent * (size_t)(size - 1))
+            return;
+    die("%zu of %zu messages were received", room_messages, room_sent * (size_t)(size - 1));
+}
+
 /* -- subscribing and unsubscribing ------------------------------------------------------------- */
 
 static void send_pair(struct client *client, bool second)
@@ -308,6 +356,118 @@ static void disconnects(void)
     end_figures();
 }
 
+/* -- clients that return ----------------------------------------------------------------------- */
+
+/* Maximum of connections that are being opened: below the length of the server's listen queue. */
+#define RETURNING 500
+
+struct returning {
+    char sid[64], pid[128], offset[64], auth[256];
+    int received;
+};
+
+static struct returning *returnings;
+static struct client *lost;
+static int next_return, back, recovered, missed;
+
+/* Copy the text between `before` and the next quotation mark. */
+static void copy_text(char *to, size_t size, const char *packet, size_t length, const char *before)
+{
+    const char *begin = memmem(packet, length, before, strlen(before));
+    if (!begin)
+        die("%s is missing: %.*s", before, (int)length, packet);
+    begin += strlen(before);
+    const char *end = memchr(begin, '"', (size_t)(packet + length - begin));
+    if (!end || (size_t)(end - begin) >= size)
+        die("not understood: %.*s", (int)length, packet);
+    snprintf(to, size, "%.*s", (int)(end - begin), begin);
+}
+
+static void remember(struct client *client, const char *packet, size_t length)
+{
+    struct returning *its = &returnings[client->number];
+    copy_text(its->sid, sizeof its->sid, packet, length, "\"sid\":\"");
+    copy_text(its->pid, sizeof its->pid, packet, length, "\"pid\":\"");
+}
+
+static void first_received(struct client *client, const char *packet, size_t length)
+{
+    copy_text(returnings[client->number].offset, sizeof returnings->offset, packet, length, "x\",\"");
+    broadcast_received(client, packet, length);
+}
+
+static void recognise(struct client *client, const char *packet, size_t length)
+{
+    char sid[64];
+    copy_text(sid, sizeof sid, packet, length, "\"sid\":\"");
+    recovered += !strcmp(sid, returnings[client->number].sid);
+}
+
+static void return_next(void)
+{
+    if (next_return < members)
+        client_open(&lost[next_return++]);
+}
+
+static void returned(struct client *client)
+{
+    (void)client;
+    return_next();
+}
+
+static void missed_received(struct client *client, const char *packet, size_t length)
+{
+    if (length < 12 || memcmp(packet, "42[\"message\"", 12))
+        die("not a message: %.*s", (int)length, packet);
+    if (++returnings[client->number].received == missed && ++back == members)
+        stop();
+}
+
+/* All clients lose their connections, miss some of the messages that are sent in the meantime, and
+ * return at once. */
+static void returns(void)
+{
+    char json[128];
+    int others = (int)option("others", 1000);
+    missed = (int)option("missed", 20);
+    members = (int)option("clients", 5000);
+    lost = crowd(members);
+    returnings = calloc((size_t)members, sizeof *returnings);
+    if (!returnings)
+        die("no memory");
+    for (int i = 0; i < members; i++)
+        lost[i].accepted = remember;
+    crowd_open(lost, 0, members, 0, first_received);
+    controller_open();
+    go(1, 1, 64);
+    for (int i = 0; i < members; i++) {
+        struct returning *its = &returnings[i];
+        client_lose(&lost[i]);
+        snprintf(its->auth, sizeof its->auth, "{\"pid\":\"%s\",\"offset\":\"%s\"}", its->pid, its->offset);
+        lost[i].auth = its->auth;
+        lost[i].accepted = recognise;
+        lost[i].connected = returned;
+        lost[i].received = missed_received;
+    }
+    run_for(1);
+    snprintf(json, sizeof json, "{\"count\":%d,\"per_turn\":1,\"size\":64,\"channel\":\"other\"}", others);
+    call("go", json, TIMEOUT);
+    snprintf(json, sizeof json, "{\"count\":%d,\"per_turn\":1,\"size\":64}", missed);
+    call("go", json, TIMEOUT);
+    call("collect", "0", TIMEOUT);
+
+    window = window_open();
+    for (int i = 0; i < RETURNING; i++)
+        return_next();
+    run(TIMEOUT);
+    window = window_close(window);
+    if (recovered != members)
+        die("%d of %d clients were recovered", recovered, members);
+    figures(window, members);
+    figure("seconds", window.wall);
+    end_figures();
+}
+
 /* -- two processes ----------------------------------------------------------------------------- */
 
 static double near_at, far_at; /* when the first client of each process received the message */
@@ -405,10 +565,12 @@ static const struct {
     {"broadcast", broadcast},
     {"echo", echo},
     {"pairs", pairs},
+    {"rooms", rooms},
     {"connects", connects},
     {"idle", idle},
     {"disconnects", disconnects},
     {"relay", relay},
+    {"returns", returns},
     {"polling-messages", polling_messages_workload},
     {"polling-handshakes", polling_handshakes_workload},
 };

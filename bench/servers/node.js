@@ -3,42 +3,14 @@
 
 const { createServer } = require("node:http");
 const { Server } = require("socket.io");
+const attach = require("./handlers.js");
 
 const [port = 0, handlers = 1, redis] = process.argv.slice(2);
 const http = createServer();
-const io = new Server(http, { serveClient: false });
-const turn = () => new Promise(setImmediate);
-let connected = 0;
-
-async function go({ count, per_turn, size }, acknowledge) {
-  const text = "x".repeat(size);
-  for (let turns = count / per_turn; turns > 0; turns--) {
-    for (let n = 0; n < per_turn; n++) io.to("bench").emit("message", text);
-    await turn();
-  }
-  acknowledge();
-}
-
-io.on("connection", (socket) => {
-  connected++;
-  socket.on("disconnect", () => connected--);
-  socket.on("__subscribe__", (channel, acknowledge) => {
-    socket.join(channel);
-    acknowledge({ ok: true });
-  });
-  socket.on("__unsubscribe__", (channel, acknowledge) => {
-    socket.leave(channel);
-    acknowledge({ ok: true });
-  });
-  socket.on("message", (message, acknowledge) => acknowledge(message));
-  socket.on("go", go);
-  socket.on("count", (nothing, acknowledge) => acknowledge(connected));
-  socket.on("collect", (nothing, acknowledge) => {
-    globalThis.gc();
-    acknowledge();
-  });
-  for (let n = 1; n < handlers; n++) socket.on(`idle-${n}`, () => {});
-});
+// The value of the option as JSON.
+const perMessageDeflate = JSON.parse(process.env.BENCH_COMPRESSION ?? "false");
+const io = new Server(http, { serveClient: false, perMessageDeflate });
+attach(io, handlers, globalThis.gc);
 
 async function listen() {
   if (redis) {

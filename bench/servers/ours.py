@@ -11,6 +11,8 @@ from gevent import monkey
 monkey.patch_all()
 
 import gc
+import itertools
+import os
 import sys
 from typing import Any
 
@@ -25,6 +27,7 @@ from webpy_socketio import (
     on_event,
     on_message,
     socketio_urls,
+    to,
 )
 
 web.config.debug = False  # no reloader
@@ -49,12 +52,20 @@ def echo(request: Any, socket: Any, context: Any, message: Any) -> Any:
     return message
 
 
+@on_event("room")
+def room(request: Any, socket: Any, context: Any, channel: str, message: Any) -> None:
+    socket.broadcast_channel(message, channel)
+
+
 @on_event("go")
-def go(request: Any, socket: Any, context: Any, order: dict[str, int]) -> None:
-    text = "x" * order["size"]
+def go(request: Any, socket: Any, context: Any, order: dict[str, Any]) -> None:
+    messages = itertools.cycle(order.get("messages") or ["x" * order["size"]])
     for _ in range(order["count"] // order["per_turn"]):
         for _ in range(order["per_turn"]):
-            broadcast_channel(text, "bench")
+            if "channel" in order:  # it may have no subscribers
+                to(order["channel"]).send(next(messages))
+            else:
+                broadcast_channel(next(messages), "bench")
         gevent.sleep(0)
 
 
@@ -99,6 +110,8 @@ def main(port: str = "0", handlers: str = "1", redis: str | None = None) -> None
         log=None,
         max_sessions=50_000,
         backplane=redis,
+        compression="BENCH_COMPRESSION" in os.environ,
+        recovery_time=float(os.environ.get("BENCH_RECOVERY", 0)),
     )
     server.start()
     sys.stdout.write(f"{server.server_port}\n")

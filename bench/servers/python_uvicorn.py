@@ -41,6 +41,10 @@ async def echo(sid: str, message: Any) -> Any:
     return message
 
 
+async def room(sid: str, channel: str, message: Any) -> None:
+    await server.emit("message", message, room=channel, skip_sid=sid)
+
+
 async def go(sid: str, order: dict[str, int]) -> None:
     text = "x" * order["size"]
     for _ in range(order["count"] // order["per_turn"]):
@@ -67,7 +71,7 @@ def main() -> None:
     server.on("__subscribe__", subscribe)
     server.on("__unsubscribe__", unsubscribe)
     server.on("message", echo)
-    for handler in (go, count, collect):
+    for handler in (room, go, count, collect):
         server.on(handler.__name__, handler)
     for number in range(int(handlers) - 1):
         server.on(f"idle-{number}", idle)

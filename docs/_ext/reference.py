@@ -1,7 +1,7 @@
 """Sphinx directives that generate reference pages from the code.
 
 ``.. settings:: NAME ...``
-    The named settings of `webpy_socketio.config.settings.SETTINGS`. Without names: those that no
+    The named settings of `webpy_socketio.config.settings.Settings`. Without names: those that no
     other directive of the page names.
 ``.. stages::``
     The signals and decorators of the stages, in order.
@@ -25,6 +25,7 @@ from sphinx.application import Sphinx
 from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
 from sphinx.ext.napoleon import GoogleDocstring
+from sphinx.util import inspect as sphinx_inspect
 from sphinx.util.docutils import SphinxDirective
 
 from webpy_socketio import events, exceptions, plugins, signals
@@ -168,6 +169,8 @@ def _parameters(node: pending_xref) -> set[str]:
     documented = pydoc.locate(name) if name else None
     if not callable(documented):
         return set()
+    if inspect.isclass(documented):  # its `__new__` may accept any arguments
+        documented = documented.__init__
     try:
         return set(inspect.signature(documented).parameters)
     except ValueError:  # builtin types without a signature, such as exceptions
@@ -181,7 +184,13 @@ def _exists(name: str) -> bool:
 def omit_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """Omit the constructor's signature of classes that only the package instantiates."""
+    """Omit the constructor's signature of classes that only the package instantiates.
+
+    A class whose `__new__` selects a subclass has the signature of its `__init__`.
+    """
+    if signature and what == "class" and {"__new__", "__init__"} <= set(vars(obj)):
+        found = sphinx_inspect.signature(obj.__init__, bound_method=True)
+        return sphinx_inspect.stringify_signature(found, show_return_annotation=False), ""
     return ("", "") if name in INTERNAL_CONSTRUCTORS and signature else None
 
 

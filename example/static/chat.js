@@ -18,6 +18,7 @@ const socket = new io.Socket({ reconnection: false }); // connection.js reconnec
 const NAME = `name in ${channel}`;
 let wanted = recall();
 let me = null; // that name, once the server has accepted it
+let joined = false; // whether the server knows it on the current connection
 let addressee = null; // recipient of private messages
 
 const history = new History(
@@ -30,7 +31,7 @@ const history = new History(
 );
 const outbox = new Outbox(
   ({ text, token, to }) => {
-    if (!socket.connected || !me) return null;
+    if (!socket.connected || !joined) return null;
     return to ? ask("private", to, { text, token }) : ask("message", { text, token });
   },
   ({ text, to }, error) => {
@@ -44,19 +45,25 @@ const people = new People(socket.presence(channel), who, {
   log: addEvent,
 });
 const typists = new Typists();
-const typing = new Typing((on) => socket.connected && socket.emit("typing", on));
+const typing = new Typing((on) => socket.connected && socket.volatile.emit("typing", on));
 const privates = new Set(); // tokens of private messages: repetitions are not shown
 
 // The connection
 
 socket.on("connect", async () => {
   people.resume();
+  joined = Boolean(socket.recovered && me);
+  if (joined) {
+    outbox.flush(); // this page has its name, and receives what it missed
+    return;
+  }
   await history.catchUp(); // the extension has subscribed already
   if (wanted && socket.connected) join();
   $("log").ariaLive = "polite"; // screen readers read new messages only, not the history
 });
 
 socket.on("disconnect", () => {
+  joined = false;
   people.suspend();
   typists.clear();
 });
@@ -122,7 +129,7 @@ async function join() {
 
 $("leave").addEventListener("click", () => {
   typing.stopped();
-  if (socket.connected) socket.emit("leave");
+  socket.emit("leave"); // sent later, if the connection is lost: the server keeps the name until then
   enter(null);
 });
 
@@ -130,6 +137,7 @@ $("leave").addEventListener("click", () => {
 function enter(name) {
   const before = me;
   me = wanted = name;
+  joined = Boolean(me);
   remember(name);
   $("me").textContent = name;
   $("join").hidden = Boolean(me);

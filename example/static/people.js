@@ -4,6 +4,7 @@ import { $, avatar, bdi, button, element } from "./parts.js";
 
 const SETTLE_MS = 6000; // after a lost connection users return one by one: nothing is logged during this time
 const LATE_MS = 5000; // a message and its author's presence arrive in any order, at most this far apart
+const RETURN_MS = 3000; // leaving is logged after this time: a reload is a new connection
 const GATHER_MS = 1000; // after a logged change, further changes are gathered for this time
 
 export class People {
@@ -19,7 +20,9 @@ export class People {
     Object.assign(this, { presence, who, writeTo, sendAway, log });
     presence.on("change", () => {
       this.show();
-      if (this.#pause === null && this.#logChanges()) this.#pauseFor(GATHER_MS);
+      if (this.#pause !== null) return;
+      if (this.#hasLeft()) this.#pauseFor(RETURN_MS);
+      else if (this.#logChanges()) this.#pauseFor(GATHER_MS);
     });
   }
 
@@ -127,6 +130,14 @@ export class People {
     for (const [key] of went) this.#gone.set(key, Date.now());
     this.#logged = here;
     return came.length + went.length > 0;
+  }
+
+  // Whether a user whose presence was logged is not here.
+  #hasLeft() {
+    const { members, count } = this.presence;
+    if (!this.#logged || members.size !== count) return false;
+    const here = this.#here();
+    return [...this.#logged.keys()].some((key) => !here.has(key) && !this.#early.has(key));
   }
 
   // The other users in the room, as a Map from `identity` to the name.

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import gevent.event
@@ -34,7 +33,6 @@ def run(make: Make, config: EngineConfig, port: int = 3000, workers: int = 1) ->
     if _WORKER in os.environ:
         descriptor, name, folder = os.environ[_WORKER].split(":", 2)
         peers = PeerWorkers(folder, int(name))
-        config = replace(config, session_prefix=peers.prefix)
         _serve(make(socket.socket(fileno=int(descriptor)), config, peers))
     elif workers == 1:
         _serve(make(("127.0.0.1", port), config, None))

@@ -35,32 +35,43 @@ COOKIES = (
 )
 
 
-class Receiver:
-    """Sends "hi", responds to the commands of the suite, and echoes other messages."""
+class Commands:
+    """Responds to the commands of the suite, and echoes other messages."""
 
-    def opened(self, session: Session) -> None:
-        session.send("hi")
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        #: The headers of the last POST.
+        self.headers: dict[str, str] = {}
 
-    def message(self, session: Session, data: str | bytes) -> None:
+    def message(self, data: str | bytes) -> None:
         if data == "give binary":
             data = bytes(range(5))
         elif data == "give utf8":
             data = "пойду спать всем спокойной ночи"
         elif data == "sendHeaders":
-            data = json.dumps(session.data).decode()
-        session.send(data)
+            data = json.dumps(self.headers).decode()
+        self._session.send(data)
 
-    def closed(self, session: Session, reason: str) -> None:
+    def closed(self, reason: str) -> None:
         pass
 
 
+class CommandsApplication:
+    """Sends "hi" to each session."""
+
+    def opened(self, session: Session) -> Commands:
+        session.send("hi")
+        return Commands(session)
+
+
 class RecordingEngine(Engine):
-    """An engine that stores the headers of the last POST in `Session.data`."""
+    """An engine that stores the headers of the last POST in `Commands.headers`."""
 
     def respond(self, environ: dict[str, Any], watch: Watch) -> Response:
         session = self.sessions.get(sid_in(environ["QUERY_STRING"]))
         if session is not None and environ["REQUEST_METHOD"] == "POST":
-            session.data = {
+            assert isinstance(session.receiver, Commands)
+            session.receiver.headers = {
                 name.removeprefix("HTTP_").replace("_", "-").lower(): value
                 for name, value in environ.items()
                 if name.startswith("HTTP_")
@@ -79,7 +90,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 def make(listener: Any, config: EngineConfig, peers: PeerWorkers | None) -> EngineServer:
-    engine = RecordingEngine(Receiver(), config, "/engine.io/")
+    engine = RecordingEngine(CommandsApplication(), config, "/engine.io/")
     return EngineServer(listener, engine, application, peers, log=None)
 
 

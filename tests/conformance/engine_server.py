@@ -24,18 +24,25 @@ CONFIG = EngineConfig(
 class Echo:
     """Echoes every message with its type."""
 
-    def opened(self, session: Session) -> None:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def message(self, data: str | bytes) -> None:
+        self._session.send(data)
+
+    def closed(self, reason: str) -> None:
         pass
 
-    def message(self, session: Session, data: str | bytes) -> None:
-        session.send(data)
 
-    def closed(self, session: Session, reason: str) -> None:
-        pass
+class EchoApplication:
+    """Creates an `Echo` for each session."""
+
+    def opened(self, session: Session) -> Echo:
+        return Echo(session)
 
 
 def make(listener: Any, config: EngineConfig, peers: PeerWorkers | None) -> EngineServer:
-    engine = Engine(Echo(), config, "/engine.io/")
+    engine = Engine(EchoApplication(), config, "/engine.io/")
     return EngineServer(listener, engine, peers=peers, log=None)
 
 

@@ -37,8 +37,9 @@ from webpy_socketio.engine.engine import sid_in
 CONFIG = EngineConfig(
     ping_interval=2.0,
     allowed_origins=["*"],
-    namespaces=("/", "/foo", "/timeout_socket", "/valid", "/asd", "/abc", "/no"),
 )
+
+NAMESPACES = ["/", "/foo", "/timeout_socket", "/valid", "/asd", "/abc", "/no"]
 
 #: Minimum duration of a handshake in seconds; the suite tests clients that do not wait for it.
 HANDSHAKE = 0.01
@@ -182,8 +183,9 @@ def make(listener: Any, config: EngineConfig, peers: PeerWorkers | None) -> Engi
         delayed,
         peers=peers,
         ping_interval=config.ping_interval,
+        recovery_time=60,
         allowed_origins=list(config.allowed_origins or ()),
-        namespaces=list(config.namespaces),
+        namespaces=NAMESPACES,
         plugins=[],
         log=None,
     )

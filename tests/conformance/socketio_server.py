@@ -29,7 +29,6 @@ CONFIG = EngineConfig(
     connect_timeout=1.0,
     max_message_size=1_000_000,
     allowed_origins=["*"],
-    namespaces=("/", "/custom"),
 )
 
 
@@ -57,7 +56,8 @@ class Conformance:
 
 
 def make(listener: Any, config: EngineConfig, peers: PeerWorkers | None) -> EngineServer:
-    engine = Engine(SocketIO(Conformance(), config), config, "/socket.io/")
+    socketio = SocketIO(Conformance(), config, namespaces=("/", "/custom"))
+    engine = Engine(socketio, config, "/socket.io/")
     return EngineServer(listener, engine, peers=peers, log=None)
 
 

@@ -3,7 +3,7 @@
 ``python tests/fuzz/fuzz_codecs.py [TARGET] [libFuzzer options, such as -max_total_time=3600]``
 
 Without a target, the first byte of each input selects one. Failing inputs are saved to
-``cases/<target>/``, where `tests/test_fuzz.py` runs them: fix the parser, and keep the file.
+``cases/<target>/``, where `tests/unit/test_fuzz.py` runs them: fix the parser, and keep the file.
 """
 
 from __future__ import annotations

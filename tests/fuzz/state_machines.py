@@ -207,26 +207,30 @@ class Request:
 
 
 class RecordingReceiver:
-    """A receiver that records its calls; the messages "!close" and "!fail" are commands."""
+    """The application and receiver of one session, which records its calls.
+
+    The messages "!close" and "!fail" are commands.
+    """
 
     def __init__(self) -> None:
         self.opens: list[Session] = []
         self.messages: list[Data] = []
         self.closes: list[str] = []
 
-    def opened(self, session: Session) -> None:
+    def opened(self, session: Session) -> RecordingReceiver:
         self.opens.append(session)
+        return self
 
-    def message(self, session: Session, data: Data) -> None:
+    def message(self, data: Data) -> None:
         assert not self.closes, "a message after the end"
         if data == "!close":
-            session.close("forced close")
+            self.opens[0].close("forced close")
         elif data == "!fail":
             raise RuntimeError("requested by the test")
         else:
             self.messages.append(data)
 
-    def closed(self, session: Session, reason: str) -> None:
+    def closed(self, reason: str) -> None:
         self.closes.append(reason)
 
 

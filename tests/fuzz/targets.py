@@ -14,14 +14,15 @@ from pathlib import Path
 
 from webpy_socketio.channels import check_name
 from webpy_socketio.engine.engineio.origins import Origins
-from webpy_socketio.engine.engineio.payloads import decode_packet, decode_payload
+from webpy_socketio.engine.engineio.payloads import decode_payload
 from webpy_socketio.engine.engineio.rejections import explain_origin
 from webpy_socketio.engine.engineio.requests import RequestError, read_query
 from webpy_socketio.engine.forwarding.hosts import parse_host
 from webpy_socketio.engine.forwarding.proxies import PEER_KEY, TrustedProxies
 from webpy_socketio.engine.http.parser import BadRequest, parse_head, read_body, read_head
 from webpy_socketio.engine.io import json
-from webpy_socketio.engine.io.packets import MESSAGE, SEPARATOR, Message
+from webpy_socketio.engine.io.packets import MESSAGE, SEPARATOR, Message, decode_packet
+from webpy_socketio.engine.socketio import msgpack
 from webpy_socketio.engine.socketio.packets import (
     ACK,
     EVENT,
@@ -30,7 +31,9 @@ from webpy_socketio.engine.socketio.packets import (
     Packet,
     encode_ack,
     encode_event,
+    event_body,
 )
+from webpy_socketio.engine.socketio.parser import as_json
 from webpy_socketio.exceptions import ChannelError, ContentError, ProtocolError
 
 CASES = Path(__file__).parent / "cases"
@@ -104,6 +107,32 @@ def _check_packet(packet: Packet) -> None:
         return
     assert message.count <= 1 + MAX_ATTACHMENTS
     assert _receive(message) == packet
+
+
+def msgpack_packets(data: bytes) -> None:
+    """Decode one message as MessagePack."""
+    try:
+        packet = msgpack.new_decoder().feed(data)
+    except ProtocolError:
+        return
+    if packet.error is not None:
+        return
+    assert packet.namespace.startswith("/")
+    if packet.type == EVENT:
+        message = msgpack.encode_event(packet.namespace, packet.data[0], packet.data[1:], packet.id)
+    elif packet.type == ACK and packet.id is not None:
+        message = msgpack.encode_ack(packet.namespace, packet.id, packet.data)
+    else:
+        assert packet.data is None or isinstance(packet.data, dict)
+        return
+    assert message.text is None
+    assert msgpack.new_decoder().feed(message.attachments[0]) == packet
+    # Other processes receive the event as JSON.
+    if packet.type == EVENT:
+        event = as_json(message)
+        body = event_body(packet.namespace, event)
+        again = msgpack.from_json(packet.namespace, body, event.attachments)
+        assert msgpack.new_decoder().feed(again.attachments[0]) == packet._replace(id=None)
 
 
 def _receive(message: Message) -> Packet | None:
@@ -213,6 +242,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "payloads": payloads,
     "packets": packets,
     "socketio_packets": socketio_packets,
+    "msgpack_packets": msgpack_packets,
     "json": json_texts,
     "heads": heads,
     "bodies": bodies,
@@ -285,6 +315,19 @@ WORDS = [
     ),
     *(
         b"__proto__",
+        b"\xa9__proto__\x01",
+        b"\x83\xa4type\x02\xa3nsp\xa1/\xa4data\x92\xa1x",
+        b"\xa2id\x01",
+        b"\xd4\x00\x00",
+        b"\xc7\x01\x00a",
+        b"\xd7\x00\x00\x00\x01\x99\x00\x00\x00\x00",
+        b"\xd6\xff\x00\x00\x00\x00",
+        b"\xcb\x7f\xf0\x00\x00\x00\x00\x00\x00",
+        b"\xc4\x01a",
+        b"\xdd\x00\x00\x00\x02",
+        b"\xdf\x00\x00\x00\x01",
+        b"\x91\x91",
+        b"\x81\xa1a",
         b"\xed\xa0\x80",
         b"\xf4\x90\x80\x80",
         b"\xc0\x80",

@@ -1,65 +1,12 @@
-// Scenarios for the stock client with the channel extension, run by tests/test_js_client.py.
+// Scenarios for the stock client with the channel extension, run by tests/integration/test_js_client.py.
 //
 //   node client.mjs SCENARIO URL TRANSPORTS BUILD
 //
-// TRANSPORTS is "polling", "websocket" or "polling,websocket"; BUILD is "node", the client as Node.js
-// programs use it, or "browser", the minified script that pages load.
-//
-// A scenario reports one JSON object per line: {"step": ..., ...}. The test compares the reports and
-// restarts the server at the step "ready".
+// See setup.mjs for the arguments. The test restarts the server at the step "ready".
 
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import vm from "node:vm";
-
-const [scenario, url, transports, build] = process.argv.slice(2);
-const require = createRequire(import.meta.url);
-
-// Classic scripts share the global scope, as in a browser.
-const load = (name) => {
-  const script = new URL(`../../webpy_socketio/static/${name}`, import.meta.url);
-  vm.runInThisContext(readFileSync(script, "utf8"), { filename: script.pathname });
-};
-if (build === "browser") {
-  // Globals of browsers that Node.js lacks, from the packages that the client uses on Node.js.
-  globalThis.XMLHttpRequest = require("xmlhttprequest-ssl").XMLHttpRequest;
-  globalThis.WebSocket = require("ws");
-  globalThis.FileReader = class {
-    async readAsDataURL(blob) {
-      this.result = `data:;base64,${Buffer.from(await blob.arrayBuffer()).toString("base64")}`;
-      this.onload();
-    }
-  };
-  load("socket.io.min.js");
-} else {
-  globalThis.io = require("socket.io-client");
-}
-load("webpy_socketio.js");
-
-const OPTIONS = { transports: transports.split(","), reconnectionDelay: 20, reconnectionDelayMax: 200 };
-
-const report = (step, values = {}) => process.stdout.write(JSON.stringify({ step, ...values }) + "\n");
-
-const open = new Set();
-const newSocket = (options = {}) => {
-  const socket = new io.Socket(url, { ...OPTIONS, ...options });
-  open.add(socket);
-  return socket;
-};
-const next = (emitter, event) => new Promise((resolve) => emitter.once(event, (...args) => resolve(args)));
-const connected = async (options) => {
-  const socket = newSocket(options);
-  const connect = next(socket, "connect");
-  socket.connect();
-  await connect;
-  return socket;
-};
-// Read at "open": on a fast machine the upgrade completes before "connect".
-const firstTransport = (socket) =>
-  new Promise((resolve) => socket.io.once("open", () => resolve(socket.io.engine.transport.name)));
-const asked = (socket, ...args) => new Promise((resolve) => socket.emit(...args, (...answer) => resolve(answer)));
-const sentTo = (socket, channel, data) => new Promise((resolve) => socket.sendTo(channel, data, resolve));
-const bytes = (data) => [...new Uint8Array(data.buffer ?? data, data.byteOffset ?? 0, data.byteLength)];
+import {
+  OPTIONS, asked, bytes, connected, create, firstTransport, newSocket, next, open, report, run, sentTo, url, withChannels,
+} from "./setup.mjs";
 
 const members = (presence) => Object.fromEntries([...presence.members].sort());
 const change = (presence) =>
@@ -88,10 +35,11 @@ const scenarios = {
   },
 
   async stock() {
-    const socket = io(url, OPTIONS); // connects automatically
+    let socket = io(url, OPTIONS); // connects automatically
+    if (withChannels) socket = withChannels(socket);
     open.add(socket);
     await next(socket, "connect");
-    const other = new io.Socket(`${url}/other`, OPTIONS); // with io(), both namespaces would share a connection
+    const other = create(`${url}/other`, OPTIONS); // with io(), both namespaces would share a connection
     report("io", { subscribed: await socket.subscribe("room-1"), apart: other.io !== socket.io, waits: !other.active });
   },
 
@@ -108,6 +56,8 @@ const scenarios = {
     socket.on("question", (number, answer) => answer(number * 2));
     const [answered] = await Promise.all([next(socket, "answered"), socket.emit("ask me", 21)]);
     report("called", { answer: answered });
+    const [all] = await Promise.all([next(socket, "answered"), socket.emit("ask all", 21)]);
+    report("called all", { answer: all });
   },
 
   async binary() {
@@ -172,6 +122,57 @@ const scenarios = {
     report("off", { answer: await socket.unsubscribe("room-1"), channels: socket.channels });
     report("not there any more", { answer: await sentTo(socket, "room-1", "hello") });
     report("not subscribed", { ok: (await socket.unsubscribe("room-9")).ok });
+  },
+
+  // The client puts the query of a namespace into the handshake, and not into the name.
+  async namespaces() {
+    const manager = new io.Manager(url, { ...OPTIONS, query: { token: "secret" } });
+    const [one, two] = [io(`${url}/tenant-1?token=secret`, { ...OPTIONS, forceNew: true }), manager.socket("/tenant-2")];
+    open.add(one).add(two);
+    await Promise.all([next(one, "connect"), next(two, "connect")]);
+    report("tenants", { one: await asked(one, "tenant"), two: await asked(two, "tenant") });
+    console.error = () => {}; // the classic script explains the rejection
+    const unknown = manager.socket("/tenant-x");
+    open.add(unknown);
+    const [error] = await next(unknown, "connect_error");
+    report("unknown", { message: error.message, active: unknown.active });
+    const [received] = await Promise.all([next(two, "message"), one.emit("tell", "/tenant-2", "hello")]);
+    report("told", { received });
+  },
+
+  // socket.disconnect(close=True) on the server, in one of two namespaces of a connection.
+  async closed() {
+    const manager = new io.Manager(url, OPTIONS);
+    const [one, two] = [manager.socket("/"), manager.socket("/tenant-1")];
+    await Promise.all([next(one, "connect"), next(two, "connect")]);
+    const attempts = [];
+    manager.on("reconnect_attempt", (number) => attempts.push(number));
+    const lasts = Promise.all([next(one, "message"), next(two, "message")]);
+    const reasons = Promise.all([next(one, "disconnect"), next(two, "disconnect")]);
+    const engine = next(manager.engine, "close");
+    one.emit("close all");
+    const [[first], [second]] = await lasts;
+    report("messages", { first, second });
+    report("reasons", { reasons: (await reasons).map(([reason]) => reason), active: [one.active, two.active] });
+    await engine;
+    await new Promise((resolve) => setTimeout(resolve, 10 * OPTIONS.reconnectionDelayMax / 4)); // a reconnection would start
+    report("over", { attempts, connected: [one.connected, two.connected] });
+    open.add(one).add(two);
+    await Promise.all([next(one, "connect"), one.connect()]); // explicitly
+  },
+
+  // Rejections with data: of a connection, a subscription, its renewal, and a message.
+  async refusals() {
+    const rejected = newSocket({ auth: { name: "nobody" } });
+    const [[error]] = await Promise.all([next(rejected, "connect_error"), rejected.connect()]);
+    report("connection", { message: error.message, data: error.data, active: rejected.active });
+    const socket = await connected();
+    report("subscription", { answer: await socket.subscribe("data-1") });
+    report("message", { answer: await asked(socket, "guarded") });
+    await socket.subscribe("once");
+    const renewal = next(socket, "subscribe_error");
+    report("ready");
+    report("renewal", { args: await renewal });
   },
 
   async early() {
@@ -296,6 +297,30 @@ const scenarios = {
     report("recovered", { members: Object.keys(members(here)) });
   },
 
+  async recovery() {
+    const socket = await connected();
+    const seen = [];
+    socket.on("n", (...args) => seen.push(args));
+    socket.on("text", (...args) => seen.push(args));
+    const any = [];
+    socket.onAny((...args) => args[0].startsWith("history_") || any.push(args));
+    await socket.subscribe("room");
+    await socket.subscribe("left");
+    await asked(socket, "speak");
+    await socket.subscribe("stored", { history: 10 });
+    const stored = next(socket, "stored");
+    await asked(socket, "store", "first");
+    report("stored", { args: await stored });
+    for (let round = 0; round < 2; round++) {
+      const [lost, back] = [next(socket, "disconnect"), next(socket, "connect")];
+      socket.io.engine.transport.ws.terminate();
+      await lost;
+      socket.unsubscribe("left");
+      await back;
+    }
+    report("recovered", { recovered: socket.recovered, where: await asked(socket, "where"), seen, any });
+  },
+
   async comeback() {
     const anna = await connected({ auth: { name: "anna" } });
     const ben = await connected({ auth: { name: "ben" }, reconnection: false });
@@ -310,8 +335,44 @@ const scenarios = {
     const left = await change(here);
     report("back", { left, members: Object.keys(members(here)) });
   },
+
+  async history() {
+    const [socket, other] = [await connected(), await connected()];
+    const [messages, gaps] = [[], []];
+    socket.on("history_gap", (channel) => gaps.push(channel));
+    let arrived = () => {};
+    socket.on("message", (message) => arrived(messages.push(message)));
+    const arrival = (message) => new Promise((resolve) => {
+      (arrived = () => messages.at(-1) === message && resolve())();
+    });
+    await asked(other, "publish", ["one", "two", "three"]);
+    report("subscribed", { answer: await socket.subscribe("log-1", { history: 2 }) });
+    await asked(other, "publish", ["four"]);
+    await arrival("four");
+    report("received", { messages });
+    const lost = next(socket, "disconnect");
+    socket.io.engine.close();
+    await Promise.all([lost, asked(other, "publish", ["five", "six"])]);
+    await arrival("six");
+    report("continued", { messages, gaps, channels: socket.channels });
+    report("again", { answer: await socket.subscribe("log-1", { history: 2 }) });
+    const logged = [];
+    console.error = (text) => logged.push(text);
+    report("without", { answer: await socket.subscribe("room-1", { history: 2 }), logged });
+    report("refused", { answer: await socket.subscribe("log-private", { history: 2 }) });
+    report("off", { answer: await socket.unsubscribe("log-1") });
+    await asked(other, "publish", ["seven", "eight", "nine"]);
+    report("anew", { answer: await socket.subscribe("log-1", { history: 1 }) });
+    await arrival("nine");
+    await socket.unsubscribe("room-1");
+    const gap = next(socket, "history_gap");
+    report("ready"); // the store in memory is lost
+    report("gap", { args: await gap });
+    if (!other.connected) await next(other, "connect");
+    await asked(other, "publish", ["ten"]);
+    await arrival("ten");
+    report("end of history", { messages });
+  },
 };
 
-await scenarios[scenario]();
-report("end");
-for (const socket of open) socket.disconnect();
+await run(scenarios);

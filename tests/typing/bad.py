@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from webpy_socketio import (
+    HTTPServer,
     Socket,
+    SocketIOServer,
     broadcast_channel,
     on_connect,
     on_connecting,
@@ -20,6 +22,7 @@ from webpy_socketio import (
     send,
     signals,
 )
+from webpy_socketio.testing import TestServer
 
 Environ = dict[str, Any]
 Context = dict[str, Any]
@@ -143,3 +146,24 @@ def use(socket: Socket) -> None:
     receives(socket).upper()  # wrong
     broadcast_channel("x")  # wrong
     send(5, "x")  # wrong
+
+
+def serve(application: Any) -> None:
+    server = SocketIOServer(
+        ("", 8000),
+        application,
+        ping_interval="10",  # wrong
+        plugins="my.plugin",  # wrong
+        rate_limit_messages=(20, 60, 1),  # wrong
+        presence_key=lambda socket: "key",  # wrong
+        admin_mode="test",  # wrong
+        keyfile=5,  # wrong
+    )
+    SocketIOServer(("", 8000), application, ping_intervall=10)  # wrong
+    SocketIOServer(("", 8000), application, SOCKETIO_PORT=10)  # wrong
+    server.settings.ping_intervall.hex()  # wrong
+    server.settings.ping_interval = 10  # wrong
+    server.settings.backplane.upper()  # wrong
+    HTTPServer(("", 9000), application, server.settings, ping_interval=10)  # wrong
+    TestServer(application, max_channels="many")  # wrong
+    TestServer(application, certfile="cert.pem")  # wrong

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from webpy_socketio import (
+    HTTPServer,
     NoSocket,
     Refused,
+    Runtime,
     Socket,
     SocketIOServer,
     broadcast,
@@ -17,6 +19,8 @@ from webpy_socketio import (
     call_later,
     configure,
     emit,
+    emit_to_servers,
+    everyone,
     off,
     on_connect,
     on_connecting,
@@ -33,7 +37,10 @@ from webpy_socketio import (
     signals,
     socketio_scripts,
     socketio_urls,
+    to,
+    to_sockets,
 )
+from webpy_socketio.testing import Client, TestServer
 
 Environ = dict[str, Any]
 Context = dict[str, Any]
@@ -84,7 +91,7 @@ def none(request: Mapping[str, Any], socket: Socket, context: Context) -> None:
 
 @on_subscribing(channel="^staff-")
 def staff_only(request: Environ, socket: Socket, context: Context, channel: str) -> None:
-    raise Refused("for staff only")
+    raise Refused("for staff only", data={"code": 403})
 
 
 @on_subscribe
@@ -152,12 +159,52 @@ def use() -> None:
         broadcast_channel(b"bytes", "room-1", namespace="/")
         emit("news", 1, 2, channel="room-1")
         send("id", None)
+        votes: list[Any] = to("room-1").call("vote", timeout=5)
+        names: list[str] = [info.id for info in everyone.local.sockets()]
+        emit_to_servers("clear")
+        loads: dict[str, Any] = emit_to_servers("load", timeout=2)
+        assert votes or names or loads
+        everyone.subscribe("room-1")
+        to("room-1").to_sockets("id", *everyone.sockets()).send("private")
+        to_sockets("id").emit("private", 1)
     except NoSocket as error:
         head: str = socketio_scripts() + str(error)
         assert head
     urls = ("/", "index", *socketio_urls)
-    SocketIOServer(("", 8000), application, resource="rt", ping_interval=10)
     assert len(urls) == 4
+
+
+def key(request: Mapping[str, Any], socket: Socket, context: Context) -> str:
+    return str(request["REMOTE_ADDR"]) + socket.session_id
+
+
+def serve(options: dict[str, Any]) -> None:
+    server = SocketIOServer(
+        ("", 8000),
+        application,
+        resource="rt",
+        ping_interval=10,
+        namespaces=["/", "/chat"],
+        trusted_proxies=("10.0.0.0/8", "unix"),
+        backplane=None,
+        presence_key=key,
+        history={"^room-": {"size": 100, "ttl": 3600}},
+        rate_limit_key=lambda request, socket, context: socket.session_id,
+        rate_limit_messages=(0.5, 10),
+        rate_limit_packets=[20, 60],
+        rate_limit_subscriptions=None,
+        admin_mode="production",
+        log=None,
+        certfile="cert.pem",
+        keyfile="key.pem",
+    )
+    SocketIOServer(None, application, **options)
+    seconds: float = server.settings.ping_interval + 1.0
+    port: int = server.settings.port
+    HTTPServer(("", port), application, server.settings, log=None)
+    client = TestServer(application, max_channels=5, timeout=seconds, runtime=Runtime()).connect()
+    again: Client = client.browser.connect()
+    Runtime.of(again.socket).broadcast("hello")
 
 
 def application(environ: Environ, start_response: Any) -> list[bytes]:

@@ -1,58 +1,68 @@
 """Backplane interface: how a broadcast reaches the sockets of other processes.
 
 Without ``SOCKETIO_BACKPLANE`` this package is unused: a single process needs no backplane. With
-``"redis://..."``, broadcasts reach every process with the same Redis server and the same
-``SOCKETIO_BACKPLANE_PREFIX``; see `webpy_socketio.backplane.redis`.
+``"redis://..."`` or another URL of Redis, broadcasts reach every process with the same Redis and
+the same ``SOCKETIO_BACKPLANE_PREFIX``; see `webpy_socketio.backplane.redis` and
+`webpy_socketio.backplane.addresses`.
 
-The signal `gap` reports that messages of other processes may be missing in this process::
-
-    from webpy_socketio.backplane import gap
-
-    @gap.connect
-    def refetch(sender, node, missed, **extra):
-        ...
-
-A backplane does not know sockets. The registry subscribes to topics (`Backplane.subscribe`), and
-the backplane calls its `deliver` callback for each message published on one of them.
+A backplane is independent of sockets. The registry subscribes to topics (`Backplane.subscribe`).
+The backplane calls the `deliver` callback for each message published on one of them, and `on_gap`
+when messages of other processes may be missing (`webpy_socketio.signals.gap`).
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import Counter
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
-import gevent
-
+from webpy_socketio.backplane.envelope import Envelope, Mark
+from webpy_socketio.backplane.filters import NO_FILTER, RecipientFilter
+from webpy_socketio.backplane.requests import Answer, Request
 from webpy_socketio.backplane.topics import Topic
-from webpy_socketio.bus.receivers import OrderedSignal
 from webpy_socketio.engine.io.packets import Message
 
-__all__ = ["MAX_BYTES", "Backplane", "Topic", "Warnings", "counts", "gap", "send_gap"]
-
-logger = logging.getLogger("webpy_socketio")
+__all__ = ["MAX_BYTES", "Backplane", "GapCallback", "Topic", "new_counts"]
 
 #: Bytes of a message that may be published. Redis buffers published messages for each subscriber,
 #: and disconnects a subscriber whose buffer reaches 32 MB.
 MAX_BYTES = 1_000_000
 
-#: Sent when messages of other processes are missing or may be missing.
-#:
-#: Its keywords are ``node``, the process that sent them; ``missed``, their number; and ``topic``,
-#: their `Topic`. All three are None after this process lost its connection to Redis, because the
-#: loss cannot be counted. Receivers run in a new greenlet and may block.
-gap = OrderedSignal("Messages of other processes are missing or may be missing.")
+#: Called with the node that sent missing messages, their number and their topic. All three are None
+#: if the messages are unknown, as after an outage.
+GapCallback = Callable[[str | None, int | None, Topic | None], None]
 
-#: Counters of events since the process started.
-#:
-#: ``"dropped"`` counts messages that were not published because Redis was unreachable or too slow,
-#: ``"ignored"`` invalid messages received on a topic, and ``"gaps"`` signals sent.
-counts: Counter[str] = Counter()
+
+def new_counts() -> Counter[str]:
+    """Return counters of problems between processes, at zero.
+
+    ``"dropped"`` counts messages that were not published because Redis was unreachable or too slow.
+    ``"ignored"`` counts invalid messages received on a topic, ``"gaps"`` calls of `GapCallback`.
+    """
+    return Counter(dropped=0, ignored=0, gaps=0)
 
 
 class Backplane(Protocol):
     """Interface that the registry uses to reach other processes; for the hub's thread only."""
+
+    #: Problems since the backplane was opened; see `new_counts`.
+    counts: Counter[str]
+
+    #: Called with the topics and marks of each message of `publish` that is not volatile, unless
+    #: None. For a backplane that is not ordered.
+    on_published: Callable[[Sequence[Topic], Sequence[Mark]], None] | None
+
+    #: Called with the topic and envelope of each further copy of a broadcast on several topics,
+    #: which is not delivered, and the number of the broadcast in the order of first copies, unless
+    #: None. For a backplane that is not ordered.
+    on_copy: Callable[[Topic, Envelope, int], None] | None
+
+    #: Whether messages on all topics arrive in one order, the same in all processes. Otherwise only
+    #: those on one topic do, as in a Redis Cluster.
+    is_ordered: bool
+
+    def open(self) -> None:
+        """Subscribe to requests of other servers, and to answers; does not block."""
 
     def subscribe(self, *topics: Topic) -> None:
         """Add a reference to each topic, and subscribe to new ones; does not block."""
@@ -60,58 +70,86 @@ class Backplane(Protocol):
     def unsubscribe(self, *topics: Topic) -> None:
         """Remove a reference to each topic; the last one ends the subscription; does not block."""
 
+    def retire(self, *topics: Topic) -> None:
+        """Unsubscribe, and wait until all earlier messages have arrived; `unsubscribe` follows.
+
+        Raises:
+            BackplaneError: Redis has not confirmed it within a second.
+        """
+
     def wait(self, *topics: Topic) -> None:
         """Wait until Redis has confirmed the subscriptions, or return if waiting is impossible."""
 
-    def publish(self, message: Message, *topics: Topic, skip: str | None = None) -> None:
-        """Send one copy to each other process subscribed to any of the topics; does not block.
+    def wait_until_settled(self, topic: Topic) -> None:
+        """Wait until messages on a topic can be published, and its subscription is confirmed.
 
-        `skip` is the session id of a socket that must not receive the message.
+        It waits for a second at most for each of both. Directly after it, `publish_and_count` does
+        not wait before it publishes.
         """
 
-    def publish_and_count(self, message: Message, topic: Topic) -> bool:
+    def is_subscribed(self, topic: Topic) -> bool:
+        """Return whether messages on a topic reach this process, as Redis has confirmed."""
+
+    def publish(
+        self, message: Message, *topics: Topic, recipients: RecipientFilter = NO_FILTER
+    ) -> None:
+        """Send one copy to each other process subscribed to any of the topics; does not block.
+
+        `recipients` excludes sockets in those processes.
+        """
+
+    def publish_markers(self, topics: Collection[Topic], cut: tuple[str, str]) -> None:
+        """Publish an envelope without an event on topics; does not block.
+
+        It has a place in the order of each topic; see `Envelope.cut`.
+        """
+
+    def positions(self, topic: Topic) -> dict[str, tuple[int, int]]:
+        """Return epoch and number of the last envelope of each node on a topic, own included."""
+
+    @property
+    def received_groups(self) -> int:
+        """Number of the last received broadcast on several topics, if they are not ordered."""
+
+    def publish_and_count(
+        self, message: Message, topic: Topic, recipients: RecipientFilter = NO_FILTER
+    ) -> bool:
         """Publish, wait for the reply, and return whether another process received the message.
 
         Raises:
             BackplaneError: Redis is unreachable or did not reply in time.
         """
 
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent to other processes and received from them."""
+
+    @property
+    def node(self) -> str:
+        """Id of this process in the cluster; new for each start."""
+
+    def send_request(
+        self, message: Message, request: Request, recipients: RecipientFilter = NO_FILTER
+    ) -> None:
+        """Send a request to all servers; does not block."""
+
+    def send_request_and_count(
+        self,
+        message: Message,
+        request: Request,
+        recipients: RecipientFilter = NO_FILTER,
+        topic: Topic = ...,
+    ) -> int:
+        """Send a request, wait, and return the number of processes that received it.
+
+        This process is one of them if its own copy is delivered to it.
+
+        Raises:
+            BackplaneError: Redis is unreachable or did not reply in time.
+        """
+
+    def send_answer(self, message: Message, node: str, answer: Answer) -> None:
+        """Send an answer to a node; does not block."""
+
     def stop(self) -> None:
         """Send queued messages for at most one second, then close the connections."""
-
-
-class Warnings:
-    """Warning log with at most one line per `interval`; further warnings are counted."""
-
-    #: Seconds between two log lines.
-    interval = 10.0
-
-    def __init__(self) -> None:
-        self._next = 0.0
-        self._suppressed = 0
-
-    def warn(self, text: str, *args: Any) -> None:
-        """Log a warning, or count it for the next log line."""
-        now = time.monotonic()
-        if now < self._next:
-            self._suppressed += 1
-            return
-        more = f" (and {self._suppressed} more warnings)" if self._suppressed else ""
-        self._next, self._suppressed = now + self.interval, 0
-        logger.warning(text + more, *args)
-
-
-def send_gap(
-    sender: Any, node: str | None = None, missed: int | None = None, topic: Topic | None = None
-) -> None:
-    """Send `gap` from a new greenlet, so that its receivers cannot delay messages."""
-    counts["gaps"] += 1
-    gevent.spawn(_send_gap, sender, node, missed, topic)
-
-
-def _send_gap(sender: Any, node: str | None, missed: int | None, topic: Topic | None) -> None:
-    for receiver in gap.receivers_for(sender):
-        try:
-            receiver(sender, node=node, missed=missed, topic=topic)
-        except Exception:
-            logger.exception("receiver %r of the signal 'gap' failed", receiver)

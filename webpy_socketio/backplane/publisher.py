@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gevent
 import gevent.event
 
-from webpy_socketio.backplane import Warnings, counts
-from webpy_socketio.backplane.connection import Connector, RedisConnection, reconnect_delays
+from webpy_socketio.backplane.addresses import RedisAddress
+from webpy_socketio.backplane.connection import RedisConnection
+from webpy_socketio.backplane.connector import RedisConnector, reconnect_delays
 from webpy_socketio.backplane.envelope import Mark, encode
+from webpy_socketio.backplane.filters import NO_FILTER, RecipientFilter
 from webpy_socketio.backplane.outage import Outage
 from webpy_socketio.backplane.sequence import SequenceCounter
 from webpy_socketio.backplane.topics import Topic
+from webpy_socketio.backplane.warning_log import WarningLog
 from webpy_socketio.engine.io.packets import Message
 from webpy_socketio.exceptions import BackplaneError
 
@@ -45,11 +49,15 @@ class OutgoingMessage:
     topic: Topic
     mark: Mark
     message: Message | None
-    skip: str | None = None
+    recipients: RecipientFilter = NO_FILTER
     group: int | None = None
     channels: tuple[str, ...] = ()
-    #: Receives the number of processes that got the message.
+    #: Set to the number of processes that received the message.
     result: gevent.event.AsyncResult | None = None
+    #: Further fields of the envelope's header.
+    header: Mapping[str, Any] | None = None
+    #: How often nodes of a Redis Cluster have redirected it.
+    redirects: int = 0
 
     @property
     def size(self) -> int:
@@ -59,23 +67,30 @@ class OutgoingMessage:
 class Publisher:
     """Publishes messages in the order of `put`; for the hub's thread only."""
 
-    def __init__(self, url: str, prefix: str, sequence: SequenceCounter) -> None:
+    def __init__(
+        self,
+        url: str | RedisAddress,
+        prefix: str,
+        sequence: SequenceCounter,
+        counts: Counter[str],
+    ) -> None:
         #: Whether the last attempt to connect succeeded.
         self.connected = False
         #: Set after the first attempt to connect.
         self.attempted = gevent.event.Event()
         #: Reason why there is no connection.
         self.error: BackplaneError | None = None
-        self._connector = Connector(url)
+        self._connector = RedisConnector(url)
         self._prefix = prefix
         self._sequence = sequence
+        self._counts = counts
         self._queue: deque[OutgoingMessage] = deque()
         self._bytes = 0
         self._wake = gevent.event.Event()
         self._stopping = False
         #: Topics on which a sequence number was used whose message may be lost.
         self._lost_topics: dict[Topic, None] = {}
-        self._warnings = Warnings()
+        self._warnings = WarningLog()
         self._outage = Outage(
             "messages to other processes are queued, and dropped when the queue is full"
         )
@@ -91,6 +106,14 @@ class Publisher:
         self._queue.append(outgoing)
         self._bytes += outgoing.size
         self._wake.set()
+
+    def wait_until_attempted(self, topic: Topic) -> None:
+        """Do nothing: the only connection was attempted when the backplane was opened."""
+
+    def check_connected(self, topic: Topic) -> None:
+        """Raise `BackplaneError` if a message on the topic cannot be sent now."""
+        if not self.connected:
+            raise self.error or BackplaneError("Redis has not replied yet")
 
     def stop(self, timeout: float) -> None:
         """Send queued messages for at most `timeout` seconds, then stop."""
@@ -161,7 +184,9 @@ class Publisher:
     def _next_batch(self) -> list[OutgoingMessage]:
         batch: list[OutgoingMessage] = []
         size = 0
-        while self._queue and len(batch) < BATCH and size < BATCH_BYTES:
+        while self._queue and (
+            (len(batch) < BATCH and size < BATCH_BYTES) or _is_same_group(batch[-1], self._queue[0])
+        ):
             outgoing = self._queue.popleft()
             size += outgoing.size
             batch.append(outgoing)
@@ -175,9 +200,7 @@ class Publisher:
     def _send(self, connection: RedisConnection, batch: list[OutgoingMessage]) -> None:
         connection.replies = []
         try:
-            results: list[Any] = list(
-                connection.publish([self._encode(outgoing) for outgoing in batch])
-            )
+            results = self._publish(connection, batch)
         except BaseException as error:
             self._set_results(batch, connection.replies)
             # At most once: messages that may have arrived are not sent again.
@@ -185,6 +208,18 @@ class Publisher:
                 self._drop(outgoing, error)
             raise
         self._set_results(batch, results)
+
+    def _publish(self, connection: RedisConnection, batch: list[OutgoingMessage]) -> list[Any]:
+        if all(outgoing.group is None for outgoing in batch):
+            return connection.publish([self._encode(outgoing) for outgoing in batch])
+        groups: list[list[tuple[bytes, bytes]]] = []
+        last: OutgoingMessage | None = None
+        for outgoing in batch:
+            if last is None or not _is_same_group(last, outgoing):
+                groups.append([])
+            groups[-1].append(self._encode(outgoing))
+            last = outgoing
+        return connection.publish_together(groups)
 
     def _set_results(self, batch: list[OutgoingMessage], results: list[Any]) -> None:
         for outgoing, result in zip(batch, results, strict=False):
@@ -195,10 +230,17 @@ class Publisher:
                 outgoing.result.set(result)
 
     def _encode(self, outgoing: OutgoingMessage) -> tuple[bytes, bytes]:
+        topic, mark, message = outgoing.topic, outgoing.mark, outgoing.message
         envelope = encode(
-            outgoing.mark, outgoing.message, outgoing.skip, outgoing.group, outgoing.channels
+            topic,
+            mark,
+            message,
+            outgoing.recipients,
+            outgoing.group,
+            outgoing.channels,
+            outgoing.header,
         )
-        return outgoing.topic.address(self._prefix), envelope
+        return topic.address(self._prefix), envelope
 
     def _publish_markers(self) -> None:
         """Publish the last sequence number of topics with losses; no message may follow soon."""
@@ -211,7 +253,7 @@ class Publisher:
         if len(self._lost_topics) < MAX_WAITING:
             self._lost_topics[outgoing.topic] = None
         if outgoing.message is not None:
-            counts["dropped"] += 1
+            self._counts["dropped"] += 1
             self._dropped += 1
             self._warnings.warn("a message to other processes was dropped: %s", str(error))
         if outgoing.result is not None:
@@ -227,3 +269,12 @@ class Publisher:
             self._bytes = sum(outgoing.size for outgoing in self._queue)
             for outgoing in waiting:
                 self._drop(outgoing, error)
+
+
+def _is_same_group(one: OutgoingMessage, other: OutgoingMessage) -> bool:
+    """Return whether two messages are copies of one broadcast.
+
+    They are published together: a session that moves between two servers at the same time must not
+    find one copy before its move and another one after it.
+    """
+    return one.group is not None and one.group == other.group

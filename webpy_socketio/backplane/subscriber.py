@@ -1,300 +1,206 @@
-"""Subscriber: one connection to Redis, with one greenlet that reads and one that writes."""
+"""Subscriber: the topics of this process, and the messages received on them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Collection
 
-import gevent
-import gevent.event
-
-from webpy_socketio.backplane import Warnings, counts, send_gap
-from webpy_socketio.backplane.connection import Connector, RedisConnection, reconnect_delays
+from webpy_socketio.backplane import GapCallback
+from webpy_socketio.backplane.addresses import is_cluster
 from webpy_socketio.backplane.envelope import Envelope, InvalidEnvelope, decode, envelope_prefix
-from webpy_socketio.backplane.outage import Outage
-from webpy_socketio.backplane.sequence import Groups, Positions
-from webpy_socketio.backplane.topics import Topic
+from webpy_socketio.backplane.pubsub import PubSub
+from webpy_socketio.backplane.sequence import Groups, Positions, RecentGroups
+from webpy_socketio.backplane.topics import SERVERS, Topic
+from webpy_socketio.backplane.warning_log import WarningLog
 from webpy_socketio.exceptions import BackplaneError
 
 __all__ = ["Subscriber"]
 
 logger = logging.getLogger("webpy_socketio")
 
-#: Seconds between two PINGs, and seconds without a byte after which the connection is dead. A
-#: network may drop an idle connection without notice.
-PING_INTERVAL = 10.0
+#: Seconds without a byte after which the connection is lost. A network may drop an idle connection
+#: without notice.
 READ_TIMEOUT = 15.0
 
 #: Seconds to wait for Redis to confirm a subscription.
 CONFIRM_TIMEOUT = 1.0
 
-#: Messages read before other greenlets run: reading data that is already there does not yield.
-BATCH_SIZE = 64
-
-_UNSUBSCRIBED, _SUBSCRIBING, _SUBSCRIBED, _UNSUBSCRIBING = (
-    "unsubscribed",
-    "subscribing",
-    "subscribed",
-    "unsubscribing",
-)
-
-#: PING sent after the SUBSCRIBE commands of a new connection. Its reply shows that they are in
-#: force.
-_RESUBSCRIBED = b"resubscribed"
-
 
 class _Subscription:
-    """Subscription to one topic, with at most one pending command."""
+    """A topic with sockets of this process."""
 
-    __slots__ = ("address", "changed", "positions", "references", "state", "topic", "unconfirmed")
+    __slots__ = ("positions", "references", "topic", "unconfirmed")
 
-    def __init__(self, topic: Topic, address: bytes) -> None:
+    def __init__(self, topic: Topic) -> None:
         self.topic = topic
-        self.address = address
         #: Number of references.
         self.references = 0
-        self.state = _UNSUBSCRIBED
         #: Whether `wait` returned before Redis had confirmed the subscription.
         self.unconfirmed = False
-        self.changed: gevent.event.Event | None = None
         self.positions = Positions()
-
-    def set_state(self, state: str) -> None:
-        """Store the state and wake the greenlets that wait for it."""
-        self.state = state
-        if self.changed is not None:
-            self.changed.set()
-            self.changed = None
 
 
 class Subscriber:
-    """Subscribes to topics and delivers their messages; for the hub's thread only."""
+    """Subscribes to topics and delivers their messages; for the hub's thread only.
+
+    `on_gap` is called when messages are missing. `on_copy` is called with further copies of a
+    broadcast on topics that are not ordered, which are not delivered, and the number of such
+    broadcasts up to the first copy. Neither may block, like `deliver`.
+    """
 
     def __init__(
-        self, url: str, prefix: str, node: str, deliver: Callable[[Topic, Envelope], None]
+        self,
+        url: str,
+        prefix: str,
+        node: str,
+        deliver: Callable[[Topic, Envelope], None],
+        on_gap: GapCallback,
+        counts: Counter[str],
+        on_copy: Callable[[Topic, Envelope, int], None],
     ) -> None:
-        #: Set after the first attempt to connect.
-        self.attempted = gevent.event.Event()
-        self._connector = Connector(url)
         self._prefix = prefix
         self._own_prefix = envelope_prefix(node)
         self._deliver = deliver
-        self._topics: dict[Topic, _Subscription] = {}
-        self._by_address: dict[bytes, _Subscription] = {}
-        self._dirty: dict[_Subscription, None] = {}
-        self._wake = gevent.event.Event()
-        self._connected = False
-        #: Set when waiting for Redis timed out: no further caller waits until it replies again.
-        self._unresponsive = False
-        #: Whether messages may have been missed while there was no connection.
-        self._missed = False
-        self._groups = Groups()
-        self._warnings = Warnings()
-        self._outage_log = Outage("messages of other processes are missed")
-        self._greenlet = gevent.spawn(self._run)
+        self._on_gap = on_gap
+        self._on_copy = on_copy
+        self._counts = counts
+        self._subscriptions: dict[bytes, _Subscription] = {}
+        self._groups = RecentGroups() if is_cluster(url) else Groups()
+        self._warnings = WarningLog()
+        self._pubsub = PubSub(
+            url,
+            self._on_message,
+            on_subscribed=self._on_subscribed,
+            on_unsubscribed=self._on_unsubscribed,
+            on_resubscribed=self._report_gap,
+            on_lost=self._on_lost,
+            timeout=READ_TIMEOUT,
+        )
+        #: Set after the first attempt to connect.
+        self.attempted = self._pubsub.attempted
+
+    @property
+    def received_groups(self) -> int:
+        """Number of received broadcasts on several topics, if they are not ordered."""
+        return self._groups.count
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection to Redis is open."""
+        return self._pubsub.connected
 
     def subscribe(self, topic: Topic) -> None:
         """Add a reference to a topic."""
-        subscription = self._topics.get(topic)
+        address = topic.address(self._prefix)
+        subscription = self._subscriptions.get(address)
         if subscription is None:
-            subscription = _Subscription(topic, topic.address(self._prefix))
-            self._topics[topic] = self._by_address[subscription.address] = subscription
+            subscription = self._subscriptions[address] = _Subscription(topic)
+            self._pubsub.subscribe(address)
         subscription.references += 1
-        if subscription.references == 1:
-            self._request_change(subscription)
 
     def unsubscribe(self, topic: Topic) -> None:
         """Remove a reference to a topic."""
-        subscription = self._topics[topic]
+        address = topic.address(self._prefix)
+        subscription = self._subscriptions[address]
         subscription.references -= 1
         if not subscription.references:
-            if self._connected:
-                self._request_change(subscription)
-            else:
-                self._remove(subscription)
+            del self._subscriptions[address]
+            self._pubsub.unsubscribe(address)
+
+    def retire(self, topics: Collection[Topic]) -> None:
+        """Unsubscribe from topics, but deliver their messages until Redis confirms.
+
+        The references remain: `unsubscribe` must follow.
+
+        Raises:
+            BackplaneError: Redis has not confirmed in time.
+        """
+        addresses = [topic.address(self._prefix) for topic in topics]
+        for address in addresses:
+            self._pubsub.unsubscribe(address)
+        for address in addresses:
+            if not self._pubsub.wait(address, CONFIRM_TIMEOUT):
+                raise BackplaneError("Redis has not confirmed the end of subscriptions")
 
     def wait(self, topic: Topic) -> None:
         """Wait up to `CONFIRM_TIMEOUT` until Redis confirms; return at once if disconnected."""
-        subscription = self._topics[topic]
-        if not self._wait_for_state(subscription, _SUBSCRIBED):
-            subscription.unconfirmed = True
+        address = topic.address(self._prefix)
+        if not self._pubsub.wait(address, CONFIRM_TIMEOUT) and address in self._subscriptions:
+            self._subscriptions[address].unconfirmed = True
 
     def wait_until_settled(self, topic: Topic) -> None:
         """Wait until the state of a topic is the requested one, for `CONFIRM_TIMEOUT` at most."""
-        subscription = self._topics.get(topic)
-        if subscription is not None:
-            self._wait_for_state(
-                subscription, _SUBSCRIBED if subscription.references else _UNSUBSCRIBED
-            )
+        self._pubsub.wait(topic.address(self._prefix), CONFIRM_TIMEOUT)
 
     def is_subscribed(self, topic: Topic) -> bool:
         """Return whether messages on the topic reach this process."""
-        subscription = self._topics.get(topic)
-        return subscription is not None and subscription.state is _SUBSCRIBED
+        return self._pubsub.is_subscribed(topic.address(self._prefix))
+
+    def positions(self, topic: Topic) -> dict[str, tuple[int, int]]:
+        """Return epoch and number of the last message of each node on a topic."""
+        subscription = self._subscriptions.get(topic.address(self._prefix))
+        return {} if subscription is None else subscription.positions.to_dict()
 
     def stop(self) -> None:
         """Stop the greenlets and close the connection."""
-        self._connector.end(self._greenlet)
+        self._pubsub.stop()
 
-    # -- requested subscriptions
+    def _report_gap(
+        self, node: str | None = None, missed: int | None = None, topic: Topic | None = None
+    ) -> None:
+        self._counts["gaps"] += 1
+        self._on_gap(node, missed, topic)
 
-    def _request_change(self, subscription: _Subscription) -> None:
-        self._dirty[subscription] = None
-        self._wake.set()
+    # -- callbacks of the connection
 
-    def _wait_for_state(self, subscription: _Subscription, state: str) -> bool:
-        if subscription.state is state:
-            return True
-        on_hub = gevent.getcurrent() is gevent.get_hub()
-        if not self._connected or self._unresponsive or on_hub:
-            return False
-        with gevent.Timeout(CONFIRM_TIMEOUT, False):
-            while self._connected and subscription.state is not state:
-                if subscription.changed is None:
-                    subscription.changed = gevent.event.Event()
-                subscription.changed.wait()
-            return subscription.state is state
-        self._unresponsive = True
-        return False
+    def _on_lost(self, addresses: Collection[bytes]) -> None:
+        for address in addresses:
+            subscription = self._subscriptions.get(address)
+            if subscription is not None:
+                subscription.positions = Positions()
 
-    def _remove(self, subscription: _Subscription) -> None:
-        del self._topics[subscription.topic]
-        del self._by_address[subscription.address]
-        self._dirty.pop(subscription, None)
-
-    # -- connection
-
-    def _run(self) -> None:
-        delays = reconnect_delays()
-        while not self._connector.ended:
-            connection = writer = None
-            try:
-                connection = self._connector.open(READ_TIMEOUT)
-                delays = reconnect_delays()
-                self._on_connected()
-                self.attempted.set()
-                writer = gevent.spawn(self._write, connection)
-                self._read(connection)
-            except BackplaneError as error:
-                if not self._connector.ended:
-                    self._outage_log.begin(error)
-            except Exception:  # a bug must not stop the subscriber
-                logger.exception("the subscriber of the backplane failed; it reconnects")
-            finally:
-                if connection is not None:
-                    connection.close()
-                if writer is not None:
-                    writer.kill()
-                self._on_disconnected()
-            self.attempted.set()
-            if not self._connector.ended:
-                gevent.sleep(next(delays))
-
-    def _on_connected(self) -> None:
-        self._connected, self._unresponsive = True, False
-        self._missed = bool(self._topics)
-        self._dirty = dict.fromkeys(self._topics.values())
-
-    def _on_disconnected(self) -> None:
-        self._connected = False
-        self._groups = Groups()
-        for subscription in list(self._topics.values()):
-            subscription.positions = Positions()
-            subscription.set_state(_UNSUBSCRIBED)
-            if not subscription.references:
-                self._remove(subscription)
-        self._dirty.clear()
-
-    def _write(self, connection: RedisConnection) -> None:
-        try:
-            self._send_changes(connection)
-            connection.send("PING", _RESUBSCRIBED)
-            while True:
-                if self._wake.wait(PING_INTERVAL):
-                    self._send_changes(connection)
-                elif not connection.has_data():
-                    # Writing to a connection that Redis has closed would discard unread data.
-                    connection.send("PING")
-        except BackplaneError:
-            pass  # the reader drains the connection, fails and logs the error
-
-    def _send_changes(self, connection: RedisConnection) -> None:
-        self._wake.clear()
-        dirty, self._dirty = self._dirty, {}
-        wanted: list[bytes] = []
-        unwanted: list[bytes] = []
-        for subscription in dirty:
-            if subscription.references and subscription.state is _UNSUBSCRIBED:
-                subscription.state = _SUBSCRIBING
-                wanted.append(subscription.address)
-            elif not subscription.references and subscription.state is _SUBSCRIBED:
-                subscription.state = _UNSUBSCRIBING
-                unwanted.append(subscription.address)
-            elif not subscription.references and subscription.state is _UNSUBSCRIBED:
-                self._remove(subscription)  # unsubscribed before the command was sent
-        connection.unsubscribe(unwanted)
-        connection.subscribe(wanted)
-
-    # -- received data
-
-    def _read(self, connection: RedisConnection) -> None:
-        count = 0
-        while True:
-            reply = connection.read()
-            kind = reply[0] if isinstance(reply, list) else None
-            if kind == b"message":
-                self._on_message(reply[1], reply[2])
-                count += 1
-                if count % BATCH_SIZE == 0:
-                    gevent.sleep(0)
-            elif kind == b"subscribe" or kind == b"unsubscribe":
-                self._on_confirmed(reply[1], _SUBSCRIBED if kind == b"subscribe" else _UNSUBSCRIBED)
-            elif reply in (_RESUBSCRIBED, [b"pong", _RESUBSCRIBED]):
-                self._on_resubscribed(connection.address)
-
-    def _on_resubscribed(self, address: str) -> None:
-        """Report that all subscriptions of a new connection are in force."""
-        if self._missed:
-            self._outage_log.end(
-                address, "an unknown number of messages of other processes may be missing"
-            )
-            send_gap(self)
-            self._missed = False
-        else:
-            self._outage_log.end(address, "nothing was missed, as no socket was connected")
-
-    def _on_confirmed(self, address: bytes, state: str) -> None:
-        self._unresponsive = False
-        subscription = self._by_address[address]
-        subscription.set_state(state)
-        if state is _SUBSCRIBED and subscription.unconfirmed:
+    def _on_subscribed(self, address: bytes) -> None:
+        subscription = self._subscriptions[address]
+        if subscription.unconfirmed:
             subscription.unconfirmed = False
-            if not self._missed:
-                send_gap(self, topic=subscription.topic)
-        if state is _UNSUBSCRIBED:
-            subscription.positions = Positions()
-            if not subscription.references:
-                self._remove(subscription)
-        if bool(subscription.references) != (state is _SUBSCRIBED):
-            self._request_change(subscription)
+            if not self._pubsub.resubscribing:  # otherwise one gap covers all topics
+                self._report_gap(topic=subscription.topic)
 
-    def _on_message(self, address: bytes, payload: Any) -> None:
-        subscription = self._by_address.get(address)
-        if subscription is None or payload.startswith(self._own_prefix):
+    def _on_unsubscribed(self, address: bytes) -> None:
+        subscription = self._subscriptions.get(address)
+        if subscription is not None:  # subscribed again in the meantime
+            subscription.positions = Positions()
+
+    def _on_message(self, address: bytes, payload: bytes) -> None:
+        subscription = self._subscriptions.get(address)
+        if subscription is None:
             return
         topic = subscription.topic
+        is_own = payload.startswith(self._own_prefix)
+        # Redis counts this process as a recipient of its own request.
+        if is_own and topic.kind != SERVERS:
+            return
         try:
             envelope = decode(payload, topic)
         except InvalidEnvelope as error:
-            counts["ignored"] += 1
+            self._counts["ignored"] += 1
             self._warnings.warn("ignored an invalid message on topic %r: %s", address, str(error))
             return
+        if is_own:
+            self._deliver(topic, envelope)
+            return
         verdict = subscription.positions.check(envelope)
-        if verdict.gap:
-            send_gap(self, envelope.mark.node, verdict.missed, topic)
-        if verdict.fresh and envelope.packet is not None and self._groups.is_new(envelope):
-            try:
-                self._deliver(topic, envelope)
-            except Exception:  # a message that fails must not stop the others
-                logger.exception("delivering a message of another process failed")
+        if verdict.gap and envelope.mark is not None:
+            self._report_gap(envelope.mark.node, verdict.missed, topic)
+        if not verdict.fresh or (envelope.packet is None and envelope.cut is None):
+            return
+        if envelope.group is not None:
+            copy = self._groups.check(envelope)
+            if copy.gap and envelope.mark is not None:
+                self._report_gap(envelope.mark.node, copy.missed, topic)
+            if not copy.fresh:
+                if copy.order is not None:
+                    self._on_copy(topic, envelope, copy.order)
+                return
+        self._deliver(topic, envelope)

@@ -30,19 +30,21 @@ class FilteredReceiver:
 
     #: Name of the accepted event; None accepts all events.
     event: str | None
+    #: Whether the receiver belongs to a gate, which rejects when its pattern times out.
+    is_gate: bool
 
     @property
     def is_bound(self) -> bool:
-        """Whether the receiver depends on the channel, not only on the event."""
+        """Whether the receiver depends on the channel or namespace, not only on the event."""
+        raise NotImplementedError
+
+    @property
+    def is_bound_to_namespace(self) -> bool:
+        """Whether the receiver depends on the namespace."""
         raise NotImplementedError
 
     def accepts_event(self, event: str | None) -> bool:
         """Return whether the receiver accepts events of this name."""
-        raise NotImplementedError
-
-    @property
-    def is_gate(self) -> bool:
-        """Whether the receiver belongs to a gate, which rejects when its pattern times out."""
         raise NotImplementedError
 
     def matches(self, sender: Any, channel: str | None) -> bool | None:
@@ -56,20 +58,30 @@ class FilteredReceiver:
         """Handle an event without checking the filter."""
         raise NotImplementedError
 
+    def call_message(
+        self, sender: Any, message: Any, event: str, args: list[Any], channel: str | None
+    ) -> Any:
+        """Handle a message without checking the filter, as `call` does.
 
-#: Receivers in their order, each with its `FilteredReceiver.call`, or None.
-ResolvedReceivers = tuple[
-    tuple[Callable[..., Any], Callable[[Any, dict[str, Any]], Any] | None], ...
-]
+        A dict of eight keywords takes longer than an empty handler.
+        """
+        raise NotImplementedError
+
+
+#: Receivers in their order. Each has a function to call in place of it, or None, and whether it is
+#: a handler. The arguments of the function are those of `FilteredReceiver.call_message` for the
+#: signal of messages, and those of `FilteredReceiver.call` for all others.
+ResolvedReceivers = tuple[tuple[Callable[..., Any], Callable[..., Any] | None, bool], ...]
 
 
 class _Candidates(NamedTuple):
-    """The receivers of an event, and whether some of them depend on the channel."""
+    """The receivers of an event, and whether some of them depend on channel or namespace."""
 
-    #: Name of the event if a receiver accepts it by name; otherwise `_OTHER`.
-    key: object
+    #: The signal, and the name of the event if a receiver accepts it by name; otherwise `_OTHER`.
+    key: tuple[OrderedSignal, object]
     resolved: ResolvedReceivers
     is_bound: bool
+    is_bound_to_namespace: bool
 
 
 #: Key of all events that no receiver accepts by name. Clients choose those names, so they are not
@@ -81,7 +93,11 @@ class Sender(Protocol):
     """The sender of a signal; here a socket."""
 
     #: Cache of `OrderedSignal.resolve`; cleared when the channels of the sender change.
-    receiver_cache: dict[Any, tuple[int, ResolvedReceivers]] | None
+    receiver_cache: dict[Any, tuple[Any, ResolvedReceivers]] | None
+
+    @property
+    def namespace(self) -> str:
+        """Name of the Socket.IO namespace."""
 
 
 class _OrderedSet(dict[Any, int]):
@@ -124,14 +140,21 @@ class OrderedSignal(Signal):
         # Cache by event; cleared at every change. Keys are the names that receivers accept, None
         # and `_OTHER`.
         self._by_event: dict[object, _Candidates] = {}
-        self._by_channel: dict[tuple[object, str], ResolvedReceivers] = {}
+        self._by_channel: dict[tuple[object, str, str | None], ResolvedReceivers] = {}
         self._names: frozenset[str | None] | None = None
-        self._changes = 0
+        #: Conditions of receivers, see `connect`.
+        self._conditions: dict[Any, Callable[[], bool]] = {}
         # Whether a receiver is weakly referenced or limited to one sender: disables the caches.
         self._volatile = False
 
     def connect(
-        self, receiver: F, sender: Any = Signal.ANY, weak: bool = False, *, first: bool = False
+        self,
+        receiver: F,
+        sender: Any = Signal.ANY,
+        weak: bool = False,
+        *,
+        first: bool = False,
+        enabled: Callable[[], bool] | None = None,
     ) -> F:
         """Connect a receiver.
 
@@ -145,6 +168,8 @@ class OrderedSignal(Signal):
             first: Run before all receivers that are connected already, such as a cheap gate
                 before one
                 that queries a database. A receiver that is connected already keeps its position.
+            enabled: Called without arguments before each call of the receiver, which does not run
+                if it returns False. Not together with `weak`.
 
         Returns:
             The receiver, so that the method can be used as a decorator.
@@ -155,6 +180,10 @@ class OrderedSignal(Signal):
                     self.disconnect(existing)
         if weak or sender is not Signal.ANY:
             self._volatile = True
+        if enabled is None:
+            self._conditions.pop(receiver, None)
+        else:
+            self._conditions[receiver] = enabled
         _OrderedSet.front = first  # blinker passes no arguments to its sets
         try:
             connected = super().connect(receiver, sender, weak)
@@ -166,7 +195,26 @@ class OrderedSignal(Signal):
     def disconnect(self, receiver: Callable[..., Any], sender: Any = Signal.ANY) -> None:
         """Disconnect a receiver; it may still receive an event that is being dispatched."""
         super().disconnect(receiver, sender)
+        self._conditions.pop(receiver, None)
         self._clear_caches()
+
+    def is_idle(self) -> bool:
+        """Return whether no receiver would run now; False if that depends on the event."""
+        conditions = self._conditions
+        if len(conditions) < len(self.receivers):
+            return False
+        try:
+            for enabled in conditions.values():
+                if enabled():
+                    return False
+        except Exception:  # noqa: BLE001 - raised again, and reported, when the signal is sent
+            return False
+        return True
+
+    def is_enabled(self, receiver: Any) -> bool:
+        """Return whether the condition of a receiver holds; see `connect`."""
+        enabled = self._conditions.get(receiver)
+        return enabled is None or enabled()
 
     def resolve(self, sender: Any, event: str | None, channel: str | None) -> ResolvedReceivers:
         """Return the receivers of an event."""
@@ -174,16 +222,20 @@ class OrderedSignal(Signal):
             return ()
         if self._volatile:
             return _filter_by_channel(
-                _filter_by_event(self.receivers_for(sender), event), sender, channel
+                self._filter_by_event(self.receivers_for(sender), event), sender, channel
             )
         if channel is not None:
             return self._resolve_by_channel(sender, event, channel)
-        candidates = self._resolve_by_event(event)
-        return (
-            self._resolve_by_sender(sender, candidates)
-            if candidates.is_bound
-            else candidates.resolved
-        )
+        candidates = self._by_event.get(event) or self._resolve_by_event(event)
+        if not candidates.is_bound:
+            return candidates.resolved
+        cache = sender.receiver_cache
+        if cache is not None:
+            cached = cache.get(candidates.key)
+            if cached is not None and cached[0] is candidates:  # no receiver changed since
+                resolved: ResolvedReceivers = cached[1]
+                return resolved
+        return self._resolve_by_sender(sender, candidates)
 
     def _resolve_by_event(self, event: str | None) -> _Candidates:
         candidates = self._by_event.get(event)
@@ -192,12 +244,15 @@ class OrderedSignal(Signal):
             key = event if event is None or self._has_receiver_for(event) else _OTHER
             candidates = self._by_event.get(key)
             if candidates is None:
-                resolved = _filter_by_event(self.receivers_for(Signal.ANY), event)
-                is_bound = any(
-                    isinstance(receiver, FilteredReceiver) and receiver.is_bound
-                    for receiver, _ in resolved
+                resolved = self._filter_by_event(self.receivers_for(Signal.ANY), event)
+                every: list[Any] = [each for each, _, _ in resolved]
+                filtered = [each for each in every if isinstance(each, FilteredReceiver)]
+                candidates = self._by_event[key] = _Candidates(
+                    (self, key),
+                    resolved,
+                    any(each.is_bound for each in filtered),
+                    any(each.is_bound_to_namespace for each in filtered),
                 )
-                candidates = self._by_event[key] = _Candidates(key, resolved, is_bound)
         return candidates
 
     def _has_receiver_for(self, event: str) -> bool:
@@ -211,65 +266,74 @@ class OrderedSignal(Signal):
     def _resolve_by_channel(
         self, sender: Any, event: str | None, channel: str
     ) -> ResolvedReceivers:
-        resolved = self._by_channel.get((event, channel))
+        candidates = self._by_event.get(event) or self._resolve_by_event(event)
+        namespace: str | None = sender.namespace if candidates.is_bound_to_namespace else None
+        key = (candidates.key[1], channel, namespace)
+        resolved = self._by_channel.get(key)
         if resolved is None:
-            candidates = self._resolve_by_event(event)
-            resolved = self._by_channel.get((candidates.key, channel))
-            if resolved is None:
-                resolved = _filter_by_channel(candidates.resolved, sender, channel)
-                if len(self._by_channel) >= MAX_CHANNELS:
-                    self._by_channel.clear()
-                self._by_channel[candidates.key, channel] = resolved
+            resolved = _filter_by_channel(candidates.resolved, sender, channel)
+            if len(self._by_channel) >= MAX_CHANNELS:
+                self._by_channel.clear()
+            self._by_channel[key] = resolved
         return resolved
 
     def _resolve_by_sender(self, sender: Sender, candidates: _Candidates) -> ResolvedReceivers:
+        resolved = _filter_by_channel(candidates.resolved, sender, None)
         if sender.receiver_cache is None:
             sender.receiver_cache = {}
-        key = (self, candidates.key)
-        changes, resolved = sender.receiver_cache.get(key, (None, ()))
-        if changes != self._changes:
-            resolved = _filter_by_channel(candidates.resolved, sender, None)
-            sender.receiver_cache[key] = self._changes, resolved
+        sender.receiver_cache[candidates.key] = candidates, resolved
         return resolved
+
+    def _filter_by_event(
+        self, receivers: Iterable[Callable[..., Any]], event: str | None
+    ) -> ResolvedReceivers:
+        return tuple(
+            (receiver, self._direct_call(receiver), isinstance(receiver, FilteredReceiver))
+            for receiver in receivers
+            if not isinstance(receiver, FilteredReceiver) or receiver.accepts_event(event)
+        )
+
+    def _direct_call(self, receiver: Any) -> Callable[..., Any] | None:
+        """Return the function of `ResolvedReceivers` that calls a receiver, or None."""
+        if isinstance(receiver, FilteredReceiver):
+            return receiver.call
+        enabled = self._conditions.get(receiver)
+        if enabled is None:
+            return None
+
+        def call(sender: Any, keywords: dict[str, Any]) -> Any:
+            return receiver(sender, **keywords) if enabled() else None
+
+        return call
 
     def event_resolved(self, event: str | None) -> None:
         """Handle an event that is not cached or has no receivers; a hook for subclasses."""
 
     def _clear_caches(self) -> None:
-        self._changes += 1
         self._names = None
         self._by_event.clear()
         self._by_channel.clear()
 
     def _clear_state(self) -> None:
         super()._clear_state()
+        self._conditions.clear()
         self._volatile = False
         self._clear_caches()
-
-
-def _filter_by_event(
-    receivers: Iterable[Callable[..., Any]], event: str | None
-) -> ResolvedReceivers:
-    return tuple(
-        (receiver, receiver.call if isinstance(receiver, FilteredReceiver) else None)
-        for receiver in receivers
-        if not isinstance(receiver, FilteredReceiver) or receiver.accepts_event(event)
-    )
 
 
 def _filter_by_channel(
     resolved: ResolvedReceivers, sender: Any, channel: str | None
 ) -> ResolvedReceivers:
     filtered: list[Any] = []
-    for pair in resolved:
-        receiver = pair[0]
+    for each in resolved:
+        receiver: Any = each[0]
         found = (
             receiver.matches(sender, channel) if isinstance(receiver, FilteredReceiver) else True
         )
         if found:
-            filtered.append(pair)
+            filtered.append(each)
         elif found is None and receiver.is_gate:
-            filtered.append((receiver, deny))
+            filtered.append((receiver, deny, True))
     return tuple(filtered)
 
 

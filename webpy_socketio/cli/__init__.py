@@ -25,7 +25,7 @@ from webpy_socketio.version import __version__
 __all__ = ["main", "patched", "start"]
 
 #: The order of ``--help``.
-COMMANDS = ("new", "serve", "doctor", "routes")
+COMMANDS = ("new", "serve", "status", "doctor", "routes", "load")
 
 #: The program of the new process. The process that starts the package has already imported web.py,
 #: and gevent must patch before that import.

@@ -8,7 +8,7 @@ import sys
 
 import web
 
-from webpy_socketio.cli import target
+from webpy_socketio.cli import named_application
 from webpy_socketio.cli.checks import (
     LEVELS,
     Check,
@@ -24,8 +24,8 @@ from webpy_socketio.cli.checks import (
     templates,
 )
 from webpy_socketio.cli.importer import ImportFailed
-from webpy_socketio.config.settings import given, resolve
 from webpy_socketio.exceptions import ConfigurationError
+from webpy_socketio.runtime import default_runtime
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
 
@@ -37,6 +37,7 @@ EXAMPLE = "doctor chat:app"
 CHECKS: tuple[Check, ...] = (
     environment.versions,
     environment.loop,
+    environment.native,
     environment.client,
     program.patching,
     program.urls,
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="module:name of the web.py application, or its file (chat.py); it is imported, so the "
         "block under `if __name__ ...` is only parsed, not run",
     )
-    target.add_settings(parser)
+    named_application.add_settings(parser)
     parser.add_argument("--host", help="address to listen on (SOCKETIO_HOST)")
     parser.add_argument("--port", type=int, help="port to listen on (SOCKETIO_PORT)")
     parser.add_argument("--certfile", help="TLS certificate")
@@ -99,7 +100,7 @@ def _import_application(
     found, findings, details = None, [], ""
     if arguments.application is not None:
         try:
-            found = target.find(arguments.application, arguments.settings)
+            found = named_application.find(arguments.application, arguments.settings)
         except ImportFailed as error:
             findings.append(problem("application", error.summary, "fix this first"))
             details = error.details
@@ -108,17 +109,21 @@ def _import_application(
         else:
             findings.append(_usable(found))
     else:
-        target.use_settings(arguments.settings)
-    wrong = {one.name for one in given(web.config) if one.wrong is not None}
+        named_application.use_settings(arguments.settings)
+    wrong = {one.name for one in default_runtime.sources.given(web.config) if one.wrong is not None}
     config = {name: value for name, value in web.config.items() if name not in wrong}
-    applications = [] if found is None else target.applications(found)
-    return CheckContext(arguments, resolve({}, config), found, applications), findings, details
+    applications = [] if found is None else named_application.applications(found)
+    return (
+        CheckContext(arguments, default_runtime.sources.resolve({}, config), found, applications),
+        findings,
+        details,
+    )
 
 
-def _usable(found: target.Target) -> Finding:
+def _usable(found: named_application.NamedApplication) -> Finding:
     name = f"{found.module.__name__}:{found.name}"
     try:
-        target.wsgi(found.application)
+        named_application.wsgi(found.application)
     except ConfigurationError as error:
         return problem("application", f"{name}: {error}")
     return ok("application", f"{name} can be imported")

@@ -36,7 +36,7 @@ class ImportFailed(ConfigurationError):
 def import_module(name: str) -> ModuleType:
     """Import a module of the application.
 
-    ``sys.argv`` is empty during the import, because its arguments are meant for this command.
+    ``sys.argv`` is empty during the import, because it contains the arguments of this command.
     A module that starts a server is rejected: the import would never return.
 
     Raises:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from webpy_socketio.config.settings import Settings
 from webpy_socketio.plugin_manager import PluginManager
+from webpy_socketio.runtime import default_runtime
 
 __all__ = ["preview_plugins"]
 
@@ -22,8 +24,8 @@ def preview_plugins(settings: Settings, names: Sequence[str]) -> Iterator[None]:
     Raises:
         PluginError: As on the start of a server.
     """
-    local = Settings({**vars(settings), "backplane": None})
-    plugins = PluginManager(names)
+    local = replace(settings, backplane=None)
+    plugins = PluginManager(names, default_runtime)
     try:
         plugins.install(local)
         yield

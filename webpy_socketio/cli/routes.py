@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,12 +13,13 @@ import web
 from blinker import ANY
 
 from webpy_socketio import signals
-from webpy_socketio.cli import target
+from webpy_socketio.bus.patterns import NamePattern
+from webpy_socketio.cli import named_application
 from webpy_socketio.cli.importer import shorten
 from webpy_socketio.cli.plugin_preview import preview_plugins
 from webpy_socketio.cli.urls import routes, shadowing_pattern
-from webpy_socketio.config.settings import resolve
-from webpy_socketio.events import Handler
+from webpy_socketio.handlers import Handler
+from webpy_socketio.runtime import default_runtime
 
 __all__ = ["EXAMPLE", "HELP", "NAME", "add_arguments", "run"]
 
@@ -42,6 +43,8 @@ class Receiver(NamedTuple):
     event: str | None
     #: The channel pattern that it is limited to.
     channel: str | None
+    #: The namespace that it is limited to, a name or the text of a pattern.
+    namespace: str | None
     #: file:line
     place: str
     #: The plugin that connected it.
@@ -51,22 +54,22 @@ class Receiver(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("application", help="module:name of the web.py application, or its file")
-    target.add_settings(parser)
+    named_application.add_settings(parser)
     parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Import the application, and list its receivers with the plugins installed."""
-    found = target.find(arguments.application, arguments.settings)
-    chosen = resolve({}, web.config)
+    found = named_application.find(arguments.application, arguments.settings)
+    chosen = default_runtime.sources.resolve({}, web.config)
     with preview_plugins(chosen, chosen.plugins):
         receivers = [one for stage in signals.STAGES for one in _receivers(stage, chosen.plugins)]
     write = _json if arguments.json else _text
-    write(receivers, target.applications(found))
+    write(receivers, named_application.applications(found))
     return 0
 
 
-def _receivers(stage: signals.Stage, plugins: list[str]) -> Iterator[Receiver]:
+def _receivers(stage: signals.Stage, plugins: Sequence[str]) -> Iterator[Receiver]:
     for receiver in stage.receivers_for(ANY):
         handler = receiver if isinstance(receiver, Handler) else None
         function = receiver if handler is None else handler.function
@@ -78,9 +81,14 @@ def _receivers(stage: signals.Stage, plugins: list[str]) -> Iterator[Receiver]:
             getattr(function, "__qualname__", None) or type(function).__qualname__,
             event,
             None if pattern is None else pattern.regex.pattern,
+            None if handler is None else _text_of(handler.namespace),
             _place(function),
             next((name for name in plugins if f"{module}.".startswith(f"{name}.")), None),
         )
+
+
+def _text_of(namespace: str | NamePattern | None) -> str | None:
+    return namespace.regex.pattern if isinstance(namespace, NamePattern) else namespace
 
 
 def _place(function: Any) -> str:
@@ -102,7 +110,7 @@ def _json(receivers: list[Receiver], applications: list[Any]) -> None:
     stages = [
         {
             "stage": stage.name,
-            "gate": stage in signals.GATES,
+            "gate": stage.is_gate,
             "receivers": [
                 {key: value for key, value in one._asdict().items() if key != "stage"}
                 for one in receivers
@@ -132,7 +140,7 @@ def _text(receivers: list[Receiver], applications: list[Any]) -> None:
     widths = _widths([row for found in rows.values() for row in found])
     lines += _remarks(applications)
     for stage, found in rows.items():
-        lines.append(stage.name + (" (gate)" if stage in signals.GATES else ""))
+        lines.append(stage.name + (" (gate)" if stage.is_gate else ""))
         lines += _table(found, widths) or ["  -"]
     sys.stdout.write("\n".join(lines) + "\n")
 
@@ -177,6 +185,8 @@ def _filter(one: Receiver) -> str:
     words = [] if one.event is None else [f"event {one.event!r}"]
     if one.channel is not None:
         words.append(f"channel {one.channel!r}")
+    if one.namespace is not None:
+        words.append(f"namespace {one.namespace!r}")
     if one.plugin is not None:
         words.append(f"plugin {one.plugin.rpartition('.')[2]}")
     return ", ".join(words)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -24,16 +27,23 @@ from gevent.server import StreamServer
 from webpy_socketio.cli import app_factory, patched
 from webpy_socketio.cli.ipc import ControlChannel, pair
 from webpy_socketio.cli.reload import Sources
+from webpy_socketio.cli.running_servers import SUPERVISOR
+from webpy_socketio.cli.systemd import Notifier
+from webpy_socketio.cli.worker_metrics import MetricsEndpoint, WorkerState
 from webpy_socketio.engine.workers.runtime_folder import make_runtime_folder
+from webpy_socketio.engine.workers.status_socket import StatusSocket
 from webpy_socketio.exceptions import ConfigurationError
 from webpy_socketio.server import SocketIOServer, listen_error
+from webpy_socketio.version import __version__
 
 __all__ = ["run"]
+
+logger = logging.getLogger("webpy_socketio.supervisor")
 
 #: Seconds before a worker that ended early is replaced: the first delay, doubled up to the second.
 _MIN_DELAY, _MAX_DELAY = 0.5, 30.0
 
-#: Seconds after which the end of a worker is not early any more.
+#: Seconds of running after which the end of a worker is not early.
 _STABLE_TIME = 10.0
 
 #: Seconds within which a replacement must accept connections.
@@ -48,18 +58,24 @@ _WATCH_INTERVAL = 0.5
 #: Seconds between two checks above which the supervisor itself was suspended.
 _LATE_THRESHOLD = 1.0
 
-#: Seconds that a worker has to end after SIGABRT. A stopped worker does not end.
+#: Seconds for a worker to end after SIGABRT. A stopped worker does not end.
 _ABORT_TIMEOUT = 1.0
+
+#: Seconds for which a worker that stops may continue after a session has moved to another one.
+_MOVE_TIMEOUT = 10.0
 
 #: Seconds between two checks of the source files.
 _RELOAD_INTERVAL = 0.5
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the workers until a signal ends the supervisor; return the exit status."""
+def run(arguments: argparse.Namespace, listener: Any, notifier: Notifier) -> int:
+    """Run the workers until a signal ends the supervisor; return the exit status.
+
+    `listener` is a listening socket, or None for that of the settings.
+    """
     folder = make_runtime_folder()
     try:
-        return Supervisor(arguments, str(folder.path)).run()
+        return Supervisor(arguments, str(folder.path), listener, notifier).run()
     finally:
         folder.close()
         shutil.rmtree(folder.path, ignore_errors=True)
@@ -78,6 +94,9 @@ class Worker:
         self.ended = gevent.event.Event()
         #: Seconds since its last heartbeat, without the time in which the supervisor was suspended.
         self.silence = 0.0
+        #: Number of sessions that it has left to other workers, and when the number has changed.
+        self.released = 0
+        self.released_at = 0.0
         #: Whether it was aborted because its event loop was blocked.
         self.is_aborted = False
         #: Set once it accepts connections or has ended.
@@ -125,19 +144,28 @@ class Worker:
 class Supervisor:
     """Keeps the requested number of workers running."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: str) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace, folder: str, listener: Any, notifier: Notifier
+    ) -> None:
         self._arguments = arguments
         self._folder = folder
+        self._notifier = notifier
         self._names = itertools.count(1)
         self._slots: list[Worker] = []
         self._alive: set[Worker] = set()
-        self._listener: StreamServer | None = None
+        self._started = time.monotonic()
+        #: The listening socket; None until the first worker has reported the address.
+        self._listener = listener
         self._sources = Sources()
         self._failure: str | None = None
         #: Failures of workers that were printed since the last attempt.
         self._printed: set[str] = set()
         self._has_served = False
         self._stopping = False
+        #: Serves the metrics of all workers, if SOCKETIO_METRICS_PORT is set.
+        self._metrics: MetricsEndpoint | None = None
+        #: Replaced workers, by reason.
+        self._restarts = {"ended": 0, "blocked": 0, "requested": 0}
         #: Set when the supervisor should stop.
         self._stop_event = gevent.event.Event()
         #: Set to retry workers that could not be started.
@@ -148,12 +176,14 @@ class Supervisor:
     def run(self) -> int:
         """Start the workers, and return once all have ended."""
         watchers = [
-            gevent.signal_handler(signal.SIGINT, self._stop),
-            gevent.signal_handler(signal.SIGTERM, self._stop),
+            gevent.signal_handler(signal.SIGINT, self._request_stop),
+            gevent.signal_handler(signal.SIGTERM, self._request_stop),
             gevent.signal_handler(signal.SIGHUP, self._request_restart),
         ]
         greenlets = []
+        status = None
         try:
+            status = StatusSocket(self._folder, SUPERVISOR, self._answer)
             self._slots = [self._spawn(slot) for slot in range(self._arguments.workers)]
             greenlets = [gevent.spawn(self._keep, slot) for slot in range(len(self._slots))]
             greenlets.append(gevent.spawn(self._announce))
@@ -164,6 +194,10 @@ class Supervisor:
             return self._finish()
         finally:
             gevent.killall(greenlets)
+            if self._metrics is not None:
+                self._metrics.close()
+            if status is not None:
+                status.close()
             for worker in list(self._alive):
                 worker.signal(signal.SIGKILL)
             for watcher in watchers:
@@ -186,6 +220,8 @@ class Supervisor:
         while (message := worker.control.receive()) is not None:
             worker.silence = 0.0
             if "alive" in message:
+                if message["released"] != worker.released:
+                    worker.released, worker.released_at = message["released"], time.monotonic()
                 continue
             if "files" in message:
                 self._sources.add(message["files"], worker.since)
@@ -195,6 +231,11 @@ class Supervisor:
                     _print(message["failure"])
                 worker.control.send()
             elif "serving" in message:
+                try:
+                    self._serve_metrics(message.get("metrics"))
+                except ConfigurationError as error:
+                    self._fail(str(error))
+                    return
                 self._has_served = True
                 worker.serving.set()
                 worker.decided.set()
@@ -217,13 +258,52 @@ class Supervisor:
                 server.init_socket()
             except OSError as error:
                 raise listen_error(error, (host, port)) from error
-            self._listener = server
-        return self._listener.socket
+            self._listener = server.socket
+        return self._listener
+
+    def _serve_metrics(self, settings: dict[str, Any] | None) -> None:
+        """Listen for scrapes of all workers; the first worker's settings determine the address."""
+        if settings is not None and self._metrics is None and not self._stopping:
+            self._metrics = MetricsEndpoint(
+                settings, self._folder, self._worker_states, self._restarts
+            )
+
+    def _answer(self, name: str) -> bytes:
+        """Answer a query on the status socket."""
+        return json.dumps({SUPERVISOR: self._describe}[name]()).encode()
+
+    def _describe(self) -> dict[str, Any]:
+        workers = [
+            {
+                "label": slot,
+                "name": worker.name,
+                "pid": worker.pid,
+                "state": "serving" if worker.serving.is_set() else "starting",
+            }
+            for slot, worker in enumerate(self._slots, 1)
+            if not worker.ended.is_set()
+        ]
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "application": self._arguments.application,
+            "uptime": round(time.monotonic() - self._started, 3),
+            "requested": self._arguments.workers,
+            "workers": workers,
+            "restarts": self._restarts,
+        }
+
+    def _worker_states(self) -> list[WorkerState]:
+        return [
+            WorkerState(slot, worker.name, worker.serving.is_set() and not worker.ended.is_set())
+            for slot, worker in enumerate(self._slots)
+        ]
 
     def _await_end(self, worker: Worker) -> None:
         how = worker.wait()
         self._alive.discard(worker)
         if not self._stopping and worker in self._slots:
+            self._restarts["blocked" if worker.is_aborted else "ended"] += 1
             _print(f"worker {worker.name} (pid {worker.pid}) {how}")
 
     def _keep(self, slot: int) -> None:
@@ -295,9 +375,11 @@ class Supervisor:
                 worker.decided.wait()
             gevent.sleep(0.05)
         assert self._listener is not None
-        address = self._listener.socket.getsockname()
+        self._notifier.ready()
+        address = self._listener.getsockname()
         plugins = self._slots[0].settings["plugins"]
-        sys.stdout.write(app_factory.banner(self._arguments, address, plugins))
+        metrics = None if self._metrics is None else self._metrics.address
+        sys.stdout.write(app_factory.banner(self._arguments, address, plugins, metrics))
         sys.stdout.flush()
 
     # -- all workers
@@ -309,6 +391,7 @@ class Supervisor:
             gevent.spawn(self._restart)
 
     def _restart(self) -> None:
+        self._notifier.reloading()
         try:
             while self._restart_requested:
                 self._restart_requested = False
@@ -321,6 +404,8 @@ class Supervisor:
                         break
         finally:
             self._restarting = False
+            if self._has_served and not self._stopping:
+                self._notifier.ready()
 
     def _replace(self, slot: int, old: Worker) -> bool:
         """Replace a worker; return False if the new one does not start and the old one stays."""
@@ -339,13 +424,17 @@ class Supervisor:
             old = new
         else:
             self._slots[slot] = new
+            self._restarts["requested"] += 1
         self._terminate(old, time.monotonic() + self._time_to_stop())
         return True
 
     def _terminate(self, worker: Worker, until: float) -> bool:
-        """Stop a worker; return whether it ended before `until`."""
+        """Stop a worker; return whether it ended before `until`.
+
+        A worker that leaves its sessions to others has more time.
+        """
         worker.signal(signal.SIGTERM)
-        if worker.ended.wait(max(0.0, until - time.monotonic())):
+        if _wait_for_end(worker, until):
             return True
         _print(f"worker {worker.name} (pid {worker.pid}) does not end, and is killed")
         worker.signal(signal.SIGKILL)
@@ -367,8 +456,29 @@ class Supervisor:
             self._failure = why
         self._stop()
 
+    def _request_stop(self) -> None:
+        """Stop; for SOCKETIO_DRAIN_DELAY, the workers first report that they drain."""
+        delays = [worker.settings.get("drain_delay", 0.0) for worker in self._alive]
+        delay = max(delays, default=0.0)
+        if self._stopping or not delay:
+            self._stop()
+            return
+        self._begin_stop()
+        for worker in list(self._alive):
+            worker.control.send(draining=True)
+        gevent.spawn_later(delay, self._stop_once)
+
+    def _stop_once(self) -> None:
+        if not self._stop_event.is_set():
+            self._stop()
+
+    def _begin_stop(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._notifier.stopping()
+
     def _stop(self) -> None:
-        self._stopping = True
+        self._begin_stop()
         self._stop_event.set()
         self._retry_event.set()
         for worker in list(self._alive):
@@ -382,7 +492,7 @@ class Supervisor:
         return 0 if all(ended) else 1
 
     def _wait_or_terminate(self, worker: Worker, until: float) -> bool:
-        if worker.ended.wait(max(0.0, until - time.monotonic())):
+        if _wait_for_end(worker, until):
             return True
         return self._terminate(worker, until)
 
@@ -392,6 +502,19 @@ class Supervisor:
         return float(max(drains, default=0.0)) + SocketIOServer.stop_timeout + 10.0
 
 
+def _wait_for_end(worker: Worker, until: float) -> bool:
+    """Wait until a worker has ended, or no sessions move any more; return whether it has ended."""
+    while True:
+        seconds = max(until, worker.released_at + _MOVE_TIMEOUT) - time.monotonic()
+        if worker.ended.wait(max(0.0, seconds)):
+            return True
+        if seconds <= 0:
+            return False
+
+
 def _print(text: str) -> None:
+    if logger.hasHandlers():  # --log-format json
+        logger.warning("%s", text)
+        return
     sys.stderr.write(f"webpy-socketio: {text}\n")
     sys.stderr.flush()

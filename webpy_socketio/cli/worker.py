@@ -10,6 +10,7 @@ import argparse
 import faulthandler
 import sys
 from contextlib import nullcontext
+from typing import Any
 
 import gevent
 from gevent import socket
@@ -17,8 +18,10 @@ from gevent import socket
 from webpy_socketio import loggers
 from webpy_socketio.cli import app_factory, reload
 from webpy_socketio.cli.ipc import ControlChannel
+from webpy_socketio.cli.worker_metrics import METRICS_LIMITS
 from webpy_socketio.engine import PeerWorkers
 from webpy_socketio.exceptions import ConfigurationError
+from webpy_socketio.runtime import default_runtime
 from webpy_socketio.server import SocketIOServer
 
 __all__ = ["HEARTBEAT", "run"]
@@ -44,14 +47,16 @@ def run(arguments: argparse.Namespace) -> int:
         return 0  # the supervisor has ended, or could not listen
 
     def stop_without_supervisor() -> None:
-        control.send(serving=True)  # from here on, signals are handled
-        while control.receive() is not None:
-            pass
+        # From here on, signals are handled.
+        control.send(serving=True, metrics=_metrics_endpoint(server))
+        while (message := control.receive()) is not None:
+            if "draining" in message:
+                server.begin_draining()
         server.close()
 
     faulthandler.enable()  # a stalled worker receives SIGABRT, and dumps its stack
     gevent.spawn(stop_without_supervisor)
-    gevent.spawn(_beat, control)
+    gevent.spawn(_beat, control, server)
     if arguments.reload:
         gevent.spawn(_report_files, control)
     server.serve_forever()
@@ -78,6 +83,7 @@ def _start(
         port=settings.port,
         plugins=list(settings.plugins),
         drain=settings.drain_time,
+        drain_delay=settings.drain_delay,
         timeout=None if arguments.reload else settings.worker_timeout,
     )
     answer = control.receive()
@@ -85,16 +91,26 @@ def _start(
         return None
     with socket.socket(fileno=answer["descriptor"]) as listener:
         peers = PeerWorkers(folder, name)
+        default_runtime.is_supervised = True
         # A copy, because a server closes its listener when it stops accepting.
         server = app_factory.make(arguments, application, listener.dup(), peers=peers)
     server.start()
     return server
 
 
-def _beat(control: ControlChannel) -> None:
+def _metrics_endpoint(server: SocketIOServer) -> dict[str, Any] | None:
+    """Return where the supervisor serves the metrics of all workers, and its limits; or None."""
+    settings = server.settings
+    if settings.metrics_port is None or not default_runtime.answers("metrics"):
+        return None
+    limits = {name: getattr(settings, name) for name in METRICS_LIMITS}
+    return {"host": settings.metrics_host, "port": settings.metrics_port, "limits": limits}
+
+
+def _beat(control: ControlChannel, server: SocketIOServer) -> None:
     """Send heartbeats while the event loop runs."""
     while True:
-        control.send(alive=True)
+        control.send(alive=True, released=server.released_sessions)
         gevent.sleep(HEARTBEAT)
 
 

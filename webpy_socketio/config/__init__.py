@@ -1,1 +1,1 @@
-"""Settings and the validators of their values."""
+"""Settings, their validation and their sources."""

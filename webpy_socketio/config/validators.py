@@ -1,64 +1,32 @@
-"""Validators of settings.
-
-A validator is a pure function. It returns None for a valid value, and otherwise a description of
-valid values that completes the sentence "The setting must be ...".
-"""
+"""Validators of the settings above the engine, as in `webpy_socketio.engine.config.validators`."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+
+from webpy_socketio.backplane.addresses import URL_FORMS, parse_url
+from webpy_socketio.bus.patterns import is_anchored
+from webpy_socketio.engine.config.validators import integer, seconds
 
 __all__ = [
-    "Check",
-    "addresses",
-    "boolean",
     "function_or_none",
-    "hosts_or_none",
-    "integer",
-    "integer_or_none",
-    "machine",
+    "history_or_none",
     "mode",
-    "names",
     "namespaces",
     "non_negative_seconds",
-    "origins",
     "password_hash",
-    "path_prefix",
     "port_or_none",
     "positive_seconds_or_none",
     "prefix",
     "rate",
     "redis",
     "registry_or_none",
-    "seconds",
     "seconds_or_none",
-    "short_duration",
     "text",
     "text_or_none",
-    "transports",
 ]
-
-#: Returns None for a valid value, otherwise a description of valid values.
-Check = Callable[[Any], "str | None"]
-
-
-def seconds(value: Any) -> str | None:
-    """Check for a positive duration of less than a day."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "a number of seconds"
-    return None if 0 < value < 86_400 else "more than 0 and less than a day"
-
-
-def short_duration(value: Any) -> str | None:
-    """Check for a positive duration of at most an hour, which detects milliseconds."""
-    wrong = seconds(value)
-    if wrong is None and value > 3600:
-        wrong = "at most an hour, in seconds (Socket.IO on Node.js uses milliseconds)"
-    return wrong
 
 
 def non_negative_seconds(value: Any) -> str | None:
@@ -76,28 +44,6 @@ def positive_seconds_or_none(value: Any) -> str | None:
     return None if value is None else seconds(value)
 
 
-def integer(minimum: int, maximum: int = 2**31) -> Check:
-    """Return a check for integers in a range."""
-
-    def check(value: Any) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-            return f"an integer from {minimum} to {maximum}"
-        return None
-
-    return check
-
-
-def integer_or_none(minimum: int) -> Check:
-    """Return a check for integers from `minimum`, or None."""
-    check = integer(minimum)
-
-    def check_or_none(value: Any) -> str | None:
-        wrong = None if value is None else check(value)
-        return None if wrong is None else f"None or {wrong}"
-
-    return check_or_none
-
-
 def text(value: Any) -> str | None:
     """Check for a str."""
     return None if isinstance(value, str) else "a str"
@@ -108,11 +54,61 @@ def text_or_none(value: Any) -> str | None:
     return None if value is None or isinstance(value, str) else "a str, or None"
 
 
+def namespaces(value: Any) -> str | None:
+    """Check for a list of names of namespaces, and of patterns that match whole names."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return _NAMESPACES
+    for one in value:
+        if isinstance(one, re.Pattern) and isinstance(one.pattern, str):
+            if not is_anchored(one):
+                return (
+                    f"{_NAMESPACES}; {one.pattern!r} would also match longer names, as it does "
+                    f"not end with $: use re.compile({one.pattern + '$'!r})"
+                )
+        elif not isinstance(one, str) or not one.startswith("/") or "," in one or "?" in one:
+            return _NAMESPACES
+    return None
+
+
+_NAMESPACES = (
+    'a list of namespaces that start with "/" and have no comma or question mark, and of compiled '
+    r'patterns such as re.compile(r"/tenant-\d+$")'
+)
+
+
 def function_or_none(value: Any) -> str | None:
     """Check for a function of (request, socket, context), or None."""
     if value is None or callable(value):
         return None
     return "a function of (request, socket, context), or None"
+
+
+def history_or_none(value: Any) -> str | None:
+    """Check for sizes and durations of histories by pattern, or None."""
+    if value is None:
+        return None
+    wanted = (
+        'a dict of patterns, such as {"^room-": {"size": 100, "ttl": 3600}}, with a size of 1 to '
+        "10,000 messages and a ttl of at most 30 days, or None"
+    )
+    if not isinstance(value, Mapping):
+        return wanted
+    for pattern, rule in value.items():
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            return f"{wanted}: {pattern!r} is not a regular expression: {error}"
+        if not isinstance(pattern, str) or not isinstance(rule, Mapping):
+            return wanted
+        if (
+            set(rule) != {"size", "ttl"}
+            or integer(1, 10_000)(rule["size"])
+            or isinstance(rule["ttl"], bool)
+            or not isinstance(rule["ttl"], (int, float))
+            or not 0.001 <= rule["ttl"] <= 30 * 86_400
+        ):
+            return f"{wanted}: {pattern!r} has {dict(rule)!r}"
+    return None
 
 
 def rate(value: Any) -> str | None:
@@ -146,165 +142,26 @@ def registry_or_none(value: Any) -> str | None:
     return "a prometheus_client.CollectorRegistry, or None for its REGISTRY"
 
 
-def names(value: Any) -> str | None:
-    """Check for a list of names."""
-    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+def tracer_provider_or_none(value: Any) -> str | None:
+    """Check for a tracer provider of OpenTelemetry, or None."""
+    is_provider = callable(getattr(value, "get_tracer", None))
+    if value is None or (is_provider and not isinstance(value, type)):
         return None
-    return "a list of names"
-
-
-def transports(value: Any) -> str | None:
-    """Check for a list of one or both transports."""
-    if names(value) is None and value and set(value) <= {"polling", "websocket"}:
-        return None
-    return 'a list with "polling", "websocket" or both'
-
-
-def namespaces(value: Any) -> str | None:
-    """Check for a list of valid namespaces."""
-    if (
-        names(value) is None
-        and value
-        and all(name.startswith("/") and "," not in name and "?" not in name for name in value)
-    ):
-        return None
-    return 'a list of namespaces that start with "/" and have no comma or question mark'
-
-
-def origins(value: Any) -> str | None:
-    """Check for a list of origins, or None."""
-    if value is None:
-        return None
-    if names(value) is None and all(map(_is_origin, value)):
-        return None
-    return (
-        'a list of origins like "https://example.com" or "capacitor://localhost", in ASCII and '
-        'without a path (no patterns; "*" for all; "null" for pages without an origin), or None '
-        "for the same origin"
-    )
-
-
-def _is_origin(value: str) -> bool:
-    match = _ORIGIN.fullmatch(value)
-    if match is None:
-        return value in ("*", "null")
-    scheme, host, port = match.groups()
-    if not host and (port or scheme.lower() in ("http", "https", "ws", "wss")):
-        return False
-    return _is_address(host) and int(port or 0) <= 65_535
-
-
-def _is_address(host: str) -> bool:
-    """Return whether a host is a valid IPv6 address, if it is in brackets."""
-    if host.startswith("["):
-        try:
-            ipaddress.IPv6Address(host[1:-1])
-        except ValueError:
-            return False
-    return True
-
-
-_PATH_PREFIX = re.compile(r"(/[^/?#%\\\s\x00-\x1f\x7f]+)*")
-
-
-def path_prefix(value: Any) -> str | None:
-    """Check for a path such as "/app" that is not percent-encoded, or an empty str."""
-    if isinstance(value, str) and _PATH_PREFIX.fullmatch(value) and value.isprintable():
-        return None
-    return 'a path like "/app", with a leading and no trailing slash, or ""'
-
-
-def addresses(value: Any) -> str | None:
-    """Check for a list of IP addresses, networks or "unix"."""
-    wanted = 'a list of addresses, networks or "unix"'
-    if names(value) is not None:
-        return wanted
-    try:
-        for address in value:
-            if address != "unix":
-                ipaddress.ip_network(address, strict=False)
-    except ValueError as error:
-        return f"{wanted}: {error}"
-    return None
-
-
-def hosts_or_none(value: Any) -> str | None:
-    """Check for a list of hosts with or without a port, or None."""
-    if value is None or (names(value) is None and value and all(map(_is_host, value))):
-        return None
-    return (
-        'a list of hosts like "example.com", "*.example.com", "127.0.0.1:8000" or "[::1]", in '
-        'ASCII and without a scheme ("*" for all), or None for all'
-    )
-
-
-def _is_host(value: str) -> bool:
-    match = _HOST.fullmatch(value)
-    return value == "*" or (
-        match is not None and _is_address(match[1]) and int(match[2] or 0) <= 65_535
-    )
+    return "a TracerProvider of OpenTelemetry, or None for the global one"
 
 
 def redis(value: Any) -> str | None:
     """Check for the URL of a Redis server, or None."""
     if value is None:
         return None
-    cause = _explain_redis_url(value) if isinstance(value, str) else ""
-    if cause is None:
-        return None
-    wanted = 'None, or "redis://[[name]:password@]host[:port][/database]"'
-    return f"{wanted}: {cause}" if cause else wanted
-
-
-def _explain_redis_url(url: str) -> str | None:
-    """Return why a URL is invalid, or None. The text must not contain the URL with its password."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme != "redis":
-        return _REDIS_SCHEMES.get(scheme.lower(), "it must start with redis://")
-    credentials, at, location = rest.rpartition("@")
-    if re.search(r"[/?#\[\]\s\x00-\x1f\x7f]", credentials):
-        return _UNESCAPED
-    if re.search(r"[\s\x00-\x1f\x7f]", location):
-        return "there is a space or a control character after the password"
+    wanted = f"None, or {URL_FORMS}"
+    if not isinstance(value, str):
+        return wanted
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return "host or port is invalid" if at else f"host or port is invalid; {_UNESCAPED}"
-    if not host or port == 0:
-        return "the host is missing" if not host else "the port must be from 1 to 65535"
-    if "?" in location or "#" in location:
-        return "options after ? and # are not supported"
-    database = parts.path.removeprefix("/")
-    if database and not (database.isascii() and database.isdecimal()):
-        return "the database after the host must be a number"
+        parse_url(value)
+    except ValueError as error:
+        return f"{wanted}: {error}"
     return None
-
-
-_UNESCAPED = (
-    "special characters in a name or password must be percent-encoded, # as %23, / as %2F, @ as "
-    '%40, for example by urllib.parse.quote(password, safe="")'
-)
-
-_NO_UNIX_SOCKET = "is not supported; let Redis listen on 127.0.0.1 and use redis://"
-_NO_SENTINEL = "Sentinel is not supported; use redis:// with an address that follows the master"
-
-#: Explanations for URL schemes that other clients of Redis support.
-_REDIS_SCHEMES = {
-    "rediss": (
-        "TLS (rediss://) is not supported; use redis:// in a private network or through a tunnel"
-    ),
-    "unix": f"a Unix socket (unix://) {_NO_UNIX_SOCKET}",
-    "redis+unix": f"a Unix socket {_NO_UNIX_SOCKET}",
-    "redis+socket": f"a Unix socket {_NO_UNIX_SOCKET}",
-    "redis+sentinel": _NO_SENTINEL,
-    "redis-sentinel": _NO_SENTINEL,
-    "sentinel": _NO_SENTINEL,
-    "redis+cluster": (
-        "Redis Cluster is not supported; use redis:// with the address of a single server"
-    ),
-    "valkey": "Valkey is supported with the scheme redis://",
-}
 
 
 def password_hash(value: Any) -> str | None:
@@ -319,34 +176,12 @@ def mode(value: Any) -> str | None:
     return None if value in ("development", "production") else '"development" or "production"'
 
 
-def boolean(value: Any) -> str | None:
-    """Check for a bool."""
-    return None if isinstance(value, bool) else "True or False"
-
-
 def prefix(value: Any) -> str | None:
     """Check for a prefix of names in Redis."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", value):
         return None
     return "1 to 64 letters, digits, and _ . : -"
 
-
-def machine(value: Any) -> str | None:
-    """Check for a name that may be part of a session id, or an empty str."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{0,64}", value):
-        return None
-    return "up to 64 letters, digits, and _ -"
-
-
-#: Scheme, host and port of an origin.
-_ORIGIN = re.compile(
-    r"([A-Za-z][A-Za-z0-9+.-]*)://(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~-]*)(?::([0-9]{1,5}))?"
-)
-
-#: A host with an optional port; "*." in front matches subdomains.
-_HOST = re.compile(
-    r"(\[[0-9A-Fa-f:.]+\]|(?:\*\.)?[0-9A-Za-z_~-][0-9A-Za-z._~-]*)(?::([0-9]{1,5}))?"
-)
 
 #: A PHC string. The cost is limited, because a cost of 2**40 would block the process indefinitely.
 _SCRYPT = re.compile(

@@ -6,26 +6,34 @@ A raw Engine.IO server that echoes every message::
     from webpy_socketio.engine import Engine, EngineServer
 
     class Echo:
-        def opened(self, session): ...
-        def closed(self, session, reason): ...
-        def message(self, session, data):
-            session.send(data)
+        def __init__(self, session):
+            self.session = session
+        def message(self, data):
+            self.session.send(data)
+        def closed(self, reason): ...
 
-    EngineServer(("127.0.0.1", 3000), Engine(Echo())).serve_forever()
+    class EchoServer:
+        def opened(self, session):
+            return Echo(session)
+
+    EngineServer(("127.0.0.1", 3000), Engine(EchoServer())).serve_forever()
 """
 
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.engine import Engine
-from webpy_socketio.engine.engineio.session import Receiver, Session
+from webpy_socketio.engine.engineio.session import EngineApplication, Receiver, Session
 from webpy_socketio.engine.http.server import EngineServer
+from webpy_socketio.engine.io.native import NATIVE
 from webpy_socketio.engine.socketio.connection import Application, Connection
 from webpy_socketio.engine.socketio.multiplexer import SocketIO
 from webpy_socketio.engine.workers.handoff import PeerWorkers
 
 __all__ = [
+    "NATIVE",
     "Application",
     "Connection",
     "Engine",
+    "EngineApplication",
     "EngineConfig",
     "EngineServer",
     "PeerWorkers",

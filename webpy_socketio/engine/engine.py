@@ -22,6 +22,8 @@ import gevent.event
 
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.engineio import handshake
+from webpy_socketio.engine.engineio.compression import CompressedWebSocket
+from webpy_socketio.engine.engineio.encodings import compress_body
 from webpy_socketio.engine.engineio.heartbeat import Heartbeat
 from webpy_socketio.engine.engineio.origins import Origins
 from webpy_socketio.engine.engineio.polling import Polling, Watch
@@ -30,10 +32,11 @@ from webpy_socketio.engine.engineio.requests import (
     Query,
     RequestError,
     Response,
+    check_encoding,
     read_body,
     read_query,
 )
-from webpy_socketio.engine.engineio.session import Receiver, Session
+from webpy_socketio.engine.engineio.session import EngineApplication, Session
 from webpy_socketio.engine.engineio.takeover import RAW_PATH
 from webpy_socketio.engine.engineio.upgrades import Upgrades
 from webpy_socketio.engine.engineio.websocket import WebSocket
@@ -48,7 +51,7 @@ from webpy_socketio.engine.io.timeouts import TimeoutQueue
 from webpy_socketio.engine.workers import forking
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError
 
-__all__ = ["Engine", "Upgrade", "sid_in"]
+__all__ = ["Engine", "Upgrade", "find_flusher", "sid_in"]
 
 
 class Engine:
@@ -57,24 +60,30 @@ class Engine:
     Not thread-safe: all methods must be called in the thread of the hub that created the engine.
 
     Args:
-        receiver: Receives the messages and the end of every session.
+        application: Returns the receiver of each session.
         config: Limits and timeouts; the defaults of `EngineConfig` if None.
         path: URL path at which the engine is served, with leading and trailing slash.
     """
 
     def __init__(
-        self, receiver: Receiver, config: EngineConfig | None = None, path: str = "/engine.io/"
+        self,
+        application: EngineApplication,
+        config: EngineConfig | None = None,
+        path: str = "/engine.io/",
     ) -> None:
         self.config = config = config or EngineConfig()
         self.path = path
+        #: Prefix of each session id, which identifies this worker among its peers; set by the
+        #: server.
+        self.session_prefix = ""
         self.sessions: dict[str, Session] = {}
         self.origins = Origins(config.allowed_origins)
         self.loop: Any = gevent.get_hub().loop
         self.clock = current_clock()
         #: Throttled log of requests from misconfigured clients.
         self.notices = ThrottledLog(self.clock)
-        self.flusher = _get_flusher()
-        self.receiver = receiver
+        self.flusher = find_flusher()
+        self.application = application
         #: Called for each packet that carries no event (see `Session.count`); must not block.
         self.packet_received: Callable[[Session], None] | None = None
         self._heartbeat = Heartbeat(self.clock, config.ping_interval, config.ping_timeout)
@@ -93,6 +102,14 @@ class Engine:
 
     def pong(self, session: Session) -> None:
         self._heartbeat.pong(session)
+
+    def confirm_positions(self, position: Callable[[], int] | None) -> None:
+        """Store in `Session.confirmed` which messages a client has received; see `Heartbeat`.
+
+        Args:
+            position: Returns the number of the last message; None stores nothing.
+        """
+        self._heartbeat.position = position
 
     def count(self, session: Session) -> None:
         if self.packet_received is not None:
@@ -186,10 +203,12 @@ class Engine:
             if session is None:
                 self._check_open(environ)
             try:
-                answer = handshake.check(environ)
+                # Messages with base64 have frames of their own, which are not compressed.
+                compression = self.config.compression and not query.base64
+                answer = handshake.check(environ, compression)
             except ProtocolError as error:
                 raise RequestError(3, f"Bad request: {error}") from None
-            if answer.status_code != 101:
+            if not isinstance(answer, handshake.Accepted):
                 return Response(
                     f"{answer.status_code} {answer.reason_phrase}",
                     bytes(answer.body or b""),
@@ -201,22 +220,30 @@ class Engine:
                     close=True,
                 )
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-            response = answer.serialize()[:-2] + lines.encode("latin-1") + b"\r\n"
-            return Upgrade(self, environ, session, response, query.base64)
+            response = answer.head + lines.encode("latin-1") + b"\r\n"
+            return Upgrade(self, environ, session, response, query.base64, answer.compressed)
         except RequestError as error:
             return self._with_cors(environ, self._refuse(error))
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
         """Mark a response of the engine as pending until it is written; see `wait_answered`."""
-        self._pending_responses += 1
-        self._all_responded.clear()
+        self.begin_response()
         try:
             yield
         finally:
-            self._pending_responses -= 1
-            if not self._pending_responses:
-                self._all_responded.set()
+            self.end_response()
+
+    def begin_response(self) -> None:
+        """Mark a response as pending until `end_response` is called."""
+        self._pending_responses += 1
+        self._all_responded.clear()
+
+    def end_response(self) -> None:
+        """Mark a response as written, or as impossible."""
+        self._pending_responses -= 1
+        if not self._pending_responses:
+            self._all_responded.set()
 
     def wait_answered(self, timeout: float) -> bool:
         """Wait until all responses are written; return False after `timeout` seconds."""
@@ -246,6 +273,26 @@ class Engine:
             session.reject()
         else:
             session.close(reason)
+
+    def session_of(self, environ: dict[str, Any]) -> Session | None:
+        """Return the session that a long-polling request has addressed, if it is open."""
+        sid = sid_in(environ["QUERY_STRING"])
+        # The parsed query decides. It differs if the parameter is percent-encoded.
+        is_unambiguous = read_query(environ, self.config.transports).sid == sid
+        session = self.sessions.get(sid) if is_unambiguous else None
+        return session if session is not None and session.open else None
+
+    def may_continue(self, session: Session, transport: Polling) -> bool:
+        """Return whether a repetition of an earlier request of the session may be handled."""
+        return (
+            session.transport is transport
+            and self.sessions.get(session.id) is session
+            and not self._stopping
+        )
+
+    def has_timed_out(self, session: Session) -> bool:
+        """Return whether a session has exceeded the ping timeout."""
+        return self._heartbeat.check(session)
 
     def response_failed(self, environ: dict[str, Any]) -> None:
         """Close the session of a GET whose response could not be written: its messages are lost."""
@@ -306,10 +353,9 @@ class Engine:
         environ["wsgi.input"] = _NO_INPUT
         secret = secrets.token_urlsafe(18)  # 144 bits: cannot be guessed
         session = Session(
-            self.config.session_prefix + secret + self.config.session_suffix,
+            self.session_prefix + secret + self.config.session_suffix,
             environ,
             self,
-            self.receiver,
             self.config.outbox_bytes,
             self.config.outbox_packets,
         )
@@ -338,7 +384,7 @@ class Engine:
         session.use(Polling(session))
         upgrades = [name for name in self.config.transports if name == "websocket"]
         handshake = self.begin(session, upgrades)
-        self.receiver.opened(session)
+        session.attach(self.application.opened(session))
         return Response("200 OK", handshake)
 
     def _continue_polling(self, environ: dict[str, Any], query: Query, watch: Watch) -> Response:
@@ -349,16 +395,22 @@ class Engine:
             raise RequestError(3, "Bad request: this session uses a WebSocket")
         try:
             if method == "GET":
-                if self._heartbeat.check(session):
+                if self.has_timed_out(session):
                     session.close("ping timeout")
                     self._remove_session(session)
                     raise RequestError(1, "Session ID unknown: closed by ping timeout")
-                return Response("200 OK", self._poll(session, transport, watch))
+                payload = self._poll(session, transport, watch)
+                body, headers = compress_body(payload, environ.get("HTTP_ACCEPT_ENCODING"))
+                return Response("200 OK", body, headers=headers)
             if method == "POST":
                 if not session.open:
                     raise RequestError(1, "Session ID unknown: the session is closed")
+                check_encoding(environ)
                 transport.receive(read_body(environ, self.config.max_message_size))
                 return Response("200 OK", b"ok")
+        except RequestError:
+            session.reject()
+            raise
         except MessageTooBig as error:
             session.reject()
             raise RequestError(
@@ -370,15 +422,19 @@ class Engine:
                 session.reject()
             else:
                 session.close("transport error")
-            raise RequestError(3, f"Bad request: {error}", close=True) from None
+            raise _bad_request(error) from None
         raise RequestError(3, "Bad request: only GET and POST are allowed")
 
     def _poll(self, session: Session, transport: Polling, watch: Watch) -> bytes:
         payload = transport.poll(watch)
-        if not session.open:
+        self.poll_answered(session, transport)
+        return payload
+
+    def poll_answered(self, session: Session, transport: Polling) -> None:
+        """Remove a closed session whose client has received the last packet."""
+        if not session.open and not transport.is_closing:
             self._lingering.discard(session)
             self._remove_session(session)
-        return payload
 
     # -- checks
 
@@ -436,16 +492,25 @@ class Engine:
             self.notices.throttled(str(error), error.hint, level)
         return error.response
 
+    def refuse_post(self, error: ProtocolError) -> Response:
+        """Return the response to a POST whose packets are invalid."""
+        return self._refuse(_bad_request(error))
+
     def _with_cors(self, environ: dict[str, Any], response: Response) -> Response:
         cors = self.origins.cors(environ)
         return replace(response, headers=[*response.headers, *cors]) if cors else response
+
+
+def _bad_request(error: Exception) -> RequestError:
+    return RequestError(3, f"Bad request: {error}", close=True)
 
 
 #: Flushers by hub. The engines of a hub share one, as a broadcast may reach sessions of each.
 _flushers: WeakKeyDictionary[Any, Flusher] = WeakKeyDictionary()
 
 
-def _get_flusher() -> Flusher:
+def find_flusher() -> Flusher:
+    """Return the flusher of the current hub."""
     hub = gevent.get_hub()
     flusher = _flushers.get(hub)
     if flusher is None:
@@ -471,6 +536,7 @@ class Upgrade:
         session: Session | None,
         answer: bytes,
         base64: bool = False,
+        compressed: bool = False,
     ) -> None:
         self._engine = engine
         self._environ = environ
@@ -478,6 +544,8 @@ class Upgrade:
         #: The HTTP response with its headers, encoded.
         self.answer = answer
         self._base64 = base64
+        #: Whether permessage-deflate was negotiated.
+        self.compressed = compressed
 
     def start(self, stream: Stream, first: bytes) -> None:
         """Write the handshake response and start reading frames.
@@ -488,17 +556,18 @@ class Upgrade:
         """
         engine = self._engine
         limits = (engine.config.max_message_size, engine.config.outbox_bytes)
+        websocket_class = CompressedWebSocket if self.compressed else WebSocket
         if self._session is None:
             session = engine.open(self._environ)
-            websocket = WebSocket(session, stream, *limits, base64=self._base64)
+            websocket = websocket_class(session, stream, *limits, base64=self._base64)
             session.use(websocket)
             session.outbox.push(Message(engine.begin(session, [])))
             websocket.answer(self.answer)
-            engine.receiver.opened(session)
+            session.attach(engine.application.opened(session))
         else:
             session = self._session
             upgrades = engine.upgrades
-            websocket = WebSocket(
+            websocket = websocket_class(
                 session,
                 stream,
                 *limits,

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from webpy_socketio import SettingsError, signals
+from webpy_socketio import Runtime, SettingsError
 
 __all__ = ["install", "uninstall"]
 
@@ -21,8 +22,6 @@ logger = logging.getLogger("webpy_socketio.message")
 
 #: Maximum characters of a logged message; the rest is cut.
 MAX_LENGTH = 1000
-
-_format: str | None = None
 
 
 class _Values:
@@ -40,59 +39,86 @@ class _Values:
         raise TypeError("a % without a name")  # %s would format this object
 
 
-def install(settings: Any) -> None:
+class MessageLog:
+    """The message log of one runtime.
+
+    Raises:
+        SettingsError: The format is not valid.
+    """
+
+    def __init__(self, form: str, runtime: Runtime) -> None:
+        try:
+            form % _Values({}, {})  # all values are strings: %d is rejected, too
+        except (TypeError, ValueError) as error:
+            raise SettingsError(
+                f"SOCKETIO_MESSAGE_LOG_FORMAT is {form!r}, which is not a valid format: {error}; "
+                "use %(NAME)s for values and %% for a percent sign"
+            ) from None
+        self._format = form
+        self._signals = runtime.signals
+        enabled = partial(logger.isEnabledFor, logging.INFO)
+        self._signals.message.connect(self.on_message, enabled=enabled)
+        self._signals.subscribe.connect(self.on_subscribe, enabled=enabled)
+        self._signals.unsubscribe.connect(self.on_unsubscribe, enabled=enabled)
+
+    def close(self) -> None:
+        """Disconnect from the signals."""
+        self._signals.message.disconnect(self.on_message)
+        self._signals.subscribe.disconnect(self.on_subscribe)
+        self._signals.unsubscribe.disconnect(self.on_unsubscribe)
+
+    def on_message(
+        self, sender: Any, request: dict[str, Any], message: Any, event: str, **extra: Any
+    ) -> None:
+        """Log a message or a custom event."""
+        self._log(request, event, message)
+
+    def on_subscribe(
+        self, sender: Any, request: dict[str, Any], channel: str, **extra: Any
+    ) -> None:
+        """Log a subscription."""
+        self._log(request, "subscribe", channel)
+
+    def on_unsubscribe(
+        self, sender: Any, request: dict[str, Any], channel: str, **extra: Any
+    ) -> None:
+        """Log the end of a subscription."""
+        self._log(request, "unsubscribe", channel)
+
+    def _log(self, request: dict[str, Any], kind: str, message: Any) -> None:
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        own = {
+            "TIME": datetime.now().replace(microsecond=0),
+            "TYPE": _shorten(kind),
+            "MESSAGE": _shorten(message if isinstance(message, str) else repr(message)),
+        }
+        logger.info("%s", _one_line(self._format % _Values(request, own)))
+
+
+#: The message log of each runtime in which the plugin is installed; none if it is turned off.
+_installed: dict[Runtime, MessageLog] = {}
+
+
+def install(settings: Any, runtime: Runtime) -> None:
     """Connect to the signals.
 
     Args:
         settings: Settings of the server; ``message_log_format`` is used.
+        runtime: Runtime of the server.
 
     Raises:
         SettingsError: ``SOCKETIO_MESSAGE_LOG_FORMAT`` is not a valid format.
     """
-    global _format
-    _format = settings.message_log_format
-    if _format is None:
-        return
-    try:
-        _format % _Values({}, {})  # all values are strings: %d is rejected, too
-    except (TypeError, ValueError) as error:
-        raise SettingsError(
-            f"SOCKETIO_MESSAGE_LOG_FORMAT is {_format!r}, which is not a valid format: {error}; "
-            "use %(NAME)s for values and %% for a percent sign"
-        ) from None
-    signals.message.connect(_message)
-    signals.subscribe.connect(_subscribe)
-    signals.unsubscribe.connect(_unsubscribe)
+    if settings.message_log_format is not None:
+        _installed[runtime] = MessageLog(settings.message_log_format, runtime)
 
 
-def uninstall() -> None:
+def uninstall(runtime: Runtime) -> None:
     """Disconnect from the signals."""
-    signals.message.disconnect(_message)
-    signals.subscribe.disconnect(_subscribe)
-    signals.unsubscribe.disconnect(_unsubscribe)
-
-
-def _message(sender: Any, request: dict[str, Any], message: Any, event: str, **extra: Any) -> None:
-    _log(request, event, message)
-
-
-def _subscribe(sender: Any, request: dict[str, Any], channel: str, **extra: Any) -> None:
-    _log(request, "subscribe", channel)
-
-
-def _unsubscribe(sender: Any, request: dict[str, Any], channel: str, **extra: Any) -> None:
-    _log(request, "unsubscribe", channel)
-
-
-def _log(request: dict[str, Any], kind: str, message: Any) -> None:
-    if _format is None or not logger.isEnabledFor(logging.INFO):
-        return
-    own = {
-        "TIME": datetime.now().replace(microsecond=0),
-        "TYPE": _shorten(kind),
-        "MESSAGE": _shorten(message if isinstance(message, str) else repr(message)),
-    }
-    logger.info("%s", _one_line(_format % _Values(request, own)))
+    log = _installed.pop(runtime, None)
+    if log is not None:
+        log.close()
 
 
 def _shorten(text: str) -> str:

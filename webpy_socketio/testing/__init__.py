@@ -21,8 +21,7 @@ works with any test framework, and requires that gevent patches before web.py is
 """
 
 from webpy_socketio.testing.acks import Ack, HandshakeRefused
-from webpy_socketio.testing.browser import Browser
-from webpy_socketio.testing.client import Client
+from webpy_socketio.testing.client import Browser, Client
 from webpy_socketio.testing.events import Received
 from webpy_socketio.testing.idle import StillRunning
 from webpy_socketio.testing.records import Record

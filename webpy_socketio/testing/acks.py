@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from webpy_socketio.exceptions import Refused
 from webpy_socketio.testing.events import plain
 from webpy_socketio.testing.response import Response
 
-if TYPE_CHECKING:
-    from webpy_socketio.testing.server import TestServer
+__all__ = ["Ack", "HandshakeRefused", "Progress"]
 
-__all__ = ["Ack", "HandshakeRefused"]
+
+class Progress(Protocol):
+    """The part of the server that waits for effects."""
+
+    def settle(self) -> None:
+        """Return once the server is idle."""
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Return when a condition holds, an error was found, or the server is idle."""
+
+    def check(self) -> None:
+        """Raise the first error of a handler."""
+
+    def explain(self) -> str:
+        """Describe what may explain a missing event."""
 
 
 class Ack:
     """A requested acknowledgement, which may not have arrived yet."""
 
-    def __init__(self, server: TestServer, event: str) -> None:
+    def __init__(self, server: Progress, event: str) -> None:
         self._server = server
         self._event = event
         self._args: list[Any] | None = None

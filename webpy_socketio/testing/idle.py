@@ -42,7 +42,7 @@ class _Workers(GreenletPool):
         super().__init__()
         self.busy: dict[Any, None] = {}
 
-    def run(self, function: Callable[[], None]) -> Any:
+    def run(self, function: Callable[[], None]) -> None:
         def watched() -> None:
             worker = getcurrent()
             self.busy[worker] = None
@@ -51,7 +51,7 @@ class _Workers(GreenletPool):
             finally:
                 del self.busy[worker]
 
-        return super().run(watched)
+        super().run(watched)
 
 
 class IdleWaiter:

@@ -14,6 +14,7 @@ from webpy_socketio.engine.engine import Engine, Upgrade
 from webpy_socketio.engine.http.wsgi import RequestHandler
 from webpy_socketio.engine.io.greenlets import GreenletPool
 from webpy_socketio.engine.io.streams import CHUNK, StreamUser
+from webpy_socketio.runtime import Runtime
 from webpy_socketio.server import SocketIOServer
 
 __all__ = ["HOST", "MemoryHandler", "MemoryServer", "MemorySocket", "MemoryStream"]
@@ -28,14 +29,11 @@ class MemorySocket:
     family = stdlib_socket.AF_UNIX
 
     def __init__(self, request: bytes, stream: MemoryStream | None = None) -> None:
-        self._request = request
+        self._request = io.BytesIO(request)
         #: The stream of a WebSocket, for upgrade requests.
         self.stream = stream
         #: The response.
         self.answer = bytearray()
-
-    def makefile(self, mode: str, size: int) -> io.BufferedReader:
-        return io.BufferedReader(io.BytesIO(self._request))
 
     def sendall(self, data: bytes) -> None:
         self.answer += data
@@ -48,7 +46,7 @@ class MemorySocket:
         """Ignore the timeout; reads never block."""
 
     def recv(self, size: int) -> bytes:
-        return b""
+        return self._request.read(size)
 
     def shutdown(self, how: int) -> None:
         """Do nothing."""
@@ -74,7 +72,12 @@ class MemoryServer(SocketIOServer):
     handler_class = MemoryHandler
 
     def __init__(
-        self, application: Any, resource: str, workers: GreenletPool, settings: Any
+        self,
+        application: Any,
+        resource: str,
+        workers: GreenletPool,
+        settings: Any,
+        runtime: Runtime,
     ) -> None:
         super().__init__(
             (HOST, 80),
@@ -82,6 +85,7 @@ class MemoryServer(SocketIOServer):
             resource,
             environ={"SERVER_NAME": HOST, "SERVER_PORT": "80"},
             log=None,
+            runtime=runtime,
             **settings,
         )
         self._socketio.workers = workers

@@ -33,7 +33,7 @@ class Record:
         own = {
             name: value
             for name, value in self.keywords.items()
-            if name not in ("request", "socket", "context")
+            if name not in ("request", "socket", "context") and (name, value) != ("namespace", "/")
         }
         return f"<{self.stage} {own!r}>"
 

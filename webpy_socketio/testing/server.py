@@ -12,11 +12,13 @@ import gevent
 import web
 from blinker import Signal
 
-from webpy_socketio import signals
+from webpy_socketio.config.keywords import SettingKeywords
 from webpy_socketio.engine.io.clock import Clock, replace_clock
+from webpy_socketio.engine.socketio.parser import Parser
 from webpy_socketio.exceptions import PatchingError
-from webpy_socketio.testing.browser import Browser
-from webpy_socketio.testing.client import Client
+from webpy_socketio.runtime import Runtime, default_runtime
+from webpy_socketio.socket import Socket
+from webpy_socketio.testing.client import Browser, Client
 from webpy_socketio.testing.clock import VirtualClock
 from webpy_socketio.testing.errors import ErrorCollector
 from webpy_socketio.testing.idle import IdleWaiter, StillRunning, indent, place
@@ -25,7 +27,7 @@ from webpy_socketio.testing.records import Record, recording
 from webpy_socketio.testing.response import Response
 
 if TYPE_CHECKING:
-    from webpy_socketio.socket import Socket
+    from typing_extensions import Unpack
 
 __all__ = ["TestServer"]
 
@@ -37,7 +39,7 @@ _PATCHING = (
     "    monkey.patch_all()\n"
 )
 
-#: Seconds that waiting handlers have to finish when the test ends.
+#: Seconds for waiting handlers to finish when the test ends.
 _STOP_TIMEOUT = 0.05
 
 
@@ -56,6 +58,7 @@ class TestServer:
         resource: Path of Socket.IO, as for `SocketIOServer`.
         timeout: Real seconds to wait for handlers that wait for a gevent timer, a socket or a
             thread. Default: 1.
+        runtime: Runtime of the server, as for `SocketIOServer`.
         **settings: Settings as keywords of `SocketIOServer`.
 
     Example:
@@ -72,12 +75,14 @@ class TestServer:
         *,
         resource: str = "socket.io",
         timeout: float = 1.0,
-        **settings: Any,
+        runtime: Runtime = default_runtime,
+        **settings: Unpack[SettingKeywords],
     ) -> None:
         wsgi = isinstance(application, web.application)
         self._application = application.wsgifunc() if wsgi else application
         self._resource = resource
         self._timeout = timeout
+        self._runtime = runtime
         self._settings = {
             "backplane": None,
             "block_warning": None,
@@ -122,7 +127,11 @@ class TestServer:
         self._before = replace_clock(self._clock)
         try:
             server = MemoryServer(
-                self._application, self._resource, self._idle.workers, self._settings
+                self._application,
+                self._resource,
+                self._idle.workers,
+                self._settings,
+                self._runtime,
             )
             server.start()
         except BaseException as error:
@@ -132,8 +141,8 @@ class TestServer:
             raise
         self._server = server
         self._errors.install()
-        signals.connecting.connect(self._add_socket)
-        signals.error.connect(self._add_hint)
+        self._runtime.signals.connecting.connect(self._add_socket)
+        self._runtime.signals.error.connect(self._add_hint)
         return self
 
     def stop(self) -> None:
@@ -152,8 +161,8 @@ class TestServer:
                 server.stop(_STOP_TIMEOUT if self._idle.running else self._timeout)
                 self._idle.settle()
             finally:
-                signals.connecting.disconnect(self._add_socket)
-                signals.error.disconnect(self._add_hint)
+                self._runtime.signals.connecting.disconnect(self._add_socket)
+                self._runtime.signals.error.disconnect(self._add_hint)
                 self._errors.uninstall()
                 replace_clock(self._before)
         self._errors.check()
@@ -226,7 +235,7 @@ class TestServer:
     def record(self, *which: Signal) -> Iterator[list[Record]]:
         """Record the signals that are sent in this context; by default those of all stages."""
         self.settle()
-        with recording(which or signals.STAGES) as records:
+        with recording(which or self._runtime.signals.stages) as records:
             yield records
             self.settle()
 
@@ -249,6 +258,11 @@ class TestServer:
     def path(self) -> str:
         """The path of Socket.IO."""
         return str(self._running.engine.path)
+
+    @property
+    def parser(self) -> Parser:
+        """The parser of the server."""
+        return self._runtime.registry.parser
 
     def number(self) -> int:
         """Return the number of the next client."""

@@ -71,6 +71,11 @@ class WebSocketClient:
             self._flush()
         self.stream.hang_up()
 
+    def drop(self) -> None:
+        """End the TCP connection without a close frame; the server detects this at once."""
+        self.stream.hang_up()
+        self._lose()
+
     def abort(self) -> None:
         """Lose the connection: data of both sides is dropped."""
         self.stream.silent = True

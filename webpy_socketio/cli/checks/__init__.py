@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from webpy_socketio.cli.target import Target
+from webpy_socketio.cli.named_application import NamedApplication
 from webpy_socketio.config.settings import Settings
 
 __all__ = ["LEVELS", "Check", "CheckContext", "Finding", "ok", "problem", "warning"]
@@ -35,8 +35,8 @@ class CheckContext:
     #: Without the invalid settings of ``web.config``.
     settings: Settings
     #: None if no application was named, or if it cannot be imported.
-    target: Target | None
-    #: The ``web.application`` objects of the target.
+    named: NamedApplication | None
+    #: The ``web.application`` objects of its module.
     applications: list[Any]
 
 

@@ -12,16 +12,19 @@ import web
 from webpy_socketio import plugins as bundled
 from webpy_socketio.cli.checks import LEVELS, CheckContext, Finding, ok, problem, warning
 from webpy_socketio.cli.plugin_preview import preview_plugins
-from webpy_socketio.config.settings import Settings, given
+from webpy_socketio.config.settings import Settings
 from webpy_socketio.exceptions import ConfigurationError
+from webpy_socketio.runtime import default_runtime
 
 __all__ = ["origins", "plugins", "settings"]
 
 
 def settings(context: CheckContext) -> Iterator[Finding]:
     """Check that settings exist, have valid values and are given once; list their sources."""
-    nearest = {one.name: one for one in given(web.config)}  # the last source has precedence
-    for one in given(web.config):
+    nearest = {
+        one.name: one for one in default_runtime.sources.given(web.config)
+    }  # the last source has precedence
+    for one in default_runtime.sources.given(web.config):
         near = nearest[one.name]
         if one.wrong is not None:
             yield problem("settings", f"{one.source}: {one.wrong}", f"correct it in {one.source}")
@@ -34,7 +37,7 @@ def settings(context: CheckContext) -> Iterator[Finding]:
                 "has precedence",
                 "set it once",
             )
-    if not nearest and context.target is not None:
+    if not nearest and context.named is not None:
         yield ok("settings", "none set: defaults")
     yield from _contradictions(context.settings, nearest.keys())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import resource
@@ -14,9 +15,10 @@ import gevent
 
 from webpy_socketio import assets
 from webpy_socketio.cli.checks import CheckContext, Finding, ok, problem, warning
+from webpy_socketio.engine.io.native import NATIVE, VARIABLE
 from webpy_socketio.exceptions import ConfigurationError
 
-__all__ = ["client", "loop", "open_files", "versions"]
+__all__ = ["client", "loop", "native", "open_files", "versions"]
 
 _PACKAGE = "webpy_socketio"
 
@@ -61,9 +63,15 @@ def versions(context: CheckContext) -> Iterator[Finding]:
         return
     yield ok("versions", f"{_PACKAGE} {package['Version']}")
     yield _python(package.get_all("Classifier") or [])
+    settings = context.settings
+    extras = {
+        None,
+        "redis" if settings.backplane else None,
+        "msgpack" if settings.parser == "msgpack" else None,
+    }
     for text in metadata.requires(_PACKAGE) or []:
         needed = re.match(r'([\w.-]+)(?:\[[\w,]+\])?\s*>=\s*([\d.]+)(?:.*extra == "(\w+)")?', text)
-        if needed and needed[3] in (None, "redis" if context.settings.backplane else None):
+        if needed and needed[3] in extras:
             yield _version(needed[1], needed[2])
 
 
@@ -121,6 +129,20 @@ def loop(context: CheckContext) -> Iterator[Finding]:
         yield ok("loop", f"libev, {running.backend}")
 
 
+def native(context: CheckContext) -> Iterator[Finding]:
+    """Report whether the native core is in use; both are correct."""
+    if NATIVE:
+        yield ok("native core", "in use")
+    elif os.environ.get(VARIABLE) == "1":
+        yield ok("native core", f"off, because {VARIABLE} is 1: pure Python, which is slower")
+    else:
+        yield ok(
+            "native core",
+            "not built: pure Python, which is slower. Install a C compiler and the headers of "
+            "Python, then `pip install --force-reinstall --no-cache-dir webpy_socketio`",
+        )
+
+
 def open_files(context: CheckContext) -> Iterator[Finding]:
     """Check that the limit of open files is sufficient for SOCKETIO_MAX_SESSIONS."""
     sessions = context.settings.max_sessions
@@ -141,18 +163,20 @@ def open_files(context: CheckContext) -> Iterator[Finding]:
 def client(context: CheckContext) -> Iterator[Finding]:
     """Check that the client script is installed, and implements Socket.IO 4's protocol."""
     try:
-        scripts = [assets.asset(name) for name in (assets.CLIENT, assets.EXTENSION)]
+        build = assets.client_of(context.settings.parser)
+        served = (build, assets.EXTENSION, assets.MODULE)
+        scripts = [assets.asset(name) for name in served]
     except (ConfigurationError, OSError) as error:
         yield problem("client", str(error))
         return
     found = re.search(rb"Socket\.IO v([\d.]+)", scripts[0].body[:500] if scripts[0] else b"")
     version = found[1].decode() if found else "of an unknown version"
-    name = f"{assets.CLIENT} {version}"
+    name = f"{build} {version}"
     if version.startswith("4."):
         yield ok("client", name)
     else:
         yield problem(
             "client",
             f"{name} does not implement the protocol of Socket.IO 4",
-            f"remove webpy_socketio/static/{assets.CLIENT}, and reinstall",
+            f"remove webpy_socketio/static/{build}, and reinstall",
         )

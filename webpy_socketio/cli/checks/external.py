@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from webpy_socketio.assets import EXTENSION
+from webpy_socketio.backplane.addresses import is_cluster
 from webpy_socketio.cli.checks import CheckContext, Finding, ok, problem, warning
 from webpy_socketio.cluster import connect_redis
 from webpy_socketio.exceptions import BackplaneError, ConfigurationError
@@ -20,6 +21,9 @@ __all__ = ["address", "redis", "tls"]
 
 #: Seconds to wait for an answer.
 _TIMEOUT = 3.0
+
+#: Oldest versions of Redis: of a single server, and of a Redis Cluster (sharded Pub/Sub).
+VERSION, CLUSTER_VERSION = 5, 7
 
 #: Days of validity below which a certificate is reported.
 _EXPIRY_WARNING_DAYS = 14
@@ -122,7 +126,7 @@ def redis(context: CheckContext) -> Iterator[Finding]:
     except BackplaneError as error:
         yield problem("redis", str(error), "start it, or correct SOCKETIO_BACKPLANE")
         return
-    except ConfigurationError as error:  # the library is missing
+    except ConfigurationError as error:  # the library or a file of certificates is missing
         yield problem("redis", str(error))
         return
     try:
@@ -137,7 +141,8 @@ def redis(context: CheckContext) -> Iterator[Finding]:
             remedy = "allow this user to run INFO (ACL SETUSER ... +info)"
             yield warning("redis", f"reachable, but {reply}", remedy)
             return
-    yield from _version(link.address, _fields(server))
+    oldest = CLUSTER_VERSION if is_cluster(context.settings.backplane) else VERSION
+    yield from _version(link.address, _fields(server), oldest)
     yield from _memory(_fields(memory))
 
 
@@ -146,10 +151,11 @@ def _fields(info: bytes) -> dict[str, str]:
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
-def _version(where: str, info: dict[str, str]) -> Iterator[Finding]:
+def _version(where: str, info: dict[str, str], oldest: int) -> Iterator[Finding]:
     version = info.get("redis_version", "")  # Valkey reports the Redis version that it implements
-    if version.split(".")[0].isdecimal() and int(version.split(".")[0]) < 5:
-        yield problem("redis", f"{where} is version {version}", "update it to version 5 or later")
+    if version.split(".")[0].isdecimal() and int(version.split(".")[0]) < oldest:
+        remedy = f"update it to version {oldest} or later"
+        yield problem("redis", f"{where} is version {version}", remedy)
     else:
         yield ok("redis", f"{where}, version {version or 'unknown'}")
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from webpy_socketio.cli.checks import CheckContext, Finding, problem, warning
 from webpy_socketio.cli.importer import shorten
-from webpy_socketio.config.settings import PREFIX, is_setting, resolve, suggest
+from webpy_socketio.config.settings import PREFIX
+from webpy_socketio.config.validation import is_setting, suggest
 from webpy_socketio.exceptions import SettingsError
+from webpy_socketio.runtime import default_runtime
 from webpy_socketio.server import KEYWORDS, SocketIOServer
 
 __all__ = ["keywords"]
@@ -22,7 +24,7 @@ _OWN = frozenset(inspect.signature(SocketIOServer).parameters) - {"keywords"}
 
 def keywords(context: CheckContext) -> Iterator[Finding]:
     """Check the keywords, and report settings that only the program itself uses."""
-    file = getattr(context.target.module, "__file__", None) if context.target else None
+    file = getattr(context.named.module, "__file__", None) if context.named else None
     if file is None or not file.endswith(".py"):
         return
     for call in ast.walk(ast.parse(Path(file).read_bytes())):
@@ -69,7 +71,7 @@ def _wrong(keyword: ast.keyword) -> str | None:
     except (ValueError, TypeError):  # not a literal
         return None
     try:
-        resolve({name: value}, {})
+        default_runtime.sources.resolve({name: value}, {})
     except SettingsError as error:
         return str(error)
     return None

@@ -29,7 +29,7 @@ def patching(context: CheckContext) -> Iterator[Finding]:
     except PatchingError as error:  # the application has undone the patches
         yield problem("patching", str(error))
         return
-    file = getattr(context.target.module, "__file__", None) if context.target else None
+    file = getattr(context.named.module, "__file__", None) if context.named else None
     if file is None or not file.endswith(".py"):
         yield ok("patching", "the command line patches first")
         return
@@ -101,12 +101,12 @@ class _Program(ast.NodeVisitor):
 
 def urls(context: CheckContext) -> Iterator[Finding]:
     """Check that Socket.IO's requests reach it."""
-    if context.target is None:
+    if context.named is None:
         return
     if not context.applications:
         yield warning(
             "urls",
-            f"{context.target.name} is not a web.application, and its module contains none",
+            f"{context.named.name} is not a web.application, and its module contains none",
             "name the module that contains the web.application",
         )
         return
@@ -136,7 +136,7 @@ def urls(context: CheckContext) -> Iterator[Finding]:
 def debug(context: CheckContext) -> Iterator[Finding]:
     """Check that web.py's debug mode is off: it shows tracebacks and reloads modules."""
     remedy = "set web.config.debug = False before the application is created"
-    if context.target is None:
+    if context.named is None:
         return
     if web.config.get("debug"):
         yield warning(
@@ -156,7 +156,7 @@ def debug(context: CheckContext) -> Iterator[Finding]:
 
 def logging(context: CheckContext) -> Iterator[Finding]:
     """Check that the logging configuration has not disabled the package's loggers."""
-    if context.target is not None and loggers.are_disabled():
+    if context.named is not None and loggers.are_disabled():
         yield warning(
             "logging",
             "the logging configuration disables the logger webpy_socketio, which logs tracebacks",

@@ -32,11 +32,11 @@ _ABSOLUTE = f'write file="/{_SCRIPTS}": without the slash the name is relative t
 def templates(context: CheckContext) -> Iterator[Finding]:
     """Check that every template that includes the scripts can find them."""
     mako = sys.modules.get("mako.lookup")
-    if context.target is None or mako is None:
+    if context.named is None or mako is None:
         return
     # The application may keep its lookup in a module, an object or a closure.
     lookups = [each for each in gc.get_objects() if issubclass(type(each), mako.TemplateLookup)]
-    folder = Path(getattr(context.target.module, "__file__", None) or ".").parent
+    folder = Path(getattr(context.named.module, "__file__", None) or ".").parent
     found = list(chain(*map(_of_lookup, lookups))) if lookups else list(_of_folder(folder))
     yield from (finding for finding in found if finding is not None)
     if found and not any(found):

@@ -6,6 +6,8 @@ for their next ping, and sessions whose pong is pending.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from webpy_socketio.engine.engineio.session import Session
 from webpy_socketio.engine.io.clock import Clock
 from webpy_socketio.engine.io.packets import PING, Message
@@ -32,6 +34,11 @@ class Heartbeat:
         self._idle = TimeoutQueue[Session](clock, interval, self._ping)
         self._pending = TimeoutQueue[Session](clock, timeout, self._on_timeout)
         self._since: dict[Session, float] = {}
+        #: Returns the number of the last message, or None if messages are not numbered. A pong
+        #: confirms the messages before its ping: transports deliver in order.
+        self.position: Callable[[], int] | None = None
+        #: Positions of the pending pings.
+        self._positions: dict[Session, int] = {}
 
     def add(self, session: Session) -> None:
         """Schedule the first or next ping of `session`, one interval from now."""
@@ -42,11 +49,14 @@ class Heartbeat:
         """Handle a pong; a pong without a pending ping has no effect."""
         if session in self._pending:
             self._pending.discard(session)
+            if self._positions:
+                session.confirmed = self._positions.pop(session, session.confirmed)
             self.add(session)
 
     def discard(self, session: Session) -> None:
         """Stop the heartbeat of `session`."""
         self._since.pop(session, None)
+        self._positions.pop(session, None)
         self._idle.discard(session)
         self._pending.discard(session)
 
@@ -63,10 +73,13 @@ class Heartbeat:
     def clear(self) -> None:
         """Remove all sessions and stop the timers."""
         self._since.clear()
+        self._positions.clear()
         self._idle.clear()
         self._pending.clear()
 
     def _ping(self, session: Session) -> None:
+        if self.position is not None:
+            self._positions[session] = self.position()
         session.outbox.push(_PING)
         self._pending.add(session)
 

@@ -5,7 +5,7 @@ Engine.IO protocol v4, "HTTP long-polling". Both run in the greenlet of their HT
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import gevent
@@ -21,6 +21,8 @@ __all__ = ["Polling"]
 #: Context manager that calls a function if the client closes the connection of a waiting request.
 Watch = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
+#: The types and data of the packets of a POST.
+Packets = Iterator[tuple[bytes, "bytes | str"]]
 
 #: Reasons after which no close packet is kept: the client is gone or cannot continue the session.
 _NO_FINAL_POLL = frozenset(("transport error", "ping timeout", "slow reader", "parse error"))
@@ -35,11 +37,11 @@ class Polling:
     __slots__ = (
         "_final_packet",
         "_may_read",
+        "_on_ready",
         "_probed",
         "_receiving",
         "_session",
         "_waiting",
-        "_wake",
         "arriving",
     )
 
@@ -52,8 +54,9 @@ class Polling:
         #: Whether the head of a POST has arrived and its packets are not handled yet.
         self.arriving = False
         self._session = session
-        self._wake = gevent.event.Event()
         self._waiting = False
+        #: Called when the waiting GET can be answered.
+        self._on_ready: Callable[[], object] | None = None
         self._receiving = False
         self._probed = False
         #: Last packet of this transport, once it is closed or replaced.
@@ -66,6 +69,11 @@ class Polling:
         return self.arriving or self._receiving
 
     @property
+    def paused(self) -> bool:
+        """Whether packets must not be read for now."""
+        return self._may_read is not None
+
+    @property
     def waiting(self) -> bool:
         """Whether a GET is waiting for messages."""
         return self._waiting
@@ -75,7 +83,8 @@ class Polling:
         """Whether a closed session is kept until the next GET has received the close packet."""
         session = self._session
         if self._waiting:
-            return False  # the waiting GET receives the close packet
+            # The waiting GET receives the close packet, unless it receives queued messages.
+            return bool(session.outbox) and session.reason != "transport close"
         if session.rejected:
             # With an empty outbox, the response to the POST is enough. The Engine.IO protocol
             # suite expects status 400 for the next GET.
@@ -90,13 +99,18 @@ class Polling:
 
     def flush(self) -> None:
         if self._session.outbox:
-            self._wake.set()
+            self._notify()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the close packet is not sent yet."""
+        return self._final_packet == CLOSE
 
     def close(self, code: int, reason: str) -> None:
-        """Send the queued messages and a close packet with the waiting or the next GET."""
+        """Send the queued messages with the waiting or the next GET, then a close packet."""
         # A client that closed the session itself expects a noop for its pending GET.
         self._final_packet = NOOP if self._session.reason == "transport close" else CLOSE
-        self._wake.set()
+        self._notify()
         self.resume()
 
     def abort(self) -> None:
@@ -122,12 +136,12 @@ class Polling:
         """
         self._probed = probed
         if probed:
-            self._wake.set()
+            self._notify()
 
     def replaced(self) -> None:
         """End a waiting GET with a noop, because a WebSocket has replaced this transport."""
         self._final_packet = NOOP
-        self._wake.set()
+        self._notify()
 
     # -- requests
 
@@ -137,21 +151,46 @@ class Polling:
         Raises:
             ProtocolError: Another GET is waiting. The messages would be split between the two.
         """
+        wake = gevent.event.Event()
+        payload = self.begin_poll(wake.set)
+        if payload is not None:
+            return payload
+        try:
+            with watch(self.connection_lost):
+                wake.wait()
+            return self._take()
+        finally:
+            self.cancel_poll()
+
+    def begin_poll(self, on_ready: Callable[[], object]) -> bytes | None:
+        """Return the payload of a GET, or None if there are no messages yet.
+
+        In that case, `on_ready` is called once; `end_poll` then returns the payload.
+
+        Raises:
+            ProtocolError: Another GET is waiting.
+        """
         if self._waiting:
             self._session.reject("transport error")
             raise ProtocolError("overlapping GET requests")
-        self._waiting = True
-        try:
-            if not self._ready():
-                self._wake.clear()
-                with watch(self._connection_lost):
-                    self._wake.wait()
+        if self._final_packet is not None or self._probed or self._session.outbox:
             return self._take()
-        finally:
-            self._waiting = False
+        self._waiting = True
+        self._on_ready = on_ready
+        return None
+
+    def cancel_poll(self) -> None:
+        """Forget the waiting GET, which cannot be answered."""
+        self._waiting = False
+        self._on_ready = None
+
+    def end_poll(self) -> bytes:
+        """Return the payload of the GET that has waited."""
+        self.cancel_poll()
+        return self._take()
 
     def receive(self, body: bytes) -> None:
-        """Pass the packets of a POST to the session.
+        """Pass the packets of a POST to the session; waits while reading is paused.
 
         Raises:
             ProtocolError: A packet is invalid, or another POST is in progress.
@@ -159,10 +198,48 @@ class Polling:
         if self._receiving:
             self._session.reject("transport error")
             raise ProtocolError("overlapping POST requests")
+        self.end_receive(decode_payload(body))
+
+    def begin_receive(self, body: bytes) -> Packets | None:
+        """Pass the packets of a POST to the session until one of them pauses reading.
+
+        Call only if no POST is in progress and reading is not paused.
+
+        Returns:
+            The remaining packets, which `end_receive` must handle; None if reading is not paused.
+
+        Raises:
+            ProtocolError: A packet is invalid.
+        """
+        session = self._session
+        packets = decode_payload(body)
+        self._receiving = True
+        paused = False
+        try:
+            for kind, data in packets:
+                session.receive(kind, data)
+                if not session.open:
+                    break
+                if self._may_read is not None:
+                    paused = True
+                    return packets
+        except ProtocolError:
+            session.reject()
+            raise
+        finally:
+            self._receiving = paused
+        return None
+
+    def end_receive(self, packets: Packets) -> None:
+        """Pass packets of a POST to the session; waits while reading is paused.
+
+        Raises:
+            ProtocolError: A packet is invalid.
+        """
         session = self._session
         self._receiving = True
         try:
-            for number, (kind, data) in enumerate(decode_payload(body), 1):
+            for number, (kind, data) in enumerate(packets, 1):
                 if not number % _BATCH_SIZE:
                     gevent.sleep(0)
                 while self._may_read is not None:  # backpressure: delays the response
@@ -176,8 +253,11 @@ class Polling:
         finally:
             self._receiving = False
 
-    def _ready(self) -> bool:
-        return self._final_packet is not None or self._probed or bool(self._session.outbox)
+    def _notify(self) -> None:
+        """Have the waiting GET answered."""
+        on_ready, self._on_ready = self._on_ready, None
+        if on_ready is not None:
+            on_ready()
 
     def _take(self) -> bytes:
         replaced = self._session.transport is not self
@@ -190,8 +270,12 @@ class Polling:
         final, self._final_packet = self._final_packet, None
         if final == NOOP:
             return payload or NOOP
-        return payload + b"\x1e" + final if payload else final
+        if payload:
+            # The close packet has a response of its own: the stock client handles messages in the
+            # next turn of its event loop, and closing discards those of the same response.
+            self._final_packet = final
+        return payload or final
 
-    def _connection_lost(self) -> None:
+    def connection_lost(self) -> None:
         """Close the session: its client closed the connection of the waiting GET."""
         self._session.close("transport close")

@@ -10,7 +10,15 @@ from urllib.parse import parse_qsl
 from webpy_socketio.engine.io import json
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError
 
-__all__ = ["QUERY_TOO_LONG", "Query", "RequestError", "Response", "read_body", "read_query"]
+__all__ = [
+    "QUERY_TOO_LONG",
+    "Query",
+    "RequestError",
+    "Response",
+    "check_encoding",
+    "read_body",
+    "read_query",
+]
 
 #: Maximum length of a query string in characters.
 _MAX_QUERY = 4096
@@ -145,6 +153,21 @@ def _split(query: str) -> list[tuple[str, str]]:
         return parse_qsl(query, keep_blank_values=True)
     pairs = [pair.partition("=") for pair in query.split("&")]
     return [(name, value) for name, _, value in pairs]
+
+
+def check_encoding(environ: dict[str, Any]) -> None:
+    """Check that the body of a POST is not compressed, as its size would then be unknown.
+
+    Raises:
+        RequestError: The request has a ``Content-Encoding`` (RFC 9110 §15.5.16).
+    """
+    if environ.get("HTTP_CONTENT_ENCODING", "").strip(" \t").lower() not in ("", "identity"):
+        raise RequestError(
+            3,
+            "Content-Encoding is not supported: send packets uncompressed",
+            "415 Unsupported Media Type",
+            True,
+        )
 
 
 def read_body(environ: dict[str, Any], max_size: int) -> bytes:

@@ -6,33 +6,70 @@ Sans-I/O: transports pass packets to `Session.receive` and write the messages of
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from typing import Any, Protocol
 
-from webpy_socketio.engine.io.outbox import Outbox, Writer
+from webpy_socketio.engine.io.clock import Clock
+from webpy_socketio.engine.io.outbox import Flusher, Outbox, Writer
 from webpy_socketio.engine.io.packets import CLOSE, MESSAGE, PONG, Message
 from webpy_socketio.engine.io.throttled_log import ThrottledLog
 from webpy_socketio.exceptions import ProtocolError
 
-if TYPE_CHECKING:
-    from webpy_socketio.engine.io.clock import Clock
-    from webpy_socketio.engine.io.outbox import Flusher
-
-__all__ = ["Receiver", "Session", "SessionHost", "Transport"]
+__all__ = [
+    "EngineApplication",
+    "EventReceiver",
+    "Receiver",
+    "Session",
+    "SessionHost",
+    "Transport",
+]
 
 logger = logging.getLogger(__name__)
 
 
+_RECEIVER_FAILED = "session closed because its receiver raised an exception"
+
+
+class EngineApplication(Protocol):
+    """The application of an engine, which creates the receiver of each session."""
+
+    def opened(self, session: Session) -> Receiver:
+        """Handle a completed handshake and return the receiver of the session.
+
+        Runs on the hub or in a request's greenlet and must not block.
+        """
+
+
 class Receiver(Protocol):
-    """Callbacks of a session. They run on the hub or in a request's greenlet and must not block."""
+    """Callbacks of one session.
 
-    def opened(self, session: Session) -> None:
-        """Handle a completed handshake."""
+    They run on the hub or in a request's greenlet and must not block.
+    """
 
-    def message(self, session: Session, data: str | bytes) -> None:
+    def message(self, data: str | bytes) -> None:
         """Handle a message of the client. Raising `ProtocolError` closes the session."""
 
-    def closed(self, session: Session, reason: str) -> None:
+    def closed(self, reason: str) -> None:
         """Handle the end of the session. Called exactly once."""
+
+
+class EventReceiver(Receiver, Protocol):
+    """A receiver for which a transport may read plain Socket.IO events itself.
+
+    A plain event belongs to the namespace "/" and has no attachments.
+    """
+
+    #: Whether `event` may be called instead of `message`.
+    reads_events: bool
+
+    def event(self, body: str, identifier: int | None, size: int) -> None:
+        """Handle a plain event as `message` handles its text.
+
+        Args:
+            body: The JSON, which begins with a bracket.
+            identifier: The acknowledgement id, or None.
+            size: Characters of the whole packet.
+        """
 
 
 class Transport(Writer, Protocol):
@@ -73,17 +110,20 @@ class SessionHost(Protocol):
 class Session:
     """One client's Engine.IO connection.
 
-    Sessions are created by an `Engine`. Applications send with `send`, close with `close`, and may
-    store a value in `data`. Not thread-safe: use it in the thread of the engine's hub only.
+    Sessions are created by an `Engine`. Applications send with `send` and close with `close`. Not
+    thread-safe: use it in the thread of the engine's hub only.
     """
 
     __slots__ = (
         "_host",
         "_pauses",
-        "data",
+        "client_left",
+        "confirmed",
         "environ",
         "id",
+        "opened_at",
         "outbox",
+        "reads_events",
         "reason",
         "receiver",
         "rejected",
@@ -97,7 +137,6 @@ class Session:
         session_id: str,
         environ: dict[str, Any],
         host: SessionHost,
-        receiver: Receiver,
         outbox_bytes: int,
         outbox_packets: int,
     ) -> None:
@@ -105,14 +144,20 @@ class Session:
         self.id = session_id
         #: The WSGI environ of the handshake.
         self.environ = environ
+        #: Time of the handshake, in seconds since the epoch.
+        self.opened_at = time.time()
         #: Why the session was closed; None while it is open.
         self.reason: str | None = None
+        #: Whether the client closed the session, or its page; a lost connection leaves it False.
+        self.client_left = False
+        #: Position that the client has confirmed by a pong; see `Heartbeat.position`.
+        self.confirmed = 0
         #: Whether the session was closed because of a protocol error of the client.
         self.rejected = False
-        #: Receives the client's messages.
-        self.receiver = receiver
-        #: For use by the application.
-        self.data: Any = None
+        #: Receives the client's messages; set by `attach`.
+        self.receiver: Receiver = _NOT_ATTACHED
+        #: Whether the receiver is an `EventReceiver`, so that `receive_event` may be called.
+        self.reads_events = False
         self.outbox = Outbox(host.flusher, outbox_bytes, outbox_packets, self._on_overflow)
         self.transport: Transport | None = None
         #: A WebSocket that is being probed to replace long-polling.
@@ -131,6 +176,13 @@ class Session:
     def paused(self) -> bool:
         """Whether reading from the client is paused."""
         return self._pauses > 0
+
+    def attach(self, receiver: Receiver) -> None:
+        """Deliver the client's messages to `receiver`; called once, before reading starts."""
+        self.receiver = receiver
+        self.reads_events = getattr(receiver, "reads_events", False)
+        if self.reason is not None:  # closed by `EngineApplication.opened`
+            receiver.closed(self.reason)
 
     def send(self, data: str | bytes) -> None:
         """Queue a message for the client; has no effect if the session is closed."""
@@ -162,24 +214,47 @@ class Session:
             return
         try:
             if kind == MESSAGE:
-                self.receiver.message(self, data)
+                self.receiver.message(data)
             elif not self.count():
                 return
             elif kind == PONG:
                 self._host.pong(self)
             elif kind == CLOSE:
+                self.client_left = True
                 self.close("transport close")
             else:
                 raise ProtocolError("unexpected Engine.IO packet type")
         except ProtocolError as error:
-            text = f"session closed after a protocol error: {error}"
-            self._host.notices.throttled(error, text, logging.INFO, logger)
-            self.reject(code=error.close_code)
+            self._reject_after(error)
             raise
         except Exception:
-            # Continuing would silently skip this message.
-            logger.exception("session closed because its receiver raised an exception")
-            self.close("forced close", 1011)
+            logger.exception(_RECEIVER_FAILED)
+            self.close("forced close", 1011)  # continuing would silently skip this message
+
+    def receive_event(self, body: str, identifier: int | None, size: int) -> None:
+        """Handle a plain event, as `receive` does; see `EventReceiver`.
+
+        Call only if `reads_events` is set.
+
+        Raises:
+            ProtocolError: The event is invalid. The session is already closed.
+        """
+        if self.reason is not None:
+            return
+        receiver: EventReceiver = self.receiver  # type: ignore[assignment]
+        try:
+            receiver.event(body, identifier, size)
+        except ProtocolError as error:
+            self._reject_after(error)
+            raise
+        except Exception:
+            logger.exception(_RECEIVER_FAILED)
+            self.close("forced close", 1011)  # continuing would silently skip this message
+
+    def _reject_after(self, error: ProtocolError) -> None:
+        text = f"session closed after a protocol error: {error}"
+        self._host.notices.throttled(error, text, logging.INFO, logger)
+        self.reject(code=error.close_code)
 
     def close(self, reason: str, code: int = 1000, note: str = "") -> None:
         """Close the session after delivering the queued messages.
@@ -201,7 +276,7 @@ class Session:
         if self.upgrading is not None:
             self.upgrading.close(code, note)
             self.upgrading = None
-        self.receiver.closed(self, reason)
+        self.receiver.closed(reason)
 
     def reject(
         self, reason: str = "parse error", code: int = ProtocolError.close_code, note: str = ""
@@ -229,3 +304,16 @@ class Session:
         self.close("slow reader", 1008, "reading too slowly")
         if self.transport is not None:
             self.transport.abort()  # the client would never read a close frame behind the backlog
+
+
+class _NotAttached:
+    """The receiver of a session while `EngineApplication.opened` runs."""
+
+    def message(self, data: str | bytes) -> None:
+        raise AssertionError("a message was read before the session was opened")
+
+    def closed(self, reason: str) -> None:
+        """Do nothing: `Session.attach` calls the receiver."""
+
+
+_NOT_ATTACHED = _NotAttached()

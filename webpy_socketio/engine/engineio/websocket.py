@@ -11,13 +11,29 @@ import logging
 from collections.abc import Callable
 
 from websockets.exceptions import InvalidState
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.exceptions import ProtocolError as LibraryError
+from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
-from webpy_socketio.engine.engineio.payloads import decode_packet
 from webpy_socketio.engine.engineio.session import Session
-from webpy_socketio.engine.io.frames import size_on_the_wire, whole_text
-from webpy_socketio.engine.io.packets import MESSAGE, PING, PONG, PROBE, UPGRADE, Message
+from webpy_socketio.engine.io.frames import (
+    CLOSE,
+    encode,
+    short_frame,
+    size_on_the_wire,
+    whole_text,
+)
+from webpy_socketio.engine.io.json import MAX_DEPTH
+from webpy_socketio.engine.io.native import read_events
+from webpy_socketio.engine.io.packets import (
+    MESSAGE,
+    PING,
+    PONG,
+    PROBE,
+    UPGRADE,
+    Message,
+    decode_packet,
+)
 from webpy_socketio.engine.io.streams import Stream
 from webpy_socketio.exceptions import ProtocolError
 
@@ -53,12 +69,12 @@ class WebSocket:
         "_closing",
         "_dropped",
         "_fragments",
+        "_library",
         "_max_size",
         "_opcode",
         "_outbox",
         "_outbox_bytes",
         "_probed",
-        "_protocol",
         "_session",
         "_stream",
         "_unparsed",
@@ -81,7 +97,8 @@ class WebSocket:
         self._session = session
         self._outbox = session.outbox
         self._stream = stream
-        self._protocol = Protocol(Side.SERVER, max_size=max_size, logger=_quiet)
+        #: The protocol of the library, created when it is first needed: it takes 1 KB.
+        self._library: Protocol | None = None
         self._max_size = max_size
         self._outbox_bytes = outbox_bytes
         self._probed = probed
@@ -95,6 +112,15 @@ class WebSocket:
         # Bytes of incomplete frames in the library. Frames with an overlong length field leave a
         # remainder, which is harmless: 0 still implies that the next byte starts a frame.
         self._unparsed = 0
+
+    @property
+    def _protocol(self) -> Protocol:
+        if self._library is None:
+            self._library = self._create_protocol(self._max_size)
+        return self._library
+
+    def _create_protocol(self, max_size: int) -> Protocol:
+        return Protocol(Side.SERVER, max_size=max_size, logger=_quiet)
 
     def answer(self, response: bytes) -> None:
         """Write the handshake response, followed by the messages that are already queued."""
@@ -148,14 +174,29 @@ class WebSocket:
     # -- called by the stream
 
     def data_received(self, data: bytes) -> None:
-        protocol = self._protocol
         try:
             if not self._unparsed and not self._fragments:
+                if self._session.reads_events and not self._candidate:
+                    # A depth beyond the limit needs more brackets than that.
+                    events, size = read_events(data, self._max_size, MAX_DEPTH)
+                    for event in events:
+                        self._session.receive_event(*event)
+                        if self._closing:
+                            return
+                    if size == len(data):
+                        return
+                    if size:
+                        data = data[size:]
                 text = whole_text(data, self._max_size)
                 if text is not None:
                     self._receive_text(text)
                     return
+                if self._library is None:
+                    data = self._receive_short_frames(data)
+                    if not data or self._closing:
+                        return
             self._unparsed += len(data)
+            protocol = self._protocol
             protocol.receive_data(data)
             for frame in protocol.events_received():
                 if isinstance(frame, Frame):
@@ -205,8 +246,7 @@ class WebSocket:
             data = b"" if close.code == CloseCode.NO_STATUS_RCVD else close.serialize()
             self._write(Frame(Opcode.CLOSE, data).serialize(mask=False))
         self._write_protocol()
-        self._stream.close()
-        self.give_up("parse error" if close is None else "transport close", 1000)
+        self._end(None if close is None else close.code)
 
     def _join(self, messages: list[Message]) -> bytes:
         if self._base64:
@@ -224,6 +264,40 @@ class WebSocket:
             self._outbox.unsent = unsent
 
     # -- frames to packets
+
+    def _receive_short_frames(self, data: bytes) -> bytes:
+        """Handle short frames without the library; return the data that it must parse."""
+        start = 0
+        while (frame := short_frame(data, start, self._max_size)) is not None:
+            opcode, payload, end = frame
+            if opcode == CLOSE:
+                try:
+                    close = Close.parse(payload)
+                except (UnicodeDecodeError, LibraryError):
+                    break
+                self._answer_close(close.code, payload)
+                return b""
+            self._receive_text(payload)
+            if self._closing:
+                return b""
+            start = end
+        return data[start:]
+
+    def _answer_close(self, code: int, payload: bytes) -> None:
+        """Echo a close frame, as the library does, and close."""
+        self._closing = True
+        if not self._candidate:
+            self._session.count()
+            self._outbox.close()
+        self._write(encode(CLOSE, payload))
+        self._end(code)
+
+    def _end(self, code: int | None) -> None:
+        """Close after the close frame of the client, or after a protocol error (None)."""
+        self._stream.close()
+        if code == CloseCode.GOING_AWAY and not self._candidate:
+            self._session.client_left = True  # the page was closed (RFC 6455 §7.4.1)
+        self.give_up("parse error" if code is None else "transport close", 1000)
 
     def _receive_frame(self, frame: Frame) -> None:
         opcode = frame.opcode

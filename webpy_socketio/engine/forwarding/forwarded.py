@@ -1,8 +1,8 @@
 """Headers in which proxies describe the client: ``X-Forwarded-*``, and ``Forwarded`` (RFC 7239).
 
-Each proxy appends a value to these lists, so the last value is that of the nearest proxy, and a
-client controls only the values before it. Values are taken from the right, as far as the proxy
-that added them is trusted:
+Each proxy appends a value to these lists, so the last value is that of the nearest proxy. A client
+controls only the values before it. Values are taken from the right, as far as the proxy that added
+them is trusted:
 
 - ``X-Forwarded-Proto``, ``-Host`` and ``-Port``: the last value. These lists cannot be compared
   with each other, because a proxy may append to one and not to another.

@@ -1,7 +1,7 @@
 """Host names: parsing of ``host[:port]``, and the names that a server accepts.
 
-Checking ``Host`` prevents DNS rebinding: a page whose name resolves to this machine has the same
-origin as the server, and only its ``Host`` header differs.
+Checking ``Host`` prevents DNS rebinding. A page whose name resolves to this machine has the same
+origin as the server; only its ``Host`` header differs.
 """
 
 from __future__ import annotations

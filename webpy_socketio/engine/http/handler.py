@@ -8,11 +8,9 @@ body, limited in size, before the application is called. A request that
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import logging
 import tempfile
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,6 +20,7 @@ from webpy_socketio.engine.engineio.rejections import explain_host
 from webpy_socketio.engine.forwarding.proxies import PEER_KEY, peer_of
 from webpy_socketio.engine.http.body_timeout import BodyTimeout
 from webpy_socketio.engine.http.closing import respond_and_drain
+from webpy_socketio.engine.http.connection_reader import ConnectionReader
 from webpy_socketio.engine.http.parser import (
     BadRequest,
     Head,
@@ -39,11 +38,8 @@ __all__ = ["ConnectionHandedOff", "HTTPHandler", "HandOffRequested"]
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of a body that are kept in memory; larger ones go to a temporary file.
+#: Maximum bytes of a body in memory; a larger one is stored in a temporary file.
 _MAX_BODY_IN_MEMORY = 262_144
-
-#: Characters of the longest header name whose environ key is cached.
-_MAX_CACHED_NAME = 64
 
 #: Requests of one connection served before its greenlet yields to others.
 _BATCH_SIZE = 8
@@ -54,37 +50,20 @@ class ConnectionHandedOff(Exception):
 
 
 class HandOffRequested(Exception):
-    """Thrown into the greenlet of an idle handler to make it hand off its connection."""
+    """Raised in the greenlet of an idle handler, which then hands off its connection."""
 
 
 class _ConsumedInput:
-    """Stands for `gevent.pywsgi.Input`, whose rest pywsgi discards: the body was read already."""
+    """Replaces `gevent.pywsgi.Input`, whose rest pywsgi discards: the body was read already."""
 
     def _discard(self) -> None:
         """Do nothing."""
 
 
-def _cgi_name(header: str) -> str | None:
-    """Return the environ key of a header; None if the key would be ambiguous (an underscore)."""
-    # Clients choose the names, so long ones are not cached.
-    return (_make_cgi_name if len(header) <= _MAX_CACHED_NAME else _make_cgi_name.__wrapped__)(
-        header
-    )
-
-
-@functools.lru_cache(256)
-def _make_cgi_name(header: str) -> str | None:
-    if "_" in header:
-        return None
-    name = header.upper().replace("-", "_")
-    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + name
-
-
-def _cgi_fields(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+def _cgi_fields(head: Head) -> dict[str, str]:
     """Return the environ entries of headers (PEP 3333)."""
     fields: dict[str, str] = {}
-    for name, value in headers:
-        key = _cgi_name(name)
+    for (_, value), key in zip(head.headers, head.keys, strict=True):
         if key is None:
             continue
         if key in fields:
@@ -96,7 +75,7 @@ def _cgi_fields(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 
 class HTTPHandler(ResponseHandler):
-    """Reads requests that have one interpretation only, against request smuggling.
+    """Reads requests, and rejects ambiguous ones to prevent request smuggling.
 
     Subclasses override `body_limit`, `explain`, `route` and `hand_off`, and the notifications
     `body_announced` and `body_aborted`.
@@ -119,7 +98,7 @@ class HTTPHandler(ResponseHandler):
     _parsed: Head | None = None
     #: Environ entries of the headers and the client address, and the headers they were made from.
     _fields: tuple[dict[str, str], Any] = ({}, None)
-    #: The address for the access log: that of the client, once a request has been read.
+    #: The address for the access log: that of the client after a request has been read.
     remote_address = ""
     _failure: BadRequest | None
     _body: Any
@@ -128,7 +107,7 @@ class HTTPHandler(ResponseHandler):
     _held_size = 0
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
-        super().__init__(sock, address, server, rfile)
+        super().__init__(sock, address, server, rfile or ConnectionReader(sock))
         #: The address of the peer in its plain form; ``"unix"`` for a Unix socket.
         self.peer = peer_of(address)
         if isinstance(address, bytes):  # an abstract name; a hand-off sends the address as JSON
@@ -157,7 +136,7 @@ class HTTPHandler(ResponseHandler):
     # -- methods of pywsgi, in the order of their calls
 
     def read_requestline(self) -> str:
-        """Read the whole head; `read_request` raises what is wrong with it."""
+        """Read the head; an error is stored, and raised by `read_request`."""
         self._failure = None
         self.remote_address = self.peer
         # The first request must arrive soon; a keep-alive connection may be idle longer.
@@ -170,18 +149,16 @@ class HTTPHandler(ResponseHandler):
         if idle_handlers is not None:
             idle_handlers[self] = gevent.getcurrent()
         try:
-            with gevent.Timeout(timeout, False):
-                if not self.rfile.peek(1):
-                    return ""
-                timeout = 0
+            arrived = self.wait_for_request(timeout)
         except HandOffRequested:
+            arrived = False
             hand_off = True
         finally:
             if idle_handlers is not None:
                 idle_handlers.pop(self, None)
         if hand_off:
             self.hand_off()  # may wait; a second request is impossible, as the handler is not idle
-        if timeout:
+        if not arrived:
             return ""
         taken = take_head(self.rfile)
         if taken is not None:
@@ -200,6 +177,14 @@ class HTTPHandler(ResponseHandler):
         self._head = head
         return head.partition(b"\r\n")[0].decode("latin-1")
 
+    def wait_for_request(self, timeout: float) -> bool:
+        """Wait until data has arrived; return False after `timeout` seconds, or at the end."""
+        if self.read_ahead():
+            return True
+        with gevent.Timeout(timeout, False):
+            return bool(self.rfile.fill())
+        return False
+
     def read_request(self, raw_requestline: str) -> bool:
         """Parse the head and read the body."""
         self.requestline = ""
@@ -213,7 +198,7 @@ class HTTPHandler(ResponseHandler):
         self.close_connection = head.close
         self.headers = head.headers
         if self._fields[1] is not head.headers:
-            self._fields = self._read_fields(head.headers), head.headers
+            self._fields = self._read_fields(head), head.headers
         self.remote_address = self._fields[0]["REMOTE_ADDR"]
         if self.server.peers is not None:
             self.route(head)
@@ -254,7 +239,7 @@ class HTTPHandler(ResponseHandler):
         environ["SERVER_PROTOCOL"] = self.request_version
         environ.update(self._fields[0])
         if self._body_size is not None:
-            # The body is complete, so the application gets its size instead of the framing.
+            # The body is complete: pass its size to the application instead of the framing.
             environ["CONTENT_LENGTH"] = str(self._body_size)
             environ.pop("HTTP_TRANSFER_ENCODING", None)
         environ["wsgi.input"] = self._body
@@ -302,12 +287,12 @@ class HTTPHandler(ResponseHandler):
 
     # -- helpers
 
-    def _read_fields(self, headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    def _read_fields(self, head: Head) -> dict[str, str]:
         """Return the environ entries of the headers, and of the client behind trusted proxies.
 
         Raises `BadRequest` if the host is not allowed.
         """
-        fields = _cgi_fields(headers)
+        fields = _cgi_fields(head)
         peer = self.peer
         fields[PEER_KEY] = fields["REMOTE_ADDR"] = peer
         config = self.config

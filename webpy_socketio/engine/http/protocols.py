@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.engine import Engine
+from webpy_socketio.engine.engineio.requests import Response
 from webpy_socketio.engine.io.quotas import Quota
 from webpy_socketio.engine.io.throttled_log import ThrottledLog
 from webpy_socketio.engine.workers.handoff import PeerWorkers
@@ -38,6 +39,9 @@ class EngineHTTPServer(HTTPServer, Protocol):
     handlers: set[Any]
     loop: Any
     move_timeout: float
+
+    def respond_early(self, environ: dict[str, Any]) -> Response | None:
+        """Return a response that needs neither the application nor a session."""
 
     def log_unmatched(self, environ: dict[str, Any], code: int) -> None:
         """Log a request that the application answered but that may be meant for the engine."""

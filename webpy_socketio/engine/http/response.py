@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gevent.pywsgi import WSGIHandler, format_date_time
+from gevent.pywsgi import WSGIHandler
 
 from webpy_socketio.engine.config import EngineConfig
 from webpy_socketio.engine.http.framing import BODYLESS, ResponseError, check_head
 from webpy_socketio.engine.http.protocols import HTTPServer
+from webpy_socketio.engine.io.dates import http_date
 from webpy_socketio.engine.io.progress import send_all
 
 __all__ = ["ClientGone", "ResponseHandler"]
@@ -130,7 +131,7 @@ class ResponseHandler(WSGIHandler):
         """Choose the framing of the body, and whether the connection stays open."""
         headers = self.response_headers
         if not self._dated:
-            headers.append((b"Date", format_date_time(time.time())))
+            headers.append((b"Date", http_date()))
         self._bodyless = self.command == "HEAD" or self.code in BODYLESS
         if self._declared is None and self.code not in BODYLESS:
             self._frame(headers)
@@ -205,13 +206,17 @@ class ResponseHandler(WSGIHandler):
         self.status = self._orig_status = status  # for the access log
         self.code = int(status[:3])
         self.headers_sent = True
-        lines = [f"HTTP/1.1 {status}", f"Date: {format_date_time(time.time()).decode()}"]
-        lines += [f"{name}: {value}" for name, value in headers]
+        connection = ""
         if self.close_connection:
-            lines.append("Connection: close")  # RFC 9112 §9.6
+            connection = "Connection: close\r\n"  # RFC 9112 §9.6
         elif self.request_version == "HTTP/1.0":
-            lines.append("Connection: keep-alive")
-        head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+            connection = "Connection: keep-alive\r\n"
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        head = b"HTTP/1.1 %b\r\nDate: %b\r\n%b\r\n" % (
+            status.encode("latin-1"),
+            http_date(),
+            (lines + connection).encode("latin-1"),
+        )
         self._sendall(head if self.command == "HEAD" else head + body)
 
     def _sendall(self, data: bytes) -> None:

@@ -11,15 +11,16 @@ import gevent
 import gevent.ssl
 
 from webpy_socketio.engine.engine import Engine
+from webpy_socketio.engine.engineio.requests import Response
 from webpy_socketio.engine.engineio.takeover import ACCEPT_KEY
 from webpy_socketio.engine.forwarding.proxies import peer_of
 from webpy_socketio.engine.http.base_server import BaseServer
+from webpy_socketio.engine.http.connection_reader import ConnectionReader
 from webpy_socketio.engine.http.handler import HandOffRequested
 from webpy_socketio.engine.http.wsgi import RequestHandler
 from webpy_socketio.engine.workers import forking
 from webpy_socketio.engine.workers.handoff import HandedConnection, PeerWorkers, unregister_fd
 from webpy_socketio.engine.workers.load import READ_TIMEOUT, LoadTable
-from webpy_socketio.engine.workers.prefixed_reader import prefixed_reader
 
 __all__ = ["EngineServer", "take_over_all"]
 
@@ -57,12 +58,9 @@ class EngineServer(BaseServer):
         engine: The engine.
         application: A WSGI application. It accepts a new session by setting
             ``environ["webpy_socketio.take_over"]`` to True. None accepts every session.
-        peers: The other workers on the same listening socket. ``session_prefix`` of the engine must
-            be ``peers.prefix``.
+        peers: The other workers on the same listening socket. Session ids then start with
+            ``peers.prefix``.
         **pywsgi: Further keyword arguments of `gevent.pywsgi.WSGIServer`.
-
-    Raises:
-        ValueError: ``session_prefix`` is not that of `peers`.
     """
 
     handler_class = RequestHandler
@@ -91,11 +89,10 @@ class EngineServer(BaseServer):
         self.handlers: set[RequestHandler] = set()
         self._load_table: LoadTable | None = None
         self._is_watched = False
-        #: Connections that are accepted without looking at the load of the peers.
+        #: Connections that are accepted without checking the load of the peers.
         self._accepted_in_burst = 0
         if peers is not None:
-            if engine.config.session_prefix != peers.prefix:
-                raise ValueError("session_prefix of the engine must be peers.prefix")
+            engine.session_prefix = peers.prefix
             self.idle_handlers = {}
             # pywsgi then accepts one connection per loop iteration, which spreads them over the
             # workers.
@@ -104,6 +101,10 @@ class EngineServer(BaseServer):
             pywsgi["ssl_context"] = _tls_context(pywsgi)
         application = application or take_over_all(engine.path)
         super().__init__(listener, application, engine.config, engine.notices, **pywsgi)
+
+    def respond_early(self, environ: dict[str, Any]) -> Response | None:
+        """Return a response that needs neither the application nor a session, or None."""
+        return None
 
     def log_unmatched(self, environ: dict[str, Any], code: int) -> None:
         """Log a request that the application answered but that may be meant for the engine."""
@@ -158,7 +159,7 @@ class EngineServer(BaseServer):
                 return
             self._addresses.add(sock, peer)
         try:
-            rfile = prefixed_reader(sock, connection.data)
+            rfile = ConnectionReader(sock, connection.data)
             self._run_handler(self.handler_class(sock, connection.address, self, rfile))
         finally:
             self._addresses.remove(sock)
@@ -174,14 +175,21 @@ class EngineServer(BaseServer):
         """Stop receiving connections from peers, and hand off the accepted ones to them.
 
         Idle connections are handed off at once, the others after their current request, within
-        `timeout` seconds.
+        `timeout` seconds. While a newer worker is starting, requests wait for it; the time begins
+        when it serves, or after `move_timeout`.
         """
         if self.peers is None or self.idle_handlers is None:
             return
         self.peers.stop()
-        deadline = time.monotonic() + max(timeout, self.move_timeout + 1.0)
+        now = time.monotonic()
+        deadline, latest_start = now + timeout, now + self.move_timeout
         gevent.sleep(0)  # let connections that were just accepted get their handlers
-        while self.handlers and time.monotonic() < deadline:
+        while self.handlers:
+            now = time.monotonic()
+            if now < latest_start and self.peers.may_be_replaced():
+                deadline = max(deadline, now + timeout)
+            if now > deadline:
+                break
             for handler in list(self.idle_handlers):
                 self.loop.run_callback(self._hand_off, handler)
             gevent.sleep(0.01)

@@ -37,8 +37,8 @@ class StorageFailure(BadRequest):
 class Spool:
     """Writes a body to a file; if that fails, the rest of the body is discarded.
 
-    The body must be read to its end even then: closing the connection while the client sends
-    resets it, and the client would lose the response.
+    The body must be read to its end even then. Closing the connection while the client sends would
+    reset it, and the client would lose the response.
     """
 
     def __init__(self, file: Any) -> None:

@@ -1,6 +1,6 @@
 """Dispatch HTTP requests to the engine or to the WSGI application.
 
-Requests of existing sessions go to the engine directly. New sessions pass through the application,
+Requests of existing sessions go to the engine directly. Handshakes are passed to the application,
 which accepts them by a mark in the environ. After a WebSocket handshake the connection is detached
 from the request's greenlet, unless it uses TLS.
 """
@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,6 +27,7 @@ from webpy_socketio.engine.engineio.takeover import ACCEPT_KEY, MARK, RAW_PATH, 
 from webpy_socketio.engine.http.handler import ConnectionHandedOff, HTTPHandler
 from webpy_socketio.engine.http.headers import select_headers
 from webpy_socketio.engine.http.parser import BadRequest, Head
+from webpy_socketio.engine.http.plain_polling import PlainPolling
 from webpy_socketio.engine.http.protocols import EngineHTTPServer
 from webpy_socketio.engine.io.isolation import Isolation
 from webpy_socketio.engine.io.streams import TCPStream
@@ -46,6 +47,9 @@ class RequestHandler(HTTPHandler):
 
     #: Transport of the session to which the current POST belongs, until it is handled.
     _posted: Polling | None = None
+
+    #: Serves repeated requests of long-polling; set after the first of them.
+    _plain: PlainPolling | None = None
 
     #: Detects timeouts left pending in this greenlet; set by the first request of the application.
     _isolation: Isolation | None = None
@@ -78,6 +82,11 @@ class RequestHandler(HTTPHandler):
         self._post_received()
         self.server.engine.abort_post(self.path.partition("?")[2], reason)
 
+    def wait_for_request(self, timeout: float) -> bool:
+        if self._plain is None:
+            return super().wait_for_request(timeout)
+        return self._plain.wait(timeout)
+
     def route(self, head: Head) -> None:
         """Hand off the connection to the peer that owns the session of the request.
 
@@ -103,6 +112,18 @@ class RequestHandler(HTTPHandler):
     def hand_off(self) -> None:
         self._send_to_newer_worker(self.read_ahead())
 
+    def _hand_off_handshake(self) -> bool:
+        """Hand off a handshake that was routed before this worker began to stop.
+
+        The application, and the check after it, may have waited in between.
+        """
+        if self.server.peers is None or self.command != "GET":
+            return False
+        if not self._send_to_newer_worker(self._head + self.read_ahead()):
+            return False
+        self.headers_sent = self.close_connection = True
+        return True
+
     def _send_to_newer_worker(self, data: bytes) -> bool:
         if isinstance(self.socket, SSLSocket):
             return False  # relaying would keep this worker from stopping
@@ -110,9 +131,10 @@ class RequestHandler(HTTPHandler):
         assert peers is not None
         deadline = time.monotonic() + self.server.move_timeout
         while True:
+            may_be_replaced = peers.may_be_replaced()  # before the look at those that serve
             if any(self._send_connection(name, data) for name in peers.newer_workers()):
                 return True
-            if time.monotonic() > deadline:
+            if not may_be_replaced or time.monotonic() > deadline:
                 return False
             gevent.sleep(0.02)  # it may still be starting
 
@@ -132,8 +154,8 @@ class RequestHandler(HTTPHandler):
             if not peers.send_connection(name, sock, self.client_address, data):
                 return False
             unregister_fd(self.server.loop, sock.fileno())
-            # Close immediately: gevent may defer the close to the next loop iteration, and until
-            # then the client would not notice when the peer closes the connection.
+            # Close immediately: gevent may defer the close to the next loop iteration. Until then,
+            # the client would not notice that the peer closes the connection.
             _socket.socket(fileno=sock.detach()).close()
         self.socket = None  # otherwise pywsgi would drain and close it
         return True
@@ -141,7 +163,7 @@ class RequestHandler(HTTPHandler):
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
         environ[RAW_PATH] = environ["PATH_INFO"]
-        self.mount(environ, self.config.path_prefix)
+        self.mount(environ, self.config.wsgi_path_prefix)
         return environ
 
     def mount(self, environ: dict[str, Any], prefix: str) -> None:
@@ -158,6 +180,10 @@ class RequestHandler(HTTPHandler):
     def run_application(self) -> None:
         engine: Engine = self.server.engine
         environ: dict[str, Any] = self.environ
+        early = self.server.respond_early(environ)
+        if early is not None:
+            self._answer(early, [])
+            return
         headers: list[tuple[str, str]] = []
         if not engine.has_session(environ):
             # The application decides about new sessions only. Each later request would load and
@@ -170,6 +196,8 @@ class RequestHandler(HTTPHandler):
                     return
             environ = mark.merged()
             headers = select_headers(self.response_headers)
+            if engine.stopping and self._hand_off_handshake():
+                return
         self._run_engine(engine, environ, headers)
 
     def finalize_headers(self) -> None:
@@ -197,7 +225,7 @@ class RequestHandler(HTTPHandler):
                     for _ in iterator:  # run it to its end, for the processors of web.py
                         pass
                     return True
-                # Not for pages whose query looks like a handshake: an allowed origin may connect,
+                # Not for pages whose query resembles a handshake: an allowed origin may connect,
                 # but not read pages.
                 if self.status and environ[RAW_PATH].endswith(self.server.engine.path):
                     self._add_cors_headers()
@@ -254,6 +282,9 @@ class RequestHandler(HTTPHandler):
                 response = engine.respond(environ, self._watch_for_disconnect)
                 self._post_received()  # before the response: the client may then send the next
                 self._answer(response, headers)
+            repeatable = response.status == "200 OK" and "sid=" in environ["QUERY_STRING"]
+            if repeatable and not self.close_connection:
+                self.learn(environ)
             return
         upgrade = engine.upgrade(environ, headers)
         if isinstance(upgrade, Upgrade):
@@ -282,12 +313,43 @@ class RequestHandler(HTTPHandler):
             self.server.engine.response_failed(self.environ)
             self.close_connection = True
 
+    def learn(self, environ: dict[str, Any]) -> None:
+        """Serve repetitions of this request on the hub."""
+        if self._plain is None and PlainPolling.supports(self):
+            self._plain = PlainPolling(self)
+        if self._plain is not None:
+            assert self._parsed is not None
+            self._plain.learn(self._head.partition(b"\r\n")[0], self._parsed, environ)
+
+    def answer_plain(self, response: Response, headers: Sequence[tuple[str, str]] = ()) -> None:
+        """Write the response to a request of `PlainPolling`; raises `OSError` if it fails."""
+        self.command, self.request_version = "POST", "HTTP/1.1"
+        self.response_length = 0
+        stopping = self.server.peers is None and self.server.engine.stopping
+        self.close_connection = response.close or stopping
+        self.answer(response.status, [*response.all_headers(), *headers], response.body)
+        self.time_finish = time.time()
+        self.log_request()
+
+    def begin_log(self, line: bytes, address: str) -> None:
+        """Store what the access log needs of a request of `PlainPolling`."""
+        self.time_start = time.time()
+        self.requestline = line.decode("ascii", "backslashreplace")
+        self.remote_address = address
+
+    def log_plain(self, size: int) -> None:
+        """Write the line of the access log for a response of `PlainPolling`."""
+        self.status = self._orig_status = "200 OK"
+        self.response_length = size
+        self.time_finish = time.time()
+        self.log_request()
+
     def _start_websocket(self, engine: Engine, upgrade: Upgrade) -> None:
         self.status = self._orig_status = "101 Switching Protocols"  # for the access log
         self.server.handlers.discard(self)
         self.close_connection = True
         self.headers_sent = True
-        first_bytes = self.read_ahead()
+        first_bytes = self.rfile.buffered
         sock = self.socket
         self.socket = None  # otherwise pywsgi would drain and close it
         self.begin_websocket(engine, upgrade, sock, first_bytes)
@@ -304,7 +366,7 @@ class RequestHandler(HTTPHandler):
             sock.close()
         else:
             # A plain C socket, without the watchers of gevent.
-            raw = _socket.socket(fileno=sock.detach())
+            raw = _socket.socket(sock.family, sock.type, sock.proto, sock.detach())
             raw.setblocking(False)
             upgrade.start(TCPStream(raw, engine.loop, timeout), first_bytes)
 

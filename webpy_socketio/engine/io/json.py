@@ -18,7 +18,7 @@ import orjson
 
 from webpy_socketio.exceptions import ContentError, EncodeError, ProtocolError
 
-__all__ = ["MAX_DEPTH", "dumps", "loads", "memory_of"]
+__all__ = ["MAX_DEPTH", "check_depth", "dumps", "loads", "memory_of"]
 
 #: Levels of nesting accepted from a client. orjson reads 1,024 levels but writes 254 only; without
 #: this limit a handler could receive a message that it cannot send.
@@ -68,14 +68,30 @@ def loads(text: str) -> Any:
     # Counting brackets is cheap and nearly always sufficient. Otherwise the depth is measured by
     # encoding with orjson, which has a depth limit: a hundred times faster than a walk in Python.
     if brackets > MAX_DEPTH:
-        nested = value
-        for _ in range(_WRITABLE_DEPTH - MAX_DEPTH):
-            nested = [nested]
-        try:
-            orjson.dumps(nested)
-        except TypeError:
-            raise _too_deep() from None
+        check_depth(value)
     return value
+
+
+def check_depth(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Return a value as JSON, in nested lists, if it has at most `MAX_DEPTH` levels.
+
+    Args:
+        value: A value decoded from the message of a client.
+        default: Returns a replacement for values that are not JSON.
+
+    Raises:
+        ContentError: The value is nested too deeply.
+        TypeError: A key is not a str, or `default` raised an error, which is the cause.
+    """
+    nested = value
+    for _ in range(_WRITABLE_DEPTH - MAX_DEPTH):
+        nested = [nested]
+    try:
+        return orjson.dumps(nested, default)
+    except TypeError as error:
+        if "ecursion limit" in str(error):
+            raise _too_deep() from None
+        raise
 
 
 def _loads_leniently(text: str, error: ValueError) -> Any:
@@ -111,7 +127,7 @@ def _has_balanced_brackets(text: str) -> bool:
 
 
 def _too_deep() -> ContentError:
-    return ContentError(f"JSON nested deeper than {MAX_DEPTH} levels")
+    return ContentError(f"nested deeper than {MAX_DEPTH} levels")
 
 
 def memory_of(value: Any, limit: int) -> int:
@@ -172,7 +188,7 @@ def dumps(
             f"cannot send NaN or Infinity{where and f' in {where}'}: JSON has no such numbers; "
             "send None or text"
         )
-    # Clients interpret placeholders in binary packets only. A dict that looks like one would be
+    # Clients interpret placeholders in binary packets only. A dict that resembles one would be
     # replaced by another attachment (Socket.IO protocol, "Sample encoding: binary event").
     if attachments and text.count(b'"_placeholder":true') != len(attachments):
         raise EncodeError('cannot send a dict with "_placeholder" together with bytes')

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeAlias
 
+from webpy_socketio.engine.io.native import OutboxState, send_to_all
 from webpy_socketio.engine.io.packets import Message
 
 __all__ = ["Flusher", "Outbox", "Writer"]
@@ -15,6 +16,15 @@ logger = logging.getLogger(__name__)
 #: Bytes of the broadcasts of one iteration that the flusher keeps, if there is more than one.
 #: Beyond this they are distributed to the outboxes, whose limits then apply.
 MAX_PENDING_BROADCASTS = 65_536
+
+#: `Outbox.pending` without messages. One object for all, which the native core recognizes.
+_NO_MESSAGES: tuple[()] = ()
+
+#: A broadcast: the message, its recipients, and one of them that does not receive it, or None.
+Broadcast: TypeAlias = "tuple[Message, Sequence[Outbox], Outbox | None]"
+
+#: A message that follows pending broadcasts: their number, the outbox, and the message.
+Following: TypeAlias = "tuple[int, Outbox, Message]"
 
 
 class Writer(Protocol):
@@ -36,12 +46,19 @@ class Flusher:
 
     Broadcasts are kept in `pending_broadcasts` with their recipients instead of being copied to
     every outbox. If all of them have the same recipients, those with nothing else queued get the
-    frames in one `send` at the end of the iteration. Other messages go through the outboxes.
+    frames in one `send` at the end of the iteration. Other messages are queued in the outboxes.
 
-    Call `distribute` before accessing `Outbox.pending`, so that messages keep their order.
+    A message that is pushed to one outbox while broadcasts are pending leaves them whole. The
+    flusher notes how many broadcasts precede the message, and at the end of the iteration puts
+    those that this outbox receives before it. The other recipients are not affected.
+
+    A broadcast can skip one of its recipients, its sender. Broadcasts of several senders to the
+    same recipients stay whole: only the senders get theirs through the outboxes.
+
+    Call `distribute` before reading `Outbox.pending` or `Outbox.size`, if pending broadcasts count.
     """
 
-    __slots__ = ("_loop", "_size", "dirty", "pending_broadcasts")
+    __slots__ = ("_loop", "_size", "dirty", "following", "pending_broadcasts")
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
@@ -49,8 +66,10 @@ class Flusher:
         #: Outboxes to flush at the end of the iteration. Call `schedule_flush` when appending the
         #: first one; `add` does both.
         self.dirty: list[Outbox] = []
-        #: Broadcasts of this iteration with their recipients.
-        self.pending_broadcasts: list[tuple[Message, Sequence[Outbox]]] = []
+        #: Broadcasts of this iteration.
+        self.pending_broadcasts: list[Broadcast] = []
+        #: Messages pushed while broadcasts were pending; also the last ones in ``Outbox.pending``.
+        self.following: list[Following] = []
 
     def add(self, outbox: Outbox) -> None:
         """Flush `outbox` at the end of the iteration."""
@@ -67,8 +86,14 @@ class Flusher:
         """Call `function` on the hub, after a flush that is already scheduled."""
         self._loop.run_callback(function)
 
-    def broadcast(self, message: Message, outboxes: Sequence[Outbox]) -> None:
-        """Append `message` to each of `outboxes`, which must all use this flusher."""
+    def broadcast(
+        self, message: Message, outboxes: Sequence[Outbox], skip: Outbox | None = None
+    ) -> None:
+        """Append `message` to each of `outboxes` except `skip`.
+
+        All of them must use this flusher. `outboxes` must not change afterwards: pass the same
+        object for the same recipients, or an equal one, so that broadcasts are sent together.
+        """
         if self.pending_broadcasts:
             self._size += message.size
             if self._size > MAX_PENDING_BROADCASTS:
@@ -76,14 +101,29 @@ class Flusher:
         if not self.pending_broadcasts:
             self._size = message.size
             self.schedule_flush()
-        self.pending_broadcasts.append((message, outboxes))
+        self.pending_broadcasts.append((message, outboxes, skip))
 
     def distribute(self) -> None:
-        """Move pending broadcasts to the outboxes of their recipients."""
+        """Move pending broadcasts to the outboxes of their recipients, in the order of sending."""
         broadcasts, self.pending_broadcasts = self.pending_broadcasts, []
-        for message, outboxes in broadcasts:
+        following, self.following = self.following, []
+        self._distribute(broadcasts, following)
+
+    @staticmethod
+    def _distribute(broadcasts: Iterable[Broadcast], following: Sequence[Following]) -> None:
+        # Messages of outboxes that were closed in the meantime are dropped already.
+        following = [entry for entry in following if not entry[1].closed]
+        for _, outbox, _ in reversed(following):
+            outbox.pop()
+        next_own = 0
+        for number, (message, outboxes, skip) in enumerate(broadcasts, 1):
             for outbox in outboxes:
-                outbox.push(message)
+                if outbox is not skip:
+                    outbox.push(message)
+            while next_own < len(following) and following[next_own][0] == number:
+                _, outbox, own = following[next_own]
+                outbox.push(own)
+                next_own += 1
 
     def silence(self) -> None:
         """Never write again: in a forked child the loop and connections belong to the parent."""
@@ -94,33 +134,47 @@ class Flusher:
             self._send_broadcasts()
         dirty, self.dirty = self.dirty, []
         for outbox in dirty:
+            if self.following:  # a callback of this loop has sent messages after a broadcast
+                self.distribute()
             try:
                 outbox.flush()
             except Exception:  # an error of one connection must not affect the others
                 logger.exception("failed to flush an outbox")
 
     def _send_broadcasts(self) -> None:
-        recipients = self.pending_broadcasts[0][1]
-        if any(outboxes != recipients for _, outboxes in self.pending_broadcasts):
-            self.distribute()
-            return
-        messages = [message for message, _ in self.pending_broadcasts]
-        self.pending_broadcasts = []
-        data = b"".join([message.frames for message in messages])
+        broadcasts = self.pending_broadcasts
+        first, recipients, sender = broadcasts[0]
+        later: list[Outbox] = []
+        if len(broadcasts) == 1:
+            messages, data = [first], first.frames
+        else:
+            senders = {skip for _, _, skip in broadcasts}
+            # If all recipients are senders, none of them receives all broadcasts.
+            if len(senders) >= len(recipients) > 1 or any(
+                each != recipients for _, each, _ in broadcasts
+            ):
+                self.distribute()
+                return
+            messages = [message for message, _, _ in broadcasts]
+            data = b"".join([message.frames for message in messages])
+            if len(senders) > 1:  # a single sender receives none of them
+                sender = None
+                later = [outbox for outbox in recipients if outbox in senders]
+                recipients = [outbox for outbox in recipients if outbox not in senders]
+        following = self.following
+        self.pending_broadcasts, self.following = [], []
+        separated = {outbox for _, outbox, _ in following} if following else ()
         incomplete: list[tuple[Outbox, bytes]] = []
-        size = len(data)
-        for outbox in recipients:  # `Outbox.send_now` is inlined: a tenth of a broadcast
-            try_send = outbox.try_send
-            if try_send is None or outbox.unsent or outbox.pending or outbox.closed:
+        for outbox, sent in send_to_all(list(recipients), data, sender):
+            if sent >= 0:
+                incomplete.append((outbox, data[sent:]))
+            elif outbox in separated:
+                later.append(outbox)
+            else:
                 for message in messages:
                     outbox.push(message)
-                continue
-            try:
-                sent = try_send(data)
-            except OSError:
-                sent = 0
-            if sent < size:
-                incomplete.append((outbox, data[sent:]))
+        if later:
+            self._distribute([(message, later, skip) for message, _, skip in broadcasts], following)
         # Last, since this may detect a lost connection, whose callbacks may send.
         for outbox, rest in incomplete:
             try:
@@ -141,7 +195,7 @@ class _SilencedFlusher(Flusher):
         """Do nothing."""
 
 
-class Outbox:
+class Outbox(OutboxState):
     """A bounded queue of the messages to one client, flushed at the end of the iteration.
 
     The first message adds the outbox to its flusher. `flush` passes the messages to `try_send`, or
@@ -160,17 +214,17 @@ class Outbox:
 
     __slots__ = (
         "_count",
-        "_max_bytes",
         "_max_packets",
         "_size",
         "_transport",
-        "closed",
         "flusher",
+        "max_bytes",
         "overflow",
-        "pending",
-        "try_send",
-        "unsent",
     )
+
+    #: Queued messages, without those of ``flusher.pending_broadcasts``; for the flusher only. The
+    #: empty tuple while there are none.
+    pending: list[Message] | tuple[()]
 
     def __init__(
         self,
@@ -180,51 +234,62 @@ class Outbox:
         overflow: Callable[[], None],
     ) -> None:
         self.flusher = flusher
-        self._max_bytes = max_bytes
+        #: Limit of the queued and unsent bytes.
+        self.max_bytes = max_bytes
         self._max_packets = max_packets
         self.overflow = overflow
         self._transport: Writer | None = None
         #: Passes WebSocket frames to the kernel and returns the number of accepted bytes; for use
         #: only while `unsent` is 0. None if the transport does not support it.
-        self.try_send: Callable[[bytes], int] | None = None
+        self.try_send = None
         #: Bytes taken from the outbox and not sent yet, as last reported by the transport.
         self.unsent = 0
-        #: Queued messages, without those in ``flusher.pending_broadcasts``; for the flusher only.
-        self.pending: list[Message] = []
+        self.pending = _NO_MESSAGES
         self._size = 0
         self._count = 0
         #: Whether further messages are ignored.
         self.closed = False
 
     def __bool__(self) -> bool:
-        self.flusher.distribute()
+        """Whether messages are queued, besides pending broadcasts."""
         return bool(self.pending)
 
     @property
     def size(self) -> int:
-        """Bytes that the kernel has not accepted yet."""
-        self.flusher.distribute()
+        """Bytes that the kernel has not accepted yet, without those of pending broadcasts."""
         return self._size + self.unsent
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether data could not be sent: the client reads slowly, or has not polled yet."""
+        return self.unsent > 0 or (self.try_send is None and bool(self.pending))
+
+    def has_room(self, messages: Sequence[Message]) -> bool:
+        """Return whether messages, and a short packet, can be appended within the limits."""
+        size = self.size + sum(message.size for message in messages) + 1024
+        count = self._count + sum(message.count for message in messages) + 1
+        return size <= self.max_bytes and count <= self._max_packets
 
     def push(self, message: Message) -> None:
         """Append a message; ignored when the outbox is closed."""
-        # The hot path of every message: `Flusher.add` is inlined, and `distribute` is called only
-        # if there is something to distribute.
-        flusher = self.flusher
-        if flusher.pending_broadcasts:
-            flusher.distribute()
+        # The hot path of every message: `Flusher.add` is inlined.
         if self.closed:
             return
+        flusher = self.flusher
         pending = self.pending
-        if not pending:
+        if pending:
+            pending.append(message)
+        else:
+            self.pending = [message]
             dirty = flusher.dirty
             if not dirty:
                 flusher.schedule_flush()
             dirty.append(self)
-        pending.append(message)
+        if flusher.pending_broadcasts:
+            flusher.following.append((len(flusher.pending_broadcasts), self, message))
         self._size = size = self._size + message.size
         self._count = count = self._count + message.count
-        if size + self.unsent > self._max_bytes or count > self._max_packets:
+        if size + self.unsent > self.max_bytes or count > self._max_packets:
             self._check_limits()
 
     def flush(self) -> None:
@@ -236,39 +301,43 @@ class Outbox:
             return
         pending = self.pending
         if pending:
-            self.pending = []
+            self.pending = _NO_MESSAGES
             self._size = self._count = 0
-            rest = self.send_now(
+            frames = (
                 pending[0].frames
                 if len(pending) == 1
                 else b"".join([message.frames for message in pending])
             )
+            try:
+                rest = frames[self.try_send(frames) :]
+            except OSError:  # buffer full, or connection lost: the transport detects which
+                rest = frames
             if rest:
                 self.put_back(rest)
-
-    def send_now(self, frames: bytes) -> bytes:
-        """Pass frames to the kernel with `try_send`; return what it did not accept."""
-        assert self.try_send is not None
-        try:
-            return frames[self.try_send(frames) :]
-        except OSError:  # buffer full, or connection lost: the transport detects which
-            return frames
 
     def put_back(self, rest: bytes) -> None:
         """Leave frames that the kernel did not accept to the transport."""
         assert self._transport is not None
-        self.pending.append(Message.rest(rest))
+        # First, since the callbacks of a lost connection may have sent to this outbox.
+        self.pending = [Message.rest(rest), *self.pending]
         self._transport.flush()
-        if self.unsent > self._max_bytes:
+        if self.unsent > self.max_bytes:
             self._check_limits()
 
+    def pop(self) -> None:
+        """Remove the last queued message; for the flusher only."""
+        assert self.pending
+        message = self.pending.pop()
+        self._size -= message.size
+        self._count -= message.count
+
     def take(self) -> list[Message]:
-        """Remove and return all queued messages."""
+        """Remove and return all queued messages, with the pending broadcasts."""
         self.flusher.distribute()
         pending = self.pending
-        self.pending = []
+        self.pending = _NO_MESSAGES
         self._size = self._count = 0
-        return pending
+        return pending or []
 
     def use(self, transport: Writer) -> None:
         """Write to `transport` from now on."""
@@ -279,18 +348,21 @@ class Outbox:
             self.flusher.add(self)
 
     def close(self) -> None:
-        """Drop queued messages and ignore further ones."""
-        self.take()
+        """Drop queued messages and pending broadcasts, and ignore further ones."""
+        # Pending broadcasts stay whole: the flusher skips closed outboxes.
         self.closed = True
+        self.pending = _NO_MESSAGES
+        self._size = self._count = 0
 
     def seal(self) -> None:
-        """Ignore further messages; queued ones are still flushed."""
-        self.flusher.distribute()
-        self.closed = True
+        """Ignore further messages; queued ones and pending broadcasts are still flushed."""
+        if not self.closed:
+            self.flusher.distribute()
+            self.closed = True
 
     def _check_limits(self) -> None:
         if self._transport is not None:
             self.unsent = self._transport.unsent()  # some may have been sent since
-        if self.size > self._max_bytes or self._count > self._max_packets:
+        if self.size > self.max_bytes or self._count > self._max_packets:
             self.close()
             self.flusher.call_after_flush(self.overflow)

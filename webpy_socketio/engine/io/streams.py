@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from webpy_socketio.engine.io.clock import current_clock
+from webpy_socketio.engine.io.native import close_sender, open_sender
 from webpy_socketio.engine.io.progress import Progress
 from webpy_socketio.engine.io.throttled_log import ThrottledLog
 
@@ -88,6 +89,7 @@ class TCPStream:
         "_paused",
         "_progress",
         "_reader",
+        "_send",
         "_sock",
         "_stall",
         "_unsent",
@@ -98,6 +100,8 @@ class TCPStream:
 
     def __init__(self, sock: Any, loop: Any, write_timeout: float) -> None:
         self._sock = sock
+        #: Sends to the socket while it is open.
+        self._send = open_sender(sock)
         self._loop = loop
         self._write_timeout = write_timeout
         self._reader = loop.io(sock.fileno(), _READ)
@@ -116,8 +120,7 @@ class TCPStream:
 
     @property
     def try_send(self) -> Callable[[bytes], int] | None:
-        send: Callable[[bytes], int] | None = None if self._sock is None else self._sock.send
-        return send
+        return None if self._sock is None else self._send
 
     def start(self, user: StreamUser, first: bytes = b"") -> None:
         if self._closing:
@@ -129,7 +132,7 @@ class TCPStream:
         if not self._paused:
             self._reader.start(self._readable)
         if first:
-            self._deliver(first)
+            user.data_received(first)
 
     def write(self, data: bytes) -> int:
         if self._unsent:
@@ -138,7 +141,7 @@ class TCPStream:
         if self._sock is None:
             return 0
         try:
-            sent = self._sock.send(data)
+            sent = self._send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
@@ -183,6 +186,7 @@ class TCPStream:
         self._writer = self._stall = self._progress = None
         self._unsent = b""
         sock, self._sock = self._sock, None
+        close_sender(self._send)  # before the descriptor can become that of another connection
         sock.close()
 
     def _shut_down(self) -> None:
@@ -218,19 +222,14 @@ class TCPStream:
         except OSError as error:
             self._lose(error)
             return
-        if data:
-            self._deliver(data)
-        else:
+        if not data:
             self._lose(None)
-
-    def _deliver(self, data: bytes) -> None:
-        user = self._user
-        if user is not None:
-            user.data_received(data)
+        elif self._user is not None:
+            self._user.data_received(data)
 
     def _writable(self) -> None:
         try:
-            sent = self._sock.send(self._unsent)
+            sent = self._send(self._unsent)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:

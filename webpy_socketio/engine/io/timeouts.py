@@ -1,7 +1,7 @@
 """Timeouts of equal length that share one timer.
 
-Items with the same timeout expire in the order in which they were added, so a queue and one timer
-for its head replace a timer for each item. An item costs one dict entry.
+Items with the same timeout expire in the order in which they were added. A queue and one timer for
+its head therefore replace a timer for each item. An item costs one dict entry.
 """
 
 from __future__ import annotations
@@ -63,6 +63,11 @@ class TimeoutQueue(Generic[T]):
     def due(self, item: T) -> float | None:
         """Return the time of the clock at which `item` expires; None if it is not in the queue."""
         return self._due.get(item)
+
+    @property
+    def oldest(self) -> T:
+        """The item that expires next; the queue must not be empty."""
+        return next(iter(self._due))
 
     def clear(self) -> None:
         """Remove all items and stop the timer."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import gevent
 from gevent.event import AsyncResult
 
+from webpy_socketio.engine.engineio.session import Session
+from webpy_socketio.engine.io.clock import Clock, Timer
 from webpy_socketio.engine.io.packets import Message
-from webpy_socketio.engine.socketio.packets import (
-    encode_ack,
-    encode_connect,
-    encode_connect_error,
-    encode_disconnect,
-    encode_event,
-)
+from webpy_socketio.engine.socketio.inbox import Inbox
+from webpy_socketio.engine.socketio.parser import Parser
 from webpy_socketio.exceptions import (
     CallerError,
     CallTimeout,
@@ -27,10 +25,14 @@ from webpy_socketio.exceptions import (
     WrongContext,
 )
 
-if TYPE_CHECKING:
-    from webpy_socketio.engine.socketio.multiplexer import Multiplexer
+__all__ = ["CONFIRMATION", "AckReceiver", "Application", "Connection", "ConnectionHost"]
 
-__all__ = ["Application", "Connection"]
+#: Arguments of the acknowledgement of a subscription and of its end. It is encoded once for each
+#: number, as most clients use the same few.
+CONFIRMATION: Sequence[Any] = ({"ok": True},)
+
+#: Encoded confirmations that are kept. Clients choose numbers and namespaces.
+MAX_CONFIRMATIONS = 1024
 
 CONNECTING, CONNECTED, CLOSED = "connecting", "connected", "closed"
 
@@ -61,6 +63,47 @@ class Application(Protocol):
         """
 
 
+class AckReceiver(Protocol):
+    """Receives the acknowledgement of an event, or the reason why there is none."""
+
+    def set(self, args: list[Any]) -> object:
+        """Handle the arguments of the acknowledgement; must not block."""
+
+    def set_exception(self, exception: BaseException) -> object:
+        """Handle a failure; must not block."""
+
+
+class ConnectionHost(Protocol):
+    """The multiplexer as seen by its connections."""
+
+    @property
+    def session(self) -> Session:
+        """The session of the connections."""
+
+    @property
+    def parser(self) -> Parser:
+        """The parser of the server."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock for timeouts."""
+
+    def inbox(self, namespace: str) -> Inbox:
+        """Return the inbox of a namespace."""
+
+    def accepted(self) -> None:
+        """Handle that a connection was accepted."""
+
+    def remove(self, connection: Connection) -> None:
+        """Remove a closed connection."""
+
+    def close_if_unused(self) -> None:
+        """Close the session if it has no connections left."""
+
+    def disconnect_all(self) -> None:
+        """Disconnect all connections of the session, and close it."""
+
+
 class Connection:
     """One client in one namespace.
 
@@ -70,9 +113,11 @@ class Connection:
     __slots__ = (
         "_acks",
         "_gate_started",
-        "_multiplexer",
+        "_host",
         "_next_ack",
+        "_parser",
         "_state",
+        "_timers",
         "application",
         "auth",
         "data",
@@ -85,11 +130,11 @@ class Connection:
     )
 
     def __init__(
-        self, multiplexer: Multiplexer, application: Application, namespace: str, auth: Any
+        self, host: ConnectionHost, application: Application, namespace: str, auth: Any
     ) -> None:
         #: Public id, which other clients may see. The id of the Engine.IO session is secret.
         self.id = secrets.token_urlsafe(15)
-        self.session = multiplexer.session
+        self.session = host.session
         #: Receives the callbacks of the connection.
         self.application = application
         self.namespace = namespace
@@ -101,12 +146,15 @@ class Connection:
         self.kicked = False
         #: For use by the application.
         self.data: Any = None
-        self.inbox = multiplexer.inbox(namespace)
-        self._multiplexer = multiplexer
+        self.inbox = host.inbox(namespace)
+        self._host = host
+        self._parser = host.parser
         self._state = CONNECTING
         self._gate_started = False
-        self._acks: dict[int, AsyncResult] | None = None
+        self._acks: dict[int, AckReceiver] | None = None
         self._next_ack = 0
+        #: Running timers of `call_later`; None before the first.
+        self._timers: set[Timer] | None = None
 
     @property
     def connected(self) -> bool:
@@ -120,34 +168,42 @@ class Connection:
 
     # -- called by the application
 
-    def accept(self) -> bool:
-        """Accept the connection; return False if it was closed in the meantime."""
+    def accept(self, pid: str | None = None, received: int = 0) -> bool:
+        """Accept the connection; return False if it was closed in the meantime.
+
+        Args:
+            pid: Secret with which the client can resume the connection; None without recovery.
+            received: Number of the last numbered message of the client; sent with the secret.
+        """
         if self._state is not CONNECTING:
             return False
         self._state = CONNECTED
-        self._multiplexer.accepted()
-        self.session.outbox.push(encode_connect(self.namespace, self.id))
+        self._host.accepted()
+        self.session.outbox.push(
+            self._parser.encode_connect(self.namespace, self.id, pid, received)
+        )
         return True
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: str, data: Any = None) -> None:
         """Reject the connection.
 
         Args:
             reason: Text sent to the client.
+            data: Value sent with it, JSON without bytes; None sends nothing.
 
         Raises:
-            EncodeError: The reason cannot be sent. The connection is still undecided.
+            EncodeError: Reason or data cannot be sent. The connection is still undecided.
         """
         if self._state is CONNECTING:
-            message = encode_connect_error(self.namespace, reason)
-            if message.size > self._multiplexer.outbox_bytes:
+            message = self._parser.encode_connect_error(self.namespace, reason, data)
+            if message.size > self.session.outbox.max_bytes:
                 raise EncodeError(
                     f"reason of {message.size} bytes exceeds the client's outbox "
                     "(SOCKETIO_OUTBOX_BYTES)"
                 )
             self._state = CLOSED
             self.session.outbox.push(message)
-            self._multiplexer.remove(self)
+            self._host.remove(self)
 
     def send(self, message: Message) -> None:
         """Queue an encoded message; has no effect if the connection is closed."""
@@ -166,16 +222,24 @@ class Connection:
 
     def emit(self, event: str, *args: Any) -> None:
         """Encode and send an event. Raises `EncodeError`."""
-        self.send(encode_event(self.namespace, event, args))
+        self.send(self._parser.encode_event(self.namespace, event, args))
 
     def acknowledge(self, number: int, args: Sequence[Any]) -> None:
         """Send the acknowledgement with id `number`. Raises `EncodeError`."""
         self.send(self.encode_acknowledgement(number, args))
 
+    def send_acknowledgement(self, number: int, message: Message) -> None:
+        """Send the encoded acknowledgement with id `number`; see `AckSender`."""
+        self.send(message)
+
     def encode_acknowledgement(self, number: int, args: Sequence[Any]) -> Message:
         """Encode the acknowledgement with id `number`. Raises `EncodeError`."""
-        message = encode_ack(self.namespace, number, args)
-        if message.size > self._multiplexer.outbox_bytes:
+        parser: Any = self._parser  # hashable, which its protocol does not say
+        if args is CONFIRMATION:
+            message = _encode_confirmation(parser, self.namespace, number)
+        else:
+            message = parser.encode_ack(self.namespace, number, args)
+        if message.size > self.session.outbox.max_bytes:
             raise EncodeError(
                 f"acknowledgement of {message.size} bytes exceeds the client's outbox "
                 "(SOCKETIO_OUTBOX_BYTES)"
@@ -205,40 +269,93 @@ class Connection:
                 "call() waits for an acknowledgement and cannot run on gevent's hub: use a greenlet"
             )
         number = self._next_ack
-        message = encode_event(self.namespace, event, args, number)
+        message = self._parser.encode_event(self.namespace, event, args, number)
         if self._state is not CONNECTED:
             self.check_begun()
             raise Disconnected("the client is not connected")
         self._next_ack += 1
-        if self._acks is None:
-            self._acks = {}
-        self._acks[number] = result = AsyncResult()
+        result = AsyncResult()
+        self.expect_ack(number, result)
         self.send(message)
-        timer = self._multiplexer.clock.timer(timeout)
+        timer = self._host.clock.timer(timeout)
         failure = CallTimeout(f"no acknowledgement of {event!r} within {timeout} s")
         timer.start(self.fail_ack, number, failure, update=True)
         try:
             answer: list[Any] = result.get()
         finally:
             timer.close()
-            self._acks.pop(number, None)
+            self.forget_ack(number)
         return answer
 
-    def disconnect(self) -> None:
+    def expect_ack(self, number: int, receiver: AckReceiver) -> None:
+        """Pass the acknowledgement with id `number` to a receiver, until it is forgotten."""
+        if self._acks is None:
+            self._acks = {}
+        self._acks[number] = receiver
+
+    def forget_ack(self, number: int) -> None:
+        """Ignore the acknowledgement with id `number`."""
+        if self._acks is not None:
+            self._acks.pop(number, None)
+
+    def call_later(self, seconds: float, function: Callable[..., Any], *args: Any) -> Timer:
+        """Call a function on the hub after a delay, unless the connection closes before.
+
+        Args:
+            seconds: Delay in seconds.
+            function: The function; it must not block. Not called if the connection is closed.
+            *args: Its arguments.
+
+        Returns:
+            The timer, to be cancelled with `cancel`.
+        """
+        timer = self._host.clock.timer(seconds)
+        if self._state is not CLOSED:
+            if self._timers is None:
+                self._timers = set()
+            self._timers.add(timer)
+            timer.start(self._run_timer, timer, function, args, update=True)
+        return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """Cancel a timer of `call_later`; has no effect if it has fired."""
+        if self._timers is not None:
+            self._timers.discard(timer)
+        timer.close()
+
+    def _run_timer(self, timer: Timer, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.cancel(timer)
+        function(*args)
+
+    def disconnect(self, close: bool = False) -> None:
         """Close the connection; the client does not reconnect automatically.
 
-        The session is closed with its last connection.
+        The session is closed with its last connection. With `close`, it is closed with all of them.
         """
         if self._state is CLOSED:
+            return
+        if close:
+            self._host.disconnect_all()
             return
         if self._state is CONNECTING:
             self.refuse("disconnected")
             return
         self.kicked = True
-        self.session.outbox.push(encode_disconnect(self.namespace))
-        self._multiplexer.remove(self)
+        self.session.outbox.push(self._parser.encode_disconnect(self.namespace))
+        self._host.remove(self)
         self.close("server namespace disconnect")
-        self._multiplexer.close_if_unused()
+        self._host.close_if_unused()
+
+    def supersede(self) -> None:
+        """Close an accepted connection, because its client has resumed it on another session.
+
+        The reason is that of a loss. The client on this session, if there still is one, receives a
+        DISCONNECT and does not reconnect automatically.
+        """
+        self.session.outbox.push(self._parser.encode_disconnect(self.namespace))
+        self._host.remove(self)
+        self.close("transport close")
+        self._host.close_if_unused()
 
     # -- called by the multiplexer
 
@@ -291,8 +408,16 @@ class Connection:
         self._state = CLOSED
         self.reason = reason
         if self._acks:
-            for result in list(self._acks.values()):
-                result.set_exception(Disconnected(f"the client disconnected: {reason}"))
+            receivers, self._acks = self._acks, None
+            for receiver in receivers.values():
+                receiver.set_exception(Disconnected(f"the client disconnected: {reason}"))
+        for timer in list(self._timers or ()):
+            self.cancel(timer)
         if accepted:
             self.application.closing(self)
             self.inbox.put(self.application.disconnected, self, reason)
+
+
+@functools.lru_cache(MAX_CONFIRMATIONS)
+def _encode_confirmation(parser: Parser, namespace: str, number: int) -> Message:
+    return parser.encode_ack(namespace, number, CONFIRMATION)

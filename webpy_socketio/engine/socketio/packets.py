@@ -1,6 +1,7 @@
-"""Encoding and decoding of Socket.IO packets (Socket.IO protocol v5, "Packet encoding").
+"""Encoding and decoding of Socket.IO packets as JSON (Socket.IO protocol v5, "Packet encoding").
 
-Encoders are pure functions. `Decoder` keeps a binary packet until its attachments have arrived.
+The default parser, see `webpy_socketio.engine.socketio.parser`. Encoders are pure functions.
+`Decoder` keeps a binary packet until its attachments have arrived.
 """
 
 from __future__ import annotations
@@ -13,27 +14,47 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from webpy_socketio.engine.io import json
+from webpy_socketio.engine.io.native import add_offset
 from webpy_socketio.engine.io.packets import Message
 from webpy_socketio.exceptions import ContentError, EncodeError, ProtocolError
 
 __all__ = [
     "ACK",
+    "BINARY",
     "CONNECT",
     "CONNECT_ERROR",
     "DISCONNECT",
+    "DROPPABLE",
     "EVENT",
+    "IS_VALID",
     "MAX_ATTACHMENTS",
+    "NAME",
     "RESERVED_EVENTS",
     "Decoder",
     "Packet",
+    "add_offset",
+    "connect_payload",
+    "decode_body",
+    "decode_event",
     "encode_ack",
     "encode_connect",
     "encode_connect_error",
     "encode_disconnect",
     "encode_event",
+    "ends_with_text",
+    "event_body",
     "event_head",
+    "event_name_error",
+    "fill",
+    "format_number",
+    "from_json",
+    "new_decoder",
     "read_event",
 ]
+
+NAME: str = "json"
+#: Clients send text; binary messages are attachments.
+BINARY: bool = False
 
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR = 0, 1, 2, 3, 4
 _BINARY_EVENT, _BINARY_ACK = 5, 6
@@ -70,12 +91,13 @@ class Packet(NamedTuple):
 class Decoder:
     """Decodes the messages of one session; a binary packet is kept until it is complete."""
 
-    __slots__ = ("_attachments", "_missing", "_packet", "size")
+    __slots__ = ("_attachments", "_missing", "incomplete", "size")
 
     def __init__(self) -> None:
         #: Size of the last packet: characters of its text plus bytes of its attachments.
         self.size = 0
-        self._packet: Packet | None = None
+        #: The packet whose attachments are missing, or None.
+        self.incomplete: Packet | None = None
         self._attachments: list[bytes] = []
         self._missing = 0
 
@@ -93,25 +115,46 @@ class Decoder:
             self.size += len(data)
             return self._add_attachment(data)
         self.size = len(data)
-        if self._packet is not None:
+        if self.incomplete is not None:
             raise ProtocolError("text message received while an attachment was expected")
         packet, attachments = _decode(data)
         if not attachments:
             return packet
-        self._packet, self._missing = packet, attachments
+        self.incomplete, self._missing = packet, attachments
         return None
 
     def _add_attachment(self, data: bytes) -> Packet | None:
-        if self._packet is None:
+        if self.incomplete is None:
             raise ProtocolError("unexpected binary attachment")
         self._attachments.append(data)
         if len(self._attachments) < self._missing:
             return None
-        packet, attachments = self._packet, self._attachments
-        self._packet, self._attachments = None, []
+        packet, attachments = self.incomplete, self._attachments
+        self.incomplete, self._attachments = None, []
         if packet.error is not None:
             return packet
-        return Packet(packet.type, packet.namespace, _fill(packet.data, attachments), packet.id)
+        return Packet(packet.type, packet.namespace, fill(packet.data, attachments), packet.id)
+
+
+def decode_event(body: str) -> list[Any] | None:
+    """Decode the JSON of an event with at most `MAX_DEPTH` brackets.
+
+    Returns:
+        Name and arguments, or None unless this is text that needs no further care: `Decoder.feed`
+        then returns them, or raises an error.
+    """
+    try:
+        data = orjson.loads(body)
+    except ValueError:
+        return None
+    if type(data) is list and data and type(data[0]) is str and data[0] not in RESERVED_EVENTS:
+        return data
+    return None
+
+
+def new_decoder() -> Decoder:
+    """Return the decoder of a new session."""
+    return Decoder()
 
 
 def _decode(text: str) -> tuple[Packet, int]:
@@ -141,18 +184,18 @@ def _decode(text: str) -> tuple[Packet, int]:
                 f"binary message has more than {_MAX_CONTAINERS:,} lists and objects"
             )
     except ContentError as error:
-        if kind not in _DROPPABLE:
+        if kind not in DROPPABLE:
             raise ProtocolError("payload does not match the Socket.IO packet type") from None
         return Packet(kind, namespace, None, identifier, error), attachments
-    if not _IS_VALID[kind](data, identifier):
+    if not IS_VALID[kind](data, identifier):
         raise ProtocolError("payload does not match the Socket.IO packet type")
     if kind == EVENT and type(data[0]) is not str:
-        data[0] = _format_number(data[0])
+        data[0] = format_number(data[0])
     return Packet(kind, namespace, data, identifier), attachments
 
 
 #: Packet types that are dropped without closing the session if their payload exceeds a limit.
-_DROPPABLE = (CONNECT, EVENT, ACK)
+DROPPABLE = (CONNECT, EVENT, ACK)
 
 
 def _is_event(data: Any, identifier: int | None) -> bool:
@@ -165,7 +208,7 @@ def _is_event(data: Any, identifier: int | None) -> bool:
     )
 
 
-def _format_number(number: float) -> str:
+def format_number(number: float) -> str:
     """Format a number as JavaScript's ``String`` does (ECMA-262, Number::toString)."""
     if number == 0:
         return "0"
@@ -185,7 +228,7 @@ def _format_number(number: float) -> str:
 
 
 #: Whether a payload and an acknowledgement id are valid for each packet type.
-_IS_VALID: dict[int, Callable[[Any, int | None], bool]] = {
+IS_VALID: dict[int, Callable[[Any, int | None], bool]] = {
     CONNECT: lambda data, identifier: (
         identifier is None and (data is None or isinstance(data, dict))
     ),
@@ -211,7 +254,7 @@ def _find_placeholders(value: Any) -> list[tuple[Any, Any, dict[str, Any]]]:
     return found
 
 
-def _fill(data: Any, attachments: list[bytes]) -> Any:
+def fill(data: Any, attachments: Sequence[bytes]) -> Any:
     """Replace the placeholders with the attachments; each must be used exactly once."""
     placeholders = _find_placeholders(data)
     numbers = [placeholder.get("num") for _, _, placeholder in placeholders]
@@ -238,27 +281,57 @@ def encode_event(
     Raises:
         EncodeError: The name is reserved or not a str, or an argument is not JSON-serializable.
     """
-    if not isinstance(event, str):
-        raise EncodeError(f"event name must be a str, not {type(event).__name__}")
-    if event in RESERVED_EVENTS:
-        raise EncodeError(
-            f'event name "{event}" is reserved by Socket.IO clients: choose another name'
-        )
+    if not isinstance(event, str) or event in RESERVED_EVENTS:
+        raise event_name_error(event)
     return _encode_message(EVENT, namespace, [event, *args], identifier, 1)
 
 
-def event_head(namespace: str, attachments: int) -> bytes:
-    """Return the part before the JSON of an event without acknowledgement id."""
-    return _head(EVENT, namespace, attachments, None)
+def event_name_error(event: Any) -> EncodeError:
+    """Return the error for an event name that is reserved or not a str."""
+    if not isinstance(event, str):
+        return EncodeError(f"event name must be a str, not {type(event).__name__}")
+    return EncodeError(
+        f'event name "{event}" is reserved by Socket.IO clients: choose another name'
+    )
+
+
+def event_head(namespace: str, attachments: int, identifier: int | None = None) -> bytes:
+    """Return the part of an event before its JSON."""
+    return _head(EVENT, namespace, attachments, identifier)
+
+
+def event_body(namespace: str, message: Message) -> bytes:
+    """Return the JSON of an event encoded by `encode_event`; bytes stay placeholders."""
+    text = message.text or b""
+    # Search after the namespace, which may contain a bracket but no comma.
+    start = 0 if namespace == "/" else text.index(b",")
+    return text[text.index(b"[", start) :]
+
+
+def from_json(
+    namespace: str, body: bytes, attachments: Sequence[bytes], identifier: int | None = None
+) -> Message:
+    """Return an event of another process, JSON with placeholders and attachments, for sending."""
+    return Message(event_head(namespace, len(attachments), identifier) + body, attachments)
 
 
 def read_event(namespace: str, message: Message) -> list[Any]:
     """Return name and arguments of an event encoded by `encode_event`; bytes stay placeholders."""
-    text = message.text or b""
-    # Search after the namespace, which may contain a bracket but no comma.
-    start = 0 if namespace == "/" else text.index(b",")
-    event: list[Any] = orjson.loads(text[text.index(b"[", start) :])
+    event: list[Any] = orjson.loads(event_body(namespace, message))
     return event
+
+
+def decode_body(body: bytes, attachments: Sequence[bytes]) -> list[Any]:
+    """Decode a body that this package has encoded, with the attachments in their places.
+
+    Raises:
+        ProtocolError: The placeholders do not match the attachments.
+        ValueError: The body is not JSON.
+    """
+    data: list[Any] = orjson.loads(body)
+    if attachments:
+        fill(data, list(attachments))
+    return data
 
 
 def encode_ack(namespace: str, identifier: int, args: Sequence[Any]) -> Message:
@@ -266,14 +339,40 @@ def encode_ack(namespace: str, identifier: int, args: Sequence[Any]) -> Message:
     return _encode_message(ACK, namespace, list(args), identifier, 0)
 
 
-def encode_connect(namespace: str, session_id: str) -> Message:
-    """Encode the response to an accepted CONNECT."""
-    return _encode_message(CONNECT, namespace, {"sid": session_id}, None)
+def ends_with_text(message: Message) -> bool:
+    """Return whether the last argument of an event is text, or the event has no arguments."""
+    return (message.text or b"").endswith(b'"]')
 
 
-def encode_connect_error(namespace: str, reason: str) -> Message:
-    """Encode the response to a rejected CONNECT. Raises `EncodeError`."""
-    return _encode_message(CONNECT_ERROR, namespace, {"message": reason}, None)
+def encode_connect(
+    namespace: str, session_id: str, pid: str | None = None, received: int = 0
+) -> Message:
+    """Encode the response to an accepted CONNECT.
+
+    Args:
+        namespace: Name of the namespace.
+        session_id: Public id of the connection.
+        pid: Secret that resumes the connection; None without recovery.
+        received: Number of the last numbered message of the client. Sent with the secret only: it
+            shows that the server supports such messages.
+    """
+    return _encode_message(CONNECT, namespace, connect_payload(session_id, pid, received), None)
+
+
+def connect_payload(session_id: str, pid: str | None, received: int) -> dict[str, Any]:
+    """Return the payload of the response to an accepted CONNECT."""
+    if pid is None:
+        return {"sid": session_id}
+    return {"sid": session_id, "pid": pid, "received": received}
+
+
+def encode_connect_error(namespace: str, reason: str, data: Any = None) -> Message:
+    """Encode the response to a rejected CONNECT, which cannot contain bytes. Raises `EncodeError`.
+
+    Data of None is omitted.
+    """
+    payload = {"message": reason} if data is None else {"message": reason, "data": data}
+    return Message(_head(CONNECT_ERROR, namespace, 0, None) + json.dumps(payload))
 
 
 def encode_disconnect(namespace: str) -> Message:
@@ -281,7 +380,13 @@ def encode_disconnect(namespace: str) -> Message:
     return Message(_head(DISCONNECT, namespace, 0, None))
 
 
+#: Heads of most packets by type: in the namespace "/", without attachments and id.
+_PLAIN_HEADS: Final = (b"40", b"41", b"42", b"43", b"44")
+
+
 def _head(kind: int, namespace: str, attachments: int, identifier: int | None) -> bytes:
+    if identifier is None and not attachments and namespace == "/":
+        return _PLAIN_HEADS[kind]
     head = f"4{kind + 3}{attachments}-" if attachments else f"4{kind}"
     if namespace != "/":
         head += namespace + ","
@@ -299,4 +404,6 @@ def _encode_message(
 ) -> Message:
     attachments: list[bytes] = []
     body = json.dumps(data, attachments, arguments)
+    if identifier is not None and not attachments and namespace == "/":
+        return Message(b"4%d%d%b" % (kind, identifier, body))
     return Message(_head(kind, namespace, len(attachments), identifier) + body, attachments)

@@ -2,14 +2,15 @@
 
 In a child made by `os.fork`, the event loop of gevent continues with all greenlets and connections
 of the parent. If a handler started a process with multiprocessing, clients would be served twice.
-Therefore, in the child of a serving process, only the greenlet that forked survives (as only the
-calling thread does in POSIX), and all listening sockets and client connections are closed.
+In the child of a serving process, therefore only the greenlet that forked survives, as only the
+calling thread does in POSIX. All listening sockets and client connections are closed.
 """
 
 from __future__ import annotations
 
 import _socket
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -51,7 +52,7 @@ def watch(loop: Any) -> None:
     """Register a server that starts on `loop`; processes forked from now on do not serve."""
     global _is_registered
     if not _is_registered and hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_after_fork)
+        _register()
     _is_registered = True
     _loops[loop] = _loops.get(loop, 0) + 1
 
@@ -76,6 +77,24 @@ def reset_in_child(*numbers: int) -> None:
 def call_in_child(function: Callable[[], None]) -> None:
     """Call `function` in processes forked while a server runs; it must not block."""
     _callbacks.insert(0, function)
+
+
+def _register() -> None:
+    """Call `_after_fork` in children before all functions that other libraries register.
+
+    A function that starts a thread, as those of OpenTelemetry's SDK do, would switch to the hub of
+    the parent, and the child would serve its clients. `os` has no way to register a function first.
+    CPython keeps the functions, in the order of their calls, in a list that `gc` finds.
+    """
+    os.register_at_fork(after_in_child=_after_fork)
+    is_frozen = gc.get_freeze_count() > 0
+    if is_frozen:  # `gc` does not search frozen objects
+        gc.unfreeze()
+    for functions in gc.get_referrers(_after_fork):
+        if isinstance(functions, list) and functions[-1] is _after_fork:
+            functions.insert(0, functions.pop())
+    if is_frozen:
+        gc.freeze()
 
 
 def _after_fork() -> None:
@@ -187,7 +206,7 @@ def _switch_to_hub(self: Any) -> Any:
 
 
 class _ExitGreenlet(greenlet):
-    """Ends the process when the greenlet that forked ends or blocks forever."""
+    """Ends the process when the greenlet that forked ends or never finishes."""
 
     def __init__(self, forked: Any, parent: Any) -> None:
         super().__init__(parent=parent)

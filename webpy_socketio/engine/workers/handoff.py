@@ -1,9 +1,9 @@
 """Hand-off of accepted connections between the workers that share an address.
 
 A session id begins with the name of the worker that owns the session. A worker that accepts a
-request for a session of a peer sends the whole connection, with the bytes read so far, over a Unix
-socket in a folder that only this user may enter. The peer owns the connection as soon as it
-confirms; until then the sender can withdraw the offer.
+request for a session of a peer sends the connection, with the bytes read so far, to the peer. It
+uses a Unix socket in a folder that only this user may enter. The peer owns the connection as soon
+as it confirms; until then the sender can withdraw the offer.
 
 A TLS connection cannot be sent, as its keys are in the memory of the process. Its bytes are relayed
 instead (`webpy_socketio.engine.workers.relay`).
@@ -38,7 +38,7 @@ __all__ = ["HandedConnection", "PeerWorkers", "unregister_fd"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a peer to accept a connection: enough for a busy peer. If the peer is dead or
+#: Seconds for a peer to accept a connection: enough for a busy peer. If the peer has ended or is
 #: blocked, the session is unknown after this time, and the client starts a new one.
 TIMEOUT = 5.0
 
@@ -98,6 +98,8 @@ class PeerWorkers:
         self._server: StreamServer | None = None
         #: Returns whether the worker of that name is known to serve.
         self.is_alive: Callable[[int], bool] = lambda name: False
+        #: Returns whether a newer worker may still be starting.
+        self.may_be_replaced: Callable[[], bool] = lambda: True
         self._on_connection: Callable[[HandedConnection], None] | None = None
         self._bound: os.stat_result | None = None
         self._is_failing = False

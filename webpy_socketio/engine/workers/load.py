@@ -23,7 +23,7 @@ _ENTRY = struct.Struct("!IIdQ")
 #: Number of entries. Names are never reused and few workers run at once, so entries do not collide.
 _ENTRIES = 128
 
-#: Seconds without an update after which a worker is considered dead or blocked.
+#: Seconds without an update after which a worker is considered ended or blocked.
 READ_TIMEOUT = 2.5
 
 #: A worker is overloaded if its load exceeds the average by this factor plus this margin. Smaller

@@ -1,4 +1,4 @@
-"""The private folder that the workers of one server share."""
+"""The private folder of a server, which its workers share."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ try:
 except ImportError:  # Windows, which has no workers
     fcntl = None
 
-__all__ = ["RuntimeFolder", "make_runtime_folder"]
+__all__ = ["PREFIX", "STATUS_PREFIX", "RuntimeFolder", "make_runtime_folder", "parent_folder"]
 
-_PREFIX = "webpy_socketio-"
+#: Beginning of the name of a folder.
+PREFIX = "webpy_socketio-"
+
+#: Beginning of the name of a status socket.
+STATUS_PREFIX = "status-"
 
 #: Bytes of the longest folder path. macOS limits socket paths to 104, including the file name.
 _MAX_LENGTH = 90
@@ -100,10 +104,10 @@ def make_runtime_folder(user: int | None = None, group: int = -1) -> RuntimeFold
     """
     if user in (None, os.geteuid()):
         user = None
-    parent = _parent_folder() if user is None else Path(tempfile.gettempdir())
+    parent = parent_folder() if user is None else Path(tempfile.gettempdir())
     _remove_unused(parent)
     while True:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))  # of mode 700
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # of mode 700
         try:
             folder = RuntimeFolder(path)
         except FileNotFoundError:  # removed by another process before it was locked
@@ -115,7 +119,8 @@ def make_runtime_folder(user: int | None = None, group: int = -1) -> RuntimeFold
         folder.close()
 
 
-def _parent_folder() -> Path:
+def parent_folder() -> Path:
+    """Return the folder in which `make_runtime_folder` makes folders of this user."""
     given = os.environ.get("XDG_RUNTIME_DIR", "")
     with contextlib.suppress(OSError):
         found = os.lstat(given)
@@ -125,7 +130,7 @@ def _parent_folder() -> Path:
             and found.st_uid == os.geteuid()
             and not found.st_mode & 0o022
             and os.access(given, os.W_OK | os.X_OK)
-            and len(os.fsencode(given)) + len(_PREFIX) + 10 <= _MAX_LENGTH
+            and len(os.fsencode(given)) + len(PREFIX) + 10 <= _MAX_LENGTH
         ):
             return Path(given)
     return Path(tempfile.gettempdir())
@@ -133,7 +138,7 @@ def _parent_folder() -> Path:
 
 def _remove_unused(parent: Path) -> None:
     """Remove folders of this user that no process has locked (of supervisors that were killed)."""
-    for path in parent.glob(_PREFIX + "*"):
+    for path in parent.glob(PREFIX + "*"):
         try:
             descriptor = os.open(path, _FLAGS)
         except OSError:
@@ -150,11 +155,11 @@ def _remove_unused(parent: Path) -> None:
 
 
 def _is_in_use(path: Path) -> bool:
-    """Return whether a worker listens there, or a file is not one of a worker."""
+    """Return whether a process listens there, or a file is not one of a process."""
     for each in path.iterdir():
         if each.name == "load":
             continue
-        if not each.name.isdecimal():
+        if not each.name.isdecimal() and not each.name.startswith(STATUS_PREFIX):
             return True
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:

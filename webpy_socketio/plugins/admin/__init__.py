@@ -7,7 +7,7 @@ Add the plugin to ``SOCKETIO_PLUGINS`` and set credentials; without them the ser
     SOCKETIO_ADMIN_PASSWORD = "$scrypt$ln=14,r=8,p=5$..."      # returned by hash_password()
 
 The plugin adds the namespace ``/admin``. Its clients are separate: application handlers are not
-called for them. The UI shows the sockets of this process, their channels (as "rooms"), namespaces
+called for them. The UI shows the sockets of all processes, their channels (as "rooms"), namespaces
 and events. It is read-only unless ``SOCKETIO_ADMIN_READONLY`` is False. With ``SOCKETIO_ADMIN_MODE
 = "production"`` it shows statistics only.
 
@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from webpy_socketio import SettingsError, signals
+from webpy_socketio import Runtime, SettingsError
+from webpy_socketio.plugins.admin.cluster import AdminCluster, clusters
 from webpy_socketio.plugins.admin.namespace import AdminNamespace
 from webpy_socketio.plugins.admin.passwords import hash_password
 from webpy_socketio.plugins.admin.serializers import client_of
@@ -30,11 +31,12 @@ __all__ = ["NAMESPACE", "hash_password", "install", "namespaces", "uninstall"]
 NAMESPACE = "/admin"
 
 
-def namespaces(settings: Any) -> dict[str, AdminNamespace]:
+def namespaces(settings: Any, runtime: Runtime) -> dict[str, AdminNamespace]:
     """Return the admin namespace for one server.
 
     Args:
         settings: Settings of the server.
+        runtime: Runtime of the server, whose sockets are shown.
 
     Raises:
         SettingsError: ``SOCKETIO_ADMIN_USERNAME`` or ``SOCKETIO_ADMIN_PASSWORD`` is missing.
@@ -48,21 +50,28 @@ def namespaces(settings: Any) -> dict[str, AdminNamespace]:
             "from webpy_socketio.plugins.admin import hash_password; "
             'print(hash_password(getpass()))"\n'
         )
-    return {NAMESPACE: AdminNamespace(settings)}
+    return {NAMESPACE: AdminNamespace(settings, runtime)}
 
 
-def install(settings: Any) -> None:
-    """Start recording when clients connect; all other receivers wait for the first admin.
+def install(settings: Any, runtime: Runtime) -> None:
+    """Start recording when clients connect, and receiving events of other processes.
+
+    All other receivers wait for the first admin.
 
     Args:
         settings: Settings of the server.
+        runtime: Runtime of the server.
     """
-    signals.connect.connect(_record_client)
+    clusters[runtime] = AdminCluster(settings, runtime)
+    runtime.signals.connect.connect(_record_client)
 
 
-def uninstall() -> None:
+def uninstall(runtime: Runtime) -> None:
     """Stop recording when clients connect."""
-    signals.connect.disconnect(_record_client)
+    cluster = clusters.pop(runtime, None)
+    if cluster is not None:
+        cluster.close()
+    runtime.signals.connect.disconnect(_record_client)
 
 
 def _record_client(sender: Any, request: dict[str, Any], **extra: Any) -> None:

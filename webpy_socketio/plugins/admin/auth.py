@@ -7,7 +7,7 @@ import hmac
 import secrets
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 import gevent.lock
@@ -84,11 +84,26 @@ class Sessions:
         return expires is not None
 
 
+class SharedSessions(Protocol):
+    """Session ids of other processes."""
+
+    def publish_session(self, digest: str, signature: str, seconds: float) -> None:
+        """Make a session id valid in all processes."""
+
+    def find_session(self, digest: str) -> str | None:
+        """Return the signature of a session id that another process has issued, or None."""
+
+
 class Authenticator:
     """Checks the credentials of one server's admins."""
 
     def __init__(self, username: str, password: str, clock: Callable[[], float]) -> None:
         self._username = username.encode()
+        #: Signs session ids for other processes, which have the same settings. Without it, any
+        #: program that can write to Redis could issue them.
+        self._key = hashlib.sha256(f"{username}\0{password}".encode()).digest()
+        #: Returns the session ids of other processes, or None without any.
+        self.find_cluster: Callable[[], SharedSessions | None] = lambda: None
         self._password = PasswordHash.parse(password)
         self._clock = clock
         self._throttle = LoginThrottle()
@@ -106,7 +121,9 @@ class Authenticator:
         """
         auth = auth if isinstance(auth, dict) else {}
         session = auth.get("sessionId")
-        if isinstance(session, str) and self.sessions.is_valid(session, self._clock()):
+        if isinstance(session, str) and (
+            self.sessions.is_valid(session, self._clock()) or self._is_valid_elsewhere(session)
+        ):
             return None
         username, password = auth.get("username"), auth.get("password")
         if (
@@ -124,7 +141,22 @@ class Authenticator:
         if not is_correct:
             raise Refused(INVALID)
         self._throttle.remove(mark)
-        return self.sessions.issue(self._clock())
+        session = self.sessions.issue(self._clock())
+        cluster = self.find_cluster()
+        if cluster is not None:
+            digest = _digest(session).hex()
+            cluster.publish_session(digest, self._sign(digest), SESSION_SECONDS)
+        return session
+
+    def _is_valid_elsewhere(self, session: str) -> bool:
+        """Return whether another process with the same settings has issued a session id."""
+        cluster = self.find_cluster()
+        digest = _digest(session).hex()
+        signature = None if cluster is None else cluster.find_session(digest)
+        return signature is not None and hmac.compare_digest(signature, self._sign(digest))
+
+    def _sign(self, digest: str) -> str:
+        return hmac.new(self._key, digest.encode(), hashlib.sha256).hexdigest()
 
 
 def _digest(session: str) -> bytes:

@@ -6,8 +6,9 @@ import logging
 import time
 from typing import Any, Protocol
 
-from webpy_socketio import ProtocolError, Refused
+from webpy_socketio import ProtocolError, Refused, Runtime
 from webpy_socketio.plugins.admin.auth import Authenticator
+from webpy_socketio.plugins.admin.cluster import AdminCluster, cluster_of
 from webpy_socketio.plugins.admin.commands import Commands
 from webpy_socketio.plugins.admin.reporter import Admin, Reporter
 
@@ -38,15 +39,17 @@ LOG_INTERVAL = 60.0
 class AdminNamespace:
     """Application of the namespace for one server."""
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: Any, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._authenticator = Authenticator(
             settings.admin_username, settings.admin_password, time.monotonic
         )
+        self._authenticator.find_cluster = self._find_cluster
         verbose = settings.admin_mode == "development"
-        names = tuple(settings.namespaces)
+        names = tuple(name for name in settings.namespaces if isinstance(name, str))
         self._log_due: dict[str, float] = {}
-        self._reporter = Reporter(names, verbose, settings.outbox_bytes)
-        self._commands = Commands(names, settings.admin_readonly)
+        self._reporter = Reporter(names, verbose, settings.outbox_bytes, runtime)
+        self._commands = Commands(names, settings.admin_readonly, runtime)
         self._features = [*self._commands.features, "AGGREGATED_EVENTS"]
         if verbose:
             self._features.append("ALL_EVENTS")
@@ -70,15 +73,28 @@ class AdminNamespace:
         if session is not None:
             connection.emit("session", session)
         connection.emit("config", {"supportedFeatures": self._features})
+        cluster = cluster_of(self._runtime)
+        if cluster is not None:
+            self._reporter.find_remote = cluster.descriptions
         self._reporter.add(connection)
+        if cluster is not None and self._reporter.has_admins:
+            cluster.watch(self._reporter)
+
+    def _find_cluster(self) -> AdminCluster | None:
+        return cluster_of(self._runtime)
 
     def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
-        answer = self._commands.execute(f"an admin from {_address(connection)}", name, args)
+        answer = self._commands.execute(
+            f"an admin from {_address(connection)}", name, args, cluster_of(self._runtime)
+        )
         if ack is not None:
             connection.acknowledge(ack, (answer,))
 
     def closing(self, connection: Connection) -> None:
         self._reporter.remove(connection)
+        cluster = cluster_of(self._runtime)
+        if cluster is not None and not self._reporter.has_admins:
+            cluster.unwatch(self._reporter)
 
     def disconnected(self, connection: Connection, reason: str) -> None:
         logger.info("an admin from %s disconnected: %s", _address(connection), reason)

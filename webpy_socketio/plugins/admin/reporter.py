@@ -1,4 +1,6 @@
-"""Reporter: sends the sockets and events of this process to connected admins, with limits.
+"""Reporter: sends sockets and events to connected admins, with limits.
+
+It reports those of this process, and relays what other processes have reported.
 
 Its receivers are connected while at least one admin is connected; otherwise it costs nothing.
 """
@@ -9,9 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from webpy_socketio import Socket, call_later, signals, sockets
+from webpy_socketio import Runtime, Socket, call_later
 from webpy_socketio.plugins.admin import serializers
-from webpy_socketio.plugins.admin.stats import EventStats
+from webpy_socketio.plugins.admin.stats import MAX_NAMESPACES, EventStats
+from webpy_socketio.signals import Stage
 
 __all__ = ["Admin", "Reporter"]
 
@@ -29,6 +32,9 @@ MAX_CHANGES = 400
 #: Maximum number of listed sockets, and their approximate bytes. Statistics include all sockets.
 MAX_SOCKETS, MAX_BYTES = 1000, 1_000_000
 
+#: Seconds for which changes are collected before the whole list is sent.
+REFRESH_DELAY = 0.1
+
 
 class Admin(Protocol):
     """Connection of an admin."""
@@ -43,12 +49,20 @@ class Reporter:
     `verbose` enables reports of individual sockets and events.
     """
 
-    def __init__(self, namespaces: Sequence[str], verbose: bool, outbox_bytes: int) -> None:
+    def __init__(
+        self, namespaces: Sequence[str], verbose: bool, outbox_bytes: int, runtime: Runtime
+    ) -> None:
+        self._sockets = runtime.sockets
         self._stats = EventStats(namespaces)
         self._verbose = verbose
         self._max_bytes = min(MAX_BYTES, outbox_bytes // 4)
         self._admins: dict[Admin, None] = {}
         self._timer: Any = None
+        self._refresh_timer: Any = None
+        #: Returns sockets of other processes, within a limit of sockets and of bytes.
+        self.find_remote: Callable[[int, int], list[dict[str, Any]]] = lambda limit, size: []
+        #: Whether the whole list was sent again in this interval.
+        self._has_refreshed = False
         #: Listed sockets, each with the channels that were reported.
         self._listed: dict[Socket, set[str]] = {}
         #: Listed sockets that were reported with the transport polling.
@@ -58,13 +72,16 @@ class Reporter:
         self._stale = False
         self._changes = self._events = 0
         self._skipped: Counter[str] = Counter()
-        self._receivers: tuple[tuple[signals.Stage, Callable[..., None]], ...] = (
+        signals = runtime.signals
+        self._receivers: tuple[tuple[Stage, Callable[..., None]], ...] = (
             (signals.connect, self._connect),
             (signals.subscribe, self._subscribe),
             (signals.unsubscribe, self._unsubscribe),
             (signals.message, self._message),
             (signals.sent, self._sent),
             (signals.disconnect, self._disconnect),
+            (signals.release, self._release),
+            (signals.resume, self._resume),
         )
 
     # -- admins
@@ -74,13 +91,17 @@ class Reporter:
         if not self._admins:
             self._begin()
         self._admins[admin] = None
+        self.resend(admin)
+
+    def resend(self, admin: Admin) -> None:
+        """Send the current state to an admin."""
         # Without the counters: they are sent to all admins at the end of the interval.
-        admin.emit("server_stats", {**self._stats.describe(sockets()), "aggregatedEvents": []})
+        stats = self._stats.describe(self._sockets())
+        admin.emit("server_stats", {**stats, "aggregatedEvents": []})
         if self._verbose:
             if len(self._admins) > 1 and not self._stale:
-                admin.emit(
-                    "all_sockets", [serializers.describe_socket(one) for one in self._listed]
-                )
+                listed = [serializers.describe_socket(one) for one in self._listed]
+                admin.emit("all_sockets", listed + self._remote())
             else:
                 self._send_list()
 
@@ -90,6 +111,11 @@ class Reporter:
             del self._admins[admin]
             if not self._admins:
                 self._end()
+
+    @property
+    def has_admins(self) -> bool:
+        """Whether an admin is connected."""
+        return bool(self._admins)
 
     def _begin(self) -> None:
         for signal, receiver in self._receivers:
@@ -101,6 +127,10 @@ class Reporter:
             signal.disconnect(receiver)
         self._timer.close()
         self._timer = None
+        if self._refresh_timer is not None:
+            self._refresh_timer.close()
+            self._refresh_timer = None
+        self._has_refreshed = False
         self._clear_list()
         self._stats.clear()
         self._skipped.clear()
@@ -115,7 +145,8 @@ class Reporter:
     def _tick(self) -> None:
         self._timer = call_later(INTERVAL, self._tick)
         self._changes = self._events = 0
-        stats = self._stats.describe(sockets())
+        self._has_refreshed = False
+        stats = self._stats.describe(self._sockets())
         self._stats.clear()
         self._send("server_stats", stats)
         if not self._verbose:
@@ -143,11 +174,14 @@ class Reporter:
         """Send the whole list, which replaces that of the UI."""
         self._clear_list()
         descriptions = []
-        for socket in sockets():
+        for socket in self._sockets():
             if self._is_full:
                 break
             descriptions.append(self._add_to_list(socket))
-        self._send("all_sockets", descriptions)
+        self._send("all_sockets", descriptions + self._remote())
+
+    def _remote(self) -> list[dict[str, Any]]:
+        return self.find_remote(MAX_SOCKETS, self._max_bytes)
 
     @property
     def _is_full(self) -> bool:
@@ -174,9 +208,46 @@ class Reporter:
         """Return how many of `count` events to report individually."""
         allowed = min(count, MAX_RECIPIENTS, MAX_EVENTS - self._events)
         self._events += allowed
-        if allowed < count:
+        if allowed < count and (namespace in self._skipped or len(self._skipped) < MAX_NAMESPACES):
             self._skipped[namespace] += count - allowed
         return allowed
+
+    # -- other processes
+
+    def refresh(self) -> None:
+        """Send the list again, soon, but once in an interval at most."""
+        if not self._verbose or not self._admins:
+            return
+        if self._has_refreshed:
+            self._stale = True
+        elif self._refresh_timer is None:
+            self._refresh_timer = call_later(REFRESH_DELAY, self._send_refreshed)
+
+    def _send_refreshed(self) -> None:
+        self._refresh_timer = None
+        self._has_refreshed = True
+        self._send_list()
+
+    def relay(self, event: str, args: list[Any]) -> None:
+        """Send statistics of another process."""
+        self._send(event, *args)
+
+    def relay_connected(self, description: dict[str, Any], timestamp: str) -> None:
+        """Report a socket that has connected to another process."""
+        if not self._listed and len(self.find_remote(2, MAX_BYTES)) < 2:
+            self.refresh()  # the first socket must be in a list, see `_ensure_listed`
+        else:
+            self.relay_change("socket_connected", [description, timestamp])
+
+    def relay_change(self, event: str, args: list[Any]) -> None:
+        """Report a change in another process, unless the list will be sent again."""
+        if self._verbose and self._refresh_timer is None and self._admit_change():
+            self._send(event, *args)
+
+    def relay_event(self, namespace: str, event: str, args: list[Any]) -> None:
+        """Report an event that another process has sent or received."""
+        if self._verbose and self._admit_events(namespace):
+            self._send(event, *args)
 
     # -- receivers
 
@@ -191,7 +262,7 @@ class Reporter:
             return not self._stale
         if self._is_full or not socket.connected or not self._admit_change():
             return False
-        first = not self._listed
+        first = not self._listed and not self._remote()
         description = self._add_to_list(socket)
         if first:
             # The UI selects a namespace when it receives the first list that is not empty.
@@ -219,8 +290,18 @@ class Reporter:
     def _send_room_left(self, socket: Socket, channel: str) -> None:
         self._send("room_left", socket.namespace, channel, socket.session_id, serializers.now())
 
+    def _resume(self, sender: Socket, **extra: Any) -> None:
+        if self._verbose:  # it may have moved here from another process
+            self._ensure_listed(sender)
+
+    def _release(self, sender: Socket, **extra: Any) -> None:
+        self._remove_from_list(sender, "moved to another process")
+
     def _disconnect(self, sender: Socket, reason: str, **extra: Any) -> None:
         self._stats.add("rawDisconnection", detail=reason)
+        self._remove_from_list(sender, reason)
+
+    def _remove_from_list(self, sender: Socket, reason: str) -> None:
         if sender not in self._listed:
             return
         if self._is_full:  # an unlisted socket can be listed now

@@ -12,7 +12,11 @@ from typing import Any
 
 from webpy_socketio import Socket
 
-__all__ = ["EventStats"]
+__all__ = ["MAX_NAMESPACES", "EventStats"]
+
+#: Maximum number of namespaces that are shown with their own count and notes, in addition to those
+#: in SOCKETIO_NAMESPACES. Clients choose the names that match a pattern.
+MAX_NAMESPACES = 100
 
 
 class EventStats:
@@ -44,11 +48,16 @@ class EventStats:
 
     def describe(self, sockets: Iterable[Socket]) -> dict[str, Any]:
         """Return the content of the event; takes about 1 µs for each socket."""
-        counts: Counter[str] = Counter(dict.fromkeys(self._namespaces, 0))
+        counts = dict.fromkeys(self._namespaces, 0)
+        others: Counter[str] = Counter()
         clients: dict[int, str] = {}
         for socket in sockets:
-            counts[socket.namespace] += 1
+            if socket.namespace in counts:
+                counts[socket.namespace] += 1
+            else:
+                others[socket.namespace] += 1
             clients[id(socket.request)] = socket.transport
+        counts.update(others.most_common(MAX_NAMESPACES))
         host = socket_module.gethostname()
         timestamp = time.time_ns() // 1_000_000_000 * 1000
         return {

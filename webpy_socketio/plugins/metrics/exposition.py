@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,10 +16,10 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 
-from webpy_socketio import HTTPServer, ListenError, get_stats
+from webpy_socketio import HTTPServer, ListenError, Runtime
 from webpy_socketio.plugins.metrics.recorder import BUCKETS, Histogram, Recorder
 
-__all__ = ["Collector", "Endpoint", "default_registry"]
+__all__ = ["Collector", "Endpoint", "as_text", "default_registry"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -33,11 +34,18 @@ def default_registry() -> Any:
     return prometheus_client.REGISTRY
 
 
+def as_text(registry: Any) -> bytes:
+    """Return all metrics of a registry in the text format of Prometheus."""
+    text: bytes = prometheus_client.generate_latest(registry)
+    return text
+
+
 class Collector:
     """Converts the recorded numbers to metrics when the registry is scraped."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, runtime: Runtime) -> None:
         self._recorder = recorder
+        self._runtime = runtime
 
     def collect(self) -> Iterator[Any]:
         """Yield all metric families with their current values."""
@@ -46,22 +54,41 @@ class Collector:
         yield self._durations()
 
     def _gauges(self) -> Iterator[Any]:
-        now = get_stats()
+        now = self._runtime.get_stats()
         yield _gauge("sessions", "Open Engine.IO sessions.", "transport", now.sessions)
-        yield _gauge("sockets", "Connected sockets.", "namespace", now.sockets)
-        yield _gauge(
-            "channels", "Channels with at least one subscriber.", "namespace", now.channels
-        )
-        yield _gauge("memberships", "Subscriptions of all channels.", "namespace", now.memberships)
+        for name, doc, counts in (
+            ("sockets", "Connected sockets.", now.sockets),
+            ("channels", "Channels with at least one subscriber.", now.channels),
+            ("memberships", "Subscriptions of all channels.", now.memberships),
+        ):
+            yield _gauge(name, doc, "namespace", self._by_label(counts))
         yield GaugeMetricFamily(
             _PREFIX + "outbox_bytes", "Bytes queued in outboxes.", now.outbox_bytes
         )
         yield _counter(
             "backplane_problems",
-            "Events of webpy_socketio.backplane.counts.",
+            "Messages lost between processes, by kind; see get_stats().backplane.",
             "kind",
             now.backplane,
         )
+        if now.backplane_connected is not None:
+            yield GaugeMetricFamily(
+                _PREFIX + "backplane_connected",
+                "Whether Redis is connected (1) or not (0).",
+                now.backplane_connected,
+            )
+        yield GaugeMetricFamily(
+            _PREFIX + "suspended_sockets",
+            "Sockets that wait for clients that have lost their connections.",
+            now.suspended,
+        )
+
+    def _by_label(self, counts: Mapping[str, int]) -> Counter[str]:
+        """Sum counts of namespaces by their label."""
+        sums: Counter[str] = Counter()
+        for namespace, count in counts.items():
+            sums[self._recorder.labels.label_of_namespace(namespace)] += count
+        return sums
 
     def _counters(self) -> Iterator[Any]:
         recorder = self._recorder
@@ -89,6 +116,15 @@ class Collector:
             "unsubscriptions", "Subscriptions ended.", "channel", recorder.unsubscriptions
         )
         yield _counter("refused", "Rejections by gates.", "gate", recorder.refused)
+        yield _counter(
+            "suspensions",
+            "Connections that were lost and may resume.",
+            "namespace",
+            recorder.suspensions,
+        )
+        yield _counter(
+            "resumptions", "Connections that have resumed.", "namespace", recorder.resumptions
+        )
         errors = CounterMetricFamily(
             _PREFIX + "errors", "Errors of handlers and clients.", labels=("fault", "exception")
         )

@@ -6,8 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Any
 
-from webpy_socketio import Socket, signals
-from webpy_socketio.plugins.metrics.labels import MAX_LABELS, OTHER, Labels
+from webpy_socketio import Labels, Runtime, Socket
 
 __all__ = ["BUCKETS", "Histogram", "Recorder"]
 
@@ -39,7 +38,8 @@ class Histogram:
 class Recorder:
     """Counters by label, updated while installed."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Runtime) -> None:
+        self._signals = runtime.signals
         #: Accepted connections, by namespace.
         self.connections: Counter[str] = Counter()
         #: Ended connections, by reason.
@@ -55,25 +55,29 @@ class Recorder:
         #: By channel; a disconnect ends all subscriptions of the socket.
         self.subscriptions: Counter[str] = Counter()
         self.unsubscriptions: Counter[str] = Counter()
+        #: Lost connections, and those that resumed, by namespace.
+        self.suspensions: Counter[str] = Counter()
+        self.resumptions: Counter[str] = Counter()
         #: Rejections by gates, by stage.
         self.refused: Counter[str] = Counter(connecting=0, receiving=0, subscribing=0)
         #: Errors by origin, "client" or "handler", and class of the exception.
         self.errors: Counter[tuple[str, str]] = Counter()
         #: Durations of all receivers of a signal, by stage and event.
         self.durations: dict[tuple[str, str], Histogram] = {}
-        self._labels = Labels()
+        #: Labels of events, channels and namespaces.
+        self.labels = Labels(runtime)
 
     def install(self) -> None:
         """Connect to the signals."""
-        signals.handled.connect(self._on_handled)
-        signals.error.connect(self._on_error)
-        signals.sent.connect(self._on_sent)
+        self._signals.handled.connect(self._on_handled)
+        self._signals.error.connect(self._on_error)
+        self._signals.sent.connect(self._on_sent)
 
     def uninstall(self) -> None:
         """Disconnect from the signals; the counters keep their values."""
-        signals.handled.disconnect(self._on_handled)
-        signals.error.disconnect(self._on_error)
-        signals.sent.disconnect(self._on_sent)
+        self._signals.handled.disconnect(self._on_handled)
+        self._signals.error.disconnect(self._on_error)
+        self._signals.sent.disconnect(self._on_sent)
 
     def _on_handled(
         self, sender: Socket, stage: str, seconds: float, refused: str | None, **values: Any
@@ -86,11 +90,15 @@ class Recorder:
             if stage == "receiving":  # its handlers are not called
                 self._count_message(sender, values)
         elif stage == "subscribe":
-            self.subscriptions[self._labels.labels_of("", values["channel"])[1]] += 1
+            self.subscriptions[self.labels.labels_of("", values["channel"])[1]] += 1
         elif stage == "unsubscribe":
-            self.unsubscriptions[self._labels.labels_of("", values["channel"])[1]] += 1
+            self.unsubscriptions[self.labels.labels_of("", values["channel"])[1]] += 1
         elif stage == "connect":
-            self.connections[sender.namespace] += 1
+            self.connections[self.labels.label_of_namespace(values["namespace"])] += 1
+        elif stage == "suspend":
+            self.suspensions[self.labels.label_of_namespace(values["namespace"])] += 1
+        elif stage == "resume":
+            self.resumptions[self.labels.label_of_namespace(values["namespace"])] += 1
         elif stage == "disconnect":
             self.disconnects[values["reason"]] += 1
         histogram = self.durations.get((stage, event))
@@ -99,20 +107,20 @@ class Recorder:
         histogram.add(seconds)
 
     def _count_message(self, socket: Socket, values: dict[str, Any]) -> str:
-        labels = self._labels.labels_of(values["event"], values["channel"])
+        labels = self.labels.labels_of(values["event"], values["channel"])
         self.messages[labels] += 1
         self.received += socket.message_size
         return labels[0]
 
     def _on_sent(self, sender: str, sockets: list[Socket], size: int, **extra: Any) -> None:
         # Runs while sending, once for all recipients: must not inspect the message or the sockets.
-        self.sent[sender] += len(sockets)
+        self.sent[self.labels.label_of_namespace(sender)] += len(sockets)
         self.sent_bytes += size * len(sockets)
 
     def _on_error(
         self, sender: Any, exception: BaseException, by_client: bool, **extra: Any
     ) -> None:
         labels = ("client" if by_client else "handler", type(exception).__name__)
-        if labels not in self.errors and len(self.errors) >= MAX_LABELS:
-            labels = (labels[0], OTHER)
+        if labels not in self.errors and len(self.errors) >= Labels.MAX:
+            labels = (labels[0], Labels.OTHER)
         self.errors[labels] += 1

@@ -15,48 +15,25 @@ After an unclean disconnect, a connection remains a member for ``SOCKETIO_PRESEN
 If a connection with the same key joins in that time, no change is reported.
 
 The signals `joined`, `updated` and `left` are sent with the keywords ``channel``, ``namespace``,
-``key`` and ``metas``. Without a backplane their receivers must not block. The events sent to
-clients are described in `webpy_socketio.plugins.presence.diffs`.
+``key`` and ``metas``; the sender is the runtime. Without a backplane their receivers must not
+block. The events sent to clients are described in `webpy_socketio.plugins.presence.diffs`.
 
 With ``SOCKETIO_BACKPLANE``, presence covers all processes and is stored in Redis. Each change is
-then signalled in one process only: where it was made or, for the sockets of a dead process, where
-its death was detected. `members`, `count` and `counts` also work in processes without a
-server.
+then signalled in one process only: where it was made or, for the sockets of a failed process, where
+the failure was detected. `members`, `count` and `counts` also work in processes without a server.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from blinker import Signal
-
-from webpy_socketio import (
-    ChannelError,
-    ConfigurationError,
-    EncodeError,
-    Socket,
-    configured,
-    off,
-    on_event,
-    run_on_hub,
-    signals,
-)
+from webpy_socketio import ConfigurationError, Runtime, Socket, default_runtime
 from webpy_socketio.plugins.presence.checks import examine
-from webpy_socketio.plugins.presence.diffs import DiffBroadcaster, describe
-from webpy_socketio.plugins.presence.memory import MemoryStore
 from webpy_socketio.plugins.presence.periodic import Intervals
-from webpy_socketio.plugins.presence.redis import PresenceReader, RedisStore
-from webpy_socketio.plugins.presence.store import (
-    Change,
-    Channel,
-    Listener,
-    Metas,
-    State,
-    Store,
-)
+from webpy_socketio.plugins.presence.redis import PresenceReader
+from webpy_socketio.plugins.presence.runtime_presence import Presence, joined, left, updated
+from webpy_socketio.plugins.presence.store import Metas, State
 
 __all__ = [
     "count",
@@ -72,170 +49,33 @@ __all__ = [
     "updated",
 ]
 
-logger = logging.getLogger("webpy_socketio")
-
-joined = signals.Stage("joined", "A key has its first connection in a channel.")
-updated = signals.Stage("updated", "A key's connections or metas changed.")
-left = signals.Stage("left", "A key's last connection left a channel.")
-
-#: Maximum bytes of a key and its meta as JSON: every change is sent to all subscribers.
-MAX_BYTES = 65_536
-
 #: Intervals of leases, sweeps and comparisons in Redis; replaced in tests only.
 INTERVALS = Intervals()
 
-#: Reasons of a clean disconnect, requested by the client or the server. Other disconnects may be
-#: accidental.
-_CLEAN = (None, "client namespace disconnect", "server namespace disconnect")
-
-#: Clients reconnect after this reason, possibly to another process.
-_STOPPED = "server shutting down"
+#: The presence of each runtime in which the plugin is installed.
+_installed: dict[Runtime, Presence] = {}
 
 
-class _Presence:
-    """State of the plugin while it is installed."""
-
-    def __init__(self, settings: Any) -> None:
-        self.store: Store = _open(settings, self)
-        self._broadcaster = DiffBroadcaster(self.store.state, self.store.request_reset)
-        self._key: Callable[..., Any] | None = settings.presence_key
-        self._meta: Callable[..., Any] | None = settings.presence_meta
-        self._grace: float = settings.presence_grace
-        self._receivers: dict[Signal, Callable[..., Any]] = {
-            signals.subscribe: self._on_subscribe,
-            signals.unsubscribe: self._on_unsubscribe,
-        }
-        for stage, receiver in self._receivers.items():
-            stage.connect(receiver, weak=False)
-        self._state_handler = on_event("presence_state")(self._on_state_request)
-
-    def close(self) -> None:
-        off(self._state_handler)
-        for stage, receiver in self._receivers.items():
-            stage.disconnect(receiver)
-        self._broadcaster.close()
-        self.store.close()
-
-    def _on_subscribe(
-        self,
-        sender: Any,
-        request: dict[str, Any],
-        socket: Socket,
-        context: dict[str, Any],
-        channel: str,
-        **extra: Any,
-    ) -> None:
-        self.store.watch((socket.namespace, channel), socket.session_id)
-        key = socket.session_id if self._key is None else self._key(request, socket, context)
-        # A handler that ran earlier may have called `track`; its key takes precedence.
-        known = self.store.is_present((socket.namespace, channel), socket.session_id)
-        if key is not None and not known:
-            meta = {} if self._meta is None else self._meta(request, socket, context)
-            self.track(socket, channel, key, meta)
-        state = self.store.state((socket.namespace, channel))
-        if state is None:
-            self.store.request_reset((socket.namespace, channel))
-        else:
-            socket.emit("presence_state", describe(channel, state))
-
-    def _on_unsubscribe(
-        self, sender: Any, socket: Socket, channel: str, reason: str | None = None, **extra: Any
-    ) -> None:
-        clean = reason in _CLEAN or (reason == _STOPPED and not self.store.lasting)
-        target = (socket.namespace, channel)
-        self.store.leave(target, socket.session_id, 0.0 if clean else self._grace)
-        self.store.unwatch(target, socket.session_id)
-
-    def _on_state_request(
-        self, request: dict[str, Any], socket: Socket, context: dict[str, Any], *args: Any
-    ) -> dict[str, Any]:
-        """Answer the event ``presence_state`` of a client that missed a diff."""
-        channel = args[0] if len(args) == 1 else None
-        if not isinstance(channel, str) or channel not in socket.channels:
-            return {"ok": False, "error": "not subscribed to this channel"}
-        state = self.store.state((socket.namespace, channel))
-        if state is None:
-            self.store.request_reset((socket.namespace, channel))
-            return {"ok": False, "error": "not known yet: presence_state follows"}
-        return describe(channel, state)
-
-    def track(self, socket: Socket, channel: str, key: str, meta: dict[str, Any]) -> None:
-        if not isinstance(key, str) or not isinstance(meta, dict):
-            raise TypeError("a presence key must be a str, and its meta a dict")
-        if channel not in socket.channels:
-            raise ChannelError(
-                f"the socket is not subscribed to {channel!r}: call socket.subscribe() first"
-            )
-        if socket.connected:
-            payload = _serialize(key, meta)
-            self.store.join((socket.namespace, channel), socket.session_id, key, payload)
-
-    def on_change(self, change: Change) -> None:
-        self._broadcaster.add(change)
-
-    def on_reset(self, channel: Channel) -> None:
-        self._broadcaster.send_state(channel)
-
-    def on_local_change(self, change: Change) -> None:
-        namespace, channel = change.channel
-        signal = updated if change.before and change.after else joined if change.after else left
-        for receiver in signal.receivers_for(self.store):
-            try:
-                receiver(
-                    self.store,
-                    channel=channel,
-                    namespace=namespace,
-                    key=change.key,
-                    metas=change.after or change.before,
-                )
-            except Exception:  # as with stages: one receiver must not stop another
-                logger.exception("a receiver of a presence signal raised")
-
-
-def _open(settings: Any, listener: Listener) -> Store:
-    if settings.backplane is None:
-        return MemoryStore(listener)
-    location = (settings.backplane, settings.backplane_prefix)
-    return RedisStore(*location, listener, settings.presence_grace, INTERVALS)
-
-
-def _serialize(key: str, meta: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of the meta as sent to clients: the caller may modify the original."""
-    try:
-        text = json.dumps([key, meta], ensure_ascii=False, allow_nan=False)
-        size = len(text.encode())  # rejects lone surrogates
-    except (TypeError, ValueError) as error:
-        raise EncodeError(
-            f"key {key!r} and its meta cannot be represented as JSON: {error}"
-        ) from None
-    if size > MAX_BYTES:
-        raise EncodeError(f"key and meta have {size} bytes; the limit is {MAX_BYTES}")
-    copy: dict[str, Any] = json.loads(text)[1]
-    return copy
-
-
-_presence: _Presence | None = None
-
-
-def install(settings: Any) -> None:
+def install(settings: Any, runtime: Runtime) -> None:
     """Connect to the signals and open the store; called when the server starts.
 
     Args:
         settings: Settings of the server.
+        runtime: Runtime of the server, whose sockets become members.
     """
-    global _presence
-    _presence = _Presence(settings)
+    _installed[runtime] = Presence(settings, runtime, INTERVALS)
 
 
-def uninstall() -> None:
+def uninstall(runtime: Runtime) -> None:
     """Disconnect from the signals and close the store; called after the server has stopped."""
-    global _presence
-    if _presence is not None:
-        _presence.close()
-        _presence = None
+    presence = _installed.pop(runtime, None)
+    if presence is not None:
+        presence.close()
 
 
-def members(channel: str, *, namespace: str = "/") -> dict[str, Metas]:
+def members(
+    channel: str, *, namespace: str = "/", runtime: Runtime = default_runtime
+) -> dict[str, Metas]:
     """Return the members of a channel, with one meta for each connection in the order of joining.
 
     With several processes, the members of all processes are read from Redis, after all pending
@@ -245,45 +85,52 @@ def members(channel: str, *, namespace: str = "/") -> dict[str, Metas]:
     Args:
         channel: Name of the channel.
         namespace: Socket.IO namespace.
+        runtime: Runtime of the members.
 
     Raises:
         BackplaneError: Redis did not reply within a second; no outdated result is returned.
         ConfigurationError: Neither this plugin nor a backplane is configured in this process.
     """
-    if _presence is None:
-        return _reader().fetch((namespace, channel)).members
-    state: State = run_on_hub(_presence.store.fetch, (namespace, channel))
+    presence = _installed.get(runtime)
+    if presence is None:
+        return _reader(runtime).fetch((namespace, channel)).members
+    state: State = runtime.run_on_hub(presence.store.fetch, (namespace, channel))
     return state.members
 
 
-def count(channel: str, *, namespace: str = "/") -> int:
+def count(channel: str, *, namespace: str = "/", runtime: Runtime = default_runtime) -> int:
     """Return the number of keys in a channel; cheaper than `members`.
 
     Args:
         channel: Name of the channel.
         namespace: Socket.IO namespace.
+        runtime: Runtime of the members.
 
     Raises:
         BackplaneError: Redis did not reply within a second.
     """
-    return counts([channel], namespace=namespace)[channel]
+    return counts([channel], namespace=namespace, runtime=runtime)[channel]
 
 
-def counts(channels: Iterable[str], *, namespace: str = "/") -> dict[str, int]:
+def counts(
+    channels: Iterable[str], *, namespace: str = "/", runtime: Runtime = default_runtime
+) -> dict[str, int]:
     """Return the number of keys in each of several channels, with one request to Redis.
 
     Args:
         channels: Names of the channels.
         namespace: Socket.IO namespace.
+        runtime: Runtime of the members.
 
     Raises:
         BackplaneError: Redis did not reply within a second.
     """
     names = list(channels)
     targets = [(namespace, name) for name in names]
-    if _presence is None:
-        return dict(zip(names, _reader().counts(targets), strict=True))
-    return dict(zip(names, run_on_hub(_presence.store.counts, targets), strict=True))
+    presence = _installed.get(runtime)
+    if presence is None:
+        return dict(zip(names, _reader(runtime).counts(targets), strict=True))
+    return dict(zip(names, runtime.run_on_hub(presence.store.counts, targets), strict=True))
 
 
 def track(socket: Socket, channel: str, key: str, meta: dict[str, Any] | None = None) -> None:
@@ -301,23 +148,28 @@ def track(socket: Socket, channel: str, key: str, meta: dict[str, Any] | None = 
         ChannelError: The socket is not subscribed to the channel.
         EncodeError: Key and meta cannot be represented as JSON, or exceed 65,536 bytes.
     """
-    run_on_hub(_running().track, socket, channel, key, {} if meta is None else meta)
+    runtime = Runtime.of(socket)
+    track = _running(runtime).track
+    runtime.run_on_hub(track, socket, channel, key, {} if meta is None else meta)
 
 
 def untrack(socket: Socket, channel: str) -> None:
     """Remove a socket from the members of `channel`; it remains subscribed."""
-    run_on_hub(_running().store.leave, (socket.namespace, channel), socket.session_id, 0.0)
+    runtime = Runtime.of(socket)
+    leave = _running(runtime).store.leave
+    runtime.run_on_hub(leave, (socket.namespace, channel), socket.session_id, 0.0)
 
 
-def _running() -> _Presence:
-    if _presence is None:
+def _running(runtime: Runtime) -> Presence:
+    presence = _installed.get(runtime)
+    if presence is None:
         raise ConfigurationError(f"presence is not installed: {_REMEDY}")
-    return _presence
+    return presence
 
 
-def _reader() -> PresenceReader:
+def _reader(runtime: Runtime) -> PresenceReader:
     """Return the reader for processes in which the plugin is not installed."""
-    settings = configured()
+    settings = runtime.configured()
     if settings.backplane is None:
         raise ConfigurationError(
             f"presence is not installed: {_REMEDY}; or set SOCKETIO_BACKPLANE to read from other "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from webpy_socketio import BackplaneError, connect_redis
+from webpy_socketio import BackplaneError, ConfigurationError, connect_redis
 
 __all__ = ["examine"]
 
@@ -27,7 +27,7 @@ def examine(settings: Any) -> Iterator[tuple[str, str, str]]:
         redis = connect_redis(settings.backplane, _TIMEOUT)
         (info,) = redis.execute(("INFO", "memory"))
         redis.close()
-    except BackplaneError:
+    except (BackplaneError, ConfigurationError):
         return  # reported by the check of Redis itself
     if isinstance(info, BackplaneError):
         return

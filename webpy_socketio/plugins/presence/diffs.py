@@ -18,7 +18,7 @@ from typing import Any
 
 import gevent
 
-from webpy_socketio import CallerError, NoSocket, call_later, emit
+from webpy_socketio import CallerError, NoSocket, Runtime, call_later
 from webpy_socketio.plugins.presence.store import Change, Channel, Metas, State
 
 __all__ = ["CROWD", "DiffBroadcaster", "describe"]
@@ -43,11 +43,15 @@ class _Batch:
 
 
 class DiffBroadcaster:
-    """Combines changes and sends them to the subscribers in this process."""
+    """Combines changes and sends them to the subscribers in this process, those of one runtime."""
 
     def __init__(
-        self, state: Callable[[Channel], State | None], request_reset: Callable[[Channel], None]
+        self,
+        runtime: Runtime,
+        state: Callable[[Channel], State | None],
+        request_reset: Callable[[Channel], None],
     ) -> None:
+        self._runtime = runtime
         self._state = state
         self._request_reset = request_reset
         self._batches: dict[Channel, _Batch] = {}
@@ -101,7 +105,7 @@ class DiffBroadcaster:
         namespace, name = channel
         try:
             # Every process receives every change and sends it to its own sockets.
-            emit(event, what, channel=name, namespace=namespace, local=True)
+            self._runtime.emit(event, what, channel=name, namespace=namespace, local=True)
         except NoSocket:  # no subscribers are left
             pass
         except CallerError:  # too large for an outbox; other channels must be sent

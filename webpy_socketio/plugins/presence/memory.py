@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -80,6 +81,12 @@ class MemoryStore:
             entry.leaving[connection] = call_later(grace, self._remove, channel, entry, connection)
         else:
             self._remove(channel, entry, connection)
+
+    def release(self, channel: Channel, connection: str, seconds: float) -> None:
+        return None  # sessions move between processes with a backplane only
+
+    def adopt(self, channel: Channel, connection: str, key: str, meta: str) -> None:
+        self.join(channel, connection, key, json.loads(meta))
 
     def is_present(self, channel: Channel, connection: str) -> bool:
         entry = self._channels.get(channel)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from webpy_socketio import BackplaneError
+from webpy_socketio import BackplaneError, NodeUnavailable
 from webpy_socketio.plugins.presence.damage import log_damage
 from webpy_socketio.plugins.presence.scripts import Names, decode_channel, encode_channel
 from webpy_socketio.plugins.presence.store import Channel
@@ -67,10 +67,16 @@ def missing(
 
 def extra(redis: Any, names: Names, node: str) -> Iterator[Item]:
     """Yield all items that Redis has registered for a node; reads in batches."""
+    for part in names.parts:
+        yield from _extra(redis, names.node_key(part, node))
+
+
+def _extra(redis: Any, key: str) -> Iterator[Item]:
     cursor: Any = 0
     while True:
-        key = names.of("node", node)
         (answer,) = redis.execute(("SSCAN", key, cursor, "COUNT", BATCH_SIZE))
+        if isinstance(answer, NodeUnavailable):
+            return
         if isinstance(answer, BackplaneError):  # wrong type: the next join replaces the key
             log_damage(key, f"a value ({answer})")
             redis.execute(("DEL", key))

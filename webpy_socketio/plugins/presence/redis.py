@@ -7,19 +7,19 @@ notified of the received changes only.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import gevent
 
-from webpy_socketio import BackplaneError, call_later, connect_redis
+from webpy_socketio import BackplaneError, NodeUnavailable, PubSub, call_later, connect_redis
 from webpy_socketio.plugins.presence.damage import log_damage
 from webpy_socketio.plugins.presence.periodic import Intervals
-from webpy_socketio.plugins.presence.pubsub import PubSub
 from webpy_socketio.plugins.presence.reconcile import Item, LocalEntry, extra, missing
 from webpy_socketio.plugins.presence.replica import Replica, Verdict
 from webpy_socketio.plugins.presence.scripts import (
@@ -27,7 +27,6 @@ from webpy_socketio.plugins.presence.scripts import (
     Call,
     Names,
     Reading,
-    decode_channel,
     encode_channel,
     parse_change,
     parse_changes,
@@ -48,11 +47,18 @@ __all__ = ["PresenceReader", "RedisStore"]
 
 logger = logging.getLogger("webpy_socketio")
 
+#: Seconds without a byte after which the connection that receives changes is lost.
+PUBSUB_TIMEOUT = 8.0
+
 #: Maximum number of changes that wait for slow signal receivers; older ones are dropped.
 MAX_PENDING = 16_384
 
 #: Channels counted by one script call; Lua limits the number of arguments to some thousands.
 COUNT_BATCH = 1_000
+
+#: Seconds for which a released connection may still leave here, and by which it outlives its
+#: session.
+RELEASE_TIME = 10.0
 
 #: Damaged keys and connections removed at once.
 REPAIR_BATCH = 500
@@ -69,10 +75,12 @@ class RedisStore:
         self, url: str, prefix: str, listener: Listener, grace: float, intervals: Intervals
     ) -> None:
         self._listener = listener
-        self._names = Names(prefix)
+        self._names = Names(url, prefix)
         self._intervals = intervals
         #: Connections of this process that should be registered in Redis.
         self._local: dict[Item, LocalEntry] = {}
+        #: Connections that have moved to another process recently.
+        self._released: set[Item] = set()
         self._watchers: dict[Channel, set[str]] = {}
         self._replicas: dict[Channel, Replica] = {}
         self._pending: deque[Change] = deque()
@@ -82,9 +90,17 @@ class RedisStore:
         #: Channels to read again after processes had time to register.
         self._unsettled: set[Channel] = set()
         self._settling: Any = None
-        self._control_topic = self._names.control_topic().encode()
+        self._control_topics = {topic.encode() for topic in self._names.control_topics()}
         self.tracker = Tracker(url, self._names, intervals, grace, self)
-        self._pubsub = PubSub(url, self._apply, self._on_subscribed, self._on_disconnected)
+        self._pubsub = PubSub(
+            url,
+            self._apply,
+            on_subscribed=self._on_subscribed,
+            on_lost=self._on_lost,
+            effect="changes of presence in other processes are not reported",
+            consequence="presence is being read again",
+            timeout=PUBSUB_TIMEOUT,
+        )
 
     def join(self, channel: Channel, connection: str, key: str, meta: dict[str, Any]) -> None:
         # Sorted, as scripts compare the text to detect changes.
@@ -93,8 +109,27 @@ class RedisStore:
         self.tracker.put(self._join((channel, connection), entry))
 
     def leave(self, channel: Channel, connection: str, grace: float) -> None:
-        if self._local.pop((channel, connection), None) is not None:
-            self.tracker.put(self._leave((channel, connection), grace))
+        item = channel, connection
+        is_released = item in self._released
+        if self._local.pop(item, None) is not None or is_released:
+            at_once = is_released and not grace
+            self.tracker.put(self._leave(item, grace, only_own=is_released, at_once=at_once))
+
+    def release(self, channel: Channel, connection: str, seconds: float) -> tuple[str, str] | None:
+        item = channel, connection
+        entry = self._local.pop(item, None)
+        if entry is None:
+            return None
+        self.tracker.put(self._leave(item, seconds + RELEASE_TIME, only_own=True))
+        # If the session does not move, the connection leaves within a few seconds.
+        self._released.add(item)
+        call_later(RELEASE_TIME, self._released.discard, item)
+        return entry.key, entry.meta
+
+    def adopt(self, channel: Channel, connection: str, key: str, meta: str) -> None:
+        self._released.discard((channel, connection))
+        entry = self._local[channel, connection] = LocalEntry(key, meta)
+        self.tracker.put(self._join((channel, connection), entry))
 
     def is_present(self, channel: Channel, connection: str) -> bool:
         return (channel, connection) in self._local
@@ -137,14 +172,13 @@ class RedisStore:
             gevent.sleep(_pause(reading.unsettled, deadline))
 
     def counts(self, channels: Sequence[Channel]) -> list[int]:
-        counts: list[int] = []
+        counts: dict[Channel, int] = {}
         for batch, call in _count_calls(self._names, channels):
             answer = self.tracker.fetch(call)
             if _is_incomplete(answer):
-                counts += [len(self.fetch(channel).members) for channel in batch]
-            else:
-                counts += answer
-        return counts
+                answer = [len(self.fetch(channel).members) for channel in batch]
+            counts |= zip(batch, answer, strict=True)
+        return [counts[channel] for channel in channels]
 
     def close(self) -> None:
         if self._settling is not None:
@@ -171,17 +205,29 @@ class RedisStore:
             done,
         )
 
-    def _leave(self, item: Item, grace: float) -> Task:
-        call = self._names.leave(*item, grace)
+    def _leave(
+        self, item: Item, grace: float, only_own: bool = False, at_once: bool = False
+    ) -> Task:
+        """Return the task of a leave.
+
+        Args:
+            item: Channel and connection.
+            grace: Seconds before the connection is removed.
+            only_own: Whether to ignore a connection of another process.
+            at_once: Whether to remove a connection that is leaving already.
+        """
         return Task(
-            "leave", lambda node: call, lambda answer: self.on_local_change(parse_changes(answer))
+            "leave",
+            lambda node: self._names.leave(*item, grace, node if only_own else "", at_once),
+            lambda answer: self.on_local_change(parse_changes(answer)),
         )
 
     def join_tasks(self) -> Iterable[Task]:
         return [self._join(item, entry) for item, entry in self._local.items()]
 
     def on_connected(self) -> None:
-        self._pubsub.subscribe(self._control_topic)
+        for topic in self._control_topics:
+            self._pubsub.subscribe(topic)
 
     def on_rejoined(self) -> None:
         # Redis has lost the entries: no member has joined.
@@ -195,7 +241,7 @@ class RedisStore:
                 self.tracker.put(self._join(item, entry))
         registered = set(extra(redis, self._names, node))
         for item in registered - self._local.keys():
-            self.tracker.put(self._leave(item, 0.0))
+            self.tracker.put(self._leave(item, 0.0, only_own=True))
         for item, entry in list(self._local.items()):
             if entry.joined and item not in registered:
                 self.tracker.put(self._join(item, entry))
@@ -224,14 +270,16 @@ class RedisStore:
         return self._names.of("diffs", encode_channel(channel)).encode()
 
     def _channel(self, topic: bytes) -> Channel:
-        return decode_channel(topic[len(self._names.of("diffs", "")) :])
+        return self._names.channel_of(topic)
 
-    def _on_disconnected(self) -> None:
-        for replica in self._replicas.values():
-            replica.invalidate()
+    def _on_lost(self, topics: Collection[bytes]) -> None:
+        for topic in topics:
+            replica = self._replicas.get(self._channel(topic))
+            if replica is not None:
+                replica.invalidate()
 
     def _on_subscribed(self, topic: bytes) -> None:
-        if topic == self._control_topic:
+        if topic in self._control_topics:
             return
         channel = self._channel(topic)
         replica = self._replicas.get(channel)
@@ -240,7 +288,7 @@ class RedisStore:
             self._read(channel)
 
     def _apply(self, topic: bytes, diff: bytes) -> None:
-        if topic == self._control_topic:
+        if topic in self._control_topics:
             self.tracker.compare_soon()
             return
         channel = self._channel(topic)
@@ -325,7 +373,7 @@ class PresenceReader:
 
     def __init__(self, url: str, prefix: str, grace: float) -> None:
         self._url = url
-        self._names = Names(prefix)
+        self._names = Names(url, prefix)
         self._grace = grace
 
     def fetch(self, channel: Channel) -> State:
@@ -333,13 +381,13 @@ class PresenceReader:
 
     def counts(self, channels: Sequence[Channel]) -> list[int]:
         def count(redis: Any) -> tuple[list[int], float]:
-            counts: list[int] = []
-            for _, call in _count_calls(self._names, channels):
+            counts: dict[Channel, int] = {}
+            for batch, call in _count_calls(self._names, channels):
                 answer = run_call(redis, call)
                 if _is_incomplete(answer):
                     return [], answer[1] / 1000
-                counts += answer
-            return counts, 0.0
+                counts |= zip(batch, answer, strict=True)
+            return [counts[channel] for channel in channels], 0.0
 
         return self._read_complete(count)
 
@@ -353,15 +401,10 @@ class PresenceReader:
         deadline = time.monotonic() + intervals.settle + TIMEOUT
         redis = connect_redis(self._url, READ_TIMEOUT)
         try:
-            (info,) = redis.execute(("INFO", "server"))
-            if not isinstance(info, BackplaneError):
-                run, uptime = parse_info(info)
-                cold = max(0.0, intervals.settle - uptime)
-                run_call(redis, self._names.begin(run, "", intervals.settle, cold))
-            more = 1
-            while more:  # possibly no other process removes dead nodes
-                sweep = self._names.sweep("reader", self._grace, intervals.heartbeat, BATCH_SIZE)
-                more, *_ = run_call(redis, sweep)
+            for part in self._names.parts:
+                # In a cluster, the node of another part may be unavailable.
+                with contextlib.suppress(NodeUnavailable):
+                    self._update(redis, part, intervals)
             while True:
                 answer, unsettled = read(redis)
                 if not unsettled:
@@ -369,6 +412,22 @@ class PresenceReader:
                 time.sleep(_pause(unsettled, deadline))
         finally:
             redis.close()
+
+    def _update(self, redis: Any, part: str, intervals: Intervals) -> None:
+        """Remove expired nodes of a part: possibly no other process does."""
+        try:
+            run, uptime = parse_info(redis.server_info(part))
+        except NodeUnavailable:
+            raise
+        except BackplaneError:  # INFO is not allowed
+            pass
+        else:
+            cold = max(0.0, intervals.settle - uptime)
+            run_call(redis, self._names.begin(part, run, "", intervals.settle, cold))
+        more = 1
+        while more:
+            words = "reader", self._grace, intervals.heartbeat, BATCH_SIZE
+            more, *_ = run_call(redis, self._names.sweep(part, *words))
 
 
 def _pause(unsettled: float, deadline: float) -> float:
@@ -385,6 +444,11 @@ def _is_incomplete(answer: Answer) -> bool:
 
 
 def _count_calls(names: Names, channels: Sequence[Channel]) -> Iterator[tuple[list[Channel], Call]]:
-    for begin in range(0, len(channels), COUNT_BATCH):
-        batch = list(channels[begin : begin + COUNT_BATCH])
-        yield batch, names.count(batch)
+    """Yield calls that count channels, each for channels of one part."""
+    parts: defaultdict[str, list[Channel]] = defaultdict(list)
+    for channel in channels:
+        parts[names.part(encode_channel(channel))].append(channel)
+    for found in parts.values():
+        for begin in range(0, len(found), COUNT_BATCH):
+            batch = found[begin : begin + COUNT_BATCH]
+            yield batch, names.count(batch)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from webpy_socketio import BackplaneError
+from webpy_socketio import (
+    BackplaneError,
+    NodeUnavailable,
+    hash_tag,
+    hash_tags,
+    is_redis_cluster,
+)
 from webpy_socketio.plugins.presence.damage import log_damage
 from webpy_socketio.plugins.presence.store import Change, Channel, Metas, State
 
@@ -24,11 +30,12 @@ __all__ = [
     "Reading",
     "decode_channel",
     "encode_channel",
-    "load_commands",
+    "is_rejected",
     "parse_change",
     "parse_changes",
     "parse_state",
     "run_call",
+    "run_calls",
     "unwrap_result",
 ]
 
@@ -56,13 +63,19 @@ MAX_DIFF = 16_000_000
 class _Script:
     """A script with its SHA-1 digest, by which Redis caches it."""
 
-    def __init__(self, noun: str) -> None:
-        text = _COMMON + (_FOLDER / f"{noun}.lua").read_text(encoding="utf-8")
+    def __init__(self, noun: str, settings: str) -> None:
+        text = settings + _COMMON + (_FOLDER / f"{noun}.lua").read_text(encoding="utf-8")
         self.text = text.encode()
         self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
 
-_SCRIPTS = {noun: _Script(noun) for noun in ("connection", "node", "state")}
+_NOUNS = ("connection", "node", "state")
+
+_SCRIPTS = {noun: _Script(noun, "local PUBLISH, NUMSUB = 'PUBLISH', 'NUMSUB'\n") for noun in _NOUNS}
+
+_CLUSTER_SCRIPTS = {
+    noun: _Script(noun, "local PUBLISH, NUMSUB = 'SPUBLISH', 'SHARDNUMSUB'\n") for noun in _NOUNS
+}
 
 
 @dataclass(frozen=True)
@@ -70,68 +83,109 @@ class Call:
     """One call of a script."""
 
     script: _Script
-    base: str
+    #: The prefix of all keys; in a Redis Cluster, another one with the same slot follows.
+    keys: tuple[str, ...]
     arguments: tuple[Any, ...]
 
     def command(self, with_source: bool = False) -> Command:
         """Return an EVALSHA command, or EVAL with the source if it is not cached."""
         beginning = ("EVAL", self.script.text) if with_source else ("EVALSHA", self.script.digest)
-        return (*beginning, 1, self.base, *self.arguments)
+        return (*beginning, len(self.keys), *self.keys, *self.arguments)
 
 
 class Names:
-    """Names of keys and topics, and calls of the scripts. Times are in seconds."""
+    """Names of keys and topics, and calls of the scripts. Times are in seconds.
 
-    def __init__(self, prefix: str) -> None:
+    In a Redis Cluster, channels are divided into parts, each with its keys in one slot. A part has
+    all kinds of keys, also those of nodes. Otherwise there is one part.
+    """
+
+    def __init__(self, url: str, prefix: str) -> None:
         self.base = f"{prefix}:1:presence"
+        self.is_cluster = is_redis_cluster(url)
+        self._scripts = _CLUSTER_SCRIPTS if self.is_cluster else _SCRIPTS
+        #: The parts, by the prefix of their keys.
+        self.parts: tuple[str, ...] = (self.base,)
+        if self.is_cluster:
+            self.parts = tuple(f"{self.base}:{{{tag}}}" for tag in hash_tags())
 
-    def of(self, noun: str, what: str) -> str:
-        """Return the name of a key or topic; they are listed in ``lua/channel.lua``."""
-        return f"{self.base}:{noun}:{what}"
+    def part(self, channel: str) -> str:
+        """Return the part of a channel, given its name in Redis."""
+        return f"{self.base}:{{{hash_tag(channel)}}}" if self.is_cluster else self.base
 
-    def control_topic(self) -> str:
-        """Return the topic to which every process subscribes."""
-        return f"{self.base}:here"
+    def of(self, noun: str, channel: str) -> str:
+        """Return the name of a channel's key or topic; they are listed in ``lua/channel.lua``."""
+        return f"{self.part(channel)}:{noun}:{channel}"
+
+    def channel_of(self, topic: bytes) -> Channel:
+        """Return the channel of a topic with changes."""
+        # A hash tag contains no colon.
+        return decode_channel(topic[len(self.base) :].partition(b":diffs:")[2])
+
+    def node_key(self, part: str, node: str) -> str:
+        """Return the key of a node's entries in a part."""
+        return f"{part}:node:{node}"
+
+    def control_topics(self) -> tuple[str, ...]:
+        """Return the topics to which every process subscribes, one for each part."""
+        return tuple(f"{part}:here" for part in self.parts)
 
     def join(self, node: str, channel: Channel, connection: str, key: str, meta: str) -> Call:
         name = encode_channel(channel)
-        return self._call("connection", "join", node, name, connection, key, meta, _fresh())
+        words = node, name, connection, key, meta, _fresh()
+        return self._call("connection", self.part(name), "join", *words)
 
-    def leave(self, channel: Channel, connection: str, grace: float) -> Call:
+    def leave(
+        self,
+        channel: Channel,
+        connection: str,
+        grace: float,
+        node: str = "",
+        at_once: bool = False,
+    ) -> Call:
         name = encode_channel(channel)
-        return self._call("connection", "leave", name, connection, _ms(grace), _fresh())
+        words = name, connection, _ms(grace), _fresh(), node, int(at_once)
+        return self._call("connection", self.part(name), "leave", *words)
 
     def read(self, channel: Channel, position: Position = ("", 0)) -> Call:
-        return self._call("state", "read", encode_channel(channel), *position, _fresh())
+        name = encode_channel(channel)
+        return self._call("state", self.part(name), "read", name, *position, _fresh())
 
     def count(self, channels: Iterable[Channel]) -> Call:
-        return self._call("state", "count", *map(encode_channel, channels))
+        """Return the call that counts the members of channels of one part."""
+        names = list(map(encode_channel, channels))
+        return self._call("state", self.part(names[0]), "count", *names)
 
     def repair(self, channel: Channel, items: Iterable[bytes]) -> Call:
-        return self._call("state", "repair", encode_channel(channel), *items)
+        name = encode_channel(channel)
+        return self._call("state", self.part(name), "repair", name, *items)
 
-    def begin(self, run: str, remembered: str, settle: float, cold: float) -> Call:
-        return self._call("node", "begin", run, _fresh(), remembered, _ms(settle), _ms(cold))
+    def begin(self, part: str, run: str, remembered: str, settle: float, cold: float) -> Call:
+        words = run, _fresh(), remembered, _ms(settle), _ms(cold)
+        return self._call("node", part, "begin", *words)
 
-    def enter(self, node: str, lease: float) -> Call:
-        return self._call("node", "enter", node, _ms(lease))
+    def enter(self, part: str, node: str, lease: float) -> Call:
+        return self._call("node", part, "enter", node, _ms(lease))
 
-    def renew(self, node: str, lease: float) -> Call:
-        return self._call("node", "renew", node, _ms(lease))
+    def renew(self, part: str, node: str, lease: float) -> Call:
+        return self._call("node", part, "renew", node, _ms(lease))
 
-    def finish(self, node: str) -> Call:
-        return self._call("node", "finish", node)
+    def finish(self, part: str, node: str) -> Call:
+        return self._call("node", part, "finish", node)
 
-    def sweep(self, node: str, grace: float, claim: float, batch: int) -> Call:
-        return self._call("node", "sweep", node, _ms(grace), _ms(claim), batch, _fresh())
+    def sweep(self, part: str, node: str, grace: float, claim: float, batch: int) -> Call:
+        words = node, _ms(grace), _ms(claim), batch, _fresh()
+        return self._call("node", part, "sweep", *words)
 
-    def _call(self, noun: str, *arguments: Any) -> Call:
-        return Call(_SCRIPTS[noun], self.base, arguments)
+    def load_commands(self) -> Iterable[Command]:
+        """Return the commands that load the scripts; none in a cluster, where nodes come and go."""
+        if self.is_cluster:
+            return []
+        return [("SCRIPT", "LOAD", script.text) for script in self._scripts.values()]
 
-
-def load_commands() -> Iterable[Command]:
-    """Return the commands that load the scripts."""
-    return [("SCRIPT", "LOAD", script.text) for script in _SCRIPTS.values()]
+    def _call(self, noun: str, part: str, *arguments: Any) -> Call:
+        keys = (part, f"{part}:") if self.is_cluster else (part,)
+        return Call(self._scripts[noun], keys, arguments)
 
 
 def run_call(redis: Any, call: Call) -> Answer:
@@ -140,12 +194,30 @@ def run_call(redis: Any, call: Call) -> Answer:
     Raises:
         BackplaneError: The connection or the script failed.
     """
-    (answer,) = redis.execute(call.command())
-    if isinstance(answer, BackplaneError):  # most likely NOSCRIPT
-        (answer,) = redis.execute(call.command(with_source=True))
+    (answer,) = run_calls(redis, [call])
     if isinstance(answer, BackplaneError):
         raise answer
-    return unwrap_result(answer)
+    return answer
+
+
+def run_calls(redis: Any, calls: Sequence[Call]) -> list[Answer]:
+    """Call scripts and return their results, or a `BackplaneError` for each that failed.
+
+    Raises:
+        BackplaneError: The connection failed.
+    """
+    answers = redis.execute(*(call.command() for call in calls))
+    rejected = [number for number, answer in enumerate(answers) if is_rejected(answer)]
+    if rejected:  # most likely NOSCRIPT
+        again = redis.execute(*(calls[number].command(with_source=True) for number in rejected))
+        for number, answer in zip(rejected, again, strict=True):
+            answers[number] = answer
+    return [unwrap_result(answer) for answer in answers]
+
+
+def is_rejected(answer: Answer) -> bool:
+    """Return whether Redis has rejected a call, and a repetition may succeed at once."""
+    return isinstance(answer, BackplaneError) and not isinstance(answer, NodeUnavailable)
 
 
 def unwrap_result(answer: Answer) -> Answer:

@@ -69,6 +69,18 @@ class Store(Protocol):
     def leave(self, channel: Channel, connection: str, grace: float) -> None:
         """Remove a connection after `grace` seconds, unless its key returns before."""
 
+    def release(self, channel: Channel, connection: str, seconds: float) -> tuple[str, str] | None:
+        """Leave a connection to the process to which its session moves.
+
+        Without `adopt` there, it is removed after `seconds`.
+
+        Returns:
+            Key and meta (as JSON) for `adopt` there; None if the connection is not present.
+        """
+
+    def adopt(self, channel: Channel, connection: str, key: str, meta: str) -> None:
+        """Take over a connection that another process has released; this is not a change."""
+
     def is_present(self, channel: Channel, connection: str) -> bool:
         """Return whether a connection of this process is present."""
 

@@ -7,23 +7,28 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import gevent
 import gevent.event
 
-from webpy_socketio import BackplaneError, Outage, WrongContext
-from webpy_socketio.plugins.presence.connector import Connector
+from webpy_socketio import (
+    BackplaneError,
+    NodeUnavailable,
+    Outage,
+    RedisConnector,
+    WrongContext,
+)
 from webpy_socketio.plugins.presence.periodic import Intervals, PeriodicTask
 from webpy_socketio.plugins.presence.scripts import (
     Answer,
     Call,
     Names,
-    load_commands,
+    is_rejected,
     parse_changes,
-    run_call,
+    run_calls,
     unwrap_result,
 )
 from webpy_socketio.plugins.presence.store import Change
@@ -36,11 +41,14 @@ logger = logging.getLogger("webpy_socketio")
 TIMEOUT = 1.0
 READ_TIMEOUT = 5.0
 
+#: Seconds between two log lines about nodes of a cluster that are unavailable.
+WARNING_INTERVAL = 10.0
+
 #: Maximum number of tasks queued during an outage. Beyond it all are dropped, and the next
 #: comparison finds the differences.
 MAX_WAITING = 16_384
 
-#: Tasks sent at once, and connections of a dead node that one script call takes over.
+#: Tasks sent at once, and connections of an expired node that one script call takes over.
 BATCH = 128
 BATCH_SIZE = 100
 
@@ -87,16 +95,19 @@ class Tracker:
         #: Reason why calls fail; None while connected.
         self.error: BackplaneError | None = BackplaneError("Redis has not replied yet")
         self._attempted = gevent.event.Event()
-        self._connector = Connector(url, READ_TIMEOUT)
+        self._connector = RedisConnector(url)
         self._names = names
         self._intervals = intervals
         self._grace = grace
         self._owner = owner
         self._outage = Outage("changes of presence in this process are queued")
         self._registered = False
-        self._run_id = ""
-        self._cold = 0.0
-        self._life: bytes | None = None
+        #: The life of each part of the keys, and the run of Redis with which it was checked.
+        self._lives: dict[str, bytes] = {}
+        self._runs: dict[str, str] = {}
+        #: In a Redis Cluster: parts that were unavailable, and when the next log line follows.
+        self._missing: set[str] = set()
+        self._next_warning = 0.0
         self._tasks: deque[Task] = deque()
         self._wake = gevent.event.Event()
         self._stopping = False
@@ -157,7 +168,7 @@ class Tracker:
         while True:
             redis = None
             try:
-                redis = self._connector.open()
+                redis = self._connector.open(READ_TIMEOUT)
                 self._begin(redis)
                 self.error = None
                 self._attempted.set()
@@ -167,7 +178,8 @@ class Tracker:
                 self._serve(redis)
                 return
             except BackplaneError as error:
-                self._outage.begin(error)
+                if not self._connector.ended:
+                    self._outage.begin(error)
                 self.error = error
                 self._fail_waiting(error)
             except Exception as error:  # a bug must not stop presence
@@ -183,24 +195,55 @@ class Tracker:
             gevent.sleep(self._pause())
 
     def _begin(self, redis: Any) -> None:
-        (info, *_) = redis.execute(("INFO", "server"), *load_commands())
-        if isinstance(info, BackplaneError):
-            raise info
-        self._run_id, uptime = parse_info(info)
-        self._cold = max(0.0, self._intervals.settle - uptime)
-        self._check_life(redis)
+        if commands := self._names.load_commands():
+            redis.execute(*commands)
+        self._check_lives(redis, self._names.parts)
         self._renew(redis)
         self._comparing.due = 0.0
 
-    def _check_life(self, redis: Any) -> None:
-        remembered = (self._life or b"").decode(errors="replace")
-        begin = self._names.begin(self._run_id, remembered, self._intervals.settle, self._cold)
-        life = run_call(redis, begin)
-        if self._life is None:
+    def _check_lives(self, redis: Any, parts: Collection[str]) -> None:
+        """Find out whether Redis has restarted, and may have lost data."""
+        is_first = not self._lives
+        calls: dict[str, Call] = {}
+        settle = self._intervals.settle
+        for part in parts:
+            try:
+                run, uptime = parse_info(redis.server_info(part))
+            except NodeUnavailable as error:
+                self._miss(part, error)
+                continue
+            remembered = self._lives.get(part, b"").decode(errors="replace")
+            cold = max(0.0, settle - uptime)
+            calls[part] = self._names.begin(part, run, remembered, settle, cold)
+            self._runs[part] = run
+        has_changed = False
+        for part, life in self._call_parts(redis, calls).items():
+            has_changed = has_changed or self._lives.get(part, life) != life
+            self._lives[part] = life
+        if is_first:
             self._owner.on_connected()
-        elif self._life != life:
+        elif has_changed:
             self._owner.on_rejoined()
-        self._life = life
+
+    def _call_parts(self, redis: Any, calls: Mapping[str, Call]) -> dict[str, Answer]:
+        """Call a script for parts of the keys, and return the results of those available."""
+        answers = {}
+        for part, answer in zip(calls, run_calls(redis, list(calls.values())), strict=True):
+            if isinstance(answer, NodeUnavailable):
+                self._miss(part, answer)
+            elif isinstance(answer, BackplaneError):
+                raise answer
+            else:
+                answers[part] = answer
+        return answers
+
+    def _miss(self, part: str, error: NodeUnavailable) -> None:
+        """Handle that a part of the keys is unavailable; a comparison follows when it returns."""
+        self._missing.add(part)
+        now = time.monotonic()
+        if now >= self._next_warning:
+            self._next_warning = now + WARNING_INTERVAL
+            logger.warning("%s; changes of presence in its channels follow later", str(error))
 
     def _serve(self, redis: Any) -> None:
         while True:
@@ -212,7 +255,8 @@ class Tracker:
             if self._tasks:
                 self._send(redis)
             elif self._stopping:
-                run_call(redis, self._names.finish(self.id))
+                parts = self._names.parts
+                self._call_parts(redis, {p: self._names.finish(p, self.id) for p in parts})
                 return
             else:
                 self._wake.clear()
@@ -231,11 +275,15 @@ class Tracker:
         try:
             answers = redis.execute(*(task.call(self.id).command() for task in batch))
             for answer in answers:
-                if isinstance(answer, BackplaneError):  # Redis has not cached the script
+                if is_rejected(answer):  # Redis has not cached the script
                     answer = self._send_source(redis, batch[0])
                 task = batch.popleft()
                 answer = unwrap_result(answer)
-                if answer == b"fenced":
+                if isinstance(answer, NodeUnavailable):
+                    self._miss(task.call(self.id).keys[0], answer)
+                    if task.waiting is not None:
+                        task.waiting.set_exception(answer)
+                elif answer == b"fenced":
                     fenced = True
                 elif answer is not None:
                     task.done(answer)
@@ -247,7 +295,7 @@ class Tracker:
 
     def _send_source(self, redis: Any, task: Task) -> Answer:
         (answer,) = redis.execute(task.call(self.id).command(with_source=True))
-        if not isinstance(answer, BackplaneError):
+        if not is_rejected(answer):
             return answer
         logger.error("presence: %s", str(answer))
         if task.waiting is not None:
@@ -266,10 +314,29 @@ class Tracker:
     # -- periodic tasks
 
     def _renew(self, redis: Any) -> None:
-        if not self._registered or not run_call(
-            redis, self._names.renew(self.id, self._intervals.lease)
-        ):
+        if not self._registered:
             self._register(redis)
+            return
+        known, self._missing = self._missing, set()
+        lease = self._intervals.lease
+        parts = self._names.parts
+        answers = self._call_parts(
+            redis, {part: self._names.renew(part, self.id, lease) for part in parts}
+        )
+        if self._names.is_cluster:
+            # A part is on another server after a failover, and after its slot has moved.
+            changed = {part for part in answers if part in known or self._is_moved(redis, part)}
+            if changed:
+                self._check_lives(redis, changed)
+                self._comparing.due = 0.0
+        if not all(answers.values()):
+            self._register(redis)
+
+    def _is_moved(self, redis: Any, part: str) -> bool:
+        try:
+            return parse_info(redis.server_info(part))[0] != self._runs.get(part)
+        except NodeUnavailable:
+            return False
 
     def _register(self, redis: Any) -> None:
         """Register the node, with a new id if another node may have taken over its connections."""
@@ -279,8 +346,10 @@ class Tracker:
                 "unreachable or lost data); its sockets are joined again"
             )
             self.id = _new_id()
-            self._check_life(redis)
-        run_call(redis, self._names.enter(self.id, self._intervals.lease))
+            self._check_lives(redis, self._names.parts)
+        lease = self._intervals.lease
+        parts = self._names.parts
+        self._call_parts(redis, {part: self._names.enter(part, self.id, lease) for part in parts})
         if not self._registered:
             self._registered = True
             return
@@ -291,13 +360,21 @@ class Tracker:
 
     def _sweep(self, redis: Any) -> bool:
         claim = self._intervals.heartbeat
-        sweep = self._names.sweep(self.id, self._grace, claim, BATCH_SIZE)
-        more, changes, known = run_call(redis, sweep)
-        self._owner.on_local_change(parse_changes(changes))
-        if not known:
+        answers = self._call_parts(
+            redis,
+            {
+                part: self._names.sweep(part, self.id, self._grace, claim, BATCH_SIZE)
+                for part in self._names.parts
+            },
+        )
+        for _, changes, _ in answers.values():
+            self._owner.on_local_change(parse_changes(changes))
+        if self._missing & answers.keys():
+            self._renewal.due = 0.0
+        elif not all(known for *_, known in answers.values()):
             # Redis may have been emptied: other processes wait for this one to register again.
             self._register(redis)
-        return bool(more)
+        return any(more for more, *_ in answers.values())
 
     def _compare(self, redis: Any) -> None:
         self._owner.reconcile(redis, self.id)

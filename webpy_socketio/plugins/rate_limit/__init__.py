@@ -5,9 +5,11 @@ holds ``burst`` tokens and is refilled with ``rate`` tokens per second. Each mes
 token.
 
 A client has its own buckets in each namespace. It keeps them when it leaves the namespace and joins
-it again, and each further join takes a token of the message limit. The sockets of a key, the result
-of ``SOCKETIO_RATE_LIMIT_KEY(request, socket, context)``, share further buckets: of an address, a
-user or a tenant. A key of None has no shared limit.
+it again, and each further join takes a token of the message limit. After a client's first 64
+namespaces, all further ones share buckets, and each join takes a token.
+
+The sockets of a key, the result of ``SOCKETIO_RATE_LIMIT_KEY(request, socket, context)``, share
+further buckets: of an address, a user or a tenant. A key of None has no shared limit.
 
 Handlers are not called for rejected messages. The acknowledgement of a rejected message is
 ``{"error": "rate limit"}``. The client also receives an event ``rate_limit``, at once for the first
@@ -29,9 +31,10 @@ import logging
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from webpy_socketio import Refused, Socket, monotonic, signals
+from webpy_socketio import Refused, Runtime, Socket, monotonic
 from webpy_socketio.plugins.rate_limit.buckets import Buckets
 from webpy_socketio.plugins.rate_limit.notifier import Notifier
+from webpy_socketio.signals import Stage
 
 __all__ = ["install", "uninstall"]
 
@@ -47,6 +50,9 @@ LOG_INTERVAL = 60.0
 MAX_KEY = 64
 
 
+#: Maximum number of namespaces in which a client has its own buckets. Clients may choose the names.
+MAX_NAMESPACES = 64
+
 #: Key in the handshake's environ under which the plugin stores its `_Client`.
 _CLIENT = "webpy_socketio.rate_limit"
 
@@ -57,8 +63,12 @@ class _Client:
     __slots__ = ("joined",)
 
     def __init__(self) -> None:
-        #: Existing namespaces that the client has tried to join.
+        #: Namespaces that the client has tried to join, and has its own buckets in.
         self.joined: set[str] = set()
+
+    def bucket(self, namespace: str) -> tuple[_Client, str | None]:
+        """Return the key of the client's bucket in a namespace."""
+        return self, namespace if namespace in self.joined else None
 
 
 def _client_of(request: dict[str, Any]) -> _Client:
@@ -69,9 +79,9 @@ def _client_of(request: dict[str, Any]) -> _Client:
 
 
 class _Limits:
-    """State of the plugin while it is installed."""
+    """State of the plugin in one runtime."""
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: Any, runtime: Runtime) -> None:
         self._key: Callable[..., Hashable] | None = settings.rate_limit_key
         self._keys: dict[Socket, Hashable] = {}
         self._notifier = Notifier()
@@ -88,11 +98,14 @@ class _Limits:
             self._key_messages = make(settings.rate_limit_key_messages)
             self._key_subscriptions = make(settings.rate_limit_key_subscriptions)
             self._key_connections = make(settings.rate_limit_key_connections)
-        self._receivers: dict[signals.Stage, Callable[..., Any]] = {
+        signals = runtime.signals
+        self._receivers: dict[Stage, Callable[..., Any]] = {
             signals.error: self._on_error,
             signals.finish: self._on_finish,
+            signals.release: self._on_finish,
         }
-        if self._key_connections is not None or self._messages is not None:
+        own = self._messages is not None or self._subscriptions is not None
+        if own or self._key_connections is not None:
             self._receivers[signals.connecting] = self._on_connecting
         if self._packets is not None:
             self._receivers[signals.packet] = self._on_packet
@@ -136,14 +149,14 @@ class _Limits:
         self._key_connections.take(key, now)
 
     def _count_rejoin(self, client: _Client, namespace: str) -> None:
-        """Count a client that joins a namespace again like a message, as handlers are called."""
-        if namespace not in client.joined:
+        """Count a further join of a namespace like a message, as handlers are called."""
+        if namespace not in client.joined and len(client.joined) < MAX_NAMESPACES:
             client.joined.add(namespace)
         elif self._messages is not None:
-            now = monotonic()
-            if self._messages.wait((client, namespace), now):
+            bucket, now = client.bucket(namespace), monotonic()
+            if self._messages.wait(bucket, now):
                 raise Refused(REASON)
-            self._messages.take((client, namespace), now)
+            self._messages.take(bucket, now)
 
     def _on_receiving(self, sender: Any, socket: Socket, **extra: Any) -> None:
         self._check(socket, "messages", self._messages, self._key_messages)
@@ -157,7 +170,7 @@ class _Limits:
     ) -> None:
         now = monotonic()
         key = None if shared is None else self._key_of(socket)
-        bucket = (_client_of(socket.request), socket.namespace)
+        bucket = _client_of(socket.request).bucket(socket.namespace)
         wait = 0.0 if own is None else own.wait(bucket, now)
         if shared is not None and key is not None:
             wait = max(wait, shared.wait(key, now))
@@ -232,22 +245,22 @@ def _shorten(key: Hashable) -> Hashable:
     return key
 
 
-_limits: _Limits | None = None
+#: The limits of each runtime in which the plugin is installed.
+_installed: dict[Runtime, _Limits] = {}
 
 
-def install(settings: Any) -> None:
+def install(settings: Any, runtime: Runtime) -> None:
     """Connect to the signals; called when the server starts.
 
     Args:
         settings: Settings of the server; the limits are read once.
+        runtime: Runtime of the server, whose clients are limited.
     """
-    global _limits
-    _limits = _Limits(settings)
+    _installed[runtime] = _Limits(settings, runtime)
 
 
-def uninstall() -> None:
+def uninstall(runtime: Runtime) -> None:
     """Disconnect from the signals; called after the server has stopped."""
-    global _limits
-    if _limits is not None:
-        _limits.close()
-        _limits = None
+    limits = _installed.pop(runtime, None)
+    if limits is not None:
+        limits.close()

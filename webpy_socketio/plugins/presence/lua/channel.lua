@@ -18,6 +18,11 @@
 --   claim:<node>            node that takes over the connections of a dead node; expires
 --   leaving                 sorted set: connections in their grace period -> due
 --
+-- PUBLISH and NUMSUB are the commands of Pub/Sub: those of sharded Pub/Sub in a Redis Cluster. The prefix
+-- contains a hash tag there, so that each part of the channels has all these keys in one slot, with nodes
+-- and leases of its own. KEYS[2] does not exist: with it, a Redis that moves the slot to another one rejects
+-- the call, instead of executing it with a part of the keys.
+--
 -- Times are in milliseconds of the clock of Redis. Lists are separated by line feeds, which no name of a
 -- connection or channel contains. Redis 5 and 6 may be configured to replicate scripts instead of their
 -- effects, and then reject writes after TIME.
@@ -147,7 +152,7 @@ local function publish_change(channel, key, before, after, new_epoch)
     redis.call('DEL', name('diffs', channel))
     redis.call(unpack(stream))
   end
-  redis.call('PUBLISH', name('diffs', channel), diff)
+  redis.call(PUBLISH, name('diffs', channel), diff)
   for _, noun in ipairs({'position', 'diffs'}) do
     if keys == 0 then
       redis.call('EXPIRE', name(noun, channel), EMPTY_SECONDS)
@@ -193,6 +198,6 @@ end
 -- Result of the command, with the damaged keys if there are any.
 local function answer(result)
   if #damaged == 0 then return result end
-  redis.call('PUBLISH', name('here'), 'compare')
+  redis.call(PUBLISH, name('here'), 'compare')
   return {'damaged', result, damaged}
 end

@@ -1,7 +1,8 @@
 -- Commands on connections: join and leave. Both are idempotent.
 --
 --   join <node> <channel> <connection> <key> <meta> <epoch>    returns 'fenced' if the node's lease has expired
---   leave <channel> <connection> <grace> <epoch>
+--   leave <channel> <connection> <grace> <epoch> <node> <at_once>
+--       with a node: only if the connection belongs to it; with '1' as at_once: also if it is leaving already
 --
 -- `epoch` is the name of a new epoch, if one starts. Returns the changes: channel, diff, channel, diff ...
 
@@ -46,9 +47,10 @@ function commands.join(node, channel, connection, key, meta, new_epoch)
   return changes
 end
 
-function commands.leave(channel, connection, grace, new_epoch)
+function commands.leave(channel, connection, grace, new_epoch, node, at_once)
   local it = read(channel, connection)
-  if not it or it.due > 0 then return changes end
+  if not it or (node ~= '' and it.node ~= node) then return changes end
+  if it.due > 0 and at_once ~= '1' then return changes end
   if tonumber(grace) > 0 then
     start_leaving(channel, connection, it, now + grace)
   else

@@ -15,7 +15,7 @@
 local commands = {}
 
 local function has_subscribers()
-  return tonumber(redis.call('PUBSUB', 'NUMSUB', name('here'))[2]) > 0
+  return tonumber(redis.call('PUBSUB', NUMSUB, name('here'))[2]) > 0
 end
 
 -- Settling period in milliseconds for a new value of `life`; nil if the current one is valid.

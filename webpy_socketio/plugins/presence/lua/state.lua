@@ -47,7 +47,7 @@ function commands.repair(channel, ...)
     end
   end
   call('HDEL', name('position', channel), 'epoch')
-  redis.call('PUBLISH', name('here'), 'compare')
+  redis.call(PUBLISH, name('here'), 'compare')
   return #{...}
 end
 

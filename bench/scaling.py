@@ -1,0 +1,392 @@
+"""Scaling model: what processes, channels, clients and Redis cost, checked against measurements.
+
+``python bench/run.py scaling`` measures the costs of the parts, predicts the cost of a message for
+several processes, compares it with measurements, and prints what the model says for a million
+clients. See ``docs/explanation/scaling.rst``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from crowd import Client, CrowdError, cpu_of, run, wait_until_idle
+from database import RedisError, running_redis
+from environment import BUILD, HERE
+from measurement import MeasurementError, running_server
+
+__all__ = ["Costs", "Deployment", "main"]
+
+#: Messages of one measurement, after the first ones, and measurements of each figure.
+MESSAGES, WARMING, ROUNDS = 3000, 500, 5
+
+#: Messages that wait for their acknowledgements, for each process.
+OUTSTANDING = 4
+
+#: Topics whose memory in Redis is measured, and clients whose memory is measured.
+TOPICS, CLIENTS = 100, 500
+
+#: Fraction of a core that a process may use on average, so that peaks have room.
+LOAD = 0.6
+
+#: Largest difference between prediction and measurement.
+TOLERANCE = 0.2
+
+
+@dataclass(frozen=True)
+class Costs:
+    """CPU time in microseconds, and memory in bytes."""
+
+    #: A message of a client with its handler and acknowledgement, and each local recipient.
+    inbound: float
+    recipient: float
+    #: Publishing, with the own copy that Redis sends back; and a message of another process.
+    publish: float
+    delivery: float
+    #: Subscribing to a channel and leaving it: the first and last subscriber of a process.
+    subscription: float
+    #: Redis: a PUBLISH, and each process that receives it.
+    redis_publish: float
+    redis_copy: float
+    #: Memory of a client in a channel of its own, and of the topic in Redis.
+    client_bytes: float
+    topic_bytes: float
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Clients that are distributed at random."""
+
+    processes: int
+    channels: int
+    clients: int
+
+    @property
+    def members(self) -> float:
+        """Clients of a channel; each client is in one."""
+        return self.clients / self.channels
+
+    @property
+    def others(self) -> float:
+        """Processes, besides that of the sender, with members of its channel."""
+        share: float = (1 - 1 / self.processes) ** (self.members - 1)
+        return (self.processes - 1) * (1 - share)
+
+    def cpu(self, costs: Costs) -> float:
+        """Return the CPU time of all processes for one message, in microseconds."""
+        shared = costs.publish + self.others * costs.delivery if self.processes > 1 else 0.0
+        return costs.inbound + shared + (self.members - 1) * costs.recipient
+
+    def redis_cpu(self, costs: Costs) -> float:
+        """Return the CPU time of Redis for one message, in microseconds."""
+        if self.processes == 1:
+            return 0.0
+        return costs.redis_publish + (self.others + 1) * costs.redis_copy
+
+    def capacity(self, costs: Costs, cores: float) -> float:
+        """Return messages a second that this number of cores can serve, with Redis on them."""
+        return cores * 1e6 / (self.cpu(costs) + self.redis_cpu(costs))
+
+    def topics(self) -> float:
+        """Return the number of subscriptions of all processes to topics of channels."""
+        return self.channels * (self.others + 1)
+
+
+class _Setup:
+    """Running servers, and their Redis."""
+
+    def __init__(self, ports: Sequence[int], pids: Sequence[int], redis: str | None) -> None:
+        self.ports = ports
+        self.pids = pids
+        self.redis = redis
+        self.redis_pid = 0
+        self.clients: list[Client] = []
+        if redis is not None:
+            self.redis_pid = int(self.redis_info("server")["process_id"])
+
+    def connect(self, process: int, channel: str) -> Client:
+        client = Client(self.ports[process], process)
+        client.subscribe(channel)
+        self.clients.append(client)
+        return client
+
+    def redis_info(self, section: str) -> dict[str, str]:
+        import redis
+
+        assert self.redis is not None
+        with redis.Redis(port=urlsplit(self.redis).port or 6379) as client:
+            return {name: str(value) for name, value in client.info(section).items()}
+
+    def measure(
+        self, senders: Sequence[Client], outstanding: int | None = None
+    ) -> tuple[list[float], float]:
+        """Return CPU time for one message: of each process, and of Redis."""
+        outstanding = outstanding or OUTSTANDING * len(self.pids)
+        run(self.clients, senders, WARMING, outstanding)
+        wait_until_idle(self.pids)
+        pids = [*self.pids, *([self.redis_pid] if self.redis_pid else [])]
+        before = [cpu_of(pid) for pid in pids]
+        run(self.clients, senders, MESSAGES, outstanding)
+        wait_until_idle(self.pids)
+        used = [(cpu_of(pid) - value) / MESSAGES for pid, value in zip(pids, before, strict=True)]
+        count = len(self.pids)
+        return used[:count], sum(used[count:])
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.socket.close()
+
+
+@contextlib.contextmanager
+def _setup(processes: int, with_redis: bool = True) -> Iterator[_Setup]:
+    """Run processes and a Redis that share all cores."""
+    cores = os.sched_getaffinity(0)
+    BUILD.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(running_redis(cores)) if with_redis else None
+        command = [sys.executable, str(HERE / "servers" / "ours.py"), "0", "1"]
+        if url is not None:
+            command.append(url)
+        found = [
+            stack.enter_context(running_server(command, cores, f"scaling-{number}.log"))
+            for number in range(processes)
+        ]
+        setup = _Setup([port for port, _ in found], [pid for _, pid in found], url)
+        stack.callback(setup.close)
+        yield setup
+
+
+def _local(members: int, with_redis: bool) -> tuple[float, float]:
+    """Return the cost of a message to a channel within one process."""
+    with _setup(1, with_redis) as setup:
+        senders = []
+        for channel in range(8):
+            senders.append(setup.connect(0, f"room-{channel}"))
+            for _ in range(members - 1):
+                setup.connect(0, f"room-{channel}")
+        (cpu,), redis = setup.measure(senders)
+    return cpu, redis
+
+
+def _remote() -> tuple[float, float, float]:
+    """Return the costs of a message to one client of another process: sender, receiver, Redis."""
+    with _setup(2) as setup:
+        senders = []
+        for channel in range(8):
+            senders.append(setup.connect(0, f"room-{channel}"))
+            setup.connect(1, f"room-{channel}")
+        (sender, receiver), redis = setup.measure(senders)
+    return sender, receiver, redis
+
+
+def _subscriptions() -> float:
+    with _setup(1) as setup:
+        clients = [setup.connect(0, f"own-{number}") for number in range(20)]
+        before = cpu_of(setup.pids[0])
+        count = 0
+        for turn in range(25):
+            for number, client in enumerate(clients):
+                client.call("__subscribe__", f"extra-{number}-{turn}")
+                client.call("__unsubscribe__", f"extra-{number}-{turn}")
+                count += 1
+        return (cpu_of(setup.pids[0]) - before) / count
+
+
+def _memory() -> tuple[float, float]:
+    """Return the memory of a client in a process, and of its topics in Redis."""
+    with _setup(1) as setup:
+        for number in range(50):
+            setup.connect(0, f"first-{number}")
+        client = setup.clients[0]
+        before = _resident(setup.pids[0])
+        for number in range(CLIENTS):
+            setup.connect(0, f"room-{number}")
+        grown = _resident(setup.pids[0]) - before
+        used = int(setup.redis_info("memory")["used_memory"])
+        for number in range(TOPICS):
+            client.call("__subscribe__", f"topic-{number}-{'x' * 10}")
+        topics = int(setup.redis_info("memory")["used_memory"]) - used
+    return grown / CLIENTS, topics / TOPICS
+
+
+def _resident(pid: int) -> int:
+    text = Path(f"/proc/{pid}/statm").read_text(encoding="ascii")
+    return int(text.split()[1]) * resource.getpagesize()
+
+
+class Parts:
+    """Measurements of the parts of a message; the smallest of several rounds counts.
+
+    Other programs only add to CPU time.
+    """
+
+    def __init__(self) -> None:
+        self._few: list[float] = []
+        self._many: list[float] = []
+        self._published: list[float] = []
+        self._sender: list[float] = []
+        self._receiver: list[float] = []
+        self._redis_one: list[float] = []
+        self._redis_two: list[float] = []
+
+    def measure(self) -> None:
+        """Measure each part once."""
+        self._few.append(_local(2, False)[0])
+        self._many.append(_local(22, False)[0])
+        cpu, redis = _local(2, True)
+        self._published.append(cpu)
+        self._redis_one.append(redis)
+        here, there, redis = _remote()
+        self._sender.append(here)
+        self._receiver.append(there)
+        self._redis_two.append(redis)
+
+    def costs(self) -> Costs:
+        """Return the costs; measures those of subscriptions and memory."""
+        few = min(self._few)
+        recipient = (min(self._many) - few) / 20
+        copy = max(0.0, min(self._redis_two) - min(self._redis_one))
+        memory = _memory()
+        return Costs(
+            inbound=few - recipient,
+            recipient=recipient,
+            publish=min(self._published) - few,
+            delivery=min(self._receiver) - recipient,
+            subscription=_subscriptions(),
+            redis_publish=min(self._redis_one) - copy,
+            redis_copy=copy,
+            client_bytes=memory[0],
+            topic_bytes=memory[1],
+        )
+
+
+def measure_deployment(deployment: Deployment) -> tuple[float, float]:
+    """Return the measured CPU time for one message, of all processes and of Redis."""
+    with _setup(deployment.processes) as setup:
+        placed: dict[int, list[Client]] = {}
+        for number in range(deployment.clients):
+            process = number % deployment.processes
+            # A permutation without a pattern, so that members of a channel are everywhere.
+            channel = number * 7919 % 104_729 % deployment.channels
+            placed.setdefault(process, []).append(setup.connect(process, f"room-{channel}"))
+        senders = [client for group in zip(*placed.values(), strict=True) for client in group]
+        cpu, redis = setup.measure(senders)
+        return sum(cpu), redis
+
+
+def _million(costs: Costs) -> Iterator[str]:
+    """Yield what the model says for a million clients."""
+    rate = 1e6 / 60
+    yield f"A million clients, one message each a minute ({rate:,.0f} a second), {LOAD:.0%} load:"
+    yield "  members   processes  messages/s   Redis   topics of   memory of   memory of"
+    yield "  a channel  (cores)   a process    cores   all (10^6)  processes   topics"
+    for members in (2, 10, 100, 1000):
+        processes = 1
+        while True:
+            deployment = Deployment(processes, round(1e6 / members), 1_000_000)
+            needed = rate * deployment.cpu(costs) / 1e6 / LOAD
+            if needed <= processes:
+                break
+            processes = max(processes + 1, int(needed))
+        redis = rate * deployment.redis_cpu(costs) / 1e6 / LOAD
+        # Each process also subscribes to a topic of each of its clients.
+        topics = deployment.topics() + 1e6
+        yield (
+            f"  {members:8,}  {processes:9,}  {rate / processes:10,.0f}  {redis:6.1f}  "
+            f"{topics / 1e6:9.1f}  {1e6 * costs.client_bytes / 2**30:7.1f} GiB  "
+            f"{topics * costs.topic_bytes / 2**30:6.1f} GiB"
+        )
+
+
+def report(costs: Costs, checks: Sequence[tuple[Deployment, float, float]]) -> Iterator[str]:
+    """Yield the lines of the report."""
+    yield f"CPU time in microseconds, on {_processor()}, {os.cpu_count()} cores, "
+    yield f"Python {platform.python_version()}:"
+    yield f"  inbound message with acknowledgement  i  {costs.inbound:8.1f}"
+    yield f"  local recipient                       r  {costs.recipient:8.2f}"
+    yield f"  publish                               p  {costs.publish:8.1f}"
+    yield f"  delivery from Redis                   d  {costs.delivery:8.1f}"
+    yield f"  subscribe and unsubscribe             s  {costs.subscription:8.1f}"
+    yield f"  Redis: PUBLISH                        q  {costs.redis_publish:8.1f}"
+    yield f"  Redis: copy for a process             w  {costs.redis_copy:8.1f}"
+    yield "Memory in bytes:"
+    yield f"  client with a channel                    {costs.client_bytes:8,.0f}"
+    yield f"  topic in Redis                           {costs.topic_bytes:8,.0f}"
+    yield ""
+    yield "CPU time for a message, processes and Redis together:"
+    yield "  processes  channels  clients  predicted  measured  difference  messages/s (2 cores)"
+    for deployment, cpu, redis in checks:
+        predicted = deployment.cpu(costs) + deployment.redis_cpu(costs)
+        difference = predicted / (cpu + redis) - 1
+        yield (
+            f"  {deployment.processes:9}  {deployment.channels:8}  {deployment.clients:7}  "
+            f"{predicted:9.1f}  {cpu + redis:8.1f}  {difference:+10.0%}  "
+            f"{deployment.capacity(costs, 2):12,.0f}"
+        )
+    yield ""
+    yield from _million(costs)
+
+
+DEPLOYMENTS = (
+    Deployment(2, 16, 64),
+    Deployment(2, 8, 160),
+    Deployment(4, 16, 64),
+    Deployment(4, 8, 160),
+)
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Run from the command line; returns 1 if a prediction is wrong by more than 20 %."""
+    parser = argparse.ArgumentParser(prog="run.py scaling", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="measurements of each figure")
+    options = parser.parse_args(arguments)
+    try:
+        parts = Parts()
+        found: dict[Deployment, list[tuple[float, float]]] = {each: [] for each in DEPLOYMENTS}
+        for number in range(options.rounds):  # parts and deployments alternate: speed drifts
+            _log(f"round {number + 1} of {options.rounds}")
+            parts.measure()
+            for deployment in DEPLOYMENTS:
+                found[deployment].append(measure_deployment(deployment))
+        costs = parts.costs()
+        checks = [
+            (each, min(cpu for cpu, _ in found[each]), min(redis for _, redis in found[each]))
+            for each in DEPLOYMENTS
+        ]
+    except (CrowdError, MeasurementError, RedisError) as error:
+        _log(str(error))
+        return 1
+    lines = list(report(costs, checks))
+    sys.stdout.write("\n".join(lines) + "\n")
+    wrong = [
+        deployment
+        for deployment, cpu, redis in checks
+        if abs((deployment.cpu(costs) + deployment.redis_cpu(costs)) / (cpu + redis) - 1)
+        > TOLERANCE
+    ]
+    for deployment in wrong:
+        _log(f"the prediction for {deployment} is wrong by more than {TOLERANCE:.0%}")
+    return 1 if wrong else 0
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _log(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Load tests: many Socket.IO clients against one server (``webpy-socketio load``)."""
