@@ -670,6 +670,16 @@ class TestUpgrade:
         assert again.receive() == "4b"
         assert echo.receiver.endings == []
 
+    @pytest.mark.parametrize("code", [1000, 1001])
+    def test_candidate_of_a_closed_page_marks_its_session(self, echo: Running, code: int) -> None:
+        polling = echo.polling()
+        client = self.candidate(echo, polling.sid)
+        client.send_raw(frame(CLOSE, struct.pack("!H", code)))
+        assert client.wait_closed() == code
+        assert echo.session.client_left == (code == 1001)
+        polling.send("4a")
+        assert polling.poll() == ["4a"], "the session goes on until its poll ends"
+
     @pytest.mark.parametrize("probed", [False, True], ids=["before the probe", "after it"])
     def test_stalled_candidate_is_closed_after_the_upgrade_timeout(
         self, run: Callable[..., Running], probed: bool

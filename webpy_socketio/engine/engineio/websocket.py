@@ -295,8 +295,9 @@ class WebSocket:
     def _end(self, code: int | None) -> None:
         """Close after the close frame of the client, or after a protocol error (None)."""
         self._stream.close()
-        if code == CloseCode.GOING_AWAY and not self._candidate:
-            self._session.client_left = True  # the page was closed (RFC 6455 §7.4.1)
+        if code == CloseCode.GOING_AWAY:
+            # The page was closed (RFC 6455 §7.4.1), also if its session still uses long-polling.
+            self._session.client_left = True
         self.give_up("parse error" if code is None else "transport close", 1000)
 
     def _receive_frame(self, frame: Frame) -> None:
