@@ -115,6 +115,7 @@ setup(
             "opentelemetry-sdk>=1.25",
             "playwright>=1.50",
             "pytest>=8.2",
+            "pytest-rerunfailures>=16.7",
             "pytest-xdist>=3.6",
             "python-socketio[client]>=5.11",
             "PyYAML>=6",  # reads the Compose file of the documentation

@@ -104,6 +104,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
         elif item.path.stem in SLOW:
             item.add_marker("slow")
+        if any(map(item.get_closest_marker, ("browser", "slow", "torture"))):
+            item.add_marker(pytest.mark.flaky(reruns=1))  # as other programs share the machine
     items.sort(key=lambda item: item.get_closest_marker("torture") is None)
 
 
