@@ -40,6 +40,9 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 class Connection(sqlite3.Connection):
     """A connection that supports weak references, which show whether it is alive."""
 
+    def __del__(self) -> None:
+        self.close()  # sqlite3 warns of open connections since Python 3.13
+
 
 class Database:
     """A database, and the state of its connections."""
