@@ -15,7 +15,7 @@ from typing import Any
 
 import gevent
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Site
@@ -160,15 +160,21 @@ class World:
         raise AssertionError("the message was not stored")
 
 
+#: Seconds for one example. The time limit of the test would end only the first one that hangs, and
+#: Hypothesis repeats it.
+EXAMPLE_TIMEOUT = 30.0
+
+
 def play(world: World, plan: list[tuple[Any, ...]]) -> None:
     try:
-        for name, *args in plan:
-            if name == "forget":
-                world.is_lossy = True
-                world.forget()
-            else:
-                getattr(world, name.replace(" ", "_"))(*args)
-        world.finish()
+        with gevent.Timeout(EXAMPLE_TIMEOUT, AssertionError("a client waits for a message")):
+            for name, *args in plan:
+                if name == "forget":
+                    world.is_lossy = True
+                    world.forget()
+                else:
+                    getattr(world, name.replace(" ", "_"))(*args)
+            world.finish()
     finally:
         world.close()
         for runtime in world.runtimes:  # the next example starts without sockets
@@ -224,6 +230,8 @@ def test_followers_of_two_servers_receive_each_message_once_or_a_gap(
     for runtime in runtimes:
         add_handler(runtime)
 
+    # The third client reads a page before the live followers receive a message of a new epoch.
+    @example([("join", 0, "room-1", 1), ("forget",), ("join", 2, "room-1", 3)])
     @FEW
     @given(steps)
     def check(plan: list[tuple[Any, ...]]) -> None:

@@ -214,7 +214,8 @@ class Followers:
                         self._ahead[socket] = offset
                     self._make_live(socket)
                     return
-                if not page.entries:  # removed meanwhile
+                # Removed meanwhile; the page of an earlier moment may also lack newer messages.
+                if not page.entries and page.tail >= self._position[1]:
                     offset = self._position[1]
                     self._send_gap([socket], page.epoch, offset)
                     continue
