@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 from . import preloaded
-from .servers import Process
+from .servers import Process, free_port
 
 MAIN_APP = Path(__file__).resolve().parents[1] / "example" / "main_app.py"
 
@@ -20,7 +20,7 @@ class Chat:
 
     def __init__(self, folder, **env):
         self.folder = folder
-        self.port = 0
+        self.port = free_port()
         self.env = {"CHAT_DATA": str(folder / "data"), **env}
         self.start()
 

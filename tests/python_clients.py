@@ -11,7 +11,31 @@ from pathlib import Path
 
 import socketio
 
-__all__ = ["python_client"]
+__all__ = ["close_client", "disconnect_client", "python_client"]
+
+
+def disconnect_client(client: socketio.Client) -> None:
+    """Disconnect a client that has no POST in progress.
+
+    While it waits for the response to a POST, its method ``disconnect`` sends nothing. It then
+    waits for the response to its GET, until the server sends a ping.
+    """
+    connection = client.eio
+    if connection.state == "connected" and connection.transport() == "polling":
+        connection.queue.join()
+    client.disconnect()
+
+
+def close_client(client: socketio.Client) -> None:
+    """Disconnect a client, and close all connections that it leaves open."""
+    session = client.eio.http
+    if client.connected:
+        disconnect_client(client)
+    client.shutdown()  # ends its attempts to reconnect
+    if client.eio.ws is not None:
+        client.eio.ws.shutdown()
+    if session is not None:
+        session.close()
 
 
 @contextlib.contextmanager
@@ -35,7 +59,7 @@ def python_client(
                 assert program.poll() is None
         yield client
     finally:
-        client.disconnect()
+        close_client(client)
         program.terminate()
         status = program.wait()
     assert status == 0

@@ -5,12 +5,15 @@ The output of a process is read line by line. Tests wait for lines and never sle
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import queue
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +23,9 @@ from . import preloaded
 
 #: Seconds after which a missing line or exit fails the test; does not slow down passing tests.
 TIMEOUT = 30
+
+#: Ports of `free_port`: below those that the system assigns, which begin at 32,768 on Linux.
+_PORTS = range(20_000, 32_000)
 
 _BEGINNING = """\
 from gevent import monkey; monkey.patch_all()
@@ -72,10 +78,23 @@ application = web.application(urls + socketio_urls, globals())
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that no program uses."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a TCP port of the loopback address that no program uses, another one in each call.
+
+    The system does not assign these ports to other sockets. They stay free until a program listens
+    on them, and while it restarts. The last one is in a file that all processes share.
+    """
+    with (Path(tempfile.gettempdir()) / f"last-free-port-{os.getuid()}").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        port = int(file.read() or 0)
+        while True:
+            port = port + 1 if port + 1 in _PORTS else _PORTS[0]
+            with socket.socket() as sock, contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                break
+        file.truncate(0)
+        file.write(str(port))
+    return port
 
 
 class Process:
@@ -232,8 +251,7 @@ class ServerProcess:
     """A server on a port of its own, which it keeps when restarted.
 
     ``source`` is a complete program, as returned by `application_source`. It listens on 127.0.0.1
-    and the port in the environment variable ``PORT`` (0 for a free port), and then prints
-    ``PORT n``.
+    and the port in the environment variable ``PORT``, and then prints ``PORT n``.
     """
 
     def __init__(self, source: str, folder: Path, env: Mapping[str, str] | None = None) -> None:
@@ -242,7 +260,7 @@ class ServerProcess:
         self._script.write_text(source, encoding="utf-8")
         self._log = folder / "server.log"
         self._env = dict(env or {})
-        self.port = 0
+        self.port = free_port()
         self.start()
 
     @property

@@ -19,6 +19,7 @@ import pytest
 import socketio
 
 from tests.nginx import Nginx, running_nginx
+from tests.python_clients import close_client
 from tests.redis_server import RedisServer
 from tests.servers import Process, free_port
 from tests.snippets import DOCS, Page
@@ -151,7 +152,7 @@ class TestServices:
             client.send("hello")
             assert received.get() == "hello"
         finally:
-            client.disconnect()
+            close_client(client)
         with urllib.request.urlopen(f"{plain}/") as page:
             assert page.read() == b"hello"
         with pytest.raises(urllib.error.HTTPError, match="404"):

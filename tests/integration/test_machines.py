@@ -27,6 +27,7 @@ from tests.integration.test_js_client import APPLICATION_BODY
 from tests.integration.test_workers import children, until_gone
 from tests.nginx import Nginx, running_nginx
 from tests.node_clients import JS, needs_stock_client
+from tests.python_clients import close_client
 from tests.raw import Polling, WebSocket
 from tests.redis_server import RedisServer
 from tests.servers import Process, Served, ServerProcess, application_source, module_source
@@ -175,7 +176,7 @@ def connect(machines: Machines) -> Iterator[Connect]:
 
     yield connect
     for client in clients:
-        client.io.shutdown()
+        close_client(client.io)
 
 
 def connect_one_per_machine(
@@ -241,6 +242,8 @@ class TestStickiness:
                 packet = f'420["add",{number},1]'
                 assert client.send(packet) == (200, "ok")
                 assert client.poll() == [f"430[{number + 1}]"]
+            # Other tests use the same servers, and their clients call all sockets.
+            assert client.send("41") == (200, "ok")
 
     def test_new_sessions_are_distributed(self, machines: Machines) -> None:
         sockets = [WebSocket(machines.port) for _ in range(20)]
@@ -332,7 +335,7 @@ class TestWorkersOfMachines:
                     assert len(found) == 1
                     assert found <= pids[stock.machine]
                 finally:
-                    stock.io.shutdown()
+                    close_client(stock.io)
         assert all(served.errors == "" for served in machines.servers.values())
 
     def test_death_of_a_worker_and_of_a_machine_ends_only_their_sessions(

@@ -121,8 +121,8 @@ def exported(serve: Callable[..., Site], redis: RedisServer) -> dict[str, set[st
     finally:
         endpoint.close()
         status.close()
+        folder.path.rmdir()  # before it is unlocked, as other tests remove unused folders
         folder.close()
-        folder.path.rmdir()
     found: dict[str, set[str]] = {"up": set()}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

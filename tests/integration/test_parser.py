@@ -18,6 +18,7 @@ import web
 
 from tests.commands import run_python
 from tests.conftest import Journal, Site
+from tests.python_clients import close_client, disconnect_client
 from tests.raw import WebSocket
 from tests.redis_server import RedisServer, extend_redis_timeouts
 from webpy_socketio import (
@@ -307,10 +308,7 @@ class TestPythonClient:
         client = socketio.Client(serializer="msgpack", http_session=http, reconnection=False)
         client.transports = [request.param]
         yield client
-        client.shutdown()
-        if client.eio.ws is not None:
-            client.eio.ws.shutdown()
-        http.close()
+        close_client(client)
 
     def test_python_socketio_exchanges_messages(
         self, client: socketio.Client, site: Site, journal: Journal
@@ -330,7 +328,7 @@ class TestPythonClient:
         )
         assert client.call("ask", {"a": b"\x00"}, namespace="/") == {"value": {"a": b"\x00"}}
         journal.wait_for([{"a": b"\x00"}, b"\x01"])
-        client.disconnect()
+        disconnect_client(client)
 
 
 class TestOtherProcesses:

@@ -20,6 +20,7 @@ from tests.certificates import trusting
 from tests.conftest import Journal, Site
 from tests.integration.test_application import HANDSHAKE, visit
 from tests.nginx import Nginx, running_nginx
+from tests.python_clients import close_client
 from tests.raw import WebSocket
 from tests.snippets import DOCS, Page
 from webpy_socketio import SocketIOServer, on_connect, on_event, socketio_urls
@@ -276,7 +277,7 @@ class TestNginx:
             assert (address, home) == ("127.0.0.1", url)
             assert peer in ("127.0.0.1", "unix")
         finally:
-            client.disconnect()
+            close_client(client)
 
     def test_redirect_of_a_page_keeps_the_scheme(self, nginx: Nginx) -> None:
         context = ssl.create_default_context(cafile=str(nginx.certificate))

@@ -17,6 +17,7 @@ import web
 from engineio.payload import Payload
 
 from tests.conftest import Journal, Site
+from tests.python_clients import close_client, disconnect_client
 from tests.servers import Process, ServerProcess, application_source
 from tests.snippets import DOCS, Page
 from webpy_socketio import (
@@ -64,11 +65,7 @@ class Client:
         return self
 
     def close(self) -> None:
-        self.io.shutdown()
-        websocket = self.io.eio.ws
-        if websocket is not None:
-            websocket.shutdown()
-        self.http.close()
+        close_client(self.io)
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -401,7 +398,7 @@ def talk(request, socket, context, message):
 class TestDisconnection:
     def test_client_disconnect_finishes_once(self, site: Site, make: Make, stages: Journal) -> None:
         client = make().connect(site)
-        client.io.disconnect()
+        disconnect_client(client.io)
         stages.wait(lambda stages: stages[-1][0] == "finish")
         assert stages[-1][1] in ("client namespace disconnect", "transport close")
         assert [name for name, _ in stages].count("disconnect") == 1
@@ -459,7 +456,7 @@ class TestDisconnection:
             client.received.wait(lambda received: received.count(("connect",)) == 2)
             assert journal[0] != journal[1]
             client.io.reconnection = False
-            client.io.disconnect()
+            disconnect_client(client.io)
         finally:
             second.stop()
 
@@ -488,7 +485,7 @@ class TestManyPacketsAtOnce:
 
         yield connect
         for client in clients:
-            client.disconnect()
+            close_client(client)
 
     @pytest.mark.quoted("Unexpected packet from server, aborting")
     def test_client_disconnects_after_more_than_16_packets(

@@ -19,7 +19,7 @@ from tests import commands
 from tests.certificates import trusting
 from tests.conftest import Journal, Site
 from tests.nginx import Nginx, running_nginx
-from tests.python_clients import python_client
+from tests.python_clients import close_client, python_client
 from tests.raw import WebSocket
 from tests.servers import free_port
 from tests.snippets import DOCS, ROOT, Page
@@ -331,7 +331,7 @@ class TestNginx:
         try:
             assert client.call("__subscribe__", "room-1") == {"ok": True}
         finally:
-            client.disconnect()
+            close_client(client)
 
     def test_other_origin_is_rejected(self, nginx: Nginx) -> None:
         port = nginx.port

@@ -20,6 +20,7 @@ import web
 
 from tests.certificates import make_certificate, trusting
 from tests.conftest import Journal, Site
+from tests.python_clients import disconnect_client
 from tests.raw import Closed, Polling, WebSocket, crowd
 from tests.servers import Process
 from webpy_socketio import (
@@ -338,7 +339,7 @@ class TestTLS:
             assert client.call("message", big) == big
             assert client.call("message", b"\0\xff") == b"\0\xff"
             got.wait(lambda got: got == ["hello", big, b"\0\xff"])
-            client.disconnect()
+            disconnect_client(client)
             client.wait()
         stages.wait(lambda stages: stages[-1][0] == "finish")
         assert [name for name, _ in stages].count("disconnect") == 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +29,23 @@ def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(parent)
 
 
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Lock a folder as a process does that removes it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove(folder: RuntimeFolder) -> None:
+    """Remove a folder while it is locked: other tests start servers, which remove unused ones."""
+    folder.path.rmdir()
+    folder.close()
+
+
 class TestParentFolder:
     def test_folder_is_created_in_the_runtime_directory(self, parent: Path) -> None:
         folder = make_runtime_folder()
@@ -39,17 +60,14 @@ class TestParentFolder:
         parent.chmod(mode)
         folder = make_runtime_folder()
         assert folder.path.parent != parent
-        folder.close()
-        folder.path.rmdir()
+        remove(folder)
 
     @pytest.mark.parametrize("given", ["", "relative", "/nothing/there", "/" + "x" * 90])
     def test_unusable_runtime_directory_falls_back_to_temporary_files(
         self, given: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_RUNTIME_DIR", given)
-        folder = make_runtime_folder()
-        folder.close()
-        folder.path.rmdir()
+        remove(make_runtime_folder())
 
 
 class TestPermissions:
@@ -103,6 +121,39 @@ class TestEnsure:
         assert lock() == 1
         folder.close()
         assert lock() == 0
+
+
+class TestRemovalByAnotherProcess:
+    """A process that starts a server removes folders that it could lock exclusively."""
+
+    def test_folder_that_is_removed_before_it_is_locked_is_not_used(
+        self, parent: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[str] = []
+        with contextlib.ExitStack() as locks:
+            original: Any = tempfile.mkdtemp
+
+            def mkdtemp(**keywords: Any) -> str:
+                made.append(original(**keywords))
+                if len(made) == 1:
+                    locks.enter_context(locked(made[0]))
+                return made[-1]
+
+            monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+            folder = make_runtime_folder()
+        assert [str(folder.path)] == made[1:]
+        folder.close()
+
+    def test_folder_that_is_removed_again_is_recreated_later(self, parent: Path) -> None:
+        folder = make_runtime_folder()
+        folder.path.rmdir()
+        folder.path.mkdir(mode=0o700)
+        with locked(folder.path), pytest.raises(BlockingIOError):
+            folder.ensure()
+        folder.path.rmdir()
+        assert folder.ensure()
+        assert not folder.ensure()
+        folder.close()
 
 
 class TestCleanup:

@@ -19,10 +19,11 @@ from webpy_socketio.engine.workers.status_socket import QueryError, StatusSocket
 def folder() -> Iterator[RuntimeFolder]:
     folder = make_runtime_folder()
     yield folder
-    folder.close()
+    # Before it is unlocked: other tests start servers, which remove unused folders.
     for path in folder.path.iterdir():
         path.unlink()
     folder.path.rmdir()
+    folder.close()
 
 
 def answer(name: str) -> bytes:
@@ -159,5 +160,5 @@ class TestFile:
         try:
             assert not killed.path.exists()
         finally:
-            folder.close()
             folder.path.rmdir()
+            folder.close()

@@ -680,6 +680,21 @@ class TestUpgrade:
         polling.send("4a")
         assert polling.poll() == ["4a"], "the session goes on until its poll ends"
 
+    @pytest.mark.parametrize("code", [1000, 1001])
+    def test_page_closed_after_the_probe_ends_its_session(self, echo: Running, code: int) -> None:
+        """Its client has paused long-polling, so that no GET ends with the page."""
+        polling = echo.polling()
+        client = self.candidate(echo, polling.sid)
+        probe(client)
+        client.send_raw(frame(CLOSE, struct.pack("!H", code)))
+        assert client.wait_closed() == code
+        if code == 1001:
+            assert echo.receiver.wait_closed() == "transport close"
+            assert polling.request("GET")[0] == 400
+        else:
+            polling.send("4a")
+            assert polling.poll() == ["4a"]
+
     @pytest.mark.parametrize("probed", [False, True], ids=["before the probe", "after it"])
     def test_stalled_candidate_is_closed_after_the_upgrade_timeout(
         self, run: Callable[..., Running], probed: bool

@@ -295,10 +295,14 @@ class WebSocket:
     def _end(self, code: int | None) -> None:
         """Close after the close frame of the client, or after a protocol error (None)."""
         self._stream.close()
+        is_paused = self._candidate and self._probed is None
         if code == CloseCode.GOING_AWAY:
             # The page was closed (RFC 6455 §7.4.1), also if its session still uses long-polling.
             self._session.client_left = True
         self.give_up("parse error" if code is None else "transport close", 1000)
+        if code == CloseCode.GOING_AWAY and is_paused:
+            # After the probe, no GET waits whose end would show that the page was closed.
+            self._session.close("transport close")
 
     def _receive_frame(self, frame: Frame) -> None:
         opcode = frame.opcode

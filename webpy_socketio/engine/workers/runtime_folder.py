@@ -44,6 +44,7 @@ class RuntimeFolder:
     Raises:
         ValueError: The folder belongs to another user, is accessible to others or is not a folder,
             or its path is too long for a Unix socket.
+        BlockingIOError: Another process is about to remove the folder.
         OSError: The folder cannot be opened.
     """
 
@@ -60,7 +61,8 @@ class RuntimeFolder:
         Raises the exceptions of the class.
         """
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.lstat(self.path), os.fstat(self._descriptor)):
+            found = os.lstat(self.path)
+            if self._descriptor >= 0 and os.path.samestat(found, os.fstat(self._descriptor)):
                 return False
         with contextlib.suppress(FileExistsError):  # made by another worker, or by an attacker
             self.path.mkdir(mode=0o700)
@@ -87,8 +89,12 @@ class RuntimeFolder:
                 raise ValueError(
                     f"{self.path} must belong to this user and be accessible to no other (mode 700)"
                 )
-            with contextlib.suppress(OSError):  # the file system has no locks
+            try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:  # locked by `_remove_unused`, which removes it
+                raise
+            except OSError:  # the file system has no locks
+                pass
         except BaseException:
             os.close(descriptor)
             raise
@@ -110,8 +116,8 @@ def make_runtime_folder(user: int | None = None, group: int = -1) -> RuntimeFold
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # of mode 700
         try:
             folder = RuntimeFolder(path)
-        except FileNotFoundError:  # removed by another process before it was locked
-            continue
+        except (BlockingIOError, FileNotFoundError):
+            continue  # another process removes a folder that is not locked yet
         if path.exists():
             if user is not None:
                 os.chown(path, user, group)
