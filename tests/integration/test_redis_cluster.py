@@ -855,6 +855,45 @@ class TestRecovery:
             for server in (one, two, three):
                 server.server.stop()
 
+    @pytest.mark.parametrize("moves", [1, 2], ids=["moved", "moved twice"])
+    @pytest.mark.parametrize("is_missed", [False, True], ids=["received", "missed"])
+    def test_first_copy_that_arrives_after_a_move_is_not_received_again(
+        self, cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch, is_missed: bool, moves: int
+    ) -> None:
+        one, two, between = (self.start(cluster) for _ in range(3))
+        proxies: list[Proxy] = []
+        three = self.start(cluster, self.delay(cluster, 0, proxies, monkeypatch, 0.0))
+        try:
+            late, early = list(channels_of_all_nodes(cluster).values())[:2]
+            client, other, near = Client(one), connect(one, early), connect(two, late)
+            client.subscribe(early)
+            three.runtime.to(late, early).send("before")
+            # As above: no message without a reply remains.
+            three.runtime.broadcast_channel("sync", late)
+            assert client.messages(1) == [other.event()[1]] == ["before"]
+            assert [near.event()[1] for _ in range(2)] == ["before", "sync"]
+            held = proxies[cluster.nodes.index(cluster.owner(topic_of(late)))].links
+            for link in held:
+                link.black_hole()
+            if is_missed:
+                client.lose()
+            three.runtime.to(late, early).send("several")
+            assert other.event()[1] == "several"
+            if not is_missed:
+                assert client.messages(1) == ["several"]
+            # These servers subscribe to a topic whose copy has passed, and have no other copy.
+            for server in (between, two)[-moves:]:
+                assert client.resume(server)
+                if is_missed and server is (between, two)[-moves]:
+                    assert client.messages(1) == ["several"]
+            for link in held:
+                link.release()
+            assert near.event()[1] == "several"
+            client.barrier()
+        finally:
+            for server in (one, two, between, three):
+                server.server.stop()
+
     def test_session_that_joins_a_channel_after_a_broadcast_to_it_receives_the_broadcast(
         self, cluster: RedisCluster
     ) -> None:
