@@ -36,7 +36,7 @@ from webpy_socketio.released_sessions import CLAIM, CONFIRM, MOVE, MOVE_BY_TOPIC
 from webpy_socketio.server_replies import Reply
 from webpy_socketio.server_requests import Incoming, ServerRequests
 from webpy_socketio.session_transfer import TransferredSession, decode
-from webpy_socketio.topic_cut import Kept, Positions, TopicCut
+from webpy_socketio.topic_cut import Seen, TopicCut
 from webpy_socketio.topic_markers import END, START, TopicMarkers
 
 __all__ = ["ADOPT", "CAN_ADOPT", "AdoptedSessions", "AdoptingHost", "Offer", "Readiness"]
@@ -411,7 +411,8 @@ class AdoptedSessions:
             finally:
                 for socket, offer, session in zip(sockets, offers, sessions, strict=True):
                     if is_taken:
-                        self._deliver_late_copies(socket, _topics([offer]), {})
+                        seen = Seen.from_json(session.seen)
+                        self._deliver_late_copies(socket, _topics([offer]), seen)
                         self._complete(socket, offer, session, host)
                     else:
                         self._discard(socket)
@@ -581,12 +582,14 @@ class AdoptedSessions:
             session = next(left)
             kept = {(sender, Topic(*topic), epoch, last) for sender, topic, epoch, last in fields}
             own = topics_of_socket(socket.namespace, socket.session_id, session.channels)
-            excluded = cut.excluded(own, positions, kept)
+            seen = Seen({topic: positions[topic] for topic in own if topic in positions}, kept)
+            seen = seen.with_earlier(Seen.from_json(session.seen))
+            excluded = cut.excluded(own, seen)
             if excluded is None:  # the other server ends it
                 statuses[index] = "ended"
             else:
                 socket.excluded = excluded
-                self._deliver_late_copies(socket, own, positions, kept)
+                self._deliver_late_copies(socket, own, seen)
                 found.append(session)
         return statuses, found
 
@@ -594,11 +597,10 @@ class AdoptedSessions:
         self,
         socket: Recoverable,
         topics: Collection[Topic],
-        positions: Positions,
-        kept: Kept = (),
+        seen: Seen,
     ) -> None:
         if self._recovery.late_copies is not None:
-            self._recovery.late_copies.arrived(socket, topics, positions, kept)
+            self._recovery.late_copies.arrived(socket, topics, seen)
 
     def _decide(self, node: str, offers: Sequence[Offer]) -> list[bool]:
         """Return for each session whether this server keeps it; the other one ends the rest."""

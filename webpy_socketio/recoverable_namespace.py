@@ -71,6 +71,20 @@ class RecoverableNamespace(Namespace[M]):
         numbered = self.registry.recovery.number_volatile(self.name, message)
         super().deliver_volatile(socket, numbered)
 
+    def receive(self, packet: Packet, envelope: Envelope, channel: str | None) -> None:
+        if envelope.marks and channel is not None:
+            envelope = self._exclude_recipients(envelope, Topic.channel(self.name, channel))
+        super().receive(packet, envelope, channel)
+
+    def _exclude_recipients(self, envelope: Envelope, topic: Topic) -> Envelope:
+        """Exclude sessions that have received a broadcast before they moved here."""
+        late_copies, recipients = self.registry.recovery.late_copies, envelope.recipients
+        found = () if late_copies is None else late_copies.find_received(topic, envelope)
+        if not found:
+            return envelope
+        session_ids = (*recipients.session_ids, *found)
+        return envelope._replace(recipients=recipients._replace(session_ids=session_ids))
+
     def read_message(self, packet: Packet, envelope: Envelope, channel: str | None) -> Message:
         message = packet.message(self.name, self.registry.parser)
         recovery, excluded = self.registry.recovery, envelope.recipients

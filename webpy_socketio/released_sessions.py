@@ -30,7 +30,7 @@ from webpy_socketio.session_transfer import (
     portable_environ,
     to_json,
 )
-from webpy_socketio.topic_cut import Positions
+from webpy_socketio.topic_cut import Positions, Seen
 from webpy_socketio.topic_markers import END, START, TopicMarkers
 
 __all__ = ["CLAIM", "CONFIRM", "MOVE", "MOVE_BY_TOPICS", "ReleasedSessions", "move_name"]
@@ -300,7 +300,7 @@ class ReleasedSessions:
                 answers.append(["changed"])
             else:
                 kept = () if positions is None else self._exclude_late_copies(socket, positions)
-                session = self.pack(socket)
+                session = self.pack(socket, positions)
                 answers.append(["ended" if session is None else "moved", *kept])
                 if session is not None:
                     sessions.append(session)
@@ -322,10 +322,12 @@ class ReleasedSessions:
             the broadcast. Its copy may have passed before this server was subscribed.
         """
         topics = topics_of_socket(socket.namespace, socket.session_id, socket.channels)
+        own = {topic: positions[topic] for topic in topics if topic in positions}
+        seen = Seen(own).with_earlier(self._seen_before(socket))
         held = socket.memberships.index()
         late, kept = set(), []
         for note in self._recovery.recent_groups:
-            if note.is_seen(topics, positions) is not False:
+            if note.is_seen(topics, seen) is not False:
                 continue
             topic = note.find_topic(topics)
             names = [each.name for each in note.marks if each.namespace == socket.namespace]
@@ -337,9 +339,23 @@ class ReleasedSessions:
             socket.excluded = {*socket.excluded, *late}
         return kept
 
-    def pack(self, socket: Recoverable) -> TransferredSession | None:
-        """Return a claimed session for another server; end its socket if that is impossible."""
+    def _seen_before(self, socket: Recoverable) -> Seen:
+        """Return what the earlier servers of a session have seen."""
+        late_copies = self._recovery.late_copies
+        return Seen() if late_copies is None else late_copies.seen(socket)
+
+    def pack(
+        self, socket: Recoverable, positions: Positions | None = None
+    ) -> TransferredSession | None:
+        """Return a claimed session for another server; end its socket if that is impossible.
+
+        Args:
+            socket: The socket.
+            positions: Those of this server, if they are sent as well.
+        """
         assert socket.claim is not None
+        topics = topics_of_socket(socket.namespace, socket.session_id, socket.channels)
+        seen = self._seen_before(socket).not_in(positions or {}, topics)
         carried = self._recovery.missed.carry(socket, socket.claim.offset)
         remaining = self._recovery.suspensions.remaining(socket)
         if carried is None:
@@ -376,6 +392,7 @@ class ReleasedSessions:
             socket.answers_to_json(),
             carried,
             state,
+            seen.to_json(),
         )
 
     def _give_up(self, socket: Recoverable, node: str) -> None:

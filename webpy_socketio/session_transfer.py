@@ -50,6 +50,8 @@ class TransferredSession:
     carried: Carried
     #: What receivers of the signal `release` have added.
     state: dict[str, Any] = field(default_factory=dict)
+    #: What its earlier servers have seen, see `webpy_socketio.topic_cut.Seen.to_json`.
+    seen: list[Any] = field(default_factory=lambda: [[], []])
 
 
 def encode(sessions: Iterable[TransferredSession]) -> bytes:
@@ -79,7 +81,7 @@ def encode(sessions: Iterable[TransferredSession]) -> bytes:
 
 _FIELDS = (
     *("pid", "session_id", "namespace", "channels", "context", "environ", "auth", "reason"),
-    *("remaining", "received", "answers", "state"),
+    *("remaining", "received", "answers", "state", "seen"),
 )
 
 

@@ -6,12 +6,13 @@ In place of `webpy_socketio.message_cut`, for a backplane that keeps the order o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from webpy_socketio.backplane.envelope import Envelope, Mark
 from webpy_socketio.backplane.topics import Topic
 
-__all__ = ["Kept", "Note", "Positions", "TopicCut", "note_of"]
+__all__ = ["Kept", "Note", "Positions", "Seen", "TopicCut", "note_of"]
 
 #: For each topic the epoch and number of the last message of each node.
 Positions = Mapping[Topic, Mapping[str, Sequence[int]]]
@@ -20,6 +21,62 @@ Positions = Mapping[Topic, Mapping[str, Sequence[int]]]
 #: Broadcasts that the old server has not seen on the topic that decides, but keeps: node, topic,
 #: epoch and number.
 Kept = Collection[tuple[str | None, Topic, int, int]]
+
+
+class Seen(NamedTuple):
+    """Messages on the topics of a session that its earlier servers have seen."""
+
+    positions: Positions = MappingProxyType({})
+    #: Broadcasts that they have kept.
+    kept: Kept = ()
+
+    def with_earlier(self, earlier: Seen) -> Seen:
+        """Return both what a server and its predecessors have seen."""
+        if not earlier.positions and not earlier.kept:
+            return self
+        positions = dict(self.positions)
+        for topic, lasts in earlier.positions.items():
+            known = positions.get(topic, {})
+            later = {
+                node: last
+                for node, last in lasts.items()
+                if node not in known or tuple(last) > tuple(known[node])
+            }
+            if later:
+                positions[topic] = {**known, **later}
+        return Seen(positions, {*self.kept, *earlier.kept})
+
+    def not_in(self, positions: Positions, topics: Collection[Topic]) -> Seen:
+        """Return the part on some topics that a server with these positions has not seen."""
+
+        def is_missing(node: str | None, topic: Topic, last: Sequence[int]) -> bool:
+            known = positions.get(topic, {}).get(node or "")
+            return topic in topics and (known is None or tuple(last) > tuple(known))
+
+        found: dict[Topic, dict[str, Sequence[int]]] = {}
+        for topic, lasts in self.positions.items():
+            left = {node: last for node, last in lasts.items() if is_missing(node, topic, last)}
+            if left:
+                found[topic] = left
+        return Seen(found, {each for each in self.kept if is_missing(each[0], each[1], each[2:])})
+
+    def to_json(self) -> list[Any]:
+        """Return a value for another process."""
+        positions = [[list(topic), dict(lasts)] for topic, lasts in self.positions.items()]
+        return [positions, [[node, list(topic), *last] for node, topic, *last in self.kept]]
+
+    @classmethod
+    def from_json(cls, value: Sequence[Any]) -> Seen:
+        """Return the object for a value of `to_json`.
+
+        Raises:
+            ValueError, TypeError: The value was not returned by `to_json`.
+        """
+        positions, kept = value
+        return cls(
+            {Topic(*topic): lasts for topic, lasts in positions},
+            {(node, Topic(*topic), epoch, number) for node, topic, epoch, number in kept},
+        )
 
 
 class Note(NamedTuple):
@@ -32,18 +89,15 @@ class Note(NamedTuple):
     #: Epoch and number on each topic on which it was published.
     marks: Mapping[Topic, tuple[int, int]]
 
-    def is_seen(
-        self, topics: Collection[Topic], positions: Positions, kept: Kept = ()
-    ) -> bool | None:
-        """Return whether a server with these positions has seen it.
+    def is_seen(self, topics: Collection[Topic], seen: Seen) -> bool | None:
+        """Return whether servers have seen it.
 
         A broadcast on several topics has a place on each. The first one that concerns the session
         decides: the old and the new server are both subscribed to it.
 
         Args:
             topics: Topics of the session.
-            positions: What the server has received and sent.
-            kept: Broadcasts that count as seen.
+            seen: What the servers have received and sent.
 
         Returns:
             None if the message is not addressed to the session, by its topics.
@@ -51,9 +105,9 @@ class Note(NamedTuple):
         topic = self.find_topic(topics)
         if topic is None:
             return None
-        if (self.node, topic, *self.marks[topic]) in kept:
+        if (self.node, topic, *self.marks[topic]) in seen.kept:
             return True
-        last = positions.get(topic, {}).get(self.node or "")
+        last = seen.positions.get(topic, {}).get(self.node or "")
         return last is not None and self.marks[topic] <= tuple(last)
 
     def find_topic(self, topics: Collection[Topic]) -> Topic | None:
@@ -98,22 +152,19 @@ class TopicCut:
         }
         self._notes.append(Note(number, marks[0].node, found))
 
-    def excluded(
-        self, topics: Collection[Topic], positions: Positions, kept: Kept = ()
-    ) -> set[int] | None:
-        """Return the numbers of messages that the old server has seen.
+    def excluded(self, topics: Collection[Topic], seen: Seen) -> set[int] | None:
+        """Return the numbers of messages that the earlier servers of a session have seen.
 
         Args:
-            topics: Topics of a session.
-            positions: Those of the old server when it has given up the session.
-            kept: Further broadcasts that the old server has seen.
+            topics: Topics of the session.
+            seen: What they had seen when the old server has given up the session.
 
         Returns:
             None if it is unknown, as an emitter has sent one of them.
         """
         numbers = set()
         for note in self._notes:
-            is_seen = note.is_seen(topics, positions, kept)
+            is_seen = note.is_seen(topics, seen)
             if is_seen is not None and note.node is None:
                 return None
             if is_seen:

@@ -197,11 +197,6 @@ def connect(server: Any, *channels: str) -> WebSocket:
     return client
 
 
-def release(links: list[Link]) -> None:
-    for link in links:
-        link.release()
-
-
 def broadcast_until_error(channel: str) -> None:
     """Broadcast to a channel until this raises `BackplaneError`."""
     while True:
@@ -855,6 +850,45 @@ class TestRecovery:
             for server in (one, two, three):
                 server.server.stop()
 
+    @pytest.mark.parametrize("moves", [1, 2], ids=["moved", "moved twice"])
+    @pytest.mark.parametrize("is_missed", [False, True], ids=["received", "missed"])
+    def test_first_copy_that_arrives_after_a_move_is_not_received_again(
+        self, cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch, is_missed: bool, moves: int
+    ) -> None:
+        one, two, between = (self.start(cluster) for _ in range(3))
+        proxies: list[Proxy] = []
+        three = self.start(cluster, self.delay(cluster, 0, proxies, monkeypatch, 0.0))
+        try:
+            late, early = list(channels_of_all_nodes(cluster).values())[:2]
+            client, other, near = Client(one), connect(one, early), connect(two, late)
+            client.subscribe(early)
+            three.runtime.to(late, early).send("before")
+            # As above: no message without a reply remains.
+            three.runtime.broadcast_channel("sync", late)
+            assert client.messages(1) == [other.event()[1]] == ["before"]
+            assert [near.event()[1] for _ in range(2)] == ["before", "sync"]
+            held = proxies[cluster.nodes.index(cluster.owner(topic_of(late)))].links
+            for link in held:
+                link.black_hole()
+            if is_missed:
+                client.lose()
+            three.runtime.to(late, early).send("several")
+            assert other.event()[1] == "several"
+            if not is_missed:
+                assert client.messages(1) == ["several"]
+            # These servers subscribe to a topic whose copy has passed, and have no other copy.
+            for server in (between, two)[-moves:]:
+                assert client.resume(server)
+                if is_missed and server is (between, two)[-moves]:
+                    assert client.messages(1) == ["several"]
+            for link in held:
+                link.release()
+            assert near.event()[1] == "several"
+            client.barrier()
+        finally:
+            for server in (one, two, between, three):
+                server.server.stop()
+
     def test_session_that_joins_a_channel_after_a_broadcast_to_it_receives_the_broadcast(
         self, cluster: RedisCluster
     ) -> None:
@@ -877,13 +911,24 @@ class TestRecovery:
 
     @staticmethod
     def hold(
-        cluster: RedisCluster, proxies: list[Proxy], *topics: str
-    ) -> tuple[str, Callable[[], list[Link]]]:
-        """Return a channel of a node without these topics, and the links to the node."""
-        used = [cluster.owner(f"webpy_socketio:1:{topic}") for topic in topics]
+        cluster: RedisCluster, proxies: list[Proxy], one: Node, two: Node
+    ) -> tuple[Client, str, Proxy]:
+        """Choose a node of the cluster that a test can hold while a session moves.
+
+        The two servers exchange requests and answers on other nodes, and the topic of the session
+        is on another one as well.
+
+        Returns:
+            A client of the first server, a channel of the node, and the proxy of the node.
+        """
         rooms = channels_of_all_nodes(cluster)
-        node = next(node for node in rooms if node not in used)
-        return rooms[node], lambda: list(proxies[cluster.nodes.index(node)].links)
+        while True:
+            client = Client(one)
+            topics = f"node:,{one.id}", f"node:,{two.id}", f"session:,{client.id}"
+            used = [cluster.owner(f"webpy_socketio:1:{topic}") for topic in topics]
+            node = next((node for node in rooms if node not in used), None)
+            if node is not None:
+                return client, rooms[node], proxies[cluster.nodes.index(node)]
 
     def test_old_server_waits_for_the_messages_before_the_markers(
         self, cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
@@ -892,8 +937,8 @@ class TestRecovery:
         one = self.start(cluster, self.delay(cluster, 0, proxies, monkeypatch, 0.0))
         two, three = self.start(cluster), self.start(cluster)
         try:
-            room, links = self.hold(cluster, proxies, f"node:,{one.id}", f"node:,{two.id}")
-            client, other = Client(one), connect(two, room)
+            client, room, proxy = self.hold(cluster, proxies, one, two)
+            other = connect(two, room)
             client.subscribe(room)
             three.runtime.to(room).send("before")
             assert [client.messages(1), other.event()[1]] == [["before"], "before"]
@@ -902,17 +947,19 @@ class TestRecovery:
             original = markers.wait
 
             def release_and_wait(*args: Any) -> bool:
-                gevent.spawn(release, links())
+                gevent.spawn(proxy.everything, Link.release)
                 return bool(original(*args))
 
-            monkeypatch.setattr(markers, "wait", release_and_wait)
-            for link in links():
-                link.black_hole()
+            proxy.everything(Link.black_hole)
             three.runtime.to(room).send("late")
             assert other.event()[1] == "late"
-            assert client.resume(two)
+            with monkeypatch.context() as patch:
+                patch.setattr(markers, "wait", release_and_wait)
+                assert client.resume(two)
             assert client.messages(1) == ["late"]
         finally:
+            for each in proxies:
+                each.everything(Link.release)
             for server in (one, two, three):
                 server.server.stop()
 
@@ -923,13 +970,12 @@ class TestRecovery:
         two = self.start(cluster, self.delay(cluster, 0, proxies, monkeypatch, 0.0))
         one, three = self.start(cluster), self.start(cluster)
         try:
-            client = Client(one)
-            topics = f"node:,{two.id}", f"session:,{client.id}"
-            room, links = self.hold(cluster, proxies, *topics)
-            other = connect(two, room)
+            client, room, proxy = self.hold(cluster, proxies, one, two)
+            others = [connect(server, room) for server in (one, two)]
             client.subscribe(room)
             three.runtime.to(room).send("before")
-            assert [client.messages(1), other.event()[1]] == [["before"], "before"]
+            assert client.messages(1) == ["before"]
+            assert [other.event()[1] for other in others] == ["before"] * 2
             client.lose()
             backplane: Any = two.runtime.registry.backplane
             publish_markers = backplane.publish_markers
@@ -937,25 +983,26 @@ class TestRecovery:
             wait = markers.wait
 
             def hold_and_publish(*args: Any) -> None:
-                for link in links():
-                    link.hold_replies()
-                last = one.recovery.log.last
+                proxy.everything(Link.hold_replies)
                 three.runtime.to(room).send("late")
-                while one.recovery.log.last == last:
-                    gevent.sleep(0.001)
+                assert others[0].event()[1] == "late"
                 publish_markers(*args)
 
             def release_and_wait(*args: Any) -> bool:
-                gevent.spawn(release, links())
+                gevent.spawn(proxy.everything, Link.release)
                 return bool(wait(*args))
 
-            monkeypatch.setattr(backplane, "publish_markers", hold_and_publish)
-            monkeypatch.setattr(markers, "wait", release_and_wait)
-            assert client.resume(two)
+            # For the move only: the servers move the session again when they stop.
+            with monkeypatch.context() as patch:
+                patch.setattr(backplane, "publish_markers", hold_and_publish)
+                patch.setattr(markers, "wait", release_and_wait)
+                assert client.resume(two)
             assert client.messages(1) == ["late"]
-            assert other.event()[1] == "late"
+            assert others[1].event()[1] == "late"
             client.barrier()
         finally:
+            for each in proxies:
+                each.everything(Link.release)
             for server in (one, two, three):
                 server.server.stop()
 
