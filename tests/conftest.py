@@ -83,6 +83,35 @@ SLOW = {
     *("test_worker_metrics", "test_workers"),
 }
 
+#: Approximate seconds of the longest modules on two cores, and of the tests of a browser. Wrong
+#: values only make the whole run longer.
+DURATIONS = {
+    "browser": 180,
+    "test_redis_cluster": 105,
+    "test_presence_cluster": 95,
+    "test_recovery_cluster": 60,
+    "test_soak": 60,
+    "test_gunicorn": 55,
+    "test_machines": 50,
+    "test_workers": 45,
+    "test_faults": 35,
+    "test_hardening_load": 35,
+    "test_load_command": 25,
+    "test_native_build": 25,
+    "test_recovery_restarts": 25,
+    "test_service": 25,
+    "test_backplane": 20,
+    "test_delivery": 20,
+    "test_comparison": 15,
+    "test_progress": 15,
+    "test_sentinel": 15,
+    "test_admin_cluster": 10,
+    "test_hardening": 10,
+    "test_load": 10,
+    "test_server_requests": 10,
+    "test_status": 10,
+}
+
 
 def pytest_xdist_auto_num_workers() -> int:
     """Return two processes more than there are cores, as tests often wait for other programs."""
@@ -97,8 +126,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return slow or (collection_path == BROWSER and "not browser" in excluded) or None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that ``make test-fast`` leaves out, and start with the longest ones."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, None, None]:
+    """Mark the tests that ``make test-fast`` leaves out, and start workers with the longest."""
     for item in items:
         if item.path.is_relative_to(BROWSER):
             item.add_marker("browser")
@@ -106,7 +138,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if any(map(item.get_closest_marker, ("browser", "slow", "torture"))):
             item.add_marker(pytest.mark.flaky(reruns=1))  # as other programs share the machine
-    items.sort(key=lambda item: item.get_closest_marker("torture") is None)
+    yield  # pytest removes the tests that its options exclude
+    if hasattr(config, "workerinput"):
+        workers = config.workerinput["workercount"]
+        items[:] = parallel.order_tests(items, workers, _group, DURATIONS)
+
+
+def _group(item: pytest.Item) -> str:
+    """Return the key of a test in `DURATIONS`. One worker runs all tests of a browser."""
+    return "browser" if item.path.is_relative_to(BROWSER) else item.path.stem
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

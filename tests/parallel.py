@@ -1,4 +1,4 @@
-"""pytest-xdist: stable test ids, builds shared by all workers, and native locks.
+"""pytest-xdist: order of tests, stable ids, builds shared by all workers, and native locks.
 
 A worker's main thread runs the tests, and a second thread receives their numbers. gevent's locks
 cannot wake the main thread from another thread while no greenlet is waiting for I/O.
@@ -7,11 +7,12 @@ cannot wake the main thread from another thread while no greenlet is waiting for
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import queue
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import execnet.gateway_base
 import pytest
 from gevent import monkey
 
-__all__ = ["build_once", "escape_surrogates", "stable_id", "use_native_locks"]
+__all__ = ["build_once", "escape_surrogates", "order_tests", "stable_id", "use_native_locks"]
 
 _SimpleQueue: Any = monkey.get_original("queue", "SimpleQueue")
 _RLock: Any = monkey.get_original("_thread", "RLock")
@@ -52,6 +53,43 @@ def use_native_locks() -> None:
     model: Any = execnet.gateway_base.MainThreadOnlyExecModel
     model.Event = lambda self: _Event()
     model.RLock = lambda self: _RLock()
+
+
+def order_tests(
+    items: Iterable[pytest.Item],
+    workers: int,
+    name: Callable[[pytest.Item], str],
+    durations: Mapping[str, float],
+) -> list[pytest.Item]:
+    """Order tests so that each worker starts with long groups, and short tests fill its share.
+
+    The workers receive equal numbers of consecutive tests. Idle workers take tests from the ends of
+    other shares, so that the run does not end with long tests, and few groups are divided.
+
+    Args:
+        items: All tests, in the same order in all workers.
+        workers: Number of workers.
+        name: Returns the group of a test.
+        durations: Seconds of the long groups. All other tests are short.
+    """
+    groups: dict[str, list[pytest.Item]] = {group: [] for group in durations}
+    short = []
+    for item in items:
+        groups.get(name(item), short).append(item)
+    shares: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    loads = [0.0] * workers
+    for group in sorted(groups, key=lambda group: -durations[group]):
+        if groups[group]:
+            least = loads.index(min(loads))
+            shares[least] += groups[group]
+            loads[least] += durations[group]
+    total = len(short) + sum(map(len, shares))
+    rest = iter(short)
+    ordered: list[pytest.Item] = []
+    for number, share in enumerate(shares, 1):
+        ordered += share
+        ordered += itertools.islice(rest, max(0, total * number // workers - len(ordered)))
+    return ordered
 
 
 def build_once(paths: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:

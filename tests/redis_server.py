@@ -20,8 +20,11 @@ __all__ = ["RedisServer", "Sentinels", "extend_redis_timeouts", "tls_options"]
 LONG_TIMEOUT = 20.0
 
 
-def extend_redis_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Increase the timeouts of calls that wait for Redis in this process."""
+def extend_redis_timeouts(monkeypatch: pytest.MonkeyPatch, seconds: float = LONG_TIMEOUT) -> None:
+    """Increase the timeouts of calls that wait for Redis in this process.
+
+    Use the default of 1 s again where Redis does not reply.
+    """
     for where in (
         "adopted_sessions.TIMEOUT",
         "backplane.redis.TIMEOUT",
@@ -30,7 +33,7 @@ def extend_redis_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
         "plugins.history.redis.TIMEOUT",
         "plugins.history.redis.READ_TIMEOUT",
     ):
-        monkeypatch.setattr(f"webpy_socketio.{where}", LONG_TIMEOUT)
+        monkeypatch.setattr(f"webpy_socketio.{where}", seconds)
 
 
 def find_program() -> str:

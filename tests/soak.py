@@ -53,15 +53,16 @@ TIMEOUT = 60.0
 
 OPTIONS = {
     "ping_interval": 1.0,
-    # Some clients stop responding on purpose. Long timeouts keep pauses of a busy machine from
-    # ending other clients.
-    **dict.fromkeys(("ping_timeout", "upgrade_timeout", "connect_timeout", "write_timeout"), 8.0),
-    **dict.fromkeys(("header_timeout", "body_timeout"), 8.0),
-    # Longer than a client's pause between two POSTs, which would otherwise need a retry.
-    "idle_timeout": 12.0,
     "plugins": ["webpy_socketio.plugins.presence"],
     "presence_grace": 1.0,
 }
+
+
+#: Settings for which the option ``--timeout`` is used.
+TIMEOUTS = (
+    *("ping_timeout", "upgrade_timeout", "connect_timeout", "write_timeout"),
+    *("header_timeout", "body_timeout"),
+)
 
 
 def say(*words: object) -> None:
@@ -213,9 +214,12 @@ class Soak:
                 raise AssertionError(told) from gone
 
 
-def soak(seconds: float, round_seconds: float, seed: int, folder: Path) -> None:
+def soak(seconds: float, round_seconds: float, timeout: float, seed: int, folder: Path) -> None:
     """Run the soak test; raises AssertionError if resources are not released."""
-    server = CountedServer(folder, **OPTIONS)
+    # The idle timeout is longer than a client's pause between two POSTs, which would otherwise
+    # need a retry.
+    timeouts = {**dict.fromkeys(TIMEOUTS, timeout), "idle_timeout": 1.5 * timeout}
+    server = CountedServer(folder, **OPTIONS, **timeouts)
     try:
         end = time.monotonic() + seconds
         soak = Soak(server, random.Random(seed))
@@ -244,11 +248,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--round", type=float, default=10, help="seconds of a round")
+    # Some clients stop responding on purpose. A long timeout keeps pauses of a busy machine from
+    # ending other clients.
+    parser.add_argument("--timeout", type=float, default=8, help="seconds until clients are lost")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     options = parser.parse_args()
     say("seed", options.seed)
     with tempfile.TemporaryDirectory() as folder:
-        soak(options.seconds, options.round, options.seed, Path(folder))
+        soak(options.seconds, options.round, options.timeout, options.seed, Path(folder))
     say("nothing is left behind")
 
 

@@ -96,7 +96,8 @@ class TestSlowSenders:
 class TestHandshakeFlood:
     def test_many_unused_sessions_end_with_the_ping_timeout(self, start: Start) -> None:
         count = scaled(25_000, 2_000)
-        server = start(ping_interval=5, ping_timeout=5, max_sessions=count)
+        intervals = {"ping_interval": scaled(5, 1), "ping_timeout": scaled(5, 3)}
+        server = start(**intervals, max_sessions=count)
         before = server.warm_up()
 
         def shake(number: int) -> str:

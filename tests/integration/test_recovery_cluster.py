@@ -681,12 +681,18 @@ class TestOutage:
         "fault", [Link.black_hole, Link.reset], ids=["no answer", "connection reset"]
     )
     def test_before_the_move(
-        self, pair: list[Node], proxy: Proxy, fault: Fault, caplog: pytest.LogCaptureFixture
+        self,
+        pair: list[Node],
+        proxy: Proxy,
+        fault: Fault,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         one, two = pair
         client = Client(one)
         client.lose()
         proxy.everything(fault)
+        extend_redis_timeouts(monkeypatch, 1.0)
         assert not client.resume(two)
         assert one.runtime.registry.find(client.id) is None
         assert "could not resume" in caplog.text
@@ -704,6 +710,7 @@ class TestOutage:
 
         def fail(*args: Any) -> Any:
             proxy.everything(Link.black_hole)
+            extend_redis_timeouts(monkeypatch, 1.0)
             return proceed(*args)
 
         monkeypatch.setattr(adopted, step, fail)
@@ -1146,6 +1153,7 @@ class TestStop:
         monkeypatch.setattr(RecoverableSocket, "restore", fail)
         again = start()
         assert [socket.session_id for socket in again.runtime.sockets()] == [clients[1].id]
+        monkeypatch.setattr(adopted_sessions, "TIMEOUT", 1.0)  # as no server has the other session
         assert [client.resume(again) for client in clients] == [False, True]
 
     def test_parked_bundle_with_unknown_contents_does_not_prevent_the_start(
@@ -1407,12 +1415,15 @@ class TestStop:
         assert one.find(client) is socket
         other.server.stop()
 
-    def test_redis_is_unreachable(self, start: Callable[..., Node], redis: RedisServer) -> None:
+    def test_redis_is_unreachable(
+        self, start: Callable[..., Node], redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         proxy = Proxy(redis.port)
         one = start(backplane=f"redis://127.0.0.1:{proxy.port}")
         client = Client(one)
         client.lose()
         proxy.everything(Link.black_hole)
+        extend_redis_timeouts(monkeypatch, 1.0)
         one.server.stop()
         assert one.stages[-2:] == ["disconnect", "finish"]
         proxy.close()

@@ -12,8 +12,11 @@ from tests.load_clients import scaled
 
 SOAK = Path(__file__).parents[1] / "soak.py"
 
-#: Four rounds; those of make torture are longer.
-LOAD = ["--seconds", str(scaled(30, 1)), "--round", str(scaled(10, 3))]
+#: Four rounds; those of make torture are longer, and wait longer for lost clients.
+LOAD = [
+    *("--seconds", str(scaled(30, 1)), "--round", str(scaled(10, 3))),
+    *("--timeout", str(scaled(8, 5))),
+]
 
 
 @pytest.mark.torture

@@ -22,6 +22,9 @@ MUCH = b"0123456789abcdef" * 500_000
 #: Seconds without progress.
 WRITE_TIMEOUT = 0.5
 
+#: For tests in which no reader makes progress.
+short_timeout = pytest.mark.parametrize("write_timeout", [0.1])
+
 POLLING = "/engine.io/?EIO=4&transport=polling"
 
 
@@ -84,7 +87,7 @@ class Reader:
     def send(self, request: str) -> None:
         self.sock.sendall(f"{request} HTTP/1.1\r\nHost: a\r\n".encode() + b"\r\n")
 
-    def read(self, size: int, slowly: int = 20) -> bytes:
+    def read(self, size: int, slowly: int = 15) -> bytes:
         """Read `size` bytes, the first `slowly` blocks at ten per write timeout."""
         received = bytearray()
         while len(received) < size:
@@ -98,6 +101,11 @@ class Reader:
         return bytes(received)
 
 
+@pytest.fixture
+def write_timeout() -> float:
+    return WRITE_TIMEOUT
+
+
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
 def serve(
     request: pytest.FixtureRequest,
@@ -105,6 +113,7 @@ def serve(
     certificate: Path,
     tmp_path: Path,
     journal: Journal,
+    write_timeout: float,
 ) -> tuple[Running, Callable[[], Reader]]:
     pywsgi = {"certfile": str(certificate)} if request.param else {}
     pages = Pages(tmp_path / "much", journal)
@@ -116,7 +125,7 @@ def serve(
             return []
         return pages(environ, start_response)
 
-    server = run(None, application, write_timeout=WRITE_TIMEOUT, pywsgi=pywsgi)
+    server = run(None, application, write_timeout=write_timeout, pywsgi=pywsgi)
     return server, lambda: Reader(server.port, request.param)
 
 
@@ -135,6 +144,7 @@ class TestPages:
         assert head.startswith(b"HTTP/1.1 200 OK")
         assert body == MUCH
 
+    @short_timeout
     @pytest.mark.parametrize("kind", ["block", "pieces", "write", "file"])
     def test_reader_that_stops_is_closed(self, kind: str, serve: Serve, journal: Journal) -> None:
         _, connect = serve
@@ -144,13 +154,16 @@ class TestPages:
         journal.wait_for("closed")
         assert len(reader.read(len(MUCH), slowly=0)) < len(MUCH)
 
-    def test_reader_of_single_bytes_is_closed(self, serve: Serve, journal: Journal) -> None:
+    @short_timeout
+    def test_reader_of_single_bytes_is_closed(
+        self, serve: Serve, journal: Journal, write_timeout: float
+    ) -> None:
         _, connect = serve
         reader = connect()
         reader.send("GET /pieces")
         while "closed" not in journal:
             reader.sock.recv(1)
-            gevent.sleep(WRITE_TIMEOUT / 2)
+            gevent.sleep(write_timeout / 2)
 
 
 class TestSessions:
@@ -171,6 +184,7 @@ class TestSessions:
         assert head.startswith(b"HTTP/1.1 200 OK")
         assert body.decode() == "4" + message
 
+    @short_timeout
     def test_poll_of_a_reader_that_stops_closes_its_session(self, serve: Serve) -> None:
         server, connect = serve
         reader, sid = self.handshake(connect)
@@ -187,6 +201,7 @@ class TestSessions:
         assert server.receiver.endings == []
         assert received.endswith(message[-16:].encode()) or reader.read(11)
 
+    @short_timeout
     def test_websocket_of_a_reader_that_stops_is_closed(self, serve: Serve) -> None:
         server, connect = serve
         self.upgrade(connect)
