@@ -115,12 +115,16 @@ class Dispatcher:
     def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
         socket: Socket = connection.data
         reserved = _RESERVED.get(name)
-        if reserved is not None and name in self._changes:
-            # The context is for receivers. A change that does not wait for Redis runs those that
-            # are connected now.
-            if self._registry.backplane is None and self._signals.runs_nothing(self._changes[name]):
-                self._change_unobserved(socket, connection, name, args, ack)
-                return
+        # The context is for receivers. A change that does not wait for Redis runs those that are
+        # connected now.
+        if (
+            reserved is not None
+            and name in self._changes
+            and self._registry.backplane is None
+            and self._signals.runs_nothing(self._changes[name])
+        ):
+            self._change_unobserved(socket, connection, name, args, ack)
+            return
         self.enter_context(socket)
         try:
             if reserved is not None:
