@@ -115,16 +115,15 @@ class Dispatcher:
     def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
         socket: Socket = connection.data
         reserved = _RESERVED.get(name)
-        change = self._changes.get(name)
         # The context is for receivers. A change that does not wait for Redis runs those that are
         # connected now.
         if (
-            change is not None
-            and reserved is not None
+            reserved is not None
+            and name in self._changes
             and self._registry.backplane is None
-            and self._signals.runs_nothing(change)
+            and self._signals.runs_nothing(self._changes[name])
         ):
-            reserved(self, socket, connection, args, ack)
+            self._change_unobserved(socket, connection, name, args, ack)
             return
         self.enter_context(socket)
         try:
@@ -336,6 +335,24 @@ class Dispatcher:
         except ChannelError as error:  # an error of the client
             fail({"error": str(error)})
             self._report(socket, error)
+
+    def _change_unobserved(
+        self, socket: Socket, connection: Connection, name: str, args: list[Any], ack: int | None
+    ) -> None:
+        """Change a subscription as `_change` does, while no receiver would run."""
+        channel = args[0] if len(args) == 1 else None
+        try:
+            if name == "__subscribe__":
+                socket.join_unobserved(channel)
+            else:
+                socket.leave_unobserved(channel)
+        except ChannelError as error:  # an error of the client
+            if ack is not None:
+                connection.acknowledge(ack, ({"ok": False, "error": str(error)},))
+            self._report(socket, error)
+            return
+        if ack is not None:
+            connection.acknowledge(ack, CONFIRMATION)
 
     def _channel(
         self, socket: Socket, connection: AckSender, args: list[Any], ack: int | None

@@ -57,6 +57,10 @@ def _do_nothing() -> None:
     pass
 
 
+def _may_join() -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class SessionRef:
     """Reference to a socket, not to its Engine.IO session; the name is that of 2012."""
@@ -476,6 +480,22 @@ class Socket:
             self.receiver_cache = None
             self._send_signal(self._signals.unsubscribe, {"channel": channel, "reason": None})
         return changed
+
+    def join_unobserved(self, channel: Any) -> None:
+        """Subscribe, while no receiver would run and no backplane is connected."""
+        name = self._check_name(channel)
+        held = self._namespace.channels.channels_of(self)
+        if name in held or not self._is_open:
+            return
+        self._check_channel_limit(len(held))
+        self._namespace.join(self, name, _may_join)
+        self.receiver_cache = None
+
+    def leave_unobserved(self, channel: Any) -> None:
+        """Unsubscribe, while no receiver would run."""
+        name = self._check_name(channel)
+        if self._is_open and self._namespace.leave(self, name):
+            self.receiver_cache = None
 
     # -- for requests of servers
 

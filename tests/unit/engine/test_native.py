@@ -7,6 +7,7 @@ import contextlib
 import errno
 import gc
 import importlib
+import itertools
 import logging
 import re
 import tracemalloc
@@ -500,6 +501,16 @@ def state(core: Any, try_send: Any = len, **fields: Any) -> Any:
     return outbox
 
 
+def flush_to_closed_socket(data: bytes) -> Any:
+    ours, theirs = pair()
+    send = _native.open_sender(ours)
+    _native.close_sender(send)
+    ours.close()
+    theirs.close()
+    messages = [_native.Frames(data), _native.Frames(data)]
+    return _native.flush_all([state(_native, send, pending=messages)])
+
+
 class TestSendToAll:
     def test_only_idle_outboxes_are_sent_to(self, core: Any) -> None:
         sockets = [pair() for _ in range(7)]
@@ -628,6 +639,73 @@ class TestSendToAll:
             _native.send_to_all([text], b"x", None)
 
 
+class TestFlushAll:
+    def test_messages_of_each_outbox_are_sent_together(self, core: Any) -> None:
+        sockets = [pair() for _ in range(3)]
+        messages = [core.Frames(b"4a"), core.Frames(b"4b", [b"c"])]
+        outboxes = [
+            state(core, core.open_sender(ours), pending=pending, pending_size=9, pending_count=3)
+            for (ours, _), pending in zip(sockets, (messages, messages[:1], ()), strict=True)
+        ]
+        assert list(core.flush_all(outboxes)) == []
+        first, second = (message.frames for message in messages)
+        assert [sockets[index][1].recv(99) for index in (0, 1)] == [first + second, first]
+        with pytest.raises(BlockingIOError):
+            sockets[2][1].recv(99)
+        for outbox in outboxes[:2]:
+            assert (outbox.pending, outbox.pending_size, outbox.pending_count) == ((), 0, 0)
+        for sock in itertools.chain.from_iterable(sockets):
+            sock.close()
+
+    def test_unaccepted_frames_are_returned(self, core: Any) -> None:
+        (good, peer), (full, slow), (lost, gone), (closed, other) = (pair() for _ in range(4))
+        gone.close()
+        fill(full)
+        large, small = core.Frames(b"x" * (1 << 22)), core.Frames(b"4")
+        senders = [core.open_sender(sock) for sock in (good, full, lost, closed)]
+        core.close_sender(senders[3])
+        closed.close()
+        outboxes = [
+            state(core, sender, pending=[message])
+            for sender, message in zip(senders, (large, small, small, small), strict=True)
+        ]
+        (first, rest), *others = core.flush_all(outboxes)
+        assert first is outboxes[0]
+        assert large.frames.endswith(rest)
+        assert 0 < len(rest) < large.size
+        assert others == [(outbox, small.frames) for outbox in outboxes[1:]]
+        assert [outbox.pending for outbox in outboxes] == [()] * 4
+        for sock in (good, peer, full, slow, lost, other):
+            sock.close()
+
+    def test_transports_that_cannot_send_directly_are_left(self, core: Any) -> None:
+        ours, theirs = pair()
+        message = core.Frames(b"4")
+        outboxes = [
+            state(core, None, pending=[message]),
+            state(core, core.open_sender(ours), pending=[message], unsent=1),
+        ]
+        assert list(core.flush_all(outboxes)) == [(outbox, None) for outbox in outboxes]
+        assert [outbox.pending for outbox in outboxes] == [[message]] * 2
+        ours.close()
+        theirs.close()
+
+    @needs_native
+    def test_native_core_leaves_outboxes_that_it_cannot_send(self) -> None:
+        ours, theirs = pair()
+        send = _native.open_sender(ours)
+        bare = _native.OutboxState()
+        broken = state(_native, send, pending=["text"])
+        outboxes = [bare, broken, state(_native, send, pending=[]), state(_native, len)]
+        assert list(_native.flush_all(outboxes)) == [(outbox, None) for outbox in outboxes]
+        assert broken.pending == ["text"]
+        for wrong in ((), [1]):
+            with pytest.raises(TypeError):
+                _native.flush_all(wrong)
+        ours.close()
+        theirs.close()
+
+
 def fill_ring(count: int) -> None:
     """Fill a ring, read it, and cause errors."""
     ring = _native.MessageRing(b"e", 1.0, count // 2, 10**6, float, None)
@@ -662,6 +740,8 @@ class TestMemory:
             lambda: fill_ring(200),
             lambda: send_on_closed_socket(b"x" * 1000),
             lambda: _native.open_sender("x"),
+            lambda: flush_to_closed_socket(b"x" * 1000),
+            lambda: _native.flush_all([state(_native), 1]),
             lambda: _native.send_to_all([state(_native), state(_native, None)], b"x" * 9, None),
             lambda: _native.send_to_all([state(_native, None), 1], b"x", None),
             lambda: _native.send_to_all([state(_native, lambda data: 1 / 0)], b"x", None),

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Journal
+from webpy_socketio.engine.io.native import OutboxState
 from webpy_socketio.engine.io.outbox import MAX_PENDING_BROADCASTS, Flusher, Outbox
 from webpy_socketio.engine.io.packets import Message
 
@@ -52,11 +53,12 @@ class Client:
         self.journal.append("overflow")
 
 
-class Flush:
+class Flush(OutboxState):
     """Replaces an outbox in the flusher."""
 
     def __init__(self, flush: Callable[[], object]) -> None:
         self.flush = flush
+        self.try_send = None
 
 
 class TestFlusher:

@@ -513,6 +513,8 @@ typedef struct {
     PyObject *pending;
     PyObject *unsent;
     PyObject *closed;
+    PyObject *pending_size;
+    PyObject *pending_count;
 } OutboxState;
 
 static ssize_t send_bytes(int fd, const char *data, Py_ssize_t size)
@@ -624,6 +626,8 @@ static int outbox_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->pending);
     Py_VISIT(self->unsent);
     Py_VISIT(self->closed);
+    Py_VISIT(self->pending_size);
+    Py_VISIT(self->pending_count);
     return 0;
 }
 
@@ -634,6 +638,8 @@ static int outbox_clear(PyObject *object)
     Py_CLEAR(self->pending);
     Py_CLEAR(self->unsent);
     Py_CLEAR(self->closed);
+    Py_CLEAR(self->pending_size);
+    Py_CLEAR(self->pending_count);
     return 0;
 }
 
@@ -647,6 +653,8 @@ static PyMemberDef outbox_members[] = {
     {"pending", T_OBJECT_EX, offsetof(OutboxState, pending), 0, NULL},
     {"unsent", T_OBJECT_EX, offsetof(OutboxState, unsent), 0, NULL},
     {"closed", T_OBJECT_EX, offsetof(OutboxState, closed), 0, NULL},
+    {"pending_size", T_OBJECT_EX, offsetof(OutboxState, pending_size), 0, NULL},
+    {"pending_count", T_OBJECT_EX, offsetof(OutboxState, pending_count), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -776,6 +784,111 @@ static PyObject *send_to_all(PyObject *module, PyObject *const *args, Py_ssize_t
     return incomplete != NULL ? incomplete : PyTuple_New(0);
 failed:
     Py_XDECREF(incomplete);
+    return NULL;
+}
+
+/* Return the frames of a list of messages as one bytes object. */
+static PyObject *join_messages(State *state, PyObject *messages)
+{
+    Py_ssize_t count = PyList_Size(messages), sum = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Frames *message = (Frames *)PyList_GetItem(messages, i);
+        if (!PyObject_TypeCheck((PyObject *)message, state->frames_type) ||
+            message->frames == NULL || !PyBytes_Check(message->frames)) {
+            PyErr_SetString(PyExc_TypeError, "a queued message has no frames");
+            return NULL;
+        }
+        Py_ssize_t size = PyBytes_Size(message->frames);
+        if (size > PY_SSIZE_T_MAX - sum)
+            return PyErr_NoMemory();
+        sum += size;
+        if (count == 1)
+            return Py_NewRef(message->frames);
+    }
+    PyObject *frames = PyBytes_FromStringAndSize(NULL, sum);
+    if (frames == NULL)
+        return NULL;
+    char *to = PyBytes_AsString(frames);
+    for (Py_ssize_t i = 0; i < count; i++) { /* nothing has run since the first loop */
+        PyObject *part = ((Frames *)PyList_GetItem(messages, i))->frames;
+        memcpy(to, PyBytes_AsString(part), (size_t)PyBytes_Size(part));
+        to += PyBytes_Size(part);
+    }
+    return frames;
+}
+
+static void replace(PyObject **place, PyObject *value)
+{
+    PyObject *old = *place;
+    *place = Py_NewRef(value);
+    Py_XDECREF(old);
+}
+
+/* Send the messages of an outbox; return what the kernel has not accepted, None if the caller must
+ * flush the outbox, or NULL: with an exception, or without one if all is sent. */
+static PyObject *flush_outbox(State *state, OutboxState *outbox)
+{
+    PyObject *try_send = outbox->try_send, *pending = outbox->pending;
+    if (try_send == NULL || Py_TYPE(try_send) != state->sender_type ||
+        outbox->unsent != state->zero || pending == NULL)
+        return Py_NewRef(Py_None);
+    if (pending == state->empty)
+        return NULL;
+    if (!PyList_Check(pending) || PyList_Size(pending) == 0)
+        return Py_NewRef(Py_None);
+    PyObject *frames = join_messages(state, pending);
+    if (frames == NULL) { /* the caller reports it; other outboxes are not affected */
+        PyErr_Clear();
+        return Py_NewRef(Py_None);
+    }
+    int fd = ((Sender *)try_send)->fd;
+    replace(&outbox->pending_size, state->zero);
+    replace(&outbox->pending_count, state->zero);
+    replace(&outbox->pending, state->empty); /* last: frees the messages */
+    const char *bytes = PyBytes_AsString(frames);
+    Py_ssize_t size = PyBytes_Size(frames);
+    ssize_t sent = fd < 0 ? 0 : send_bytes(fd, bytes, size);
+    if (sent < 0) /* the transport detects a lost connection */
+        sent = 0;
+    PyObject *rest = sent == size ? NULL : PyBytes_FromStringAndSize(bytes + sent, size - sent);
+    Py_DECREF(frames);
+    return rest;
+}
+
+PyDoc_STRVAR(flush_all_doc,
+             "flush_all(outboxes, /)\n--\n\n"
+             "Send the messages of a list of outboxes; return those that are left to the caller.");
+
+static PyObject *flush_all(PyObject *module, PyObject *outboxes)
+{
+    State *state = state_of(module);
+    PyObject *left = PyList_New(0);
+    if (left == NULL)
+        return NULL;
+    if (!PyList_Check(outboxes)) {
+        PyErr_SetString(PyExc_TypeError, "flush_all() takes a list");
+        goto failed;
+    }
+    for (Py_ssize_t i = 0; i < PyList_Size(outboxes); i++) {
+        PyObject *item = PyList_GetItem(outboxes, i);
+        if (!PyObject_TypeCheck(item, state->outbox_type)) {
+            PyErr_SetString(PyExc_TypeError, "not an outbox");
+            goto failed;
+        }
+        Py_INCREF(item);
+        PyObject *rest = flush_outbox(state, (OutboxState *)item);
+        PyObject *pair = rest == NULL ? NULL : Py_BuildValue("(ON)", item, rest);
+        Py_DECREF(item);
+        if (pair == NULL && PyErr_Occurred())
+            goto failed;
+        int error = pair == NULL ? 0 : PyList_Append(left, pair);
+        Py_XDECREF(pair);
+        if (error < 0)
+            goto failed;
+    }
+    return left;
+failed:
+    Py_DECREF(left);
     return NULL;
 }
 
@@ -1122,6 +1235,7 @@ static PyMethodDef functions[] = {
     {"add_offset", (PyCFunction)(void (*)(void))add_offset, METH_FASTCALL, add_offset_doc},
     {"close_sender", close_sender, METH_O, close_sender_doc},
     {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL, encode_doc},
+    {"flush_all", flush_all, METH_O, flush_all_doc},
     {"read_events", (PyCFunction)(void (*)(void))read_events, METH_FASTCALL, read_events_doc},
     {"send_to_all", (PyCFunction)(void (*)(void))send_to_all, METH_FASTCALL, send_to_all_doc},
     {NULL, NULL, 0, NULL},

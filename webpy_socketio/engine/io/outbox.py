@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from webpy_socketio.engine.io.native import OutboxState, send_to_all
+from webpy_socketio.engine.io.native import OutboxState, flush_all, send_to_all
 from webpy_socketio.engine.io.packets import Message
 
 __all__ = ["Flusher", "Outbox", "Writer"]
@@ -133,11 +133,14 @@ class Flusher:
         if self.pending_broadcasts:
             self._send_broadcasts()
         dirty, self.dirty = self.dirty, []
-        for outbox in dirty:
+        for outbox, rest in flush_all(dirty):
             if self.following:  # a callback of this loop has sent messages after a broadcast
                 self.distribute()
             try:
-                outbox.flush()
+                if rest is None:
+                    outbox.flush()
+                else:
+                    outbox.put_back(rest)
             except Exception:  # an error of one connection must not affect the others
                 logger.exception("failed to flush an outbox")
 
@@ -213,9 +216,7 @@ class Outbox(OutboxState):
     """
 
     __slots__ = (
-        "_count",
         "_max_packets",
-        "_size",
         "_transport",
         "flusher",
         "max_bytes",
@@ -245,8 +246,8 @@ class Outbox(OutboxState):
         #: Bytes taken from the outbox and not sent yet, as last reported by the transport.
         self.unsent = 0
         self.pending = _NO_MESSAGES
-        self._size = 0
-        self._count = 0
+        self.pending_size = 0
+        self.pending_count = 0
         #: Whether further messages are ignored.
         self.closed = False
 
@@ -257,7 +258,7 @@ class Outbox(OutboxState):
     @property
     def size(self) -> int:
         """Bytes that the kernel has not accepted yet, without those of pending broadcasts."""
-        return self._size + self.unsent
+        return self.pending_size + self.unsent
 
     @property
     def is_congested(self) -> bool:
@@ -267,7 +268,7 @@ class Outbox(OutboxState):
     def has_room(self, messages: Sequence[Message]) -> bool:
         """Return whether messages, and a short packet, can be appended within the limits."""
         size = self.size + sum(message.size for message in messages) + 1024
-        count = self._count + sum(message.count for message in messages) + 1
+        count = self.pending_count + sum(message.count for message in messages) + 1
         return size <= self.max_bytes and count <= self._max_packets
 
     def push(self, message: Message) -> None:
@@ -287,8 +288,8 @@ class Outbox(OutboxState):
             dirty.append(self)
         if flusher.pending_broadcasts:
             flusher.following.append((len(flusher.pending_broadcasts), self, message))
-        self._size = size = self._size + message.size
-        self._count = count = self._count + message.count
+        self.pending_size = size = self.pending_size + message.size
+        self.pending_count = count = self.pending_count + message.count
         if size + self.unsent > self.max_bytes or count > self._max_packets:
             self._check_limits()
 
@@ -302,7 +303,7 @@ class Outbox(OutboxState):
         pending = self.pending
         if pending:
             self.pending = _NO_MESSAGES
-            self._size = self._count = 0
+            self.pending_size = self.pending_count = 0
             frames = (
                 pending[0].frames
                 if len(pending) == 1
@@ -328,15 +329,15 @@ class Outbox(OutboxState):
         """Remove the last queued message; for the flusher only."""
         assert self.pending
         message = self.pending.pop()
-        self._size -= message.size
-        self._count -= message.count
+        self.pending_size -= message.size
+        self.pending_count -= message.count
 
     def take(self) -> list[Message]:
         """Remove and return all queued messages, with the pending broadcasts."""
         self.flusher.distribute()
         pending = self.pending
         self.pending = _NO_MESSAGES
-        self._size = self._count = 0
+        self.pending_size = self.pending_count = 0
         return pending or []
 
     def use(self, transport: Writer) -> None:
@@ -352,7 +353,7 @@ class Outbox(OutboxState):
         # Pending broadcasts stay whole: the flusher skips closed outboxes.
         self.closed = True
         self.pending = _NO_MESSAGES
-        self._size = self._count = 0
+        self.pending_size = self.pending_count = 0
 
     def seal(self) -> None:
         """Ignore further messages; queued ones and pending broadcasts are still flushed."""
@@ -363,6 +364,6 @@ class Outbox(OutboxState):
     def _check_limits(self) -> None:
         if self._transport is not None:
             self.unsent = self._transport.unsent()  # some may have been sent since
-        if self.size > self.max_bytes or self._count > self._max_packets:
+        if self.size > self.max_bytes or self.pending_count > self._max_packets:
             self.close()
             self.flusher.call_after_flush(self.overflow)

@@ -17,6 +17,7 @@ __all__ = [
     "add_offset",
     "close_sender",
     "encode",
+    "flush_all",
     "open_sender",
     "read_events",
     "send_to_all",
@@ -220,7 +221,7 @@ class MessageRing:
 class OutboxState:
     """The state of an outbox that decides whether frames may be sent directly."""
 
-    __slots__ = ("closed", "pending", "try_send", "unsent")
+    __slots__ = ("closed", "pending", "pending_count", "pending_size", "try_send", "unsent")
 
     #: Passes frames to the kernel and returns the number of accepted bytes; None if unsupported.
     try_send: Callable[[bytes], int] | None
@@ -230,6 +231,10 @@ class OutboxState:
     unsent: int
     #: Whether further messages are ignored.
     closed: bool
+    #: Bytes of the queued messages.
+    pending_size: int
+    #: Packets of the queued messages.
+    pending_count: int
 
 
 def open_sender(sock: Any) -> Callable[[bytes], int]:
@@ -274,3 +279,32 @@ def send_to_all(
         if sent < size:
             incomplete.append((outbox, sent))
     return incomplete
+
+
+def flush_all(outboxes: list[Any]) -> list[tuple[Any, bytes | None]]:
+    """Send the queued messages of outboxes, each with one call of its `try_send`.
+
+    Returns:
+        The outboxes that are left to the caller, in their order. Each with the frames that were not
+        accepted, or with None if nothing was tried: the transport does not support it, or has
+        unsent data. Errors count as 0 bytes: the transport detects a lost connection.
+    """
+    left: list[tuple[Any, bytes | None]] = []
+    for outbox in outboxes:
+        try_send = outbox.try_send
+        if try_send is None or outbox.unsent:
+            left.append((outbox, None))
+            continue
+        pending = outbox.pending
+        if not pending:
+            continue
+        outbox.pending = ()
+        outbox.pending_size = outbox.pending_count = 0
+        frames = b"".join([message.frames for message in pending])
+        try:
+            rest = frames[try_send(frames) :]
+        except OSError:
+            rest = frames
+        if rest:
+            left.append((outbox, rest))
+    return left

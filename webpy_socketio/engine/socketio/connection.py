@@ -226,7 +226,11 @@ class Connection:
 
     def acknowledge(self, number: int, args: Sequence[Any]) -> None:
         """Send the acknowledgement with id `number`. Raises `EncodeError`."""
-        self.send(self.encode_acknowledgement(number, args))
+        message = self.encode_acknowledgement(number, args)
+        if self._state is CONNECTED:
+            self.session.outbox.push(message)
+        else:
+            self.check_begun()
 
     def send_acknowledgement(self, number: int, message: Message) -> None:
         """Send the encoded acknowledgement with id `number`; see `AckSender`."""
@@ -371,7 +375,7 @@ class Connection:
     def receive_event(self, data: list[Any], ack: int | None, size: int) -> None:
         if self._state is CONNECTING:
             raise ProtocolError("event received before the connection was accepted")
-        self.inbox.put(self._handle_event, data[0], data[1:], ack, size=size)
+        self.inbox.append((self._handle_event, (data[0], data[1:], ack), size))
 
     def _handle_event(self, name: str, args: list[Any], ack: int | None) -> None:
         if not self.kicked:

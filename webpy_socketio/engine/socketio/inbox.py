@@ -78,7 +78,12 @@ class Inbox:
 
     def put(self, function: Callable[..., None], *args: Any, size: int = 0) -> None:
         """Queue a call of `function`; `size` is the size of its arguments in bytes."""
-        self._jobs.append((function, args, size))
+        self.append((function, args, size))
+
+    def append(self, job: Job) -> None:
+        """Queue a function with its arguments and their size in bytes, as `put` does."""
+        size = job[2]
+        self._jobs.append(job)
         self._size += size
         if self._greenlet is None:
             self._greenlet = _SCHEDULED
