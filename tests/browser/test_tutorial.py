@@ -52,8 +52,8 @@ class TutorialRun:
         """Follow the tutorial up to and including a step."""
         while title not in self.done:
             step = next(step for step in STEPS if step not in self.done)
-            self.done.append(step)
             self.follow(STEPS[step])
+            self.done.append(step)  # only now: a test that is repeated repeats its step
 
     def follow(self, step: Page) -> None:
         """Write the files of a step, and run its commands."""
@@ -105,11 +105,16 @@ class TutorialRun:
 
 
 def _dependencies(folder: Path) -> Path:
-    """Return a folder of links to all installed packages but webpy_socketio."""
+    """Return a folder of links to all installed packages that the tutorial needs.
+
+    Without webpy_socketio, which it installs, and without pytest-rerunfailures: that starts a
+    thread, after which a test module cannot patch the standard library.
+    """
     dependencies = folder / "dependencies"
     dependencies.mkdir()
+    excluded = ("webpy_socketio", "pytest_rerunfailures")
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if "webpy_socketio" not in entry.name and entry.suffix != ".pth":
+        if entry.suffix != ".pth" and not any(name in entry.name for name in excluded):
             (dependencies / entry.name).symlink_to(entry)
     return dependencies
 
