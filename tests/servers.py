@@ -27,6 +27,9 @@ TIMEOUT = 30
 #: Ports of `free_port`: below those that the system assigns, which begin at 32,768 on Linux.
 _PORTS = range(20_000, 32_000)
 
+#: The file with the last port; not in a temporary folder that a test sets.
+_LAST_PORT = Path(tempfile.gettempdir()) / f"last-free-port-{os.getuid()}"
+
 _BEGINNING = """\
 from gevent import monkey; monkey.patch_all()
 import os, sys
@@ -83,7 +86,7 @@ def free_port() -> int:
     The system does not assign these ports to other sockets. They stay free until a program listens
     on them, and while it restarts. The last one is in a file that all processes share.
     """
-    with (Path(tempfile.gettempdir()) / f"last-free-port-{os.getuid()}").open("a+") as file:
+    with _LAST_PORT.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         port = int(file.read() or 0)

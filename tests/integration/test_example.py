@@ -482,6 +482,7 @@ def test_rooms_and_sessions_survive_restart(tmp_path):
         chat.stop()
 
 
+@pytest.mark.time_limit(60)  # Redis and three interpreters start
 def test_cluster_demo_shares_rooms_and_sessions(tmp_path):
     """`make cluster-demo`: both workers share rooms, pages and sessions, and stop together."""
     if not (shutil.which("redis-server") or shutil.which("valkey-server")):
