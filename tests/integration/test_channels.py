@@ -258,6 +258,37 @@ class TestSubscribe:
         assert client.call("__unsubscribe__", "room") == OK
         assert client.call("__unsubscribe__", "room") == OK
 
+    @pytest.mark.parametrize("is_observed", [False, True])
+    def test_effects_do_not_depend_on_receivers(
+        self, is_observed: bool, serve: Callable[..., Site], journal: Journal
+    ) -> None:
+        if is_observed:
+            for stage in (signals.subscribe, signals.unsubscribe):
+                stage.connect(lambda sender, **extra: None)
+        signals.error.connect(lambda sender, exception, **extra: journal.append(str(exception)))
+        on_message(channel="^b")(lambda request, socket, context, message: socket.channels)
+        client = serve(max_channels=2).connect()
+        answers = [
+            client.call(f"__{event}__", *names)[0]
+            for event, *names in [
+                *(("subscribe", "a"), ("subscribe", "a"), ("subscribe", "b")),
+                *(("subscribe", "c"), ("subscribe", 1), ("subscribe", "a", "b"), ("subscribe",)),
+                *(("unsubscribe", "a"), ("unsubscribe", "a"), ("unsubscribe", "")),
+                ("subscribe", "c"),
+            ]
+        ]
+        errors = [answer.get("error") for answer in answers]
+        assert [answer["ok"] for answer in answers] == [error is None for error in errors]
+        assert [error is None for error in errors] == [
+            *(True, True, True, False, False, False, False, True, True, False, True)
+        ]
+        assert [error for error in errors if error] == list(journal)
+        assert client.call("message", "") == ["b", "c"]
+        client.call("__unsubscribe__", "b")
+        client.send("")  # no handler matches any more
+        assert client.call("__subscribe__", "b") == OK
+        assert client.call("message", "") == ["c", "b"]
+
     def test_subscribe_is_acknowledged_before_messages_of_the_channel(self, site: Site) -> None:
         @on_subscribe
         def welcome(request: Any, socket: Any, context: Any, channel: str) -> None:

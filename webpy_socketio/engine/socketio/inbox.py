@@ -122,8 +122,10 @@ class Inbox:
                 function(*args)
             except BaseException:  # GreenletExit and timeouts too: the next job must run
                 logger.exception("a queued job of a connection raised an exception")
+            if not jobs:  # the pool resets the context variables
+                continue
             worker.gr_context = None  # each job has its own context variables
-            if jobs and getrefcount(worker) != references:
+            if getrefcount(worker) != references:
                 # The job may have left a gevent.Timeout running, which would be raised in the next
                 # job. Another greenlet therefore continues. Whatever resumed this greenlet also
                 # holds a reference, so that a job that blocked usually takes this branch.
