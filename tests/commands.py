@@ -10,10 +10,14 @@ from typing import NamedTuple
 
 from . import preloaded
 
-__all__ = ["APP", "Done", "command", "run", "run_python"]
+__all__ = ["APP", "PYTEST", "Done", "command", "run", "run_python"]
 
 #: Seconds after which a command fails its test.
 TIMEOUT = 60
+
+#: Arguments of an interpreter that run the tests of a user. pytest-rerunfailures starts a thread,
+#: after which a test module cannot patch the standard library any more.
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:rerunfailures")
 
 #: A small correct application.
 APP = """\

@@ -1,4 +1,4 @@
-"""Decorated functions as receivers, and the decorators of one runtime."""
+"""Handlers: decorated functions with their filters, and the decorators of one runtime."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ import web
 
 import webpy_socketio
 from tests import raw
+from tests.commands import PYTEST
 from tests.conftest import Site
 from tests.nginx import running_nginx
 from tests.redis_server import RedisServer
@@ -100,7 +101,7 @@ class TestEveryPage:
         expected = sum(text.count("\ndef test_") for text in GUIDES[name].files().values())
         expected += sum(text.startswith("def test_") for text in GUIDES[name].files().values())
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            [sys.executable, "-W", "error", *PYTEST],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,

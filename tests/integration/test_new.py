@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands import Done, run
+from tests.commands import PYTEST, Done, run
 from tests.conftest import Journal
 from tests.python_clients import python_client
 from tests.servers import free_port
@@ -62,7 +62,7 @@ class TestStarter:
             assert "{{" not in (folder / name).read_text()
 
     def test_tests_of_the_starter_pass(self, made: tuple[Path, Done]) -> None:
-        done = python(made[0], "-m", "pytest", "-q", "-p", "no:cacheprovider")
+        done = python(made[0], *PYTEST)
         assert "4 passed" in done.stdout, done.stdout + done.stderr
 
     def test_doctor_has_no_findings(self, made: tuple[Path, Done]) -> None:

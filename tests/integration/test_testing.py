@@ -18,6 +18,7 @@ import pytest
 import web
 from blinker import Signal
 
+from tests.commands import PYTEST
 from tests.conftest import Journal, Site
 from webpy_socketio import (
     CallTimeout,
@@ -1188,7 +1189,7 @@ class TestFrameworks:
         (tmp_path / "test_shout.py").write_text(
             SAMPLE + "\ndef test_a_fixture(server):\n    assert server.connect().connected\n"
         )
-        done = self.run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+        done = self.run(tmp_path, *PYTEST)
         assert "3 passed, 1 xfailed" in done.stdout, done.stdout + done.stderr
 
     def test_libuv_is_rejected(self, tmp_path: Path) -> None:
@@ -1198,7 +1199,7 @@ class TestFrameworks:
 
     def test_late_patching_is_rejected(self, tmp_path: Path) -> None:
         (tmp_path / "test_shout.py").write_text(SAMPLE.partition("\n")[2])
-        done = self.run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+        done = self.run(tmp_path, *PYTEST)
         assert PatchingError.__name__ in done.stdout
         assert "conftest.py" in done.stdout
         assert "__init__.py" in done.stdout

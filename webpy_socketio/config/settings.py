@@ -1,4 +1,4 @@
-"""All SOCKETIO_* settings: each field states name, type, default, description and validator."""
+"""All SOCKETIO_* settings, those of the engine by inheritance: type, default, and validator."""
 
 from __future__ import annotations
 

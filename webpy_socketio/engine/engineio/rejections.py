@@ -1,4 +1,4 @@
-"""Log messages for requests that are rejected because of their ``Origin`` or ``Host``.
+"""Texts of log messages for requests that are rejected because of their ``Origin`` or ``Host``.
 
 Each names the compared values, the headers they come from, and the setting that allows the request.
 """
