@@ -100,7 +100,11 @@ class TestEveryPage:
         expected = sum(text.count("\ndef test_") for text in GUIDES[name].files().values())
         expected += sum(text.startswith("def test_") for text in GUIDES[name].files().values())
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            # A test file cannot patch once pytest-rerunfailures is loaded; conftest.py can.
+            [
+                *(sys.executable, "-W", "error", "-m", "pytest", "-q"),
+                *("-p", "no:cacheprovider", "-p", "no:rerunfailures"),
+            ],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
