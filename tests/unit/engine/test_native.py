@@ -16,7 +16,7 @@ from typing import Any
 
 import gevent
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
@@ -223,8 +223,12 @@ class TestAddOffset:
         st.binary(max_size=70_000),
         st.lists(st.binary(max_size=300), max_size=2),
         st.binary(max_size=300),
-        st.integers(0, 2**63 - 1),
+        st.integers(-(2**63), 2**63 - 1),
     )
+    @example(b"", [], b"e", -(2**63))
+    @example(b"", [], b"e", 0)
+    @example(b"", [], b"e", 10)
+    @example(b"", [], b"e", 2**63 - 1)
     @settings(max_examples=60, deadline=None, database=None)
     @needs_native
     def test_both_return_the_same_message(
