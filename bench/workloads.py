@@ -285,6 +285,15 @@ _WORKLOADS.append(
                     ("to_emit", "socket.to().emit()"),
                 )
             ),
+            *(
+                Row(
+                    f"the second to the first, room of {size}",
+                    f"to_emit_ratio_{size}",
+                    "times",
+                    limit=1.05,
+                )
+                for size in (10, 100, 500)
+            ),
         ),
         ("ours",),
         rounds=3,

@@ -16,8 +16,8 @@ from webpy_socketio.backplane.requests import Request
 from webpy_socketio.config.settings import Settings
 from webpy_socketio.config.sources import SettingsSources
 from webpy_socketio.engine.io.packets import Message
-from webpy_socketio.engine.socketio.parser import get_parser
-from webpy_socketio.exceptions import BackplaneError, ConfigurationError
+from webpy_socketio.engine.socketio.parser import Parser, get_parser
+from webpy_socketio.exceptions import BackplaneError, ConfigurationError, NoSocket
 from webpy_socketio.recovery import OFFSET_BYTES, disable, enable, settings_of_recovery
 from webpy_socketio.registry import ForkedRegistry, Limits, SocketRegistry, topics_of
 from webpy_socketio.server_requests import ServerRequests, check_can_wait
@@ -50,8 +50,8 @@ class Cluster:
         self._address: Address = (None, "")
         #: Settings of recovery of the running servers.
         self._recovery: object = None
-        #: In a process without servers: backplane address, limits and sender.
-        self._standalone_sender: tuple[Address, Limits, Any] | None = None
+        #: In a process without servers.
+        self._standalone_sender: StandaloneSender | None = None
         #: In a process forked from a server: the parent's backplane address.
         self._inherited: Address = (None, "")
 
@@ -160,48 +160,20 @@ class Cluster:
         address = self._configured_address()
         if address[0] is None:
             return self.registry.limits
-        return self._standalone(address)[1]
+        return self._standalone(address).limits
 
-    def send(
-        self,
-        message: Message,
-        namespace: str,
-        channels: Collection[str] | None,
-        local: bool,
-        excluded: RecipientFilter,
-    ) -> None:
-        """Send an encoded message to sockets of a namespace, in all processes unless `local`.
+    def sender(self) -> SocketRegistry[Any] | StandaloneSender:
+        """Return the sender of messages: the registry of the servers, or one without sockets.
 
         Raises:
-            BackplaneError: This process has no server, and Redis did not answer.
+            NoSocket: No server runs in this process, and it has no backplane.
         """
         if self._servers:
-            self.registry.send(message, namespace, channels, local, excluded)
-            return
+            return self.registry
         address = self._configured_address()
-        if address[0] is not None and not local:
-            topics = topics_of(namespace, channels)
-            self._standalone(address)[2].publish_and_count(message, *topics, recipients=excluded)
-
-    def send_to_socket(
-        self,
-        message: Message,
-        session_id: str,
-        local: bool,
-        excluded: RecipientFilter,
-    ) -> None:
-        """Send an event, encoded for the namespace ``"/"``, to one socket of any namespace.
-
-        Raises:
-            BackplaneError: This process has no server, and Redis did not answer.
-        """
-        if self._servers:
-            self.registry.send_to_socket(message, session_id, local, excluded)
-            return
-        address = self._configured_address()
-        if address[0] is not None and not local:
-            topic = Topic.session(session_id)
-            self._standalone(address)[2].publish_and_count(message, topic, recipients=excluded)
+        if address[0] is None:
+            raise NoSocket(f"no client can be reached{self.explain_no_server()}")
+        return self._standalone(address)
 
     def command(
         self,
@@ -219,7 +191,7 @@ class Cluster:
         if self._servers:
             self.requests.send(message, request, recipients, is_local, to_self)
         elif not is_local and (address := self._configured_address())[0] is not None:
-            self._standalone(address)[2].send_request(message, request, recipients)
+            self._standalone(address).redis.send_request(message, request, recipients)
 
     def ask(
         self,
@@ -241,7 +213,7 @@ class Cluster:
         address = self._configured_address()
         if is_local or address[0] is None:
             return Answers(0)
-        answers: Answers = self._standalone(address)[2].ask(message, request, recipients)
+        answers: Answers = self._standalone(address).redis.ask(message, request, recipients)
         return answers
 
     def publish_and_count(
@@ -261,19 +233,58 @@ class Cluster:
             return bool(self.registry.run_on_hub(publish, message, topic, excluded))
         address = self._configured_address()
         return address[0] is not None and bool(
-            self._standalone(address)[2].publish_and_count(message, topic)
+            self._standalone(address).redis.publish_and_count(message, topic)
         )
 
     def _configured_address(self) -> Address:
         address: Address = self._sources.backplane(web.config)
         return self._inherited if address[0] is None else address
 
-    def _standalone(self, address: Address) -> tuple[Address, Limits, Any]:
+    def _standalone(self, address: Address) -> StandaloneSender:
         known = self._standalone_sender
-        if known is None or known[0] != address:
-            known = (address, limits_of(self.configured()), _import().RedisSender(*address))
+        if known is None or known.address != address:
+            known = StandaloneSender(address, self.registry.parser, limits_of(self.configured()))
             self._standalone_sender = known
         return known
+
+
+class StandaloneSender:
+    """Sends messages from a process without servers; has the methods of `SocketRegistry`."""
+
+    def __init__(self, address: Address, parser: Parser, limits: Limits) -> None:
+        self.address = address
+        self.parser = parser
+        self.limits = limits
+        self.redis = _import().RedisSender(*address)
+
+    def send(
+        self,
+        message: Message,
+        namespace: str,
+        channels: Collection[str] | None,
+        local: bool,
+        excluded: RecipientFilter,
+    ) -> None:
+        """Send an encoded message to sockets of a namespace; no effect if `local`.
+
+        Raises:
+            BackplaneError: Redis did not answer.
+        """
+        if not local:
+            topics = topics_of(namespace, channels)
+            self.redis.publish_and_count(message, *topics, recipients=excluded)
+
+    def send_to_socket(
+        self, message: Message, session_id: str, local: bool, excluded: RecipientFilter
+    ) -> None:
+        """Send an event, encoded for the namespace ``"/"``, to one socket; no effect if `local`.
+
+        Raises:
+            BackplaneError: Redis did not answer.
+        """
+        if not local:
+            topic = Topic.session(session_id)
+            self.redis.publish_and_count(message, topic, recipients=excluded)
 
 
 def connect_redis(url: str, timeout: float) -> RedisConnection:

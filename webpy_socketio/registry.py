@@ -435,13 +435,14 @@ class SocketRegistry(Generic[M]):
         if self.recovery is not None and not self.on_hub_thread:
             self.call_soon(self.send, message, namespace, channels, local, excluded)
             return
-        found = self.get(namespace)
+        found = self._namespaces.get(namespace)
         if found is not None:
-            skip = found.sockets.get(excluded.session_ids[0]) if excluded.is_one_session else None
-            if skip is None:
-                found.send(message, channels, local=local, excluded=excluded)
-            else:
-                found.send(message, channels, skip, local=local)
+            skip = None
+            if excluded is not NO_FILTER and excluded.is_one_session:
+                skip = found.sockets.get(excluded.session_ids[0])
+            if skip is not None:
+                excluded = NO_FILTER
+            found.send(message, channels, skip, None, local, excluded)
             return
         if local:
             return

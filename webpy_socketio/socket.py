@@ -79,6 +79,7 @@ class Socket:
     __slots__ = (
         "__weakref__",
         "_connection",
+        "_exclusion",
         "_host",
         "_limits",
         "_namespace",
@@ -121,6 +122,8 @@ class Socket:
         self._limits = limits
         self._host = host
         self._pending_signals = 0
+        #: The filter of its targets, created on first use.
+        self._exclusion: RecipientFilter | None = None
 
     def __repr__(self) -> str:
         return f"<Socket {self.session_id} from {self.request.get('REMOTE_ADDR', '-')}>"
@@ -322,8 +325,7 @@ class Socket:
         Example:
             >>> socket.others.volatile.emit("position", 12, 7)
         """
-        excluded = RecipientFilter((self._connection.id,))
-        return Target(self._host.cluster, self._namespace.name, None, excluded)
+        return self._target(None)
 
     def to(self, *channels: str) -> Target:
         """Return the other members of channels as a target.
@@ -341,13 +343,7 @@ class Socket:
         Example:
             >>> socket.to("room-1", "room-2").emit("news", {"text": "hello"})
         """
-        cluster = self._host.cluster
-        return Target(
-            cluster,
-            self._namespace.name,
-            add_channels(cluster, (), channels),
-            RecipientFilter((self._connection.id,)),
-        )
+        return self._target(add_channels((), channels, self._limits.max_channel_length))
 
     def broadcast(self, message: Any) -> None:
         """Send a message to all other sockets of the namespace.
@@ -617,6 +613,13 @@ class Socket:
 
     def _check_name(self, channel: Any) -> str:
         return check_name(channel, self._limits.max_channel_length)
+
+    def _target(self, channels: tuple[str, ...] | None) -> Target:
+        """Return a target without this socket: members of channels, or all sockets."""
+        excluded = self._exclusion
+        if excluded is None:
+            excluded = self._exclusion = RecipientFilter((self._connection.id,))
+        return Target(self._host.cluster, self._namespace.name, channels, excluded)
 
     def _encode(self, event: str, args: tuple[Any, ...]) -> Message:
         return encode(

@@ -94,7 +94,9 @@ class Target:
             CallerError: No channel was given.
             ChannelError: A name is not valid.
         """
-        return self._replace(channels=add_channels(self._cluster, self._channels or (), channels))
+        return self._replace(
+            channels=add_channels(self._channels or (), channels, self._max_channel_length)
+        )
 
     def to_sockets(self, *sockets: str | Recipient) -> Target:
         """Return a target that includes single sockets, of any process and any namespace.
@@ -199,8 +201,12 @@ class Target:
             session_ids or self._session_ids,
         )
 
+    @property
+    def _max_channel_length(self) -> int:
+        return self._cluster.limits().max_channel_length
+
     def _check_name(self, channel: Any) -> str:
-        return check_name(channel, self._cluster.limits().max_channel_length)
+        return check_name(channel, self._max_channel_length)
 
     # -- send
 
@@ -230,23 +236,21 @@ class Target:
             NoSocket: No server runs in this process, and it has no backplane.
             BackplaneError: No server runs in this process, and Redis did not answer.
         """
-        cluster = self._cluster
-        limit = cluster.limits().broadcast_bytes
-        parser = cluster.registry.parser
-        message = encode(parser, self._name, event, args, limit)
-        self._check_serving()
+        sender = self._cluster.sender()
+        limit = sender.limits.broadcast_bytes
+        message = encode(sender.parser, self._name, event, args, limit)
         excluded, session_ids = self._excluded, self._session_ids
         if not session_ids:
-            cluster.send(message, self._name, self._channels, self._is_local, excluded)
+            sender.send(message, self._name, self._channels, self._is_local, excluded)
             return
         if self._channels:  # each of the sockets receives a copy of its own
             skipped = excluded._replace(session_ids=(*excluded.session_ids, *session_ids))
-            cluster.send(message, self._name, self._channels, self._is_local, skipped)
+            sender.send(message, self._name, self._channels, self._is_local, skipped)
         if self._name != "/":  # the process of a socket adds its namespace
-            message = encode(parser, "/", event, args, limit)
+            message = encode(sender.parser, "/", event, args, limit)
         for session_id in session_ids:
             if session_id not in excluded.session_ids:
-                cluster.send_to_socket(message, session_id, self._is_local, excluded)
+                sender.send_to_socket(message, session_id, self._is_local, excluded)
 
     def call(self, event: str, *args: Any, timeout: float = 10.0) -> list[Any]:
         """Send an event to the sockets, and wait for the acknowledgements of all of them.
@@ -415,7 +419,7 @@ def _explain_silent(answers: Answers) -> str:
 
 
 def add_channels(
-    cluster: Cluster, known: tuple[str, ...], names: tuple[str, ...]
+    known: tuple[str, ...], names: tuple[str, ...], max_length: int
 ) -> tuple[str, ...]:
     """Return `known` and further names of channels, each once.
 
@@ -423,14 +427,15 @@ def add_channels(
         CallerError: There are no further names.
         ChannelError: A name is not valid.
     """
+    for name in names:
+        check_name(name, max_length)
+    if len(names) == 1 and not known:
+        return names
     if not names:
         raise CallerError(
             'to() needs the name of a channel, such as to("room-1"); use everyone for all sockets'
         )
-    max_length = cluster.limits().max_channel_length
-    if len(names) == 1 and not known:
-        return (check_name(names[0], max_length),)
-    return tuple(dict.fromkeys((*known, *(check_name(name, max_length) for name in names))))
+    return tuple(dict.fromkeys(known + names))
 
 
 def encode(

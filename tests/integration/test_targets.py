@@ -20,6 +20,7 @@ from webpy_socketio import (
     EncodeError,
     NoSocket,
     Runtime,
+    Socket,
     default_runtime,
     everyone,
     on_message,
@@ -275,6 +276,70 @@ class TestVolatile:
         socket_of(client).send("last")
         while (event := client.event()) != ["message", "last"]:
             assert event[1] == "x" * 100_000
+
+
+#: Pairs of calls with a socket and a message that must be equivalent.
+equivalent = pytest.mark.parametrize(
+    ("send", "send_to_target"),
+    [
+        pytest.param(Socket.broadcast, lambda socket, text: socket.others.send(text), id="all"),
+        pytest.param(
+            lambda socket, text: socket.broadcast_channel(text, "a"),
+            lambda socket, text: socket.to("a").emit("message", text),
+            id="channel",
+        ),
+        pytest.param(
+            Socket.broadcast_channel,
+            lambda socket, text: socket.to(*socket.channels).send(text),
+            id="channels",
+        ),
+    ],
+)
+
+
+class TestEquivalence:
+    """Methods of a socket and its targets."""
+
+    @equivalent
+    def test_same_sockets_receive_the_same_bytes(
+        self, send: Callable[..., None], send_to_target: Callable[..., None], site: Site
+    ) -> None:
+        clients = [member(site, "a", "b"), member(site, "a"), member(site, "a", "b"), member(site)]
+        received: list[list[Any]] = []
+        for function in (send, send_to_target):
+            function(socket_of(clients[0]), "hello")
+            everyone.send("end")
+            received.append([])
+            for client in clients:
+                packets = [client.receive()]
+                while packets[-1] != '42["message","end"]':
+                    packets.append(client.receive())
+                received[-1].append(packets)
+        assert received[0] == received[1]
+        assert '42["message","hello"]' in received[0][1]
+        assert '42["message","hello"]' not in received[0][0]
+
+    @equivalent
+    def test_same_messages_are_rejected(
+        self, send: Callable[..., None], send_to_target: Callable[..., None], serve: Serve
+    ) -> None:
+        socket = socket_of(member(serve(outbox_bytes=1_000_000), "a"))
+        for message in (object(), "x" * 1_000_001):
+            errors = []
+            for function in (send, send_to_target):
+                with pytest.raises(EncodeError) as caught:
+                    function(socket, message)
+                errors.append(str(caught.value))
+            assert errors[0] == errors[1]
+
+    @pytest.mark.parametrize("channel", ["", "a\n", "x" * 11])
+    def test_same_channels_are_rejected(self, channel: str, serve: Serve) -> None:
+        socket = socket_of(serve(max_channel_length=10).connect())
+        with pytest.raises(ChannelError) as first:
+            socket.broadcast_channel("hello", channel)
+        with pytest.raises(ChannelError) as second:
+            socket.to(channel)
+        assert str(first.value) == str(second.value)
 
 
 class TestInvalidTarget:
