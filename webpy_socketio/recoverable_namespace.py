@@ -58,10 +58,11 @@ class RecoverableNamespace(Namespace[M]):
                 None if skip is None else skip.session_id,
                 None if excluded is NO_FILTER else excluded,
             )
-        self.deliver(numbered, self._recipients(channels, also, excluded), skip)
+        # Before the delivery, as without recovery.
         if registry.backplane is not None and not local:
             topics = topics_of(self.name, channels)
             registry.backplane.publish(message, *topics, recipients=filter_of(skip, excluded))
+        self.deliver(numbered, self._recipients(channels, also, excluded), skip)
 
     def deliver_to(self, socket: M, message: Message) -> None:
         numbered = self._log.add(message, self.name, (), socket.session_id, None, None)

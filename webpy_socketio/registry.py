@@ -120,10 +120,11 @@ class Namespace(Generic[M]):
             return
         if channels and self._published.receivers and not local:
             skip, excluded = self._announce(message, channels, skip, excluded)
-        self.deliver(message, self._recipients(channels, also, excluded), skip)
+        # First: the bytes for Redis are then written before those for the sockets of this process.
         if registry.backplane is not None and not local:
             topics = topics_of(self.name, channels)
             registry.backplane.publish(message, *topics, recipients=filter_of(skip, excluded))
+        self.deliver(message, self._recipients(channels, also, excluded), skip)
 
     def _recipients(
         self, channels: Collection[str] | None, also: M | None, excluded: RecipientFilter

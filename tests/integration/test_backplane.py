@@ -246,6 +246,21 @@ class TestDelivery:
         receives_only(inside, "one", "two", "end")
         assert near.event() == ["message", "two"]
 
+    def test_message_of_a_sent_receiver_follows_in_all_processes(
+        self, here: Site, there: ServerProcess
+    ) -> None:
+        # A message is published before it is sent to the sockets of this process.
+        near, far = connect_here(here), connect(there)
+
+        def follow(sender: Any, read: Callable[[], list[Any]], **extra: Any) -> None:
+            if read() == ["message", "first"]:
+                broadcast("second")
+
+        with signals.sent.connected_to(follow):
+            broadcast("first")
+        receives_only(far, "first", "second")
+        assert [near.event()[1] for _ in range(2)] == ["first", "second"]
+
     def test_broadcast_reaches_a_dynamic_namespace_of_another_process_only(
         self, here: Site, there: ServerProcess, redis: RedisServer
     ) -> None:
