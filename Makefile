@@ -31,7 +31,7 @@ SCRIPTS := socket.io.js socket.io.min.js socket.io.esm.min.js socket.io.msgpack.
 CLIENT := $(addprefix $(STATIC)/,$(SCRIPTS) $(addsuffix .map,$(SCRIPTS)) socket.io.LICENSE.txt \
 	webpy_socketio.js webpy_socketio.mjs)
 BUILD := setup.py pyproject.toml webpy_socketio/version.py $(wildcard client/src/*.js) \
-	webpy_socketio/engine/io/_native.c \
+	webpy_socketio/engine/io/_native.c webpy_socketio/engine/io/_batch.h \
 	$(wildcard build_tools/*.py) $(wildcard build_tools/stock_client/*.json)
 
 # Stamp files of installed dependencies.

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent
 NATIVE = Extension(
     "webpy_socketio.engine.io._native",
     ["webpy_socketio/engine/io/_native.c"],
+    depends=["webpy_socketio/engine/io/_batch.h"],
     py_limited_api=True,
     optional=True,
 )

@@ -42,7 +42,7 @@ PACKAGE_FILES = {
     for path in (ROOT / "webpy_socketio").rglob("*")
     if path.is_file() and path.suffix not in (".pyc", ".c", ".so")
 }
-NATIVE_SOURCE = "webpy_socketio/engine/io/_native.c"
+NATIVE_SOURCES = {f"webpy_socketio/engine/io/{name}" for name in ("_batch.h", "_native.c")}
 NATIVE_CORE = "webpy_socketio/engine/io/_native.abi3.so"
 
 
@@ -124,7 +124,7 @@ class TestSdist:
     def test_sdist_contains_files_for_build_and_tests(self, sdist: Path) -> None:
         with tarfile.open(sdist) as archive:
             names = {name.partition("/")[2] for name in archive.getnames()}
-        assert names >= {*PACKAGE_FILES, NATIVE_SOURCE}
+        assert names >= {*PACKAGE_FILES, *NATIVE_SOURCES}
         assert names >= {"setup.py", "pyproject.toml", "LICENSE", "README.rst", "Makefile"}
         assert names >= {f"build_tools/{name}.py" for name in MODULES}
         assert names >= {

@@ -10,8 +10,9 @@ import importlib
 import itertools
 import logging
 import re
+import select
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -515,6 +516,24 @@ def flush_to_closed_socket(data: bytes) -> Any:
     return _native.flush_all([state(_native, send, pending=messages)])
 
 
+def readable(sockets: list[_socket.socket]) -> list[_socket.socket]:
+    """Return the sockets that have data."""
+    poll = select.poll()
+    by_descriptor = {sock.fileno(): sock for sock in sockets}
+    for descriptor in by_descriptor:
+        poll.register(descriptor, select.POLLIN)
+    return [by_descriptor[descriptor] for descriptor, _ in poll.poll(0)]
+
+
+def received(sock: _socket.socket) -> bytes:
+    """Return the data that has arrived."""
+    data = b""
+    with contextlib.suppress(BlockingIOError):
+        while part := sock.recv(1 << 20):
+            data += part
+    return data
+
+
 class TestSendToAll:
     def test_only_idle_outboxes_are_sent_to(self, core: Any) -> None:
         sockets = [pair() for _ in range(7)]
@@ -673,11 +692,11 @@ class TestFlushAll:
             state(core, sender, pending=[message])
             for sender, message in zip(senders, (large, small, small, small), strict=True)
         ]
-        (first, rest), *others = core.flush_all(outboxes)
-        assert first is outboxes[0]
+        left = dict(core.flush_all(outboxes))
+        rest = left.pop(outboxes[0])
         assert large.frames.endswith(rest)
         assert 0 < len(rest) < large.size
-        assert others == [(outbox, small.frames) for outbox in outboxes[1:]]
+        assert left == dict.fromkeys(outboxes[1:], small.frames)
         assert [outbox.pending for outbox in outboxes] == [()] * 4
         for sock in (good, peer, full, slow, lost, other):
             sock.close()
@@ -723,6 +742,93 @@ def fill_ring(count: int) -> None:
 
 
 @needs_native
+@pytest.mark.usefixtures("_many_descriptors")
+class TestBatches:
+    """Many sends: the native core submits them to io_uring in one call, if that is available."""
+
+    #: More than one batch.
+    COUNT = 700
+
+    @pytest.fixture
+    def sockets(self) -> Iterator[list[tuple[_socket.socket, _socket.socket]]]:
+        sockets = [pair() for _ in range(self.COUNT)]
+        yield sockets
+        for sock in itertools.chain.from_iterable(sockets):
+            sock.close()
+
+    def outboxes(self, core: Any, sockets: Any) -> list[Any]:
+        """Return outboxes of which most of every tenth part cannot be sent to."""
+        outboxes = []
+        for number, (ours, theirs) in enumerate(sockets):
+            outbox = state(core, core.open_sender(ours))
+            outboxes.append(outbox)
+            match number % 10:
+                case 1:
+                    fill(ours)
+                case 2:
+                    theirs.close()
+                case 3:
+                    core.close_sender(outbox.try_send)
+                    ours.close()
+                case 4:
+                    outbox.try_send = None
+                case 5:
+                    outbox.unsent = 1
+        return outboxes
+
+    def test_all_receive_the_frames_once(self, core: Any, sockets: Any) -> None:
+        outboxes = [state(core, core.open_sender(ours)) for ours, _ in sockets]
+        assert list(core.send_to_all(outboxes, b"4abc", outboxes[-1])) == []
+        for _, theirs in sockets[:-1]:
+            assert theirs.recv(99) == b"4abc"
+        assert sockets[-1][1] not in readable([theirs for _, theirs in sockets])
+
+    def test_outboxes_that_did_not_accept_the_frames_are_returned(
+        self, core: Any, sockets: Any
+    ) -> None:
+        outboxes = self.outboxes(core, sockets)
+        left = dict(core.send_to_all(outboxes, b"4abc", None))
+        expected = {1: 0, 2: 0, 3: 0, 4: -1, 5: -1}
+        assert len(left) == self.COUNT // 2
+        for number, (outbox, (_, theirs)) in enumerate(zip(outboxes, sockets, strict=True)):
+            if number % 10 in expected:
+                assert left[outbox] == expected[number % 10]
+            else:
+                assert theirs.recv(99) == b"4abc"
+
+    def test_messages_that_were_not_accepted_are_returned(self, core: Any, sockets: Any) -> None:
+        outboxes = self.outboxes(core, sockets)
+        message = core.Frames(b"4abc")
+        frames = message.frames * 2
+        for outbox in outboxes:
+            outbox.pending = [message, message]
+        left = dict(core.flush_all(outboxes))
+        expected = {1: frames, 2: frames, 3: frames, 4: None, 5: None}
+        assert len(left) == self.COUNT // 2
+        for number, (outbox, (_, theirs)) in enumerate(zip(outboxes, sockets, strict=True)):
+            if number % 10 in expected:
+                assert left[outbox] == expected[number % 10]
+            else:
+                assert theirs.recv(99) == frames
+            assert bool(outbox.pending) == (number % 10 in (4, 5))
+
+    def test_part_of_a_large_message_is_accepted(self, core: Any, sockets: Any) -> None:
+        data = bytes(range(256)) * (1 << 14)
+        outboxes = [state(core, core.open_sender(ours)) for ours, _ in sockets[:8]]
+        left = dict(core.send_to_all(outboxes, data, None))
+        for outbox, (_, theirs) in zip(outboxes, sockets, strict=False):
+            assert 0 < left[outbox] < len(data)
+            assert received(theirs) == data[: left[outbox]]
+
+    def test_invalid_outbox_after_others_is_an_error(self, core: Any, sockets: Any) -> None:
+        outboxes = [state(core, core.open_sender(ours)) for ours, _ in sockets[:8]]
+        with pytest.raises((AttributeError, TypeError)):
+            core.send_to_all([*outboxes, object()], b"4abc", None)
+        assert list(core.send_to_all(outboxes, b"4d", None)) == []
+        for _, theirs in sockets[:8]:
+            assert received(theirs) == b"4abc4d"
+
+
 class TestMemory:
     """No path of the native core leaks, neither of results nor of errors."""
 

@@ -15,9 +15,12 @@
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+
+#include "_batch.h"
 
 #ifndef MSG_NOSIGNAL /* Python ignores SIGPIPE */
 #define MSG_NOSIGNAL 0
@@ -45,6 +48,8 @@ typedef struct {
     PyTypeObject *outbox_type;
     PyObject *empty; /* the empty tuple, `pending` of an outbox without messages */
     PyObject *zero;  /* `unsent` of an outbox whose data is sent */
+    Batch *batch;    /* NULL before it is needed, and if it is not available */
+    int has_no_batch;
 } State;
 
 static struct PyModuleDef native_module;
@@ -755,17 +760,115 @@ static Py_ssize_t send_to(State *state, OutboxState *outbox, PyObject *data, con
     return sent < 0 ? 0 : (Py_ssize_t)sent; /* the transport detects a lost connection */
 }
 
-/* Append a pair to a list, which is created first if it is NULL; return 0, or -1 on failure. */
-static int append_pair(PyObject **list, PyObject *outbox, Py_ssize_t sent)
+/* Append a pair to a list, which is created first if it is NULL; return 0, or -1 on failure. The
+ * reference to the value is taken over; NULL is a failure. */
+static int append_pair(PyObject **list, PyObject *outbox, PyObject *value)
 {
-    if (*list == NULL && (*list = PyList_New(0)) == NULL)
+    if (value == NULL)
         return -1;
-    PyObject *pair = Py_BuildValue("(On)", outbox, sent);
+    if (*list == NULL && (*list = PyList_New(0)) == NULL) {
+        Py_DECREF(value);
+        return -1;
+    }
+    PyObject *pair = Py_BuildValue("(ON)", outbox, value);
     if (pair == NULL)
         return -1;
     int failed = PyList_Append(*list, pair);
     Py_DECREF(pair);
     return failed;
+}
+
+/* Fewer sends are not faster with a batch. */
+enum { MIN_BATCH = 4 };
+
+/* Return the batch of this thread for a number of sends; NULL if `send` must be used. */
+static Batch *batch_for(State *state, Py_ssize_t count)
+{
+    if (count < MIN_BATCH || state->has_no_batch)
+        return NULL;
+    if (state->batch != NULL && batch_is_inherited(state->batch)) {
+        batch_close(state->batch);
+        state->batch = NULL;
+    }
+    if (state->batch == NULL) {
+        const char *setting = getenv("WEBPY_SOCKETIO_IO_URING");
+        if (setting == NULL || strcmp(setting, "0") != 0)
+            state->batch = batch_open();
+        state->has_no_batch = state->batch == NULL;
+    }
+    return state->batch != NULL && batch_is_usable(state->batch) ? state->batch : NULL;
+}
+
+/* Sends that are added to a batch. No Python code runs until they are submitted: it could close one
+ * of the sockets, and another connection could get its descriptor. */
+typedef struct {
+    Batch *batch;
+    unsigned count;
+    PyObject *outboxes[BATCH_SIZE];
+    PyObject *frames[BATCH_SIZE];
+    PyObject *messages[BATCH_SIZE]; /* freed afterwards, as this may run Python code */
+} Queue;
+
+/* Add a send; the references to the frames and the messages, which may be NULL, are taken over. */
+static void queue_add(Queue *queue, OutboxState *outbox, PyObject *frames, PyObject *messages)
+{
+    int fd = ((Sender *)outbox->try_send)->fd;
+    queue->outboxes[queue->count] = Py_NewRef((PyObject *)outbox);
+    queue->frames[queue->count] = frames;
+    queue->messages[queue->count++] = messages;
+    batch_add(queue->batch, fd, PyBytes_AsString(frames), (size_t)PyBytes_Size(frames));
+}
+
+/* Submit the sends; append an entry for each that was not accepted whole. The entry is the outbox
+ * with the number of accepted bytes or, if `with_rest`, with the other bytes. */
+static int queue_send(State *state, Queue *queue, PyObject **incomplete, int with_rest)
+{
+    int results[BATCH_SIZE], failed = 0;
+    unsigned count = queue->count;
+    if (count == 0)
+        return 0;
+    if (batch_send(queue->batch, results) < 0) { /* the transports send what was not accepted */
+        batch_close(state->batch);
+        state->batch = NULL;
+        state->has_no_batch = 1;
+        queue->batch = NULL;
+    }
+    queue->count = 0;
+    for (unsigned i = 0; i < count; i++) {
+        Py_ssize_t size = PyBytes_Size(queue->frames[i]), sent = results[i];
+        if (sent < size && !failed) {
+            PyObject *value = with_rest
+                ? PyBytes_FromStringAndSize(PyBytes_AsString(queue->frames[i]) + sent, size - sent)
+                : PyLong_FromSsize_t(sent);
+            failed = append_pair(incomplete, queue->outboxes[i], value);
+        }
+        Py_DECREF(queue->outboxes[i]);
+        Py_DECREF(queue->frames[i]);
+        Py_XDECREF(queue->messages[i]);
+    }
+    return failed;
+}
+
+/* Submit the last sends, also if an exception is set; return 0, or -1 with an exception. */
+static int queue_finish(State *state, Queue *queue, PyObject **incomplete, int with_rest,
+                        int failed)
+{
+    PyObject *type, *value, *traceback;
+    if (!failed)
+        return queue_send(state, queue, incomplete, with_rest);
+    PyErr_Fetch(&type, &value, &traceback);
+    if (queue_send(state, queue, incomplete, with_rest) < 0)
+        PyErr_Clear();
+    PyErr_Restore(type, value, traceback);
+    return -1;
+}
+
+/* Return whether an outbox is open, has no data, and sends to a descriptor. Runs no Python code. */
+static int is_plain(State *state, OutboxState *outbox)
+{
+    return outbox->unsent == state->zero && outbox->pending == state->empty &&
+        outbox->closed == Py_False && outbox->try_send != NULL &&
+        Py_TYPE(outbox->try_send) == state->sender_type && ((Sender *)outbox->try_send)->fd >= 0;
 }
 
 PyDoc_STRVAR(send_to_all_doc,
@@ -784,26 +887,37 @@ static PyObject *send_to_all(PyObject *module, PyObject *const *args, Py_ssize_t
     }
     if (PyBytes_AsStringAndSize(args[1], &bytes, &size) < 0)
         return NULL;
+    Queue queue;
+    queue.batch = batch_for(state, PyList_Size(args[0]));
+    queue.count = 0;
+    int failed = 0;
     /* The size is read again each time: a function in Python could change the list. */
-    for (Py_ssize_t i = 0; i < PyList_Size(args[0]); i++) {
+    for (Py_ssize_t i = 0; i < PyList_Size(args[0]) && !failed; i++) {
         PyObject *item = PyList_GetItem(args[0], i);
         if (item == args[2])
             continue;
         if (!PyObject_TypeCheck(item, state->outbox_type)) {
             PyErr_SetString(PyExc_TypeError, "a recipient is not an outbox");
-            goto failed;
+            failed = 1;
+            break;
         }
         Py_INCREF(item);
-        Py_ssize_t sent = send_to(state, (OutboxState *)item, args[1], bytes, size);
-        int failed = sent == FAILED || (sent < size && append_pair(&incomplete, item, sent) < 0);
+        if (queue.batch != NULL && is_plain(state, (OutboxState *)item)) {
+            queue_add(&queue, (OutboxState *)item, Py_NewRef(args[1]), NULL);
+            if (queue.count == BATCH_SIZE)
+                failed = queue_send(state, &queue, &incomplete, 0);
+        } else if ((failed = queue_send(state, &queue, &incomplete, 0)) == 0) {
+            Py_ssize_t sent = send_to(state, (OutboxState *)item, args[1], bytes, size);
+            failed = sent == FAILED ||
+                (sent < size && append_pair(&incomplete, item, PyLong_FromSsize_t(sent)) < 0);
+        }
         Py_DECREF(item);
-        if (failed)
-            goto failed;
     }
-    return incomplete != NULL ? incomplete : PyTuple_New(0);
-failed:
-    Py_XDECREF(incomplete);
-    return NULL;
+    if (queue_finish(state, &queue, &incomplete, 0, failed) < 0)
+        Py_CLEAR(incomplete);
+    else if (incomplete == NULL)
+        incomplete = PyTuple_New(0);
+    return incomplete;
 }
 
 /* Return the frames of a list of messages as one bytes object. */
@@ -836,42 +950,48 @@ static PyObject *join_messages(State *state, PyObject *messages)
     return frames;
 }
 
-static void replace(PyObject **place, PyObject *value)
+/* Set a field; return its old value. */
+static PyObject *exchange(PyObject **place, PyObject *value)
 {
     PyObject *old = *place;
     *place = Py_NewRef(value);
-    Py_XDECREF(old);
+    return old;
 }
 
-/* Send the messages of an outbox; return what the kernel has not accepted, None if the caller must
- * flush the outbox, or NULL: with an exception, or without one if all is sent. */
-static PyObject *flush_outbox(State *state, OutboxState *outbox)
+/* Send the messages of an outbox, now or with the queue. Append a pair to `left` if the caller must
+ * flush the outbox (with None), or send the rest. Return 0, or -1 on failure. */
+static int flush_outbox(State *state, Queue *queue, OutboxState *outbox, PyObject **left)
 {
-    PyObject *try_send = outbox->try_send, *pending = outbox->pending;
-    if (try_send == NULL || Py_TYPE(try_send) != state->sender_type ||
-        outbox->unsent != state->zero || pending == NULL)
-        return Py_NewRef(Py_None);
-    if (pending == state->empty)
-        return NULL;
-    if (!PyList_Check(pending) || PyList_Size(pending) == 0)
-        return Py_NewRef(Py_None);
-    PyObject *frames = join_messages(state, pending);
-    if (frames == NULL) { /* the caller reports it; other outboxes are not affected */
-        PyErr_Clear();
-        return Py_NewRef(Py_None);
+    PyObject *try_send = outbox->try_send, *pending = outbox->pending, *frames;
+    int is_direct = try_send != NULL && Py_TYPE(try_send) == state->sender_type &&
+        outbox->unsent == state->zero;
+    if (is_direct && pending == state->empty)
+        return 0;
+    if (!is_direct || pending == NULL || !PyList_Check(pending) || PyList_Size(pending) == 0)
+        return append_pair(left, (PyObject *)outbox, Py_NewRef(Py_None));
+    if ((frames = join_messages(state, pending)) == NULL) {
+        PyErr_Clear(); /* the caller reports it; other outboxes are not affected */
+        return append_pair(left, (PyObject *)outbox, Py_NewRef(Py_None));
     }
-    int fd = ((Sender *)try_send)->fd;
-    replace(&outbox->pending_size, state->zero);
-    replace(&outbox->pending_count, state->zero);
-    replace(&outbox->pending, state->empty); /* last: frees the messages */
+    Py_XDECREF(exchange(&outbox->pending_size, state->zero));
+    Py_XDECREF(exchange(&outbox->pending_count, state->zero));
+    pending = exchange(&outbox->pending, state->empty);
+    int fd = ((Sender *)try_send)->fd, failed = 0;
+    if (queue->batch != NULL && fd >= 0) {
+        queue_add(queue, outbox, frames, pending);
+        return queue->count < BATCH_SIZE ? 0 : queue_send(state, queue, left, 1);
+    }
     const char *bytes = PyBytes_AsString(frames);
     Py_ssize_t size = PyBytes_Size(frames);
     ssize_t sent = fd < 0 ? 0 : send_bytes(fd, bytes, size);
     if (sent < 0) /* the transport detects a lost connection */
         sent = 0;
-    PyObject *rest = sent == size ? NULL : PyBytes_FromStringAndSize(bytes + sent, size - sent);
+    if (sent < size)
+        failed = append_pair(left, (PyObject *)outbox,
+                             PyBytes_FromStringAndSize(bytes + sent, size - sent));
     Py_DECREF(frames);
-    return rest;
+    Py_DECREF(pending);
+    return failed;
 }
 
 PyDoc_STRVAR(flush_all_doc,
@@ -881,34 +1001,32 @@ PyDoc_STRVAR(flush_all_doc,
 static PyObject *flush_all(PyObject *module, PyObject *outboxes)
 {
     State *state = state_of(module);
+    if (!PyList_Check(outboxes)) {
+        PyErr_SetString(PyExc_TypeError, "flush_all() takes a list");
+        return NULL;
+    }
     PyObject *left = PyList_New(0);
     if (left == NULL)
         return NULL;
-    if (!PyList_Check(outboxes)) {
-        PyErr_SetString(PyExc_TypeError, "flush_all() takes a list");
-        goto failed;
-    }
-    for (Py_ssize_t i = 0; i < PyList_Size(outboxes); i++) {
+    Queue queue;
+    queue.batch = batch_for(state, PyList_Size(outboxes));
+    queue.count = 0;
+    int failed = 0;
+    for (Py_ssize_t i = 0; i < PyList_Size(outboxes) && !failed; i++) {
         PyObject *item = PyList_GetItem(outboxes, i);
         if (!PyObject_TypeCheck(item, state->outbox_type)) {
             PyErr_SetString(PyExc_TypeError, "not an outbox");
-            goto failed;
+            failed = 1;
+            break;
         }
         Py_INCREF(item);
-        PyObject *rest = flush_outbox(state, (OutboxState *)item);
-        PyObject *pair = rest == NULL ? NULL : Py_BuildValue("(ON)", item, rest);
+        failed = flush_outbox(state, &queue, (OutboxState *)item, &left);
         Py_DECREF(item);
-        if (pair == NULL && PyErr_Occurred())
-            goto failed;
-        int error = pair == NULL ? 0 : PyList_Append(left, pair);
-        Py_XDECREF(pair);
-        if (error < 0)
-            goto failed;
     }
+    failed = queue_finish(state, &queue, &left, 1, failed);
+    if (failed)
+        Py_CLEAR(left);
     return left;
-failed:
-    Py_DECREF(left);
-    return NULL;
 }
 
 /* -- Retained messages ----------------------------------------------------------------------- */
@@ -1308,6 +1426,8 @@ static int module_clear(PyObject *module)
 static void module_free(void *module)
 {
     module_clear((PyObject *)module);
+    batch_close(state_of((PyObject *)module)->batch);
+    state_of((PyObject *)module)->batch = NULL;
 }
 
 static PyModuleDef_Slot module_slots[] = {
