@@ -11,9 +11,10 @@ import argparse
 import contextlib
 import os
 import platform
+import random
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,11 +26,18 @@ from measurement import MeasurementError, running_server
 
 __all__ = ["Costs", "Deployment", "main"]
 
-#: Messages of one measurement, after the first ones, and measurements of each figure.
-MESSAGES, WARMING, ROUNDS = 3000, 500, 5
+#: Messages of one measurement, after the first ones.
+MESSAGES, WARMING = 3000, 500
+
+#: Rounds with new servers, and measurements of each figure in a round. The smallest counts: the
+#: speed of a machine drifts, also within seconds, and other programs only add to CPU time.
+ROUNDS, REPEATS = 5, 4
 
 #: Messages that wait for their acknowledgements, for each process.
 OUTSTANDING = 4
+
+#: Members of a channel from which the cost of a recipient follows.
+MANY = 22
 
 #: Topics whose memory in Redis is measured, and clients whose memory is measured.
 TOPICS, CLIENTS = 100, 500
@@ -91,9 +99,13 @@ class Deployment:
             return 0.0
         return costs.redis_publish + (self.others + 1) * costs.redis_copy
 
+    def total(self, costs: Costs) -> float:
+        """Return the CPU time of all processes and Redis for one message, in microseconds."""
+        return self.cpu(costs) + self.redis_cpu(costs)
+
     def capacity(self, costs: Costs, cores: float) -> float:
         """Return messages a second that this number of cores can serve, with Redis on them."""
-        return cores * 1e6 / (self.cpu(costs) + self.redis_cpu(costs))
+        return cores * 1e6 / self.total(costs)
 
     def topics(self) -> float:
         """Return the number of subscriptions of all processes to topics of channels."""
@@ -125,20 +137,20 @@ class _Setup:
         with redis.Redis(port=urlsplit(self.redis).port or 6379) as client:
             return {name: str(value) for name, value in client.info(section).items()}
 
-    def measure(
-        self, senders: Sequence[Client], outstanding: int | None = None
-    ) -> tuple[list[float], float]:
-        """Return CPU time for one message: of each process, and of Redis."""
-        outstanding = outstanding or OUTSTANDING * len(self.pids)
+    def measure(self, senders: Sequence[Client]) -> tuple[float, float]:
+        """Return CPU time for one message: of all processes, and of Redis."""
+        outstanding = OUTSTANDING * len(self.pids)
         run(self.clients, senders, WARMING, outstanding)
-        wait_until_idle(self.pids)
-        pids = [*self.pids, *([self.redis_pid] if self.redis_pid else [])]
-        before = [cpu_of(pid) for pid in pids]
+        return min((self._measure(senders, outstanding) for _ in range(REPEATS)), key=sum)
+
+    def _measure(self, senders: Sequence[Client], outstanding: int) -> tuple[float, float]:
+        redis = [self.redis_pid] if self.redis_pid else []
+        wait_until_idle([*self.pids, *redis])
+        before = sum(map(cpu_of, self.pids)), sum(map(cpu_of, redis))
         run(self.clients, senders, MESSAGES, outstanding)
-        wait_until_idle(self.pids)
-        used = [(cpu_of(pid) - value) / MESSAGES for pid, value in zip(pids, before, strict=True)]
-        count = len(self.pids)
-        return used[:count], sum(used[count:])
+        wait_until_idle([*self.pids, *redis])
+        after = sum(map(cpu_of, self.pids)), sum(map(cpu_of, redis))
+        return (after[0] - before[0]) / MESSAGES, (after[1] - before[1]) / MESSAGES
 
     def close(self) -> None:
         for client in self.clients:
@@ -164,27 +176,19 @@ def _setup(processes: int, with_redis: bool = True) -> Iterator[_Setup]:
         yield setup
 
 
-def _local(members: int, with_redis: bool) -> tuple[float, float]:
-    """Return the cost of a message to a channel within one process."""
-    with _setup(1, with_redis) as setup:
-        senders = []
-        for channel in range(8):
-            senders.append(setup.connect(0, f"room-{channel}"))
-            for _ in range(members - 1):
-                setup.connect(0, f"room-{channel}")
-        (cpu,), redis = setup.measure(senders)
-    return cpu, redis
+def _channels(processes: int, members: int, with_redis: bool = True) -> tuple[float, float]:
+    """Return the cost of a message: of all processes, and of Redis.
 
-
-def _remote() -> tuple[float, float, float]:
-    """Return the costs of a message to one client of another process: sender, receiver, Redis."""
-    with _setup(2) as setup:
-        senders = []
-        for channel in range(8):
-            senders.append(setup.connect(0, f"room-{channel}"))
-            setup.connect(1, f"room-{channel}")
-        (sender, receiver), redis = setup.measure(senders)
-    return sender, receiver, redis
+    All clients send. Two members of a channel are in different processes; the places of many are
+    random.
+    """
+    places = random.Random(0)
+    with _setup(processes, with_redis) as setup:
+        for member in range(members):
+            for channel in range(8 * processes):
+                process = channel + member if members <= 2 else places.randrange(processes)
+                setup.connect(process % processes, f"room-{channel}")
+        return setup.measure(setup.clients)
 
 
 def _subscriptions() -> float:
@@ -223,63 +227,58 @@ def _resident(pid: int) -> int:
 
 
 class Parts:
-    """Measurements of the parts of a message; the smallest of several rounds counts.
+    """Costs of a message, from deployments with 1, 2 and `MANY` members of a channel.
 
-    Other programs only add to CPU time.
+    The costs depend on the number of processes that share the cores.
     """
 
-    def __init__(self) -> None:
-        self._few: list[float] = []
-        self._many: list[float] = []
-        self._published: list[float] = []
-        self._sender: list[float] = []
-        self._receiver: list[float] = []
-        self._redis_one: list[float] = []
-        self._redis_two: list[float] = []
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._inbound: list[float] = []
+        #: CPU time of all processes, and of Redis, by the number of members.
+        self._found: dict[int, list[tuple[float, float]]] = {1: [], 2: [], MANY: []}
 
     def measure(self) -> None:
         """Measure each part once."""
-        self._few.append(_local(2, False)[0])
-        self._many.append(_local(22, False)[0])
-        cpu, redis = _local(2, True)
-        self._published.append(cpu)
-        self._redis_one.append(redis)
-        here, there, redis = _remote()
-        self._sender.append(here)
-        self._receiver.append(there)
-        self._redis_two.append(redis)
+        self._inbound.append(_channels(self._processes, 1, with_redis=False)[0])
+        for members, found in self._found.items():
+            found.append(_channels(self._processes, members))
 
-    def costs(self) -> Costs:
-        """Return the costs; measures those of subscriptions and memory."""
-        few = min(self._few)
-        recipient = (min(self._many) - few) / 20
-        copy = max(0.0, min(self._redis_two) - min(self._redis_one))
-        memory = _memory()
+    def costs(self, subscription: float, memory: tuple[float, float]) -> Costs:
+        """Return the costs, with those that are measured separately."""
+        (alone, redis_alone), (pair, _), (crowd, redis_crowd) = (
+            min(found, key=sum) for found in self._found.values()
+        )
+        channels = 8 * self._processes
+        others = Deployment(self._processes, channels, MANY * channels).others
+        added = pair - alone  # one delivery, and one recipient
+        recipient = (crowd - alone - others * added) / (MANY - 1 - others)
+        copy = (redis_crowd - redis_alone) / others
+        inbound = min(self._inbound)
         return Costs(
-            inbound=few - recipient,
+            inbound=inbound,
             recipient=recipient,
-            publish=min(self._published) - few,
-            delivery=min(self._receiver) - recipient,
-            subscription=_subscriptions(),
-            redis_publish=min(self._redis_one) - copy,
+            publish=alone - inbound,
+            delivery=added - recipient,
+            subscription=subscription,
+            redis_publish=max(0.0, redis_alone - copy),
             redis_copy=copy,
             client_bytes=memory[0],
             topic_bytes=memory[1],
         )
 
 
-def measure_deployment(deployment: Deployment) -> tuple[float, float]:
-    """Return the measured CPU time for one message, of all processes and of Redis."""
+def measure_deployment(deployment: Deployment) -> float:
+    """Return the measured CPU time for one message, of all processes and Redis."""
     with _setup(deployment.processes) as setup:
         placed: dict[int, list[Client]] = {}
-        for number in range(deployment.clients):
-            process = number % deployment.processes
-            # A permutation without a pattern, so that members of a channel are everywhere.
-            channel = number * 7919 % 104_729 % deployment.channels
+        places = [number % deployment.processes for number in range(deployment.clients)]
+        random.Random(0).shuffle(places)  # as the formula assumes; it has no pattern
+        for number, process in enumerate(places):
+            channel = number % deployment.channels
             placed.setdefault(process, []).append(setup.connect(process, f"room-{channel}"))
         senders = [client for group in zip(*placed.values(), strict=True) for client in group]
-        cpu, redis = setup.measure(senders)
-        return sum(cpu), redis
+        return sum(setup.measure(senders))
 
 
 def _million(costs: Costs) -> Iterator[str]:
@@ -306,40 +305,47 @@ def _million(costs: Costs) -> Iterator[str]:
         )
 
 
-def report(costs: Costs, checks: Sequence[tuple[Deployment, float, float]]) -> Iterator[str]:
-    """Yield the lines of the report."""
+def report(costs: Mapping[int, Costs], checks: Sequence[tuple[Deployment, float]]) -> Iterator[str]:
+    """Yield the lines of the report; costs by the number of processes that share the cores."""
     yield f"CPU time in microseconds, on {_processor()}, {os.cpu_count()} cores, "
     yield f"Python {platform.python_version()}:"
-    yield f"  inbound message with acknowledgement  i  {costs.inbound:8.1f}"
-    yield f"  local recipient                       r  {costs.recipient:8.2f}"
-    yield f"  publish                               p  {costs.publish:8.1f}"
-    yield f"  delivery from Redis                   d  {costs.delivery:8.1f}"
-    yield f"  subscribe and unsubscribe             s  {costs.subscription:8.1f}"
-    yield f"  Redis: PUBLISH                        q  {costs.redis_publish:8.1f}"
-    yield f"  Redis: copy for a process             w  {costs.redis_copy:8.1f}"
+    first = costs[min(costs)]
+    yield f"  {'processes that share the cores':40}" + "".join(f"{each:8}" for each in costs)
+    for name, field in (
+        ("inbound message with acknowledgement  i", "inbound"),
+        ("local recipient                       r", "recipient"),
+        ("publish                               p", "publish"),
+        ("delivery from Redis                   d", "delivery"),
+        ("Redis: PUBLISH                        q", "redis_publish"),
+        ("Redis: copy for a process             w", "redis_copy"),
+    ):
+        yield f"  {name:40}" + "".join(f"{getattr(each, field):8.1f}" for each in costs.values())
+    yield f"  subscribe and unsubscribe               {first.subscription:8.1f}"
     yield "Memory in bytes:"
-    yield f"  client with a channel                    {costs.client_bytes:8,.0f}"
-    yield f"  topic in Redis                           {costs.topic_bytes:8,.0f}"
+    yield f"  client with a channel                   {first.client_bytes:8,.0f}"
+    yield f"  topic in Redis                          {first.topic_bytes:8,.0f}"
     yield ""
     yield "CPU time for a message, processes and Redis together:"
     yield "  processes  channels  clients  predicted  measured  difference  messages/s (2 cores)"
-    for deployment, cpu, redis in checks:
-        predicted = deployment.cpu(costs) + deployment.redis_cpu(costs)
-        difference = predicted / (cpu + redis) - 1
+    for deployment, measured in checks:
+        found = costs[deployment.processes]
+        predicted = deployment.total(found)
         yield (
             f"  {deployment.processes:9}  {deployment.channels:8}  {deployment.clients:7}  "
-            f"{predicted:9.1f}  {cpu + redis:8.1f}  {difference:+10.0%}  "
-            f"{deployment.capacity(costs, 2):12,.0f}"
+            f"{predicted:9.1f}  {measured:8.1f}  {predicted / measured - 1:+10.0%}  "
+            f"{deployment.capacity(found, 2):12,.0f}"
         )
     yield ""
-    yield from _million(costs)
+    yield from _million(first)
 
 
+#: Few and many members of a channel. There are twice as many channels as messages under way, as
+#: messages to a channel that wait together share the write to each recipient.
 DEPLOYMENTS = (
     Deployment(2, 16, 64),
-    Deployment(2, 8, 160),
-    Deployment(4, 16, 64),
-    Deployment(4, 8, 160),
+    Deployment(2, 16, 320),
+    Deployment(4, 32, 128),
+    Deployment(4, 32, 640),
 )
 
 
@@ -349,18 +355,17 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="measurements of each figure")
     options = parser.parse_args(arguments)
     try:
-        parts = Parts()
-        found: dict[Deployment, list[tuple[float, float]]] = {each: [] for each in DEPLOYMENTS}
+        parts = {count: Parts(count) for count in sorted({each.processes for each in DEPLOYMENTS})}
+        found: dict[Deployment, list[float]] = {each: [] for each in DEPLOYMENTS}
         for number in range(options.rounds):  # parts and deployments alternate: speed drifts
             _log(f"round {number + 1} of {options.rounds}")
-            parts.measure()
+            for each in parts.values():
+                each.measure()
             for deployment in DEPLOYMENTS:
                 found[deployment].append(measure_deployment(deployment))
-        costs = parts.costs()
-        checks = [
-            (each, min(cpu for cpu, _ in found[each]), min(redis for _, redis in found[each]))
-            for each in DEPLOYMENTS
-        ]
+        subscription, memory = _subscriptions(), _memory()
+        costs = {count: each.costs(subscription, memory) for count, each in parts.items()}
+        checks = [(deployment, min(rounds)) for deployment, rounds in found.items()]
     except (CrowdError, MeasurementError, RedisError) as error:
         _log(str(error))
         return 1
@@ -368,9 +373,8 @@ def main(arguments: Sequence[str] = ()) -> int:
     sys.stdout.write("\n".join(lines) + "\n")
     wrong = [
         deployment
-        for deployment, cpu, redis in checks
-        if abs((deployment.cpu(costs) + deployment.redis_cpu(costs)) / (cpu + redis) - 1)
-        > TOLERANCE
+        for deployment, measured in checks
+        if abs(deployment.total(costs[deployment.processes]) / measured - 1) > TOLERANCE
     ]
     for deployment in wrong:
         _log(f"the prediction for {deployment} is wrong by more than {TOLERANCE:.0%}")
