@@ -287,7 +287,7 @@ _WORKLOADS.append(
             ),
             *(
                 Row(
-                    f"the second to the first, room of {size}",
+                    f"socket.to().emit() against broadcast_channel(), room of {size}",
                     f"to_emit_ratio_{size}",
                     "times",
                     limit=1.05,

@@ -15,10 +15,10 @@ __all__ = ["close_client", "disconnect_client", "python_client"]
 
 
 def disconnect_client(client: socketio.Client) -> None:
-    """Disconnect a client that has no POST in progress.
+    """Wait until a client has no POST in progress, and disconnect it.
 
-    While it waits for the response to a POST, its method ``disconnect`` sends nothing. It then
-    waits for the response to its GET, until the server sends a ping.
+    While the client waits for the response to a POST, its method ``disconnect`` sends nothing. The
+    method then waits for the response to the GET, until the server sends a ping.
     """
     connection = client.eio
     if connection.state == "connected" and connection.transport() == "polling":

@@ -23,7 +23,7 @@ LONG_TIMEOUT = 20.0
 def extend_redis_timeouts(monkeypatch: pytest.MonkeyPatch, seconds: float = LONG_TIMEOUT) -> None:
     """Increase the timeouts of calls that wait for Redis in this process.
 
-    Use the default of 1 s again where Redis does not reply.
+    Where Redis does not reply, call it again with the default of the package, 1 s.
     """
     for where in (
         "adopted_sessions.TIMEOUT",

@@ -27,7 +27,7 @@ TIMEOUT = 30
 #: Ports of `free_port`: below those that the system assigns, which begin at 32,768 on Linux.
 _PORTS = range(20_000, 32_000)
 
-#: The file with the last port; not in a temporary folder that a test sets.
+#: The file with the last port. Chosen at import: a test may set another temporary folder.
 _LAST_PORT = Path(tempfile.gettempdir()) / f"last-free-port-{os.getuid()}"
 
 _BEGINNING = """\
@@ -81,7 +81,7 @@ application = web.application(urls + socketio_urls, globals())
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that no program uses, another one in each call.
+    """Return a TCP port of the loopback address that no program uses, a new one in each call.
 
     The system does not assign these ports to other sockets. They stay free until a program listens
     on them, and while it restarts. The last one is in a file that all processes share.

@@ -50,7 +50,7 @@ class Cluster:
         self._address: Address = (None, "")
         #: Settings of recovery of the running servers.
         self._recovery: object = None
-        #: In a process without servers.
+        #: The sender of a process without servers, created on first use.
         self._standalone_sender: StandaloneSender | None = None
         #: In a process forked from a server: the parent's backplane address.
         self._inherited: Address = (None, "")
@@ -249,7 +249,7 @@ class Cluster:
 
 
 class StandaloneSender:
-    """Sends messages from a process without servers; has the methods of `SocketRegistry`."""
+    """Sends messages from a process without servers, with the interface of `SocketRegistry`."""
 
     def __init__(self, address: Address, parser: Parser, limits: Limits) -> None:
         self.address = address

@@ -96,7 +96,7 @@ class LateCopies:
         self._arrivals[socket] = _Arrival(socket, order)
 
     def arrived(self, socket: Any, topics: Collection[Topic], seen: Seen) -> None:
-        """Deliver the copies that the old server has not seen, from now on at once.
+        """Deliver the waiting copies that the old server has not seen, and later ones at once.
 
         Args:
             socket: The socket.

@@ -58,7 +58,7 @@ class RecoverableNamespace(Namespace[M]):
                 None if skip is None else skip.session_id,
                 None if excluded is NO_FILTER else excluded,
             )
-        # Before the delivery, as without recovery.
+        # Before the delivery, as in `Namespace.send`.
         if registry.backplane is not None and not local:
             topics = topics_of(self.name, channels)
             registry.backplane.publish(message, *topics, recipients=filter_of(skip, excluded))

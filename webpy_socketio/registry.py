@@ -120,7 +120,7 @@ class Namespace(Generic[M]):
             return
         if channels and self._published.receivers and not local:
             skip, excluded = self._announce(message, channels, skip, excluded)
-        # First: the bytes for Redis are then written before those for the sockets of this process.
+        # Before the delivery, so that Redis has the message while the local sends still run.
         if registry.backplane is not None and not local:
             topics = topics_of(self.name, channels)
             registry.backplane.publish(message, *topics, recipients=filter_of(skip, excluded))

@@ -31,7 +31,7 @@ class Seen(NamedTuple):
     kept: Kept = ()
 
     def with_earlier(self, earlier: Seen) -> Seen:
-        """Return both what a server and its predecessors have seen."""
+        """Return what a server and its predecessors have seen together."""
         if not earlier.positions and not earlier.kept:
             return self
         positions = dict(self.positions)
@@ -47,7 +47,7 @@ class Seen(NamedTuple):
         return Seen(positions, {*self.kept, *earlier.kept})
 
     def not_in(self, positions: Positions, topics: Collection[Topic]) -> Seen:
-        """Return the part on some topics that a server with these positions has not seen."""
+        """Return the part on these topics that a server with these positions has not seen."""
 
         def is_missing(node: str | None, topic: Topic, last: Sequence[int]) -> bool:
             known = positions.get(topic, {}).get(node or "")
@@ -90,7 +90,7 @@ class Note(NamedTuple):
     marks: Mapping[Topic, tuple[int, int]]
 
     def is_seen(self, topics: Collection[Topic], seen: Seen) -> bool | None:
-        """Return whether servers have seen it.
+        """Return whether the servers of `seen` have seen the message.
 
         A broadcast on several topics has a place on each. The first one that concerns the session
         decides: the old and the new server are both subscribed to it.
@@ -157,7 +157,7 @@ class TopicCut:
 
         Args:
             topics: Topics of the session.
-            seen: What they had seen when the old server has given up the session.
+            seen: What they had seen when the old server gave up the session.
 
         Returns:
             None if it is unknown, as an emitter has sent one of them.

@@ -31,7 +31,7 @@ export function keepConnected(socket, onState) {
   });
   addEventListener("online", () => $("room").dataset.state === "offline" && connect());
   addEventListener("offline", () => timer && later());
-  // A browser may close the connection as if it were lost, and the server would wait for the page.
+  // A browser may close the connection without code 1001; the server would await a reconnection.
   addEventListener("pagehide", (event) => event.persisted || socket.disconnect());
   $("retry").addEventListener("click", connect);
   connect();

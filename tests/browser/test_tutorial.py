@@ -53,7 +53,7 @@ class TutorialRun:
         while title not in self.done:
             step = next(step for step in STEPS if step not in self.done)
             self.follow(STEPS[step])
-            self.done.append(step)  # only now: a test that is repeated repeats its step
+            self.done.append(step)  # after it has succeeded: a repeated test repeats its step
 
     def follow(self, step: Page) -> None:
         """Write the files of a step, and run its commands."""
@@ -107,8 +107,8 @@ class TutorialRun:
 def _dependencies(folder: Path) -> Path:
     """Return a folder of links to all installed packages that the tutorial needs.
 
-    Without webpy_socketio, which it installs, and without pytest-rerunfailures: that starts a
-    thread, after which a test module cannot patch the standard library.
+    Without webpy_socketio, which the tutorial installs, and without pytest-rerunfailures, which
+    starts a thread, after which a test module cannot patch the standard library.
     """
     dependencies = folder / "dependencies"
     dependencies.mkdir()

@@ -246,7 +246,7 @@ class TestDelivery:
         receives_only(inside, "one", "two", "end")
         assert near.event() == ["message", "two"]
 
-    def test_message_of_a_sent_receiver_follows_in_all_processes(
+    def test_message_sent_by_a_receiver_of_sent_is_second_in_all_processes(
         self, here: Site, there: ServerProcess
     ) -> None:
         # A message is published before it is sent to the sockets of this process.

@@ -259,7 +259,7 @@ class TestSubscribe:
         assert client.call("__unsubscribe__", "room") == OK
 
     @pytest.mark.parametrize("is_observed", [False, True])
-    def test_effects_do_not_depend_on_receivers(
+    def test_subscriptions_with_and_without_receivers_have_the_same_effects(
         self, is_observed: bool, serve: Callable[..., Site], journal: Journal
     ) -> None:
         if is_observed:

@@ -603,7 +603,7 @@ class TestLostData:
     NAMES = frozenset({"Ann", "Bob", "Joe"})
 
     def end_first_period(self, redis: RedisServer) -> None:
-        """Start a process with a short period first; later processes do not wait for their own."""
+        """End the period of a new Redis soon, so that the servers of a test do not wait for it."""
         RecordingStore(redis.url, "webpy_socketio", INTERVALS).store.close()
 
     @pytest.mark.parametrize("how", ["restarted", "restarted with old data", "emptied"])

@@ -94,7 +94,7 @@ def run(request, socket, context, name, *args):
 @pytest.fixture(autouse=True)
 def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     extend_redis_timeouts(monkeypatch)
-    # Replies that a test holds must not be late on a busy machine.
+    # Requests whose replies a test holds must not time out on a busy machine.
     monkeypatch.setattr("webpy_socketio.backplane.publisher.ANSWER_TIMEOUT", LONG_TIMEOUT)
     refresh_every(NEVER, monkeypatch)
 
@@ -865,7 +865,7 @@ class TestRecovery:
             client, other, near = Client(one), connect(one, early), connect(two, late)
             client.subscribe(early)
             three.runtime.to(late, early).send("before")
-            # As above: no message without a reply remains.
+            # Redis then has replied to all earlier messages, as in the test above.
             three.runtime.broadcast_channel("sync", late)
             assert client.messages(1) == [other.event()[1]] == ["before"]
             assert [near.event()[1] for _ in range(2)] == ["before", "sync"]

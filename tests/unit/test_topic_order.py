@@ -116,7 +116,7 @@ class TestSeen:
         )
         assert seen.not_in(positions, {ROOM, HALL}).positions == {}
 
-    def test_other_processes_read_it(self) -> None:
+    def test_from_json_reads_the_value_of_to_json(self) -> None:
         seen = Seen({ROOM: {"third": [1, 5]}}, {("third", HALL, 1, 7), (None, ROOM, 1, 2)})
         assert Seen.from_json(json.loads(json.dumps(seen.to_json()))) == seen
         assert Seen.from_json(Seen().to_json()) == Seen({}, set())

@@ -1,4 +1,4 @@
-"""All SOCKETIO_* settings, those of the engine by inheritance: type, default, and validator."""
+"""All SOCKETIO_* settings, with those inherited from the engine: types, defaults, validators."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ MUCH = b"0123456789abcdef" * 500_000
 #: Seconds without progress.
 WRITE_TIMEOUT = 0.5
 
-#: For tests in which no reader makes progress.
+#: For tests in which the reader makes no progress, or too little.
 short_timeout = pytest.mark.parametrize("write_timeout", [0.1])
 
 POLLING = "/engine.io/?EIO=4&transport=polling"

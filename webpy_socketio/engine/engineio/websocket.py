@@ -297,11 +297,11 @@ class WebSocket:
         self._stream.close()
         is_paused = self._candidate and self._probed is None
         if code == CloseCode.GOING_AWAY:
-            # The page was closed (RFC 6455 §7.4.1), also if its session still uses long-polling.
+            # The page was closed (RFC 6455 §7.4.1), even if its session still uses long-polling.
             self._session.client_left = True
         self.give_up("parse error" if code is None else "transport close", 1000)
         if code == CloseCode.GOING_AWAY and is_paused:
-            # After the probe, no GET waits whose end would show that the page was closed.
+            # After the probe the client has no GET in progress, whose end would close the session.
             self._session.close("transport close")
 
     def _receive_frame(self, frame: Frame) -> None:

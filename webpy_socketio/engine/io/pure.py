@@ -285,8 +285,8 @@ def flush_all(outboxes: list[Any]) -> list[tuple[Any, bytes | None]]:
     """Send the queued messages of outboxes, each with one call of its `try_send`.
 
     Returns:
-        The outboxes that are left to the caller, in their order. Each with the frames that were not
-        accepted, or with None if nothing was tried: the transport does not support it, or has
+        The outboxes that are left to the caller, in any order, each with the frames that were not
+        accepted. They are None if nothing was tried: the transport does not support it, or has
         unsent data. Errors count as 0 bytes: the transport detects a lost connection.
     """
     left: list[tuple[Any, bytes | None]] = []

@@ -214,7 +214,7 @@ class Followers:
                         self._ahead[socket] = offset
                     self._make_live(socket)
                     return
-                # Removed meanwhile; the page of an earlier moment may also lack newer messages.
+                # The messages were removed. A page that is older than the position only lacks them.
                 if not page.entries and page.tail >= self._position[1]:
                     offset = self._position[1]
                     self._send_gap([socket], page.epoch, offset)
