@@ -246,8 +246,9 @@ class Parts:
 
     def costs(self, subscription: float, memory: tuple[float, float]) -> Costs:
         """Return the costs, with those that are measured separately."""
-        (alone, redis_alone), (pair, _), (crowd, redis_crowd) = (
-            min(found, key=sum) for found in self._found.values()
+        alone, pair, crowd = (min(cpu for cpu, _ in each) for each in self._found.values())
+        redis_alone, redis_crowd = (
+            min(redis for _, redis in self._found[members]) for members in (1, MANY)
         )
         channels = 8 * self._processes
         others = Deployment(self._processes, channels, MANY * channels).others
@@ -309,7 +310,7 @@ def report(costs: Mapping[int, Costs], checks: Sequence[tuple[Deployment, float]
     """Yield the lines of the report; costs by the number of processes that share the cores."""
     yield f"CPU time in microseconds, on {_processor()}, {os.cpu_count()} cores, "
     yield f"Python {platform.python_version()}:"
-    first = costs[min(costs)]
+    most = costs[max(costs)]
     yield f"  {'processes that share the cores':40}" + "".join(f"{each:8}" for each in costs)
     for name, field in (
         ("inbound message with acknowledgement  i", "inbound"),
@@ -320,10 +321,10 @@ def report(costs: Mapping[int, Costs], checks: Sequence[tuple[Deployment, float]
         ("Redis: copy for a process             w", "redis_copy"),
     ):
         yield f"  {name:40}" + "".join(f"{getattr(each, field):8.1f}" for each in costs.values())
-    yield f"  subscribe and unsubscribe               {first.subscription:8.1f}"
+    yield f"  subscribe and unsubscribe               {most.subscription:8.1f}"
     yield "Memory in bytes:"
-    yield f"  client with a channel                   {first.client_bytes:8,.0f}"
-    yield f"  topic in Redis                          {first.topic_bytes:8,.0f}"
+    yield f"  client with a channel                   {most.client_bytes:8,.0f}"
+    yield f"  topic in Redis                          {most.topic_bytes:8,.0f}"
     yield ""
     yield "CPU time for a message, processes and Redis together:"
     yield "  processes  channels  clients  predicted  measured  difference  messages/s (2 cores)"
@@ -336,7 +337,7 @@ def report(costs: Mapping[int, Costs], checks: Sequence[tuple[Deployment, float]
             f"{deployment.capacity(found, 2):12,.0f}"
         )
     yield ""
-    yield from _million(first)
+    yield from _million(most)
 
 
 #: Few and many members of a channel. There are twice as many channels as messages under way, as
