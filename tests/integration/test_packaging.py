@@ -40,7 +40,7 @@ MODULES = ["build_backend", "client_bundle", "extension"]
 PACKAGE_FILES = {
     str(path.relative_to(ROOT))
     for path in (ROOT / "webpy_socketio").rglob("*")
-    if path.is_file() and path.suffix not in (".pyc", ".c", ".so")
+    if path.is_file() and path.suffix not in (".pyc", ".c", ".h", ".so")
 }
 NATIVE_SOURCES = {f"webpy_socketio/engine/io/{name}" for name in ("_batch.h", "_native.c")}
 NATIVE_CORE = "webpy_socketio/engine/io/_native.abi3.so"
