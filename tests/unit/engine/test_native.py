@@ -525,6 +525,13 @@ def readable(sockets: list[_socket.socket]) -> list[_socket.socket]:
     return [by_descriptor[descriptor] for descriptor, _ in poll.poll(0)]
 
 
+def has_data(sock: _socket.socket) -> bool:
+    """Return whether a socket has data, without a switch to another greenlet."""
+    with contextlib.suppress(BlockingIOError):
+        return bool(sock.recv(1, _socket.MSG_PEEK))
+    return False
+
+
 def received(sock: _socket.socket) -> bytes:
     """Return the data that has arrived."""
     data = b""
@@ -810,6 +817,45 @@ class TestBatches:
             else:
                 assert theirs.recv(99) == frames
             assert bool(outbox.pending) == (number % 10 in (4, 5))
+
+    def test_garbage_collection_does_not_run_before_the_sends(self, sockets: Any) -> None:
+        outboxes = [state(_native, _native.open_sender(ours)) for ours, _ in sockets[:8]]
+        closed = state(_native, _native.open_sender(sockets[8][0]), pending=[])
+        _native.close_sender(closed.try_send)
+        others = [closed, *(state(_native, None) for _ in range(20))]
+        for outbox in [*outboxes, closed]:
+            outbox.pending = [_native.Frames(b"4abc")]
+        others[-1].try_send = outboxes[0].try_send
+        others[-1].pending = [object()]  # its frames cannot be joined
+        collections = []
+
+        def check(*_: Any) -> None:
+            """Note the outboxes whose messages are neither queued nor sent."""
+            pairs = zip(outboxes, sockets, strict=False)
+            collections.append(
+                [outbox for outbox, (_, to) in pairs if not outbox.pending and not has_data(to)]
+            )
+
+        # Otherwise the pairs of the result are objects that were allocated before.
+        in_use = [tuple([number] * 2) for number in range(5000)]
+        threshold = gc.get_threshold()
+        gc.callbacks.append(check)
+        gc.set_threshold(1)
+        try:
+            left = _native.flush_all([*outboxes, *others])
+        finally:
+            gc.set_threshold(*threshold)
+            gc.callbacks.remove(check)
+        del in_use
+        assert [outbox for outbox, _ in left] == others
+        assert not any(collections)
+
+    def test_left_outboxes_are_returned_in_their_order(self, core: Any, sockets: Any) -> None:
+        outboxes = self.outboxes(core, sockets)
+        for outbox in outboxes:
+            outbox.pending = [core.Frames(b"4abc")]
+        left = [outbox for outbox, _ in core.flush_all(outboxes)]
+        assert left == [outbox for outbox in outboxes if outbox in left]
 
     def test_part_of_a_large_message_is_accepted(self, core: Any, sockets: Any) -> None:
         data = bytes(range(256)) * (1 << 14)

@@ -25,7 +25,6 @@ typedef struct Batch Batch;
 #ifdef IORING_SETUP_DEFER_TASKRUN
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,18 +34,18 @@ typedef struct Batch Batch;
 #include <unistd.h>
 
 struct Batch {
-    /* Only this thread may submit (IORING_SETUP_SINGLE_ISSUER). A forked process shares the rings
-     * with its parent, and must not touch them. */
-    pthread_t thread;
-    pid_t process;
+    /* Only this thread may submit (IORING_SETUP_SINGLE_ISSUER). Not a pthread_t: after the thread
+     * has ended, another one often gets the same. A forked process shares the rings with its
+     * parent, and must not touch them. */
+    pid_t thread, process;
     int fd;
-    unsigned count;
+    unsigned count, tail;
     void *rings;
     size_t rings_size;
     struct io_uring_sqe *sqes;
     size_t sqes_size;
     struct io_uring_cqe *cqes;
-    unsigned *sq_head, *sq_tail, *cq_head, *cq_tail;
+    unsigned *sq_tail, *cq_head, *cq_tail;
     unsigned sq_mask, cq_mask;
 };
 
@@ -68,6 +67,11 @@ static void *batch_map(int fd, size_t size, off_t offset)
     return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, offset);
 }
 
+static pid_t batch_thread(void)
+{
+    return (pid_t)syscall(SYS_gettid);
+}
+
 /* Return a new batch for this thread, or NULL if it is not available. */
 static Batch *batch_open(void)
 {
@@ -84,7 +88,7 @@ static Batch *batch_open(void)
     }
     size_t sq_size = params.sq_off.array + params.sq_entries * sizeof(unsigned);
     size_t cq_size = params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe);
-    batch->thread = pthread_self();
+    batch->thread = batch_thread();
     batch->process = getpid();
     batch->fd = fd;
     batch->rings_size = sq_size > cq_size ? sq_size : cq_size; /* IORING_FEAT_SINGLE_MMAP */
@@ -97,7 +101,6 @@ static Batch *batch_open(void)
         return NULL;
     }
     char *rings = batch->rings;
-    batch->sq_head = (unsigned *)(rings + params.sq_off.head);
     batch->sq_tail = (unsigned *)(rings + params.sq_off.tail);
     batch->cq_head = (unsigned *)(rings + params.cq_off.head);
     batch->cq_tail = (unsigned *)(rings + params.cq_off.tail);
@@ -113,19 +116,21 @@ static Batch *batch_open(void)
 /* Return whether this thread may use a batch. */
 static int batch_is_usable(const Batch *batch)
 {
-    return pthread_equal(batch->thread, pthread_self()) && batch->process == getpid();
+    return batch->thread == batch_thread() && batch->process == getpid();
 }
 
-/* Return whether a batch belongs to another process, from which this one was forked. */
-static int batch_is_inherited(const Batch *batch)
+/* Return whether a batch belongs to a process from which this one was forked, or to a thread that
+ * has ended. */
+static int batch_is_abandoned(const Batch *batch)
 {
-    return batch->process != getpid();
+    return batch->process != getpid() ||
+        (syscall(SYS_tgkill, batch->process, batch->thread, 0) < 0 && errno == ESRCH);
 }
 
 /* Add a send to a batch that has fewer than BATCH_SIZE. The data must stay until `batch_send`. */
 static void batch_add(Batch *batch, int fd, const char *data, size_t size)
 {
-    struct io_uring_sqe *sqe = &batch->sqes[(*batch->sq_tail + batch->count) & batch->sq_mask];
+    struct io_uring_sqe *sqe = &batch->sqes[(batch->tail + batch->count) & batch->sq_mask];
     memset(sqe, 0, sizeof *sqe);
     sqe->opcode = IORING_OP_SEND;
     sqe->fd = fd;
@@ -143,17 +148,16 @@ static int batch_send(Batch *batch, int *results)
     unsigned count = batch->count, submitted = 0, done = 0, head = *batch->cq_head;
     int failed = 0;
     memset(results, 0, count * sizeof *results);
-    __atomic_store_n(batch->sq_tail, *batch->sq_tail + count, __ATOMIC_RELEASE);
+    batch->tail += count;
     batch->count = 0;
-    while (done < count) {
+    __atomic_store_n(batch->sq_tail, batch->tail, __ATOMIC_RELEASE);
+    while (done < count && !failed) {
         long entered = syscall(SYS_io_uring_enter, batch->fd, count - submitted, count - done,
                                IORING_ENTER_GETEVENTS, NULL, 0);
-        if (entered < 0 && errno != EINTR) {
-            failed = -1;
-            break;
-        }
         if (entered > 0)
             submitted += (unsigned)entered;
+        else if (entered < 0 ? errno != EINTR : submitted < count)
+            failed = -1; /* also if nothing was submitted, so that this cannot loop for ever */
         for (; head != __atomic_load_n(batch->cq_tail, __ATOMIC_ACQUIRE); head++, done++) {
             struct io_uring_cqe *cqe = &batch->cqes[head & batch->cq_mask];
             if (cqe->res > 0)
@@ -182,7 +186,7 @@ static int batch_is_usable(const Batch *batch)
     return 0;
 }
 
-static int batch_is_inherited(const Batch *batch)
+static int batch_is_abandoned(const Batch *batch)
 {
     (void)batch;
     return 0;

@@ -786,17 +786,19 @@ static Batch *batch_for(State *state, Py_ssize_t count)
 {
     if (count < MIN_BATCH || state->has_no_batch)
         return NULL;
-    if (state->batch != NULL && batch_is_inherited(state->batch)) {
+    if (state->batch != NULL) {
+        if (batch_is_usable(state->batch))
+            return state->batch;
+        if (!batch_is_abandoned(state->batch))
+            return NULL;
         batch_close(state->batch);
         state->batch = NULL;
     }
-    if (state->batch == NULL) {
-        const char *setting = getenv("WEBPY_SOCKETIO_IO_URING");
-        if (setting == NULL || strcmp(setting, "0") != 0)
-            state->batch = batch_open();
-        state->has_no_batch = state->batch == NULL;
-    }
-    return state->batch != NULL && batch_is_usable(state->batch) ? state->batch : NULL;
+    const char *setting = getenv("WEBPY_SOCKETIO_IO_URING");
+    if (setting == NULL || strcmp(setting, "0") != 0)
+        state->batch = batch_open();
+    state->has_no_batch = state->batch == NULL;
+    return state->batch;
 }
 
 /* Sends that are added to a batch. No Python code runs until they are submitted: it could close one
@@ -805,25 +807,35 @@ typedef struct {
     Batch *batch;
     unsigned count;
     PyObject *outboxes[BATCH_SIZE];
-    PyObject *frames[BATCH_SIZE];
+    PyObject *frames[BATCH_SIZE];   /* NULL: nothing is sent, the caller must flush the outbox */
     PyObject *messages[BATCH_SIZE]; /* freed afterwards, as this may run Python code */
 } Queue;
 
 /* Add a send; the references to the frames and the messages, which may be NULL, are taken over. */
 static void queue_add(Queue *queue, OutboxState *outbox, PyObject *frames, PyObject *messages)
 {
-    int fd = ((Sender *)outbox->try_send)->fd;
     queue->outboxes[queue->count] = Py_NewRef((PyObject *)outbox);
     queue->frames[queue->count] = frames;
     queue->messages[queue->count++] = messages;
-    batch_add(queue->batch, fd, PyBytes_AsString(frames), (size_t)PyBytes_Size(frames));
+    if (frames != NULL)
+        batch_add(queue->batch, ((Sender *)outbox->try_send)->fd, PyBytes_AsString(frames),
+                  (size_t)PyBytes_Size(frames));
+}
+
+/* Look up the batch again after a call that can run Python code, which could have forked, or
+ * closed the batch. */
+static void queue_renew(State *state, Queue *queue)
+{
+    if (queue->batch != NULL)
+        queue->batch = batch_for(state, MIN_BATCH);
 }
 
 /* Submit the sends; append an entry for each that was not accepted whole. The entry is the outbox
- * with the number of accepted bytes or, if `with_rest`, with the other bytes. */
+ * with the number of accepted bytes or, if `with_rest`, with the other bytes. It has None if nothing
+ * was sent. Return 0, or -1 on failure; the queue is empty afterwards. May run Python code. */
 static int queue_send(State *state, Queue *queue, PyObject **incomplete, int with_rest)
 {
-    int results[BATCH_SIZE], failed = 0;
+    int results[BATCH_SIZE], *result = results, failed = 0;
     unsigned count = queue->count;
     if (count == 0)
         return 0;
@@ -831,36 +843,26 @@ static int queue_send(State *state, Queue *queue, PyObject **incomplete, int wit
         batch_close(state->batch);
         state->batch = NULL;
         state->has_no_batch = 1;
-        queue->batch = NULL;
     }
     queue->count = 0;
     for (unsigned i = 0; i < count; i++) {
-        Py_ssize_t size = PyBytes_Size(queue->frames[i]), sent = results[i];
-        if (sent < size && !failed) {
+        PyObject *outbox = queue->outboxes[i], *frames = queue->frames[i];
+        Py_ssize_t size = frames == NULL ? 0 : PyBytes_Size(frames);
+        Py_ssize_t sent = frames == NULL ? 0 : *result++;
+        if (frames == NULL && !failed)
+            failed = append_pair(incomplete, outbox, Py_NewRef(Py_None));
+        else if (sent < size && !failed) {
             PyObject *value = with_rest
-                ? PyBytes_FromStringAndSize(PyBytes_AsString(queue->frames[i]) + sent, size - sent)
+                ? PyBytes_FromStringAndSize(PyBytes_AsString(frames) + sent, size - sent)
                 : PyLong_FromSsize_t(sent);
-            failed = append_pair(incomplete, queue->outboxes[i], value);
+            failed = append_pair(incomplete, outbox, value);
         }
-        Py_DECREF(queue->outboxes[i]);
-        Py_DECREF(queue->frames[i]);
+        Py_DECREF(outbox);
+        Py_XDECREF(frames);
         Py_XDECREF(queue->messages[i]);
     }
+    queue_renew(state, queue);
     return failed;
-}
-
-/* Submit the last sends, also if an exception is set; return 0, or -1 with an exception. */
-static int queue_finish(State *state, Queue *queue, PyObject **incomplete, int with_rest,
-                        int failed)
-{
-    PyObject *type, *value, *traceback;
-    if (!failed)
-        return queue_send(state, queue, incomplete, with_rest);
-    PyErr_Fetch(&type, &value, &traceback);
-    if (queue_send(state, queue, incomplete, with_rest) < 0)
-        PyErr_Clear();
-    PyErr_Restore(type, value, traceback);
-    return -1;
 }
 
 /* Return whether an outbox is open, has no data, and sends to a descriptor. Runs no Python code. */
@@ -897,8 +899,9 @@ static PyObject *send_to_all(PyObject *module, PyObject *const *args, Py_ssize_t
         if (item == args[2])
             continue;
         if (!PyObject_TypeCheck(item, state->outbox_type)) {
-            PyErr_SetString(PyExc_TypeError, "a recipient is not an outbox");
-            failed = 1;
+            if ((failed = queue_send(state, &queue, &incomplete, 0)) == 0)
+                PyErr_SetString(PyExc_TypeError, "a recipient is not an outbox");
+            failed = -1;
             break;
         }
         Py_INCREF(item);
@@ -910,37 +913,40 @@ static PyObject *send_to_all(PyObject *module, PyObject *const *args, Py_ssize_t
             Py_ssize_t sent = send_to(state, (OutboxState *)item, args[1], bytes, size);
             failed = sent == FAILED ||
                 (sent < size && append_pair(&incomplete, item, PyLong_FromSsize_t(sent)) < 0);
+            queue_renew(state, &queue);
         }
         Py_DECREF(item);
     }
-    if (queue_finish(state, &queue, &incomplete, 0, failed) < 0)
+    /* After a failure the queue is empty. */
+    if (failed || queue_send(state, &queue, &incomplete, 0) < 0)
         Py_CLEAR(incomplete);
     else if (incomplete == NULL)
         incomplete = PyTuple_New(0);
     return incomplete;
 }
 
-/* Return the frames of a list of messages as one bytes object. */
+/* Return the frames of a list of messages as one bytes object, or NULL without an exception. Runs no
+ * Python code: an exception could, as its creation can start the garbage collector. */
 static PyObject *join_messages(State *state, PyObject *messages)
 {
     Py_ssize_t count = PyList_Size(messages), sum = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         Frames *message = (Frames *)PyList_GetItem(messages, i);
         if (!PyObject_TypeCheck((PyObject *)message, state->frames_type) ||
-            message->frames == NULL || !PyBytes_Check(message->frames)) {
-            PyErr_SetString(PyExc_TypeError, "a queued message has no frames");
+            message->frames == NULL || !PyBytes_Check(message->frames))
             return NULL;
-        }
         Py_ssize_t size = PyBytes_Size(message->frames);
         if (size > PY_SSIZE_T_MAX - sum)
-            return PyErr_NoMemory();
+            return NULL;
         sum += size;
         if (count == 1)
             return Py_NewRef(message->frames);
     }
     PyObject *frames = PyBytes_FromStringAndSize(NULL, sum);
-    if (frames == NULL)
+    if (frames == NULL) {
+        PyErr_Clear();
         return NULL;
+    }
     char *to = PyBytes_AsString(frames);
     for (Py_ssize_t i = 0; i < count; i++) { /* nothing has run since the first loop */
         PyObject *part = ((Frames *)PyList_GetItem(messages, i))->frames;
@@ -958,26 +964,40 @@ static PyObject *exchange(PyObject **place, PyObject *value)
     return old;
 }
 
+/* Return whether freeing a value runs no Python code. */
+static int is_number(PyObject *value)
+{
+    return value == NULL || PyLong_CheckExact(value);
+}
+
+/* Append an outbox that the caller must flush to `left`, now or with the queue. */
+static int leave_outbox(State *state, Queue *queue, OutboxState *outbox, PyObject **left)
+{
+    if (queue->batch == NULL)
+        return append_pair(left, (PyObject *)outbox, Py_NewRef(Py_None));
+    queue_add(queue, outbox, NULL, NULL);
+    return queue->count < BATCH_SIZE ? 0 : queue_send(state, queue, left, 1);
+}
+
 /* Send the messages of an outbox, now or with the queue. Append a pair to `left` if the caller must
  * flush the outbox (with None), or send the rest. Return 0, or -1 on failure. */
 static int flush_outbox(State *state, Queue *queue, OutboxState *outbox, PyObject **left)
 {
     PyObject *try_send = outbox->try_send, *pending = outbox->pending, *frames;
     int is_direct = try_send != NULL && Py_TYPE(try_send) == state->sender_type &&
-        outbox->unsent == state->zero;
+        outbox->unsent == state->zero && is_number(outbox->pending_size) &&
+        is_number(outbox->pending_count);
     if (is_direct && pending == state->empty)
         return 0;
     if (!is_direct || pending == NULL || !PyList_Check(pending) || PyList_Size(pending) == 0)
-        return append_pair(left, (PyObject *)outbox, Py_NewRef(Py_None));
-    if ((frames = join_messages(state, pending)) == NULL) {
-        PyErr_Clear(); /* the caller reports it; other outboxes are not affected */
-        return append_pair(left, (PyObject *)outbox, Py_NewRef(Py_None));
-    }
+        return leave_outbox(state, queue, outbox, left);
+    if ((frames = join_messages(state, pending)) == NULL) /* the caller reports it */
+        return leave_outbox(state, queue, outbox, left);
     Py_XDECREF(exchange(&outbox->pending_size, state->zero));
     Py_XDECREF(exchange(&outbox->pending_count, state->zero));
     pending = exchange(&outbox->pending, state->empty);
     int fd = ((Sender *)try_send)->fd, failed = 0;
-    if (queue->batch != NULL && fd >= 0) {
+    if (queue->batch != NULL) { /* also if closed: sending to -1 fails */
         queue_add(queue, outbox, frames, pending);
         return queue->count < BATCH_SIZE ? 0 : queue_send(state, queue, left, 1);
     }
@@ -1015,16 +1035,16 @@ static PyObject *flush_all(PyObject *module, PyObject *outboxes)
     for (Py_ssize_t i = 0; i < PyList_Size(outboxes) && !failed; i++) {
         PyObject *item = PyList_GetItem(outboxes, i);
         if (!PyObject_TypeCheck(item, state->outbox_type)) {
-            PyErr_SetString(PyExc_TypeError, "not an outbox");
-            failed = 1;
+            if ((failed = queue_send(state, &queue, &left, 1)) == 0)
+                PyErr_SetString(PyExc_TypeError, "not an outbox");
+            failed = -1;
             break;
         }
         Py_INCREF(item);
         failed = flush_outbox(state, &queue, (OutboxState *)item, &left);
         Py_DECREF(item);
     }
-    failed = queue_finish(state, &queue, &left, 1, failed);
-    if (failed)
+    if (failed || queue_send(state, &queue, &left, 1) < 0) /* after a failure it is empty */
         Py_CLEAR(left);
     return left;
 }
