@@ -42,6 +42,9 @@ MANY = 22
 #: Topics whose memory in Redis is measured, and clients whose memory is measured.
 TOPICS, CLIENTS = 100, 500
 
+#: Connections of a process, a practical size.
+CONNECTIONS = 50_000
+
 #: Fraction of a core that a process may use on average, so that peaks have room.
 LOAD = 0.6
 
@@ -289,7 +292,7 @@ def _million(costs: Costs) -> Iterator[str]:
     yield "  members   processes  messages/s   Redis   topics of   memory of   memory of"
     yield "  a channel  (cores)   a process    cores   all (10^6)  processes   topics"
     for members in (2, 10, 100, 1000):
-        processes = 1
+        processes = 1_000_000 // CONNECTIONS
         while True:
             deployment = Deployment(processes, round(1e6 / members), 1_000_000)
             needed = rate * deployment.cpu(costs) / 1e6 / LOAD
