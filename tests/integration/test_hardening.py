@@ -45,7 +45,7 @@ from tests.integration.engine.test_websocket import (
     TEXT,
     frame,
 )
-from tests.load_clients import HELD, CountedServer, counts, scaled
+from tests.load_clients import HELD, CountedServer, count_descriptors, counts, scaled
 from webpy_socketio import (
     ContentError,
     Disconnected,
@@ -159,7 +159,7 @@ def resource_counts(site: Site) -> dict[str, int]:
         "sockets": sum(len(space.sockets) for space in spaces),
         "channels": sum(len(space.channels) + len(space.channels._held) for space in spaces),
         "deadlines": sum(map(len, deadlines)),
-        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "descriptors": count_descriptors(),
         "open": len(site.server._dispatcher._open),
     }
 
