@@ -31,7 +31,7 @@ from webpy_socketio.parked_sessions import ParkedSessions
 from webpy_socketio.recoverable import Recoverable
 from webpy_socketio.recovery import Recovery
 from webpy_socketio.recovery_directory import PARKED, RecoveryDirectory, digest
-from webpy_socketio.registry import SocketRegistry, topics_of_socket
+from webpy_socketio.registry import SocketRegistry, topics_of, topics_of_socket
 from webpy_socketio.released_sessions import CLAIM, CONFIRM, MOVE, MOVE_BY_TOPICS, move_name
 from webpy_socketio.server_replies import Reply
 from webpy_socketio.server_requests import Incoming, ServerRequests
@@ -404,7 +404,7 @@ class AdoptedSessions:
         with _marking(self._moving, [offer.pid for offer in offers]):
             backplane.subscribe(*topics)
             backplane.wait(*topics)
-            sockets = [self._prepare(offer, host) for offer in offers]
+            sockets = self._prepare_all(offers, host)
             is_taken = False
             try:
                 is_taken = self._parked.take(number)
@@ -448,13 +448,18 @@ class AdoptedSessions:
         topics = _topics(offers)
         backplane: Any = self._registry.backplane
         backplane.subscribe(*topics)
-        sockets: list[Recoverable] = []
-        moved: list[tuple[Recoverable, Offer]] = []
+        is_subscribed = False
         try:
             backplane.wait(*topics)
-            if not all(map(backplane.is_subscribed, topics)):
+            is_subscribed = all(map(backplane.is_subscribed, topics))
+            if not is_subscribed:
                 raise BackplaneError("Redis has not confirmed the subscriptions of a session")
-            sockets = [self._prepare(offer, host) for offer in offers]
+        finally:
+            if not is_subscribed:
+                backplane.unsubscribe(*topics)
+        sockets = self._prepare_all(offers, host)
+        moved: list[tuple[Recoverable, Offer]] = []
+        try:
             statuses, sessions = self._request(node, offers, sockets, until)
             moved = [
                 (socket, offer)
@@ -466,8 +471,6 @@ class AdoptedSessions:
             for socket in sockets:
                 if socket not in kept:
                     self._discard(socket)
-            if not sockets:
-                backplane.unsubscribe(*topics)
         if moved:
             # In another greenlet: a client may give up, but one of the servers must keep the
             # sessions, and send their last stages.
@@ -500,17 +503,41 @@ class AdoptedSessions:
         if confirmed:
             self._confirming.spawn(self._confirm, node, confirmed)
 
+    def _prepare_all(self, offers: Sequence[Offer], host: AdoptingHost) -> list[Recoverable]:
+        """Create the sockets of sessions whose topics are subscribed.
+
+        After an exception, none of them exists, and the topics are not subscribed any more.
+        """
+        sockets: list[Recoverable] = []
+        try:
+            for offer in offers:
+                socket = self._prepare(offer, host)
+                sockets.append(socket)
+        except BaseException:
+            for prepared in sockets:
+                self._discard(prepared)
+            backplane: Any = self._registry.backplane
+            backplane.unsubscribe(*_topics(offers[len(sockets) + 1 :]))
+            raise
+        return sockets
+
     def _prepare(self, offer: Offer, host: AdoptingHost) -> Recoverable:
         """Create the socket of a session and make it a recipient of messages."""
+        backplane: Any = self._registry.backplane
         connection = self._detached.create(
             host, offer.namespace, offer.session_id, "transport close"
         )
         socket = host.restore(connection)
         socket.pid = offer.pid
-        socket.arrive(offer.channels)
-        late_copies, backplane = self._recovery.late_copies, self._registry.backplane
-        if late_copies is not None and backplane is not None:
-            late_copies.expect(socket, backplane.received_groups)
+        try:
+            socket.arrive(offer.channels)
+        except BaseException:  # such as a channel in the format of another version
+            left = offer.channels[len(socket.channels) :]
+            self._discard(socket)
+            backplane.unsubscribe(*topics_of(offer.namespace, left))
+            raise
+        if self._recovery.late_copies is not None:
+            self._recovery.late_copies.expect(socket, backplane.received_groups)
         return socket
 
     def _request(

@@ -1171,6 +1171,25 @@ class TestStop:
         again = start()
         assert client.resume(again)
 
+    def test_parked_bundle_with_an_unknown_session_leaves_nothing_behind(
+        self, start: Callable[..., Node], redis: RedisServer
+    ) -> None:
+        one = start()
+        clients = [Client(one) for _ in range(3)]
+        for name, client in zip(("a", "b", "c"), clients, strict=True):
+            client.subscribe(name)
+            client.lose()
+        key = one.recovery.moves._parked._key
+        one.server.stop()
+        ((number, bundle),) = redis.ask("HGETALL", key).items()
+        unknown = bundle.replace(b'"channels":["b"]', b'"channels":["b",{}]')
+        assert unknown != bundle
+        redis.ask("HSET", key, number, unknown)
+        again = start()
+        assert again.runtime.sockets() == []
+        while redis.topics():
+            gevent.sleep(0.01)
+
     def test_time_of_a_parked_session_is_over(self, start: Callable[..., Node]) -> None:
         one = start()
         client = Client(one)
