@@ -309,7 +309,7 @@ class TestDelivery:
                 broadcast_channel("hello", room)
         connect(here)
         with pytest.raises(NoSocket):
-            send("nobody", "hello")
+            send("unknown", "hello")
 
     def test_call_collects_the_answers_of_all_processes(
         self, here: Site, there: ServerProcess

@@ -20,6 +20,7 @@ from blinker import Signal
 
 from tests.commands import PYTEST
 from tests.conftest import Journal, Site
+from tests.load_clients import count_descriptors
 from webpy_socketio import (
     CallTimeout,
     NoSocket,
@@ -946,15 +947,12 @@ class TestIsolation:
             server.connect()
 
     def test_server_opens_no_port_or_descriptor(self) -> None:
-        def descriptors() -> int:
-            return len(list(Path("/proc/self/fd").iterdir()))
-
         with contextlib.suppress(FileNotFoundError):  # not available on every system
-            before = descriptors()
+            before = count_descriptors()
             with TestServer(application()) as server:
                 server.connect()
                 server.get("/")
-                assert descriptors() == before
+                assert count_descriptors() == before
 
 
 class Scenario:

@@ -157,7 +157,7 @@ static int batch_send(Batch *batch, int *results)
         if (entered > 0)
             submitted += (unsigned)entered;
         else if (entered < 0 ? errno != EINTR : submitted < count)
-            failed = -1; /* also if nothing was submitted, so that this cannot loop for ever */
+            failed = -1; /* also if nothing was submitted: repeating the call could not end */
         for (; head != __atomic_load_n(batch->cq_tail, __ATOMIC_ACQUIRE); head++, done++) {
             struct io_uring_cqe *cqe = &batch->cqes[head & batch->cq_mask];
             if (cqe->res > 0)
