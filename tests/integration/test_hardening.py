@@ -1030,7 +1030,7 @@ class TestSocketIO:
         assert (scene.handled, scene.errors, scene.endings) == ([], [], [])
 
     def test_missing_attachments_close_the_session(self, serve: Callable[..., Site]) -> None:
-        scene = Scene(serve, ping_interval=0.3, ping_timeout=0.5)
+        scene = Scene(serve, ping_interval=0.05, ping_timeout=2.0)
         answering = gevent.spawn(self.answer_pings, scene.bystander)
         client = scene.site.connect()
         client.send(f'452-["e",{placeholder("0")},{placeholder("1")}]')
@@ -1289,7 +1289,7 @@ class TestClock:
         self, jump: float, serve: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Heartbeats continue, responding clients stay open, and silent ones are closed."""
-        scene = Scene(serve, ping_interval=0.1, ping_timeout=1.0)
+        scene = Scene(serve, ping_interval=0.1, ping_timeout=2.0)
         answering = gevent.spawn(TestSocketIO.answer_pings, scene.bystander)
         client = scene.site.connect()
         polling = scene.site.polling()

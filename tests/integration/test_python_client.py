@@ -416,7 +416,7 @@ class TestDisconnection:
         stages.wait_for(("finish", "server namespace disconnect"))
 
     def test_heartbeats_keep_connection_open(self, serve: Callable[..., Site], make: Make) -> None:
-        site = serve(ping_interval=0.1, ping_timeout=0.5)
+        site = serve(ping_interval=0.1, ping_timeout=5.0)
         client = make().connect(site)
         socket = default_runtime.registry.find(client.io.get_sid())
         assert socket is not None
