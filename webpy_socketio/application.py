@@ -34,6 +34,9 @@ _APPLICATION = "webpy_socketio.application"
 #: `web.ctx` until it is used.
 _CONTEXT = "webpy_socketio.context"
 
+#: Environ key that is True if no code of the application has run in the handshake.
+_FIXED = "webpy_socketio.fixed"
+
 #: Environ key of the response headers of the handshake; processors may still add to them.
 _HEADERS = "webpy_socketio.headers"
 
@@ -115,12 +118,71 @@ class SocketIOView:
             web.ctx.env[_CONTEXT] = context = dict(web.ctx.__dict__)
             context["env"] = context["environ"] = None  # no reference to itself
             context["app_stack"] = []
+            # A subclass may run code of the application.
+            web.ctx.env[_FIXED] = type(self) is SocketIOView
         web.ctx.env[_HEADERS] = web.ctx.headers
         web.ctx.env[ACCEPT_KEY] = True
         mark.take_over(web.ctx.env)
         return ""
 
     POST = OPTIONS = PUT = DELETE = PATCH = GET
+
+
+class PlainRoute:
+    """The route of handshakes through an application without processors.
+
+    Such an application runs no code of its own in a handshake. It therefore passes on each one that
+    has the path of the first, as long as it is not changed.
+
+    Args:
+        application: The application.
+        path: PATH_INFO of the first handshake.
+    """
+
+    __slots__ = ("_application", "_mapping", "_path")
+
+    def __init__(self, application: Any, path: str) -> None:
+        self._application = application
+        self._mapping = list(application.mapping)
+        self._path = path
+
+    def accept(self, environ: dict[str, Any]) -> bool:
+        """Pass on a handshake like `SocketIOView`; return False if the application must do it."""
+        application = self._application
+        if (
+            environ["PATH_INFO"] != self._path
+            or _has_processors(application)
+            or application.mapping != self._mapping
+        ):
+            return False
+        environ[_APPLICATION] = application
+        environ[_CONTEXT] = None
+        environ[ACCEPT_KEY] = True
+        return True
+
+
+def learn_route(wsgi: Any, environ: dict[str, Any]) -> PlainRoute | None:
+    """Return the route of a handshake that the application has passed on; None if it may vary.
+
+    Args:
+        wsgi: The WSGI application of the server.
+        environ: The environ of the handshake, as the application has left it.
+    """
+    application = environ.get(_APPLICATION)
+    if not environ.pop(_FIXED, False) or _find_application(wsgi) is not application:
+        return None
+    return PlainRoute(application, environ["PATH_INFO"])
+
+
+#: The code of the functions that ``wsgifunc()`` returns. Wrappers have other code.
+_WSGI_CODE = web.application((), {}, autoreload=False).wsgifunc().__code__
+
+
+def _find_application(wsgi: Any) -> Any:
+    """Return the application whose ``wsgifunc()`` a WSGI application is; None for a wrapper."""
+    if getattr(wsgi, "__code__", None) is not _WSGI_CODE:
+        return None
+    return wsgi.__closure__[_WSGI_CODE.co_freevars.index("self")].cell_contents
 
 
 #: URLs of Socket.IO; add them to those of the application: ``urls += socketio_urls``.

@@ -19,9 +19,11 @@ import web
 from webpy_socketio import loggers
 from webpy_socketio.addresses import is_wildcard, location, shown
 from webpy_socketio.application import (
+    PlainRoute,
     WebDispatcher,
     add_resource,
     check_patching,
+    learn_route,
 )
 from webpy_socketio.assets import PARSER_KEY, RESOURCE_KEY
 from webpy_socketio.backplane import Backplane
@@ -146,6 +148,8 @@ class SocketIOServer(EngineServer):
             if settings.health
             else None
         )
+        #: The route of handshakes, if the application need not be called for them.
+        self._route: PlainRoute | None = None
         self._joined = False
         self._status_service: StatusService | None = None
         self._force = gevent.event.Event()
@@ -159,6 +163,13 @@ class SocketIOServer(EngineServer):
         self.environ[RESOURCE_KEY] = resource  # for socketio_scripts()
         self.environ[PARSER_KEY] = settings.parser
         self.environ[ORIGINS_KEY] = engine.origins
+
+    def learn_route(self, environ: dict[str, Any], headers: list[tuple[str, str]]) -> None:
+        route = learn_route(self.application, environ)
+        self._route = None if headers else route
+
+    def find_route(self, environ: dict[str, Any]) -> bool:
+        return self._route is not None and self._route.accept(environ)
 
     def respond_early(self, environ: dict[str, Any]) -> Response | None:
         return None if self._health is None else self._health.respond(environ)

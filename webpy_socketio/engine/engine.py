@@ -282,6 +282,15 @@ class Engine:
         session = self.sessions.get(sid) if is_unambiguous else None
         return session if session is not None and session.open else None
 
+    def may_repeat(self, environ: dict[str, Any]) -> bool:
+        """Return whether a long-polling request of an open session passes all checks."""
+        try:
+            query = read_query(environ, self.config.transports)
+            check_encoding(environ)
+        except RequestError:
+            return False
+        return query.transport == "polling" and self.origins.allow(environ)
+
     def may_continue(self, session: Session, transport: Polling) -> bool:
         """Return whether a repetition of an earlier request of the session may be handled."""
         return (

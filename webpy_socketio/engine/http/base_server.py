@@ -97,16 +97,25 @@ class BaseServer(WSGIServer):
         super().start()
 
     def do_handle(self, sock: Any, address: Any) -> None:
+        if self.admit(sock, address):
+            super().do_handle(sock, address)
+
+    def admit(self, sock: Any, address: Any) -> bool:
+        """Count a connection; reject it and return False if its address has reached the limit."""
         peer = peer_of(address)
         if not self.config.proxies.trusts(peer):
             if not self._addresses.has_room(peer):
                 self._reject(sock, peer)
-                return
+                return False
             self._addresses.add(sock, peer)
-        super().do_handle(sock, address)
+        return True
+
+    def release(self, sock: Any) -> None:
+        """Stop counting a connection."""
+        self._addresses.remove(sock)
 
     def do_close(self, sock: Any, *args: Any) -> None:
-        self._addresses.remove(sock)
+        self.release(sock)
         super().do_close(sock, *args)
 
     def _reject(self, sock: Any, peer: str) -> None:

@@ -190,16 +190,17 @@ class HTTPHandler(ResponseHandler):
         self.requestline = ""
         if self._failure is not None:
             raise self._failure
-        self._parsed = head = parse_head(self._head, self._parsed)
+        head = parse_head(self._head, self._parsed)
         # For the access log: bytes above ASCII may be control characters of a terminal.
         self.requestline = raw_requestline.encode("ascii", "backslashreplace").decode()
-        self.command, self.path = head.method, head.target
-        self.request_version = "HTTP/" + head.version
-        self.close_connection = head.close
-        self.headers = head.headers
-        if self._fields[1] is not head.headers:
-            self._fields = self._read_fields(head), head.headers
-        self.remote_address = self._fields[0]["REMOTE_ADDR"]
+        fields = self._read_fields(head)
+        self.remote_address = fields["REMOTE_ADDR"]
+        if not self._is_host_allowed(fields):
+            self.server.notices.throttled(
+                "host", explain_host(fields.get("HTTP_HOST", ""), self.peer)
+            )
+            raise BadRequest("this host is not served here")
+        self._accept_head(head, fields)
         if self.server.peers is not None:
             self.route(head)
         try:
@@ -214,6 +215,29 @@ class HTTPHandler(ResponseHandler):
             self.body_aborted("parse error" if is_client_error else "transport error")
             raise
         return True
+
+    def read_on_hub(self, data: bytes) -> Head | None:
+        """Read a request without a body like `read_request`, without waiting.
+
+        Args:
+            data: The complete head.
+
+        Returns:
+            The head; None if it is not valid. `read_request` then reports why.
+        """
+        self._failure = None
+        self.remote_address = self.peer
+        try:
+            head = parse_head(data, self._parsed)
+        except BadRequest:
+            return None
+        fields = self._read_fields(head)
+        if not self._is_host_allowed(fields):
+            return None
+        self._head = data
+        self._accept_head(head, fields)
+        self._body, self._body_size = io.BytesIO(), None
+        return head
 
     def read_ahead(self) -> bytes:
         """Return the bytes after the request that have arrived already, without consuming them."""
@@ -288,10 +312,9 @@ class HTTPHandler(ResponseHandler):
     # -- helpers
 
     def _read_fields(self, head: Head) -> dict[str, str]:
-        """Return the environ entries of the headers, and of the client behind trusted proxies.
-
-        Raises `BadRequest` if the host is not allowed.
-        """
+        """Return the environ entries of the headers, and of the client behind trusted proxies."""
+        if self._fields[1] is head.headers:
+            return self._fields[0]
         fields = _cgi_fields(head)
         peer = self.peer
         fields[PEER_KEY] = fields["REMOTE_ADDR"] = peer
@@ -301,13 +324,25 @@ class HTTPHandler(ResponseHandler):
             fields.update(config.proxies.client_fields(peer, fields, scheme))
         if fields["REMOTE_ADDR"] is peer and isinstance(self.client_address, tuple):
             fields["REMOTE_PORT"] = str(self.client_address[1])
-        if config.allowed_hosts is not None:
-            host = fields.get("HTTP_HOST", "")
-            if not config.hosts.allows(host, fields.get("wsgi.url_scheme", scheme)):
-                self.remote_address = fields["REMOTE_ADDR"]
-                self.server.notices.throttled("host", explain_host(host, peer))
-                raise BadRequest("this host is not served here")
         return fields
+
+    def _is_host_allowed(self, fields: dict[str, str]) -> bool:
+        """Return whether the host of a request is one of SOCKETIO_ALLOWED_HOSTS."""
+        config = self.config
+        if config.allowed_hosts is None or fields is self._fields[0]:
+            return True
+        scheme = fields.get("wsgi.url_scheme") or self.server.environ["wsgi.url_scheme"]
+        return config.hosts.allows(fields.get("HTTP_HOST", ""), scheme)
+
+    def _accept_head(self, head: Head, fields: dict[str, str]) -> None:
+        """Store a head that has passed all checks."""
+        self._parsed = head
+        self.command, self.path = head.method, head.target
+        self.request_version = "HTTP/" + head.version
+        self.close_connection = head.close
+        self.headers = head.headers
+        self._fields = fields, head.headers
+        self.remote_address = fields["REMOTE_ADDR"]
 
     def _hold(self, size: int) -> None:
         """Take bytes of the body from the quota; raise `BadRequest` if it is exhausted."""

@@ -1,9 +1,12 @@
-"""Plain long-polling requests, served on the hub while the greenlet of their connection waits.
+"""Requests that are served on the hub, without a greenlet.
 
-A request is plain if it repeats an earlier one of its connection, which has passed all checks of
-the HTTP server and the engine. Only the timestamp in the query and the value of ``Content-Length``
-may differ. It must have arrived completely, and a POST must be short. All other requests are left
-to the greenlet.
+A connection begins without a greenlet. It gets one for the first request that the hub cannot serve:
+any but a handshake or a request of an open session (`hub_requests`). It keeps that greenlet.
+
+Later requests are served on the hub only if they are plain: each repeats an earlier one of its
+connection, which has passed all checks of the HTTP server and the engine. Only the timestamp in the
+query and the value of ``Content-Length`` may differ. A request must have arrived completely, and a
+POST must be short. All other requests are left to the greenlet.
 
 Measured: a POST and a GET take a quarter to a third of the CPU time, as they need no greenlet
 switch, no timer and no environ.
@@ -52,6 +55,9 @@ _TIMESTAMP = re.compile(rb"&t=[0-9A-Za-z._-]{0,64}(?=[& ])")
 #: The value of Content-Length among headers that the parser has accepted.
 _LENGTH = re.compile(rb"(?:\A|\r\n)[Cc]ontent-[Ll]ength:[ ]?([0-9]{1,7})(?=\r\n|\Z)")
 
+#: Stands for no result, as None is one.
+_NOTHING = object()
+
 #: Bytes of the longest request line; longer ones are left to the greenlet.
 _MAX_LINE = 2048
 
@@ -83,9 +89,9 @@ class PlainPolling:
     """
 
     __slots__ = (
-        *("_active", "_answered", "_engine", "_get", "_greenlet", "_handler", "_loop"),
-        *("_pending", "_post", "_reader", "_result", "_server", "_sock", "_timeout", "_timer"),
-        "_watcher",
+        *("_active", "_answered", "_engine", "_get", "_greenlet", "_handler", "_is_alone"),
+        *("_left", "_loop", "_pending", "_post", "_reader", "_result", "_server", "_sock"),
+        *("_timeout", "_timer", "_watcher"),
     )
 
     def __init__(self, handler: Any) -> None:
@@ -104,7 +110,12 @@ class PlainPolling:
         self._pending: _Template | None = None
         #: What `wait` continues with: its result, a function to call, or None to serve on.
         self._result: Any = None
+        #: The greenlet in `wait`.
         self._greenlet: Any = None
+        #: Whether the connection has no greenlet.
+        self._is_alone = False
+        #: The result of `_wait` for a greenlet that has been started for it.
+        self._left: Any = _NOTHING
         self._watcher: Any = None
         self._timer: Any = None
         self._timeout = 0.0
@@ -157,6 +168,25 @@ class PlainPolling:
             end + b"\r\n",
         )
 
+    def begin(self, timeout: float) -> None:
+        """Serve requests on the hub, and start the greenlet for the first of another kind.
+
+        Args:
+            timeout: Seconds within which the first request must arrive.
+        """
+        self._is_alone = True
+        self._timeout = timeout
+        self._active = time.monotonic()
+        if self._server.idle_handlers is not None:
+            self._server.idle_handlers[self._handler] = self
+        self._read()  # the request has often arrived with the connection
+        if self._is_alone:
+            self._watch()
+
+    def throw(self, exception: BaseException) -> None:
+        """Raise `exception` in the greenlet, which is started for it."""
+        self._resume(exception)
+
     def wait(self, timeout: float) -> bool:
         """Serve plain requests until another one arrives.
 
@@ -169,7 +199,11 @@ class PlainPolling:
         self._timeout = timeout
         idle_handlers = self._server.idle_handlers
         while True:
-            result = self._wait()
+            result, self._left = self._left, _NOTHING
+            if result is _NOTHING:
+                result = self._wait()
+            if isinstance(result, BaseException):
+                raise result
             if not callable(result):
                 return bool(result)
             # While the greenlet writes a response, the connection must not be handed off.
@@ -184,23 +218,30 @@ class PlainPolling:
         self._greenlet = getcurrent()
         self._result = None
         self._active = time.monotonic()
-        self._watcher = self._loop.io(self._sock.fileno(), _READ)
-        self._watcher.start(self._read)
-        self._start_timer(self._timeout)
+        self._watch()
         if self._reader.buffered:
             self._loop.run_callback(self._serve_buffered)
         try:
             return gevent.get_hub().switch()
         finally:
             self._greenlet = None  # `Isolation` counts references to the greenlet
-            self._watcher.stop()
-            self._watcher.close()
-            self._timer.stop()
-            self._timer.close()
+            self._unwatch()
             if self._pending is not None:  # the greenlet was killed
                 self._pending.transport.cancel_poll()
                 self._pending = None
                 self._engine.end_response()
+
+    def _watch(self) -> None:
+        self._watcher = self._loop.io(self._sock.fileno(), _READ)
+        self._watcher.start(self._read)
+        self._start_timer(self._timeout)
+
+    def _unwatch(self) -> None:
+        if self._watcher is not None:
+            for watcher in (self._watcher, self._timer):
+                watcher.stop()
+                watcher.close()
+            self._watcher = None
 
     # -- callbacks on the hub
 
@@ -228,7 +269,7 @@ class PlainPolling:
             self._serve(data)
 
     def _serve_buffered(self) -> None:
-        if self._greenlet is not None and self._pending is None:
+        if (self._greenlet is not None or self._is_alone) and self._pending is None:
             data = self._reader.buffered
             self._reader.skip(len(data))
             self._serve(data)
@@ -246,6 +287,7 @@ class PlainPolling:
         if not used:
             self._resume(True)
         else:
+            self._timeout = self._server.config.idle_timeout
             self._continue()
 
     def _continue(self) -> None:
@@ -259,6 +301,20 @@ class PlainPolling:
         greenlet = self._greenlet
         if greenlet is not None:
             greenlet.switch(result)
+        elif self._is_alone:
+            self.leave()
+            if result is False:
+                self._server.close_connection(self._handler)
+            else:
+                self._left = result
+                self._server.start_greenlet(self._handler)
+
+    def leave(self) -> None:
+        """Stop serving a connection that has no greenlet."""
+        self._is_alone = False
+        self._unwatch()
+        if self._server.idle_handlers is not None:
+            self._server.idle_handlers.pop(self._handler, None)
 
     def _start_timer(self, seconds: float) -> None:
         self._timer = self._loop.timer(seconds)
@@ -275,6 +331,14 @@ class PlainPolling:
     # -- requests
 
     def _handle(self, data: bytes) -> int:
+        """Handle a request; return its size in bytes, or 0 if it must be left to the greenlet."""
+        used = self._handle_plain(data)
+        if used or not self._is_alone:
+            return used
+        used = self._handler.serve_on_hub(data)
+        return self._handle_plain(data) if used is None else used
+
+    def _handle_plain(self, data: bytes) -> int:
         """Handle a plain request; return its size in bytes, or 0 if it is not plain."""
         line_end = data.find(b"\r\n")
         end = data.find(b"\r\n\r\n", line_end)
@@ -336,7 +400,7 @@ class PlainPolling:
             logger.exception(_FAILED)
             self._result = False
         if self._server.idle_handlers is not None:
-            self._server.idle_handlers[self._handler] = self._greenlet
+            self._server.idle_handlers[self._handler] = self._greenlet or self
         if not self._watcher.active:
             self._watcher.start(self._read)
         self._continue()
@@ -380,6 +444,28 @@ class PlainPolling:
         return self._wait_for(receive, template, False) and not self._handler.close_connection
 
     # -- responses
+
+    def send(self, data: bytes, is_last: bool) -> None:
+        """Send a response of the handler, or leave the rest of it to the greenlet."""
+        self._active = time.monotonic()
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:  # the client is gone
+            self._result = False
+            return
+        if sent < len(data):
+            self._result = partial(self._handler.send_rest, data[sent:])
+        elif is_last:
+            self._result = False
+
+    def call_in_greenlet(self, function: Callable[[], bool]) -> None:
+        """Call a function that sends the response to the current request, and may wait.
+
+        It returns whether the connection stays open.
+        """
+        self._result = function
 
     def _answer(self, template: _Template, payload: bytes, is_get: bool = True) -> None:
         """Write a response, or leave it to the greenlet if this may wait."""

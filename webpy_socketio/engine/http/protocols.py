@@ -43,5 +43,20 @@ class EngineHTTPServer(HTTPServer, Protocol):
     def respond_early(self, environ: dict[str, Any]) -> Response | None:
         """Return a response that needs neither the application nor a session."""
 
+    def learn_route(self, environ: dict[str, Any], headers: list[tuple[str, str]]) -> None:
+        """Learn from a handshake that the application has passed on."""
+
+    def find_route(self, environ: dict[str, Any]) -> bool:
+        """Return whether the application would pass on a handshake, without calling it."""
+
+    def start_greenlet(self, handler: Any) -> None:
+        """Start the greenlet of a connection that was served on the hub."""
+
+    def close_connection(self, handler: Any) -> None:
+        """Close a connection that was served on the hub."""
+
+    def release(self, sock: Any) -> None:
+        """Stop counting a connection."""
+
     def log_unmatched(self, environ: dict[str, Any], code: int) -> None:
         """Log a request that the application answered but that may be meant for the engine."""

@@ -203,6 +203,10 @@ class ResponseHandler(WSGIHandler):
 
         Several times faster than the WSGI path. Raises `OSError` if it cannot be sent.
         """
+        self._sendall(self.encode(status, headers, body))
+
+    def encode(self, status: str, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
+        """Return the bytes of a complete response of the server, and store its status."""
         self.status = self._orig_status = status  # for the access log
         self.code = int(status[:3])
         self.headers_sent = True
@@ -217,7 +221,7 @@ class ResponseHandler(WSGIHandler):
             http_date(),
             (lines + connection).encode("latin-1"),
         )
-        self._sendall(head if self.command == "HEAD" else head + body)
+        return head if self.command == "HEAD" else head + body
 
     def _sendall(self, data: bytes) -> None:
         """Send all of `data`; raise `ClientGone` if the client disconnects or makes no progress."""

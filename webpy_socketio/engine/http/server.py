@@ -106,6 +106,21 @@ class EngineServer(BaseServer):
         """Return a response that needs neither the application nor a session, or None."""
         return None
 
+    def learn_route(self, environ: dict[str, Any], headers: list[tuple[str, str]]) -> None:
+        """Learn from a handshake that the application has passed on; see `find_route`.
+
+        Args:
+            environ: The environ of the handshake, as the application has left it.
+            headers: The headers that the application has added to the response.
+        """
+
+    def find_route(self, environ: dict[str, Any]) -> bool:
+        """Return whether the application would pass on a handshake, without calling it.
+
+        True also adds to the environ what the application would add.
+        """
+        return False
+
     def log_unmatched(self, environ: dict[str, Any], code: int) -> None:
         """Log a request that the application answered but that may be meant for the engine."""
 
@@ -143,6 +158,32 @@ class EngineServer(BaseServer):
             self._load_table.leave()
             self._load_table = None
         super().close()
+
+    def do_handle(self, sock: Any, address: Any) -> None:
+        if self.ssl_enabled or self.pool is not None or self._spawn is None:
+            super().do_handle(sock, address)
+        elif self.admit(sock, address):
+            handler = self.handler_class(sock, address, self)
+            if self.peers is not None:
+                self.handlers.add(handler)
+            self.loop.run_callback(handler.begin)
+
+    def start_greenlet(self, handler: RequestHandler) -> None:
+        self._spawn(self._run_in_greenlet, handler)
+
+    def _run_in_greenlet(self, handler: RequestHandler) -> None:
+        sock = handler.socket
+        try:
+            self._run_handler(handler)
+        finally:
+            self.do_close(sock)
+
+    def close_connection(self, handler: RequestHandler) -> None:
+        self.handlers.discard(handler)
+        sock = handler.socket
+        if sock is not None:
+            self.do_close(sock)
+            handler.abandon()
 
     def handle(self, sock: Any, address: Any) -> None:
         if self.peers is None:

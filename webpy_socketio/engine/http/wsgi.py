@@ -13,6 +13,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,11 +27,11 @@ from webpy_socketio.engine.engineio.requests import QUERY_TOO_LONG, Response
 from webpy_socketio.engine.engineio.takeover import ACCEPT_KEY, MARK, RAW_PATH, TakeOverMark
 from webpy_socketio.engine.http.handler import ConnectionHandedOff, HTTPHandler
 from webpy_socketio.engine.http.headers import select_headers
-from webpy_socketio.engine.http.parser import BadRequest, Head
+from webpy_socketio.engine.http.parser import MAX_HEADERS, MAX_LINE, BadRequest, Head
 from webpy_socketio.engine.http.plain_polling import PlainPolling
 from webpy_socketio.engine.http.protocols import EngineHTTPServer
 from webpy_socketio.engine.io.isolation import Isolation
-from webpy_socketio.engine.io.streams import TCPStream
+from webpy_socketio.engine.io.streams import CHUNK, TCPStream
 from webpy_socketio.engine.io.tls import TLSStream
 from webpy_socketio.engine.workers.handoff import unregister_fd
 from webpy_socketio.engine.workers.relay import relay
@@ -61,6 +62,11 @@ class RequestHandler(HTTPHandler):
             # Most responses and frames are small: Nagle's algorithm would delay the second of two
             # until the first is acknowledged, up to 40 ms.
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+
+    def begin(self) -> None:
+        """Serve the connection on the hub until a request needs a greenlet. Not for TLS."""
+        self._plain = PlainPolling(self)
+        self._plain.begin(self.config.header_timeout)
 
     def body_limit(self, path: str) -> int:
         return (
@@ -196,6 +202,7 @@ class RequestHandler(HTTPHandler):
                     return
             environ = mark.merged()
             headers = select_headers(self.response_headers)
+            self.server.learn_route(environ, headers)
             if engine.stopping and self._hand_off_handshake():
                 return
         self._run_engine(engine, environ, headers)
@@ -320,6 +327,115 @@ class RequestHandler(HTTPHandler):
         if self._plain is not None:
             assert self._parsed is not None
             self._plain.learn(self._head.partition(b"\r\n")[0], self._parsed, environ)
+
+    # -- requests on the hub, see `PlainPolling`
+
+    def serve_on_hub(self, data: bytes) -> int | None:
+        """Serve a handshake, or check a long-polling request of an open session.
+
+        Args:
+            data: Received bytes, which begin with the request.
+
+        Returns:
+            Bytes of the request; 0 if it must be left to the greenlet; None if it has passed all
+            checks and is now plain.
+        """
+        end = data.find(b"\r\n\r\n") + 4
+        if (
+            not 4 < end <= MAX_LINE
+            or b"EIO=" not in data[:end]
+            or data.count(b"\r\n", 0, end) > MAX_HEADERS
+        ):
+            return 0
+        head = self.read_on_hub(data[:end])
+        if head is None or head.version != "1.1" or "%" in head.target:
+            return 0
+        self.environ = environ = self.get_environ()
+        engine: Engine = self.server.engine
+        query = environ["QUERY_STRING"]
+        if (
+            engine.stopping
+            or not engine.serves(environ[RAW_PATH], query)
+            or self.server.respond_early(environ) is not None
+        ):
+            return 0
+        sid = sid_in(query)
+        if sid:
+            if sid not in engine.sessions:
+                return 0
+            if "HTTP_UPGRADE" not in environ:
+                if not engine.may_repeat(environ):
+                    return 0
+                self.learn(environ)
+                return None
+        elif head.method != "GET" or not self.server.find_route(environ):
+            return 0
+        if head.has_body:
+            return 0
+        self.time_start = time.time()
+        self.requestline = data[: data.find(b"\r\n")].decode("ascii", "backslashreplace")
+        if "websocket" in environ.get("HTTP_UPGRADE", "").lower():
+            return self._upgrade_on_hub(environ, data, end)
+        self._open_on_hub(environ)
+        return end
+
+    def _upgrade_on_hub(self, environ: dict[str, Any], data: bytes, end: int) -> int:
+        """Respond to a WebSocket handshake, and start the WebSocket."""
+        engine: Engine = self.server.engine
+        upgrade = engine.upgrade(environ)
+        plain = self._plain
+        assert plain is not None
+        if not isinstance(upgrade, Upgrade):
+            plain.call_in_greenlet(partial(self._answer_late, upgrade))
+            return end
+        plain.leave()
+        self._plain = None
+        self.server.release(self.socket)
+        self.rfile.add(data[end:])
+        self._start_websocket(engine, upgrade)
+        if self.server.keeps_log:
+            self.response_length = 0
+            self.time_finish = time.time()
+            gevent.spawn(self.log_request)  # which may wait
+        return len(data)
+
+    def _open_on_hub(self, environ: dict[str, Any]) -> None:
+        """Respond to a handshake of long-polling."""
+        response = self.server.engine.respond(environ, self._watch_for_disconnect)
+        plain = self._plain
+        assert plain is not None
+        if response.status != "200 OK" or self.server.keeps_log:
+            plain.call_in_greenlet(partial(self._answer_late, response))
+        else:
+            self.close_connection = self.close_connection or response.close
+            data = self.encode(response.status, response.all_headers(), response.body)
+            plain.send(data, self.close_connection)
+
+    def _answer_late(self, response: Response) -> bool:
+        """Send the response to a request of the hub; return whether the connection stays open."""
+        self.response_length = 0
+        with self.server.engine.answering():
+            self._answer(response, [])
+        self.time_finish = time.time()
+        self.log_request()
+        return not self.close_connection
+
+    def abandon(self) -> None:
+        """Close the connection."""
+        self._plain = None  # a reference cycle otherwise
+        sock, self.socket = self.socket, None
+        with contextlib.suppress(OSError):
+            # Closing a socket with unread bytes would reset the connection.
+            sock._sock.recv(CHUNK)
+        sock.close()
+
+    def send_rest(self, data: bytes) -> bool:
+        """Send the rest of a response of the hub; return whether the connection stays open."""
+        try:
+            self._sendall(data)
+        except OSError:
+            return False
+        return not self.close_connection
 
     def answer_plain(self, response: Response, headers: Sequence[tuple[str, str]] = ()) -> None:
         """Write the response to a request of `PlainPolling`; raises `OSError` if it fails."""
