@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from collections.abc import Callable
@@ -182,7 +183,7 @@ def _find_application(wsgi: Any) -> Any:
     """Return the application whose ``wsgifunc()`` a WSGI application is; None for a wrapper."""
     if getattr(wsgi, "__code__", None) is not _WSGI_CODE:
         return None
-    return wsgi.__closure__[_WSGI_CODE.co_freevars.index("self")].cell_contents
+    return inspect.getclosurevars(wsgi).nonlocals["self"]
 
 
 #: URLs of Socket.IO; add them to those of the application: ``urls += socketio_urls``.

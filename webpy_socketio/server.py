@@ -164,9 +164,8 @@ class SocketIOServer(EngineServer):
         self.environ[PARSER_KEY] = settings.parser
         self.environ[ORIGINS_KEY] = engine.origins
 
-    def learn_route(self, environ: dict[str, Any], headers: list[tuple[str, str]]) -> None:
-        route = learn_route(self.application, environ)
-        self._route = None if headers else route
+    def learn_route(self, environ: dict[str, Any]) -> None:
+        self._route = learn_route(self.application, environ)
 
     def find_route(self, environ: dict[str, Any]) -> bool:
         return self._route is not None and self._route.accept(environ)

@@ -78,6 +78,9 @@ class RecordingEngine(Engine):
             }
         return super().respond(environ, watch)
 
+    def may_repeat(self, environ: dict[str, Any]) -> bool:
+        return False  # `respond` must be called for the first POST of each connection
+
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Accept handshakes and set cookies; reject those with ``deny`` in the query."""

@@ -595,6 +595,20 @@ class TestStop:
         for http in connections:
             assert worker_of(http) == 2
 
+    def test_connections_of_a_stopping_worker_without_a_request_are_handed_off(
+        self, one: Running, two: Running
+    ) -> None:
+        sid = one.polling().sid
+        silent, waiting = one.http(), one.http()
+        waiting.send("GET", f"{QUERY}&sid={sid}")
+        eventually(lambda: one.engine.sessions[sid].transport.waiting)  # type: ignore[attr-defined]
+        eventually(lambda: len(one.server.handlers) == 2)
+        one.server.stop()
+        assert waiting.response()[2] == b"1"
+        assert not one.server.handlers
+        assert worker_of(silent) == 2
+        assert worker_of(waiting) == 2
+
     def test_stopping_worker_waits_for_a_slow_newer_one(
         self, one: Running, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

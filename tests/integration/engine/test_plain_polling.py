@@ -1,13 +1,14 @@
-"""Repeated long-polling requests, which are served on the hub.
+"""Long-polling requests that are served on the hub.
 
-Each connection first sends a GET and a POST that the greenlet handles; the following ones are plain
-unless a test says otherwise.
+The connection of a `Client` first sends a POST and a GET. The following ones are plain unless a
+test says otherwise.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -166,6 +167,106 @@ class TestPlain:
             assert headers["Vary"] == "Accept-Encoding"
         client.post(b"4a")
         assert client.get() == (200, b"4a")
+
+
+class TestFirst:
+    """Connections begin without a greenlet."""
+
+    def test_first_requests_of_a_session_need_no_greenlet(
+        self, echo: Running, slow: list[str]
+    ) -> None:
+        Client(echo)
+        assert slow == ["GET"]  # the handshake, for the application
+
+    def test_first_get_waits_for_a_message(self, server: Running, slow: list[str]) -> None:
+        client = Client.__new__(Client)
+        client.sid, client.http, client.headers = server.polling().sid, server.http(), ()
+        client.start_get()
+        eventually(lambda: transport_of(server).waiting)
+        server.session.send("a")
+        assert client.http.response()[2] == b"4a"
+        assert slow == ["GET"]
+
+    def test_websocket_of_an_open_session_needs_no_greenlet(
+        self, server: Running, slow: list[str]
+    ) -> None:
+        polling = server.polling()
+        client = server.websocket(f"&sid={polling.sid}")
+        client.send("2probe")
+        assert client.receive() == "3probe"
+        assert slow == ["GET"]
+
+    def test_other_requests_get_a_greenlet(self, server: Running, slow: list[str]) -> None:
+        http = server.http()
+        assert http.request("GET", "/page")[0] == 404
+        assert slow == ["GET"]
+
+    @pytest.mark.parametrize(
+        ("headers", "status"),
+        [
+            (("Content-Encoding: gzip",), 415),
+            (("Expect: nothing",), 417),
+            (("Content-Length: 2",), 400),
+            (("Origin: https://elsewhere.example",), 403),
+            (("Transfer-Encoding: chunked",), 400),
+        ],
+        ids=["encoding", "expect", "length", "origin", "smuggling"],
+    )
+    def test_first_request_is_checked(
+        self, headers: tuple[str, ...], status: int, server: Running
+    ) -> None:
+        target = f"{QUERY}&sid={server.polling().sid}"
+        http = server.http()
+        found = http.request("POST", target, *headers, "Content-Length: 2", body=b"4a")
+        assert found[0] == status
+        assert ("message", "a") not in server.receiver
+
+    @pytest.mark.parametrize("target", [f"{QUERY}&sid=unknown", f"{QUERY}&sid=%75nknown"])
+    def test_unknown_session_is_rejected(self, target: str, server: Running) -> None:
+        assert server.http().request("GET", target)[0] == 400
+
+    def test_head_that_arrives_later_is_received(
+        self, server: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        started = []
+        start_greenlet = server.server.start_greenlet
+
+        def recorded(handler: Any) -> None:
+            started.append(handler)
+            start_greenlet(handler)
+
+        monkeypatch.setattr(server.server, "start_greenlet", recorded)
+        http = server.http()
+        head = f"GET {QUERY} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode()
+        http.sock.sendall(head[:20])
+        eventually(lambda: started)
+        http.sock.sendall(head[20:])
+        assert http.response()[0] == 200
+
+    def test_connection_without_a_request_is_closed_after_the_timeout(
+        self, run: Callable[..., Running]
+    ) -> None:
+        assert run(header_timeout=0.05).http().sock.recv(1) == b""
+
+    def test_connection_is_closed_after_the_idle_timeout(
+        self, run: Callable[..., Running], slow: list[str]
+    ) -> None:
+        running = run(Recorder(echo=True), idle_timeout=0.5)
+        client = Client(running)
+        assert client.http.sock.recv(1) == b""
+        assert slow == ["GET"]
+
+    @pytest.mark.parametrize("reset", [False, True])
+    def test_connection_closed_by_the_client_is_released(
+        self, reset: bool, run: Callable[..., Running]
+    ) -> None:
+        running = run(max_connections_per_address=5)
+        http = running.http()
+        eventually(lambda: len(running.server._addresses))
+        if reset:
+            http.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        http.sock.close()
+        eventually(lambda: not len(running.server._addresses))
 
 
 class TestNotPlain:

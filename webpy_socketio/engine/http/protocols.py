@@ -43,7 +43,7 @@ class EngineHTTPServer(HTTPServer, Protocol):
     def respond_early(self, environ: dict[str, Any]) -> Response | None:
         """Return a response that needs neither the application nor a session."""
 
-    def learn_route(self, environ: dict[str, Any], headers: list[tuple[str, str]]) -> None:
+    def learn_route(self, environ: dict[str, Any]) -> None:
         """Learn from a handshake that the application has passed on."""
 
     def find_route(self, environ: dict[str, Any]) -> bool:

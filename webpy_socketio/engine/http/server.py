@@ -106,13 +106,8 @@ class EngineServer(BaseServer):
         """Return a response that needs neither the application nor a session, or None."""
         return None
 
-    def learn_route(self, environ: dict[str, Any], headers: list[tuple[str, str]]) -> None:
-        """Learn from a handshake that the application has passed on; see `find_route`.
-
-        Args:
-            environ: The environ of the handshake, as the application has left it.
-            headers: The headers that the application has added to the response.
-        """
+    def learn_route(self, environ: dict[str, Any]) -> None:
+        """Learn from the environ of a handshake that the application has passed on."""
 
     def find_route(self, environ: dict[str, Any]) -> bool:
         """Return whether the application would pass on a handshake, without calling it.

@@ -45,6 +45,8 @@ class RequestHandler(HTTPHandler):
     """Handler for an engine beside a WSGI application."""
 
     server: EngineHTTPServer
+    #: The WSGI environ of the request; pywsgi has no type annotations.
+    environ: Any
 
     #: Transport of the session to which the current POST belongs, until it is handled.
     _posted: Polling | None = None
@@ -202,7 +204,7 @@ class RequestHandler(HTTPHandler):
                     return
             environ = mark.merged()
             headers = select_headers(self.response_headers)
-            self.server.learn_route(environ, headers)
+            self.server.learn_route(environ)
             if engine.stopping and self._hand_off_handshake():
                 return
         self._run_engine(engine, environ, headers)
@@ -353,11 +355,7 @@ class RequestHandler(HTTPHandler):
         self.environ = environ = self.get_environ()
         engine: Engine = self.server.engine
         query = environ["QUERY_STRING"]
-        if (
-            engine.stopping
-            or not engine.serves(environ[RAW_PATH], query)
-            or self.server.respond_early(environ) is not None
-        ):
+        if engine.stopping or not engine.serves(environ[RAW_PATH], query):
             return 0
         sid = sid_in(query)
         if sid:
