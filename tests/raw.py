@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidState
@@ -193,6 +193,21 @@ class WebSocket:
         if not data:
             raise Closed(None)
         self._protocol.receive_data(data)
+
+
+class Server(Protocol):
+    """A server with a port."""
+
+    port: int
+
+
+def connect(server: Server, *channels: str) -> WebSocket:
+    """Connect a client to a server, and subscribe it to channels."""
+    client = WebSocket(server.port)
+    client.connect()
+    for channel in channels:
+        assert client.call("__subscribe__", channel) == [{"ok": True}]
+    return client
 
 
 class Polling:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol
+from typing import Any
 
-from .raw import WebSocket
+from .raw import Server, WebSocket
 
 __all__ = ["RecoveringClient"]
-
-
-class Server(Protocol):
-    """A server with a port."""
-
-    port: int
 
 
 class RecoveringClient:

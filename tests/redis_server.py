@@ -12,12 +12,23 @@ from typing import Any
 
 import pytest
 
+from webpy_socketio import BackplaneError
+
 from .servers import Process, free_port
 
-__all__ = ["RedisServer", "Sentinels", "extend_redis_timeouts", "tls_options"]
+__all__ = [
+    "RedisServer",
+    "Sentinels",
+    "extend_redis_timeouts",
+    "retry_until_reachable",
+    "tls_options",
+]
 
 #: Seconds that calls wait for Redis in tests (default: 1), as a busy machine may be slow.
 LONG_TIMEOUT = 20.0
+
+#: Topic of requests to all servers of a cluster; every server subscribes to it.
+SERVERS_TOPIC = "webpy_socketio:1:servers:,"
 
 
 def extend_redis_timeouts(monkeypatch: pytest.MonkeyPatch, seconds: float = LONG_TIMEOUT) -> None:
@@ -34,6 +45,16 @@ def extend_redis_timeouts(monkeypatch: pytest.MonkeyPatch, seconds: float = LONG
         "plugins.history.redis.READ_TIMEOUT",
     ):
         monkeypatch.setattr(f"webpy_socketio.{where}", seconds)
+
+
+def retry_until_reachable(function: Callable[..., Any], *args: Any) -> None:
+    """Repeat a call until Redis is reachable."""
+    while True:
+        try:
+            function(*args)
+            return
+        except BackplaneError:
+            time.sleep(0.01)
 
 
 def find_program() -> str:
@@ -100,6 +121,11 @@ class RedisServer:
         """Execute one command and return the reply."""
         with self.redis.Redis(port=self.port, password=self._password) as client:
             return client.execute_command(*words)
+
+    def wait_for_servers(self, count: int) -> None:
+        """Wait until this number of servers receive the requests of their cluster."""
+        while self.ask("PUBSUB", "NUMSUB", SERVERS_TOPIC)[1] != count:
+            time.sleep(0)
 
     def topics(self) -> set[str]:
         """Return all topics that have subscribers, except those that every server subscribes to."""

@@ -1,16 +1,56 @@
-"""Fixtures of the built documentation."""
+"""Fixtures of several modules: Redis, gaps between processes, and the built documentation."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.conftest import Journal
 from tests.parallel import build_once
+from tests.redis_server import RedisServer, extend_redis_timeouts
 from tests.snippets import DOCS, ROOT
+from webpy_socketio import signals
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """Yield a Redis that belongs to one test."""
+    server = RedisServer(tmp_path).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Yield a Redis that all tests of a module share."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def long_redis_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Increase the timeouts of calls that wait for Redis in this process."""
+    extend_redis_timeouts(monkeypatch)
+
+
+@pytest.fixture
+def gaps() -> Iterator[Journal]:
+    """Record the number of missed messages of each gap signalled in this process."""
+    journal = Journal()
+
+    def record_gap(sender: Any, missed: int | None, **extra: Any) -> None:
+        journal.append(missed)
+
+    signals.gap.connect(record_gap)
+    yield journal
+    signals.gap.disconnect(record_gap)
 
 
 @pytest.fixture(scope="session")

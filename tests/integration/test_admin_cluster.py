@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gevent
 import orjson
 import pytest
 
-from tests import raw
 from tests.conftest import Site, socket_of
 from tests.integration.test_admin import CREDENTIALS, HASH, Admin, log_in, without_times
-from tests.redis_server import RedisServer, extend_redis_timeouts
+from tests.raw import connect
+from tests.redis_server import SERVERS_TOPIC, RedisServer, extend_redis_timeouts
 from tests.servers import ServerProcess, application_source
 from webpy_socketio import Refused, emit_to_servers, on_subscribing
 from webpy_socketio.plugins.admin import auth as admin_auth
@@ -46,20 +45,11 @@ def gate(request, socket, context, channel):
     raise Refused("for staff only")
 """
 
-TOPIC = "webpy_socketio:1:servers:,"
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield server
-    server.stop()
-
 
 @pytest.fixture
-def far(redis: RedisServer, tmp_path: Path) -> Iterator[ServerProcess]:
+def far(shared_redis: RedisServer, tmp_path: Path) -> Iterator[ServerProcess]:
     """Another process."""
-    env = {"BACKPLANE": redis.url, "HASH": HASH}
+    env = {"BACKPLANE": shared_redis.url, "HASH": HASH}
     server = ServerProcess(application_source(BODY), tmp_path / "far", env)
     yield server
     if server.process.popen.poll() is None:
@@ -71,7 +61,7 @@ def far(redis: RedisServer, tmp_path: Path) -> Iterator[ServerProcess]:
 @pytest.fixture
 def near(
     far: ServerProcess,
-    redis: RedisServer,
+    shared_redis: RedisServer,
     serve: Callable[..., Site],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Site:
@@ -79,21 +69,14 @@ def near(
     extend_redis_timeouts(monkeypatch)
     site = serve(
         plugins=["webpy_socketio.plugins.admin"],
-        backplane=redis.url,
+        backplane=shared_redis.url,
         admin_username="ann",
         admin_password=HASH,
         admin_readonly=False,
         namespaces=["/", "/chat"],
     )
-    while redis.ask("PUBSUB", "NUMSUB", TOPIC)[1] != 2:
-        gevent.sleep(0)
+    shared_redis.wait_for_servers(2)
     return site
-
-
-def connect(server: Site | ServerProcess) -> raw.WebSocket:
-    client = raw.WebSocket(server.port)
-    client.connect()
-    return client
 
 
 class OtherAdmin(Admin):
@@ -216,10 +199,13 @@ class TestLease:
         assert events(admin, 1)[0][:3] == ["socket_disconnected", "/", there.id]
 
     def test_nothing_is_published_without_an_admin(
-        self, near: Site, far: ServerProcess, redis: RedisServer
+        self, near: Site, far: ServerProcess, shared_redis: RedisServer
     ) -> None:
-        with redis.redis.Redis(port=redis.port) as client, client.pubsub() as listening:
-            listening.subscribe(TOPIC)
+        with (
+            shared_redis.redis.Redis(port=shared_redis.port) as client,
+            client.pubsub() as listening,
+        ):
+            listening.subscribe(SERVERS_TOPIC)
 
             def published() -> list[list[Any]]:
                 """Exchange messages in both processes, and return what is published."""
@@ -293,7 +279,7 @@ class TestCommands:
         neighbour.barrier()
 
     def test_rejection_and_readonly_of_another_process_are_reported(
-        self, near: Site, far: ServerProcess, redis: RedisServer, tmp_path: Path
+        self, near: Site, far: ServerProcess, shared_redis: RedisServer, tmp_path: Path
     ) -> None:
         there = connect(far)
 
@@ -307,7 +293,7 @@ class TestCommands:
             "ok": False,
             "error": "1 of 1 sockets rejected the change: for staff only",
         }
-        env = {"BACKPLANE": redis.url, "HASH": HASH, "READONLY": "yes"}
+        env = {"BACKPLANE": shared_redis.url, "HASH": HASH, "READONLY": "yes"}
         readonly = ServerProcess(application_source(BODY), tmp_path / "readonly", env)
         try:
             protected = connect(readonly)

@@ -28,8 +28,8 @@ from gevent.server import StreamServer
 
 from tests.conftest import Journal, Site, socket_of
 from tests.faults import Link, Proxy
-from tests.raw import WebSocket
-from tests.redis_server import LONG_TIMEOUT, RedisServer, extend_redis_timeouts
+from tests.raw import WebSocket, connect
+from tests.redis_server import LONG_TIMEOUT, RedisServer, retry_until_reachable
 from tests.servers import ServerProcess, application_source
 from webpy_socketio import (
     BackplaneError,
@@ -60,7 +60,7 @@ from webpy_socketio.backplane.sequence import Groups, Positions, SequenceCounter
 from webpy_socketio.engine.socketio.packets import encode_event
 from webpy_socketio.runtime import default_runtime
 
-pytestmark = pytest.mark.time_limit(30)
+pytestmark = [pytest.mark.time_limit(30), pytest.mark.usefixtures("gaps", "long_redis_timeouts")]
 
 #: Seconds without a byte after which a process with short timeouts closes its connections.
 SHORT_TIMEOUT = 0.9
@@ -104,14 +104,6 @@ def run(request, socket, context, name, *args):
 
 
 @pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def there(
     shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
@@ -145,39 +137,6 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
-@pytest.fixture(autouse=True)
-def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    extend_redis_timeouts(monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def gaps() -> Iterator[Journal]:
-    """Record the number of missed messages of each gap signalled in this process."""
-    journal = Journal()
-
-    def record_gap(sender: Any, missed: int | None, **extra: Any) -> None:
-        journal.append(missed)
-
-    signals.gap.connect(record_gap)
-    yield journal
-    signals.gap.disconnect(record_gap)
-
-
-def connect(server: ServerProcess, *channels: str) -> WebSocket:
-    client = WebSocket(server.port)
-    client.connect()
-    for channel in channels:
-        assert client.call("__subscribe__", channel) == [{"ok": True}]
-    return client
-
-
-def connect_here(site: Site, *channels: str) -> WebSocket:
-    client = site.connect()
-    for channel in channels:
-        assert client.call("__subscribe__", channel) == [{"ok": True}]
-    return client
-
-
 def receives_only(client: WebSocket, *messages: Any) -> None:
     """Assert that a remote client receives these messages and no other."""
     broadcast("end")
@@ -191,22 +150,13 @@ def broadcast_to_empty_channel() -> None:
         broadcast_channel("hello", "empty")
 
 
-def retry_until_reachable(function: Callable[..., Any], *args: Any) -> None:
-    """Repeat a call until Redis is reachable."""
-    while True:
-        try:
-            return function(*args)
-        except BackplaneError:
-            gevent.sleep(0.01)
-
-
 class TestDelivery:
     def test_broadcast_reaches_other_processes_and_is_not_delivered_twice(
         self, here: Site, there: ServerProcess
     ) -> None:
         far = connect(there)
         broadcast({"local": "none"})
-        near = connect_here(here)
+        near = connect(here)
         broadcast({"local": "one"})
         receives_only(far, {"local": "none"}, {"local": "one"})
         far.emit("run", "send", near.id, "last")
@@ -240,7 +190,7 @@ class TestDelivery:
     ) -> None:
         inside, outside = connect(there, "room"), connect(there)
         broadcast_channel("one", "room")
-        near = connect_here(here, "room")
+        near = connect(here, "room")
         broadcast_channel("two", "room")
         receives_only(outside)
         receives_only(inside, "one", "two", "end")
@@ -250,7 +200,7 @@ class TestDelivery:
         self, here: Site, there: ServerProcess
     ) -> None:
         # A message is published before it is sent to the sockets of this process.
-        near, far = connect_here(here), connect(there)
+        near, far = connect(here), connect(there)
 
         def follow(sender: Any, read: Callable[[], list[Any]], **extra: Any) -> None:
             if read() == ["message", "first"]:
@@ -291,7 +241,7 @@ class TestDelivery:
     def test_emit_with_local_reaches_this_process_only(
         self, here: Site, there: ServerProcess
     ) -> None:
-        far, near = connect(there, "room", "other room"), connect_here(here, "room")
+        far, near = connect(there, "room", "other room"), connect(here, "room")
         far.connect(namespace="/chat,")
         emit("tick", 1, local=True)
         emit("tick", 2, channel="room", local=True)
@@ -337,7 +287,7 @@ class TestDelivery:
     def test_socket_broadcasts_reach_other_processes_once(
         self, here: Site, there: ServerProcess
     ) -> None:
-        near, far, outside = connect_here(here, "room"), connect(there, "room"), connect(there)
+        near, far, outside = connect(here, "room"), connect(there, "room"), connect(there)
         socket = socket_of(near)
         socket.broadcast(1)
         socket.send_and_broadcast(2)
@@ -351,7 +301,7 @@ class TestDelivery:
     def test_messages_of_another_process_reach_this_one(
         self, here: Site, there: ServerProcess
     ) -> None:
-        near, far = connect_here(here, "room"), connect(there, "room")
+        near, far = connect(here, "room"), connect(there, "room")
         assert far.call("run", "socket.broadcast", 1) == []
         assert far.call("run", "socket.broadcast_channel", 2) == []
         assert far.call("run", "send", near.id, 3) == []
@@ -361,7 +311,7 @@ class TestDelivery:
     def test_subscriber_of_several_channels_receives_one_copy(
         self, here: Site, there: ServerProcess
     ) -> None:
-        near = connect_here(here, "a", "b", "c")
+        near = connect(here, "a", "b", "c")
         both, second, none = connect(there, "a", "b"), connect(there, "b"), connect(there, "d")
         socket_of(near).broadcast_channel("first")
         socket_of(near).broadcast_channel("second")
@@ -372,7 +322,7 @@ class TestDelivery:
     def test_message_of_another_process_is_not_encoded_again(
         self, here: Site, there: ServerProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        near, far = connect_here(here), connect(there)
+        near, far = connect(here), connect(there)
 
         def encode_again(*args: Any) -> None:
             raise AssertionError
@@ -384,7 +334,7 @@ class TestDelivery:
     def test_skipped_session_receives_no_copy_from_another_process(
         self, here: Site, redis: RedisServer
     ) -> None:
-        first, second = connect_here(here), connect_here(here)
+        first, second = connect(here), connect(here)
         message = encode_event("/", "message", ("hello",))
         topic = Topic.namespace_topic("/")
         skipping = encode(topic, Mark("other", 1, 1), message, RecipientFilter((first.id,)))
@@ -419,7 +369,7 @@ class TestNoRecipient:
         assert far.call("run", "broadcast_channel", "hello", "other room") == ["NoSocket"]
 
     def test_own_subscription_is_not_counted_as_recipient(self, here: Site) -> None:
-        near = connect_here(here)
+        near = connect(here)
         for number in range(20):  # commands that are still queued must not be counted either
             room = f"room {number}"
             assert near.call("__subscribe__", room) == [{"ok": True}]
@@ -571,7 +521,7 @@ class TestSubscriptions:
     def test_messages_sent_while_unsubscribed_cause_no_gap(
         self, here: Site, there: ServerProcess, gaps: Journal
     ) -> None:
-        near, far = connect_here(here, "room"), connect(there, "room")
+        near, far = connect(here, "room"), connect(there, "room")
         far.emit("run", "broadcast_channel", 1, "room")
         assert [near.event(), far.event()] == [["message", 1]] * 2
         assert near.call("__unsubscribe__", "room") == [{"ok": True}]
@@ -590,7 +540,7 @@ class TestSubscriptions:
     def test_subscribe_and_unsubscribe_faster_than_redis_ends_subscribed(
         self, here: Site, there: ServerProcess
     ) -> None:
-        near, far = connect_here(here), connect(there)
+        near, far = connect(here), connect(there)
         socket = socket_of(near)
         for _ in range(50):
             socket.subscribe("room")
@@ -685,7 +635,7 @@ class TestEnvelope:
         caplog: Any,
     ) -> None:
         monkeypatch.setattr(warning_log.WarningLog, "interval", 1000.0)
-        near, far = connect_here(here, "room"), connect(there)
+        near, far = connect(here, "room"), connect(there)
         for _ in range(100):
             redis.ask("PUBLISH", self.ROOM.address("webpy_socketio"), b"\x80\x04poison")
         far.emit("run", "broadcast_channel", "hello", "room")
@@ -696,7 +646,7 @@ class TestEnvelope:
     def test_message_above_a_megabyte_raises_encode_error(
         self, here: Site, there: ServerProcess
     ) -> None:
-        near, far = connect_here(here, "room"), connect(there, "room")
+        near, far = connect(here, "room"), connect(there, "room")
         large = "x" * 1_000_000
         socket = socket_of(near)
         for function, args in (
@@ -868,7 +818,7 @@ class TestRedisSender:
     ) -> None:
         run = standalone(own_redis)
         assert run('broadcast("hello")') == "BackplaneError"
-        near = connect_here(serve(backplane=own_redis.start().url))
+        near = connect(serve(backplane=own_redis.start().url))
         assert run('broadcast("one")') == "sent"
         own_redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         assert run('broadcast("two")') == "sent"  # the close was detected before publishing
@@ -903,8 +853,8 @@ class TestFailures:
         with pytest.raises(BackplaneError, match=str(own_redis.port)):
             broadcast("no recipient")
         near, other, distant = (
-            connect_here(site, "room"),
-            connect_here(site, "room"),
+            connect(site, "room"),
+            connect(site, "room"),
             connect(far, "room"),
         )
         with pytest.raises(BackplaneError):
@@ -935,7 +885,7 @@ class TestFailures:
         gaps: Journal,
     ) -> None:
         site = serve(backplane=own_redis.url)
-        near, distant = connect_here(site, "room"), connect(far, "room")
+        near, distant = connect(site, "room"), connect(far, "room")
         if how == "restart":
             own_redis.stop()
             own_redis.start()
@@ -956,7 +906,7 @@ class TestFailures:
     def test_idle_publisher_reconnects_without_loss(
         self, own_redis: RedisServer, serve: Callable[..., Site], far: ServerProcess, gaps: Journal
     ) -> None:
-        connect_here(serve(backplane=own_redis.url))
+        connect(serve(backplane=own_redis.url))
         distant = connect(far)
         for number in range(5):
             broadcast(number)
@@ -978,7 +928,7 @@ class TestFailures:
         monkeypatch.setattr(subscriber, "READ_TIMEOUT", 0.5)
         monkeypatch.setattr(publisher, "ANSWER_TIMEOUT", 0.5)
         proxy = Proxy(own_redis.port)
-        near = connect_here(serve(backplane=f"redis://127.0.0.1:{proxy.port}"), "room")
+        near = connect(serve(backplane=f"redis://127.0.0.1:{proxy.port}"), "room")
         assert len(proxy.links) == 2
         # The connections opened after these two must not time out by mistake.
         default_runtime.registry.backplane._subscriber._pubsub.timeout = 15.0  # type: ignore[union-attr]
@@ -1001,7 +951,7 @@ class TestFailures:
     ) -> None:
         monkeypatch.setattr(publisher, "PING_INTERVAL", 0.1)
         monkeypatch.setattr(subscriber, "READ_TIMEOUT", 2.0)
-        connect_here(serve(backplane=own_redis.start().url))
+        connect(serve(backplane=own_redis.start().url))
         pings = 0
         while pings < 60:  # on two connections: longer than the read timeout
             gevent.sleep(0.1)
@@ -1042,7 +992,7 @@ class TestFailures:
         monkeypatch: pytest.MonkeyPatch,
         caplog: Any,
     ) -> None:
-        near = connect_here(serve(backplane=own_redis.url))
+        near = connect(serve(backplane=own_redis.url))
         distant = connect(far)
         broadcast("first")
         assert distant.event() == ["message", "first"]
@@ -1065,7 +1015,7 @@ class TestFailures:
         caplog: Any,
     ) -> None:
         own_redis.start()
-        near = connect_here(serve(backplane=own_redis.url))
+        near = connect(serve(backplane=own_redis.url))
         monkeypatch.setattr(publisher, "MAX_WAITING", 5)
         own_redis.stop()
         broadcast("under way")  # on the connection that has just ended
@@ -1095,7 +1045,7 @@ class TestFailures:
         self, own_redis: RedisServer, serve: Callable[..., Site], gaps: Journal
     ) -> None:
         own_redis.start()
-        connect_here(serve(backplane=own_redis.url))
+        connect(serve(backplane=own_redis.url))
         topic = Topic.namespace_topic("/")
         sequence = SequenceCounter()
         sender = publisher.Publisher(own_redis.url, "webpy_socketio", sequence, new_counts())
@@ -1113,7 +1063,7 @@ class TestFailures:
     ) -> None:
         own_redis.start()
         site = serve(backplane=own_redis.url)
-        near = connect_here(site)
+        near = connect(site)
         own_redis.stop()
         backplane = default_runtime.registry.backplane
         assert backplane is not None
@@ -1157,7 +1107,7 @@ class TestFailures:
     ) -> None:
         own_redis.start()
         site = serve(backplane=own_redis.url)
-        near = connect_here(site)
+        near = connect(site)
         monkeypatch.setattr(subscriber, "CONFIRM_TIMEOUT", 1.0)
         assert own_redis.process is not None
         own_redis.process.popen.send_signal(19)  # SIGSTOP
@@ -1370,7 +1320,7 @@ class TestBackplaneSetting:
         self, redis: RedisServer, serve: Callable[..., Site], there: ServerProcess
     ) -> None:
         site, far = serve(backplane=redis.url), connect(there)
-        socket = socket_of(connect_here(site))
+        socket = socket_of(connect(site))
         for number in range(200):
             socket.broadcast(number)
         site.server.stop()

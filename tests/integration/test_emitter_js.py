@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from tests.conftest import Journal, Site
-from tests.raw import WebSocket
+from tests.raw import connect
 from tests.redis_server import RedisServer, extend_redis_timeouts
 from tests.servers import Process
 from webpy_socketio import get_stats
@@ -52,14 +52,6 @@ console.log(JSON.stringify([
 ]));
 await client.close();
 """
-
-
-@pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -101,13 +93,6 @@ def run_node(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-def subscribed(site: Site, *channels: str) -> WebSocket:
-    client = site.connect()
-    for channel in channels:
-        assert client.call("__subscribe__", channel) == [{"ok": True}]
-    return client
-
-
 class TestEmitter:
     def test_emitter_has_about_thirty_lines(self) -> None:
         assert len(EMITTER.read_text(encoding="utf-8").splitlines()) <= 32
@@ -121,7 +106,7 @@ class TestEmitter:
         gaps: Journal,
         run_node: Callable[..., str],
     ) -> None:
-        client, other = subscribed(site, "room-1"), subscribed(site)
+        client, other = connect(site, "room-1"), connect(site)
         for _ in range(2):
             line = run_node("emitter.mjs", redis.url, "room-1", "greeting", json.dumps(value))
             assert line == "received by 1 process(es)"
@@ -133,7 +118,7 @@ class TestEmitter:
     def test_emit_reaches_namespaces_channels_and_sessions(
         self, site: Site, redis: RedisServer, gaps: Journal, run_node: Callable[..., str]
     ) -> None:
-        client, other = subscribed(site, "room"), subscribed(site)
+        client, other = connect(site, "room"), connect(site)
         picked = client.connect(namespace="/chat,")["sid"]
         client.send('42/chat,1["__subscribe__","room, 1:*"]')
         assert client.receive() == '43/chat,1[{"ok":true}]'
@@ -162,7 +147,7 @@ class TestEmitter:
         caplog: Any,
     ) -> None:
         monkeypatch.setattr(WarningLog, "interval", 1000.0)
-        client = subscribed(site, "room")
+        client = connect(site, "room")
         topic = Topic.channel("/", "room").address("webpy_socketio")
         before = get_stats().backplane["ignored"]
         for version in (2, None, 2):
@@ -176,7 +161,7 @@ class TestEmitter:
     def test_invalid_event_of_an_emitter_reaches_no_client(
         self, site: Site, redis: RedisServer, caplog: Any
     ) -> None:
-        client = subscribed(site, "room")
+        client = connect(site, "room")
         topic = Topic.channel("/", "room").address("webpy_socketio")
         redis.ask("PUBLISH", topic, b'{"v":1}\n["a",nonsense]')
         redis.ask("PUBLISH", topic, b'{"v":1}\n["a","yes"]')

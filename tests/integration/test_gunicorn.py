@@ -43,13 +43,6 @@ class Gunicorn(Served):
         self.port = int(found[1])
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield server
-    server.stop()
-
-
 Start = Callable[..., Gunicorn]
 
 
@@ -127,8 +120,10 @@ class TestSingleWorker:
 
 
 class TestWorkers:
-    def test_workers_share_sessions_and_channels(self, start: Start, redis: RedisServer) -> None:
-        served = start("-w", "2", BACKPLANE=redis.url)
+    def test_workers_share_sessions_and_channels(
+        self, start: Start, shared_redis: RedisServer
+    ) -> None:
+        served = start("-w", "2", BACKPLANE=shared_redis.url)
         clients = one_in_each(served, 2, lambda: load_clients.Polling(served.port))
         first, second = clients.values()
         for number in range(20):
@@ -142,7 +137,7 @@ class TestWorkers:
 
     @pytest.mark.parametrize("start_time", [0.0, 5.0])
     def test_hup_rejects_no_request(
-        self, start: Start, redis: RedisServer, tmp_path: Path, start_time: float
+        self, start: Start, shared_redis: RedisServer, tmp_path: Path, start_time: float
     ) -> None:
         """The new workers may take long to import the application."""
         delay = tmp_path / "delay"
@@ -150,7 +145,7 @@ class TestWorkers:
         source = module_source(BODY) + "\n__import__('time').sleep(float(open('delay').read()))\n"
         # Requests wait for the new workers for half of this time.
         options = ("-w", "2", "--graceful-timeout", "120")
-        served = start(*options, source=source, BACKPLANE=redis.url)
+        served = start(*options, source=source, BACKPLANE=shared_redis.url)
         page(served.port)
         while len(children(served)) < 2:
             gevent.sleep(0.05)
@@ -165,7 +160,7 @@ class TestWorkers:
             visitor.stop()
         assert page(served.port) not in before
 
-    def test_master_replaces_blocked_worker(self, start: Start, redis: RedisServer) -> None:
+    def test_master_replaces_blocked_worker(self, start: Start, shared_redis: RedisServer) -> None:
         """An idle worker keeps sending heartbeats, and is not replaced."""
         source = module_source(BODY) + (
             "\n@on_event('hang')\n"
@@ -173,7 +168,7 @@ class TestWorkers:
             "    from gevent.monkey import get_original\n"
             "    get_original('time', 'sleep')(60)\n"
         )
-        served = start("-w", "2", "--timeout", "3", source=source, BACKPLANE=redis.url)
+        served = start("-w", "2", "--timeout", "3", source=source, BACKPLANE=shared_redis.url)
         clients = one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))
         (victim, hanging), (other, idle) = clients.items()
         hanging.emit("hang")
@@ -252,10 +247,12 @@ class TestUnixSocket:
         assert "Traceback" not in served.errors
 
     def test_session_is_reached_from_every_worker(
-        self, start: Start, redis: RedisServer, tmp_path: Path
+        self, start: Start, shared_redis: RedisServer, tmp_path: Path
     ) -> None:
         path = tmp_path / "chat.sock"
-        served = start(*("-b", f"unix:{path}", "-w", "2"), source=BEHIND_UNIX, BACKPLANE=redis.url)
+        served = start(
+            *("-b", f"unix:{path}", "-w", "2"), source=BEHIND_UNIX, BACKPLANE=shared_redis.url
+        )
         target = "/socket.io/?EIO=4&transport=polling"
         for number in range(10):
             _, opened = self.ask(path, "GET", target)

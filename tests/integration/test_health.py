@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,6 @@ def wait_until(port: int, answer: Answer) -> None:
     """Check until the server answers so; the time limit of the test applies."""
     while check(port) != answer:
         gevent.sleep(0.01)
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path).start()
-    yield server
-    server.stop()
 
 
 class TestPaths:

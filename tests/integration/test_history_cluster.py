@@ -17,14 +17,14 @@ import pytest
 
 from tests.conftest import Site
 from tests.history_client import HistoryClient
-from tests.redis_server import RedisServer, extend_redis_timeouts
+from tests.redis_server import RedisServer
 from tests.servers import ServerProcess, application_source
 from webpy_socketio import BackplaneError, Runtime, default_runtime, emit
 from webpy_socketio.plugins import history
 from webpy_socketio.plugins.history.followers import Request
 from webpy_socketio.plugins.history.store import Channel, Page
 
-pytestmark = pytest.mark.time_limit(60)
+pytestmark = [pytest.mark.time_limit(60), pytest.mark.usefixtures("long_redis_timeouts")]
 
 PLUGIN = "webpy_socketio.plugins.history"
 RULES = {"^room-": {"size": 5, "ttl": 3600}}
@@ -41,14 +41,6 @@ def publish(request, socket, context, *messages):
     return len(messages)
 """
 )
-
-
-@pytest.fixture
-def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    extend_redis_timeouts(monkeypatch)
-    server = RedisServer(tmp_path).start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import Site
 from tests.history_client import HistoryClient
-from tests.redis_server import RedisServer, extend_redis_timeouts
+from tests.redis_server import RedisServer
 from webpy_socketio import NoSocket, Runtime, default_runtime
 from webpy_socketio.plugins import history
 
@@ -213,14 +212,7 @@ def test_followers_in_memory_receive_each_message_once_or_a_gap(serve: Callable[
     check()
 
 
-@pytest.fixture
-def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    extend_redis_timeouts(monkeypatch)
-    server = RedisServer(tmp_path).start()
-    yield server
-    server.stop()
-
-
+@pytest.mark.usefixtures("long_redis_timeouts")
 def test_followers_of_two_servers_receive_each_message_once_or_a_gap(
     serve: Callable[..., Site], redis: RedisServer
 ) -> None:

@@ -488,13 +488,13 @@ class TestRegistration:
         self, site: Site, serve: Callable[..., Site]
     ) -> None:
         endpoint = metrics._installed[default_runtime].endpoint
-        assert endpoint._server.server_host == "127.0.0.1"
+        assert endpoint.server_host == "127.0.0.1"
         assert metrics.port() != site.port
         site.server.stop()
         serve(plugins=[PLUGIN], metrics_port=0, metrics_host="")
         assert scrape().all("connections_total") == {}
         endpoint = metrics._installed[default_runtime].endpoint
-        assert endpoint._server.server_host == "0.0.0.0"
+        assert endpoint.server_host == "0.0.0.0"
 
     def test_endpoint_rejects_a_host_outside_the_setting(
         self, serve: Callable[..., Site], caplog: pytest.LogCaptureFixture

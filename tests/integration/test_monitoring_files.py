@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,6 @@ class Query:
             assert used <= exported[name] | ADDED, f"{name}: {used - exported[name]}"
             labels |= exported[name]
         assert self.groups <= labels
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    redis = RedisServer(tmp_path).start()
-    yield redis
-    redis.stop()
 
 
 @pytest.fixture

@@ -393,19 +393,14 @@ def application(environ, start_response):
 )
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield server
-    server.stop()
-
-
 class TestWorkers:
     def test_clients_below_wrapper_reach_their_sessions_in_each_worker(
-        self, redis: RedisServer, tmp_path: Path
+        self, shared_redis: RedisServer, tmp_path: Path
     ) -> None:
         source = module_source(WORKERS[0]) + WORKERS[1]
-        with serving(tmp_path, "--workers", "3", source=source, BACKPLANE=redis.url) as served:
+        with serving(
+            tmp_path, "--workers", "3", source=source, BACKPLANE=shared_redis.url
+        ) as served:
             pids = set()
             while len(pids) < 3:
                 talk(served.port, "/team/socket.io/")

@@ -74,14 +74,6 @@ def site(serve: Callable[..., Site]) -> Site:
     return serve(parser="msgpack", namespaces=["/", "/chat"])
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
-
-
 class TestSetting:
     def test_unknown_parser_is_rejected(self, serve: Callable[..., Site]) -> None:
         with pytest.raises(SettingsError, match='must be "json" or "msgpack"'):
@@ -335,7 +327,7 @@ class TestOtherProcesses:
     @pytest.mark.parametrize("names", [("msgpack", "msgpack"), ("msgpack", "json")])
     def test_messages_reach_other_processes_with_either_parser(
         self,
-        redis: RedisServer,
+        shared_redis: RedisServer,
         serve: Callable[..., Site],
         names: tuple[str, str],
         monkeypatch: pytest.MonkeyPatch,
@@ -344,7 +336,7 @@ class TestOtherProcesses:
         extend_redis_timeouts(monkeypatch)
         runtimes = [Runtime(), Runtime()]
         sites = [
-            serve(parser=name, backplane=redis.url, runtime=runtime)
+            serve(parser=name, backplane=shared_redis.url, runtime=runtime)
             for name, runtime in zip(names, runtimes, strict=True)
         ]
         clients: list[Any] = [

@@ -14,7 +14,7 @@ import gevent
 import pytest
 
 from tests.conftest import Journal, Site, socket_of
-from tests.redis_server import RedisServer, extend_redis_timeouts
+from tests.redis_server import extend_redis_timeouts
 from webpy_socketio import (
     ChannelError,
     ConfigurationError,
@@ -96,13 +96,6 @@ def _no_receivers_left() -> Iterator[None]:
         signal._clear_state()
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture(params=STORES)
 def make(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -111,7 +104,7 @@ def make(
     if request.param == "memory":
         return MemoryStore
     extend_redis_timeouts(monkeypatch)
-    url, prefix = request.getfixturevalue("redis").url, secrets.token_hex(4)
+    url, prefix = request.getfixturevalue("shared_redis").url, secrets.token_hex(4)
     intervals = Intervals(sweep=0.02, settle=0.1)
     return lambda listener: RedisStore(url, prefix, listener, 10.0, intervals)
 

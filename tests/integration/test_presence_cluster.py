@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from tests.conftest import Journal, Site
 from tests.faults import Link, Proxy
 from tests.raw import WebSocket
-from tests.redis_server import LONG_TIMEOUT, RedisServer, extend_redis_timeouts
+from tests.redis_server import LONG_TIMEOUT, RedisServer
 from tests.servers import ServerProcess, application_source
 from webpy_socketio import BackplaneError, WrongContext, default_runtime
 from webpy_socketio.plugins import presence
@@ -36,7 +36,10 @@ from webpy_socketio.plugins.presence.redis import RedisStore
 from webpy_socketio.plugins.presence.replica import MAX_WAITING, Replica, Verdict
 from webpy_socketio.plugins.presence.store import Change, Channel, State
 
-pytestmark = pytest.mark.time_limit(90)  # the tests start up to five processes
+pytestmark = [
+    pytest.mark.time_limit(90),  # the tests start up to five processes
+    pytest.mark.usefixtures("long_redis_timeouts"),
+]
 
 PLUGIN = "webpy_socketio.plugins.presence"
 ROOM = ("/", "room")
@@ -117,18 +120,6 @@ class RemoteServer(ServerProcess):
                 lines.append(self.process.next_line())
         except AssertionError:
             return [line for line in lines if line.split()[0] in beginnings]
-
-
-@pytest.fixture(autouse=True)
-def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    extend_redis_timeouts(monkeypatch)
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path).start()
-    yield server
-    server.stop()
 
 
 Run = Callable[..., RemoteServer]

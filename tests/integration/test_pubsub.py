@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -24,14 +23,6 @@ from webpy_socketio.backplane.subscriptions import SUBSCRIBED, UNSUBSCRIBED, Cha
 pytestmark = pytest.mark.time_limit(30)
 
 MakePubSub = Callable[..., PubSub]
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
@@ -48,7 +47,7 @@ from webpy_socketio.recovery_directory import digest
 from webpy_socketio.released_sessions import CLAIM, CONFIRM
 from webpy_socketio.testing import TestServer
 
-pytestmark = pytest.mark.time_limit(60)
+pytestmark = [pytest.mark.time_limit(60), pytest.mark.usefixtures("long_redis_timeouts")]
 
 TIME = 120
 
@@ -98,18 +97,6 @@ class Client(RecoveringClient):
     def resume(self, server: Node) -> bool:  # type: ignore[override]
         self.node = server
         return super().resume(server)
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path).start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(autouse=True)
-def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    extend_redis_timeouts(monkeypatch)
 
 
 @pytest.fixture

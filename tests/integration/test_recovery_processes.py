@@ -48,13 +48,6 @@ def finish(request, socket, context):
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path).start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def start(redis: RedisServer, tmp_path: Path) -> Iterator[Callable[[str], ServerProcess]]:
     with contextlib.ExitStack() as stack:
 

@@ -28,13 +28,6 @@ CLIENTS = scaled(1000, 40)
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path).start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def gather(redis: RedisServer) -> Iterator[Callable[[int], Crowd]]:
     """Return a function that connects the clients to a port."""
     raise_descriptor_limit(4 * CLIENTS + 100)

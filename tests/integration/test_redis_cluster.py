@@ -27,7 +27,12 @@ from tests.history_client import HistoryClient
 from tests.integration.test_recovery_cluster import Client, Course, Node
 from tests.raw import WebSocket
 from tests.redis_cluster import RedisCluster
-from tests.redis_server import LONG_TIMEOUT, RedisServer, extend_redis_timeouts
+from tests.redis_server import (
+    LONG_TIMEOUT,
+    RedisServer,
+    extend_redis_timeouts,
+    retry_until_reachable,
+)
 from tests.servers import ServerProcess, application_source, free_port
 from webpy_socketio import (
     BackplaneError,
@@ -40,7 +45,6 @@ from webpy_socketio import (
     everyone,
     hash_tag,
     send,
-    signals,
     to,
 )
 from webpy_socketio.backplane import cluster_publisher, cluster_pubsub
@@ -49,7 +53,7 @@ from webpy_socketio.backplane.cluster_map import ClusterMap
 from webpy_socketio.plugins import history, presence
 from webpy_socketio.plugins.presence.periodic import Intervals
 
-pytestmark = pytest.mark.time_limit(60)
+pytestmark = [pytest.mark.time_limit(60), pytest.mark.usefixtures("gaps")]
 
 #: Seconds between requests for the map of the cluster. Redirections and failures must be enough.
 NEVER = 600.0
@@ -156,19 +160,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
         server.close()
 
 
-@pytest.fixture(autouse=True)
-def gaps() -> Iterator[Journal]:
-    """Record the number of missed messages of each gap signalled in this process."""
-    journal = Journal()
-
-    def record_gap(sender: Any, missed: int | None, **extra: Any) -> None:
-        journal.append(missed)
-
-    signals.gap.connect(record_gap)
-    yield journal
-    signals.gap.disconnect(record_gap)
-
-
 @pytest.fixture
 def here(cluster: RedisCluster, serve: Callable[..., Site]) -> Site:
     """Start a server in this process."""
@@ -215,16 +206,6 @@ def receives_only(client: WebSocket, *messages: Any) -> None:
     assert sorted(map(json.dumps, received)) == sorted(map(json.dumps, messages))
     broadcast("end")
     assert client.event() == ["message", "end"]
-
-
-def retry(function: Callable[..., Any], *args: Any) -> None:
-    """Repeat a call until its node is reachable."""
-    while True:
-        try:
-            function(*args)
-            return
-        except BackplaneError:
-            gevent.sleep(0.02)
 
 
 class TestDelivery:
@@ -460,7 +441,7 @@ class TestFailures:
         there.process.wait_for("GAP None")
         cluster.wait_for(lambda: replica.ask("ROLE")[0] == "master")
         assert topic_of(room) in replica.ask("PUBSUB", "SHARDCHANNELS")
-        retry(broadcast_channel, "after", room)
+        retry_until_reachable(broadcast_channel, "after", room)
         while far.event() != ["message", "after"]:
             pass
 
@@ -485,7 +466,7 @@ class TestFailures:
         assert replica.ask("ROLE")[0] == "master"
         while True:
             try:
-                retry(broadcast_channel, "after", room)
+                retry_until_reachable(broadcast_channel, "after", room)
                 break
             except NoSocket:  # the old master counts its own subscribers only
                 gevent.sleep(0.01)

@@ -16,7 +16,7 @@ import pytest
 import web
 
 from tests.conftest import Journal, Site, gets, socket_of
-from tests.raw import Polling, WebSocket
+from tests.raw import Polling, WebSocket, connect
 from tests.redis_server import RedisServer, extend_redis_timeouts
 from tests.servers import ServerProcess, application_source
 from webpy_socketio import (
@@ -57,33 +57,24 @@ Serve = Callable[..., Site]
 FIRST_ID = 2**30
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-def sites(serve: Serve, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> list[Site]:
+def sites(serve: Serve, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> list[Site]:
     """Two runtimes with one Redis: each is a process of the cluster."""
     extend_redis_timeouts(monkeypatch)
-    found = [serve(backplane=redis.url), serve(backplane=redis.url, runtime=Runtime())]
-    wait_for_servers(redis, 2)
+    found = [
+        serve(backplane=shared_redis.url),
+        serve(backplane=shared_redis.url, runtime=Runtime()),
+    ]
+    shared_redis.wait_for_servers(2)
     return found
 
 
-def wait_for_servers(redis: RedisServer, count: int) -> None:
-    while redis.ask("PUBSUB", "NUMSUB", "webpy_socketio:1:servers:,")[1] != count:
-        gevent.sleep(0)
-
-
 @pytest.fixture
-def worker(redis: RedisServer, tmp_path: Path) -> Iterator[ServerProcess]:
+def worker(shared_redis: RedisServer, tmp_path: Path) -> Iterator[ServerProcess]:
     """Another process with a server, connected to the same Redis."""
     source = application_source(
         f"""
-OPTIONS = {{"backplane": "{redis.url}", "plugins": []}}
+OPTIONS = {{"backplane": "{shared_redis.url}", "plugins": []}}
 
 @on_connect
 def connect(request, socket, context):
@@ -103,21 +94,13 @@ def cluster_event(sender, event, args, node):
 
 @pytest.fixture
 def clustered(
-    serve: Serve, redis: RedisServer, worker: ServerProcess, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, shared_redis: RedisServer, worker: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> Site:
     """A server in this process, next to `worker`."""
     extend_redis_timeouts(monkeypatch)
-    site = serve(backplane=redis.url)
-    wait_for_servers(redis, 2)
+    site = serve(backplane=shared_redis.url)
+    shared_redis.wait_for_servers(2)
     return site
-
-
-def member(site: Site, *channels: str) -> WebSocket:
-    """Connect a client that is subscribed to channels."""
-    client = site.connect()
-    for channel in channels:
-        assert client.call("__subscribe__", channel) == [{"ok": True}]
-    return client
 
 
 def answer(client: Any, *args: str) -> None:
@@ -148,8 +131,8 @@ def on_hub(function: Callable[[], Any]) -> Any:
 
 class TestCall:
     def test_call_returns_the_answers_of_all_recipients(self, site: Site) -> None:
-        clients = [member(site, "a") for _ in range(3)]
-        other = member(site)
+        clients = [connect(site, "a") for _ in range(3)]
+        other = connect(site)
         answering(*clients)
         assert sorted(to("a").call("vote")) == [1, 2, 3]
         gets(other)
@@ -300,7 +283,7 @@ class TestCommands:
     def test_subscribe_and_unsubscribe_change_all_members(
         self, site: Site, stages: Journal
     ) -> None:
-        first, second, other = member(site, "a"), member(site, "a"), member(site)
+        first, second, other = connect(site, "a"), connect(site, "a"), connect(site)
         to("a").subscribe("b")
         to("b").send("hello")
         gets(first, "hello")
@@ -315,7 +298,7 @@ class TestCommands:
     def test_gate_refuses_some_sockets_and_admits_the_others(
         self, site: Site, caplog: pytest.LogCaptureFixture
     ) -> None:
-        clients = [member(site, "a") for _ in range(3)]
+        clients = [connect(site, "a") for _ in range(3)]
 
         @on_subscribing(channel="^b$")
         def gate(request: Any, socket: Any, context: Any, channel: str) -> None:
@@ -329,7 +312,7 @@ class TestCommands:
         assert "1 of 3 sockets of a target were not subscribed to 'b'" in caplog.text
 
     def test_timeout_of_the_caller_interrupts_a_command(self, site: Site) -> None:
-        member(site, "a")
+        connect(site, "a")
 
         @on_subscribing(channel="^b$")
         def gate(request: Any, socket: Any, context: Any, channel: str) -> None:
@@ -341,26 +324,26 @@ class TestCommands:
     def test_channel_limit_is_sent_as_error_and_not_raised(
         self, serve: Serve, stages: Journal
     ) -> None:
-        client = member(serve(max_channels=1), "a")
+        client = connect(serve(max_channels=1), "a")
         to("a").subscribe("b")
         (error,) = [value for name, value in stages if name == "error"]
         assert isinstance(error, ChannelError)
         gets(client)
 
     def test_command_on_the_hub_runs_later(self, site: Site, stages: Journal) -> None:
-        member(site, "a")
+        connect(site, "a")
         assert on_hub(lambda: to("a").subscribe("b")) is None
         stages.wait_for(("subscribe", "b"))
         assert on_hub(lambda: to("a").unsubscribe("b")) is None
         stages.wait_for(("unsubscribe", "b"))
 
     def test_command_from_another_thread_has_run_when_it_returns(self, site: Site) -> None:
-        client = member(site, "a")
+        client = connect(site, "a")
         gevent.get_hub().threadpool.apply(to("a").subscribe, ("b",))
         assert socket_of(client).channels == ("a", "b")
 
     def test_disconnect_closes_the_sockets(self, site: Site, stages: Journal) -> None:
-        gone, stays = member(site, "a"), member(site)
+        gone, stays = connect(site, "a"), connect(site)
         to("a").disconnect()
         assert gone.receive() == "41"
         stages.wait_for(("finish", "server namespace disconnect"))
@@ -443,23 +426,23 @@ class TestCluster:
     """Two runtimes in this process, and one Redis."""
 
     def test_call_returns_the_answers_of_all_processes(self, sites: list[Site]) -> None:
-        near, far, other = member(sites[0], "a"), member(sites[1], "a"), member(sites[1])
+        near, far, other = connect(sites[0], "a"), connect(sites[1], "a"), connect(sites[1])
         answering(near, far)
         assert sorted(to("a").call("vote")) == [1, 2]
         gets(other)
 
     def test_call_excludes_recipients_in_other_processes(self, sites: list[Site]) -> None:
-        far, muted = member(sites[1], "a"), member(sites[1], "a", "muted")
+        far, muted = connect(sites[1], "a"), connect(sites[1], "a", "muted")
         answering(far)
         assert to("a").except_("muted").call("vote") == [1]
         gets(muted)
 
     def test_call_in_a_namespace_reaches_other_processes(
-        self, serve: Serve, redis: RedisServer
+        self, serve: Serve, shared_redis: RedisServer
     ) -> None:
         for runtime in (Runtime(), Runtime()):
-            site = serve(backplane=redis.url, runtime=runtime, namespaces=["/", "/chat"])
-        wait_for_servers(redis, 2)
+            site = serve(backplane=shared_redis.url, runtime=runtime, namespaces=["/", "/chat"])
+        shared_redis.wait_for_servers(2)
         client = site.websocket()
         client.connect(namespace="/chat,")
         asking = gevent.spawn(site.server.runtime.everyone.namespace("/chat").call, "vote", 1)
@@ -521,7 +504,7 @@ class TestCluster:
         assert (caught.value.answers, caught.value.silent_processes) == ([1], 0)
 
     def test_local_call_and_sockets_leave_out_other_processes(self, sites: list[Site]) -> None:
-        near, far = (member(site, "a") for site in sites)
+        near, far = (connect(site, "a") for site in sites)
         answering(near)
         assert to("a").local.call("vote") == [1]
         assert [info.id for info in everyone.local.sockets()] == [near.id]
@@ -531,7 +514,7 @@ class TestCluster:
         gets(far)
 
     def test_commands_reach_other_processes(self, sites: list[Site]) -> None:
-        near, far = (member(site, "a") for site in sites)
+        near, far = (connect(site, "a") for site in sites)
         to("a").subscribe("b")
         registry = sites[1].server.runtime.registry
         far_socket = registry.find(far.id)
@@ -545,11 +528,11 @@ class TestCluster:
 
     @pytest.mark.parametrize("close", [False, True])
     def test_disconnect_with_close_ends_sessions_of_other_processes(
-        self, serve: Serve, redis: RedisServer, close: bool
+        self, serve: Serve, shared_redis: RedisServer, close: bool
     ) -> None:
         for runtime in (default_runtime, Runtime()):
-            site = serve(backplane=redis.url, runtime=runtime, namespaces=["/", "/chat"])
-        wait_for_servers(redis, 2)
+            site = serve(backplane=shared_redis.url, runtime=runtime, namespaces=["/", "/chat"])
+        shared_redis.wait_for_servers(2)
         client = site.connect()
         session_id = client.id
         client.connect(namespace="/chat,")
@@ -563,8 +546,8 @@ class TestCluster:
             assert client.receive() == '43/chat,1[{"ok":true}]'
 
     def test_sockets_of_all_processes_are_described(self, sites: list[Site]) -> None:
-        clients = [member(site, "a") for site in sites]
-        member(sites[1])
+        clients = [connect(site, "a") for site in sites]
+        connect(sites[1])
         assert {info.id for info in to("a").sockets()} == {client.id for client in clients}
         assert len(everyone.sockets()) == 3
         assert len(sockets()) == 1
@@ -636,9 +619,9 @@ class TestCluster:
         answering(client)
         assert list(emit_to_servers("ask", timeout=60).values()) == [[1]]
 
-    def test_server_alone_gets_no_answers(self, serve: Serve, redis: RedisServer) -> None:
-        serve(backplane=redis.url)
-        wait_for_servers(redis, 1)
+    def test_server_alone_gets_no_answers(self, serve: Serve, shared_redis: RedisServer) -> None:
+        serve(backplane=shared_redis.url)
+        shared_redis.wait_for_servers(1)
         assert emit_to_servers("load", timeout=3600) == {}
 
     def test_unknown_request_is_answered_with_an_error_at_once(
@@ -741,7 +724,7 @@ class TestInvalidRequests:
         assert request.timeout == 3600
 
     def test_request_with_an_invalid_body_is_answered_with_an_error(
-        self, sites: list[Site], redis: RedisServer, caplog: pytest.LogCaptureFixture
+        self, sites: list[Site], shared_redis: RedisServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         client = sites[0].connect()
         backplane = sites[0].server.runtime.registry.backplane
@@ -755,13 +738,13 @@ class TestInvalidRequests:
 
 class TestProcessWithoutServer:
     @pytest.fixture
-    def shell(self, redis: RedisServer) -> Runtime:
+    def shell(self, shared_redis: RedisServer) -> Runtime:
         runtime = Runtime()
-        runtime.configure({"SOCKETIO_BACKPLANE": redis.url})
+        runtime.configure({"SOCKETIO_BACKPLANE": shared_redis.url})
         return runtime
 
     def test_call_and_sockets_reach_all_servers(self, sites: list[Site], shell: Runtime) -> None:
-        clients = [member(site, "a") for site in sites]
+        clients = [connect(site, "a") for site in sites]
         answering(*clients)
         assert sorted(shell.to("a").call("vote")) == [1, 2]
         assert {info.id for info in shell.everyone.sockets()} == {each.id for each in clients}
@@ -778,7 +761,7 @@ class TestProcessWithoutServer:
         assert caught.value.answers == [1]
 
     def test_commands_reach_all_servers(self, sites: list[Site], shell: Runtime) -> None:
-        clients = [member(site, "a") for site in sites]
+        clients = [connect(site, "a") for site in sites]
         shell.to("a").disconnect()
         assert [client.receive() for client in clients] == ["41", "41"]
 
@@ -789,14 +772,14 @@ class TestProcessWithoutServer:
         assert list(shell.emit_to_servers("load", timeout=60).values()) == ["load"] * 2
 
     def test_program_without_gevent_receives_answers(
-        self, sites: list[Site], redis: RedisServer, tmp_path: Path
+        self, sites: list[Site], shared_redis: RedisServer, tmp_path: Path
     ) -> None:
         client = sites[0].connect()
         answering(client)
         script = f"""
 import sys
 import webpy_socketio as w
-w.configure({{"SOCKETIO_BACKPLANE": "{redis.url}"}})
+w.configure({{"SOCKETIO_BACKPLANE": "{shared_redis.url}"}})
 print(w.everyone.call("vote"), len(w.everyone.sockets()))
 """
         process = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
@@ -851,7 +834,7 @@ class TestOtherProcess:
         assert len(everyone.sockets(30)) == 2
 
     def test_killed_process_costs_the_timeout_only(
-        self, clustered: Site, worker: ServerProcess, redis: RedisServer
+        self, clustered: Site, worker: ServerProcess, shared_redis: RedisServer
     ) -> None:
         far = WebSocket(worker.port, clustered.path)
         far.connect()
@@ -861,7 +844,7 @@ class TestOtherProcess:
         with pytest.raises(CallTimeout) as caught:
             asking.get()
         assert caught.value.answers == []
-        wait_for_servers(redis, 1)
+        shared_redis.wait_for_servers(1)
         assert everyone.sockets(timeout=3600) == []  # it is not expected any more
 
 

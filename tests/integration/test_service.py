@@ -110,13 +110,6 @@ def listener() -> Iterator[socket.socket]:
         yield sock
 
 
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    redis = RedisServer(tmp_path).start()
-    yield redis
-    redis.stop()
-
-
 def fetch(listener: socket.socket) -> list[str]:
     """Return the pid and the variables of the service manager in the process that answers."""
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/"

@@ -62,13 +62,6 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    redis = RedisServer(tmp_path).start()
-    yield redis
-    redis.stop()
-
-
-@pytest.fixture
 def run_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Start a program that calls ``serve_forever()``."""
     started: list[ServerProcess] = []

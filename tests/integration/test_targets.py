@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -11,7 +11,7 @@ import pytest
 import web
 
 from tests.conftest import Journal, Site, gets, socket_of
-from tests.raw import Polling, WebSocket
+from tests.raw import Polling, connect
 from tests.recovery_client import RecoveringClient
 from tests.redis_server import RedisServer, extend_redis_timeouts
 from webpy_socketio import (
@@ -35,21 +35,6 @@ from webpy_socketio.testing import TestServer
 Serve = Callable[..., Site]
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield server
-    server.stop()
-
-
-def member(site: Site, *channels: str) -> WebSocket:
-    """Connect a client that is subscribed to channels."""
-    client = site.connect()
-    for channel in channels:
-        assert client.call("__subscribe__", channel) == [{"ok": True}]
-    return client
-
-
 class TestRecipients:
     def test_everyone_sends_to_all_sockets(self, site: Site) -> None:
         first, second = site.connect(), site.connect()
@@ -58,7 +43,7 @@ class TestRecipients:
         gets(second, "hello")
 
     def test_member_of_several_channels_receives_one_copy(self, site: Site) -> None:
-        both, one, none = member(site, "a", "b"), member(site, "b"), member(site)
+        both, one, none = connect(site, "a", "b"), connect(site, "b"), connect(site)
         to("a", "b").send("hello")
         to("a").to("b", "a").send("again")
         for client in (both, one):
@@ -66,20 +51,20 @@ class TestRecipients:
         gets(none)
 
     def test_except_excludes_channels_and_sockets(self, site: Site) -> None:
-        first, muted, second = member(site, "a"), member(site, "a", "muted"), member(site, "a")
+        first, muted, second = connect(site, "a"), connect(site, "a", "muted"), connect(site, "a")
         to("a").except_("muted", socket_of(second)).send("hello")
         gets(first, "hello")
         gets(muted)
         gets(second)
 
     def test_socket_to_excludes_the_socket(self, site: Site) -> None:
-        first, second = member(site, "a"), member(site, "a")
+        first, second = connect(site, "a"), connect(site, "a")
         socket_of(first).to("a").emit("news", 1, "2")
         assert second.event() == ["news", 1, "2"]
         gets(first)
 
     def test_socket_to_may_exclude_further_sockets(self, site: Site) -> None:
-        clients = [member(site, "a") for _ in range(3)]
+        clients = [connect(site, "a") for _ in range(3)]
         socket_of(clients[0]).to("a").except_(socket_of(clients[1])).send("hello")
         for client, messages in zip(clients, ([], [], ["hello"]), strict=True):
             gets(client, *messages)
@@ -113,7 +98,7 @@ class TestRecipients:
         gets(second, "second")
 
     def test_modifiers_leave_the_target_unchanged(self, site: Site) -> None:
-        first, second = member(site, "a"), member(site, "b")
+        first, second = connect(site, "a"), connect(site, "b")
         target = to("a")
         target.to("b").except_("a").local.volatile.namespace("/chat")
         target.send("hello")
@@ -121,13 +106,13 @@ class TestRecipients:
         gets(second)
 
     def test_target_sends_from_another_thread_and_keeps_order(self, site: Site) -> None:
-        client = member(site, "a")
+        client = connect(site, "a")
         pool = gevent.get_hub().threadpool
         pool.apply(lambda: [to("a").send(number) for number in range(20)])
         gets(client, *range(20))
 
     def test_signal_sent_lists_the_recipients(self, site: Site, journal: Journal) -> None:
-        clients = [member(site, "a"), member(site, "a", "b")]
+        clients = [connect(site, "a"), connect(site, "a", "b")]
         signals.sent.connect(
             lambda sender, sockets, **extra: journal.append([each.session_id for each in sockets])
         )
@@ -151,7 +136,7 @@ class TestSockets:
         gets(first)
 
     def test_member_that_is_also_named_receives_one_copy(self, site: Site) -> None:
-        inside, outside, other = member(site, "a", "b"), member(site), member(site)
+        inside, outside, other = connect(site, "a", "b"), connect(site), connect(site)
         target = to("a").to_sockets(inside.id, outside.id, outside.id, "unknown")
         target.to("b").send("hello")
         target.except_("a").send("excluded by a channel")
@@ -304,7 +289,12 @@ class TestEquivalence:
     def test_same_sockets_receive_the_same_bytes(
         self, send: Callable[..., None], send_to_target: Callable[..., None], site: Site
     ) -> None:
-        clients = [member(site, "a", "b"), member(site, "a"), member(site, "a", "b"), member(site)]
+        clients = [
+            connect(site, "a", "b"),
+            connect(site, "a"),
+            connect(site, "a", "b"),
+            connect(site),
+        ]
         received: list[list[Any]] = []
         for function in (send, send_to_target):
             function(socket_of(clients[0]), "hello")
@@ -323,7 +313,7 @@ class TestEquivalence:
     def test_same_messages_are_rejected(
         self, send: Callable[..., None], send_to_target: Callable[..., None], serve: Serve
     ) -> None:
-        socket = socket_of(member(serve(outbox_bytes=1_000_000), "a"))
+        socket = socket_of(connect(serve(outbox_bytes=1_000_000), "a"))
         for message in (object(), "x" * 1_000_001):
             errors = []
             for function in (send, send_to_target):
@@ -394,13 +384,16 @@ class TestProcesses:
 
     @pytest.fixture
     def sites(
-        self, serve: Serve, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+        self, serve: Serve, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> list[Site]:
         extend_redis_timeouts(monkeypatch)
-        return [serve(backplane=redis.url), serve(backplane=redis.url, runtime=Runtime())]
+        return [
+            serve(backplane=shared_redis.url),
+            serve(backplane=shared_redis.url, runtime=Runtime()),
+        ]
 
     def test_target_reaches_sockets_of_other_processes(self, sites: list[Site]) -> None:
-        near, far = (member(site, "a", "b") for site in sites)
+        near, far = (connect(site, "a", "b") for site in sites)
         to("a", "b").send("channels")
         everyone.send("everyone")
         everyone.local.send("local")
@@ -410,9 +403,9 @@ class TestProcesses:
     def test_filter_applies_in_other_processes(self, sites: list[Site]) -> None:
         other = sites[1].server.runtime
         near, far, muted = (
-            member(sites[0], "a"),
-            member(sites[1], "a"),
-            member(sites[1], "a", "muted"),
+            connect(sites[0], "a"),
+            connect(sites[1], "a"),
+            connect(sites[1], "a", "muted"),
         )
         far_socket = other.registry.find(far.id)
         assert far_socket is not None
@@ -424,11 +417,11 @@ class TestProcesses:
         gets(muted, "two")
 
     def test_sockets_of_other_processes_are_found_by_id(
-        self, sites: list[Site], redis: RedisServer
+        self, sites: list[Site], shared_redis: RedisServer
     ) -> None:
-        near, far = member(sites[0], "a"), member(sites[1], "a", "muted")
+        near, far = connect(sites[0], "a"), connect(sites[1], "a", "muted")
         script = Runtime()
-        script.configure({"SOCKETIO_BACKPLANE": redis.url})
+        script.configure({"SOCKETIO_BACKPLANE": shared_redis.url})
         for make in (to_sockets, script.to_sockets):
             target = make(far.id)
             target.send("to an id")
@@ -455,11 +448,11 @@ class TestProcesses:
         assert slow.poll() == ['42["message","first"]', '42["message","last"]']
 
     def test_process_without_server_sends_one_copy(
-        self, sites: list[Site], redis: RedisServer
+        self, sites: list[Site], shared_redis: RedisServer
     ) -> None:
-        client = member(sites[0], "a", "b")
+        client = connect(sites[0], "a", "b")
         runtime = Runtime()
-        runtime.configure({"SOCKETIO_BACKPLANE": redis.url})
+        runtime.configure({"SOCKETIO_BACKPLANE": shared_redis.url})
         runtime.to("a", "b").send("hello")
         runtime.to("a").except_("b").send("excluded")
         runtime.everyone.send("last")
@@ -472,6 +465,6 @@ def test_handler_sends_to_room_before_its_acknowledgement(site: Site) -> None:
         socket.to("a").send(message)
         return "sent"
 
-    first, second = member(site, "a"), member(site, "a")
+    first, second = connect(site, "a"), connect(site, "a")
     assert first.call("message", "hello") == ["sent"]
     gets(second, "hello")

@@ -70,13 +70,6 @@ def late(request, socket, context):
 )
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture(params=["node", "msgpack"])
 def build(request: pytest.FixtureRequest) -> str:
     """The build of the client; "msgpack" is that of Node.js with ``socket.io-msgpack-parser``."""
@@ -84,10 +77,10 @@ def build(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def servers(redis: RedisServer, build: str, tmp_path: Path) -> Iterator[list[ServerProcess]]:
+def servers(shared_redis: RedisServer, build: str, tmp_path: Path) -> Iterator[list[ServerProcess]]:
     """Two servers without clients of earlier tests."""
     parser = "msgpack" if build == "msgpack" else "json"
-    environment = {"REDIS": redis.url, "PARSER": parser}
+    environment = {"REDIS": shared_redis.url, "PARSER": parser}
     started = [ServerProcess(APPLICATION, tmp_path / name, environment) for name in ("1", "2")]
     yield started
     for server in started:

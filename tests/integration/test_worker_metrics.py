@@ -62,16 +62,9 @@ def start(folder: Path, redis: RedisServer, **env: str) -> Workers:
     return Workers([*command, "--quiet", "--workers", "2"], folder, {"BACKPLANE": redis.url, **env})
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-def workers(redis: RedisServer, tmp_path: Path) -> Iterator[Workers]:
-    served = start(tmp_path, redis)
+def workers(shared_redis: RedisServer, tmp_path: Path) -> Iterator[Workers]:
+    served = start(tmp_path, shared_redis)
     try:
         served.ready()
         yield served
@@ -142,11 +135,11 @@ def test_slow_and_invalid_clients_do_not_hold_the_endpoint(workers: Workers) -> 
 
 
 def test_used_address_of_the_metrics_ends_the_supervisor(
-    redis: RedisServer, tmp_path: Path
+    shared_redis: RedisServer, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as used:
         port = used.getsockname()[1]
-        served = start(tmp_path, redis, METRICS_PORT=str(port))
+        served = start(tmp_path, shared_redis, METRICS_PORT=str(port))
         assert served.process.wait() == 1
         assert f"cannot listen for metrics on 127.0.0.1:{port}" in served.errors
         assert "SOCKETIO_METRICS_PORT" in served.errors

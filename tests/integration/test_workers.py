@@ -82,13 +82,6 @@ def slow(request, socket, context, seconds):
 Serve = Callable[..., Served]
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield server
-    server.stop()
-
-
 @contextlib.contextmanager
 def serving(
     folder: Path,
@@ -111,22 +104,22 @@ def serving(
 @pytest.fixture(scope="module", params=[2, 4])
 def workers(
     request: pytest.FixtureRequest,
-    redis: RedisServer,
+    shared_redis: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Served]:
     """The requested number of workers, shared by several tests; four are new interpreters."""
     folder = tmp_path_factory.mktemp("workers")
     options = ("--workers", str(request.param))
-    with serving(folder, *options, fork=request.param < 4, BACKPLANE=redis.url) as served:
+    with serving(folder, *options, fork=request.param < 4, BACKPLANE=shared_redis.url) as served:
         served.count = request.param  # type: ignore[attr-defined]
         yield served
     assert served.errors == ""
 
 
 @pytest.fixture
-def two(redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
+def two(shared_redis: RedisServer, tmp_path: Path) -> Iterator[Served]:
     """Two workers for one test, which may stop them."""
-    env = {"BACKPLANE": redis.url, "PLUGINS": "webpy_socketio.plugins.presence"}
+    env = {"BACKPLANE": shared_redis.url, "PLUGINS": "webpy_socketio.plugins.presence"}
     with serving(tmp_path, "--workers", "2", **env) as served:
         yield served
     load_clients.close_all()
@@ -226,11 +219,13 @@ class TestClients:
 
 
 @pytest.fixture(scope="module")
-def js_workers(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def js_workers(
+    shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """Run two workers with the application of `test_js_client`."""
     body = APPLICATION_BODY + '\nOPTIONS["backplane"] = os.environ["BACKPLANE"]\n'
     folder = tmp_path_factory.mktemp("js")
-    env = {"BACKPLANE": redis.url}
+    env = {"BACKPLANE": shared_redis.url}
     with serving(folder, "--workers", "2", source=module_source(body), **env) as served:
         yield served
 
@@ -517,9 +512,9 @@ def startup_error(folder: Path, *options: str, source: str | None = None, **env:
 
 class TestStartup:
     def test_banner_names_address_plugins_and_workers(
-        self, redis: RedisServer, tmp_path: Path
+        self, shared_redis: RedisServer, tmp_path: Path
     ) -> None:
-        env = {"BACKPLANE": redis.url, "PLUGINS": "webpy_socketio.plugins.presence"}
+        env = {"BACKPLANE": shared_redis.url, "PLUGINS": "webpy_socketio.plugins.presence"}
         with serving(tmp_path, "--workers", "2", **env) as served:
             text = [served.process.next_line().strip() for _ in range(3)]
             assert text == ["plugins: presence", "workers: 2", "Ctrl-C stops it"]
@@ -563,7 +558,9 @@ class TestStartup:
         assert text.count("Traceback") <= 1
         assert "no worker could be started" in text
 
-    def test_warning_at_start_is_logged_once(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_warning_at_start_is_logged_once(
+        self, shared_redis: RedisServer, tmp_path: Path
+    ) -> None:
         source = module_source(BODY) + (
             "\n@on_event('echo')\n"
             "def echo(request, socket, context, *args):\n"
@@ -572,7 +569,7 @@ class TestStartup:
             "logging.config.dictConfig({'version': 1})\n"
         )
         options = ("--workers", "4")
-        with serving(tmp_path, *options, source=source, BACKPLANE=redis.url) as served:
+        with serving(tmp_path, *options, source=source, BACKPLANE=shared_redis.url) as served:
             assert len(children(served)) == 4
         assert served.errors.count("disabled the logger webpy_socketio") == 1
         assert served.errors.count("use a different name for each handler") == 1
@@ -585,10 +582,12 @@ class TestStartup:
         assert "nothing_of_this_name" in text
         assert "no worker could be started" in text
 
-    def test_address_in_use_is_reported(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_address_in_use_is_reported(self, shared_redis: RedisServer, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
-            text = startup_error(tmp_path, "--workers", "2", "--port", port, BACKPLANE=redis.url)
+            text = startup_error(
+                tmp_path, "--workers", "2", "--port", port, BACKPLANE=shared_redis.url
+            )
         assert "another program is listening there" in text
         assert "Traceback" not in text
 
@@ -597,7 +596,7 @@ class TestStartup:
         assert startup_error(tmp_path, *options).startswith("webpy-socketio: --")
 
     def test_repeatedly_ending_worker_is_replaced_with_growing_delay(
-        self, redis: RedisServer, tmp_path: Path
+        self, shared_redis: RedisServer, tmp_path: Path
     ) -> None:
         """The delays between replacements grow, and the other workers serve."""
         source = module_source(BODY) + (
@@ -606,7 +605,7 @@ class TestStartup:
             "    pathlib.Path('deaths').open('a').write('x'); os._exit(7)\n"
             "if pathlib.Path('deadly').exists(): gevent.spawn_later(0.1, dies)\n"
         )
-        env = {"BACKPLANE": redis.url}
+        env = {"BACKPLANE": shared_redis.url}
         with serving(tmp_path, "--workers", "2", source=source, **env) as served:
             (tmp_path / "deadly").touch()
             victim = page(served.port)
@@ -622,10 +621,12 @@ class TestStartup:
 
 
 class TestTLS:
-    def test_tls_serves_polling_and_upgrades(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_tls_serves_polling_and_upgrades(
+        self, shared_redis: RedisServer, tmp_path: Path
+    ) -> None:
         certificate, key = make_certificate(tmp_path)
         options = ["--workers", "2", "--certfile", str(certificate), "--keyfile", str(key)]
-        with serving(tmp_path, *options, BACKPLANE=redis.url) as served:
+        with serving(tmp_path, *options, BACKPLANE=shared_redis.url) as served:
             url = f"https://localhost:{served.port}"
             for transports in TRANSPORTS.values():
                 for number in range(6):
@@ -709,9 +710,9 @@ def folder_of(pid: int) -> Path:
 class TestHandOffSockets:
     @pytest.mark.parametrize("what", ["folder", "sockets"])
     def test_removed_hand_off_sockets_are_recreated(
-        self, redis: RedisServer, tmp_path: Path, what: str
+        self, shared_redis: RedisServer, tmp_path: Path, what: str
     ) -> None:
-        with serving(tmp_path, "--workers", "2", BACKPLANE=redis.url) as served:
+        with serving(tmp_path, "--workers", "2", BACKPLANE=shared_redis.url) as served:
             clients = one_in_each(served, 2, lambda: RawClient(served.port))
             folder = folder_of(next(iter(clients)))
             for _ in range(2):
@@ -738,8 +739,10 @@ class TestHandOffSockets:
         assert len(sockets) == 5  # for hand-offs, and status sockets of workers and supervisor
         assert all(str(path) in bound for path in sockets)
 
-    def test_two_supervisors_are_independent(self, redis: RedisServer, tmp_path: Path) -> None:
-        env = {"BACKPLANE": redis.url}
+    def test_two_supervisors_are_independent(
+        self, shared_redis: RedisServer, tmp_path: Path
+    ) -> None:
+        env = {"BACKPLANE": shared_redis.url}
         folders = [tmp_path / name for name in ("a", "b")]
         for folder in folders:
             folder.mkdir()
@@ -782,10 +785,10 @@ def block(request, socket, context):
 
     @pytest.mark.parametrize("how", ["block", "stop"])
     def test_worker_with_blocked_loop_is_replaced(
-        self, redis: RedisServer, tmp_path: Path, how: str
+        self, shared_redis: RedisServer, tmp_path: Path, how: str
     ) -> None:
         source = module_source(BODY + self.BLOCK)
-        env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "2"}
+        env = {"BACKPLANE": shared_redis.url, "WORKER_TIMEOUT": "2"}
         with serving(tmp_path, "--workers", "2", source=source, **env) as served:
             clients = one_in_each(served, 2, lambda: load_clients.WebSocket(served.port))
             (victim, stranded), (other, kept) = clients.items()
@@ -807,20 +810,22 @@ def block(request, socket, context):
         load_clients.close_all()
 
     def test_worker_that_imports_slowly_is_not_replaced(
-        self, redis: RedisServer, tmp_path: Path
+        self, shared_redis: RedisServer, tmp_path: Path
     ) -> None:
         source = (
             "from gevent.monkey import get_original\n"
             "get_original('time', 'sleep')(3)\n" + module_source(BODY)
         )
-        env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "1"}
+        env = {"BACKPLANE": shared_redis.url, "WORKER_TIMEOUT": "1"}
         with serving(tmp_path, "--workers", "2", source=source, **env) as served:
             assert page(served.port)
         assert "is replaced" not in served.errors
 
-    def test_suspended_processes_are_not_replaced(self, redis: RedisServer, tmp_path: Path) -> None:
+    def test_suspended_processes_are_not_replaced(
+        self, shared_redis: RedisServer, tmp_path: Path
+    ) -> None:
         """All processes stop and continue, as after a suspension of the machine."""
-        env = {"BACKPLANE": redis.url, "WORKER_TIMEOUT": "4"}
+        env = {"BACKPLANE": shared_redis.url, "WORKER_TIMEOUT": "4"}
         with serving(tmp_path, "--workers", "2", **env) as served:
             before = children(served)
             pids = [served.process.popen.pid, *before]
@@ -838,7 +843,7 @@ def block(request, socket, context):
 class TestStreams:
     @pytest.mark.parametrize("how", ["broken pipe", "closed"])
     def test_supervisor_without_stderr_replaces_workers(
-        self, redis: RedisServer, tmp_path: Path, how: str
+        self, shared_redis: RedisServer, tmp_path: Path, how: str
     ) -> None:
         source = (
             module_source(BODY) + "\nimport logging\nlogging.basicConfig(level=logging.DEBUG)\n"
@@ -853,7 +858,7 @@ class TestStreams:
         popen = subprocess.Popen(
             [*shell, *command],
             cwd=tmp_path,
-            env={**os.environ, "BACKPLANE": redis.url},
+            env={**os.environ, "BACKPLANE": shared_redis.url},
             stdout=writer,
             stderr=writer,
         )

@@ -155,7 +155,7 @@ LAYERS: dict[str, set[str]] = {
         *("plugin_manager", "misrouted", "namespaces", "watchdog", "addresses", "loggers"),
         *("main_script", "health", "backplane", "process_status", "status_service"),
     },
-    "http_server": {"config", "engine"},
+    "http_server": {"config", "engine", "exceptions"},
     "testing": {
         *("exceptions", "config", "runtime", "engine", "receipts", "server", "socket"),
     },

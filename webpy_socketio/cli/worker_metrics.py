@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-from gevent import socket
 
 from webpy_socketio.cli.text_format import Families, Family
 from webpy_socketio.config.settings import Settings
 from webpy_socketio.engine.workers.runtime_folder import STATUS_PREFIX
 from webpy_socketio.engine.workers.status_socket import QueryError, query
-from webpy_socketio.exceptions import ListenError
 from webpy_socketio.http_server import HTTPServer
 
 __all__ = ["METRICS_LIMITS", "TIMEOUT", "MetricsEndpoint", "WorkerState"]
@@ -76,21 +74,19 @@ class MetricsEndpoint:
         self._began = time.time()
         #: The scrape that runs now; others wait for its result.
         self._scrape: Any = None
-        host, port = settings["host"], settings["port"]
-        try:
-            listener = socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-            )
-        except OSError as error:
-            raise ListenError(
-                f"cannot listen for metrics on {host}:{port}: {error.strerror or error}; change "
-                "SOCKETIO_METRICS_PORT or SOCKETIO_METRICS_HOST"
-            ) from error
-        limits = Settings(**settings["limits"])
-        self._server = HTTPServer(listener, self._respond, limits, log=None, error_log=logger)
+        self._server = HTTPServer.listen(
+            settings["host"],
+            settings["port"],
+            self._respond,
+            Settings(**settings["limits"]),
+            purpose="metrics",
+            remedy="change SOCKETIO_METRICS_PORT or SOCKETIO_METRICS_HOST",
+            log=None,
+            error_log=logger,
+        )
         self._server.start()
         #: Address of the listener.
-        self.address = listener.getsockname()
+        self.address = self._server.address
 
     def close(self) -> None:
         """Close the listener without waiting for pending responses."""

@@ -47,7 +47,7 @@ class _Metrics:
         self._runtime = runtime
         if settings.metrics_port is not None and not runtime.is_supervised:
             try:
-                self.endpoint = exposition.Endpoint(settings, self.registry)
+                self.endpoint = exposition.serve(settings, self.registry)
             except BaseException:
                 self.registry.unregister(self._collector)
                 raise
@@ -59,7 +59,7 @@ class _Metrics:
         self._recorder.uninstall()
         self.registry.unregister(self._collector)
         if self.endpoint is not None:
-            self.endpoint.close()
+            self.endpoint.stop(timeout=0)  # without waiting for pending responses
 
 
 def _import() -> Any:
@@ -109,4 +109,4 @@ def port(*, runtime: Runtime = default_runtime) -> int | None:
         runtime: Runtime of the server.
     """
     metrics = _installed.get(runtime)
-    return None if metrics is None or metrics.endpoint is None else metrics.endpoint.port
+    return None if metrics is None or metrics.endpoint is None else metrics.endpoint.server_port

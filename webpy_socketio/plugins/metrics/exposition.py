@@ -9,17 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import prometheus_client
-from gevent import socket
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
 )
 
-from webpy_socketio import HTTPServer, ListenError, Runtime
+from webpy_socketio import HTTPServer, Runtime
 from webpy_socketio.plugins.metrics.recorder import BUCKETS, Histogram, Recorder
 
-__all__ = ["Collector", "Endpoint", "as_text", "default_registry"]
+__all__ = ["Collector", "as_text", "default_registry", "serve"]
 
 logger = logging.getLogger("webpy_socketio")
 
@@ -163,29 +162,21 @@ def _fill(family: Any, values: Mapping[str, int]) -> Any:
     return family
 
 
-class Endpoint:
-    """HTTP server for scrapes only, without pages, sessions and proxies.
+def serve(settings: Any, registry: Any) -> HTTPServer:
+    """Start an HTTP server for scrapes only, without pages, sessions and proxies.
 
     Raises `ListenError` if the address is not available.
     """
-
-    def __init__(self, settings: Any, registry: Any) -> None:
-        host, port = settings.metrics_host, settings.metrics_port
-        try:
-            listener = socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-            )
-        except OSError as error:
-            raise ListenError(
-                f"cannot listen for metrics on {host}:{port}: {error.strerror or error}; change "
-                "SOCKETIO_METRICS_PORT or SOCKETIO_METRICS_HOST: each process needs its own address"
-            ) from error
-        show = prometheus_client.make_wsgi_app(registry)
-        self._server = HTTPServer(listener, show, settings, log=None, error_log=logger)
-        self._server.start()
-        #: Port of the listener.
-        self.port: int = self._server.server_port
-
-    def close(self) -> None:
-        """Close the listener without waiting for pending responses."""
-        self._server.stop(timeout=0)
+    server = HTTPServer.listen(
+        settings.metrics_host,
+        settings.metrics_port,
+        prometheus_client.make_wsgi_app(registry),
+        settings,
+        purpose="metrics",
+        remedy="change SOCKETIO_METRICS_PORT or SOCKETIO_METRICS_HOST: each process needs its own "
+        "address",
+        log=None,
+        error_log=logger,
+    )
+    server.start()
+    return server
