@@ -110,6 +110,7 @@ class Dispatcher:
         finally:
             self.release()
             if socket not in self._open:  # not accepted: `disconnected` is not called
+                connection.data = None
                 self._registry.release(namespace)
 
     def event(self, connection: Connection, name: str, args: list[Any], ack: int | None) -> None:
@@ -144,6 +145,7 @@ class Dispatcher:
         socket: Socket = connection.data
         if not socket.is_lost_with(connection):
             self.end(socket, reason)
+            connection.data = None  # a reference cycle otherwise
             return
         self.enter_context(socket)
         try:

@@ -148,7 +148,7 @@ class MemoryStream:
             self._closed = True
             self._run(self._notify, self._on_close)
 
-    abort = close
+    abort = end = close
 
     def _send_to_client(self, data: bytes) -> int:
         if not self._closed:

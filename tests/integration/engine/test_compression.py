@@ -367,7 +367,7 @@ class _Stream:
     def close(self) -> None:
         pass
 
-    abort = pause = resume = close
+    abort = end = pause = resume = close
 
 
 class TestIncoming:

@@ -281,6 +281,35 @@ class TestClose:
             peer.sendall(MUCH)
         assert user == []
 
+    def test_end_closes_after_the_last_message(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.start(user)
+        peer.sendall(b"last")
+        user.wait_data(b"last")
+        stream.write(b"answer")
+        stream.end()
+        assert read_to_end(peer) == b"answer"
+        stream.end()
+        assert [kind for kind, _ in user] == ["received"]
+
+    def test_end_with_unread_data_does_not_lose_the_answer(
+        self, connect: Connect, user: User
+    ) -> None:
+        stream, peer = connect()
+        stream.pause()
+        stream.start(user)
+        peer.sendall(b"unread")
+        stream.write(b"answer")
+        stream.end()
+        assert read_to_end(peer) == b"answer"
+
+    def test_end_with_unsent_data_sends_it(self, connect: Connect, user: User) -> None:
+        stream, peer = connect()
+        stream.start(user)
+        stream.write(MUCH)
+        stream.end()
+        assert read_to_end(peer) == MUCH
+
     def test_abort_closes_immediately(self, connect: Connect, user: User) -> None:
         stream, peer = connect()
         stream.start(user)

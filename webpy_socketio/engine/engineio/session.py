@@ -155,7 +155,7 @@ class Session:
         #: Whether the session was closed because of a protocol error of the client.
         self.rejected = False
         #: Receives the client's messages; set by `attach`.
-        self.receiver: Receiver = _NOT_ATTACHED
+        self.receiver: Receiver = _NO_RECEIVER
         #: Whether the receiver is an `EventReceiver`, so that `receive_event` may be called.
         self.reads_events = False
         self.outbox = Outbox(host.flusher, outbox_bytes, outbox_packets, self._on_overflow)
@@ -182,7 +182,7 @@ class Session:
         self.receiver = receiver
         self.reads_events = getattr(receiver, "reads_events", False)
         if self.reason is not None:  # closed by `EngineApplication.opened`
-            receiver.closed(self.reason)
+            self._end_receiver(self.reason)
 
     def send(self, data: str | bytes) -> None:
         """Queue a message for the client; has no effect if the session is closed."""
@@ -276,7 +276,17 @@ class Session:
         if self.upgrading is not None:
             self.upgrading.close(code, note)
             self.upgrading = None
-        self.receiver.closed(reason)
+        self._end_receiver(reason)
+
+    def _end_receiver(self, reason: str) -> None:
+        # Without reference cycles, the memory of a session is freed at once.
+        receiver, self.receiver = self.receiver, _NO_RECEIVER
+        receiver.closed(reason)
+
+    def transport_ended(self) -> None:
+        """Release the WebSocket of a closed session, of which only the name remains."""
+        self.outbox.release()
+        self.transport = ENDED_WEBSOCKET
 
     def reject(
         self, reason: str = "parse error", code: int = ProtocolError.close_code, note: str = ""
@@ -306,8 +316,8 @@ class Session:
             self.transport.abort()  # the client would never read a close frame behind the backlog
 
 
-class _NotAttached:
-    """The receiver of a session while `EngineApplication.opened` runs."""
+class _NoReceiver:
+    """The receiver of a session while `EngineApplication.opened` runs, and of a closed session."""
 
     def message(self, data: str | bytes) -> None:
         raise AssertionError("a message was read before the session was opened")
@@ -316,4 +326,32 @@ class _NotAttached:
         """Do nothing: `Session.attach` calls the receiver."""
 
 
-_NOT_ATTACHED = _NotAttached()
+_NO_RECEIVER = _NoReceiver()
+
+
+class _EndedWebSocket:
+    """The transport of a closed session whose WebSocket has ended."""
+
+    name = "websocket"
+    try_send = None
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def unsent(self) -> int:
+        return 0
+
+    def close(self, code: int, reason: str) -> None:
+        """Do nothing."""
+
+    def abort(self) -> None:
+        """Do nothing."""
+
+    def pause(self) -> None:
+        """Do nothing."""
+
+    def resume(self) -> None:
+        """Do nothing."""
+
+
+ENDED_WEBSOCKET = _EndedWebSocket()

@@ -223,6 +223,12 @@ class WebSocket:
     def connection_lost(self, reason: str) -> None:
         self._closing = True
         self.give_up(reason, 1006)
+        self._release()
+
+    def _release(self) -> None:
+        """Release this WebSocket after its stream was closed."""
+        if self._session.transport is self and not self._session.open:
+            self._session.transport_ended()
 
     def give_up(self, reason: str, code: int) -> None:
         """Close this WebSocket, and its session unless this is only a candidate."""
@@ -294,7 +300,10 @@ class WebSocket:
 
     def _end(self, code: int | None) -> None:
         """Close after the close frame of the client, or after a protocol error (None)."""
-        self._stream.close()
+        if code is None:
+            self._stream.close()
+        else:
+            self._stream.end()
         is_paused = self._candidate and self._probed is None
         if code == CloseCode.GOING_AWAY:
             # The page was closed (RFC 6455 §7.4.1), even if its session still uses long-polling.
@@ -303,6 +312,7 @@ class WebSocket:
         if code == CloseCode.GOING_AWAY and is_paused:
             # After the probe the client has no GET in progress, whose end would close the session.
             self._session.close("transport close")
+        self._release()
 
     def _receive_frame(self, frame: Frame) -> None:
         opcode = frame.opcode

@@ -70,6 +70,12 @@ class RequestHandler(HTTPHandler):
         self._plain = PlainPolling(self)
         self._plain.begin(self.config.header_timeout)
 
+    def handle(self) -> None:
+        try:
+            super().handle()
+        finally:
+            self._plain = None  # a reference cycle otherwise
+
     def body_limit(self, path: str) -> int:
         return (
             self.config.max_message_size if self._is_engine_path(path) else super().body_limit(path)

@@ -198,6 +198,10 @@ class _SilencedFlusher(Flusher):
         """Do nothing."""
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Outbox(OutboxState):
     """A bounded queue of the messages to one client, flushed at the end of the iteration.
 
@@ -318,7 +322,8 @@ class Outbox(OutboxState):
 
     def put_back(self, rest: bytes) -> None:
         """Leave frames that the kernel did not accept to the transport."""
-        assert self._transport is not None
+        if self._transport is None:  # released by the callbacks of another outbox
+            return
         # First, since the callbacks of a lost connection may have sent to this outbox.
         self.pending = [Message.rest(rest), *self.pending]
         self._transport.flush()
@@ -355,11 +360,16 @@ class Outbox(OutboxState):
         self.pending = _NO_MESSAGES
         self.pending_size = self.pending_count = 0
 
+    def release(self) -> None:
+        """Release the transport of a closed outbox."""
+        self._transport = self.try_send = None
+
     def seal(self) -> None:
         """Ignore further messages; queued ones and pending broadcasts are still flushed."""
         if not self.closed:
             self.flusher.distribute()
             self.closed = True
+        self.overflow = _nothing  # a reference cycle otherwise
 
     def _check_limits(self) -> None:
         if self._transport is not None:

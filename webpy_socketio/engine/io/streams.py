@@ -70,6 +70,9 @@ class Stream(Protocol):
     def close(self) -> None:
         """Close the connection when all written data is sent, without further callbacks."""
 
+    def end(self) -> None:
+        """Close like `close`, after a message after which the peer sends nothing more."""
+
     def abort(self) -> None:
         """Close the connection immediately, without further callbacks."""
 
@@ -174,6 +177,18 @@ class TCPStream:
             self._reader.stop()
         else:
             self._shut_down()
+
+    def end(self) -> None:
+        if self._sock is None or self._closing or self._unsent or self._has_data():
+            self.close()
+        else:
+            self.abort()  # the peer loses nothing, see `_shut_down`
+
+    def _has_data(self) -> bool:
+        try:
+            return self._sock.recv(1, stdlib_socket.MSG_PEEK) != b""
+        except OSError:
+            return False
 
     def abort(self) -> None:
         self._user = None

@@ -90,6 +90,8 @@ class TLSStream:
         self._user = None
         self._may_write.set()
 
+    end = close
+
     def abort(self) -> None:
         self._user = None
         self._closed = True

@@ -1,0 +1,82 @@
+"""Sessions that have ended are freed without the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests import raw
+from tests.conftest import Site, socket_of
+from tests.engines import eventually
+from webpy_socketio import Refused, on_connecting
+from webpy_socketio.engine.engineio.session import Session
+from webpy_socketio.runtime import default_runtime
+
+
+@pytest.fixture(autouse=True)
+def _no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def wait_freed(socket: Callable[[], Any]) -> None:
+    """Wait until a weak reference to a socket is dead, and no session is left."""
+    eventually(lambda: socket() is None)
+    eventually(lambda: not any(type(one) is Session for one in gc.get_objects()))
+
+
+def close(client: raw.WebSocket) -> None:
+    client.close()
+
+
+def disconnect(client: raw.WebSocket) -> None:
+    client.send("41")
+    client.close()
+
+
+def vanish(client: raw.WebSocket) -> None:
+    client.vanish()
+
+
+@pytest.mark.parametrize(
+    ("end", "recovery_time"), [(close, 0), (disconnect, 0), (disconnect, 60), (vanish, 0)]
+)
+def test_websocket_session_is_freed(
+    end: Callable[[raw.WebSocket], None], recovery_time: float, serve: Callable[..., Site]
+) -> None:
+    client = serve(recovery_time=recovery_time).connect()
+    client.barrier()
+    socket = weakref.ref(socket_of(client))
+    end(client)
+    wait_freed(socket)
+
+
+def test_polling_session_is_freed(site: Site) -> None:
+    client = site.polling()
+    client.connect()
+    (connected,) = default_runtime.registry.namespace("/").sockets.values()
+    socket = weakref.ref(connected)
+    del connected
+    client.send("41", "1")
+    client.poll()  # which ends with the session
+    wait_freed(socket)
+
+
+def test_rejected_client_is_freed(site: Site) -> None:
+    sockets = []
+
+    @on_connecting
+    def reject(request: Any, socket: Any, context: Any) -> None:
+        sockets.append(weakref.ref(socket))
+        raise Refused("no entry")
+
+    client = site.websocket()
+    client.send("40")
+    assert str(client.receive()).startswith("44")
+    client.close()
+    wait_freed(sockets[0])
