@@ -110,7 +110,7 @@ class TestTimeout:
         assert session.open
 
 
-class TestCheck:
+class TestHasTimedOut:
     """The timeout of a late client, before its timer has fired."""
 
     @pytest.fixture
@@ -119,7 +119,7 @@ class TestCheck:
         monkeypatch.setattr("time.monotonic", lambda: now[0])
         return now
 
-    def test_check_is_true_after_interval_and_timeout(
+    def test_has_timed_out_is_true_after_interval_and_timeout(
         self, clock: list[float], journal: Journal
     ) -> None:
         heartbeat = make_heartbeat(25, 20)
@@ -134,5 +134,5 @@ class TestCheck:
         assert not heartbeat.has_timed_out(session)
         heartbeat.clear()
 
-    def test_check_of_an_unknown_session_is_false(self, journal: Journal) -> None:
+    def test_has_timed_out_of_an_unknown_session_is_false(self, journal: Journal) -> None:
         assert not make_heartbeat(0, 0).has_timed_out(make_session(journal))
