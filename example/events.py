@@ -33,7 +33,7 @@ from webpy_socketio import (
 from webpy_socketio.plugins import presence
 
 ROOM = "^(room|admin)-"
-TYPING_INTERVAL = 1.0  # seconds: more frequent typing notes of a tab are not forwarded
+TYPING_INTERVAL = 1.0  # seconds: more frequent typing indicators of a tab are dropped
 
 log = logging.getLogger("chat")
 
@@ -179,7 +179,7 @@ def private(request, socket, context, to, message):
 
 @on_event("typing", channel=ROOM)
 def typing(request, socket, context, on):
-    """Notify the room that a user starts or stops typing; lost notes do no harm."""
+    """Notify the room that a user starts or stops typing; a lost one does no harm."""
     now, on = time.monotonic(), bool(on)
     known = on == context["typing"] and (not on or now < context["typed"] + TYPING_INTERVAL)
     if context["name"] is None or known:

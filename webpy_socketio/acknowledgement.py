@@ -1,4 +1,8 @@
-"""Deferred acknowledgements: a handler returns first and acknowledges later."""
+"""Deferred acknowledgements: a handler returns first and acknowledges later.
+
+The server sends these to a client. `Connection.call` awaits acknowledgements of a client, with the
+timeout of `Socket.call`.
+"""
 
 from __future__ import annotations
 

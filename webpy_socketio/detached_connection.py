@@ -1,4 +1,4 @@
-"""Detached connection: stands for the lost connection of a session that has moved here."""
+"""Detached connection: placeholder for the lost connection of a session that has moved here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Dispatch events of the engine as signals, independently of web.py."""
+"""Dispatch events of the engine as signals, independently of web.py.
+
+An exception in a handler is sent as the stage ``error`` by `Signals.report_error`.
+"""
 
 from __future__ import annotations
 

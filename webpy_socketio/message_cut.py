@@ -1,4 +1,7 @@
-"""Message cut: which messages of this process the old server of a moving session has not seen."""
+"""Message cut: messages that the old server of a moving session has already seen.
+
+They are excluded from the messages of this server, so that the client receives each once.
+"""
 
 from __future__ import annotations
 

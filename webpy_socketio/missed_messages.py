@@ -1,4 +1,7 @@
-"""Missed messages: what a client that returns has not received yet."""
+"""Missed messages: what a client that returns has not received yet.
+
+`MissedMessages` finds them; `Recovery.complete` sends them.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import { $, listed } from "./parts.js";
 const REPEAT_MS = 2000;
 const EXPIRE_MS = 5000;
 
-// The typing notes of others.
+// The typing indicators of others.
 export class Typists {
   #known = new Map(); // who -> {name, timer}
 
@@ -34,7 +34,7 @@ export class Typists {
   }
 }
 
-// This user's typing notes; `send(true)` is called at most every two seconds, and `send(false)` at the end.
+// This user's typing indicators; `send(true)` is called at most every two seconds, and `send(false)` at the end.
 export class Typing {
   #sent = -Infinity;
 

@@ -248,7 +248,7 @@ def test_live_regions_announce_messages_and_state(windows):
         "[...document.querySelectorAll('[role=log], [role=status], [role=alert], [aria-live]')]"
         ".map(node => node.id)"
     )
-    # The list of users, typing notes and the countdown would interrupt too often.
+    # The list of users, typing indicators and the countdown would interrupt too often.
     assert live == ["state", "log", "join-error", "say-error"]
 
 

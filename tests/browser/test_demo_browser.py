@@ -346,10 +346,10 @@ def test_confusable_names_are_rejected(windows):
         other.locator("#join-error").evaluate("error => error.textContent = ''")
 
 
-# -- typing notes
+# -- typing indicators
 
 
-#: Counts received typing notes as window.notes, on a separate connection.
+#: Counts received typing indicators as window.notes, on a separate connection.
 HEAR = """async () => {
     window.notes = 0;
     const socket = new io.Socket();

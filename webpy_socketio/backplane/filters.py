@@ -1,4 +1,4 @@
-"""Filter of the recipients of a message."""
+"""Filter of the recipients of a message, in this process and in others."""
 
 from __future__ import annotations
 

@@ -60,20 +60,20 @@ class PubSub:
         url: Redis URL, as in ``SOCKETIO_BACKPLANE``.
         on_message: Called with the topic and the payload of each message. Messages that Redis sent
             before an `unsubscribe` may follow it.
-        on_subscribed: Called with a topic when its subscription is in force: after each `subscribe`
-            that follows an `unsubscribe`, and after each reconnection. Earlier messages may have
-            been missed.
+        on_subscribed: Called with a topic when its subscription is in force: after the first
+            `subscribe`, after each that follows an `unsubscribe`, and after each reconnection.
+            Messages sent before may have been missed.
         on_unsubscribed: Called with a topic when Redis has confirmed an `unsubscribe`.
-        on_resubscribed: Called without arguments when all topics that were subscribed before a
-            connection was opened are in force on it.
+        on_resubscribed: Called without arguments once all topics are subscribed again on a new
+            connection.
         on_disconnected: Called without arguments when a connection has ended, also by `stop`.
-        on_lost: Called with the topics of which messages may be missed from now on: those of a
-            connection that has ended, or, in a Redis Cluster, of a slot that has moved.
-            `on_subscribed` follows for each.
+        on_lost: Called with the topics whose messages may be lost until `on_subscribed` is called
+            for them: those of a connection that has ended, or, in a Redis Cluster, of a slot that
+            has moved.
         effect: End of the log line about a lost connection: what does not work meanwhile.
-        consequence: End of the log line about its return: what may have been missed.
-        timeout: Seconds without a byte after which the connection is lost. A PING follows after two
-            thirds of it.
+        consequence: End of the log line about a restored connection: what may have been missed.
+        timeout: Seconds without a byte after which the connection is lost. A PING is sent after two
+            thirds of it without changes of subscriptions.
 
     Raises:
         ConfigurationError: The URL is invalid, or the library ``redis`` is not installed.
@@ -161,7 +161,9 @@ class PubSub:
         return self._resubscribing
 
     def subscribe(self, topic: bytes) -> None:
-        """Subscribe to a topic; does not block, and does nothing if it was called before.
+        """Subscribe to a topic; does not block.
+
+        It has no effect if the topic is already subscribed, or its subscription is pending.
 
         Args:
             topic: Name of the Redis Pub/Sub channel. Patterns are not supported.
@@ -195,8 +197,8 @@ class PubSub:
     def wait(self, topic: bytes, timeout: float) -> bool:
         """Wait until Redis has confirmed the last `subscribe` or `unsubscribe` of a topic.
 
-        Returns at once without a connection, in gevent's hub, and, after a wait that timed out,
-        until Redis confirms a subscription again.
+        Returns False at once without a connection, and on gevent's hub. After a wait that timed
+        out, it does so until Redis confirms a change again.
 
         Args:
             topic: Name of the Redis Pub/Sub channel.

@@ -1,4 +1,7 @@
-"""Match text chosen by a client against a regular expression, with a time limit.
+"""Match names of channels and namespaces against a regular expression, with a time limit.
+
+Clients choose these names. `NamePattern` is the caller, for the patterns of handlers and of
+``SOCKETIO_NAMESPACES``.
 
 The standard library's ``re`` cannot be interrupted: the time of ``^(a|a)*$`` doubles with each
 character of a name and blocks all clients. The package ``regex`` supports a timeout.

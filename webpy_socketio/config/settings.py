@@ -1,4 +1,9 @@
-"""All SOCKETIO_* settings, with those inherited from the engine: types, defaults, validators."""
+"""All SOCKETIO_* settings, with those inherited from the engine: types, defaults, validators.
+
+A setting also needs a keyword in `webpy_socketio.config.keywords`, two entries in
+``tests/integration/test_settings.py`` and a place in ``docs/reference/settings.rst``. The section
+"Where to find things" of ``CONTRIBUTING.rst`` has the steps.
+"""
 
 from __future__ import annotations
 

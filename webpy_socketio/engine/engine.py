@@ -33,7 +33,7 @@ from webpy_socketio.engine.engineio.requests import (
     RequestError,
     Response,
     check_encoding,
-    read_body,
+    read_post_body,
     read_query,
 )
 from webpy_socketio.engine.engineio.session import EngineApplication, Session
@@ -301,7 +301,7 @@ class Engine:
 
     def has_timed_out(self, session: Session) -> bool:
         """Return whether a session has exceeded the ping timeout."""
-        return self._heartbeat.check(session)
+        return self._heartbeat.has_timed_out(session)
 
     def response_failed(self, environ: dict[str, Any]) -> None:
         """Close the session of a GET whose response could not be written: its messages are lost."""
@@ -415,7 +415,7 @@ class Engine:
                 if not session.open:
                     raise RequestError(1, "Session ID unknown: the session is closed")
                 check_encoding(environ)
-                transport.receive(read_body(environ, self.config.max_message_size))
+                transport.receive(read_post_body(environ, self.config.max_message_size))
                 return Response("200 OK", b"ok")
         except RequestError:
             session.reject()

@@ -48,7 +48,7 @@ class Host(Progress, PageHost, Protocol):
         """Return the number of the next client."""
 
     def find(self, session_id: str) -> Socket | None:
-        """Return the socket with this ID, whether it is still connected or not."""
+        """Return the socket with this id, whether it is still connected or not."""
 
 
 class Browser(PageClient):
@@ -113,7 +113,7 @@ class Client:
         self.connected = False
         #: The reason of the disconnection, as in the JavaScript client.
         self.reason: str | None = None
-        #: The public socket ID.
+        #: The public socket id.
         self.id = ""
         self._socket: Socket | None = None
         self._refused: str | None = None
@@ -230,8 +230,8 @@ class Client:
         """Reconnect as the JavaScript client does after a loss, with the same handshake.
 
         Missed messages are received like others. Messages sent since the loss follow, and answers
-        to earlier ones arrive. Call it after `lose`, or after `abort`, whose loss the server has
-        not detected yet.
+        to earlier ones arrive. Call it after `lose` or `abort`. After `abort`, the server may not
+        have detected the loss yet.
 
         Args:
             auth: Replaces the handshake's ``auth`` payload.
@@ -286,7 +286,10 @@ class Client:
         return self.ask(event, *args).value
 
     def ask(self, event: str, *args: Any) -> Ack:
-        """Send an event, and return its `Ack`, which a waiting handler may send later."""
+        """Send an event and return its `Ack`.
+
+        The value of the `Ack` is available once the server has acknowledged the event.
+        """
         ack = Ack(self._server, event)
         self._acks.append(ack)
         self._send_event(event, args, len(self._acks) - 1)
@@ -335,7 +338,8 @@ class Client:
             The event's data, or a `Received` if no name is given.
 
         Raises:
-            AssertionError: There is none once the server is idle; the text lists what arrived.
+            AssertionError: No matching event arrived before the server became idle. The text lists
+                all received events.
         """
         self._server.wait(lambda: self._events.has(event))
         self._server.check()
@@ -349,7 +353,7 @@ class Client:
     @overload
     def received(self, event: str) -> list[Any]: ...
     def received(self, event: str | None = None) -> list[Any]:
-        """Remove all events from the queue and return them.
+        """Remove and return the queued events; with a name, only those of this name.
 
         Returns:
             A list of `Received`; with a name, a list of the data of the events of this name.

@@ -119,6 +119,14 @@ class TestAddress:
         assert read(x_forwarded_for="6.6.6.6," * 8000 + "10.0.0.2").address == "6.6.6.6"
         assert read(x_forwarded_for="10.0.0.2," * 8000 + "10.0.0.3").address == "10.0.0.2"
 
+    def test_at_most_32_addresses_are_read(self) -> None:
+        client = "203.0.113.9"
+        for header in ("x_forwarded_for", "forwarded"):
+            name = "for=" if header == "forwarded" else ""
+            proxy = f",{name}10.0.0.2"
+            assert read(**{header: name + client + proxy * 31}).address == client
+            assert read(**{header: name + client + proxy * 32}).address != client
+
 
 class TestForwarded:
     @pytest.mark.parametrize(

@@ -84,10 +84,10 @@ class TestTimeout:
         heartbeat.add(session)
         journal.wait_for(("transport", [PING]))
         heartbeat._since[session] -= 4000  # longer ago than the timeout
-        assert heartbeat.check(session)
+        assert heartbeat.has_timed_out(session)
         session.pause()
         session.resume()
-        assert not heartbeat.check(session)
+        assert not heartbeat.has_timed_out(session)
         heartbeat.clear()
 
     def test_discarded_session_is_neither_pinged_nor_closed(self, journal: Journal) -> None:
@@ -110,7 +110,7 @@ class TestTimeout:
         assert session.open
 
 
-class TestCheck:
+class TestHasTimedOut:
     """The timeout of a late client, before its timer has fired."""
 
     @pytest.fixture
@@ -119,20 +119,20 @@ class TestCheck:
         monkeypatch.setattr("time.monotonic", lambda: now[0])
         return now
 
-    def test_check_is_true_after_interval_and_timeout(
+    def test_has_timed_out_is_true_after_interval_and_timeout(
         self, clock: list[float], journal: Journal
     ) -> None:
         heartbeat = make_heartbeat(25, 20)
         session = make_session(journal)
         heartbeat.add(session)
-        assert not heartbeat.check(session)
+        assert not heartbeat.has_timed_out(session)
         clock[0] += 44.9
-        assert not heartbeat.check(session)
+        assert not heartbeat.has_timed_out(session)
         clock[0] += 0.1
-        assert heartbeat.check(session)
+        assert heartbeat.has_timed_out(session)
         session.pause()
-        assert not heartbeat.check(session)
+        assert not heartbeat.has_timed_out(session)
         heartbeat.clear()
 
-    def test_check_of_an_unknown_session_is_false(self, journal: Journal) -> None:
-        assert not make_heartbeat(0, 0).check(make_session(journal))
+    def test_has_timed_out_of_an_unknown_session_is_false(self, journal: Journal) -> None:
+        assert not make_heartbeat(0, 0).has_timed_out(make_session(journal))

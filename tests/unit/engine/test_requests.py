@@ -12,7 +12,7 @@ from webpy_socketio.engine.engineio.requests import (
     Query,
     RequestError,
     Response,
-    read_body,
+    read_post_body,
     read_query,
 )
 from webpy_socketio.exceptions import MessageTooBig, ProtocolError
@@ -109,30 +109,30 @@ def body_environ(body: bytes, length: str | None) -> dict[str, Any]:
 
 class TestBody:
     @pytest.mark.parametrize("length", ["3", "", None])
-    def test_read_body_returns_body(self, length: str | None) -> None:
-        assert read_body(body_environ(b"4hi", length), 10) == b"4hi"
+    def test_read_post_body_returns_body(self, length: str | None) -> None:
+        assert read_post_body(body_environ(b"4hi", length), 10) == b"4hi"
 
-    def test_read_body_of_the_maximum_size_returns_body(self) -> None:
-        assert read_body(body_environ(b"x" * 10, "10"), 10) == b"x" * 10
+    def test_read_post_body_of_the_maximum_size_returns_body(self) -> None:
+        assert read_post_body(body_environ(b"x" * 10, "10"), 10) == b"x" * 10
 
     @pytest.mark.parametrize("length", ["11", "99999999999999999999", "9" * 5000])
-    def test_read_body_declared_above_the_limit_reads_nothing(self, length: str) -> None:
+    def test_read_post_body_declared_above_the_limit_reads_nothing(self, length: str) -> None:
         environ = body_environ(b"x" * 100, length)
         with pytest.raises(MessageTooBig):
-            read_body(environ, 10)
+            read_post_body(environ, 10)
         assert environ["wsgi.input"].tell() == 0
 
-    def test_read_body_above_the_limit_reads_one_byte_more(self) -> None:
+    def test_read_post_body_above_the_limit_reads_one_byte_more(self) -> None:
         environ = body_environ(b"x" * 100, None)
         with pytest.raises(MessageTooBig):
-            read_body(environ, 10)
+            read_post_body(environ, 10)
         assert environ["wsgi.input"].tell() == 11
 
     @pytest.mark.parametrize("length", ["+3", "1_0", "-1", " 3", "3.0", "0x3", "٣", "three"])
-    def test_read_body_malformed_length_raises_protocol_error(self, length: str) -> None:
+    def test_read_post_body_malformed_length_raises_protocol_error(self, length: str) -> None:
         environ = body_environ(b"4hi", length)
         with pytest.raises(ProtocolError):
-            read_body(environ, 10)
+            read_post_body(environ, 10)
         assert environ["wsgi.input"].tell() == 0
 
 

@@ -60,7 +60,8 @@ class EngineConfig:
     compression: bool = setting(
         False,
         "Whether WebSocket messages above 1,024 bytes are compressed for clients that offer "
-        "permessage-deflate. Responses of long-polling are always compressed.",
+        "permessage-deflate. Long-polling responses above 1,024 bytes are compressed for clients "
+        "that accept it, regardless of this setting.",
         validators.boolean,
     )
     outbox_bytes: int = setting(

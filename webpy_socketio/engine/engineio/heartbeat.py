@@ -60,7 +60,7 @@ class Heartbeat:
         self._idle.discard(session)
         self._pending.discard(session)
 
-    def check(self, session: Session) -> bool:
+    def has_timed_out(self, session: Session) -> bool:
         """Return whether the session has timed out, even if its timer has not fired yet.
 
         A late poll is rejected, although a blocked event loop may delay the timer.

@@ -3,6 +3,9 @@
 The same-origin policy of browsers does not cover WebSockets, and long-polling requests carry
 cookies. Without this check, every page that a user opens could connect with the user's cookies
 (cross-site WebSocket hijacking, RFC 6455 §10.2). RFC 6454 defines an origin.
+
+`Origins` only decides. ``Engine._check_origin`` rejects with status 403, and logs a text of
+`webpy_socketio.engine.engineio.rejections`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
 """The long-polling transport: a GET receives messages, a POST sends them.
 
-Engine.IO protocol v4, "HTTP long-polling". Both run in the greenlet of their HTTP request.
+Engine.IO protocol v4, "HTTP long-polling". `Polling.poll`, `Polling.receive` and
+`Polling.end_receive` may wait, and need a greenlet. The other methods do not wait and may run on
+the hub, as for `PlainPolling`.
+
+The maximum size of a POST is enforced before: by the HTTP parser, with the limit of
+`RequestHandler.body_limit`, and by `read_post_body`.
 """
 
 from __future__ import annotations
@@ -90,8 +95,8 @@ class Polling:
             # suite expects status 400 for the next GET.
             return bool(session.outbox)
         if session.reason == "transport close":
-            # A client that closes by a POST may have sent a GET before, on another connection,
-            # which the server may read later.
+            # After a close by POST, the server may still receive a GET that the client sent
+            # earlier, on another connection.
             return self._receiving
         return session.reason not in _NO_FINAL_POLL
 
@@ -129,7 +134,7 @@ class Polling:
 
     # -- upgrade
 
-    def probed(self, probed: bool) -> None:
+    def set_probed(self, probed: bool) -> None:
         """Pause or resume long-polling when a WebSocket was probed, or is lost before the upgrade.
 
         While paused, GETs are answered with a noop at once and messages stay queued.
@@ -138,7 +143,7 @@ class Polling:
         if probed:
             self._notify()
 
-    def replaced(self) -> None:
+    def end_for_upgrade(self) -> None:
         """End a waiting GET with a noop, because a WebSocket has replaced this transport."""
         self._final_packet = NOOP
         self._notify()
@@ -158,14 +163,15 @@ class Polling:
         try:
             with watch(self.connection_lost):
                 wake.wait()
-            return self._take()
+            return self._take_payload()
         finally:
             self.cancel_poll()
 
     def begin_poll(self, on_ready: Callable[[], object]) -> bytes | None:
         """Return the payload of a GET, or None if there are no messages yet.
 
-        In that case, `on_ready` is called once; `end_poll` then returns the payload.
+        If None is returned, `on_ready` is called once when the payload is ready. Call `end_poll`
+        then.
 
         Raises:
             ProtocolError: Another GET is waiting.
@@ -174,20 +180,20 @@ class Polling:
             self._session.reject("transport error")
             raise ProtocolError("overlapping GET requests")
         if self._final_packet is not None or self._probed or self._session.outbox:
-            return self._take()
+            return self._take_payload()
         self._waiting = True
         self._on_ready = on_ready
         return None
 
     def cancel_poll(self) -> None:
-        """Forget the waiting GET, which cannot be answered."""
+        """Clear the waiting GET."""
         self._waiting = False
         self._on_ready = None
 
     def end_poll(self) -> bytes:
         """Return the payload of the GET that has waited."""
         self.cancel_poll()
-        return self._take()
+        return self._take_payload()
 
     def receive(self, body: bytes) -> None:
         """Pass the packets of a POST to the session; waits while reading is paused.
@@ -254,12 +260,12 @@ class Polling:
             self._receiving = False
 
     def _notify(self) -> None:
-        """Have the waiting GET answered."""
+        """Notify the waiting GET that its payload is ready."""
         on_ready, self._on_ready = self._on_ready, None
         if on_ready is not None:
             on_ready()
 
-    def _take(self) -> bytes:
+    def _take_payload(self) -> bytes:
         replaced = self._session.transport is not self
         if replaced or (self._probed and self._final_packet is None):
             return NOOP

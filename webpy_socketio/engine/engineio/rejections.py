@@ -1,6 +1,7 @@
 """Texts of log messages for requests that are rejected because of their ``Origin`` or ``Host``.
 
 Each names the compared values, the headers they come from, and the setting that allows the request.
+The responses are sent by ``Engine._check_origin`` and `HTTPHandler`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ __all__ = [
     "RequestError",
     "Response",
     "check_encoding",
-    "read_body",
+    "read_post_body",
     "read_query",
 ]
 
@@ -170,7 +170,7 @@ def check_encoding(environ: dict[str, Any]) -> None:
         )
 
 
-def read_body(environ: dict[str, Any], max_size: int) -> bytes:
+def read_post_body(environ: dict[str, Any], max_size: int) -> bytes:
     """Read the body of a POST.
 
     Args:

@@ -38,7 +38,7 @@ class Upgrades:
     def probed(self, session: Session) -> None:
         """Pause long-polling, because the WebSocket has been probed."""
         if isinstance(session.transport, Polling):
-            session.transport.probed(True)
+            session.transport.set_probed(True)
 
     def completed(self, session: Session, websocket: WebSocket) -> None:
         """Make the WebSocket the session's transport.
@@ -52,14 +52,14 @@ class Upgrades:
             raise ProtocolError("upgrade completed while a POST was in progress")
         session.use(websocket)
         if isinstance(polling, Polling):
-            polling.replaced()
+            polling.end_for_upgrade()
 
     def dropped(self, session: Session) -> None:
         """Resume long-polling, because the WebSocket was lost before the upgrade."""
         self.discard(session)
         session.upgrading = None
         if isinstance(session.transport, Polling):
-            session.transport.probed(False)
+            session.transport.set_probed(False)
 
     def discard(self, session: Session) -> None:
         """Stop the timeout of the session's pending upgrade, if there is one."""

@@ -1,16 +1,15 @@
 """Headers in which proxies describe the client: ``X-Forwarded-*``, and ``Forwarded`` (RFC 7239).
 
-Each proxy appends a value to these lists, so the last value is that of the nearest proxy. A client
-controls only the values before it. Values are taken from the right, as far as the proxy that added
-them is trusted:
+The nearest proxy adds the last value; the client may forge earlier ones. Values are read from the
+right while the proxy that added them is trusted:
 
 - ``X-Forwarded-Proto``, ``-Host`` and ``-Port``: the last value. These lists cannot be compared
   with each other, because a proxy may append to one and not to another.
-- ``X-Forwarded-For``: the last value, which the peer added; while a value is the address of a
-  trusted proxy, the one before it.
-- ``Forwarded``: the element that is found in the same way by its ``for``. Scheme, host and address
-  are those of this one element. Read only if a request has no ``X-Forwarded-*``, since proxies that
-  send those often pass on a ``Forwarded`` header of the client.
+- ``X-Forwarded-For``: the rightmost address that does not belong to a trusted proxy; if all do, the
+  leftmost one. Addresses before a malformed value are ignored.
+- ``Forwarded``: the element selected in the same way by its ``for``. Its scheme, host and address
+  are used together. Read only if a request has no ``X-Forwarded-*``, since proxies that send those
+  often pass on a ``Forwarded`` header of the client.
 
 A malformed value counts as absent. The functions keep no state.
 """
@@ -29,8 +28,8 @@ __all__ = ["Description", "describe"]
 #: Schemes in forwarded headers, and the schemes of the origin and URL they stand for.
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
-#: Elements that are read from the end of ``X-Forwarded-For``; a ``Forwarded`` with more, or with
-#: more parameters, is malformed. A chain of proxies is shorter.
+#: Maximum number of elements read from the end of ``X-Forwarded-For``. A ``Forwarded`` with more
+#: elements or more parameters is malformed. A chain of proxies is shorter.
 _MAX_ELEMENTS = 32
 _MAX_PARAMETERS = 256
 
@@ -44,7 +43,7 @@ _ESCAPED = re.compile(r"\\(.)")
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9A-Za-z._-]+)?|([0-9A-Fa-f:.]+)")
 
 #: Function that returns whether an address is that of a trusted proxy.
-Trusts = Callable[[str], bool]
+IsTrusted = Callable[[str], bool]
 
 
 class Description(NamedTuple):
@@ -60,16 +59,16 @@ class Description(NamedTuple):
     sources: tuple[str, ...] = ()
 
 
-def describe(fields: Mapping[str, str], trusts: Trusts) -> Description:
+def describe(fields: Mapping[str, str], is_trusted: IsTrusted) -> Description:
     """Return the description of the client by trusted proxies.
 
     Args:
         fields: The headers of a request whose peer is trusted, by their keys in a WSGI environ.
-        trusts: Returns whether an address is that of a trusted proxy.
+        is_trusted: Returns whether an address is that of a trusted proxy.
     """
     if not any(key in fields for key in _X_FORWARDED):
         forwarded = fields.get("HTTP_FORWARDED")
-        return Description() if forwarded is None else _from_forwarded(forwarded, trusts)
+        return Description() if forwarded is None else _from_forwarded(forwarded, is_trusted)
     sources = []
     proto = _last(fields, "HTTP_X_FORWARDED_PROTO")
     if proto.lower() in _SCHEMES:
@@ -85,7 +84,7 @@ def describe(fields: Mapping[str, str], trusts: Trusts) -> Description:
         if named is not None and named.name and named.port is None:
             host = f"{named.name}:{port}"
             sources.append(f"X-Forwarded-Port: {port}")
-    address = _find_address(fields.get("HTTP_X_FORWARDED_FOR", ""), trusts)
+    address = _find_address(fields.get("HTTP_X_FORWARDED_FOR", ""), is_trusted)
     return Description(_SCHEMES.get(proto.lower()), host, address, tuple(sources))
 
 
@@ -114,20 +113,20 @@ def _find_port(fields: Mapping[str, str]) -> int | None:
     return None if port in DEFAULT_PORTS.values() or not 0 < port <= 65_535 else port
 
 
-def _find_address(header: str, trusts: Trusts) -> str | None:
+def _find_address(header: str, is_trusted: IsTrusted) -> str | None:
     found = None
-    for node in reversed(header.rsplit(",", _MAX_ELEMENTS)):
+    for node in reversed(header.rsplit(",", _MAX_ELEMENTS)[-_MAX_ELEMENTS:]):
         address = _parse_node(node.strip(" \t"))
         if address is None:
             break
         found = address
-        if not trusts(address):
+        if not is_trusted(address):
             break
     return found
 
 
 def _parse_node(text: str) -> str | None:
-    """Return the IP address of ``for=``; None for "unknown", a name or what is malformed."""
+    """Return the IP address in ``for=``, or None if it is not a valid address."""
     match = _NODE.fullmatch(text)
     if match is None:
         return None
@@ -139,7 +138,7 @@ def _parse_node(text: str) -> str | None:
     return str(address if mapped is None else mapped)
 
 
-def _from_forwarded(header: str, trusts: Trusts) -> Description:
+def _from_forwarded(header: str, is_trusted: IsTrusted) -> Description:
     elements = _parse_forwarded(header)
     if not elements:
         return Description()
@@ -149,7 +148,7 @@ def _from_forwarded(header: str, trusts: Trusts) -> Description:
         if address is None:
             break
         found = address
-        if not trusts(address):
+        if not is_trusted(address):
             break
     sources = []
     proto = chosen.get("proto", "")

@@ -1,4 +1,4 @@
-"""Store request bodies, and handle failures of the temporary folder."""
+"""Write request bodies to temporary files, and report storage failures."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """WebSocket data frames (RFC 6455 §5.2): encoding, and a fast path for short incoming text frames.
 
+`Frames`, the base class of `Message`, encodes messages; the native core has the same in C.
 All other incoming frames are parsed by the `websockets` library. Measured: 1 µs a frame here and
 6 µs there, of the 45 µs of a message with an acknowledgement.
 """

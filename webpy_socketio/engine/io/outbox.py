@@ -1,4 +1,7 @@
-"""Bounded queues of outgoing messages, flushed once per event-loop iteration."""
+"""Bounded queues of outgoing messages, flushed once per event-loop iteration.
+
+The limits of a queue detect slow clients: the session is closed with "slow reader".
+"""
 
 from __future__ import annotations
 
@@ -209,8 +212,9 @@ class Outbox(OutboxState):
     the transport takes them; its `unsent` is the number of bytes that are not sent yet. The
     transport flushes the rest when the socket is writable, or at the next poll.
 
-    When a limit is exceeded, all messages are dropped and `overflow` is called later on the hub. It
-    is never called inside `push`, so a broadcast can iterate over its recipients.
+    When a limit is exceeded, the client is too slow: all messages are dropped, and `overflow` is
+    called later on the hub. The session then closes with "slow reader". `overflow` is never called
+    inside `push`, so a broadcast can iterate over its recipients.
 
     Args:
         flusher: Flusher of the event loop.

@@ -1,4 +1,8 @@
-"""Comparison of a node's entries in Redis with its local presence."""
+"""Comparison of a node's entries in Redis with its local presence.
+
+It repairs the entries of a running process. Those of a crashed one are removed by the sweep, in
+`webpy_socketio.plugins.presence.tracker`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Tracker: this process as a node in Redis, with a lease, a task queue and the sweep."""
+"""Tracker: this process as a node in Redis, with a lease, a task queue and the sweep.
+
+The sweep detects processes that have crashed: their lease has expired. It takes over their
+connections, which leave after the grace period (``sweep`` in ``lua/node.lua``).
+"""
 
 from __future__ import annotations
 
