@@ -73,6 +73,8 @@ class MemoryStream:
         self._user = None
         self.closed = not self._unsent
 
+    end = close
+
     def abort(self) -> None:
         self._user = None
         self._unsent = b""

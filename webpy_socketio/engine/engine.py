@@ -90,7 +90,7 @@ class Engine:
         self.upgrades = Upgrades(self.clock, config.upgrade_timeout)
         #: Closed polling sessions whose close packet is kept for the client's next GET.
         self._lingering = TimeoutQueue[Session](
-            self.clock, config.upgrade_timeout, self._remove_session
+            self.clock, config.upgrade_timeout, self._end_session
         )
         self._addresses = AddressQuota(config.max_sessions_per_address, MAX_SESSIONS_PER_ADDRESS)
         self._stopping = False
@@ -126,6 +126,11 @@ class Engine:
     def _remove_session(self, session: Session) -> None:
         self.sessions.pop(session.id, None)
         self._addresses.remove(session)
+
+    def _end_session(self, session: Session) -> None:
+        """Remove a closed polling session whose last packet was delivered, or is not awaited."""
+        self._remove_session(session)
+        session.transport_ended()
 
     # -- requests
 
@@ -443,7 +448,7 @@ class Engine:
         """Remove a closed session whose client has received the last packet."""
         if not session.open and not transport.is_closing:
             self._lingering.discard(session)
-            self._remove_session(session)
+            self._end_session(session)
 
     # -- checks
 

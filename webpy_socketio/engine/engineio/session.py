@@ -284,9 +284,10 @@ class Session:
         receiver.closed(reason)
 
     def transport_ended(self) -> None:
-        """Release the WebSocket of a closed session, of which only the name remains."""
+        """Release the transport of a closed session, of which only the name remains."""
         self.outbox.release()
-        self.transport = ENDED_WEBSOCKET
+        if self.transport is not None:
+            self.transport = _ENDED[self.transport.name]
 
     def reject(
         self, reason: str = "parse error", code: int = ProtocolError.close_code, note: str = ""
@@ -329,11 +330,13 @@ class _NoReceiver:
 _NO_RECEIVER = _NoReceiver()
 
 
-class _EndedWebSocket:
-    """The transport of a closed session whose WebSocket has ended."""
+class _EndedTransport:
+    """Replaces the transport of a closed session."""
 
-    name = "websocket"
     try_send = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def flush(self) -> None:
         """Do nothing."""
@@ -354,4 +357,4 @@ class _EndedWebSocket:
         """Do nothing."""
 
 
-ENDED_WEBSOCKET = _EndedWebSocket()
+_ENDED = {name: _EndedTransport(name) for name in ("polling", "websocket")}

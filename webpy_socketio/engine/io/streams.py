@@ -186,7 +186,7 @@ class TCPStream:
 
     def _has_data(self) -> bool:
         try:
-            return self._sock.recv(1, stdlib_socket.MSG_PEEK) != b""
+            return bool(self._sock.recv(1, stdlib_socket.MSG_PEEK))
         except OSError:
             return False
 
