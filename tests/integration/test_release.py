@@ -15,6 +15,7 @@ from tests.engines import eventually
 from webpy_socketio import Refused, on_connecting
 from webpy_socketio.engine.engineio.session import Session
 from webpy_socketio.runtime import default_runtime
+from webpy_socketio.socket import Socket
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +25,23 @@ def _no_collector() -> Iterator[None]:
     gc.enable()
 
 
-def wait_freed(socket: Callable[[], Any]) -> None:
-    """Wait until a weak reference to a socket is dead, and no session is left."""
-    eventually(lambda: socket() is None)
-    eventually(lambda: not any(type(one) is Session for one in gc.get_objects()))
+class Watched:
+    """A socket and its session, without references to them."""
+
+    def __init__(self, socket: Socket) -> None:
+        self._socket = weakref.ref(socket)
+        self._session_id = socket._connection.session.id
+
+    def wait_freed(self) -> None:
+        """Wait until both were freed."""
+        eventually(lambda: self._socket() is None)
+        eventually(
+            lambda: (
+                not any(
+                    type(one) is Session and one.id == self._session_id for one in gc.get_objects()
+                )
+            )
+        )
 
 
 def close(client: raw.WebSocket) -> None:
@@ -51,32 +65,32 @@ def test_websocket_session_is_freed(
 ) -> None:
     client = serve(recovery_time=recovery_time).connect()
     client.barrier()
-    socket = weakref.ref(socket_of(client))
+    watched = Watched(socket_of(client))
     end(client)
-    wait_freed(socket)
+    watched.wait_freed()
 
 
 def test_polling_session_is_freed(site: Site) -> None:
     client = site.polling()
     client.connect()
     (connected,) = default_runtime.registry.namespace("/").sockets.values()
-    socket = weakref.ref(connected)
+    watched = Watched(connected)
     del connected
     client.send("41", "1")
     client.poll()  # which ends with the session
-    wait_freed(socket)
+    watched.wait_freed()
 
 
 def test_rejected_client_is_freed(site: Site) -> None:
-    sockets = []
+    rejected = []
 
     @on_connecting
     def reject(request: Any, socket: Any, context: Any) -> None:
-        sockets.append(weakref.ref(socket))
+        rejected.append(Watched(socket))
         raise Refused("no entry")
 
     client = site.websocket()
     client.send("40")
     assert str(client.receive()).startswith("44")
     client.close()
-    wait_freed(sockets[0])
+    rejected[0].wait_freed()

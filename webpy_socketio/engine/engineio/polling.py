@@ -2,7 +2,7 @@
 
 Engine.IO protocol v4, "HTTP long-polling". `Polling.poll`, `Polling.receive` and
 `Polling.end_receive` may wait, and need a greenlet. The other methods do not wait and may run on
-the hub, as for `PlainPolling`.
+the hub, as for `HubConnection`.
 
 The maximum size of a POST is enforced before: by the HTTP parser, with the limit of
 `RequestHandler.body_limit`, and by `read_post_body`.

@@ -175,9 +175,7 @@ class EngineServer(BaseServer):
 
     def close_connection(self, handler: RequestHandler) -> None:
         self.handlers.discard(handler)
-        sock = handler.socket
-        if sock is not None:
-            self.do_close(sock)
+        if handler.socket is not None:
             handler.abandon()
 
     def handle(self, sock: Any, address: Any) -> None:

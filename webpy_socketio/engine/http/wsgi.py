@@ -13,7 +13,6 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,8 +26,8 @@ from webpy_socketio.engine.engineio.requests import QUERY_TOO_LONG, Response
 from webpy_socketio.engine.engineio.takeover import ACCEPT_KEY, MARK, RAW_PATH, TakeOverMark
 from webpy_socketio.engine.http.handler import ConnectionHandedOff, HTTPHandler
 from webpy_socketio.engine.http.headers import select_headers
-from webpy_socketio.engine.http.parser import MAX_HEADERS, MAX_LINE, BadRequest, Head
-from webpy_socketio.engine.http.plain_polling import PlainPolling
+from webpy_socketio.engine.http.hub_connection import HubConnection
+from webpy_socketio.engine.http.parser import BadRequest, Head
 from webpy_socketio.engine.http.protocols import EngineHTTPServer
 from webpy_socketio.engine.io.isolation import Isolation
 from webpy_socketio.engine.io.streams import CHUNK, TCPStream
@@ -52,7 +51,7 @@ class RequestHandler(HTTPHandler):
     _posted: Polling | None = None
 
     #: Serves repeated requests of long-polling; set after the first of them.
-    _plain: PlainPolling | None = None
+    _hub_connection: HubConnection | None = None
 
     #: Detects timeouts left pending in this greenlet; set by the first request of the application.
     _isolation: Isolation | None = None
@@ -67,14 +66,14 @@ class RequestHandler(HTTPHandler):
 
     def begin(self) -> None:
         """Serve the connection on the hub until a request needs a greenlet. Not for TLS."""
-        self._plain = PlainPolling(self)
-        self._plain.begin(self.config.header_timeout)
+        self._hub_connection = HubConnection(self)
+        self._hub_connection.begin(self.config.header_timeout)
 
     def handle(self) -> None:
         try:
             super().handle()
         finally:
-            self._plain = None  # a reference cycle otherwise
+            self._hub_connection = None  # a reference cycle otherwise
 
     def body_limit(self, path: str) -> int:
         return (
@@ -97,9 +96,9 @@ class RequestHandler(HTTPHandler):
         self.server.engine.abort_post(self.path.partition("?")[2], reason)
 
     def wait_for_request(self, timeout: float) -> bool:
-        if self._plain is None:
+        if self._hub_connection is None:
             return super().wait_for_request(timeout)
-        return self._plain.wait(timeout)
+        return self._hub_connection.wait(timeout)
 
     def route(self, head: Head) -> None:
         """Hand off the connection to the peer that owns the session of the request.
@@ -303,7 +302,7 @@ class RequestHandler(HTTPHandler):
             return
         upgrade = engine.upgrade(environ, headers)
         if isinstance(upgrade, Upgrade):
-            self._start_websocket(engine, upgrade)
+            self.start_websocket(engine, upgrade)
         else:
             self._answer(upgrade, headers)
 
@@ -330,92 +329,15 @@ class RequestHandler(HTTPHandler):
 
     def learn(self, environ: dict[str, Any]) -> None:
         """Serve repetitions of this request on the hub."""
-        if self._plain is None and PlainPolling.supports(self):
-            self._plain = PlainPolling(self)
-        if self._plain is not None:
+        if self._hub_connection is None and HubConnection.supports(self):
+            self._hub_connection = HubConnection(self)
+        if self._hub_connection is not None:
             assert self._parsed is not None
-            self._plain.learn(self._head.partition(b"\r\n")[0], self._parsed, environ)
+            self._hub_connection.learn(self._head.partition(b"\r\n")[0], self._parsed, environ)
 
-    # -- requests on the hub, see `PlainPolling`
+    # -- called by `HubConnection` and `hub_requests`
 
-    def serve_on_hub(self, data: bytes) -> int | None:
-        """Serve a handshake, or check a long-polling request of an open session.
-
-        Args:
-            data: Received bytes, which begin with the request.
-
-        Returns:
-            Bytes of the request; 0 if it must be left to the greenlet; None if it has passed all
-            checks and is now plain.
-        """
-        end = data.find(b"\r\n\r\n") + 4
-        if (
-            not 4 < end <= MAX_LINE
-            or b"EIO=" not in data[:end]
-            or data.count(b"\r\n", 0, end) > MAX_HEADERS
-        ):
-            return 0
-        head = self.read_on_hub(data[:end])
-        if head is None or head.version != "1.1" or "%" in head.target:
-            return 0
-        self.environ = environ = self.get_environ()
-        engine: Engine = self.server.engine
-        query = environ["QUERY_STRING"]
-        if engine.stopping or not engine.serves(environ[RAW_PATH], query):
-            return 0
-        sid = sid_in(query)
-        if sid:
-            if sid not in engine.sessions:
-                return 0
-            if "HTTP_UPGRADE" not in environ:
-                if not engine.may_repeat(environ):
-                    return 0
-                self.learn(environ)
-                return None
-        elif head.method != "GET" or not self.server.find_route(environ):
-            return 0
-        if head.has_body:
-            return 0
-        self.time_start = time.time()
-        self.requestline = data[: data.find(b"\r\n")].decode("ascii", "backslashreplace")
-        if "websocket" in environ.get("HTTP_UPGRADE", "").lower():
-            return self._upgrade_on_hub(environ, data, end)
-        self._open_on_hub(environ)
-        return end
-
-    def _upgrade_on_hub(self, environ: dict[str, Any], data: bytes, end: int) -> int:
-        """Respond to a WebSocket handshake, and start the WebSocket."""
-        engine: Engine = self.server.engine
-        upgrade = engine.upgrade(environ)
-        plain = self._plain
-        assert plain is not None
-        if not isinstance(upgrade, Upgrade):
-            plain.call_in_greenlet(partial(self._answer_late, upgrade))
-            return end
-        plain.leave()
-        self._plain = None
-        self.server.release(self.socket)
-        self.rfile.add(data[end:])
-        self._start_websocket(engine, upgrade)
-        if self.server.keeps_log:
-            self.response_length = 0
-            self.time_finish = time.time()
-            gevent.spawn(self.log_request)  # which may wait
-        return len(data)
-
-    def _open_on_hub(self, environ: dict[str, Any]) -> None:
-        """Respond to a handshake of long-polling."""
-        response = self.server.engine.respond(environ, self._watch_for_disconnect)
-        plain = self._plain
-        assert plain is not None
-        if response.status != "200 OK" or self.server.keeps_log:
-            plain.call_in_greenlet(partial(self._answer_late, response))
-        else:
-            self.close_connection = self.close_connection or response.close
-            data = self.encode(response.status, response.all_headers(), response.body)
-            plain.send(data, self.close_connection)
-
-    def _answer_late(self, response: Response) -> bool:
+    def answer_late(self, response: Response) -> bool:
         """Send the response to a request of the hub; return whether the connection stays open."""
         self.response_length = 0
         with self.server.engine.answering():
@@ -424,9 +346,14 @@ class RequestHandler(HTTPHandler):
         self.log_request()
         return not self.close_connection
 
+    def release(self) -> None:
+        """Stop serving the connection, whose socket gets another owner."""
+        self._hub_connection = None  # a reference cycle otherwise
+        self.server.release(self.socket)
+
     def abandon(self) -> None:
         """Close the connection."""
-        self._plain = None  # a reference cycle otherwise
+        self.release()
         sock, self.socket = self.socket, None
         with contextlib.suppress(OSError):
             # Closing a socket with unread bytes would reset the connection.
@@ -442,7 +369,7 @@ class RequestHandler(HTTPHandler):
         return not self.close_connection
 
     def answer_plain(self, response: Response, headers: Sequence[tuple[str, str]] = ()) -> None:
-        """Write the response to a request of `PlainPolling`; raises `OSError` if it fails."""
+        """Write the response to a request of `HubConnection`; raises `OSError` if it fails."""
         self.command, self.request_version = "POST", "HTTP/1.1"
         self.response_length = 0
         stopping = self.server.peers is None and self.server.engine.stopping
@@ -452,19 +379,20 @@ class RequestHandler(HTTPHandler):
         self.log_request()
 
     def begin_log(self, line: bytes, address: str) -> None:
-        """Store what the access log needs of a request of `PlainPolling`."""
+        """Store what the access log needs of a request of `HubConnection`."""
         self.time_start = time.time()
         self.requestline = line.decode("ascii", "backslashreplace")
         self.remote_address = address
 
     def log_plain(self, size: int) -> None:
-        """Write the line of the access log for a response of `PlainPolling`."""
+        """Write the line of the access log for a response of `HubConnection`."""
         self.status = self._orig_status = "200 OK"
         self.response_length = size
         self.time_finish = time.time()
         self.log_request()
 
-    def _start_websocket(self, engine: Engine, upgrade: Upgrade) -> None:
+    def start_websocket(self, engine: Engine, upgrade: Upgrade) -> None:
+        """Leave the connection to a WebSocket."""
         self.status = self._orig_status = "101 Switching Protocols"  # for the access log
         self.server.handlers.discard(self)
         self.close_connection = True

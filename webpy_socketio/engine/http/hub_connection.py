@@ -29,13 +29,14 @@ from webpy_socketio.engine.engineio.encodings import compress_body
 from webpy_socketio.engine.engineio.polling import Packets, Polling
 from webpy_socketio.engine.engineio.requests import Response
 from webpy_socketio.engine.engineio.session import Session
+from webpy_socketio.engine.http import hub_requests
 from webpy_socketio.engine.http.parser import Head
 from webpy_socketio.engine.io.dates import http_date
 from webpy_socketio.engine.io.deflate import THRESHOLD
 from webpy_socketio.engine.io.packets import SEPARATOR
 from webpy_socketio.exceptions import ProtocolError
 
-__all__ = ["PlainPolling"]
+__all__ = ["HubConnection"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class _Template(NamedTuple):
     end: bytes
 
 
-class PlainPolling:
+class HubConnection:
     """Serves the plain requests of one connection.
 
     Args:
@@ -335,8 +336,8 @@ class PlainPolling:
         used = self._handle_plain(data)
         if used or not self._is_alone:
             return used
-        used = self._handler.serve_on_hub(data)
-        return self._handle_plain(data) if used is None else used
+        served = hub_requests.serve(self._handler, self, data)
+        return self._handle_plain(data) if served is None else served
 
     def _handle_plain(self, data: bytes) -> int:
         """Handle a plain request; return its size in bytes, or 0 if it is not plain."""

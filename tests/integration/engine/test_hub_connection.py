@@ -19,7 +19,7 @@ from tests import raw
 from tests.engines import Http, Recorder, Running, eventually
 from webpy_socketio.engine import Engine, EngineConfig, EngineServer
 from webpy_socketio.engine.http.connection_reader import ConnectionReader
-from webpy_socketio.engine.http.plain_polling import PlainPolling
+from webpy_socketio.engine.http.hub_connection import HubConnection
 from webpy_socketio.engine.http.wsgi import RequestHandler
 from webpy_socketio.engine.io.deflate import THRESHOLD
 
@@ -568,7 +568,7 @@ def test_connections_with_tls_are_not_served_on_the_hub(slow: list[str]) -> None
     class Handler:
         socket = object()
 
-    assert not PlainPolling.supports(Handler())
+    assert not HubConnection.supports(Handler())
 
 
 def test_access_log_may_wait() -> None:
