@@ -389,6 +389,7 @@ def counts(server: Any) -> Counts:
     inboxes = [
         connection.inbox
         for session in sessions
+        if session.open
         for connection in session.receiver._connections.values()
     ]
     return {

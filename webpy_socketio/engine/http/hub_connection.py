@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _READ = 1
 
-_FAILED = "a long-polling request failed"
+_FAILED = "a request failed on the hub"
 
 #: Bytes of one read.
 _CHUNK = 16_384
@@ -64,7 +64,7 @@ _MAX_LINE = 2048
 
 
 class _Template(NamedTuple):
-    """A request that has been answered; a plain one is equal to it."""
+    """A request that has passed all checks; a plain one is equal to it."""
 
     #: The request line without timestamp.
     line: bytes
@@ -83,7 +83,7 @@ class _Template(NamedTuple):
 
 
 class HubConnection:
-    """Serves the plain requests of one connection.
+    """Serves the requests of one connection that need no greenlet.
 
     Args:
         handler: The `RequestHandler` of the connection.
@@ -103,19 +103,19 @@ class HubConnection:
         self._reader = handler.rfile
         # The plain C socket: non-blocking, without the frames of gevent's.
         self._sock: Any = handler.socket._sock
-        #: The last GET and POST that were answered with 200, until they are repeated.
+        #: The last GET and POST that have passed all checks, until they are repeated.
         self._answered: dict[str, tuple[bytes, Head, dict[str, Any]]] = {}
         self._get: _Template | None = None
         self._post: _Template | None = None
         #: The GET that waits for messages.
         self._pending: _Template | None = None
-        #: What `wait` continues with: its result, a function to call, or None to serve on.
+        #: What the greenlet must do: a function to call, False to close, or None for nothing.
         self._result: Any = None
         #: The greenlet in `wait`.
         self._greenlet: Any = None
         #: Whether the connection has no greenlet.
         self._is_alone = False
-        #: The result of `_wait` for a greenlet that has been started for it.
+        #: The result of `_wait` in the greenlet that is starting.
         self._left: Any = _NOTHING
         self._watcher: Any = None
         self._timer: Any = None
@@ -129,7 +129,7 @@ class HubConnection:
         return not isinstance(handler.socket, SSLSocket) and hasattr(handler.socket, "_sock")
 
     def learn(self, line: bytes, head: Head, environ: dict[str, Any]) -> None:
-        """Remember a request that was answered with 200, to recognize its repetitions."""
+        """Remember a request that has passed all checks, to recognize its repetitions."""
         if head.version != "1.1" or head.close or head.expects_continue or head.length is None:
             return
         self._answered[head.method] = line, head, environ
@@ -311,7 +311,7 @@ class HubConnection:
                 self._server.start_greenlet(self._handler)
 
     def leave(self) -> None:
-        """Stop serving a connection that has no greenlet."""
+        """Stop serving the connection, which has no greenlet."""
         self._is_alone = False
         self._unwatch()
         if self._server.idle_handlers is not None:
