@@ -36,7 +36,7 @@ _APPLICATION = "webpy_socketio.application"
 _CONTEXT = "webpy_socketio.context"
 
 #: Environ key that is True if no code of the application has run in the handshake.
-_FIXED = "webpy_socketio.fixed"
+_IS_PLAIN = "webpy_socketio.is_plain"
 
 #: Environ key of the response headers of the handshake; processors may still add to them.
 _HEADERS = "webpy_socketio.headers"
@@ -120,7 +120,7 @@ class SocketIOView:
             context["env"] = context["environ"] = None  # no reference to itself
             context["app_stack"] = []
             # A subclass may run code of the application.
-            web.ctx.env[_FIXED] = type(self) is SocketIOView
+            web.ctx.env[_IS_PLAIN] = type(self) is SocketIOView
         web.ctx.env[_HEADERS] = web.ctx.headers
         web.ctx.env[ACCEPT_KEY] = True
         mark.take_over(web.ctx.env)
@@ -136,22 +136,25 @@ class PlainRoute:
     has the path of the first, as long as it is not changed.
 
     Args:
+        wsgi: The WSGI application of the server: the ``wsgifunc()`` of `application`.
         application: The application.
         path: PATH_INFO of the first handshake.
     """
 
-    __slots__ = ("_application", "_mapping", "_path")
+    __slots__ = ("_application", "_mapping", "_path", "_wsgi")
 
-    def __init__(self, application: Any, path: str) -> None:
+    def __init__(self, wsgi: Any, application: Any, path: str) -> None:
+        self._wsgi = wsgi
         self._application = application
         self._mapping = list(application.mapping)
         self._path = path
 
-    def accept(self, environ: dict[str, Any]) -> bool:
-        """Pass on a handshake like `SocketIOView`; return False if the application must do it."""
+    def accept(self, wsgi: Any, environ: dict[str, Any]) -> bool:
+        """Pass on a handshake like `SocketIOView`; return False if `wsgi` must be called."""
         application = self._application
         if (
-            environ["PATH_INFO"] != self._path
+            wsgi is not self._wsgi
+            or environ["PATH_INFO"] != self._path
             or _has_processors(application)
             or application.mapping != self._mapping
         ):
@@ -170,9 +173,9 @@ def learn_route(wsgi: Any, environ: dict[str, Any]) -> PlainRoute | None:
         environ: The environ of the handshake, as the application has left it.
     """
     application = environ.get(_APPLICATION)
-    if not environ.pop(_FIXED, False) or _find_application(wsgi) is not application:
+    if not environ.pop(_IS_PLAIN, False) or _find_application(wsgi) is not application:
         return None
-    return PlainRoute(application, environ["PATH_INFO"])
+    return PlainRoute(wsgi, application, environ["PATH_INFO"])
 
 
 #: The code of the functions that ``wsgifunc()`` returns. Wrappers have other code.

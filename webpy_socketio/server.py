@@ -168,7 +168,7 @@ class SocketIOServer(EngineServer):
         self._route = learn_route(self.application, environ)
 
     def find_route(self, environ: dict[str, Any]) -> bool:
-        return self._route is not None and self._route.accept(environ)
+        return self._route is not None and self._route.accept(self.application, environ)
 
     def respond_early(self, environ: dict[str, Any]) -> Response | None:
         return None if self._health is None else self._health.respond(environ)

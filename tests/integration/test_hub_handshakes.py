@@ -114,6 +114,7 @@ class TestApplication:
             seen.append(environ["PATH_INFO"])
             return wrapped(environ, start_response)
 
+        accept(site)
         wrapped, site.server.application = site.server.application, wrapper
         assert [handshake(site) for _ in range(3)] == [200] * 3
         assert seen == ["/socket.io/"] * 3

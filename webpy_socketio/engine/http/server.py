@@ -158,10 +158,17 @@ class EngineServer(BaseServer):
         if self.ssl_enabled or self.pool is not None or self._spawn is None:
             super().do_handle(sock, address)
         elif self.admit(sock, address):
+            self.loop.run_callback(self._begin, sock, address)
+
+    def _begin(self, sock: Any, address: Any) -> None:
+        try:
             handler = self.handler_class(sock, address, self)
-            if self.peers is not None:
-                self.handlers.add(handler)
-            self.loop.run_callback(handler.begin)
+        except OSError:  # some systems report a reset here
+            self.do_close(sock)
+            return
+        if self.peers is not None:
+            self.handlers.add(handler)
+        handler.begin()
 
     def start_greenlet(self, handler: RequestHandler) -> None:
         self._spawn(self._run_in_greenlet, handler)

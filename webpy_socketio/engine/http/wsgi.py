@@ -50,7 +50,7 @@ class RequestHandler(HTTPHandler):
     #: Transport of the session to which the current POST belongs, until it is handled.
     _posted: Polling | None = None
 
-    #: Serves repeated requests of long-polling; set after the first of them.
+    #: Serves requests on the hub; None with TLS.
     _hub_connection: HubConnection | None = None
 
     #: Detects timeouts left pending in this greenlet; set by the first request of the application.
