@@ -158,7 +158,11 @@ class EngineServer(BaseServer):
         if self.ssl_enabled or self.pool is not None or self._spawn is None:
             super().do_handle(sock, address)
         elif self.admit(sock, address):
-            handler = self.handler_class(sock, address, self)
+            try:
+                handler = self.handler_class(sock, address, self)
+            except BaseException:
+                self.do_close(sock)
+                raise
             if self.peers is not None:
                 self.handlers.add(handler)
             self.loop.run_callback(handler.begin)
