@@ -13,6 +13,7 @@ import gevent.event
 import pytest
 
 from tests.conftest import Journal, Site
+from tests.engines import eventually
 from webpy_socketio import (
     on_connect,
     on_connecting,
@@ -706,3 +707,24 @@ class TestExceptions:
         first.call("message", "bad")
         assert second.call("message", "good") == ["good"]
         assert first.call("message", "good") == ["good"]
+
+    def test_post_that_fills_the_inbox_of_a_closed_session_is_answered(
+        self, serve: Callable[..., Site]
+    ) -> None:
+        """The job of the disconnect pauses a session whose transport is released before it ends."""
+        resumed = gevent.event.Event()
+
+        @on_message
+        def wait(*_: Any) -> None:
+            resumed.wait()
+
+        site = serve(inbox_events=32)
+        client = site.polling()
+        client.connect()
+        waiting = gevent.spawn(client.poll)
+        (session,) = site.server.engine.sessions.values()
+        eventually(lambda: session.transport.waiting)  # type: ignore[union-attr]
+        post = gevent.spawn(client.send, *['42["message",1]'] * 31, "1", "3")
+        assert waiting.get() == ["6"]
+        resumed.set()
+        assert post.get() == (200, "ok")

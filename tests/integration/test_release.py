@@ -81,6 +81,15 @@ def test_polling_session_is_freed(site: Site) -> None:
     watched.wait_freed()
 
 
+def test_polling_session_without_a_get_is_freed(serve: Callable[..., Site]) -> None:
+    client = serve(ping_interval=0.1, ping_timeout=0.1).polling()
+    client.connect()
+    (connected,) = default_runtime.registry.namespace("/").sockets.values()
+    watched = Watched(connected)
+    del connected
+    watched.wait_freed()
+
+
 def test_rejected_client_is_freed(site: Site) -> None:
     rejected = []
 

@@ -196,6 +196,20 @@ class TestFirst:
         assert client.receive() == "3probe"
         assert slow == ["GET"]
 
+    @pytest.mark.parametrize(
+        "headers", [("Upgrade: h2c",), ("Upgrade:",), ("Connection: Upgrade", "Upgrade: h2c")]
+    )
+    def test_get_with_another_upgrade_waits_for_a_message(
+        self, headers: tuple[str, ...], server: Running, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        client = Client.__new__(Client)
+        client.sid, client.http, client.headers = server.polling().sid, server.http(), headers
+        client.start_get()
+        eventually(lambda: transport_of(server).waiting)
+        server.session.send("a")
+        assert client.http.response()[2] == b"4a"
+        assert caplog.records == []
+
     def test_other_requests_get_a_greenlet(self, server: Running, slow: list[str]) -> None:
         http = server.http()
         assert http.request("GET", "/page")[0] == 404
@@ -255,6 +269,42 @@ class TestFirst:
         client = Client(running)
         assert client.http.sock.recv(1) == b""
         assert slow == ["GET"]
+
+    def test_idle_timeout_applies_after_a_response_of_the_greenlet(
+        self, run: Callable[..., Running]
+    ) -> None:
+        running = run(header_timeout=0.1, idle_timeout=60.0)
+        client = Client.__new__(Client)
+        client.sid, client.http = running.polling().sid, running.http()
+        client.headers = ("Accept-Encoding: gzip",)
+        running.session.send("x" * THRESHOLD)  # compressed by a greenlet
+        assert client.get()[0] == 200
+        gevent.sleep(0.3)
+        running.session.send("a")
+        assert client.get() == (200, b"4a")
+
+    def test_idle_timeout_may_be_shorter_than_that_of_the_head(
+        self, run: Callable[..., Running]
+    ) -> None:
+        running = run(header_timeout=60.0, idle_timeout=0.05)
+        client = Client.__new__(Client)
+        client.sid, client.http, client.headers = running.polling().sid, running.http(), ()
+        gevent.sleep(0.01)  # the connection begins before the request arrives
+        running.session.send("a")
+        assert client.get() == (200, b"4a")
+        assert client.http.sock.recv(1) == b""
+
+    def test_connection_whose_handler_fails_is_released(
+        self, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        running = run(max_connections_per_address=5)
+
+        def fail(*_: Any) -> None:
+            raise OSError("invalid socket")  # as TCP_NODELAY of a closed connection on macOS
+
+        monkeypatch.setattr(RequestHandler, "__init__", fail)
+        assert running.http().sock.recv(1) == b""
+        assert not len(running.server._addresses)
 
     @pytest.mark.parametrize("reset", [False, True])
     def test_connection_closed_by_the_client_is_released(

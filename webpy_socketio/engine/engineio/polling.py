@@ -117,6 +117,8 @@ class Polling:
         self._final_packet = NOOP if self._session.reason == "transport close" else CLOSE
         self._notify()
         self.resume()
+        if not self._waiting and not self.awaits_poll:
+            self._session.transport_ended()  # otherwise a GET ends it
 
     def abort(self) -> None:
         """Do nothing: the outbox is empty, so a waiting GET returns the close packet only."""
@@ -248,7 +250,9 @@ class Polling:
             for number, (kind, data) in enumerate(packets, 1):
                 if not number % _BATCH_SIZE:
                     gevent.sleep(0)
-                while self._may_read is not None:  # backpressure: delays the response
+                # Backpressure: delays the response. Nothing resumes the transport of a closed
+                # session.
+                while self._may_read is not None and session.open:
                     self._may_read.wait()
                 if not session.open:
                     return

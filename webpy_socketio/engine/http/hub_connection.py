@@ -212,6 +212,7 @@ class HubConnection:
                 idle_handlers.pop(self._handler, None)
             if not result():
                 return False
+            self._timeout = self._server.config.idle_timeout
             if idle_handlers is not None:
                 idle_handlers[self._handler] = getcurrent()
 
@@ -288,7 +289,7 @@ class HubConnection:
         if not used:
             self._resume(True)
         else:
-            self._timeout = self._server.config.idle_timeout
+            self._set_timeout(self._server.config.idle_timeout)
             self._continue()
 
     def _continue(self) -> None:
@@ -320,6 +321,14 @@ class HubConnection:
     def _start_timer(self, seconds: float) -> None:
         self._timer = self._loop.timer(seconds)
         self._timer.start(self._check_idle)
+
+    def _set_timeout(self, seconds: float) -> None:
+        is_shorter = seconds < self._timeout
+        self._timeout = seconds
+        if is_shorter and self._watcher is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._start_timer(seconds)
 
     def _check_idle(self) -> None:
         idle = 0.0 if self._pending is not None else time.monotonic() - self._active

@@ -48,10 +48,11 @@ def serve(handler: Any, connection: Any, data: bytes) -> int | None:
     if engine.stopping or not engine.serves(environ[RAW_PATH], query):
         return 0
     sid = sid_in(query)
+    is_websocket = "websocket" in environ.get("HTTP_UPGRADE", "").lower()
     if sid:
         if sid not in engine.sessions:
             return 0
-        if "HTTP_UPGRADE" not in environ:
+        if not is_websocket:  # also with another Upgrade header, such as "h2c"
             if not engine.may_repeat(environ):
                 return 0
             handler.learn(environ)
@@ -62,7 +63,7 @@ def serve(handler: Any, connection: Any, data: bytes) -> int | None:
         return 0
     handler.time_start = time.time()
     handler.requestline = data[: data.find(b"\r\n")].decode("ascii", "backslashreplace")
-    if "websocket" not in environ.get("HTTP_UPGRADE", "").lower():
+    if not is_websocket:
         _open(handler, connection)
         return end
     upgrade = engine.upgrade(environ)
