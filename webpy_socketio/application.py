@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import re
@@ -129,6 +130,10 @@ class SocketIOView:
     POST = OPTIONS = PUT = DELETE = PATCH = GET
 
 
+#: Methods that an attribute of one application may replace.
+_METHODS = frozenset(dir(web.application))
+
+
 class PlainRoute:
     """The route of handshakes through an application without processors.
 
@@ -146,7 +151,7 @@ class PlainRoute:
     def __init__(self, wsgi: Any, application: Any, path: str) -> None:
         self._wsgi = wsgi
         self._application = application
-        self._mapping = list(application.mapping)
+        self._mapping = list(map(copy.copy, application.mapping))
         self._path = path
 
     def accept(self, wsgi: Any, environ: dict[str, Any]) -> bool:
@@ -156,6 +161,7 @@ class PlainRoute:
             wsgi is not self._wsgi
             or environ["PATH_INFO"] != self._path
             or _has_processors(application)
+            or not _METHODS.isdisjoint(vars(application))
             or application.mapping != self._mapping
         ):
             return False

@@ -72,6 +72,11 @@ class Index:
         return "a page"
 
 
+class Page:
+    def GET(self, path: str) -> str:
+        return f"page of {path}"
+
+
 class TestApplication:
     """When the application is called."""
 
@@ -104,6 +109,13 @@ class TestApplication:
         assert Http(site.port).request("GET", HANDSHAKE)[2] == b"a page"
         del site.app.mapping[0]
         assert handshake(site) == 200
+        (entry,) = [list(entry) for entry in site.app.mapping]
+        site.app.mapping[:] = [entry]
+        assert handshake(site) == 200
+        entry[1] = Page
+        assert Http(site.port).request("GET", HANDSHAKE)[2] == b"page of "
+        entry[1] = SocketIOView
+        assert handshake(site) == 200
         site.app.init_mapping(("/", Index))
         assert handshake(site) == 404
 
@@ -132,6 +144,19 @@ class TestApplication:
         site = serve((socketio_urls[0], View))
         assert [handshake(site) for _ in range(3)] == [200] * 3
         assert seen == [""] * 3
+
+    def test_replaced_method_of_an_application_is_called(self, site: Site) -> None:
+        accept(site)
+        seen = []
+        handle = site.app.handle
+
+        def replacement() -> Any:
+            seen.append(web.ctx.path)
+            return handle()
+
+        site.app.handle = replacement
+        assert [handshake(site), handshake(site)] == [200, 200]
+        assert seen == ["/socket.io/"] * 2
 
     def test_application_with_methods_of_its_own_is_called_for_each_handshake(self) -> None:
         seen = []

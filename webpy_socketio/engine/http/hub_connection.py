@@ -274,7 +274,8 @@ class HubConnection:
         if (self._greenlet is not None or self._is_alone) and self._pending is None:
             data = self._reader.buffered
             self._reader.skip(len(data))
-            self._serve(data)
+            if data:
+                self._serve(data)
 
     def _serve(self, data: bytes) -> None:
         """Serve the request at the beginning of `data`, or leave it to the greenlet."""

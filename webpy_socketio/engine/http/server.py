@@ -176,7 +176,10 @@ class EngineServer(BaseServer):
     def _run_in_greenlet(self, handler: RequestHandler) -> None:
         sock = handler.socket
         try:
-            self._run_handler(handler)
+            if self.peers is None:
+                handler.handle()
+            else:
+                self._run_handler(handler)
         finally:
             self.do_close(sock)
 
