@@ -148,7 +148,6 @@ class Dispatcher:
         socket: Socket = connection.data
         if not socket.is_lost_with(connection):
             self.end(socket, reason)
-            connection.data = None  # a reference cycle otherwise
             return
         self.enter_context(socket)
         try:
@@ -165,6 +164,7 @@ class Dispatcher:
             self.release()
             self.release_socket(socket)
             self._registry.release(socket._namespace)
+            socket.release_connection()
 
     def failed(self, connection: Connection, error: ProtocolError | ContentError) -> None:
         if connection.connected:

@@ -451,6 +451,10 @@ class Socket:
         """Accept the connection; return False if it was closed in the meantime."""
         return self._connection.accept()
 
+    def release_connection(self) -> None:
+        """End the reference of the connection to this socket, so that both are freed at once."""
+        self._connection.data = None
+
     @property
     def ack_sender(self) -> AckSender:
         """Sends the acknowledgement of the event that is handled."""

@@ -58,7 +58,8 @@ def vanish(client: raw.WebSocket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "recovery_time"), [(close, 0), (disconnect, 0), (disconnect, 60), (vanish, 0)]
+    ("end", "recovery_time"),
+    [(close, 0), (disconnect, 0), (disconnect, 60), (vanish, 0), (vanish, 0.1)],
 )
 def test_websocket_session_is_freed(
     end: Callable[[raw.WebSocket], None], recovery_time: float, serve: Callable[..., Site]
