@@ -126,6 +126,7 @@ class CheckedClient:
         self._last: dict[str, int] | None = {"all": -1, "one": -1, "room": -1}
         self._link: Any = None
         self.connect()
+        self._await_connect_handlers()
 
     def connect(self, polling: bool = False) -> None:
         """Connect, with secret and offset after the first time."""
@@ -144,11 +145,19 @@ class CheckedClient:
     def read(self, count: int = 1) -> None:
         """Receive messages and check them."""
         for _ in range(count):
-            packet = self._link.receive()
-            assert packet.startswith("42"), packet
-            event, *args, self._offset = json.loads(packet[2:])
-            kind, number = args if event == "n" else args[0]
-            self._check(kind, number)
+            self._handle(self._link.receive())
+
+    def _handle(self, packet: str) -> None:
+        assert packet.startswith("42"), packet
+        event, *args, self._offset = json.loads(packet[2:])
+        kind, number = args if event == "n" else args[0]
+        self._check(kind, number)
+
+    def _await_connect_handlers(self) -> None:
+        """Wait until the client is subscribed to its room: later events are handled in order."""
+        self._link.send('420["__unsubscribe__","none"]')
+        while not (packet := self._link.receive()).startswith("430"):
+            self._handle(packet)
 
     def catch_up(self, number: int) -> None:
         """Receive messages up to a round of messages to all, or a later one."""
