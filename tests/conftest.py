@@ -24,6 +24,7 @@ import pytest
 import web
 
 from webpy_socketio import Socket, SocketIOServer, signals, socketio_urls
+from webpy_socketio.engine.http.wsgi import RequestHandler
 from webpy_socketio.runtime import default_runtime
 
 from . import builds, load_clients, parallel, preloaded, raw
@@ -240,6 +241,20 @@ def serve() -> Iterator[Callable[..., Site]]:
 def site(serve: Callable[..., Site]) -> Site:
     """A server with default settings, no plugins and no pages."""
     return serve()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The methods of the requests that a greenlet has handled."""
+    seen: list[str] = []
+    run_application = RequestHandler.run_application
+
+    def recorded(self: RequestHandler) -> None:
+        seen.append(self.command)
+        run_application(self)
+
+    monkeypatch.setattr(RequestHandler, "run_application", recorded)
+    return seen
 
 
 @pytest.fixture(autouse=True)

@@ -29,35 +29,6 @@ WEBSOCKET = (
 )
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths for which an application of web.py was called."""
-    paths: list[str] = []
-    load = web.application.load
-
-    def recorded(self: Any, env: dict[str, Any]) -> None:
-        if "socketio_job" not in web.ctx:
-            paths.append(env["PATH_INFO"])
-        load(self, env)
-
-    monkeypatch.setattr(web.application, "load", recorded)
-    return paths
-
-
-@pytest.fixture
-def greenlets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths of the requests that a greenlet has handled."""
-    paths: list[str] = []
-    handle_one_response = RequestHandler.handle_one_response
-
-    def recorded(self: RequestHandler) -> None:
-        paths.append(self.path)
-        handle_one_response(self)
-
-    monkeypatch.setattr(RequestHandler, "handle_one_response", recorded)
-    return paths
-
-
 def accept(site: Site) -> None:
     """Let the application pass on a first handshake."""
     site.websocket().close()
@@ -81,13 +52,13 @@ class TestApplication:
     """When the application is called."""
 
     def test_application_without_processors_is_called_for_the_first_handshake(
-        self, site: Site, greenlets: list[str]
+        self, site: Site, slow: list[str]
     ) -> None:
         accept(site)
-        assert len(greenlets) == 1
+        assert len(slow) == 1
         site.connect().barrier()
         site.polling().connect()
-        assert len(greenlets) == 1
+        assert len(slow) == 1
 
     def test_processor_is_called_for_each_handshake(self, site: Site) -> None:
         accept(site)
@@ -196,7 +167,7 @@ class TestApplication:
         assert http.response()[2] == b"4a"
 
     def test_context_of_handlers_is_that_of_a_handshake_through_the_application(
-        self, site: Site, calls: list[str]
+        self, site: Site
     ) -> None:
         contexts = []
 
@@ -223,7 +194,7 @@ class TestResponses:
 
     @pytest.mark.parametrize("headers", [(), WEBSOCKET], ids=["polling", "websocket"])
     def test_accepted_handshake_has_the_same_response(
-        self, headers: tuple[str, ...], site: Site, greenlets: list[str]
+        self, headers: tuple[str, ...], site: Site, slow: list[str]
     ) -> None:
         transport = "websocket" if headers else "polling"
         found = []
@@ -236,7 +207,7 @@ class TestResponses:
             found.append(re.sub(rb'Date: [^\r]*|"sid":"[^"]*"', b"", data))
             http.sock.close()
         assert found[0] == found[1]
-        assert len(greenlets) == 1
+        assert len(slow) == 1
 
     @pytest.mark.parametrize(
         ("query", "headers", "status"),
@@ -350,16 +321,16 @@ class TestResponses:
         while b"40{" not in data:
             data += http.sock.recv(4096)
 
-    def test_proxy_headers_apply(self, serve: Callable[..., Site], greenlets: list[str]) -> None:
+    def test_proxy_headers_apply(self, serve: Callable[..., Site], slow: list[str]) -> None:
         site = serve(trusted_proxies=["127.0.0.1"])
         accept(site)
         client = site.connect(**{"X-Forwarded-For": "192.0.2.7"})
         assert socket_of(client).request["REMOTE_ADDR"] == "192.0.2.7"
-        assert len(greenlets) == 1
+        assert len(slow) == 1
 
 
 class TestConnections:
-    def test_access_log_has_a_line_for_each_handshake(self, greenlets: list[str]) -> None:
+    def test_access_log_has_a_line_for_each_handshake(self, slow: list[str]) -> None:
         log = io.StringIO()
         application = web.application(socketio_urls, {}, autoreload=False)
         server = SocketIOServer(
@@ -374,7 +345,7 @@ class TestConnections:
             server.stop()
         found = re.findall(r'"GET /socket.io/\S*transport=(\w+)\S* HTTP/1.1" (\d+)', log.getvalue())
         assert found == [("websocket", "101"), ("websocket", "101"), ("polling", "200")]
-        assert len(greenlets) == 1
+        assert len(slow) == 1
 
     def test_handshakes_do_not_use_up_the_limit_of_connections(
         self, serve: Callable[..., Site]

@@ -54,20 +54,6 @@ class Client:
         return status, answer
 
 
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The methods of the requests that a greenlet has handled."""
-    seen: list[str] = []
-    run_application = RequestHandler.run_application
-
-    def recorded(self: RequestHandler) -> None:
-        seen.append(self.command)
-        run_application(self)
-
-    monkeypatch.setattr(RequestHandler, "run_application", recorded)
-    return seen
-
-
 def transport_of(running: Running) -> Any:
     return running.session.transport
 
@@ -591,12 +577,19 @@ class TestEndings:
         assert "its receiver raised an exception" in caplog.text
 
 
-def test_access_log_has_a_line_for_each_request() -> None:
-    log = io.StringIO()
-    engine = Engine(Recorder(echo=True), EngineConfig())
-    server: Any = EngineServer(("127.0.0.1", 0), engine, log=log)
+def start_logged(log: io.StringIO) -> Any:
+    """Start a server with an access log, whose receiver echoes."""
+    server: Any = EngineServer(
+        ("127.0.0.1", 0), Engine(Recorder(echo=True), EngineConfig()), log=log
+    )
     server.start()
     server.port = server.server_port
+    return server
+
+
+def test_access_log_has_a_line_for_each_request() -> None:
+    log = io.StringIO()
+    server = start_logged(log)
     client = Client(server)
     for _ in range(2):
         client.post(b"4hello")
@@ -628,16 +621,13 @@ def test_access_log_may_wait() -> None:
             return super().write(text)
 
     log = Slow()
-    engine = Engine(Recorder(echo=True), EngineConfig())
-    server: Any = EngineServer(("127.0.0.1", 0), engine, log=log)
-    server.start()
-    server.port = server.server_port
+    server = start_logged(log)
     client = Client(server)
     for _ in range(2):
         assert client.post(b"4hello") == (200, b"ok")
         assert client.get() == (200, b"4hello")
     client.start_get()
-    (session,) = engine.sessions.values()
+    (session,) = server.engine.sessions.values()
     transport: Any = session.transport
     eventually(lambda: transport.waiting)
     session.send("later")

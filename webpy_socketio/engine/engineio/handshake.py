@@ -22,7 +22,7 @@ from webpy_socketio.engine.engineio.compression import DeflateFactory
 from webpy_socketio.engine.io.dates import http_date
 from webpy_socketio.exceptions import ProtocolError
 
-__all__ = ["Accepted", "check"]
+__all__ = ["Accepted", "check", "is_requested"]
 
 
 class Accepted(NamedTuple):
@@ -92,6 +92,11 @@ def _answer_plain(environ: dict[str, Any], compression: bool) -> bytes | None:
         b"Connection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n"
         % (http_date(), binascii.b2a_base64(digest, newline=False))
     )
+
+
+def is_requested(environ: dict[str, Any]) -> bool:
+    """Return whether a request is a WebSocket handshake, valid or not."""
+    return "websocket" in environ.get("HTTP_UPGRADE", "").lower()
 
 
 def check(environ: dict[str, Any], compression: bool = False) -> Accepted | Response:

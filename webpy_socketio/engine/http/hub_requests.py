@@ -14,8 +14,9 @@ from typing import Any
 import gevent
 
 from webpy_socketio.engine.engine import Engine, Upgrade, sid_in
+from webpy_socketio.engine.engineio import handshake
 from webpy_socketio.engine.engineio.takeover import RAW_PATH
-from webpy_socketio.engine.http.parser import MAX_HEADERS, MAX_LINE
+from webpy_socketio.engine.http.parser import find_head
 
 __all__ = ["serve"]
 
@@ -32,12 +33,8 @@ def serve(handler: Any, connection: Any, data: bytes) -> int | None:
         Bytes of the request; 0 if it must be left to a greenlet; None if it is a long-polling
         request that has passed all checks and is now plain.
     """
-    end = data.find(b"\r\n\r\n") + 4
-    if (
-        not 4 < end <= MAX_LINE
-        or b"EIO=" not in data[:end]
-        or data.count(b"\r\n", 0, end) > MAX_HEADERS
-    ):
+    end = find_head(data)
+    if not end or b"EIO=" not in data[:end]:
         return 0
     head = handler.read_on_hub(data[:end])
     if head is None or head.version != "1.1" or "%" in head.target:
@@ -48,7 +45,7 @@ def serve(handler: Any, connection: Any, data: bytes) -> int | None:
     if engine.stopping or not engine.serves(environ[RAW_PATH], query):
         return 0
     sid = sid_in(query)
-    is_websocket = "websocket" in environ.get("HTTP_UPGRADE", "").lower()
+    is_websocket = handshake.is_requested(environ)
     if sid:
         if sid not in engine.sessions:
             return 0
@@ -61,8 +58,7 @@ def serve(handler: Any, connection: Any, data: bytes) -> int | None:
         return 0
     if head.has_body:
         return 0
-    handler.time_start = time.time()
-    handler.requestline = data[: data.find(b"\r\n")].decode("ascii", "backslashreplace")
+    handler.begin_log(data[: data.find(b"\r\n")], handler.remote_address)
     if not is_websocket:
         _open(handler, connection)
         return end

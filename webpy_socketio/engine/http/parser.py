@@ -20,6 +20,7 @@ __all__ = [
     "Reader",
     "Truncated",
     "Writer",
+    "find_head",
     "parse_head",
     "read_body",
     "read_head",
@@ -121,15 +122,20 @@ def take_head(file: Reader) -> tuple[bytes, int] | None:
     if the buffer is empty.
     """
     buffered = file.peek()
-    end = buffered.find(b"\r\n\r\n")
+    size = find_head(buffered)
+    return (file.read(size), len(buffered) - size) if size else None
+
+
+def find_head(data: bytes) -> int:
+    """Return the bytes of the head at the beginning; 0 if `read_head` must read it."""
+    end = data.find(b"\r\n\r\n")
     if (
         not 0 < end <= MAX_LINE
-        or buffered.startswith(b"\r\n")
-        or buffered.count(b"\r\n", 0, end) > MAX_HEADERS
+        or data.startswith(b"\r\n")
+        or data.count(b"\r\n", 0, end) > MAX_HEADERS
     ):
-        return None
-    end += 4
-    return file.read(end), len(buffered) - end
+        return 0
+    return end + 4
 
 
 def read_head(file: Reader) -> bytes:

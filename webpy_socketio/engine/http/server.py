@@ -13,7 +13,6 @@ import gevent.ssl
 from webpy_socketio.engine.engine import Engine
 from webpy_socketio.engine.engineio.requests import Response
 from webpy_socketio.engine.engineio.takeover import ACCEPT_KEY
-from webpy_socketio.engine.forwarding.proxies import peer_of
 from webpy_socketio.engine.http.base_server import BaseServer
 from webpy_socketio.engine.http.connection_reader import ConnectionReader
 from webpy_socketio.engine.http.handler import HandOffRequested
@@ -196,17 +195,14 @@ class EngineServer(BaseServer):
 
     def serve(self, connection: HandedConnection) -> None:
         """Serve a connection that a peer accepted and handed off."""
-        sock, peer = connection.sock, peer_of(connection.address)
-        if not self.engine.config.proxies.trusts(peer):
-            if not self._addresses.has_room(peer):
-                self._reject(sock, peer)
-                return
-            self._addresses.add(sock, peer)
+        sock = connection.sock
+        if not self.admit(sock, connection.address):
+            return
         try:
             rfile = ConnectionReader(sock, connection.data)
             self._run_handler(self.handler_class(sock, connection.address, self, rfile))
         finally:
-            self._addresses.remove(sock)
+            self.release(sock)
 
     def _run_handler(self, handler: RequestHandler) -> None:
         self.handlers.add(handler)

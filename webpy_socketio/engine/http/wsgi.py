@@ -21,6 +21,7 @@ from gevent.ssl import SSLSocket
 from greenlet import getcurrent
 
 from webpy_socketio.engine.engine import Engine, Upgrade, sid_in
+from webpy_socketio.engine.engineio import handshake
 from webpy_socketio.engine.engineio.polling import Polling
 from webpy_socketio.engine.engineio.requests import QUERY_TOO_LONG, Response
 from webpy_socketio.engine.engineio.takeover import ACCEPT_KEY, MARK, RAW_PATH, TakeOverMark
@@ -291,7 +292,7 @@ class RequestHandler(HTTPHandler):
     def _run_engine(
         self, engine: Engine, environ: dict[str, Any], headers: list[tuple[str, str]]
     ) -> None:
-        if "websocket" not in environ.get("HTTP_UPGRADE", "").lower():
+        if not handshake.is_requested(environ):
             with engine.answering():
                 response = engine.respond(environ, self._watch_for_disconnect)
                 self._post_received()  # before the response: the client may then send the next
